@@ -1,0 +1,1 @@
+"""The language: blocks, ports, graphs, loops."""

@@ -1,0 +1,14 @@
+"""Names of things: what a published or customary name stands for, found without importing it."""
+
+from .names import Names as Names
+from .names import UnknownName as UnknownName
+from .names import closest as closest
+from .names import did_you_mean as did_you_mean
+from .tables import blocks as blocks
+from .tables import guiders as guiders
+from .tables import models as models
+from .tables import native as native
+from .tables import presets as presets
+from .tables import resolve as resolve
+from .tables import schedulers as schedulers
+from .tables import table as table

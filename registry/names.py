@@ -1,0 +1,95 @@
+"""A table of names whose values are imported when somebody asks for them."""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+
+class UnknownName(LookupError):
+    """A name that no table has. The text gives the nearest names and what to do."""
+
+
+def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known names most like `name`, best first; case does not count.
+
+    >>> closest("denoize", ["encode", "denoise", "decode"])
+    ['denoise', 'encode', 'decode']
+    """
+    by_lower: dict[str, str] = {}
+    for candidate in known:
+        by_lower.setdefault(candidate.lower(), candidate)
+    return [by_lower[hit] for hit in difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.6)]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that helps after a wrong name: the nearest one, then all there are.
+
+    >>> did_you_mean("denoize", ["encode", "denoise"])
+    "Did you mean 'denoise'? There are: encode, denoise."
+    """
+    known = list(known)
+    guess = closest(name, known, 1)
+    shown = known if len(known) <= 24 else [*known[:24], "…"]
+    question = f"Did you mean {guess[0]!r}? " if guess else ""
+    return question + (f"There are: {', '.join(shown)}." if shown else "There are none.")
+
+
+class Names(Mapping[str, Any]):
+    """Name -> thing. A value may be a "module:attribute" string, imported at its first use.
+
+    A package adds names of its own with the entry point group `sfumato.<kind>s`, for example
+    `[project.entry-points."sfumato.schedulers"]  MyScheduler = "my_package.fast:MyScheduler"`.
+    """
+
+    def __init__(self, kind: str, table: Mapping[str, Any] | None = None, aliases: Mapping[str, str] | None = None):
+        self.kind = kind
+        self.aliases = dict(aliases or {})
+        self._table: dict[str, Any] = dict(table or {})
+        self._plugins_read = False
+
+    def add(self, name: str, thing: Any) -> None:
+        """Register `thing` (an object, or where to import it from) under `name`. The last one given stands."""
+        self._table[name] = thing
+
+    def find(self, name: str) -> Any | None:
+        """The thing of that name, or None."""
+        name = self.aliases.get(name, name)
+        if name not in self._table:
+            self._read_plugins()
+        thing = self._table.get(name)
+        if isinstance(thing, str):
+            module, _, attribute = thing.partition(":")
+            thing = getattr(import_module(module), attribute)
+            self._table[name] = thing
+        return thing
+
+    def name_of(self, thing: Any) -> str | None:
+        """The name under which exactly this class or function is registered, or None."""
+        where = f"{thing.__module__}:{thing.__qualname__}"
+        return next((name for name, value in self._table.items() if value is thing or value == where), None)
+
+    def __getitem__(self, name: str) -> Any:
+        thing = self.find(name)
+        if thing is None:
+            raise UnknownName(f"No {self.kind} is called {name!r}. {did_you_mean(name, [*self, *self.aliases])}")
+        return thing
+
+    def __contains__(self, name: object) -> bool:
+        self._read_plugins()
+        return name in self._table or name in self.aliases
+
+    def __iter__(self) -> Iterator[str]:
+        self._read_plugins()
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        self._read_plugins()
+        return len(self._table)
+
+    def _read_plugins(self) -> None:
+        if not self._plugins_read:
+            self._plugins_read = True
+            for entry in entry_points(group=f"sfumato.{self.kind}s"):
+                self._table.setdefault(entry.name, entry.value)

@@ -1,0 +1,1 @@
+"""Diffusion pipelines as typed graphs of blocks."""
