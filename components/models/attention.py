@@ -1,0 +1,136 @@
+"""Attention, and the transformer that U-Nets have between their residual blocks."""
+
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2.2).
+
+    `mix` is the one place where values meet scores: a view that changes attention overrides it and nothing else.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        heads: int,
+        context_channels: int,
+        bias: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads = heads
+        self.to_q = nn.Linear(channels, channels, bias=bias)
+        self.to_k = nn.Linear(context_channels, channels, bias=bias)
+        self.to_v = nn.Linear(context_channels, channels, bias=bias)
+        self.to_out = nn.Sequential(nn.Linear(channels, channels))
+
+    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Tokens `b n c` that look at themselves, or at `context` `b m k`; `mask` is added to the scores."""
+        source = x if context is None else context
+        q = self.to_q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # b heads n d
+        k = self.to_k(source).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        v = self.to_v(source).unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return self.to_out(self.mix(q, k, v, mask).transpose(1, 2).flatten(2))
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(q kᵀ / √d + mask) v, with q, k, v as `b heads n d` (equation 1)."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class GEGLU(nn.Module):
+    """A linear layer whose other half is its gate (Shazeer 2020, equation 6)."""
+
+    def __init__(self, channels: int, inner: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(channels, inner * 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        value, gate = self.proj(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class FeedForward(nn.Module):
+    """Two layers, four times as wide in between."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = channels * 4
+        self.net = nn.Sequential(
+            GEGLU(channels, inner), nn.Identity(), nn.Linear(inner, channels)
+        )  # published: net.0, net.2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+@dataclass(frozen=True)
+class TransformerStyle:
+    """What the transformers of one level have in common."""
+
+    heads: int
+    context_channels: int
+    linear_projection: bool
+    only_cross_attention: bool
+    groups: int
+
+
+class BasicTransformerBlock(nn.Module):
+    """Self-attention, attention to the prompt, feed-forward; each normed before and added after.
+
+    With `only_cross_attention` the first looks at the prompt too, and as published it is not masked.
+    """
+
+    def __init__(self, channels: int, style: TransformerStyle) -> None:
+        super().__init__()
+        prompt = style.context_channels
+        first = prompt if style.only_cross_attention else channels
+        self.only_cross_attention = style.only_cross_attention
+        self.norm1 = nn.LayerNorm(channels)
+        self.attn1 = Attention(channels, heads=style.heads, context_channels=first)
+        self.norm2 = nn.LayerNorm(channels)
+        self.attn2 = Attention(channels, heads=style.heads, context_channels=prompt)
+        self.norm3 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        x = self.attn1(self.norm1(x), context if self.only_cross_attention else None) + x
+        x = self.attn2(self.norm2(x), context, mask) + x
+        return self.ff(self.norm3(x)) + x
+
+
+class Transformer2DModel(nn.Module):
+    """A transformer over the pixels of a feature map, added to it (Rombach et al. 2022, appendix E.2.1)."""
+
+    def __init__(self, channels: int, layers: int, style: TransformerStyle) -> None:
+        super().__init__()
+        self.linear_projection = style.linear_projection
+        self.norm = nn.GroupNorm(style.groups, channels, eps=1e-6)
+        self.proj_in = self._projection(channels)
+        self.transformer_blocks = nn.ModuleList(BasicTransformerBlock(channels, style) for _ in range(layers))
+        self.proj_out = self._projection(channels)
+
+    def _projection(self, channels: int) -> nn.Module:
+        return nn.Linear(channels, channels) if self.linear_projection else nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Maps `b c h w` to the same shape; `context` is `b m k`."""
+        h = self.norm(x)
+        if self.linear_projection:
+            h = self.proj_in(h.flatten(2).transpose(1, 2))  # b (h w) c
+        else:
+            h = self.proj_in(h).flatten(2).transpose(1, 2)
+        for block in self.transformer_blocks:
+            h = block(h, context, mask)
+        if self.linear_projection:
+            return x + self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + self.proj_out(h.transpose(1, 2).unflatten(2, x.shape[2:]))
+
+
+class PassThrough(nn.Module):
+    """What stands where a level without attention has none."""
+
+    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x

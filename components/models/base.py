@@ -1,0 +1,149 @@
+"""What all models share: a config with published keys, and reading and writing the published folder."""
+
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+
+import torch
+from torch import nn
+
+from ...graph.errors import ConfigError, LoadError
+from ..loading.weights import load_weights, on_meta, save_weights, weight_files, write_atomically
+from .config import Config
+
+C = TypeVar("C", bound=Config)
+
+
+class Model(nn.Module, Generic[C]):
+    """A `torch.nn.Module` with published parameter names and config keys.
+
+    A subclass names its config class and builds itself from it:
+
+        class Net(Model[NetConfig]):
+            config_class = NetConfig
+
+            def build(self, config: NetConfig) -> None:
+                self.conv_in = nn.Conv2d(config.in_channels, 8, 3)
+
+    `Net(in_channels=3)`, `Net.from_config({...})` and `Net.from_pretrained(folder)` are then there.
+    """
+
+    config_class: ClassVar[type[Config]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "config_class" in cls.__dict__:  # so that help() and editors show the published keys and defaults
+            cls.__signature__ = inspect.signature(cls.config_class)
+
+    def __init__(self, **config: Any) -> None:
+        """Takes the published config keys; see `config_class`.
+
+        Raises:
+            ConfigError: unknown keys, or values that are not supported; all of them at once.
+        """
+        super().__init__()
+        self._config = cast("C", self.config_class.read(type(self).__name__, config))
+        self.build(self._config)
+
+    def build(self, config: C) -> None:
+        """Make the layers. Called once, from the constructor."""
+        raise NotImplementedError(f"{type(self).__name__} has no build(config).")
+
+    @classmethod
+    def published_name(cls, name: str) -> str | None:
+        """Today's name of a tensor in a file, or None for one that is not held any more. Old checkpoints differ."""
+        return name
+
+    @property
+    def config(self) -> C:
+        """The config, read only: `vae.config.scaling_factor`."""
+        return self._config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the first floating parameter."""
+        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the first parameter is."""
+        return next((p.device for p in self.parameters()), torch.device("cpu"))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """A model with fresh random weights, from a config as `config.json` holds it.
+
+        Raises:
+            ConfigError: a config of another class, unknown keys, or values that are not supported.
+        """
+        name = config.get("_class_name", cls.__name__)
+        if name != cls.__name__:
+            raise ConfigError(
+                f"This config is of a {name}, not of a {cls.__name__}. Use sf.models.{name} if there is one."
+            )
+        return cls(**config)
+
+    def to_config(self) -> dict[str, Any]:
+        """All config keys, sorted, with `_class_name`; can be written as JSON."""
+        return {"_class_name": type(self).__name__, **self._config.to_dict()}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        subfolder: str | None = None,
+        variant: str | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """Read `config.json` and the safetensors beside it, straight into `dtype` on `device`, ready for inference.
+
+        `dtype=None` is torch's default dtype, float32, whatever the files hold: as published, so that half-precision
+        files run everywhere. On the CPU, where the files hold that dtype, the weights stay memory-mapped.
+
+        Raises:
+            LoadError: a missing or damaged file, or weights that do not fit the config.
+            ConfigError: see `from_config`.
+        """
+        place = Path(folder, subfolder or "")
+        config = read_config(place)
+        files = weight_files(place, variant=variant)
+        with on_meta():
+            model = cls.from_config(config)
+        load_weights(model, files, dtype=dtype or torch.get_default_dtype(), device=device, rename=cls.published_name)
+        return model.eval().requires_grad_(False)
+
+    def save_pretrained(
+        self, folder: str | Path, *, variant: str | None = None, max_shard_size: int | str = "10GB"
+    ) -> None:
+        """Write `config.json` and safetensors as published. Each file appears whole or not at all.
+
+        Raises:
+            LoadError: parameters that are still on the meta device.
+        """
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        save_weights(self.state_dict(), place, variant=variant, max_shard_size=max_shard_size)
+        text = json.dumps(self.to_config(), indent=2) + "\n"
+        write_atomically(place / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a folder.
+
+    Raises:
+        LoadError: no such file, or no JSON object in it.
+    """
+    path = folder / "config.json"
+    try:
+        config: object = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadError(f"{folder} has no config.json. Give the model's own folder, or its subfolder=.") from None
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise LoadError(f"{path} holds no JSON object.")
+    return cast("dict[str, Any]", config)

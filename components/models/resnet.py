@@ -1,0 +1,104 @@
+"""Residual blocks, and going up and down by two."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .activations import Activation, activation
+
+
+@dataclass(frozen=True)
+class ResnetStyle:
+    """What the residual blocks of one model have in common. `time_channels` is None where there is no time."""
+
+    groups: int
+    eps: float
+    act: Activation
+    time_channels: int | None = None
+    time: Literal["default", "scale_shift"] = "default"
+    dropout: float = 0.0
+    divisor: float = 1.0
+
+
+class ResnetBlock2D(nn.Module):
+    """Norm, activation, convolution, twice, and the input added (He et al. 2016, pre-activation)."""
+
+    def __init__(self, channels_in: int, channels_out: int, style: ResnetStyle) -> None:
+        super().__init__()
+        self.divisor = style.divisor
+        self.norm1 = nn.GroupNorm(style.groups, channels_in, eps=style.eps)
+        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.norm2 = nn.GroupNorm(style.groups, channels_out, eps=style.eps)
+        self.dropout = nn.Dropout(style.dropout)
+        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.nonlinearity = activation(style.act)
+        same = channels_in == channels_out
+        self.conv_shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
+        """Maps `b c h w`; `emb` is the *activated* time embedding `b e` (activated once per call of the model)."""
+        h = self.conv1(self.nonlinearity(self.norm1(x)))
+        h = self.conv2(self.dropout(self.nonlinearity(self.normed(h, emb))))
+        h = self.conv_shortcut(x) + h
+        return h if self.divisor == 1.0 else h / self.divisor
+
+    def normed(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        """The second norm, where time comes in."""
+        return self.norm2(h)
+
+
+class TimeResnetBlock2D(ResnetBlock2D):
+    """Time is added before the second norm."""
+
+    def __init__(self, channels_in: int, channels_out: int, style: ResnetStyle, time_channels: int) -> None:
+        super().__init__(channels_in, channels_out, style)
+        self.time_emb_proj = nn.Linear(time_channels, channels_out)
+
+    def normed(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        return self.norm2(h + self.time_emb_proj(emb)[:, :, None, None])
+
+
+class ScaleShiftResnetBlock2D(ResnetBlock2D):
+    """Time scales and shifts after the second norm (Nichol and Dhariwal 2021, section 2; adaptive group norm)."""
+
+    def __init__(self, channels_in: int, channels_out: int, style: ResnetStyle, time_channels: int) -> None:
+        super().__init__(channels_in, channels_out, style)
+        self.time_emb_proj = nn.Linear(time_channels, channels_out * 2)
+
+    def normed(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        scale, shift = self.time_emb_proj(emb)[:, :, None, None].chunk(2, dim=1)
+        return self.norm2(h) * (1 + scale) + shift
+
+
+def resnet(channels_in: int, channels_out: int, style: ResnetStyle) -> ResnetBlock2D:
+    """The residual block of that style."""
+    if style.time_channels is None:
+        return ResnetBlock2D(channels_in, channels_out, style)
+    kind = {"default": TimeResnetBlock2D, "scale_shift": ScaleShiftResnetBlock2D}[style.time]
+    return kind(channels_in, channels_out, style, style.time_channels)
+
+
+class Downsample2D(nn.Module):
+    """Half the size by a convolution with stride 2. `padding=0` pads right and bottom only, as autoencoders do."""
+
+    def __init__(self, channels: int, padding: int) -> None:
+        super().__init__()
+        self.pads_one_side = padding == 0
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)) if self.pads_one_side else x)
+
+
+class Upsample2D(nn.Module):
+    """Twice the size, or `size`, by the nearest pixel, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        size = size or (x.shape[2] * 2, x.shape[3] * 2)
+        return self.conv(F.interpolate(x, size=size, mode="nearest"))
