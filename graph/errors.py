@@ -6,6 +6,7 @@
     - InputError            a call with unknown, missing or unfit values; lists every problem
     - GraphFileError        a graph file that cannot be read or written
     - Unbound               a block that runs before its component is there
+    - BrokenBlock           a block that does not give what its signature says
     - Cancelled             a run that was asked to stop
   + ConfigError             a config with unknown, missing or unfit keys
   + LoadError               a checkpoint, folder or index that cannot be loaded; says which part and why
@@ -72,6 +73,10 @@ class GraphFileError(GraphError):
 
 class Unbound(GraphError, AttributeError):
     """A block that runs before its component is there."""
+
+
+class BrokenBlock(GraphError, TypeError):
+    """A block that does not give what its own signature says."""
 
 
 class Cancelled(GraphError):

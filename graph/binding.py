@@ -1,0 +1,179 @@
+"""Bindings, slots and overlays: what a graph holds beside its blocks, and how a call swaps it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, cast
+
+from ..registry import UnknownName, closest, presets, table
+from .block import Block, Lazy
+from .errors import ConfigError, LoadError, Problem, WireError
+from .graph import Graph
+from .plan import needed, unbound
+from .spaces import space_problems
+from .types import assignable, say, split
+from .wiring import misplaced
+
+
+def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
+    """`graph.bind`: raises `WireError` for names that no block needs, wrong classes, and latent spaces that do not fit."""
+    found: list[Problem] = []
+    made: dict[str, Any] = {}
+    for name, value in components.items():
+        if name not in graph.components:
+            near = closest(name, graph.components, 1)
+            known = ", ".join(graph.components) or "none"
+            guess = f"Did you mean {near[0]!r}? " if near else ""
+            hint = " It is an input: give it in the call." if name in graph.inputs else ""
+            text = f"no block of this graph needs such a component.{hint} {guess}There are: {known}."
+            found.append(Problem("no-component", name, text, name, candidates=tuple(closest(name, graph.components))))
+            continue
+        part = graph.components[name]
+        try:
+            made[name] = value = _coerced(value, part.type, graph.bindings.get(name))
+        except (ConfigError, UnknownName) as error:
+            found.append(Problem("component", name, str(error), type(value).__name__, say(part.type)))
+            continue
+        if not _is_a(value, part.type):
+            came = say(value.type) if isinstance(value, Lazy) else type(value).__name__
+            who = ", ".join(n for n, b in graph.nodes.items() if name in b.signature.components)
+            text = f"is {came}, but {who} needs {say(part.type)}."
+            found.append(Problem("component", name, text, came, say(part.type)))
+    if not found:
+        bindings = {**graph.bindings, **made}
+        found = list(space_problems(graph, bindings))
+        if not found:
+            return graph._edit(bindings=bindings)
+    raise WireError(found)
+
+
+def _coerced(value: Any, kind: Any, current: Any) -> Any:
+    """A component given as a name or a config dict, made by its own type's `coerce(value, current)` if it has one."""
+    cls = split(kind)[0]
+    if isinstance(value, str | Mapping) and hasattr(cls, "coerce"):
+        return cls.coerce(value, current.load() if isinstance(current, Lazy) else current)
+    return value
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    cls = split(kind)[0]
+    if isinstance(value, Lazy):
+        return value.type is None or assignable(value.type, cls) or _answers(value.type, cls)
+    if isinstance(cls, type) and not getattr(cls, "_is_protocol", False):
+        return isinstance(value, cls)
+    return assignable(type(value), cls) or _answers(value, cls)
+
+
+def _answers(value: Any, cls: Any) -> bool:
+    """Whether an object or class has every member of a protocol; types of members cannot always be read."""
+    if not getattr(cls, "_is_protocol", False):
+        return False
+    names = {
+        n
+        for c in cls.__mro__
+        if getattr(c, "_is_protocol", False)
+        for n in (*vars(c), *c.__dict__.get("__annotations__", ()))
+    }
+    declared = {n for c in getattr(value, "__mro__", ()) for n in getattr(c, "__annotations__", ())}
+    return all(hasattr(value, n) or n in declared for n in names if not n.startswith("_"))
+
+
+def using(graph: Graph, swaps: Mapping[str, Any]) -> Graph:
+    """`graph.using`: components and slots swapped, for good."""
+    components = {n: v for n, v in swaps.items() if n in graph.components}
+    slots = {n: v for n, v in swaps.items() if n in graph.slots}
+    known = [*graph.slots, *graph.components]
+    found = [
+        Problem(
+            "no-slot", name, "is neither a slot nor a component. "
+            + (f"Did you mean {closest(name, known, 1)[0]!r}? " if closest(name, known, 1) else "")
+            + f"Slots: {', '.join(graph.slots) or 'none'}. Components: {', '.join(graph.components) or 'none'}.",
+            name, candidates=tuple(closest(name, known)),
+        )
+        for name in swaps if name not in known
+    ]  # fmt: skip
+    blocks: dict[str, Block] = {}
+    for name, value in slots.items():
+        try:
+            blocks[name] = as_block(name, value)
+        except (ConfigError, UnknownName) as error:
+            found.append(Problem("slot", name, str(error), type(value).__name__))
+    if found:
+        raise WireError(found)
+    for name, block in blocks.items():
+        for path in graph.slots[name]:
+            graph = graph.replace(path, block)
+    return bound(graph, components) if components else graph
+
+
+def as_block(slot: str, value: Any) -> Block:
+    """The block for a slot: itself, or made from a published name or a config dict (`{"_class_name": …}`)."""
+    if isinstance(value, Block):
+        return value
+    names = table(slot) or table("block")
+    assert names is not None
+    if isinstance(value, str):
+        return cast(type[Block], names[value])()
+    if isinstance(value, Mapping) and "_class_name" in value:
+        config = cast(Mapping[str, Any], value)
+        return cast(type[Block], names[config["_class_name"]]).from_config(config)
+    if isinstance(value, type) and issubclass(value, Block):
+        raise ConfigError(f"is the class {value.__name__}. Make a block of it: {slot}={value.__name__}().")
+    raise ConfigError(f"takes a block, a name, or a config dict with '_class_name', but {type(value).__name__} came.")
+
+
+_KEPT = 64  # overlays kept per graph; a service that swaps more than this pays 1 ms for each swap
+
+
+def overlay(graph: Graph, swaps: Mapping[str, Any]) -> Graph:
+    """The graph with a call's swaps, resolved once and kept on the graph."""
+    if not swaps:
+        return graph
+    cache: dict[Any, Graph] = graph.__dict__.setdefault("_overlays", {})
+    key = tuple((name, _key(value)) for name, value in swaps.items())
+    if key not in cache:
+        made = using(graph, swaps)
+        while len(cache) >= _KEPT:
+            cache.pop(next(iter(cache)))
+        cache[key] = made
+    return cache[key]
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return "config", repr(sorted(cast(Mapping[str, Any], value).items()))
+    return type(value), value
+
+
+def sister(graph: Graph, task: str) -> Graph:
+    """`graph.task`: the preset of the same family for another task, holding the same components."""
+    if graph.preset is None:
+        text = "this graph was not made by a preset, so it has no sister tasks. Make one: sf.load(…, task=…)."
+        raise WireError(Problem("task", task, text))
+    family = presets[graph.preset[0]]
+    if task not in family.tasks:
+        near = closest(task, family.tasks, 1)
+        text = f"{graph.preset[0]} has no such task. {f'Did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(family.tasks)}."
+        raise WireError(Problem("task", task, text, candidates=tuple(near)))
+    made: Graph = family.sister(graph, task)
+    return made.bind({n: v for n, v in graph.bindings.items() if n in made.components})
+
+
+def check(graph: Graph) -> list[Problem]:
+    """`graph.check`: what a run would be refused for, and blocks that nobody reads."""
+    wanted = graph.declared or tuple(graph.outputs)
+    found = list(misplaced(graph.nodes, graph.edges, graph.declared))
+    for name, nodes in unbound(graph, wanted, graph.bindings).items():
+        kind = say(graph.components[name].type)
+        text = f"no component is bound; {', '.join(nodes)} needs a {kind}. Write graph.bind({name}=…)."
+        found.append(Problem("unbound", name, text, wanted=kind))
+    found += space_problems(graph, graph.bindings)
+    found += _unready(graph, wanted)
+    return found
+
+
+def _unready(graph: Graph, wanted: tuple[str, ...]) -> Iterable[Problem]:
+    for name, value in needed(graph, wanted).items():
+        if isinstance(value, Lazy):
+            try:
+                value.ready()
+            except LoadError as error:
+                yield Problem("not-ready", name, str(error))

@@ -1,0 +1,235 @@
+"""The block: its fields are what it holds, the parameters of `__call__` are what flows."""
+
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields
+from functools import cache
+from typing import Any, ClassVar, Protocol, Self, dataclass_transform, get_type_hints, runtime_checkable
+
+from ..registry import blocks as BLOCKS
+from ..registry import did_you_mean
+from .errors import ConfigError, Unbound
+from .ports import Component, Input, Malformed, Signature, check_call, read_call
+from .space import LatentSpace
+from .validate import Unfit, fitted
+
+
+class _Empty:
+    """Stands where a component will be."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Unbound(
+            f"Asked an empty component for {name!r}. Pass the component to the block, or bind it to its graph: "
+            "graph.bind(name=object)."
+        )
+
+    def __repr__(self) -> str:
+        return "…"
+
+
+EMPTY: Any = _Empty()
+
+
+@runtime_checkable
+class Lazy(Protocol):
+    """A component that a graph can hold before it is loaded. `ComponentsManager.handle` gives them."""
+
+    @property
+    def type(self) -> Any:
+        """The class it will be, or None where that is not known."""
+
+    @property
+    def space(self) -> LatentSpace | None:
+        """The latent space it works in, as far as its config tells."""
+
+    def ready(self) -> None:
+        """Raise a `LoadError` if it cannot be loaded; reads no weights."""
+
+    def load(self) -> Any:
+        """The object itself, always the same one."""
+
+
+def component(*, default: Any = EMPTY) -> Any:
+    """Declare a field to be a model, scheduler or tokenizer: shared, bound by the field's name, compared by identity.
+
+    `component(default=None)` is one that may be absent.
+    """
+    return field(default=default, metadata={"component": True})
+
+
+def knob(default: Any = MISSING) -> Any:
+    """Declare a config field that is also an input of the same name, which defaults to the field."""
+    return field(default=default, metadata={"knob": True})
+
+
+def _is_component(f: Any) -> bool:
+    return "component" in f.metadata
+
+
+@dataclass(frozen=True)
+class ClassPorts:
+    """What every instance of a block class has in common; read once per class."""
+
+    inputs: Mapping[str, Input]
+    signature: Signature
+    returns: type | None
+    components: Mapping[str, Component]
+    knobs: tuple[str, ...]
+
+
+@cache
+def ports_of(cls: type["Block"]) -> ClassPorts:
+    """Read a block class: its call, its knobs and its components."""
+    inputs, outputs, memory, running, returns = read_call(cls)
+    held = fields(cls)
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise Malformed(
+            f"{cls.__qualname__}: {error}. Import field types at run time, not under TYPE_CHECKING."
+        ) from error
+    parts = {f.name: Component(hints[f.name], f.default is EMPTY) for f in held if _is_component(f)}
+    knobs = tuple(f.name for f in held if "knob" in f.metadata)
+    if clash := [name for name in (*knobs, *parts) if name in inputs]:
+        raise Malformed(
+            f"{cls.__qualname__}: {', '.join(clash)} is both a field and a parameter of __call__. Keep one."
+        )
+    inputs |= {name: Input(hints[name]) for name in knobs}
+    return ClassPorts(inputs, Signature(inputs, outputs, parts, memory, running), returns, parts, knobs)
+
+
+def tagged(value: Any) -> Any:
+    """A value that is equal only to values of the same type: True, 1 and 1.0 are three things.
+
+    >>> tagged(1) == tagged(1.0), tagged((1, True)) == tagged((1, True))
+    (False, True)
+    """
+    if isinstance(value, Mapping):
+        return dict, frozenset((key, tagged(v)) for key, v in value.items())
+    if isinstance(value, tuple | list):
+        return type(value), tuple(tagged(v) for v in value)
+    return type(value), value
+
+
+def _same(a: Any, b: Any) -> bool:
+    return a is b or bool(tagged(a) == tagged(b))
+
+
+@dataclass_transform(
+    frozen_default=True, kw_only_default=True, eq_default=False, field_specifiers=(component, knob, field)
+)
+class Block:
+    """A typed step. Subclass it, name what it holds, and write `__call__`.
+
+    The subclass is made a frozen dataclass. `class MyBlock(Block, name="acme.MyBlock")` chooses the name that graph
+    files use; without it that is the module's path and the class.
+    """
+
+    registered_name: ClassVar[str] = "Block"
+    syncs: ClassVar[bool] = False
+    """Whether a call waits for the device, because it must read a value back."""
+
+    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__call__" in cls.__dict__ and "signature" not in cls.__dict__:
+            check_call(cls)
+        elif "signature" not in cls.__dict__ and cls.__call__ is Block.__call__:
+            raise Malformed(f"{cls.__qualname__} has no __call__. Write what it does: def __call__(self, …) -> Result")
+        dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        cls.registered_name = name or block_name(cls)
+        if BLOCKS.aliases.get(cls.registered_name) is None:
+            BLOCKS.add(cls.registered_name, cls)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise NotImplementedError  # every subclass has its own; __init_subclass__ sees to it
+
+    @property
+    def signature(self) -> Signature:
+        """What this block takes, gives and needs: defaults of knobs are its fields, components it has are not needed."""
+        ports = ports_of(type(self))
+        mine = self.__dict__
+        if not ports.knobs and not ports.components:
+            return ports.signature
+        if "_signature" not in mine:
+            knobs = {name: Input(ports.inputs[name].type, mine[name]) for name in ports.knobs}
+            missing = {
+                name: part for name, part in ports.components.items() if not part.required or mine[name] is EMPTY
+            }
+            s = ports.signature
+            mine["_signature"] = Signature({**s.inputs, **knobs}, s.outputs, missing, s.memory, s.running)
+        return mine["_signature"]
+
+    def with_(self, **changes: Any) -> Self:
+        """The same block with other fields, unchecked; what the runner uses to fill components and turn knobs."""
+        new = object.__new__(type(self))
+        new.__dict__.update(self.__dict__)
+        new.__dict__.pop("_signature", None)
+        new.__dict__.update(changes)
+        return new
+
+    def config(self) -> dict[str, Any]:
+        """The fields that are not components."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if not _is_component(f)}  # type: ignore[arg-type]  # a dataclass
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Self:
+        """Make one from a config dict; keys that begin with "_" are about the file. Raises `ConfigError`."""
+        known = [f.name for f in fields(cls) if not _is_component(f)]  # type: ignore[arg-type]  # a dataclass
+        given = {key: value for key, value in config.items() if not key.startswith("_")}
+        if unknown := [key for key in given if key not in known]:
+            told = " ".join(f"{cls.__name__} has no {key!r}. {did_you_mean(key, known)}" for key in unknown)
+            raise ConfigError(told)
+        hints = get_type_hints(cls, include_extras=True)
+        for key, value in given.items():
+            try:
+                given[key] = fitted(value, hints[key])
+            except Unfit as error:
+                raise ConfigError(f"{cls.__name__}.{key} {error}, but {value!r} came.") from None
+        return cls(**given)
+
+    def to_config(self) -> dict[str, Any]:
+        """The config as published files have it: sorted keys, `_class_name` first."""
+        return {"_class_name": type(self).__name__, **dict(sorted(self.config().items()))}
+
+    def children(self) -> Mapping[str, "Block"]:
+        """The graphs inside this block, by the part of a path that leads to them ("" adds nothing to the path)."""
+        return {}
+
+    def with_children(self, children: Mapping[str, "Block"]) -> Self:
+        """The same block holding other graphs."""
+        if children:
+            raise ConfigError(f"{type(self).__name__} holds no blocks.")
+        return self
+
+    def _held(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if _is_component(f)}  # type: ignore[arg-type]  # a dataclass
+
+    def __eq__(self, other: object) -> bool:
+        if self is other:
+            return True
+        if not isinstance(other, Block) or type(self) is not type(other):
+            return False
+        mine, theirs = self._held(), other._held()
+        if any(mine[name] is not theirs[name] for name in mine):
+            return False
+        return all(_same(a, b) for a, b in zip(self.config().values(), other.config().values(), strict=True))
+
+    def __hash__(self) -> int:
+        held = tuple(id(v) for v in self._held().values())
+        try:
+            return hash((type(self), held, tagged(tuple(self.config().values()))))
+        except TypeError:
+            kinds = ", ".join(f"{k}: {type(v).__name__}" for k, v in self.config().items())
+            raise ConfigError(
+                f"{type(self).__name__} holds config that cannot be hashed ({kinds}). Use tuples."
+            ) from None
+
+
+def block_name(cls: type) -> str:
+    """The name of a class in graph files: `denoise.loop.Advance` for ours, `package.module.Class` for others.
+
+    The module is the part that tells families apart: `text.sd.EncodePrompt`, `text.sdxl.EncodePrompt`.
+    """
+    module = cls.__module__.removeprefix("sfumato.").removeprefix("blocks.")
+    return f"{module}.{cls.__qualname__}"

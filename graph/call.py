@@ -1,0 +1,144 @@
+"""A call: what the keywords mean, what is missing, and the run that comes of it. All of it before any block runs."""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any
+
+from ..registry import closest, presets
+from .binding import overlay
+from .block import Lazy
+from .errors import InputError, Problem
+from .graph import Graph
+from .plan import needed, plan_of, unbound
+from .run import Run
+from .types import say
+from .validate import Unfit, fitted
+from .wiring import INPUTS
+
+
+def prepare(graph: Graph, first: tuple[Any, ...], values: Mapping[str, Any]) -> Run:
+    """A run of the graph with these values. Raises `InputError` with everything that is wrong."""
+    values = dict(values)
+    if first:
+        name = next(iter(graph.inputs), None)
+        if len(first) > 1 or name is None or name in values:
+            text = f"takes one value without a name{f', which is {name!r}' if name else ''}; {len(first)} came. Write name=value."
+            raise InputError(Problem("positional", "call", text))
+        values[name] = first[0]
+    swaps = {n: values.pop(n) for n in list(values) if n in graph.slots or n in graph.components}
+    plain, graph = graph, overlay(graph, swaps)
+    made = makers(graph)
+    if instead := [n for n in values if n not in graph.inputs and n in made]:
+        graph = _given(graph, tuple(instead), made)
+    graph = _pruned(graph)
+    found = _unknown(plain, graph, values)
+    notes = tuple(
+        f"{name!r} is not used with {', '.join(swaps) or 'these values'}: nothing in this run reads it."
+        for name in values if name in plain.inputs and name not in graph.inputs
+    )  # fmt: skip
+    taken = {name: value for name, value in values.items() if name in graph.inputs}
+    found += _missing(graph, taken)
+    for name, value in taken.items():
+        try:
+            taken[name] = fitted(value, graph.inputs[name].type)
+        except Unfit as error:
+            text = f"{error}, but {_shown(value)} came."
+            found.append(Problem("value", name, text, type(value).__name__, say(graph.inputs[name].type)))
+    if found:
+        raise InputError(found)
+    for value in needed(graph, _wanted(graph)).values():
+        if isinstance(value, Lazy):
+            value.ready()
+    return Run(graph, taken, notes)
+
+
+def _shown(value: Any) -> str:
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
+    return f"{reprlib.repr(value)} ({type(value).__name__})"
+
+
+def _wanted(graph: Graph) -> tuple[str, ...]:
+    return graph.declared or tuple(graph.outputs)
+
+
+def makers(graph: Graph) -> dict[str, str]:
+    """Output names that exactly one top-level node makes (gives without taking), and that node.
+
+    A call may give such a value itself; then the node does not run.
+    """
+    made: dict[str, list[str]] = {}
+    for node, block in graph.nodes.items():
+        for name in block.signature.outputs:
+            if name not in block.signature.inputs:
+                made.setdefault(name, []).append(node)
+    return {name: nodes[0] for name, nodes in made.items() if len(nodes) == 1}
+
+
+def _given(graph: Graph, names: tuple[str, ...], made: Mapping[str, str]) -> Graph:
+    """The graph without the nodes whose outputs the call gives; cached on the graph."""
+    cache: dict[tuple[str, ...], Graph] = graph.__dict__.setdefault("_given", {})
+    if names not in cache:
+        gone = {made[n] for n in names}
+        pinned = [e for e in graph.pinned if e.taker not in gone and e.giver not in gone]
+        cache[names] = graph._edit(
+            nodes={n: b for n, b in graph.nodes.items() if n not in gone}, pinned=pinned, slots={}
+        )
+    return cache[names]
+
+
+def _pruned(graph: Graph) -> Graph:
+    """The graph without work that nobody reads, so that it asks for no more than the run uses."""
+    if "_pruned" not in graph.__dict__:
+        runs = {line.name for line in plan_of(graph, _wanted(graph)).lines}
+        if len(runs) == len(graph.nodes):
+            graph.__dict__["_pruned"] = graph
+        else:
+            nodes = {n: b for n, b in graph.nodes.items() if n in runs}
+            pinned = [e for e in graph.pinned if e.taker in runs]
+            graph.__dict__["_pruned"] = graph._edit(nodes=nodes, pinned=pinned, slots={})
+    return graph.__dict__["_pruned"]
+
+
+def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Problem]:
+    known = [*graph.inputs, *plain.slots, *plain.components]
+    everything = [*known, *makers(graph)]
+    found: list[Problem] = []
+    for name in values:
+        if name in graph.inputs or name in plain.inputs:
+            continue
+        if name in graph.outputs and name not in graph.inputs:
+            text = "is what this graph gives; it cannot be given to it."
+        elif task := _task_that_takes(plain, name):
+            text = f"is no input of {plain.preset[1] if plain.preset else 'this graph'}. Write pipe.task({task!r})(…, {name}=…)."
+        else:
+            near = closest(name, everything, 1)
+            text = f"no such input. {f'Did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(known)}."
+        found.append(Problem("unknown", name, text, name, candidates=tuple(closest(name, everything))))
+    return found
+
+
+def _task_that_takes(graph: Graph, name: str) -> str | None:
+    """The first sister task whose graph takes an input of that name."""
+    if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
+        return None
+    return next(
+        (task for task, make in family.tasks.items() if task != graph.preset[1] and name in make().inputs), None
+    )
+
+
+def _missing(graph: Graph, values: Mapping[str, Any]) -> list[Problem]:
+    found: list[Problem] = []
+    for name, port in graph.inputs.items():
+        if port.required and name not in values:
+            readers = ", ".join(e.target for e in graph.edges if e.giver == INPUTS and e.output == name)
+            found.append(
+                Problem(
+                    "missing", name, f"must be given ({say(port.type)}); {readers} needs it.", wanted=say(port.type)
+                )
+            )
+    for name, nodes in unbound(graph, _wanted(graph), graph.bindings).items():
+        kind = say(graph.components[name].type)
+        text = f"no component is bound; {', '.join(nodes)} needs a {kind}. Write graph.bind({name}=…), or load a checkpoint: sf.load(…)."
+        found.append(Problem("unbound", name, text, wanted=kind))
+    return found

@@ -1,0 +1,105 @@
+"""The loop: a block that runs a graph once for each item."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Self, cast
+
+from ..registry import closest
+from .block import Block
+from .errors import Problem, WireError
+from .graph import Graph
+from .ports import Input, Output, Outputs, Signature
+from .types import assignable, say, split
+from .wiring import misplaced
+
+
+class Loop(Block, name="Loop"):
+    """Run `body` once for each item of the input `over`, which the body sees as `each`.
+
+    `carry` names what flows from one turn to the next: each is an input and an output of the body, of types that fit,
+    and an output of the loop. Blocks of the body that depend on neither the item nor on what is carried run once.
+    """
+
+    over: str
+    each: str
+    carry: tuple[str, ...]
+    body: Graph
+
+    def __post_init__(self) -> None:
+        self.__dict__["carry"] = tuple(self.carry)
+        if isinstance(self.body, Graph) and self.body.declared != self.carry:  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+            lost = [name for name in self.carry if name not in self.body.outputs]
+            if not lost:
+                if found := misplaced(self.body.nodes, self.body.edges, self.carry):
+                    raise WireError(found)
+                self.__dict__["body"] = self.body._edit(declared=self.carry)
+        if found := list(self._problems()):
+            raise WireError(found)
+
+    def _problems(self) -> Sequence[Problem]:
+        if not isinstance(self.body, Graph):  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+            text = f"is {type(self.body).__name__}, not a graph. Write body=Graph(name=block, …)."
+            return [Problem("not-a-block", "body", text, type(self.body).__name__, "Graph")]
+        takes, gives = self.body.inputs, self.body.outputs
+        found: list[Problem] = []
+        if self.each not in takes:
+            near = closest(self.each, takes, 1)
+            text = f"no block of the body takes {self.each!r}. {f'Did you mean {near[0]!r}? ' if near else ''}It takes: {', '.join(takes)}."
+            found.append(Problem("each", "each", text, self.each, candidates=tuple(near)))
+        if not self.carry:
+            found.append(
+                Problem(
+                    "carry",
+                    "carry",
+                    "is empty, so the loop would give nothing. Name what flows on: carry=('latents',).",
+                )
+            )
+        for name in self.carry:
+            if name in (self.each, self.over):
+                text = f"{name!r} is what the loop goes over; it cannot be carried too."
+                found.append(Problem("carry", "carry", text, name))
+            elif name not in gives:
+                near = closest(name, gives, 1)
+                text = f"no block of the body gives {name!r}. {f'Did you mean {near[0]!r}? ' if near else ''}It gives: {', '.join(gives)}."
+                found.append(Problem("carry", "carry", text, name, candidates=tuple(near)))
+            elif name not in takes:
+                text = (
+                    f"no block of the body takes {name!r}, so each turn would forget it. Read it, or do not carry it."
+                )
+                found.append(Problem("carry", "carry", text, name))
+            elif not assignable(gives[name].type, takes[name].type):
+                have, want = say(gives[name].type), say(takes[name].type)
+                text = f"{name!r} leaves a turn as {have}, but the next turn takes {want}. Give it one type."
+                found.append(Problem("carry", "carry", text, have, want))
+        if self.over in takes and self.over != self.each and not assignable(takes[self.over].type, Sequence):
+            text = (
+                f"the body takes {self.over!r} itself, as {say(takes[self.over].type)}, which nothing can be gone over."
+            )
+            found.append(Problem("over", "over", text, self.over))
+        return found
+
+    @property
+    def signature(self) -> Signature:
+        if "_signature" not in self.__dict__:
+            s = self.body.signature
+            inputs = {self.over: Input(Sequence[split(s.inputs[self.each].type)[0]])}
+            inputs |= {n: p for n, p in s.inputs.items() if n not in (self.each, self.over)}
+            outputs = {n: Output(s.outputs[n].type) for n in self.carry}
+            self.__dict__["_signature"] = Signature(inputs, outputs, s.components)
+        return self.__dict__["_signature"]
+
+    def __call__(self, **values: Any) -> Outputs:
+        """Run the loop by itself."""
+        from .run import Run
+
+        graph = Graph(loop=self)
+        return Run(graph, values).result()
+
+    def config(self) -> dict[str, Any]:
+        return {"over": self.over, "each": self.each, "carry": self.carry, "body": self.body}
+
+    def children(self) -> Mapping[str, Block]:
+        return {"": self.body}
+
+    def with_children(self, children: Mapping[str, Block]) -> Self:
+        return replace(self, body=cast(Graph, children[""]))

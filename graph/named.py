@@ -1,0 +1,62 @@
+"""`named`: the same block with other port and component names, so that two of a kind live side by side."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from ..registry import closest
+from .block import Block
+from .errors import Problem, WireError
+from .ports import Signature
+
+
+class Named(Block, name="Named"):
+    """A block whose inputs, outputs and components go by other names outside."""
+
+    block: Block
+    names: tuple[tuple[str, str], ...]
+
+    @property
+    def signature(self) -> Signature:
+        if "_signature" not in self.__dict__:
+            s, names = self.block.signature, dict(self.names)
+            self.__dict__["_signature"] = Signature(
+                {names.get(n, n): p for n, p in s.inputs.items()},
+                {names.get(n, n): p for n, p in s.outputs.items()},
+                {names.get(n, n): p for n, p in s.components.items()},
+            )
+        return self.__dict__["_signature"]
+
+    def __call__(self, **values: Any) -> Any:
+        old = {b: a for a, b in self.names}
+        return self.block(**{old.get(n, n): v for n, v in values.items()})
+
+    def children(self) -> Mapping[str, Block]:
+        return {"": self.block}
+
+    def with_children(self, children: Mapping[str, Block]) -> Self:
+        return type(self)(block=children[""], names=self.names)
+
+
+def named(block: Block, **names: str) -> Block:
+    """`named(block, control_image="pose_image", controlnet="pose_net")`: rename inputs, outputs and components.
+
+    An input and an output of one name are renamed together.
+    """
+    s = block.signature
+    known = [*s.inputs, *s.outputs, *s.components]
+    found = [
+        Problem(
+            "no-name", old, f"is no input, output or component of {type(block).__name__}, so it cannot be renamed. "
+            + (f"Did you mean {closest(old, known, 1)[0]!r}? " if closest(old, known, 1) else "")
+            + f"There are: {', '.join(dict.fromkeys(known))}.", old, candidates=tuple(closest(old, known)),
+        )
+        for old in names if old not in known
+    ]  # fmt: skip
+    for part in (s.inputs, s.outputs, s.components):
+        after = [names.get(n, n) for n in part]
+        if twice := [n for n in dict.fromkeys(after) if after.count(n) > 1]:
+            text = f"two ports of {type(block).__name__} would be called so. Choose another name."
+            found += [Problem("clash", n, text) for n in twice]
+    if found:
+        raise WireError(found)
+    return Named(block=block, names=tuple(names.items())) if names else block

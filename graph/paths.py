@@ -1,0 +1,86 @@
+"""Paths into nested graphs: "denoise.guider" is the node `guider` of the graph inside `denoise`."""
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from .block import Block
+from .errors import Problem, WireError
+from .wiring import no_node
+
+if TYPE_CHECKING:
+    from .graph import Graph
+
+G = TypeVar("G", bound=Block)
+
+
+def block_at(block: Block, path: str) -> Block:
+    """The block at a path. Raises `WireError` with the nearest names where there is none."""
+    at = block
+    done: list[str] = []
+    for part in path.split("."):
+        children = at.children()
+        while "" in children:
+            at = children[""]
+            children = at.children()
+        if part not in children:
+            raise WireError(no_node(part, children, ".".join([*done, part])))
+        done.append(part)
+        at = children[part]
+    return at
+
+
+def edit_at(block: G, path: str, edit: "Callable[[Graph, str], Graph]") -> G:
+    """The same block with `edit(graph, node)` done in the graph that holds the last node of `path`."""
+    return cast(G, _edit(block, path.split("."), edit, []))
+
+
+def _edit(block: Block, path: list[str], edit: "Callable[[Graph, str], Graph]", done: list[str]) -> Block:
+    from .graph import Graph
+
+    children = block.children()
+    if isinstance(block, Graph) and len(path) == 1:
+        try:
+            return edit(block, path[0])
+        except WireError as error:
+            raise WireError(_placed(error, done)) from None
+    if "" in children:
+        return block.with_children({"": _edit(children[""], path, edit, done)})
+    head, *rest = path
+    if head not in children or not rest:
+        raise WireError(no_node(head, children, ".".join([*done, head])))
+    new = _edit(children[head], rest, edit, [*done, head])
+    try:
+        return block.with_children({**children, head: new})
+    except WireError as error:
+        raise WireError(_placed(error, done)) from None
+
+
+def _placed(error: WireError, done: list[str]) -> list[Problem]:
+    """The problems of an inner graph, named from outside."""
+    if not done:
+        return list(error.problems)
+    head = ".".join(done)
+    return [Problem(p.code, f"{head}.{p.place}", p.message, p.came, p.wanted, p.candidates) for p in error.problems]
+
+
+def leaves(block: Block, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Block]]:
+    """Every block inside that holds no graph, with its path; renamed blocks as what they are inside."""
+    children = block.children()
+    if not children:
+        yield path, block
+    for name, child in children.items():
+        yield from leaves(child, (*path, name) if name else path)
+
+
+def unwrapped(block: Block) -> tuple[Block, dict[str, str]]:
+    """A block without its renamings, and its old names by the new ones."""
+    from .named import Named
+
+    names: dict[str, str] = {}
+    while isinstance(block, Named):
+        inner: dict[str, Any] = {new: old for old, new in block.names}
+        names = {outer: inner.get(old, old) for outer, old in names.items()} | {
+            new: old for new, old in inner.items() if new not in names
+        }
+        block = block.block
+    return block, names

@@ -1,0 +1,234 @@
+"""Ports: the named, typed ends of a block, read once from its signature."""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
+
+from .types import Port, say, split
+
+T = TypeVar("T")
+
+
+class _Required:
+    """Stands where a default would be; false, and never a value."""
+
+    def __repr__(self) -> str:
+        return "required"
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __reduce__(self) -> str:
+        return "REQUIRED"
+
+
+class _Varies(_Required):
+    """The default of a graph input whose readers each keep a default of their own."""
+
+    def __repr__(self) -> str:
+        return "varies"
+
+    def __reduce__(self) -> str:
+        return "VARIES"
+
+
+REQUIRED: Any = _Required()
+VARIES: Any = _Varies()
+
+
+class _Memory:
+    """The tag of a memory port."""
+
+    def __repr__(self) -> str:
+        return "Memory"
+
+
+_MEMORY = _Memory()
+Memory = Annotated[T, _MEMORY]
+"""`Memory[T]`: an input and output of one name that only its own node sees, one loop turn later."""
+
+
+class Running(Protocol):
+    """What a block may ask of the run it is in, by taking a parameter of this type. Nobody wires it."""
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the run was asked to stop."""
+
+    def note(self, text: str) -> None:
+        """Tell whoever listens to the run; outside a stream it becomes a Python warning."""
+
+
+class _Alone:
+    """The `Running` of a block that is called by hand."""
+
+    def check(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        import warnings
+
+        warnings.warn(text, UserWarning, stacklevel=3)
+
+
+ALONE: Running = _Alone()
+
+
+@dataclass(frozen=True)
+class Input:
+    """One typed input: what may flow in, and what stands in its place when nothing does."""
+
+    type: Any
+    default: Any = REQUIRED
+
+    @property
+    def required(self) -> bool:
+        return self.default is REQUIRED
+
+    def __str__(self) -> str:
+        return say(self.type) + ("" if self.required else f" = {self.default!r}")
+
+
+@dataclass(frozen=True)
+class Output:
+    """One typed output."""
+
+    type: Any
+
+    def __str__(self) -> str:
+        return say(self.type)
+
+
+@dataclass(frozen=True)
+class Component:
+    """A component that a block needs: the class it must be, and whether it may be absent."""
+
+    type: Any
+    required: bool = True
+
+    def __str__(self) -> str:
+        return say(self.type) + ("" if self.required else " (optional)")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a block takes, gives and needs. `memory` and `running` are seen by its own node only."""
+
+    inputs: Mapping[str, Input]
+    outputs: Mapping[str, Output]
+    components: Mapping[str, Component] = field(default_factory=dict[str, Component])
+    memory: Mapping[str, Input] = field(default_factory=dict[str, Input])
+    running: str | None = None
+
+
+class Outputs(Mapping[str, Any]):
+    """What a graph gave: a mapping whose names are also attributes.
+
+    >>> out = Outputs({"images": [1, 2]})
+    >>> out.images is out["images"], dict(out)
+    (True, {'images': [1, 2]})
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.__dict__[name]
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"There is no output {name!r} here; there are: {', '.join(self.__dict__) or 'none'}.")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.__dict__)
+
+    def __len__(self) -> int:
+        return len(self.__dict__)
+
+    def __repr__(self) -> str:
+        return f"Outputs({', '.join(self.__dict__)})"
+
+
+class Malformed(TypeError):
+    """A class that cannot be a block; the text says what to write."""
+
+
+_HOW = "def __call__(self, latents: Latents, scale: float = 1.0) -> Scaled: ...   # class Scaled(NamedTuple): latents: Latents"
+
+
+def check_call(cls: type) -> None:
+    """Refuse a block whose `__call__` is not a typed signature, as far as its text tells."""
+    where = f"{cls.__qualname__}.__call__"
+    call = cls.__dict__.get("__call__")
+    if not inspect.isfunction(call):
+        raise Malformed(f"{where} must be a plain method. Write: {_HOW}")
+    signature = inspect.signature(call)
+    for p in list(signature.parameters.values())[1:]:
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            stars = "*" if p.kind is p.VAR_POSITIONAL else "**"
+            raise Malformed(f"{where} takes {stars}{p.name}, but each input needs a name and a type. Write: {_HOW}")
+        if p.annotation is p.empty:
+            raise Malformed(f"{where} gives no type for {p.name!r}. Write it, for example `{p.name}: float`.")
+    returns = signature.return_annotation
+    if returns is signature.empty:
+        raise Malformed(f"{where} gives no return type. Return a NamedTuple, one field an output. Write: {_HOW}")
+    if not isinstance(returns, str):
+        _fields(returns, where)
+
+
+def _fields(returns: Any, where: str) -> Mapping[str, Any]:
+    if returns is None or returns is type(None):
+        return {}  # a block for its effect: it gives nothing
+    if not (isinstance(returns, type) and issubclass(returns, tuple) and hasattr(returns, "_fields")):
+        raise Malformed(f"{where} returns {say(returns)}, but outputs need names: return a NamedTuple. Write: {_HOW}")
+    hints = get_type_hints(returns, include_extras=True)
+    if untyped := [name for name in returns._fields if name not in hints]:  # type: ignore[attr-defined]  # NamedTuple
+        raise Malformed(
+            f"{where} returns {returns.__name__}, whose {', '.join(untyped)} has no type. Use typing.NamedTuple."
+        )
+    return hints
+
+
+def is_memory(hint: Any) -> bool:
+    """Whether a type is `Memory[…]`."""
+    return _MEMORY in split(hint)[1]
+
+
+def read_call(cls: type) -> tuple[dict[str, Input], dict[str, Output], dict[str, Input], str | None, type | None]:
+    """Inputs, outputs, memory, the name of the `Running` parameter, and the NamedTuple class of a block class."""
+    call: Callable[..., Any] = cls.__call__
+    where = f"{cls.__qualname__}.__call__"
+    try:
+        hints = get_type_hints(call, include_extras=True)
+    except NameError as error:
+        raise Malformed(f"{where}: {error}. Import port types at run time, not under TYPE_CHECKING.") from error
+    returns = hints.pop("return")
+    gives = _fields(returns, where)
+    inputs: dict[str, Input] = {}
+    memory: dict[str, Input] = {}
+    running: str | None = None
+    for p in list(inspect.signature(call).parameters.values())[1:]:
+        default = REQUIRED if p.default is p.empty else p.default
+        if hints[p.name] is Running:
+            running = p.name
+        elif is_memory(hints[p.name]):
+            if default is REQUIRED:
+                raise Malformed(f"{where}: memory {p.name!r} needs a default, which is what the first turn sees.")
+            if not (p.name in gives and is_memory(gives[p.name])):
+                raise Malformed(
+                    f"{where}: memory {p.name!r} must also be an output of type Memory[…], for the next turn."
+                )
+            memory[p.name] = Input(hints[p.name], default)
+        else:
+            inputs[p.name] = Input(hints[p.name], default)
+    if lost := [n for n, t in gives.items() if is_memory(t) and n not in memory]:
+        raise Malformed(
+            f"{where}: memory output {', '.join(lost)} must also be an input of type Memory[…] with a default."
+        )
+    outputs = {name: Output(t) for name, t in gives.items() if not is_memory(t)}
+    return inputs, outputs, memory, running, returns if gives else None
+
+
+__all__ = [
+    "ALONE", "REQUIRED", "VARIES", "Component", "Input", "Malformed", "Memory", "Output", "Outputs", "Port",
+    "Running", "Signature", "check_call", "is_memory", "read_call",
+]  # fmt: skip

@@ -1,0 +1,262 @@
+"""A run: a generator of events along the edges of a graph.
+
+What a run knows lies in plain fields (`done`, `turns`, `memory`), so that saving is copying them. Functions are never
+saved but made again, and so what their makers have read lives as long as they do.
+"""
+
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from .block import Block, Lazy
+from .errors import BrokenBlock, Cancelled
+from .graph import Graph
+from .loop import Loop
+from .plan import Line, Plan, Value, plan_of
+from .ports import Outputs
+from .shapes import check_shapes, debugging
+from .switch import Switch
+from .types import say
+from .wiring import INPUTS
+
+if TYPE_CHECKING:
+    from contextlib import ExitStack as ExitStack
+
+
+class Event(NamedTuple):
+    """Something that happened in a run.
+
+    "start" and "done" of a node (`seconds` it took), "load" of a component, "turn" of a loop (`turn` of `turns`, and
+    what it carries as `values`), and "note": something to tell the user as `text`.
+    """
+
+    kind: Literal["start", "done", "load", "turn", "note"]
+    path: str
+    seconds: float = 0.0
+    turn: int = 0
+    turns: int = 0
+    values: Mapping[str, Any] = {}
+    text: str = ""
+
+
+class Cell:
+    """What a function made by a block writes while it is called; a loop freezes it into memory after each turn."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+Play = Generator[Event, None, dict[str, Any]]
+Given = Mapping[str, Any]
+
+
+def _no_grad() -> AbstractContextManager[Any]:
+    torch = sys.modules.get("torch")
+    return torch.no_grad() if torch is not None and hasattr(torch, "no_grad") else nullcontext()
+
+
+class Run:
+    """One run of a graph. Iterate it for its events, or ask for its `result()`; both go on where it stands."""
+
+    def __init__(self, graph: Graph, inputs: Given, notes: tuple[str, ...] = ()) -> None:
+        self.graph = graph
+        self.inputs = inputs
+        self.done: dict[str, dict[str, Any]] = {}
+        """Finished nodes outside loops: their live values, functions left out."""
+        self.turns: dict[str, tuple[int, dict[str, Any]]] = {}
+        """Loops that have begun: the next turn, and what is carried into it."""
+        self.memory: dict[str, dict[str, Any]] = {}
+        """Memory of the loops that have begun, by node."""
+        self.outputs: Outputs | None = None
+        self._stop = threading.Event()
+        self._notes = list(notes)
+        self._filled: dict[str, Block] = {}
+        self._debug = debugging()
+        self._play: Play | None = None
+        self._silent = False
+
+    # ------------------------------------------------------------------------------------------- from outside
+    def __iter__(self) -> Iterator[Event]:
+        return self
+
+    def __next__(self) -> Event:
+        if self._play is None:
+            self._play = self._whole()
+        try:
+            return next(self._play)
+        except StopIteration as stop:
+            if stop.value is not None:
+                self.outputs = Outputs(stop.value)
+            raise
+
+    def result(self) -> Outputs:
+        """Run to the end and give the outputs."""
+        self._silent = True  # nobody listens to events, so notes become warnings
+        for _ in self:
+            pass
+        assert self.outputs is not None
+        return self.outputs
+
+    def cancel(self) -> None:
+        """Ask the run to stop: it raises `Cancelled` before its next node or model pass. May be called from any thread."""
+        self._stop.set()
+
+    def check(self) -> None:
+        if self._stop.is_set():
+            raise Cancelled("The run was cancelled.")
+
+    def note(self, text: str) -> None:
+        self._notes.append(text)
+
+    # ------------------------------------------------------------------------------------------- inside
+    def _whole(self) -> Play:
+        graph = self.graph
+        wanted = graph.declared or tuple(graph.outputs)
+        return (yield from self._graph(graph, plan_of(graph, wanted), "", self.inputs, graph.bindings, {}, keep=True))
+
+    def _graph(
+        self, graph: Graph, plan: Plan, prefix: str, given: Given, bound: Given, env: dict[Value, Any], *, keep: bool
+    ) -> Play:
+        for line in plan.lines:
+            path = prefix + line.name
+            if self._stop.is_set():
+                raise Cancelled(f"The run was cancelled before {path}.")
+            if keep and path in self.done:
+                env.update((value, self.done[path][value[1]]) for value in line.outs if value[1] in self.done[path])
+            else:
+                yield from self._node(line, path, given, bound, env, keep)
+            for value in line.dead:
+                env.pop(value, None)
+                if keep:
+                    self.done.get(prefix + value[0], {}).pop(value[1], None)
+        return {name: env[value] for name, value in plan.outputs}
+
+    def _node(
+        self, line: Line, path: str, given: Given, bound: Given, env: dict[Value, Any], keep: bool
+    ) -> Generator[Event, None, None]:
+        args: dict[str, Any] = {}
+        for param, value in line.args:
+            if value[0] != INPUTS:
+                args[param] = env[value]
+            elif value[1] in given:
+                args[param] = given[value[1]]
+        block = line.block
+        if isinstance(block, Graph | Loop | Switch):
+            inner = {n: bound[outer] for n, outer in line.names.items() if outer in bound}
+            match block:
+                case Graph():
+                    out = yield from self._nested(block, path, args, inner, keep)
+                case Loop():
+                    out = yield from self._loop(block, path, args, inner)
+                case Switch():
+                    name, case = block.choose(args.pop(block.on))
+                    out = yield from self._nested(
+                        case, f"{path}.{name}", args, inner, keep, tuple(block.signature.outputs)
+                    )
+            env.update((value, out[name]) for value, name in zip(line.outs, line.takes, strict=True))
+        else:
+            yield from self._leaf(line, path, args, given, bound, env)
+        if keep and not line.makes_function:
+            self.done[path] = {value[1]: env[value] for value in line.outs}
+
+    def _nested(
+        self, graph: Graph, path: str, given: Given, bound: Given, keep: bool, wanted: tuple[str, ...] = ()
+    ) -> Play:
+        outputs = wanted or graph.declared or tuple(graph.outputs)
+        bound = {**bound, **graph.bindings}
+        return (yield from self._graph(graph, plan_of(graph, outputs), f"{path}.", given, bound, {}, keep=keep))
+
+    def _loop(self, loop: Loop, path: str, given: dict[str, Any], bound: Given) -> Play:
+        items = given[loop.over]
+        body = loop.body
+        bound = {**bound, **body.bindings}
+        start = {c: given.pop(c) if c in given else body.inputs[c].default for c in loop.carry}
+        first, carried = self.turns.get(path, (0, start))
+        once, each = plan_of(body, loop.carry).split(frozenset((loop.each, *loop.carry)))
+        prefix = f"{path}."
+        still: dict[Value, Any] = {}
+        if first < len(items):
+            yield from self._graph(body, once, prefix, given, bound, still, keep=False)
+        self.turns[path] = (first, carried)
+        for k in range(first, len(items)):
+            turn = {**given, **carried, loop.each: items[k]}
+            try:
+                carried = yield from self._graph(body, each, prefix, turn, bound, dict(still), keep=False)
+            except Cancelled:
+                raise
+            except Exception as error:
+                error.add_note(f"  in turn {k + 1} of {len(items)} of {path!r}")
+                raise
+            for node, kept in self.memory.items():
+                if node.startswith(prefix):
+                    self.memory[node] = {p: v.value if isinstance(v, Cell) else v for p, v in kept.items()}
+            self.turns[path] = (k + 1, carried)
+            yield Event("turn", path, turn=k + 1, turns=len(items), values=carried)
+        self.turns.pop(path, None)
+        self.memory = {node: kept for node, kept in self.memory.items() if not node.startswith(prefix)}
+        self._filled = {node: block for node, block in self._filled.items() if not node.startswith(prefix)}
+        return carried
+
+    def _leaf(
+        self, line: Line, path: str, args: dict[str, Any], given: Given, bound: Given, env: dict[Value, Any]
+    ) -> Generator[Event, None, None]:
+        block = line.block
+        if line.needs:
+            if path not in self._filled:
+                yield from self._fill(line, path, bound)
+            block = self._filled[path]
+        knobs = {p: env[v] if v[0] != INPUTS else given[v[1]] for p, v in line.knobs if v[0] != INPUTS or v[1] in given}
+        if knobs:
+            block = block.with_(**knobs)
+        if line.memory:
+            args |= self.memory.get(path, {})
+        if line.running:
+            args[line.running] = self
+        yield Event("start", path)
+        began = time.perf_counter()
+        try:
+            with _no_grad():
+                out = block(**args)
+            if self._debug:
+                check_shapes(block, args, out)
+        except Cancelled:
+            raise Cancelled(f"The run was cancelled in {path}.") from None
+        except Exception as error:
+            error.add_note(f"  in {path!r} ({type(block).__name__})")
+            raise
+        if type(out) is not line.returns and not (line.returns is None and out is None):
+            want = say(line.returns) if line.returns else "None"
+            raise BrokenBlock(
+                f"{path} ({type(block).__name__}) gave {type(out).__name__}, but its signature says {want}."
+            )
+        env.update((value, getattr(out, name)) for value, name in zip(line.outs, line.takes, strict=True))
+        if line.memory:
+            self.memory[path] = {name: getattr(out, name) for name in line.memory}
+        if self._notes:
+            yield from self._tell(path)
+        yield Event("done", path, seconds=time.perf_counter() - began)
+
+    def _fill(self, line: Line, path: str, bound: Given) -> Generator[Event, None, None]:
+        """Put the components into a block, loading those that are not loaded yet."""
+        held: dict[str, Any] = {}
+        for field, name in line.needs:
+            if name not in bound:
+                continue  # optional: `prepare` has refused a run that lacks one that is required
+            value = bound[name]
+            if isinstance(value, Lazy):
+                began = time.perf_counter()
+                value = value.load()
+                yield Event("load", path, seconds=time.perf_counter() - began, text=name)
+            held[field] = value
+        self._filled[path] = line.block.with_(**held)
+
+    def _tell(self, path: str) -> Generator[Event, None, None]:
+        notes, self._notes = self._notes, []
+        for text in notes:
+            if self._silent:
+                warnings.warn(text, UserWarning, stacklevel=2)
+            yield Event("note", path, text=text)

@@ -1,0 +1,40 @@
+"""Latent spaces: which autoencoder a latent belongs to, as far as it is known."""
+
+from dataclasses import dataclass, fields
+
+
+@dataclass(frozen=True)
+class LatentSpace:
+    """What tells one latent space from another. A field that is None is not known, and fits anything.
+
+    `channels` of the latent, `scaling` and `shift` as in the autoencoder's config (latent = (z - shift) * scaling).
+    `name` is for people, and is compared only where the numbers do not decide.
+    """
+
+    name: str | None = None
+    channels: int | None = None
+    scaling: float | None = None
+    shift: float | None = None
+
+    def fits(self, other: "LatentSpace") -> bool:
+        """Whether both may be one space: no number known on both sides differs."""
+        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
+        known = [(a, b) for a, b in pairs[1:] if a is not None and b is not None]
+        if known:
+            return all(a == b for a, b in known)
+        a, b = pairs[0]
+        return a is None or b is None or a == b
+
+    def merged(self, other: "LatentSpace") -> "LatentSpace":
+        """Both together; what is unknown here is taken from `other`."""
+        mine = {f.name: getattr(self, f.name) for f in fields(self)}
+        return LatentSpace(**{k: getattr(other, k) if v is None else v for k, v in mine.items()})
+
+    def __str__(self) -> str:
+        numbers = [f"{self.channels} channels" if self.channels is not None else ""]
+        numbers += [f"{k} {getattr(self, k):g}" for k in ("scaling", "shift") if getattr(self, k) is not None]
+        told = ", ".join(n for n in numbers if n)
+        return f"{self.name} ({told})" if self.name and told else self.name or told or "any"
+
+
+ANY_SPACE = LatentSpace()

@@ -1,0 +1,98 @@
+"""The switch: a block that runs one of several graphs, chosen by a value known only while running."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Self, Union, cast
+
+from .block import Block
+from .errors import InputError, Problem, WireError
+from .graph import Graph
+from .ports import Component, Input, Output, Outputs, Signature
+from .types import meet, say
+from .wiring import RESERVED, joint
+
+
+class Switch(Block, name="Switch"):
+    """Run the graph of `cases` whose name is the value of the input `on`; `default` where there is none of that name.
+
+    Its inputs are those of all cases, its outputs the names that every case gives. Where the choice is known when the
+    graph is made, make another graph instead: `replace`, or another preset function.
+    """
+
+    on: str
+    cases: Mapping[str, Graph]
+    default: Graph | None = None
+
+    def __post_init__(self) -> None:
+        found = [
+            Problem(
+                "not-a-block", f"cases.{name}", f"is {type(case).__name__}, not a graph.", type(case).__name__, "Graph"
+            )
+            for name, case in self._all().items()
+            if not isinstance(case, Graph)  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+        ]
+        if not self.cases:
+            found.append(Problem("cases", "cases", "is empty. Give at least one: cases={'name': Graph(…)}."))
+        for name in self.cases:
+            if not name.isidentifier() or name in RESERVED | {"default"}:
+                found.append(
+                    Problem("name", f"cases.{name}", "is no name for a case; the fallback is given as default=.", name)
+                )
+        if found:
+            raise WireError(found)
+        gives = [set(case.outputs) for case in self._all().values()]
+        if not set.intersection(*gives):
+            per = "; ".join(f"{n} gives {', '.join(c.outputs)}" for n, c in self._all().items())
+            raise WireError(
+                Problem("cases", "cases", f"no output is given by every case, so nothing could be read: {per}.")
+            )
+        for name in {n for case in self._all().values() for n in case.inputs}:
+            kinds = [(c, case.inputs[name].type) for c, case in self._all().items() if name in case.inputs]
+            for case, kind in kinds[1:]:
+                if meet(kinds[0][1], kind) is None:
+                    text = f"no value fits all cases: {kinds[0][0]} takes {say(kinds[0][1])}, {case} takes {say(kind)}."
+                    raise WireError(Problem("readers", f"cases.{name}", text, say(kind), say(kinds[0][1])))
+
+    def _all(self) -> dict[str, Graph]:
+        return {**self.cases, **({"default": self.default} if self.default is not None else {})}
+
+    def choose(self, value: Any) -> tuple[str, Graph]:
+        """The case for a value, with its name."""
+        if isinstance(value, str) and value in self.cases:
+            return value, self.cases[value]
+        if self.default is None:
+            text = f"is {value!r}, but there is no such case and no default. There are: {', '.join(self.cases)}."
+            raise InputError(Problem("case", self.on, text, repr(value), candidates=tuple(self.cases)))
+        return "default", self.default
+
+    @property
+    def signature(self) -> Signature:
+        if "_signature" not in self.__dict__:
+            cases = list(self._all().values())
+            readers: dict[str, list[Input]] = {self.on: [Input(str)]}
+            parts: dict[str, Component] = {}
+            for case in cases:
+                for name, port in case.inputs.items():
+                    readers.setdefault(name, []).append(port)
+                parts |= case.signature.components
+            common = [n for n in cases[0].outputs if all(n in c.outputs for c in cases)]
+            outputs = {n: Output(Union[tuple(c.outputs[n].type for c in cases)]) for n in common}  # noqa: UP007  built at run time
+            inputs = {name: joint(ports) for name, ports in readers.items()}
+            self.__dict__["_signature"] = Signature(inputs, outputs, parts)
+        return self.__dict__["_signature"]
+
+    def __call__(self, **values: Any) -> Outputs:
+        """Run the switch by itself."""
+        from .run import Run
+
+        return Run(Graph(switch=self), values).result()
+
+    def config(self) -> dict[str, Any]:
+        return {"on": self.on, "cases": self.cases, "default": self.default}
+
+    def children(self) -> Mapping[str, Block]:
+        return self._all()
+
+    def with_children(self, children: Mapping[str, Block]) -> Self:
+        cases = {n: cast(Graph, c) for n, c in children.items() if n != "default"}
+        return replace(self, cases=cases, default=cast("Graph | None", children.get("default")))

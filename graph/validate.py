@@ -1,0 +1,102 @@
+"""Values that come from outside, checked against a port's type: plain ones by pydantic, strictly, others by class."""
+
+import collections.abc
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from .types import arms, is_array, port_of, say, split
+
+_PLAIN = (bool, int, float, str, bytes, type(None), Path)
+_CONTAINERS = (list, tuple, dict, set, frozenset, collections.abc.Sequence, collections.abc.Mapping)
+
+
+class Unfit(ValueError):
+    """A value that does not fit; the text says what was wanted, and why it does not fit."""
+
+
+def fitted(value: Any, hint: Any) -> Any:
+    """The value as the type wants it: an int becomes a float, a list a tuple, a numpy scalar a Python one.
+
+    Raises `Unfit`.
+    """
+    reasons: list[str] = []
+    for arm in arms(hint):
+        try:
+            return _fit(value, arm)
+        except Unfit as error:
+            reasons.append(str(error))
+    told = list(dict.fromkeys(r for r in reasons if r))
+    raise Unfit(f"takes {say(hint)}{f' ({told[0]})' if told else ''}")
+
+
+def _fit(value: Any, arm: Any) -> Any:
+    base = split(arm)[0]
+    if base is Any or base is object:
+        return value
+    if _is_plain(base):
+        return _by_pydantic(value, arm, base)
+    if is_array(base):
+        return _instance(value, base.array_type)
+    origin = get_origin(base) or base
+    if origin in _CONTAINERS and get_args(base) and not isinstance(value, str):
+        return _items(value, base, origin)
+    if origin is collections.abc.Callable:
+        if not callable(value):
+            raise Unfit("")
+        return value
+    return _instance(value, origin)
+
+
+def _is_plain(base: Any) -> bool:
+    if base in _PLAIN or get_origin(base) is Literal:
+        return True
+    args = [a for a in get_args(base) if a is not Ellipsis]
+    return (get_origin(base) in _CONTAINERS) and all(
+        _is_plain(split(a)[0]) or (len(arms(a)) > 1 and all(_is_plain(split(x)[0]) for x in arms(a))) for a in args
+    )
+
+
+def _items(value: Any, base: Any, origin: type) -> Any:
+    """A container of things that pydantic does not know, such as a list of images."""
+    if origin in (collections.abc.Mapping, dict) or not isinstance(value, list | tuple):
+        return _instance(value, origin)
+    items = [fitted(v, get_args(base)[0]) for v in value]
+    return tuple(items) if origin is tuple else items
+
+
+def _instance(value: Any, cls: Any) -> Any:
+    try:
+        fits = isinstance(value, cls)
+    except TypeError:  # a Protocol that cannot be asked at run time
+        return value
+    if not fits:
+        raise Unfit("")
+    return value
+
+
+def _by_pydantic(value: Any, arm: Any, base: Any) -> Any:
+    from pydantic import ValidationError
+
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()
+    if (get_origin(base) or base) is tuple and isinstance(value, list):
+        value = tuple(value)
+    if port_of(arm) is not None:
+        arm = base  # the tag is ours
+    try:
+        return _adapter(arm).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = "".join(f"[{part}]" for part in first["loc"])
+        expected = (
+            first["type"].endswith(("_type", "_of")) and not where
+        )  # "should be a valid string" only repeats the type
+        raise Unfit("" if expected else f"{where}{': ' if where else ''}{first['msg'].lower()}") from None
+
+
+@lru_cache(maxsize=1024)
+def _adapter(hint: Any) -> Any:
+    from pydantic import ConfigDict, TypeAdapter
+
+    return TypeAdapter(hint, config=ConfigDict(strict=True))

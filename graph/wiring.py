@@ -1,0 +1,241 @@
+"""The one wiring rule, and everything that can be wrong with what it makes.
+
+An input takes its value from the nearest earlier block that gives an output of that name; where none does, it is an
+input of the graph. Edges that follow from this are *ruled*; edges that somebody chose are *pinned*.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..registry import closest
+from .block import Block
+from .errors import Problem
+from .ports import REQUIRED, VARIES, Component, Input, Output, Signature
+from .types import assignable, meet, port_of, say
+
+INPUTS = "inputs"
+"""The node name under which a graph's own inputs stand in its edges."""
+
+RESERVED = frozenset({INPUTS, "outputs", "slots", "self", "body"})
+
+
+@dataclass(frozen=True, order=True)
+class Edge:
+    """`taker.input` takes its value from `giver.output`; a giver "inputs" is the graph's own input."""
+
+    giver: str
+    output: str
+    taker: str
+    input: str
+    pinned: bool = False
+
+    @property
+    def source(self) -> str:
+        return f"{self.giver}.{self.output}"
+
+    @property
+    def target(self) -> str:
+        return f"{self.taker}.{self.input}"
+
+    def __str__(self) -> str:
+        return f"{self.source} -> {self.target}{' (pinned)' if self.pinned else ''}"
+
+
+def rule(nodes: Mapping[str, Block], pinned: Iterable[Edge] = ()) -> tuple[Edge, ...]:
+    """All edges of these nodes: the pinned ones as they are, every other input by the wiring rule."""
+    fixed = {(e.taker, e.input): e for e in pinned}
+    giver: dict[str, str] = {}
+    edges: list[Edge] = []
+    for name, node in nodes.items():
+        s = node.signature
+        edges += [fixed.get((name, port)) or Edge(giver.get(port, INPUTS), port, name, port) for port in s.inputs]
+        giver.update(dict.fromkeys(s.outputs, name))
+    return tuple(edges)
+
+
+def signature_of(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str]) -> Signature:
+    """The graph as a block: its inputs are what no node gives, its outputs the last of each declared name."""
+    readers: dict[str, list[Input]] = {}
+    signatures = {name: node.signature for name, node in nodes.items()}
+    for e in edges:
+        if e.giver == INPUTS:
+            readers.setdefault(e.output, []).append(signatures[e.taker].inputs[e.input])
+    last = {port: out for s in signatures.values() for port, out in s.outputs.items()}
+    parts: dict[str, Component] = {}
+    for s in signatures.values():
+        for name, part in s.components.items():
+            old = parts.get(name)
+            both = part.type if old is None else meet(old.type, part.type) or old.type
+            parts[name] = Component(both, part.required or (old is not None and old.required))
+    given = {name: last[name] for name in outputs if name in last} if outputs else last
+    return Signature({name: joint(ports) for name, ports in readers.items()}, given, parts)
+
+
+def joint(ports: Sequence[Input]) -> Input:
+    """One input for all its readers: the narrowest type, required if one needs it, a default if they agree on one."""
+    kind: Any = ports[0].type
+    for port in ports[1:]:
+        kind = meet(kind, port.type) or kind
+    defaults = [p.default for p in ports]
+    if any(d is REQUIRED for d in defaults):
+        return Input(kind, REQUIRED)
+    first = defaults[0]
+    same = all(d is first or (type(d) is type(first) and bool(d == first)) for d in defaults[1:])
+    return Input(kind, first if same else VARIES)
+
+
+def last_givers(nodes: Mapping[str, Block]) -> dict[str, str]:
+    """For each output name, the node that gives its final value."""
+    return {port: name for name, node in nodes.items() for port in node.signature.outputs}
+
+
+def problems(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str]) -> list[Problem]:
+    """What is wrong with these wires; nodes must be blocks."""
+    found = [*_pins(nodes, edges)]
+    if found:
+        return found
+    signatures = {name: node.signature for name, node in nodes.items()}
+    found += _types(signatures, edges)
+    found += _readers(signatures, edges)
+    found += _components(signatures)
+    last = last_givers(nodes)
+    found += [
+        Problem(
+            "no-output", name, f"is declared as an output, but no node gives it. {_near(name, last)}",
+            came=name, candidates=tuple(closest(name, last)),
+        )
+        for name in outputs if name not in last
+    ]  # fmt: skip
+    return found
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    known = list(known)
+    guess = closest(name, known, 1)
+    return (f"Did you mean {guess[0]!r}? " if guess else "") + f"There are: {', '.join(known) or 'none'}."
+
+
+def no_node(name: str, nodes: Iterable[str], place: str = "") -> Problem:
+    """The problem of a node name that is not there."""
+    nodes = list(nodes)
+    return Problem(
+        "no-node", place or name, f"no such node. {_near(name, nodes)}", name, candidates=tuple(closest(name, nodes))
+    )
+
+
+def _pins(nodes: Mapping[str, Block], edges: Sequence[Edge]) -> list[Problem]:
+    order = {name: i for i, name in enumerate(nodes)}
+    found: list[Problem] = []
+    for e in edges:
+        if e.taker not in nodes or (e.giver not in nodes and e.giver != INPUTS):
+            found.append(no_node(e.taker if e.taker not in nodes else e.giver, nodes, f"{e.target} <- {e.source}"))
+        elif e.input not in (takes := nodes[e.taker].signature.inputs):
+            text = f"is wired from {e.source}, but {e.taker} has no input {e.input!r}. {_near(e.input, takes)}"
+            found.append(Problem("no-input", e.target, text, e.input, candidates=tuple(closest(e.input, takes))))
+        elif e.giver != INPUTS and e.output not in (gives := nodes[e.giver].signature.outputs):
+            text = f"is wired from {e.source}, but {e.giver} gives no {e.output!r}. {_near(e.output, gives)}"
+            found.append(Problem("no-output", e.target, text, e.output, candidates=tuple(closest(e.output, gives))))
+        elif e.giver != INPUTS and order[e.giver] >= order[e.taker]:
+            text = f"is wired from {e.source}, which comes later. Move {e.giver!r} before {e.taker!r}, or carry the value in a Loop."
+            found.append(Problem("backward", e.target, text, e.source))
+    return found
+
+
+def _types(signatures: Mapping[str, Signature], edges: Sequence[Edge]) -> list[Problem]:
+    found: list[Problem] = []
+    for e in edges:
+        if e.giver == INPUTS:
+            continue
+        have, want = signatures[e.giver].outputs[e.output].type, signatures[e.taker].inputs[e.input].type
+        if not assignable(have, want):
+            port = "" if e.output == e.input else f" as {e.output!r}"
+            text = f"takes {say(want)}, but {e.giver} gives {say(have)}{port}. {_way_out(have, want, e)}"
+            found.append(Problem("type", e.target, text, say(have), say(want)))
+    return found
+
+
+def _way_out(have: Any, want: Any, e: Edge) -> str:
+    a, b = port_of(have), port_of(want)
+    if a and b and a.kind == b.kind and a.space != b.space:
+        return "Insert a decode and an encode between them, or use components of one latent space."
+    return (
+        f"Put a block that makes {say(want)} between them, or wire another source: "
+        f"graph.wire({e.target!r}, 'node.output')."
+    )
+
+
+def _readers(signatures: Mapping[str, Signature], edges: Sequence[Edge]) -> list[Problem]:
+    """Readers of one graph input that no single value can satisfy."""
+    readers: dict[str, list[Edge]] = {}
+    for e in edges:
+        if e.giver == INPUTS:
+            readers.setdefault(e.output, []).append(e)
+    found: list[Problem] = []
+    for name, taking in readers.items():
+        kind = signatures[taking[0].taker].inputs[taking[0].input].type
+        for e in taking[1:]:
+            more = signatures[e.taker].inputs[e.input].type
+            both = meet(kind, more)
+            if both is None:
+                first = taking[0].target
+                text = (
+                    f"no value fits all its readers: {first} takes {say(kind)}, {e.target} takes {say(more)}. "
+                    f"Rename one: named(block, {e.input}='…')."
+                )
+                found.append(Problem("readers", f"{INPUTS}.{name}", text, say(more), say(kind)))
+                break
+            kind = both
+    return found
+
+
+def _components(signatures: Mapping[str, Signature]) -> list[Problem]:
+    found: list[Problem] = []
+    seen: dict[str, tuple[str, Any]] = {}
+    for node, s in signatures.items():
+        for name, part in s.components.items():
+            first, kind = seen.setdefault(name, (node, part.type))
+            if (both := meet(kind, part.type)) is None:
+                text = (
+                    f"is {say(kind)} in {first}, but {say(part.type)} in {node}. "
+                    f"Rename one: named(block, {name}='{name}_2')."
+                )
+                found.append(Problem("component", name, text, say(part.type), say(kind)))
+            else:
+                seen[name] = (first, both)
+    return found
+
+
+def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str]) -> list[Problem]:
+    """Blocks nobody reads, and outputs that are given again before anyone has read them.
+
+    `outputs` are those the graph is asked for; without any, every final value counts as read.
+    """
+    read = {(e.giver, e.output) for e in edges}
+    last = last_givers(nodes)
+    final = {(last[n], n) for n in (outputs or last) if n in last}
+    found: list[Problem] = []
+    for node, block in nodes.items():
+        gives: Mapping[str, Output] = block.signature.outputs
+        unread = [port for port in gives if (node, port) not in read and (node, port) not in final]
+        if gives and len(unread) == len(gives):
+            text = f"nobody reads what it gives ({', '.join(gives)}). {_placing(node, unread, nodes)}"
+            found.append(Problem("unread", node, text, candidates=tuple(unread)))
+        else:
+            found += [
+                Problem(
+                    "shadowed", f"{node}.{port}",
+                    f"is given again by {last[port]} before anyone has read it. Move {node!r} behind a reader, or rename: "
+                    f"named(block, {port}='…').",
+                )
+                for port in unread if last[port] != node
+            ]  # fmt: skip
+    return found
+
+
+def _placing(node: str, ports: Sequence[str], nodes: Mapping[str, Block]) -> str:
+    names = list(nodes)
+    earlier = [n for n in names[: names.index(node)] for p in ports if p in nodes[n].signature.inputs]
+    if earlier:
+        return f"{earlier[0]} takes {next(p for p in ports if p in nodes[earlier[0]].signature.inputs)!r}: insert it before {earlier[0]!r}."
+    return "Insert it before a block that takes one of them, or declare one as an output: graph.only(…)."
