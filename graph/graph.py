@@ -121,7 +121,7 @@ class Graph(Block, name="Graph"):
 
     def __getitem__(self, path: str) -> Block:
         """The block at a path: `graph["denoise.guider"]`."""
-        return blockedit_at(self, path)
+        return block_at(self, path)
 
     def children(self) -> Mapping[str, Block]:
         return self.nodes
@@ -183,7 +183,7 @@ class Graph(Block, name="Graph"):
             return graph._edit(nodes={n: b for n, b in graph.nodes.items() if n != name})
 
         slots = {s: tuple(p for p in paths if p != path) for s, paths in self.slots.items()}
-        return _at(self._edit(slots={s: p for s, p in slots.items() if p}), path, edit)
+        return edit_at(self._edit(slots={s: p for s, p in slots.items() if p}), path, edit)
 
     def rename(self, path: str, name: str) -> Self:
         """The same graph with a node called otherwise; pinned edges and slots follow."""
@@ -210,7 +210,7 @@ class Graph(Block, name="Graph"):
         }
         if not head:
             return edit_at(self, old, edit)
-        renamed = _at(self._edit(slots={}), path, edit)
+        renamed = edit_at(self._edit(slots={}), path, edit)
         return renamed._edit(slots=slots)
 
     def wire(self, target: str, source: str | None) -> Self:
