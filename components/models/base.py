@@ -81,7 +81,7 @@ class Model(nn.Module, Generic[C]):
         name = config.get("_class_name", cls.__name__)
         if name != cls.__name__:
             raise ConfigError(
-                f"This config is of a {name}, not of a {cls.__name__}. Use sf.models.{name} if there is one."
+                f"This config belongs to {name}, not to {cls.__name__}. Use sf.models.{name} if there is one."
             )
         return cls(**config)
 
