@@ -1,0 +1,202 @@
+"""The index of a pipeline folder: `modular_model_index.json` and the classic `model_index.json`, read and written.
+
+Where a folder has both, the modular file is read: its entries say all that the classic ones say, and more (another
+repo, a revision, a variant), and it is the newer format. `read_index(folder, "model_index.json")` asks for the other.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from pydantic import JsonValue
+
+from ...graph.errors import ConfigError, LoadError
+from ...registry import UnknownName, did_you_mean
+from ..spec import PUBLISHED, ComponentSpec
+from .files import has_files, locate, read_json, write_json
+
+CLASSIC = "model_index.json"
+MODULAR = "modular_model_index.json"
+
+FORMAT_VERSION = "0.42.1"
+"""The diffusers version whose file format this is; written as `_diffusers_version`, which its readers expect."""
+
+IndexFile = Literal["modular_model_index.json", "model_index.json"]
+
+
+@dataclass(frozen=True)
+class Index:
+    """What an index file says. `components` has None for a published null, and a spec without a path for a component
+    whose class is known but which was not there when the folder was saved. `config` holds the plain keys.
+    """
+
+    path: Path
+    class_name: str | None
+    blocks_class_name: str | None = None
+    components: Mapping[str, ComponentSpec | None] = field(default_factory=dict[str, ComponentSpec | None])
+    config: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+
+    @property
+    def loadable(self) -> dict[str, ComponentSpec]:
+        """The components that say where they come from."""
+        return {name: spec for name, spec in self.components.items() if spec is not None and spec.loadable}
+
+    def spec(self, name: str) -> ComponentSpec:
+        """The component called `name`. UnknownName where there is none, LoadError where it is null."""
+        if name not in self.components:
+            raise UnknownName(f"{self.path}: no component {name!r}. {did_you_mean(name, self.components)}")
+        found = self.components[name]
+        if found is None or not found.loadable:
+            raise LoadError(
+                f"{self.path}: {name} is null, so the folder brings none. Bind an object or a spec instead."
+            )
+        return found
+
+    def check(self, *names: str) -> None:
+        """Look up the classes of these components (all loadable ones if none is named); LoadError lists every miss.
+
+        Reading does not do this, since published folders name classes that a graph may never ask for
+        (`["stable_diffusion", "StableDiffusionSafetyChecker"]`).
+        """
+        problems: list[str] = []
+        for name in names or self.loadable:
+            try:
+                _ = self.spec(name).type
+            except (LoadError, UnknownName) as error:
+                problems.append(f"{name}: {error}")
+        _raise(self.path, problems)
+
+
+def read_index(folder: str | Path, file: IndexFile | None = None) -> Index:
+    """The index of a local folder.
+
+    A component whose files lie in the folder is loaded from there, wherever its entry points to, so a folder that was
+    moved or downloaded still works. Raises LoadError with every problem: the key, what came, what was wanted.
+    """
+    root = Path(locate(str(folder))).expanduser().absolute()
+    if file is None:
+        file = next((name for name in (MODULAR, CLASSIC) if (root / name).is_file()), None)
+        if file is None:
+            seen = ", ".join(sorted(p.name for p in root.iterdir())[:12]) or "nothing"
+            raise LoadError(
+                f"{root}: no {MODULAR} and no {CLASSIC}. The folder has: {seen}. "
+                "Give a pipeline's folder, or load a single component with its from_pretrained."
+            )
+    data = read_json(root / file)
+    return _modular(root, data) if file == MODULAR else _classic(root, data)
+
+
+def _classic(root: Path, data: Mapping[str, JsonValue]) -> Index:
+    components: dict[str, ComponentSpec | None] = {}
+    config: dict[str, JsonValue] = {}
+    problems: list[str] = []
+    for name, value in data.items():
+        if name.startswith("_"):
+            continue
+        match value:
+            case [None, None]:
+                components[name] = None
+            case [str() as library, str() as class_name]:
+                _add(root, name, {"type_hint": [library, class_name], "subfolder": name}, components, problems)
+            case [str() | None, str() | None]:
+                problems.append(f"{name}: came {value!r}, wanted [library, class] or [null, null].")
+            case _:
+                config[name] = value
+    _raise(root / CLASSIC, problems)
+    return Index(root, _name(data, "_class_name"), None, components, config)
+
+
+def _modular(root: Path, data: Mapping[str, JsonValue]) -> Index:
+    components: dict[str, ComponentSpec | None] = {}
+    config: dict[str, JsonValue] = {}
+    problems: list[str] = []
+    for name, value in data.items():
+        if name.startswith("_"):
+            continue
+        match value:
+            case [_, _, dict() as entry]:
+                # Only the third element rules: the first two tell what was loaded when the folder was saved.
+                _add(root, name, entry, components, problems)
+            case [None, None, None]:
+                components[name] = None
+            case [str() | None, str() | None, _]:
+                problems.append(f"{name}: came {value[2]!r} as the third element, wanted a loading spec of keys.")
+            case [str() | None, str() | None]:
+                pass  # a classic entry; the published reader ignores it in this file, and so must we
+            case _:
+                config[name] = value
+    _raise(root / MODULAR, problems)
+    return Index(root, _name(data, "_class_name"), _name(data, "_blocks_class_name"), components, config)
+
+
+def _add(
+    root: Path,
+    name: str,
+    entry: Mapping[str, JsonValue],
+    components: dict[str, ComponentSpec | None],
+    problems: list[str],
+) -> None:
+    """Make the spec of one entry. Keys of a later version are left out, as the published reader does."""
+    known = {key: value for key, value in entry.items() if key in (*PUBLISHED, "repo", "dtype")}
+    try:
+        spec = ComponentSpec.from_json(known)
+    except ConfigError as error:
+        problems.append(f"{name}: {error}")
+        return
+    classic = "pretrained_model_name_or_path" not in entry and "repo" not in entry
+    if classic or has_files(root / spec.subfolder):
+        # The revision named a state of the repo; the copy that lies here is what it is.
+        spec = spec.using(pretrained_model_name_or_path=str(root), revision=None)
+    components[name] = spec
+
+
+def _name(data: Mapping[str, JsonValue], key: str) -> str | None:
+    value = data.get(key)
+    return value if isinstance(value, str) else None
+
+
+def _raise(file: Path, problems: list[str]) -> None:
+    if len(problems) == 1:
+        raise LoadError(f"{file}: {problems[0]}")
+    if problems:
+        rows = "\n".join(f"  {problem}" for problem in problems)
+        raise LoadError(f"{file}: ({len(problems)} problems)\n{rows}")
+
+
+def write_modular_index(
+    folder: str | Path,
+    specs: Mapping[str, ComponentSpec | None],
+    class_name: str = "ModularPipeline",
+    blocks_class_name: str | None = None,
+    config: Mapping[str, JsonValue] | None = None,
+) -> Path:
+    """Write `modular_model_index.json` in the published form, whole or not at all. Returns the file.
+
+    The published form has no place for a dtype (it is not written) nor for an inline config (LoadError: save that
+    component to a subfolder first, or keep it in graph.json).
+    """
+    file = Path(folder) / MODULAR
+    data: dict[str, JsonValue] = {"_class_name": class_name, "_diffusers_version": FORMAT_VERSION}
+    if blocks_class_name is not None:
+        data["_blocks_class_name"] = blocks_class_name
+    problems: list[str] = []
+    for name in {*specs, *(config or {})}:
+        if name.startswith("_"):
+            problems.append(f"{name}: names with a leading underscore are metadata of the file. Choose another.")
+        if name in specs and name in (config or {}):
+            problems.append(f"{name}: both a component and a config key. Rename one.")
+    for name, spec in specs.items():
+        if spec is not None and spec.config is not None:
+            problems.append(f"{name}: has its config inline, which this file has no place for. Save it to a subfolder.")
+        data[name] = _entry(spec or ComponentSpec())
+    _raise(file, sorted(problems))
+    write_json(file, {**data, **(config or {})})
+    return file
+
+
+def _entry(spec: ComponentSpec) -> JsonValue:
+    published = spec.to_json()
+    loading: dict[str, JsonValue] = {key: published[key] for key in PUBLISHED}
+    first, second = (spec.type_hint or (None, None)) if spec.loadable else (None, None)
+    return [first, second, loading]

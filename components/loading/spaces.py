@@ -1,0 +1,81 @@
+"""Which latent space a component works in, read from config files alone."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import JsonValue
+
+from ...graph.errors import LoadError
+from ...graph.space import LatentSpace
+from ..spec import ComponentSpec
+from .files import read_json
+
+
+def space_of(spec: ComponentSpec) -> LatentSpace | None:
+    """The latent space of an autoencoder or denoiser; None for what has none, and where no file says it.
+
+    An autoencoder's own config says it. A denoiser knows its channels, and takes the rest from the `vae/config.json`
+    beside its folder. A broken JSON file is a LoadError; a missing one is just not known here (`ready` reports it).
+    """
+    name = spec.type_hint[1] if spec.type_hint else ""
+    denoiser = name.startswith("UNet") or (name.endswith("Model") and "Transformer" in name)
+    if not (denoiser or name.startswith("Autoencoder")):
+        return None
+    own = _own_config(spec)
+    if own is None:
+        return None
+    if not denoiser:
+        return _autoencoder(name, own)
+    beside = _beside(spec)
+    channels = _channels(own)
+    if beside is None:
+        return None if channels is None else LatentSpace(channels=channels)
+    return LatentSpace(beside.name, channels or beside.channels, beside.scaling, beside.shift)
+
+
+def _autoencoder(name: str, config: Mapping[str, JsonValue]) -> LatentSpace:
+    channels = config.get("latent_channels", config.get("z_dim", 4))
+    channels = channels if isinstance(channels, int) else None
+    if name != "AutoencoderKL":
+        # A tiny autoencoder takes latents as the denoiser gives them, whatever its teacher's scaling.
+        # Video autoencoders scale each channel by lists of means and deviations.
+        return LatentSpace(channels=channels)
+    scaling, shift = config.get("scaling_factor", 0.18215), config.get("shift_factor")
+    # A null shift is published for "no shift": a known zero, which tells SDXL's space from Flux's.
+    return LatentSpace(
+        channels=channels,
+        scaling=float(scaling) if isinstance(scaling, int | float) else None,
+        shift=float(shift) if isinstance(shift, int | float) else 0.0,
+    )
+
+
+def _channels(config: Mapping[str, JsonValue]) -> int | None:
+    out, given = config.get("out_channels"), config.get("in_channels")
+    if not isinstance(out, int):
+        return None
+    # Denoisers that also learn a variance (DiT, PixArt) give twice the channels they take.
+    return given if isinstance(given, int) and out == 2 * given else out
+
+
+def _beside(spec: ComponentSpec) -> LatentSpace | None:
+    # Without a subfolder the parent is no pipeline folder of ours, and a `vae` in it may be anyone's.
+    if spec.pretrained_model_name_or_path is None or not spec.subfolder:
+        return None
+    root = Path(spec.pretrained_model_name_or_path).expanduser() / spec.subfolder
+    config = root.parent / "vae" / "config.json"
+    if not config.is_file():
+        return None
+    data = read_json(config)
+    name = data.get("_class_name", "AutoencoderKL")
+    return _autoencoder(str(name), data)
+
+
+def _own_config(spec: ComponentSpec) -> dict[str, JsonValue] | None:
+    if spec.config is None:
+        path = spec.pretrained_model_name_or_path
+        if path is None or not (Path(path).expanduser() / spec.subfolder / "config.json").is_file():
+            return None
+    try:
+        return spec.read_config()
+    except LoadError as error:
+        raise LoadError(f"{spec}: {error}") from error

@@ -1,0 +1,89 @@
+"""The files of a tokenizer folder, in the layouts of transformers 4 and 5."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+from tokenizers import AddedToken
+
+from ...graph.errors import LoadError
+from .files import read_json
+
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+"""The roles that a config gives to tokens, in the order in which transformers adds them."""
+
+
+def read_vocabulary(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[int, AddedToken]]:
+    """The vocabulary, the merges in order, and the tokens added on top by id. LoadError if unfit."""
+    whole = root / "tokenizer.json"
+    if whole.is_file():
+        data = read_json(whole)
+        model = data.get("model") or {}
+        if model.get("type", "BPE") != "BPE":
+            raise LoadError(f"{whole}: model.type: came {model['type']!r}, wanted 'BPE', which CLIP has.")
+        try:
+            merges = [tuple(m.split(" ")) if isinstance(m, str) else (m[0], m[1]) for m in model["merges"]]
+            added = {int(t["id"]): token_from({k: v for k, v in t.items() if k != "id"}) for t in data["added_tokens"]}
+            return dict(model["vocab"]), [(a, b) for a, b in merges], added
+        except (KeyError, TypeError, ValueError) as error:
+            raise LoadError(f"{whole}: not a tokenizer file ({error!r}). Fetch it again.") from error
+    missing = [name for name in ("vocab.json", "merges.txt") if not (root / name).is_file()]
+    if missing:
+        raise LoadError(
+            f"{root}: no tokenizer.json, and no {' and no '.join(missing)}. "
+            "A CLIP tokenizer is tokenizer.json, or vocab.json with merges.txt."
+        )
+    vocab = read_json(root / "vocab.json")
+    lines = (root / "merges.txt").read_text(encoding="utf-8").split("\n")
+    pairs = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
+    bad = next((index for index, pair in enumerate(pairs) if len(pair) != 2), None)
+    if bad is not None:
+        raise LoadError(f"{root / 'merges.txt'}: merge {bad + 1} is {' '.join(pairs[bad])!r}, wanted two parts.")
+    return vocab, [(pair[0], pair[1]) for pair in pairs], {}
+
+
+def read_special_tokens(
+    root: Path, config: Mapping[str, JsonValue]
+) -> tuple[dict[str, str | AddedToken], list[str | AddedToken]]:
+    """The named tokens and the further ones. `special_tokens_map.json` overrules a config without a list."""
+    table: dict[str, JsonValue] = dict(config)
+    flagged: set[str] = set()
+    beside = root / "special_tokens_map.json"
+    if "added_tokens_decoder" not in config and beside.is_file():
+        over = read_json(beside)
+        table |= over
+        flagged = set(over)
+    named: dict[str, str | AddedToken] = {}
+    for name in NAMED:
+        value = table.get(name)
+        if isinstance(value, str):
+            named[name] = value
+        elif isinstance(value, dict):
+            named[name] = token_from(value | ({"special": True} if name in flagged else {}))
+    extra = table.get("extra_special_tokens") or table.get("additional_special_tokens")
+    further = list(extra.values()) if isinstance(extra, dict) else extra if isinstance(extra, list) else []
+    return named, [token_from(t) if isinstance(t, dict) else str(t) for t in further]
+
+
+def token_from(value: Mapping[str, Any]) -> AddedToken:  # flags and text of one token, as JSON
+    """A token from its JSON; other keys (`__type`) are passed over."""
+    known = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
+    return AddedToken(**{key: value[key] for key in known if key in value})
+
+
+def text_of(token: str | AddedToken) -> str:
+    """The text of a token, however it is given."""
+    return token if isinstance(token, str) else token.content
+
+
+def flags_of(token: AddedToken) -> dict[str, JsonValue]:
+    """A token as JSON files have it; `token_from` is the inverse."""
+    return {
+        "content": token.content,
+        "lstrip": token.lstrip,
+        "normalized": token.normalized,
+        "rstrip": token.rstrip,
+        "single_word": token.single_word,
+        "special": token.special,
+    }

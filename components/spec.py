@@ -1,0 +1,207 @@
+"""Where a component comes from, as a value: equal specs are one loaded object."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator
+
+from ..graph.errors import ConfigError, LoadError
+from ..graph.space import LatentSpace
+from ..registry import UnknownName, did_you_mean, native, resolve
+from .loading.files import CONFIGS, locate, read_json
+
+PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
+"""The keys of a loading spec in a published `modular_model_index.json`."""
+
+_DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
+
+
+def dtype_name(dtype: object) -> str | None:
+    """The name of a torch dtype, given as one ("float16", "torch.float16", "fp16") or as a `torch.dtype`.
+
+    >>> dtype_name(torch.bfloat16), dtype_name("fp16"), dtype_name(None)
+    ('bfloat16', 'float16', None)
+    """
+    if dtype is None:
+        return None
+    name = str(dtype).removeprefix("torch.")
+    name = _DTYPES.get(name, name)
+    if not isinstance(getattr(torch, name, None), torch.dtype):
+        raise ConfigError(f"dtype: came {dtype!r}, wanted a floating type of torch such as 'float32' or 'float16'.")
+    return name
+
+
+class ComponentSpec(BaseModel):
+    """Where a component comes from: class, repo or folder, subfolder, revision, variant, dtype; or a config inline.
+
+    Equal specs have equal `key`s, and a manager loads one object for them. A path that is an existing folder is kept
+    in full, so that `"emoji"` and `"./emoji/"` are one component. With `config` the component is made from it and has
+    no files (a scheduler or guider saved inline).
+    Raises pydantic's ValidationError (a ValueError) for unfit fields; `from_json` raises ConfigError.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type_hint: tuple[str, str] | None = None
+    pretrained_model_name_or_path: str | None = None
+    subfolder: str = ""
+    revision: str | None = None
+    variant: str | None = None
+    dtype: str | None = None
+    quantization: JsonValue = None
+    config: dict[str, JsonValue] | None = None
+
+    @field_validator("pretrained_model_name_or_path", mode="before")
+    @classmethod
+    def _whole_path(cls, value: object) -> object:
+        if isinstance(value, (str, os.PathLike)):
+            text = os.fspath(value)
+            folder = os.path.expanduser(text)
+            return os.path.abspath(folder) if os.path.isdir(folder) else text
+        return value
+
+    @field_validator("subfolder", mode="before")
+    @classmethod
+    def _inside(cls, value: object) -> object:
+        if value is None:  # transformers and older indexes write null for "none"
+            return ""
+        if isinstance(value, str):
+            path = PurePosixPath(value)
+            if path.is_absolute() or ".." in path.parts or "\\" in value or ":" in value:
+                raise ValueError(
+                    f"came {value!r}, which leads out of the folder; wanted a name inside it such as 'unet'"
+                )
+            return "" if value in (".", "./") else str(path) if value else ""
+        return value
+
+    @field_validator("dtype", mode="before")
+    @classmethod
+    def _dtype_name(cls, value: object) -> object:
+        return dtype_name(value)
+
+    @field_validator("quantization")
+    @classmethod
+    def _not_yet(cls, value: JsonValue) -> JsonValue:
+        if value is not None:
+            raise ValueError(f"came {value!r}: quantized components are not read by this version. Leave it None.")
+        return value
+
+    @field_validator("config")
+    @classmethod
+    def _own_copy(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
+        return None if value is None else json.loads(json.dumps(value))
+
+    @property
+    def load_id(self) -> str:
+        """`path|subfolder|variant|revision` with "null" for none: the id that diffusers writes on loaded objects."""
+        parts = (self.pretrained_model_name_or_path, self.subfolder, self.variant, self.revision)
+        return "|".join("null" if part is None else part for part in parts)
+
+    @property
+    def key(self) -> str:
+        """The loading key: `load_id`, then dtype, class and, for an inline config, its digest."""
+        hint = ".".join(self.type_hint) if self.type_hint else "null"
+        parts = [self.load_id, self.dtype or "null", hint]
+        if self.config is not None:
+            text = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
+            parts.append(f"config:{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+        return "|".join(parts)
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ComponentSpec) and self.key == other.key
+
+    def using(self, **changes: Any) -> "ComponentSpec":  # a value per field, checked by the model
+        """The same spec with some fields changed, checked like a new one."""
+        return ComponentSpec.model_validate({**self.model_dump(), **changes})
+
+    @property
+    def loadable(self) -> bool:
+        """Whether it says where the component comes from: a path or an inline config."""
+        return self.pretrained_model_name_or_path is not None or self.config is not None
+
+    @property
+    def type(self) -> Any:  # a class of ours or of transformers; nothing common but how it is loaded
+        """The class of the hint: our own where we have one, else the library's. LoadError where there is none."""
+        if self.type_hint is None:
+            raise LoadError(f"{self}: it names no class. Give type_hint=('diffusers', 'AutoencoderKL') or the like.")
+        try:
+            return class_of(self.type_hint)
+        except UnknownName as error:
+            raise LoadError(f"{self}: type_hint: {error}") from error
+
+    @property
+    def folder(self) -> Path:
+        """The local folder with the component's files. LoadError where there is none."""
+        if self.pretrained_model_name_or_path is None:
+            raise LoadError(f"{self}: it names no folder. Give pretrained_model_name_or_path, or bind an object.")
+        return locate(self.pretrained_model_name_or_path, self.revision) / self.subfolder
+
+    def read_config(self) -> dict[str, JsonValue]:
+        """The component's own config: the inline one, else the JSON file in its folder. Never opens weights."""
+        if self.config is not None:
+            return dict(self.config)
+        folder = self.folder
+        name = next((n for n in CONFIGS if (folder / n).is_file()), CONFIGS[0])
+        return read_json(folder / name)
+
+    @property
+    def space(self) -> LatentSpace | None:
+        """The latent space that the component reads or writes, as far as its config files say; else None."""
+        from .loading.spaces import space_of  # here, for spaces.py needs this class
+
+        return space_of(self)
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """The published five keys, and of ours (dtype, config) those that are set. `from_json` is the inverse."""
+        data: dict[str, JsonValue] = {name: getattr(self, name) for name in PUBLISHED}
+        data["type_hint"] = list(self.type_hint) if self.type_hint else None
+        ours: dict[str, JsonValue] = {"dtype": self.dtype, "config": self.config}
+        return data | {name: value for name, value in ours.items() if value is not None}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, JsonValue]) -> "ComponentSpec":
+        """A spec from `to_json` or an index file; the legacy key `repo` stands for the path. ConfigError if unfit."""
+        given = dict(data)
+        repo = given.pop("repo", None)
+        if given.get("pretrained_model_name_or_path") is None and repo is not None:
+            given["pretrained_model_name_or_path"] = repo
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise ConfigError("; ".join(explain(error))) from error
+
+    def __str__(self) -> str:
+        where = "inline config" if self.config is not None else self.pretrained_model_name_or_path or "no path"
+        name = self.type_hint[1] if self.type_hint else "component"
+        return f"{name} ({where}{'/' if self.subfolder else ''}{self.subfolder})"
+
+
+def explain(error: ValidationError) -> list[str]:
+    """One line a problem: `key: what came, what was wanted`."""
+    lines: list[str] = []
+    for problem in error.errors():
+        place = ".".join(str(part) for part in problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = f"no such key. {did_you_mean(place, ComponentSpec.model_fields)}"
+        elif problem["type"] != "value_error":
+            message = f"came {problem['input']!r}. {message}"
+        lines.append(message if message.startswith(f"{place}:") else f"{place}: {message}")
+    return lines
+
+
+def class_of(hint: tuple[str, str]) -> Any:
+    """The class for a published hint. Ours where we read the same files with a lighter class, else `resolve`'s."""
+    if (path := native.get(hint)) is not None:
+        module, _, name = path.partition(":")
+        return getattr(import_module(module), name)
+    return resolve(hint)
