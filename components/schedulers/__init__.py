@@ -1,1 +1,35 @@
-"""…"""
+"""Schedulers as immutable values: how noise falls over a run, and how a sample moves from one level to the next.
+
+Names are looked up in `registry.schedulers` and imported when somebody asks for one.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from ...registry import schedulers as _table
+
+if TYPE_CHECKING:
+    from .base import History as History
+    from .base import Scheduler as Scheduler
+    from .ddim import DDIMScheduler as DDIMScheduler
+    from .ddpm import DDPMScheduler as DDPMScheduler
+    from .euler import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
+    from .euler import EulerDiscreteScheduler as EulerDiscreteScheduler
+    from .schedule import Level as Level
+    from .schedule import Schedule as Schedule
+    from .schedule import Step as Step
+
+_OURS = {"Scheduler": "base", "History": "base", "Schedule": "schedule", "Step": "schedule", "Level": "schedule"}
+
+
+def __getattr__(name: str) -> Any:  # Any: a class of this package or of a plugin
+    if name in _OURS:
+        from importlib import import_module
+
+        return getattr(import_module(f".{_OURS[name]}", __name__), name)
+    if not name.startswith("_") and name not in _table.aliases and name in _table:
+        return _table[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*_OURS, *_table})

@@ -1,0 +1,131 @@
+"""Scheduler configs as published: which keys there are, which values fit, and how they are read and written."""
+
+import json
+import os
+import threading
+import types
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from functools import cache
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from ...graph.errors import ConfigError, LoadError
+from ...registry import did_you_mean
+
+FILE = "scheduler_config.json"
+
+_PUBLISHED = """
+algorithm_type alpha_cum_end alpha_cum_start base_image_seq_len base_shift beta_end beta_max beta_min beta_schedule
+beta_start block_length clip_denoised clip_sample clip_sample_range correct_steps corrector_k corrector_order
+corrector_selection corrector_selection_tau corrector_steps disable_corrector dynamic_thresholding_ratio
+editing_threshold entropy_bound eps eta euler_at_final final_sigmas_type final_step_size_scale flow_shift gamma
+gamma_cum_start interpolation_type invert_sigmas lambda_min_clipped lower_order_final mask_token_id
+max_image_seq_len max_shift minimal_topk n_grid noise_mode noise_sampler_seed num_inference_steps
+num_policy_substeps num_train_timesteps num_vec_classes original_inference_steps predict_x0 prediction_type
+predictor_order rescale_betas_zero_snr rho s s_churn s_max s_min s_noise sample_max_value sampling_eps
+scale_factors scaler schedule_mode scheduler_type set_alpha_to_one shift shift_terminal sigma_data sigma_max
+sigma_min sigma_schedule skip_prk_steps snr snr_shift_scale solver_order solver_p solver_type stage_range stages
+steps_offset stochastic_sampling t_max t_min tau_func threshold thresholding time_shift_type timestep_scaling
+timestep_spacing timestep_type trained_betas tsr_k tsr_sigma upscale_mode use_beta_sigmas use_dynamic_shifting
+use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance_type
+"""
+PUBLISHED_KEYS = frozenset(_PUBLISHED.split())
+"""The config keys of all schedulers in diffusers 0.42.1. A config of one scheduler often carries keys of another."""
+
+
+@cache
+def keys(cls: type) -> dict[str, Any]:  # Any: type forms, such as Literal[...] or float | None
+    """Config key -> the type of its value, in the order of declaration."""
+    hints = get_type_hints(cls)
+    return {key: hint for key, hint in hints.items() if not key.startswith("_") and get_origin(hint) is not ClassVar}
+
+
+def choices(hint: Any) -> tuple[str, ...]:  # Any: a type form
+    """The names that a Literal key may take; none for another type."""
+    return get_args(hint) if get_origin(hint) is Literal else ()
+
+
+def takes_none(hint: Any) -> bool:  # Any: a type form
+    return type(None) in get_args(hint)
+
+
+def fit(where: str, key: str, value: object, hint: Any) -> Any:  # Any: a value of the type that `hint` is
+    """`value` as a config holds it (a list becomes a tuple, a numpy scalar a number), or a ConfigError."""
+    if get_origin(hint) in (types.UnionType, Union):
+        if value is None:
+            return None
+        (hint,) = (arm for arm in get_args(hint) if arm is not type(None))
+    if get_origin(hint) is Literal:
+        if isinstance(value, str) and value in get_args(hint):
+            return value
+        raise ConfigError(f"{where} has no {key} {value!r}. {did_you_mean(str(value), get_args(hint))}")
+    if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's bool too; it is not a number here
+        if hint is bool:
+            return bool(value)
+    elif hint is int and isinstance(value, Integral):
+        return int(value)
+    elif hint is float and isinstance(value, Real):
+        return float(value)
+    elif get_origin(hint) is tuple:
+        listed = value.tolist() if hasattr(value, "tolist") else value  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(listed, Iterable) and not isinstance(listed, str | bytes | Mapping):
+            return tuple(fit(where, f"{key}[{i}]", item, get_args(hint)[0]) for i, item in enumerate(listed))
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "a list of numbers")
+    raise ConfigError(f"{where} wants {wanted} for {key}, which came as {value!r}.")
+
+
+def known(cls: type, config: Mapping[str, object]) -> dict[str, object]:
+    """The keys of `config` that `cls` has. Another scheduler's keys go silently, keys of nobody with a warning."""
+    mine = keys(cls)
+    kept: dict[str, object] = {}
+    for key, value in config.items():
+        if key in mine:
+            if value is not None or takes_none(mine[key]):  # else null: published files say so for "not given"
+                kept[key] = value
+        elif not key.startswith("_") and key not in PUBLISHED_KEYS:
+            warnings.warn(
+                f"{cls.__name__} ignores the config key {key!r}, which no published scheduler has. "
+                f"{did_you_mean(key, mine)}",
+                UserWarning,
+                stacklevel=3,
+            )
+    return kept
+
+
+def to_config(scheduler: Any) -> dict[str, Any]:  # Any: a dataclass; JSON values
+    """Sorted keys and JSON values; arguments of a published `step` only where they are not the default."""
+    config: dict[str, Any] = {"_class_name": type(scheduler).__name__}
+    for item in fields(scheduler):
+        value = getattr(scheduler, item.name)
+        if item.name in keys(type(scheduler)) and (item.metadata.get("published", True) or value != item.default):
+            config[item.name] = list(value) if isinstance(value, tuple) else value
+    return dict(sorted(config.items()))
+
+
+def write(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> Path:
+    """Write the file whole or not at all: a reader never sees half of it."""
+    target = Path(folder) / FILE
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{FILE}.{os.getpid()}-{threading.get_ident()}")
+    try:
+        draft.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def read(folder: str | os.PathLike[str], subfolder: str | None = None) -> dict[str, Any]:
+    path = Path(folder, subfolder or "", FILE)
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadError(f"There is no {path}. A scheduler's folder holds a {FILE}; is it in a subfolder?") from None
+    except ValueError as error:
+        raise LoadError(f"{path} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise LoadError(f"{path} holds a {type(config).__name__}; a scheduler config is an object of keys.")
+    return config
