@@ -5,7 +5,10 @@ from .names import UnknownName as UnknownName
 from .names import closest as closest
 from .names import did_you_mean as did_you_mean
 from .tables import blocks as blocks
+from .tables import codecs as codecs
+from .tables import find_block as find_block
 from .tables import guiders as guiders
+from .tables import hint_of as hint_of
 from .tables import models as models
 from .tables import native as native
 from .tables import presets as presets

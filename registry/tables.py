@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from .names import Names, UnknownName, did_you_mean
 
 _SCHEDULERS = "sfumato.components.schedulers"
 _MODELS = "sfumato.components.models"
+_BLOCKS = "sfumato.blocks"
+_ROOM = Path(__file__).parent.parent / "blocks"
 
 schedulers = Names(
     "scheduler",
@@ -25,7 +28,15 @@ schedulers = Names(
         "euler_ancestral": "EulerAncestralDiscreteScheduler",
     },
 )
-guiders = Names("guider")
+_GUIDERS = "sfumato.blocks.guiders"
+guiders = Names(
+    "guider",
+    {
+        "ClassifierFreeGuidance": f"{_GUIDERS}.cfg:ClassifierFreeGuidance",
+        "NoGuidance": f"{_GUIDERS}.none:NoGuidance",
+    },
+    aliases={"cfg": "ClassifierFreeGuidance", "none": "NoGuidance"},
+)
 models = Names(
     "model",
     {
@@ -35,7 +46,9 @@ models = Names(
     },
 )
 blocks = Names("block")
-presets = Names("preset")
+presets = Names("preset", {"sd": "sfumato.presets.sd:family"})
+codecs = Names("codec", {"component": "sfumato.components.loading.bindings:from_json"})
+"""How lower rooms reach what only upper rooms can do. "component": a graph file's entry -> what a graph binds."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).
@@ -77,3 +90,37 @@ def resolve(hint: Sequence[str]) -> Any:
         f"The hint {list(hint)} names the library {library!r}. Only 'diffusers', 'sfumato' and 'transformers' are "
         "looked up. Bind an object of your own instead: graph.bind(name=object)."
     )
+
+
+def hint_of(cls: type) -> tuple[str, str] | None:
+    """The `(library, class)` hint under which files name this class: the inverse of `resolve`; None if none.
+
+    Our own classes stand under the library that published them, for any reader of such files to find.
+    """
+    where = f"{cls.__module__}:{cls.__qualname__}"
+    if (hint := next((hint for hint, path in native.items() if path == where), None)) is not None:
+        return hint
+    for names in (models, schedulers, guiders):
+        if (name := names.name_of(cls)) is not None:
+            return "diffusers", name
+    if cls.__module__.partition(".")[0] == "transformers":
+        found = getattr(import_module("transformers"), cls.__name__, None)
+        return ("transformers", cls.__name__) if found is cls else None
+    return None
+
+
+def find_block(name: str) -> Any | None:
+    """The block class that graph files call `name`, or None.
+
+    Registered ones, and those in this package's own `blocks` room, whose module is imported if need be. A name never
+    leads to any other module: what a file names is looked up, not imported.
+    """
+    if (found := blocks.find(name)) is None:
+        parts = name.split(".")
+        for end in range(len(parts) - 1, 0, -1):
+            file = _ROOM.joinpath(*parts[:end])
+            plain = all(part.isidentifier() and part[0] != "_" for part in parts[:end])
+            if plain and (file.with_suffix(".py").is_file() or file.is_dir()):
+                import_module(".".join((_BLOCKS, *parts[:end])))
+                return blocks.find(name)
+    return found
