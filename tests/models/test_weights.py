@@ -114,6 +114,14 @@ def test_a_save_leaves_nothing_of_an_earlier_one(vae: AutoencoderKL, tmp_path: P
     }
 
 
+def test_a_model_can_be_saved_over_the_files_it_is_mapped_from(vae: AutoencoderKL, tmp_path: Path) -> None:
+    vae.save_pretrained(tmp_path)
+    mapped = AutoencoderKL.from_pretrained(tmp_path)
+    mapped.save_pretrained(tmp_path, max_shard_size="20KB")
+    assert same(mapped, vae)
+    assert same(AutoencoderKL.from_pretrained(tmp_path), vae)
+
+
 def test_weights_of_transformers_have_another_stem(tmp_path: Path) -> None:
     save_weights({"a": torch.ones(2)}, tmp_path, stem="model")
     assert weight_files(tmp_path, stem="model")[0].name == "model.safetensors"
