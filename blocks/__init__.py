@@ -1,1 +1,1 @@
-"""…"""
+"""The blocks we ship: the vocabulary that presets are written in."""

@@ -63,17 +63,18 @@ def _is_a(value: Any, kind: Any) -> bool:
 
 
 def _answers(value: Any, cls: Any) -> bool:
-    """Whether an object or class has every member of a protocol; types of members cannot always be read."""
+    """Whether an object or class has the methods of a protocol, and an object its attributes too.
+
+    What a class sets in its __init__ cannot be seen before one is made.
+    """
     if not getattr(cls, "_is_protocol", False):
         return False
-    names = {
-        n
-        for c in cls.__mro__
-        if getattr(c, "_is_protocol", False)
-        for n in (*vars(c), *c.__dict__.get("__annotations__", ()))
-    }
-    declared = {n for c in getattr(value, "__mro__", ()) for n in getattr(c, "__annotations__", ())}
-    return all(hasattr(value, n) or n in declared for n in names if not n.startswith("_"))
+    members = {n: m for c in cls.__mro__ if getattr(c, "_is_protocol", False) for n, m in vars(c).items()}
+    return all(
+        hasattr(value, name) or (isinstance(value, type) and not callable(member))
+        for name, member in members.items()
+        if not name.startswith("_")
+    )
 
 
 def using(graph: Graph, swaps: Mapping[str, Any]) -> Graph:

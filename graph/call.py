@@ -1,7 +1,8 @@
 """A call: what the keywords mean, what is missing, and the run that comes of it. All of it before any block runs."""
 
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ..registry import closest, presets
@@ -16,7 +17,7 @@ from .validate import Unfit, fitted
 from .wiring import INPUTS
 
 
-def prepare(graph: Graph, first: tuple[Any, ...], values: Mapping[str, Any]) -> Run:
+def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Run:
     """A run of the graph with these values. Raises `InputError` with everything that is wrong."""
     values = dict(values)
     if first:
@@ -80,7 +81,10 @@ def _given(graph: Graph, names: tuple[str, ...], made: Mapping[str, str]) -> Gra
     cache: dict[tuple[str, ...], Graph] = graph.__dict__.setdefault("_given", {})
     if names not in cache:
         gone = {made[n] for n in names}
-        pinned = [e for e in graph.pinned if e.taker not in gone and e.giver not in gone]
+        pinned = [
+            replace(e, giver=INPUTS) if e.giver in gone else e
+            for e in graph.pinned if e.taker not in gone and (e.giver not in gone or e.output in names)
+        ]  # fmt: skip
         cache[names] = graph._edit(
             nodes={n: b for n, b in graph.nodes.items() if n not in gone}, pinned=pinned, slots={}
         )

@@ -83,7 +83,7 @@ class Graph(Block, name="Graph"):
         pinned = changes.pop("pinned", [e for e in self.edges if e.pinned and e.taker in nodes])
         edges = rule(nodes, pinned) if "nodes" in changes or pinned != self.pinned else self.edges
         lost = [e for e in pinned if e not in edges]
-        parts = {"declared": self.declared, "slots": self.slots, "bindings": self.bindings, "preset": self.preset}
+        parts: dict[str, Any] = {"declared": self.declared, "slots": self.slots, "bindings": self.bindings, "preset": self.preset}
         new._fill(nodes, (*edges, *lost), **{**parts, **{k: v for k, v in changes.items() if k != "nodes"}})
         new._verify(touched)
         return new
@@ -161,7 +161,7 @@ class Graph(Block, name="Graph"):
             raise WireError(Problem("place", name, text))
         anchor = before if before is not None else after
         if anchor is None:
-            anchor, after = (next(reversed(self.nodes), ""), "")
+            anchor, after = (([*self.nodes] or [""])[-1], "")
 
         def edit(graph: "Graph", at: str) -> "Graph":
             _must_have(graph, at)
@@ -247,6 +247,10 @@ class Graph(Block, name="Graph"):
         pinned = [e for e in self.pinned if e.taker in kept]
         new_slots = {s: p for s, p in slots.items() if p}
         return self._edit(nodes=nodes, pinned=pinned, declared=tuple(outputs), slots=new_slots, bindings=bindings)
+
+    def as_preset(self, family: str, task: str) -> Self:
+        """The same graph, known as this task of a preset family: what `task` and error texts refer to."""
+        return self._edit(preset=(family, task))
 
     def with_children(self, children: Mapping[str, Block]) -> Self:
         return self._edit(nodes=dict(children))
@@ -337,7 +341,7 @@ def _bad_nodes(nodes: Mapping[str, Any]) -> Iterable[Problem]:
         elif not name.isidentifier() or name.startswith("_"):
             text = "is no name for a node: use letters, digits and underscores, beginning with a letter."
             yield Problem("name", name, text, name)
-        if isinstance(block, type) and issubclass(cast(type, block), Block):
+        if isinstance(block, type) and issubclass(block, Block):
             text = f"is the class {block.__name__}, not a block. Make one: {name}={block.__name__}()."
             yield Problem("not-a-block", name, text, block.__name__, "Block")
         elif not isinstance(block, Block):

@@ -1,1 +1,61 @@
-"""Diffusion pipelines as typed graphs of blocks."""
+"""Typed blocks that wire themselves into diffusion pipelines.
+
+Nothing heavy is imported until a name is asked for: `import sfumato` alone costs a few milliseconds.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .blocks import guiders as guiders
+    from .components import models as models
+    from .components import schedulers as schedulers
+    from .components.manager import ComponentsManager as ComponentsManager
+    from .components.spec import ComponentSpec as ComponentSpec
+    from .graph import (
+        Block as Block, BrokenBlock as BrokenBlock, Cancelled as Cancelled, Cell as Cell, ConfigError as ConfigError,
+        Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError, GraphFileError as GraphFileError,
+        InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError, Loop as Loop, Memory as Memory,
+        Outputs as Outputs, Port as Port, Problem as Problem, Run as Run, Running as Running,
+        SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound, WireError as WireError,
+        assignable as assignable, component as component, debug as debug, knob as knob, named as named,
+    )  # fmt: skip
+    from .presets.inspect import inspect as inspect
+    from .presets.load import load as load
+    from .presets.load import names as presets
+    from .registry import UnknownName as UnknownName
+
+__version__ = "0.1.0"
+
+_GRAPH = (
+    "Block BrokenBlock Cancelled Cell ConfigError Edge Event Graph GraphError GraphFileError InputError LatentSpace "
+    "LoadError Loop Memory Outputs Port Problem Run Running SfumatoError Switch Unbound WireError assignable component "
+    "debug knob named"
+).split()
+
+_HOMES: dict[str, tuple[str, str | None]] = {
+    **{name: (".graph", name) for name in _GRAPH},
+    "ComponentSpec": (".components.spec", "ComponentSpec"),
+    "ComponentsManager": (".components.manager", "ComponentsManager"),
+    "UnknownName": (".registry", "UnknownName"),
+    "guiders": (".blocks.guiders", None),
+    "inspect": (".presets.inspect", "inspect"),
+    "load": (".presets.load", "load"),
+    "models": (".components.models", None),
+    "presets": (".presets", None),
+    "schedulers": (".components.schedulers", None),
+}
+
+__all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  one list, not two
+
+
+def __getattr__(name: str) -> Any:  # whatever the name stands for
+    if name not in _HOMES:
+        raise AttributeError(f"sfumato has no {name!r}; it has: {', '.join(_HOMES)}.")
+    module, attribute = _HOMES[name]
+    found = import_module(module, __name__)
+    return getattr(found, attribute) if attribute else found
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -1,0 +1,53 @@
+"""Latents to pixels, and pixels to what the caller asked for."""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from ...components.models.autoencoder import Autoencoder
+from ...components.types import Images, Latents
+from ...graph import Block, Port, component, knob
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Pictures = Annotated[Any, Port("pictures")]
+"""A list of PIL images, a float array (batch, rows, columns, 3), or a float tensor (batch, 3, rows, columns)."""
+
+
+class Decoded(NamedTuple):
+    images: Images
+
+
+class DecodeLatents(Block):
+    """Turn latents into pixels."""
+
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+
+    def __call__(self, latents: Latents) -> Decoded:
+        vae = self.vae
+        pixels = vae.decode(vae.unscale(latents.to(vae.device, vae.dtype)))
+        return Decoded(pixels.float().add(1).div(2).clamp(0, 1))
+
+
+class Finished(NamedTuple):
+    images: Pictures
+
+
+class FinishImages(Block):
+    """Give pictures the form that was asked for: "pil" images, a "np" array, or a "pt" tensor, from 0 to 1."""
+
+    output_type: Literal["pil", "np", "pt"] = knob("pil")
+    syncs = True
+
+    def __call__(self, images: Images) -> Finished:
+        if self.output_type == "pt":
+            return Finished(images)
+        pixels = images.permute(0, 2, 3, 1).cpu().numpy()  # b h w c
+        if self.output_type == "np":
+            return Finished(pixels)
+        return Finished([_picture(p) for p in (pixels * 255).round().astype("uint8")])
+
+
+def _picture(pixels: Any) -> "Image.Image":  # Any: a uint8 array; numpy is not imported for its name alone
+    from PIL import Image
+
+    return Image.fromarray(pixels)

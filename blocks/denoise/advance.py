@@ -1,0 +1,35 @@
+"""One step along the schedule."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ...components.random import Random
+from ...components.schedulers import Scheduler
+from ...components.types import Latents, Prediction
+from ...components.schedulers.schedule import Step
+from ...graph import Block, Memory, component
+
+History = tuple[Tensor, ...]
+
+
+class Advanced(NamedTuple):
+    latents: Latents
+    random: Random
+    history: Memory[History]
+
+
+class AdvanceLatents(Block):
+    """Move the latents one step on. Noise is drawn only in the turns in which the scheduler takes some."""
+
+    scheduler: Scheduler = component()
+
+    def __call__(
+        self, latents: Latents, prediction: Prediction, step: Step, random: Random, history: Memory[History] = ()
+    ) -> Advanced:
+        noise = None
+        if step.noisy:
+            drawn, random = random.draw(len(latents), latents.shape[1:])
+            noise = drawn.to(latents.device)
+        latents, history = self.scheduler.advance(latents, prediction, step, history, noise)
+        return Advanced(latents, random, history)

@@ -1,0 +1,1 @@
+"""Pictures in: pixels, masks, and their latents."""

@@ -1,0 +1,77 @@
+"""Pixels to latents."""
+
+from typing import NamedTuple
+
+import torch
+
+from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.random import Random
+from ...components.types import ImageLatents, Images, LatentMask, Mask, Rows, Steps
+from ...graph import Block, component
+
+
+class Encoded(NamedTuple):
+    image_latents: ImageLatents
+    random: Random
+
+
+class EncodeImage(Block):
+    """Turn pixels into latents: a sample of what the autoencoder's encoder says, one row for each picture to make.
+
+    One generator draws once an image, and its rows share that; with a generator for each row, each draws its own.
+    """
+
+    vae: AutoencoderKL = component()
+
+    def __call__(self, pixels: Images, rows: Rows, random: Random) -> Encoded:
+        if len(pixels) not in (1, rows.prompts, rows.total):
+            raise ValueError(f"{len(pixels)} images came for {rows.prompts} prompts. Give one for all, or one each.")
+        vae = self.vae
+        said = vae.encode((pixels * 2 - 1).to(vae.device, vae.dtype))
+        mean, std = said.mean.float(), said.std.float()
+        if not random.single:
+            mean, std = (_rows(t, rows) for t in (mean, std))
+        noise, random = random.draw(len(mean), mean.shape[1:])
+        return Encoded(_rows(vae.scale(mean + std * noise.to(mean.device)), rows), random)
+
+
+class EncodeStart(Block):
+    """`EncodeImage` for a graph that may begin in pure noise: then nothing is drawn, since nobody looks at the sample."""
+
+    vae: AutoencoderKL = component()
+
+    def __call__(self, pixels: Images, rows: Rows, random: Random, steps: Steps) -> Encoded:
+        latents, after = EncodeImage(vae=self.vae)(pixels, rows, random)
+        return Encoded(latents, random if steps.begin == 0 else after)
+
+
+def _rows(t: torch.Tensor, rows: Rows) -> torch.Tensor:
+    """A row for each picture: pictures of one prompt lie beside each other."""
+    if len(t) == rows.total:
+        return t
+    return t.expand(rows.prompts, *t.shape[1:]).repeat_interleave(rows.each, 0)
+
+
+class Hidden(NamedTuple):
+    pixels: Images
+
+
+class HideMasked(Block):
+    """Grey out what the mask will paint, as U-Nets trained to inpaint saw it."""
+
+    def __call__(self, pixels: Images, mask: Mask) -> Hidden:
+        return Hidden(torch.where(mask < 0.5, pixels, 0.5))
+
+
+class Shrunk(NamedTuple):
+    latent_mask: LatentMask
+
+
+class ShrinkMask(Block):
+    """Bring a mask to the size of the latents, a row for each picture."""
+
+    def __call__(self, mask: Mask, image_latents: ImageLatents) -> Shrunk:
+        small = torch.nn.functional.interpolate(mask, size=image_latents.shape[2:])
+        if len(image_latents) % len(small):
+            raise ValueError(f"{len(small)} masks came for {len(image_latents)} pictures. Give one for all, or one each.")
+        return Shrunk(small.repeat_interleave(len(image_latents) // len(small), 0))

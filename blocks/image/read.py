@@ -1,0 +1,88 @@
+"""Pictures in: whatever a user holds, as pixels at the size that is wanted."""
+
+from collections.abc import Sequence
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ...components.types import Images, Mask
+from ...graph import Block, knob
+
+AnyPicture = Image.Image | np.ndarray[Any, Any] | Tensor  # Any: shapes and dtypes are looked at when it is read
+PictureInput = AnyPicture | Sequence[AnyPicture]
+"""A PIL image, an array or tensor from 0 to 1 (arrays: rows, columns, channels; tensors: channels, rows, columns), or a list."""
+Size = Annotated[int | None, "pixels; None keeps the picture's own"]
+
+
+class Read(NamedTuple):
+    pixels: Images
+
+
+class ReadImage(Block):
+    """Read pictures as pixels (batch, 3, rows, columns) from 0 to 1, at a size that is a multiple of `multiple`.
+
+    Without `height` and `width` the picture keeps its own size, rounded down.
+    """
+
+    multiple: int = 8
+    height: int | None = knob(None)
+    width: int | None = knob(None)
+
+    def __call__(self, image: PictureInput) -> Read:
+        return Read(torch.cat([_sized(p, self, "RGB") for p in _each(image)]))
+
+
+class MaskRead(NamedTuple):
+    mask: Mask
+
+
+class ReadMask(Block):
+    """Read a mask as (batch, 1, rows, columns): 1 where it is white (at least half), to paint; 0 where it is black, to keep."""
+
+    multiple: int = 8
+    height: int | None = knob(None)
+    width: int | None = knob(None)
+
+    def __call__(self, mask_image: PictureInput) -> MaskRead:
+        grey = torch.cat([_sized(p, self, "L") for p in _each(mask_image)])
+        return MaskRead((grey >= 0.5).float())
+
+
+def _each(image: PictureInput) -> list[AnyPicture]:
+    if isinstance(image, Image.Image):
+        return [image]
+    if isinstance(image, Tensor | np.ndarray):
+        return list(image) if image.ndim == 4 else [image]
+    return [one for part in image for one in _each(part)]
+
+
+def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tensor:
+    """One picture as (1, channels, rows, columns) from 0 to 1, at the block's size."""
+    if isinstance(picture, Image.Image):
+        size = _size(block, picture.height, picture.width)
+        picture = picture.convert(mode).resize(size[::-1], Image.Resampling.LANCZOS)
+        pixels = np.asarray(picture, dtype=np.float32) / 255
+        return torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1)[None]
+    pixels = torch.from_numpy(picture).movedim(-1, 0) if isinstance(picture, np.ndarray) and picture.ndim == 3 else torch.as_tensor(picture)
+    pixels = pixels[None] if pixels.ndim == 2 else pixels
+    channels = 3 if mode == "RGB" else 1
+    if pixels.ndim != 3 or pixels.shape[0] not in (1, channels) or not pixels.is_floating_point():
+        raise ValueError(
+            f"A picture came as {type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}. Wanted: floats from "
+            f"0 to 1, ({channels}, rows, columns) as a tensor or (rows, columns, {channels}) as an array; or a PIL image."
+        )
+    if float(pixels.min()) < 0 or float(pixels.max()) > 1:
+        raise ValueError(f"A picture's values go from {float(pixels.min()):g} to {float(pixels.max()):g}. Wanted: 0 to 1.")
+    pixels = pixels.float().expand(channels, *pixels.shape[1:])[None]
+    size = _size(block, *pixels.shape[2:])
+    return pixels if tuple(pixels.shape[2:]) == size else torch.nn.functional.interpolate(pixels, size=size)
+
+
+def _size(block: ReadImage | ReadMask, rows: int, columns: int) -> tuple[int, int]:
+    """The size to read at: the one asked for, or the picture's own; rounded down to a multiple."""
+    asked = (block.height or rows, block.width or columns)
+    height, width = (max(n // block.multiple, 1) * block.multiple for n in asked)
+    return height, width

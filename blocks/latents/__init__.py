@@ -1,0 +1,1 @@
+"""Latents before the loop: how many, from which noise, at which levels."""

@@ -1,0 +1,146 @@
+"""How many pictures, from which noise, along which schedule."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+from annotated_types import Ge, Gt, Le
+
+from ...components.random import Random
+from ...components.schedulers import Scheduler
+from ...components.types import Conditioning, ImageLatents, Latents, Rows, Steps
+from ...graph import Block, component, knob
+
+Count = Annotated[int, Ge(1)]
+
+
+class Counted(NamedTuple):
+    rows: Rows
+
+
+class CountRows(Block):
+    """Say how many pictures to make: `num_images_per_prompt` of each prompt."""
+
+    def __call__(self, positive: Conditioning, num_images_per_prompt: Count = 1) -> Counted:
+        return Counted(Rows(positive.rows, num_images_per_prompt))
+
+
+class Seeded(NamedTuple):
+    random: Random
+
+
+class SeedRandom(Block):
+    """Begin the random numbers: one seed for all pictures, a list with one for each, or None for a fresh one."""
+
+    def __call__(self, rows: Rows, seed: int | Sequence[int] | None = None) -> Seeded:
+        if seed is None:
+            return Seeded(Random.seeded([secrets.randbits(63)]))
+        if isinstance(seed, int):
+            return Seeded(Random.seeded([seed]))
+        if len(seed) != rows.total:
+            raise ValueError(f"seed has {len(seed)} numbers, but {rows.total} pictures are made. Give one for all, or one each.")
+        return Seeded(Random.seeded(list(seed)))
+
+
+class Drawn(NamedTuple):
+    latents: Latents
+    random: Random
+
+
+class DrawNoise(Block):
+    """Draw the noise that pictures will come from: (images, channels, height / factor, width / factor), unit normal."""
+
+    channels: int = 4
+    factor: int = 8
+    height: Count = knob(512)
+    width: Count = knob(512)
+
+    def __call__(self, rows: Rows, random: Random) -> Drawn:
+        for name, size in (("height", self.height), ("width", self.width)):
+            if size % self.factor:
+                near = max(round(size / self.factor), 1) * self.factor
+                raise ValueError(f"{name}={size} cannot be made: it must be a multiple of {self.factor}. The nearest is {near}.")
+        return Drawn(*random.draw(rows.total, (self.channels, self.height // self.factor, self.width // self.factor)))
+
+
+class DrawNoiseLike(Block):
+    """Draw noise of the shape of an image's latents."""
+
+    def __call__(self, image_latents: ImageLatents, random: Random) -> Drawn:
+        return Drawn(*random.draw(len(image_latents), image_latents.shape[1:]))
+
+
+class Spent(NamedTuple):
+    random: Random
+
+
+class SpendNoise(Block):
+    """Draw as much noise as one image's latents take, and drop it: keeps the order of draws that others have."""
+
+    def __call__(self, image_latents: ImageLatents, random: Random) -> Spent:
+        return Spent(random.draw(len(random.states), image_latents.shape[1:])[1])
+
+
+class Scheduled(NamedTuple):
+    steps: Steps
+
+
+class MakeSchedule(Block):
+    """Choose the noise levels to visit: `num_inference_steps` of them, or those that `timesteps` or `sigmas` say."""
+
+    scheduler: Scheduler = component()
+    num_inference_steps: Count = knob(50)
+
+    def __call__(self, timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None) -> Scheduled:
+        return Scheduled(self.scheduler.steps(self.num_inference_steps, timesteps=timesteps, sigmas=sigmas))
+
+
+class CutSchedule(Block):
+    """Keep only the last part of the steps, so that an image is changed by `strength`: 1 is anew, near 0 hardly."""
+
+    strength: Annotated[float, Gt(0), Le(1)] = knob(0.8)
+
+    def __call__(self, steps: Steps) -> Scheduled:
+        whole = steps.places[-1] + 1
+        kept = min(int(whole * self.strength), whole)
+        if not kept:
+            least = 1 / whole
+            raise ValueError(
+                f"strength={self.strength} of {whole} steps leaves none. Give strength={least:.3g} or more, or more steps."
+            )
+        return Scheduled(steps[steps.places.index(whole - kept) :])
+
+
+class Started(NamedTuple):
+    latents: Latents
+    steps: Steps
+
+
+class ScaleNoise(Block):
+    """Bring pure noise to the first level of the schedule, on the device that the conditioning is on."""
+
+    def __call__(self, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
+        device = positive.tokens.device
+        return Started(latents.to(device).float() * steps.noise_scale, steps.to(device))
+
+
+class NoiseImage(Block):
+    """Start from an image instead of pure noise (SDEdit, Meng et al. 2021, eq. 4)."""
+
+    scheduler: Scheduler = component()
+
+    def __call__(self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
+        device = positive.tokens.device
+        noised = self.scheduler.add_noise(image_latents.to(device), latents.to(device), steps[0])
+        return Started(noised, steps.to(device))
+
+
+class NoiseImageFully(Block):
+    """Start from an image, or from pure noise where no step of the schedule is left out (strength 1)."""
+
+    scheduler: Scheduler = component()
+
+    def __call__(self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
+        if steps.begin == 0:
+            return Started(*ScaleNoise()(latents, steps, positive))
+        return Started(*NoiseImage(scheduler=self.scheduler)(image_latents, latents, steps, positive))

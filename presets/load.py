@@ -1,0 +1,103 @@
+"""`sf.load`: a pipeline from a preset name or a folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..components.loading.index import read_index
+from ..components.manager import ComponentsManager, default_manager
+from ..graph import Graph, LoadError
+from ..registry import did_you_mean
+from ..registry import presets as families
+from .family import Family
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "emoji": {"guidance_scale": 4.0, "num_inference_steps": 25},  # its card: 15 to 30 steps, guidance 3 to 5
+}
+
+
+def names() -> list[str]:
+    """The presets that `load` knows by name: those with an embedded model, then the families."""
+    return [*sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir()), *families]
+
+
+def load(
+    x: str | Path,
+    task: str = "text2image",
+    *,
+    graph: Graph | None = None,
+    manager: ComponentsManager | None = None,
+    device: Any = None,  # what torch.device takes
+    dtype: Any = None,  # a torch.dtype or its name
+    **swaps: Any,
+) -> Graph:
+    """A pipeline: the graph of a task, bound to the components of a checkpoint. No weight is read until it runs.
+
+    `x` is a preset name ("emoji"), or a folder with `model_index.json` or `modular_model_index.json`, or one that
+    `graph.save` wrote. `graph` is used in place of the preset's own. Other keywords are components and slots, as in a
+    call. A family's name ("sd") gives its graph with nothing bound. Raises `LoadError` with every part that is wrong.
+    """
+    if isinstance(x, str) and x in families and not Path(x).is_dir():
+        family: Family = families[x]
+        made = family.make(task, swaps) if graph is None else graph
+        return made.using(**swaps) if swaps else made
+    embedded = isinstance(x, str) and (EMBEDDED / x).is_dir() and x.isidentifier()
+    folder = EMBEDDED / x if embedded else Path(x).expanduser()
+    if graph is None and (folder / "graph.json").is_file():
+        saved = Graph.load(folder)
+        return saved.using(**swaps) if swaps else saved
+    if not folder.is_dir():
+        raise LoadError(_not_found(x, folder))
+    index = read_index(folder)
+    manager = manager or default_manager()
+    components: dict[str, Any] = {
+        name: manager.handle(spec, device=device, dtype=dtype) for name, spec in index.loadable.items()
+    }
+    if graph is None:
+        family = family_of(index.class_name, folder)
+        family_swaps = {name: value for name, value in swaps.items() if name in components}
+        graph = family.make(task, {**components, **family_swaps})
+        if defaults := _DEFAULTS.get(str(x)) if embedded else None:
+            graph = _with_defaults(graph, defaults)
+    held = {name: value for name, value in components.items() if name in graph.components and name not in swaps}
+    graph = graph.bind(held)
+    return graph.using(**swaps) if swaps else graph
+
+
+def family_of(class_name: str | None, folder: Path) -> Family:
+    """The family whose checkpoints name this pipeline class in their index."""
+    found: dict[str, Family] = {}
+    for name in families:
+        family: Family = families[name]
+        found.update(dict.fromkeys(family.classes, family))
+    if class_name in found:
+        return found[class_name]
+    raise LoadError(
+        f"{folder}: its index names the pipeline {class_name!r}, which no preset family is for. "
+        f"{did_you_mean(str(class_name), found)} Or give a graph of your own: sf.load(folder, graph=…)."
+    )
+
+
+def _with_defaults(graph: Graph, defaults: Mapping[str, Any]) -> Graph:
+    """The graph with other defaults of its knobs, wherever they are."""
+    from ..graph.paths import leaves
+
+    for path, block in leaves(graph):
+        changed = {name: value for name, value in defaults.items() if name in block.config()}
+        if changed:
+            graph = graph.replace(".".join(path), type(block)(**{**block.config(), **changed}))
+    return graph
+
+
+def _not_found(x: str | Path, folder: Path) -> str:
+    text = str(x)
+    if text.count("/") == 1 and not folder.parent.exists():
+        return (
+            f"{text!r} is no folder here. If it is a Hub repo: download it first, "
+            f"`hf download {text} --local-dir {text.partition('/')[2]}`, and load that folder."
+        )
+    return f"{text!r} is neither a folder nor a preset. {did_you_mean(text, names())}"
+
+
