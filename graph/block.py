@@ -1,7 +1,7 @@
 """The block: its fields are what it holds, the parameters of `__call__` are what flows."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
 from typing import Any, ClassVar, Protocol, Self, dataclass_transform, get_type_hints, runtime_checkable
 
@@ -63,7 +63,12 @@ def knob(default: Any = MISSING) -> Any:
     return field(default=default, metadata={"knob": True})
 
 
-def _is_component(f: Any) -> bool:
+def _fields(block: Any) -> tuple[Field[Any], ...]:
+    """The dataclass fields of a block or its class; pyright cannot know that `__init_subclass__` makes it one."""
+    return fields(block)
+
+
+def _is_component(f: Field[Any]) -> bool:
     return "component" in f.metadata
 
 
@@ -82,7 +87,7 @@ class ClassPorts:
 def ports_of(cls: type["Block"]) -> ClassPorts:
     """Read a block class: its call, its knobs and its components."""
     inputs, outputs, memory, running, returns = read_call(cls)
-    held = fields(cls)
+    held = _fields(cls)
     try:
         hints = get_type_hints(cls, include_extras=True)
     except NameError as error:
@@ -146,7 +151,7 @@ class Block:
 
     @property
     def signature(self) -> Signature:
-        """What this block takes, gives and needs: defaults of knobs are its fields, components it has are not needed."""
+        """What this block takes, gives and needs: a knob defaults to its field, a component it has is not needed."""
         ports = ports_of(type(self))
         mine = self.__dict__
         if not ports.knobs and not ports.components:
@@ -170,12 +175,12 @@ class Block:
 
     def config(self) -> dict[str, Any]:
         """The fields that are not components."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if not _is_component(f)}  # type: ignore[arg-type]  # a dataclass
+        return {f.name: getattr(self, f.name) for f in _fields(self) if not _is_component(f)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Make one from a config dict; keys that begin with "_" are about the file. Raises `ConfigError`."""
-        known = [f.name for f in fields(cls) if not _is_component(f)]  # type: ignore[arg-type]  # a dataclass
+        known = [f.name for f in _fields(cls) if not _is_component(f)]
         given = {key: value for key, value in config.items() if not key.startswith("_")}
         if unknown := [key for key in given if key not in known]:
             told = " ".join(f"{cls.__name__} has no {key!r}. {did_you_mean(key, known)}" for key in unknown)
@@ -203,7 +208,7 @@ class Block:
         return self
 
     def _held(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if _is_component(f)}  # type: ignore[arg-type]  # a dataclass
+        return {f.name: getattr(self, f.name) for f in _fields(self) if _is_component(f)}
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -8,7 +8,7 @@ from .graph import Graph
 from .loop import Loop
 from .paths import block_at, leaves
 from .types import say
-from .wiring import INPUTS, Edge
+from .wiring import INPUTS, Edge, last_givers
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def explain(graph: Graph, port: str) -> str:
     path, _, name = port.rpartition(".")
     if not path:
         if name in graph.outputs and name not in graph.inputs:
-            giver = next(n for n in reversed(graph.nodes) if name in graph.nodes[n].signature.outputs)
+            giver = last_givers(graph.nodes)[name]
             return f"{name}  {graph.outputs[name]}\n  given by {giver}, the last node that gives it"
         if name in graph.inputs:
             return f"{name}  {graph.inputs[name]}\n  {_call(graph, name)}"
@@ -113,7 +113,7 @@ def _chain(graph: Graph, port: str) -> list[str]:
             lines.append(f"  <- each item of {owner}.{block.over}")
             port = f"{owner}.{block.over}"
         elif isinstance(block, Loop) and edge.output in block.carry:
-            giver = next(n for n in reversed(block.body.nodes) if edge.output in block.body.nodes[n].signature.outputs)
+            giver = last_givers(block.body.nodes)[edge.output]
             lines.append(f"  <- {owner}.{giver}.{edge.output} of the turn before, carried; at first:")
             port = f"{owner}.{edge.output}"
         else:

@@ -1,6 +1,6 @@
 """`debug()`: check array shapes and dtypes of every value that enters or leaves a block."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -18,7 +18,7 @@ def debugging() -> bool:
 
 
 @contextmanager
-def debug() -> Iterator[None]:
+def debug() -> Generator[None]:
     """Within it, runs check that arrays have the shapes that the port types name, the same name the same size in a block.
 
     Raises `BrokenBlock` at the block, with the size that came and the size that was wanted.

@@ -1,0 +1,172 @@
+"""Reading a type hint: its tags, the members of a union, its arguments seen as one of its bases."""
+
+import collections.abc
+import types
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Final,
+    Generic,
+    Literal,
+    Never,
+    Protocol,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from .space import LatentSpace
+
+
+class Port:
+    """A tag on a type that says what kind of value it is: `Annotated[Tensor, Port("latents")]`.
+
+    A value of kind "latents" flows only into ports of that kind or of no kind. `space` says that values of this
+    kind live in a latent space; `ANY_SPACE` is one variable a block, found from what it is joined to.
+    """
+
+    def __init__(self, kind: str, *, space: LatentSpace | None = None) -> None:
+        self.kind = kind
+        self.space = space
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Port) and (self.kind, self.space) == (other.kind, other.space)
+
+    def __hash__(self) -> int:
+        return hash((self.kind, self.space))
+
+    def __repr__(self) -> str:
+        return f"Port({self.kind!r}{'' if self.space is None else f', space={self.space}'})"
+
+
+def split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """`Annotated[T, *tags]` as T and its tags; a TypeVar, a ClassVar and None as what they stand for."""
+    tags: tuple[Any, ...] = ()
+    while True:
+        if get_origin(hint) is Annotated:
+            hint, *more = get_args(hint)
+            tags = (*more, *tags)
+        elif isinstance(hint, TypeVar):
+            hint = hint.__bound__ or (union(hint.__constraints__) if hint.__constraints__ else object)
+        elif get_origin(hint) in (ClassVar, Final):
+            (hint,) = get_args(hint)
+        else:
+            return (type(None) if hint is None else hint), tags
+
+
+def port_of(hint: Any) -> Port | None:
+    """The port tag of a type, if it has one; of several the outermost."""
+    return next((tag for tag in reversed(split(hint)[1]) if isinstance(tag, Port)), None)
+
+
+def tagged(hint: Any, tags: tuple[Any, ...]) -> Any:
+    """The hint with tags around it."""
+    return Annotated[hint, *tags] if tags else hint
+
+
+def union(members: Any) -> Any:
+    """The union of these types; `Never` where there are none."""
+    members = tuple(members)
+    return Union[members] if members else Never  # noqa: UP007  built at run time
+
+
+def arms(hint: Any) -> tuple[Any, ...]:
+    """The members of a union; any other type alone. Tags of the union go to each member."""
+    base, tags = split(hint)
+    if get_origin(base) in (Union, types.UnionType):
+        return tuple(tagged(arm, tags) for member in get_args(base) for arm in arms(member))
+    if get_origin(base) is Literal and len(get_args(base)) > 1:
+        return tuple(tagged(Literal[value], tags) for value in get_args(base))
+    return (hint,)
+
+
+def is_array(hint: Any) -> bool:
+    """Whether a hint is a jaxtyping array such as `Float[Tensor, "b c h w"]` (read by structure, not imported)."""
+    return isinstance(hint, type) and hasattr(hint, "array_type") and hasattr(hint, "dims")
+
+
+def is_subclass(s: Any, t: Any) -> bool:
+    """`issubclass`, false where Python refuses to tell (a Protocol with data members)."""
+    try:
+        return issubclass(s, t)
+    except TypeError:
+        return False
+
+
+# ------------------------------------------------------------------------------------------------ arguments
+_ITEMS: dict[type, Any] = {str: str, bytes: int, bytearray: int, range: int, memoryview: int}
+
+
+def args_as(hint: Any, target: type) -> tuple[Any, ...] | None:
+    """The type arguments of `hint` seen as `target`, one of its bases; None where they are not told.
+
+    >>> args_as(dict[str, int], collections.abc.Mapping)
+    (<class 'str'>, <class 'int'>)
+    """
+    origin, args = get_origin(hint) or hint, get_args(hint)
+    if origin is target and origin is not tuple:
+        return args or None
+    if origin in _ITEMS:
+        return (_ITEMS[origin],)
+    if is_subclass(origin, tuple) and (items := items_of(hint)) is not None:
+        return items if target is tuple else (union(_unpacked(items)),)
+    if origin.__module__ in ("builtins", "collections", "collections.abc"):
+        if origin is collections.Counter and args:
+            args = (*args, int)
+        return args[: _arity(target)] or None
+    return _through_bases(origin, args, target)
+
+
+def items_of(hint: Any) -> tuple[Any, ...] | None:
+    """The items of a tuple as `tuple[…]` has them, those of a NamedTuple by its fields; None for a bare `tuple`."""
+    origin, args = get_origin(hint) or hint, get_args(hint)
+    if origin is tuple:
+        return args if hint is not tuple else None
+    if hasattr(origin, "_fields"):
+        known = dict(zip(getattr(origin, "__parameters__", ()), args, strict=False))
+        fields = get_type_hints(origin, include_extras=True)
+        return tuple(filled(fields.get(name, object), known) for name in origin._fields)
+    return _through_bases(origin, args, tuple)
+
+
+def _unpacked(items: tuple[Any, ...]) -> list[Any]:
+    """The types of all items: `int, *tuple[str, ...]` holds int and str."""
+    inner = [get_args(i) if is_star(i) else (i,) for i in items if i is not Ellipsis]
+    return [i for group in inner for i in group if i is not Ellipsis]
+
+
+def is_star(item: Any) -> bool:
+    """Whether an item of a tuple is `*tuple[…]`."""
+    return getattr(item, "__unpacked__", False) is True
+
+
+def filled(hint: Any, known: Any) -> Any:
+    """A hint with its type variables replaced."""
+    if isinstance(hint, TypeVar):
+        return known.get(hint, hint)
+    if inner := getattr(hint, "__parameters__", ()):
+        return hint[tuple(known.get(p, p) for p in inner)]
+    return hint
+
+
+def _arity(cls: type) -> int:
+    """How many type arguments a container of the standard library takes."""
+    if is_subclass(cls, collections.abc.Mapping) or cls is collections.abc.ItemsView:
+        return 2
+    return 3 if cls in (collections.abc.Generator, collections.abc.Coroutine) else 1
+
+
+def _through_bases(origin: type, args: tuple[Any, ...], target: type) -> tuple[Any, ...] | None:
+    bases = cast(tuple[Any, ...], origin.__dict__.get("__orig_bases__", origin.__bases__))
+    generic = next((get_args(b) for b in bases if get_origin(b) in (Generic, Protocol)), None)
+    names = generic or tuple(dict.fromkeys(p for b in bases for p in getattr(b, "__parameters__", ())))
+    known = dict(zip(names, args, strict=False))
+    for base in bases:
+        cls = get_origin(base) or base
+        if isinstance(cls, type) and cls not in (Generic, Protocol) and is_subclass(cls, target):
+            return args_as(filled(base, known) if cls is not base else base, target)
+    return None
