@@ -1,0 +1,101 @@
+"""Components in graph files: handles as their spec, schedulers inline, models held as objects in a folder beside."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...registry import UnknownName, codecs, hint_of
+from ..block import Lazy
+from ..errors import ConfigError, GraphFileError, LoadError, Problem
+
+_PACKAGE = Path(__file__).parent.parent.parent
+_ORDER = ("type_hint", "pretrained_model_name_or_path", "subfolder", "revision", "variant", "dtype")
+
+
+class Writer:
+    """Makes the entries of one save; one object is written once, whatever graphs and names hold it."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.problems: list[Problem] = []
+        self._done: dict[int, dict[str, Any]] = {}
+        self._todo: dict[str, Any] = {}
+
+    def entry(self, value: Any, path: str, at: str) -> dict[str, Any] | None:
+        """What a file says of this component; `path` is where it would be written, `at` its place in the file."""
+        if value is None:
+            return None
+        if id(value) not in self._done:
+            try:
+                self._done[id(value)] = self._entry(value, path)
+            except (GraphFileError, ConfigError) as error:
+                self.problems.append(Problem("component", at, str(error), type(value).__name__))
+                return None
+        return self._done[id(value)]
+
+    def _entry(self, value: Any, path: str) -> dict[str, Any]:
+        if isinstance(value, Lazy):
+            if not hasattr(value, "to_json"):
+                raise GraphFileError(f"is a {type(value).__name__} without to_json(), so no file can say what it is.")
+            return self._relative(dict(value.to_json()))  # type: ignore[attr-defined]  # asked for just above
+        name = type(value).__name__
+        hint = hint_of(type(value))
+        if hint is None or not (hasattr(value, "save_pretrained") or _light(value)):
+            raise GraphFileError(
+                f"is a {name} ({type(value).__module__}), which is no class that a file can name. Save it without: "
+                "bind a ComponentSpec or a published class, or register the class with sfumato.registry.models.add."
+            )
+        if _light(value):
+            return {"type_hint": list(hint), "config": value.to_config()}
+        if self.folder is None:
+            raise GraphFileError(
+                f"is a {name} object with weights. Give a folder to write them to: graph.save(folder)."
+            )
+        if not all(part.isidentifier() for part in path.split("/")):
+            raise GraphFileError(f"would be written to {path!r}, which is no plain folder name. Rename the component.")
+        self._todo[path] = value
+        dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
+        spec = {"pretrained_model_name_or_path": ".", "subfolder": path, "revision": None, "variant": None}
+        return {"type_hint": list(hint), **spec, **({"dtype": dtype} if dtype else {})}
+
+    def _relative(self, data: dict[str, Any]) -> dict[str, Any]:
+        """The entry in the order of this file, with a path inside the folder said from the folder."""
+        source = data.get("pretrained_model_name_or_path")
+        if isinstance(source, str) and os.path.isabs(source):
+            if self.folder is not None and (inside := _below(source, self.folder)) is not None:
+                data["pretrained_model_name_or_path"] = "." if inside == "." else f"./{inside}"
+            elif (inside := _below(source, _PACKAGE)) is not None:  # the embedded model, wherever it is installed
+                data["pretrained_model_name_or_path"] = f"sfumato:{inside}"
+        return {key: data[key] for key in (*_ORDER, *sorted(data.keys() - set(_ORDER))) if key in data}
+
+    def write(self) -> None:
+        """Write what is held as objects, each into its own folder."""
+        assert self.folder is not None or not self._todo
+        for path, value in self._todo.items():
+            value.save_pretrained(Path(self.folder or "", path))
+
+
+def _below(path: str, folder: Path) -> str | None:
+    """The path as seen from a folder that holds it, or None."""
+    inside = Path(os.path.relpath(path, os.path.abspath(folder)))
+    return None if inside.is_absolute() or ".." in inside.parts else inside.as_posix()
+
+
+def _light(value: Any) -> bool:
+    """Whether its config is all of it: a scheduler, but no module."""
+    return hasattr(value, "to_config") and not hasattr(value, "state_dict")
+
+
+def read(
+    entries: Mapping[str, dict[str, Any] | None], at: str, folder: Path, manager: Any
+) -> tuple[dict[str, Any], list[Problem]]:
+    """What a graph binds, by the entries of a file; no weights are read, and only known classes are looked up."""
+    made: dict[str, Any] = {}
+    found: list[Problem] = []
+    for name, entry in entries.items():
+        try:
+            made[name] = None if entry is None else codecs["component"](entry, folder, manager)
+        except (ConfigError, LoadError, UnknownName) as error:
+            found.append(Problem("component", f"{at}.components.{name}", str(error)))
+    return made, found

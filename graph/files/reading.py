@@ -1,0 +1,276 @@
+"""Reading a graph file: its form first, then its blocks, then its wires, with all problems of a kind at once.
+
+Nothing in a file is run or imported: blocks are looked up by registered name, components by known class.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, cast, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from ...registry import blocks as BLOCKS
+from ...registry import closest, did_you_mean, find_block
+from ..block import Block
+from ..errors import ConfigError, GraphFileError, LoadError, Problem, SfumatoError, WireError
+from ..graph import Graph, _bad_nodes
+from ..loop import Loop
+from ..named import Named
+from ..switch import Switch
+from ..validate import Unfit
+from . import bindings
+from .shape import FORMAT, NAME, FileForm, GraphForm, InnerForm, LeafForm, LoopForm, NamedForm, NodeForm, SwitchForm
+from .text import NotJson, parse
+from .values import Values
+from .wires import edges_of
+from .writing import listed
+
+_NODE: TypeAdapter[Any] = TypeAdapter(NodeForm)
+_CHECKPOINTS = ("model_index.json", "modular_model_index.json")
+
+
+def load(source: str | os.PathLike[str], manager: Any = None) -> Graph:
+    """Read a graph from a folder, or from its `graph.json`. Components load later, by `manager` (the process's own).
+
+    Raises:
+        GraphFileError: whatever is wrong with the file, with the place in it and the way out.
+    """
+    path = Path(source)
+    path = path / NAME if path.is_dir() else path
+    return from_json(_parsed(path), path.parent, where=str(path), manager=manager)
+
+
+def from_json(data: Any, folder: str | os.PathLike[str] = ".", *, where: str = "graph", manager: Any = None) -> Graph:
+    """The graph that the content of a graph file describes; relative paths in it are taken from `folder`."""
+    form = _form(data, where)
+    reading = _Reading(Path(folder), manager)
+    graph = reading.graph(form.graph, "graph")
+    if reading.problems or graph is None:
+        raise listed(where, reading.problems)
+    return graph
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
+        hint = " This is a checkpoint: sf.load(folder) makes a graph for it." if set(_CHECKPOINTS) & set(beside) else ""
+        there = f"The folder has: {', '.join(beside[:12])}." if beside else "The folder is empty or missing."
+        raise GraphFileError(f"{path}: there is no such file.{hint} {there}") from None
+    except NotJson as error:
+        raise GraphFileError(f"{path}: {error}") from None
+    except UnicodeDecodeError as error:
+        raise GraphFileError(f"{path}: is no text file ({error.reason} at byte {error.start}).") from None
+    except OSError as error:
+        raise GraphFileError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _form(data: Any, where: str) -> FileForm:
+    if not isinstance(data, dict) or not {"format", "graph"} <= data.keys():
+        came = f"an object of {', '.join(data) or 'nothing'}" if isinstance(data, dict) else type(data).__name__
+        text = f'{where}: is no graph file: it holds {came}, and {{"format": {FORMAT}, "graph": …}} was wanted.'
+        raise GraphFileError(f"{text} Graphs are written by graph.save(folder).")
+    data = cast("dict[str, Any]", data)
+    if data["format"] != FORMAT or isinstance(data["format"], bool):
+        text = f"{where}: has the format {data['format']!r}, written by sfumato {data.get('sfumato', 'unknown')}."
+        raise GraphFileError(f"{text} This version reads format {FORMAT}: update it (pip install -U sfumato).")
+    try:
+        return FileForm.model_validate(data)
+    except ValidationError as error:
+        raise listed(where, [_said(problem, data) for problem in error.errors()]) from None
+    except RecursionError:
+        raise GraphFileError(f"{where}: is nested too deep to be a graph.") from None
+
+
+def _said(error: Any, data: Any) -> Problem:  # one of pydantic's ErrorDetails
+    """A problem of form, at its place in the file: nodes by name, and without pydantic's names for union members."""
+    place: list[str] = []
+    at: Any = data
+    for i, part in enumerate(error["loc"]):
+        if isinstance(at, dict) and part in at:
+            at = at[part]
+            place.append(f".{part}")
+        elif isinstance(at, list) and isinstance(part, int) and part < len(at):
+            at = at[part]
+            name = at.get("name") if isinstance(at, dict) else None
+            place.append(f".{name}" if isinstance(name, str) and name else f"[{part}]")
+        elif i == len(error["loc"]) - 1 and error["type"] == "missing":
+            place.append(f".{part}")
+    wanted = error["msg"][:1].lower() + error["msg"][1:]
+    text = f"{wanted}, but {_short(at)} came."
+    if error["type"] == "missing":
+        text = "is missing."
+    elif error["type"] == "extra_forbidden":
+        text = "is no key of this form. A typo, or written by a newer sfumato?"
+    return Problem("form", "".join(place).lstrip("."), text)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) < 60 else f"{text[:57]}…"
+
+
+class _Reading:
+    """One pass over a file's graph; problems are gathered, and what has one is None."""
+
+    def __init__(self, folder: Path, manager: Any) -> None:
+        self.folder = folder
+        self.manager = manager
+        self.problems: list[Problem] = []
+        self.values = Values(lambda block, at: self._came[id(block)], self._inside)
+        self._came: dict[int, Any] = {}
+
+    def graph(self, form: GraphForm, at: str) -> Graph | None:
+        before = len(self.problems)
+        nodes: dict[str, Block] = {}
+        names = [step.name for step in form.nodes]
+        for step in form.nodes:
+            block = self.node(step, f"{at}.nodes.{step.name}")
+            if block is not None:
+                nodes[step.name] = block
+        for name in dict.fromkeys(names):
+            if names.count(name) > 1:
+                text = f"is the name of {names.count(name)} nodes, and must be of one. Rename the others."
+                self._problem(f"{at}.nodes.{name}", text)
+        self._list(f"{at}.nodes", _bad_nodes(nodes))
+        bound = self._components(form.components, at)
+        if len(self.problems) > before:
+            return None
+        edges, found = edges_of(form.edges, nodes, at)
+        self._list("", found)
+        if found:
+            return None
+        graph = object.__new__(Graph)
+        slots = {slot: tuple(paths) for slot, paths in form.slots.items()}
+        preset = (form.preset[0], form.preset[1]) if form.preset else None
+        graph._fill(nodes, edges, tuple(form.outputs), slots, {}, preset)
+        try:
+            graph._verify(())
+            return self._bound(graph, bound, at)
+        except (WireError, LoadError) as error:
+            self._wire(error, at)
+            return None
+
+    def node(self, form: Any, at: str) -> Block | None:  # one of the node forms
+        if isinstance(form, LeafForm):
+            return self._leaf(form, at)
+        try:
+            if isinstance(form, InnerForm):
+                return self.graph(form.graph, f"{at}.graph")
+            if isinstance(form, LoopForm):
+                body = self.graph(form.body, f"{at}.body")
+                return body and Loop(over=form.over, each=form.each, carry=tuple(form.carry), body=body)
+            if isinstance(form, NamedForm):
+                return self._named(form, at)
+            return self._switch(form, at)
+        except (SfumatoError, TypeError) as error:
+            self._wire(error, at)
+            return None
+
+    def _named(self, form: NamedForm, at: str) -> Block | None:
+        block = self.node(form.of, f"{at}.of")
+        if block is None:
+            return None
+        s = block.signature
+        known = [*s.inputs, *s.outputs, *s.components]
+        for old in form.names:
+            if old not in known:
+                text = f"{form.of.block} has no port {old!r} to rename. {did_you_mean(old, dict.fromkeys(known))}"
+                self._problem(f"{at}.names", text)
+        return Named(block=block, names=tuple(form.names.items())) if form.names.keys() <= set(known) else None
+
+    def _switch(self, form: SwitchForm, at: str) -> Block | None:
+        cases = {name: self.graph(case, f"{at}.cases.{name}") for name, case in form.cases.items()}
+        default = self.graph(form.default, f"{at}.default") if form.default is not None else None
+        if any(case is None for case in cases.values()) or (form.default is not None and default is None):
+            return None
+        return Switch(on=form.on, cases=cast("dict[str, Graph]", cases), default=default)
+
+    def _leaf(self, form: LeafForm, at: str) -> Block | None:
+        cls = self._class(form.block, at)
+        if cls is None:
+            return None
+        before = len(self.problems)
+        hints = get_type_hints(cls, include_extras=True)
+        held = [f for f in fields(cls) if f.init]  # type: ignore[arg-type]  # a dataclass
+        own = {f.name: f for f in held if "component" not in f.metadata}
+        parts = [f.name for f in held if "component" in f.metadata]
+        for key in form.config.keys() - own.keys():
+            self._problem(f"{at}.config.{key}", f"{cls.__name__} has no such field. {did_you_mean(key, own)}")
+        for name, f in own.items():
+            if name not in form.config and f.default is MISSING and f.default_factory is MISSING:
+                self._problem(f"{at}.config.{name}", f"is missing, and {cls.__name__} has no default for it.")
+        values: dict[str, Any] = {}
+        for key in [key for key in own if key in form.config]:
+            try:
+                values[key] = self.values.decode(form.config[key], hints[key], f"{at}.config.{key}")
+            except Unfit as error:
+                self._problem(f"{at}.config.{key}", f"{error}.")
+        for name in form.components.keys() - set(parts):
+            text = f"{cls.__name__} holds no such component. {did_you_mean(name, parts)}"
+            self._problem(f"{at}.components.{name}", text)
+        values |= self._components(form.components, at)
+        if len(self.problems) > before:
+            return None
+        try:
+            return cls(**values)
+        except (SfumatoError, TypeError, ValueError) as error:
+            self._wire(error, at)
+            return None
+
+    def _inside(self, data: Any, at: str) -> Block:
+        """A block that is a config value of another."""
+        try:
+            form = _NODE.validate_python(data)
+        except ValidationError:
+            raise Unfit('takes a block: {"block": name, "config": {…}}') from None
+        if (made := self.node(form, at)) is None:
+            raise Unfit("holds a block that cannot be read")
+        self._came[id(made)] = data
+        return made
+
+    def _class(self, name: str, at: str) -> type[Block] | None:
+        cls = find_block(name)
+        if isinstance(cls, type) and issubclass(cls, Block) and cls not in (Graph, Loop, Switch, Named):
+            return cls
+        near = closest(name, BLOCKS) or [n for n in BLOCKS if n.rpartition(".")[2] == name.rpartition(".")[2]]
+        guess = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+        package = name.partition(".")[0]
+        text = f"no block is called {name!r}.{guess} Import the module that defines it, or install its package"
+        self._problem(f"{at}.block", f"{text} (perhaps {package!r}), before loading." if "." in name else f"{text}.")
+        return None
+
+    def _components(self, entries: Mapping[str, Any], at: str) -> dict[str, Any]:
+        plain = {n: None if e is None else e.model_dump(exclude_unset=True) for n, e in entries.items()}
+        made, found = bindings.read(plain, at, self.folder, self.manager)
+        self._list("", found)
+        return made
+
+    def _bound(self, graph: Graph, bound: Mapping[str, Any], at: str) -> Graph:
+        """The graph with its bindings: checked where a block needs them, kept for later where none does."""
+        needed = {n: v for n, v in bound.items() if n in graph.components and v is not None}
+        missing = [n for n in graph.components if n not in bound]
+        for name in bound.keys() - graph.components.keys():
+            if near := closest(name, missing, 1):
+                text = f"no block of this graph needs such a component. Did you mean {near[0]!r}?"
+                self._problem(f"{at}.components.{name}", text)
+        if needed:
+            graph.bind(needed)
+        return graph._edit(bindings=dict(bound)) if bound else graph
+
+    def _problem(self, place: str, text: str) -> None:
+        self.problems.append(Problem("graph-file", place, text))
+
+    def _list(self, at: str, found: Iterable[Problem]) -> None:
+        dot = "." if at else ""
+        self.problems += [Problem(p.code, f"{at}{dot}{p.place}", p.message, p.came, p.wanted) for p in found]
+
+    def _wire(self, error: Exception, at: str) -> None:
+        """What a block, a loop or a graph refused, under its place."""
+        if isinstance(error, WireError):
+            self._list(at, error.problems)
+        else:
+            self._problem(at, f"{error}" if isinstance(error, ConfigError | LoadError) else f"was refused: {error}.")

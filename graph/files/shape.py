@@ -1,0 +1,171 @@
+"""The form of a graph file as pydantic models: what files are checked against, and the source of the JSON schema."""
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
+
+FORMAT = 1
+"""The version of the form. It changes when a reader of the old one could misread a new file."""
+
+NAME = "graph.json"
+
+Config = Annotated[dict[str, JsonValue], Field(description="The block's fields that are not components, by name.")]
+
+
+class _Form(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ComponentForm(_Form):
+    """A component: an entry as in `modular_model_index.json`, or `type_hint` and `config` alone for one saved inline.
+
+    A path that begins with "." is taken from the folder of this file.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True, frozen=True)
+
+    type_hint: Annotated[list[str], Field(min_length=2, max_length=2, examples=[["diffusers", "AutoencoderKL"]])] | None
+    pretrained_model_name_or_path: str | None = None
+    subfolder: str | None = None
+    revision: str | None = None
+    variant: str | None = None
+    dtype: str | None = None
+    config: dict[str, JsonValue] | None = None
+
+
+Components = Annotated[dict[str, ComponentForm | None], Field(description="What is bound, by component name.")]
+
+
+class EdgeForm(_Form):
+    """One wire. `from` is "node.output", or "inputs.name" for the graph's own input; `to` is "node.input"."""
+
+    source: Annotated[str, Field(alias="from", pattern=r"^[^.]+\.[^.]+$")]
+    target: Annotated[str, Field(alias="to", pattern=r"^[^.]+\.[^.]+$")]
+    how: Annotated[
+        Literal["ruled", "pinned"],
+        Field(description="ruled: what the wiring rule gives; a reader checks it. pinned: chosen by somebody."),
+    ]
+
+
+class GraphForm(_Form):
+    """Named blocks in order, joined by edges."""
+
+    preset: Annotated[list[str], Field(min_length=2, max_length=2, description="Family and task.")] | None = None
+    outputs: Annotated[list[str], Field(description="What a call gives back; empty: every name's last value.")]
+    nodes: Annotated[list["StepForm"], Field(description="In the order of running.")]
+    edges: list[EdgeForm]
+    slots: dict[str, list[str]] = {}
+    components: Components = {}
+
+
+class LeafForm(_Form):
+    """A block, by its registered name: `text.sd.EncodePrompt` for ours, `package.module.Class` for others."""
+
+    block: Annotated[str, Field(min_length=1)]
+    config: Config
+    components: Components = {}
+
+
+class LoopForm(_Form):
+    """A graph that runs once for each item."""
+
+    block: Literal["Loop"]
+    over: str
+    each: str
+    carry: list[str]
+    body: GraphForm
+
+
+class SwitchForm(_Form):
+    """Several graphs, of which one runs."""
+
+    block: Literal["Switch"]
+    on: str
+    cases: dict[str, GraphForm]
+    default: GraphForm | None = None
+
+
+class NamedForm(_Form):
+    """A block whose ports and components go by other names outside: `names` is old to new."""
+
+    block: Literal["Named"]
+    names: dict[str, str]
+    of: "NodeForm"
+
+
+class InnerForm(_Form):
+    """A graph as a node of another."""
+
+    block: Literal["Graph"]
+    graph: GraphForm
+
+
+class _Step(_Form):
+    name: Annotated[str, Field(description="The node's name, unique in its graph.")]
+
+
+class LeafStep(_Step, LeafForm):
+    """A named block."""
+
+
+class LoopStep(_Step, LoopForm):
+    """A named loop."""
+
+
+class SwitchStep(_Step, SwitchForm):
+    """A named switch."""
+
+
+class NamedStep(_Step, NamedForm):
+    """A named block with other port names."""
+
+
+class InnerStep(_Step, InnerForm):
+    """A named graph."""
+
+
+_KINDS = ("Loop", "Switch", "Named", "Graph")
+
+
+def _kind(data: Any) -> str:
+    block = data.get("block") if isinstance(data, dict) else getattr(data, "block", None)
+    return block if block in _KINDS else "Block"
+
+
+StepForm: TypeAlias = Annotated[
+    Annotated[LeafStep, Tag("Block")]
+    | Annotated[LoopStep, Tag("Loop")]
+    | Annotated[SwitchStep, Tag("Switch")]
+    | Annotated[NamedStep, Tag("Named")]
+    | Annotated[InnerStep, Tag("Graph")],
+    Discriminator(_kind),
+]
+NodeForm: TypeAlias = Annotated[
+    Annotated[LeafForm, Tag("Block")]
+    | Annotated[LoopForm, Tag("Loop")]
+    | Annotated[SwitchForm, Tag("Switch")]
+    | Annotated[NamedForm, Tag("Named")]
+    | Annotated[InnerForm, Tag("Graph")],
+    Discriminator(_kind),
+]
+
+
+class FileForm(_Form):
+    """A graph of sfumato: blocks, every edge, and where the components are. No code, and no weights."""
+
+    schema_: Annotated[str | None, Field(alias="$schema")] = None
+    format: Literal[1]
+    sfumato: Annotated[str, Field(description="The version of sfumato that wrote it; for people.")]
+    graph: GraphForm
+
+
+for _form in (GraphForm, LoopStep, SwitchStep, NamedStep, InnerStep, LoopForm, SwitchForm, NamedForm, InnerForm):
+    _form.model_rebuild()
+FileForm.model_rebuild()
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema (draft 2020-12) of a graph file; `docs/graph.schema.json` holds it."""
+    made = FileForm.model_json_schema(by_alias=True)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sfumato graph file"}
+    return {**head, **{key: value for key, value in made.items() if key != "title"}}

@@ -1,0 +1,50 @@
+"""JSON as text: written so that people can read and compare it, read so that nothing in it is overlooked."""
+
+import json
+from typing import Any
+
+_WIDTH = 100
+
+
+def pretty(data: Any, indent: str = "") -> str:  # JSON values
+    """JSON with what fits on one line on one line, so that a node's config and an edge are each a row.
+
+    >>> print(pretty({"edges": [{"from": "a.x", "to": "b.x"}], "outputs": []}))
+    {"edges": [{"from": "a.x", "to": "b.x"}], "outputs": []}
+    """
+    line = json.dumps(data, ensure_ascii=False, allow_nan=False)
+    if len(line) + len(indent) <= _WIDTH or not (isinstance(data, dict | list) and data):
+        return line
+    inner = indent + "  "
+    if isinstance(data, list):
+        rows = [f"{inner}{pretty(item, inner)}" for item in data]
+        return "[\n" + ",\n".join(rows) + f"\n{indent}]"
+    rows = [f"{inner}{json.dumps(key, ensure_ascii=False)}: {pretty(value, inner)}" for key, value in data.items()]
+    return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
+
+
+class NotJson(ValueError):
+    """Text that is no JSON, or JSON that says one thing twice; the text says where."""
+
+
+def parse(text: str) -> Any:  # JSON values
+    """Strict JSON: no NaN, and no key twice in one object, of which Python's reader would keep the last."""
+    try:
+        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
+    except json.JSONDecodeError as error:
+        raise NotJson(f"is not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
+    except RecursionError:
+        raise NotJson("is nested too deep to be a graph file.") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = ", ".join(repr(key) for key in made if keys.count(key) > 1)
+        raise NotJson(f"has the key {twice} twice in one object ({{{', '.join(map(repr, keys))}}}). Keep one.")
+    return made
+
+
+def _no_constant(name: str) -> Any:
+    raise NotJson(f'has a bare {name}, which is not JSON. Write {{"$float": "{name.lower()}"}}.')

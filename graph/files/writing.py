@@ -1,0 +1,176 @@
+"""Writing a graph: everything about it as JSON, whole or not at all."""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from ...registry import blocks as BLOCKS
+from ..block import EMPTY, Block
+from ..errors import GraphFileError, Problem
+from ..graph import Graph
+from ..loop import Loop
+from ..named import Named
+from ..switch import Switch
+from ..validate import Unfit
+from .bindings import Writer
+from .shape import FORMAT, NAME
+from .text import pretty
+from .values import Values, same
+
+
+def save(graph: Graph, folder: str | os.PathLike[str]) -> Path:
+    """Write `graph.json` into a folder, and what is held as objects with weights into folders beside it.
+
+    The file appears last and at once, so that a reader never sees half a graph. Gives its path.
+
+    Raises:
+        GraphFileError: config or components that no file can hold, all of them at once; or a folder that cannot be
+            written to.
+    """
+    place = Path(folder)
+    if place.suffix == ".json" or place.is_file():
+        raise GraphFileError(f"{place}: is a file, and a folder was wanted. Write graph.save({str(place.parent)!r}).")
+    writer = Writer(place)
+    data = _file(graph, writer, str(place / NAME))
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        writer.write()
+        _replace(place / NAME, pretty(data) + "\n")
+    except OSError as error:
+        raise GraphFileError(f"{place / NAME}: cannot be written ({error.strerror or error}).") from error
+    return place / NAME
+
+
+def to_json(graph: Graph) -> dict[str, Any]:  # JSON values
+    """The content of a graph file, for what carries graphs elsewhere. Objects with weights are refused."""
+    return _file(graph, Writer(None), "the graph")
+
+
+def _file(graph: Graph, writer: Writer, where: str) -> dict[str, Any]:
+    made = _Writing(writer)
+    content = made.graph(graph, "graph", "")
+    if found := [*made.problems, *writer.problems]:
+        raise listed(where, found)
+    return {"format": FORMAT, "sfumato": _version(), "graph": content}
+
+
+def listed(where: str, found: list[Problem]) -> GraphFileError:
+    """One error with all problems, each with its place in the file."""
+    if len(found) == 1:
+        return GraphFileError(f"{where}: {found[0]}")
+    width = max(len(p.place) for p in found)
+    rows = "\n".join(f"  {p.place:<{width}}  {p.message}" for p in found)
+    return GraphFileError(f"{where}: {len(found)} problems\n{rows}")
+
+
+@cache
+def _version() -> str:
+    try:
+        return version("sfumato")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _replace(path: Path, text: str) -> None:
+    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        Path(draft).chmod(0o644)  # mkstemp makes files that only their owner reads
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+
+
+class _Writing:
+    """One pass over a graph; problems are gathered."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.problems: list[Problem] = []
+
+    def graph(self, graph: Graph, at: str, path: str) -> dict[str, Any]:
+        if type(graph) is not Graph:
+            self._problem(at, f"is a {type(graph).__name__}, a subclass of Graph. Only graphs themselves are written.")
+        data: dict[str, Any] = {"preset": list(graph.preset)} if graph.preset else {}
+        steps: list[dict[str, Any]] = []
+        for name, block in graph.nodes.items():
+            steps.append({"name": name, **self.node(block, f"{at}.nodes.{name}", f"{path}{name}/")})
+        edges = [
+            {"from": e.source, "to": e.target, "how": "pinned" if e.pinned else "ruled"} for e in graph.edges
+        ]  # fmt: skip
+        data |= {"outputs": list(graph.declared), "nodes": steps, "edges": edges}
+        if graph.slots:
+            data["slots"] = {slot: list(paths) for slot, paths in graph.slots.items()}
+        return data | self._components(graph.bindings, at, path)
+
+    def node(self, block: Block, at: str, path: str) -> dict[str, Any]:
+        if isinstance(block, Graph):
+            return {"block": "Graph", "graph": self.graph(block, f"{at}.graph", path)}
+        if type(block) is Loop:
+            body = self.graph(block.body, f"{at}.body", path)
+            return {"block": "Loop", "over": block.over, "each": block.each, "carry": list(block.carry), "body": body}
+        if type(block) is Switch:
+            cases = {n: self.graph(case, f"{at}.cases.{n}", f"{path}{n}/") for n, case in block.cases.items()}
+            data = {"block": "Switch", "on": block.on, "cases": cases}
+            if block.default is not None:
+                data["default"] = self.graph(block.default, f"{at}.default", f"{path}default/")
+            return data
+        if type(block) is Named:
+            if len({old for old, _ in block.names}) != len(block.names):
+                self._problem(at, f"renames one port twice: {block.names}. Make it with named().")
+            return {"block": "Named", "names": dict(block.names), "of": self.node(block.block, f"{at}.of", path)}
+        return self._leaf(block, at, path)
+
+    def _leaf(self, block: Block, at: str, path: str) -> dict[str, Any]:
+        cls = type(block)
+        if BLOCKS.find(cls.registered_name) is not cls:
+            text = f"is called {cls.registered_name!r}, but that name stands for another class. Give it one of its own:"
+            self._problem(at, f'{text} class {cls.__name__}(Block, name="package.{cls.__name__}").')
+        hints = get_type_hints(cls, include_extras=True)
+        config: dict[str, Any] = {}
+        held: dict[str, Any] = {}
+        for f in fields(block):  # type: ignore[arg-type]  # a dataclass
+            value = getattr(block, f.name)
+            if "component" in f.metadata:
+                if value is not EMPTY and value is not f.default:
+                    held[f.name] = value
+            elif f.init:
+                config[f.name] = self._value(value, hints[f.name], f"{at}.config.{f.name}", path)
+        return {"block": cls.registered_name, "config": config, **self._components(held, at, path)}
+
+    def _value(self, value: Any, hint: Any, at: str, path: str) -> Any:
+        """The value as JSON, after trying that the file gives it back as it is."""
+        inside: list[Block] = []
+
+        def block_from(data: Any, at: str) -> Block:
+            return inside[data["block"]]
+
+        def kept(block: Block, at: str) -> Any:
+            inside.append(block)
+            return {"block": len(inside) - 1}
+
+        try:
+            trial = Values(kept, block_from)
+            data = trial.encode(value, at)
+            back = Values(lambda block, at: {"block": inside.index(block)}, block_from).decode(data, hint, at)
+            if not same(back, value):
+                raise Unfit(f"is {value!r}, but would come back from a file as {back!r}. Type the field more narrowly.")
+            real = Values(lambda block, at: self.node(block, at, path), block_from)
+            return real.encode(value, at) if inside else data
+        except Unfit as error:
+            self._problem(at, f"{error}")
+            return None
+
+    def _components(self, held: Mapping[str, Any], at: str, path: str) -> dict[str, Any]:
+        entries = {n: self.writer.entry(v, f"{path}{n}", f"{at}.components.{n}") for n, v in held.items()}
+        return {"components": entries} if entries else {}
+
+    def _problem(self, at: str, text: str) -> None:
+        self.problems.append(Problem("unwritable", at, text))
