@@ -57,6 +57,11 @@ class ComponentSpec(BaseModel):
     quantization: JsonValue = None
     config: dict[str, JsonValue] | None = None
 
+    @field_validator("type_hint", mode="before")
+    @classmethod
+    def _no_hint(cls, value: object) -> object:
+        return None if value in ([None, None], (None, None)) else value  # published for "no class known"
+
     @field_validator("pretrained_model_name_or_path", mode="before")
     @classmethod
     def _whole_path(cls, value: object) -> object:
@@ -163,7 +168,7 @@ class ComponentSpec(BaseModel):
     def to_json(self) -> dict[str, JsonValue]:
         """The published five keys, and of ours (dtype, config) those that are set. `from_json` is the inverse."""
         data: dict[str, JsonValue] = {name: getattr(self, name) for name in PUBLISHED}
-        data["type_hint"] = list(self.type_hint) if self.type_hint else None
+        data["type_hint"] = list(self.type_hint or (None, None))
         ours: dict[str, JsonValue] = {"dtype": self.dtype, "config": self.config}
         return data | {name: value for name, value in ours.items() if value is not None}
 

@@ -78,12 +78,23 @@ def _read_transformers(kind: Any, folder: Path, variant: str | None, dtype: torc
     try:
         if not _is_model(kind):
             return kind.from_pretrained(str(folder), local_files_only=True)
-        model = kind.from_pretrained(
-            str(folder), variant=variant, dtype=dtype, local_files_only=True, use_safetensors=True
+        model, told = kind.from_pretrained(
+            str(folder),
+            variant=variant,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
         )
-        return model.to(device).eval().requires_grad_(False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise LoadError(f"{folder}: transformers' {kind.__name__} cannot read it: {error}") from error
+    if missing := sorted(told["missing_keys"]):
+        # transformers fills them with random numbers and goes on.
+        some = ", ".join(missing[:8]) + (f" … ({len(missing)} in all)" if len(missing) > 8 else "")
+        raise LoadError(
+            f"{folder}: the weights lack {some}, which a {kind.__name__} has. Is type_hint the right class?"
+        )
+    return model.to(device).eval().requires_grad_(False)
 
 
 def _is_model(kind: Any) -> bool:  # a class of any library

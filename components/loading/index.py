@@ -148,7 +148,7 @@ def _add(
     if classic or has_files(root / spec.subfolder):
         # The revision named a state of the repo; the copy that lies here is what it is.
         spec = spec.using(pretrained_model_name_or_path=str(root), revision=None)
-    components[name] = spec
+    components[name] = None if spec == ComponentSpec() else spec
 
 
 def _name(data: Mapping[str, JsonValue], key: str) -> str | None:

@@ -76,7 +76,7 @@ class _CLIPText(Model[CLIPTextConfig]):
         self.text_model = _Tower(config)
         if self.projects:
             self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-            nn.init.normal_(self.text_projection.weight, std=config.hidden_size**-0.5 * config.initializer_factor)
+            _spread(self.text_projection.weight, config.hidden_size**-0.5 * config.initializer_factor)
 
     @property
     def final_layer_norm(self) -> nn.LayerNorm:
@@ -215,10 +215,8 @@ class _Tower(nn.Module):
 class _Embeddings(nn.Module):
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
-        self.token_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.position_embedding = nn.Embedding(config.max_position_embeddings, config.hidden_size)
-        for table in (self.token_embedding, self.position_embedding):
-            nn.init.normal_(table.weight, std=0.02 * config.initializer_factor)
+        self.token_embedding = _table(config.vocab_size, config)
+        self.position_embedding = _table(config.max_position_embeddings, config)
 
     def forward(self, ids: Tensor) -> Tensor:
         length, most = ids.shape[-1], self.position_embedding.num_embeddings
@@ -254,8 +252,8 @@ class _Attention(nn.Module):
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
         deep = (2 * config.num_hidden_layers) ** -0.5  # the residual sum grows with depth: GPT-2's scaling
         for layer in (self.q_proj, self.k_proj, self.v_proj):
-            nn.init.normal_(layer.weight, std=width**-0.5 * deep * config.initializer_factor)
-        nn.init.normal_(self.out_proj.weight, std=width**-0.5 * config.initializer_factor)
+            _spread(layer.weight, width**-0.5 * deep * config.initializer_factor)
+        _spread(self.out_proj.weight, width**-0.5 * config.initializer_factor)
 
     def forward(self, hidden: Tensor, seen: Tensor | None) -> Tensor:
         q, k, v = (
@@ -274,11 +272,24 @@ class _MLP(nn.Module):
         self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
         width, factor = config.hidden_size, config.initializer_factor
-        nn.init.normal_(self.fc1.weight, std=(2 * width) ** -0.5 * factor)
-        nn.init.normal_(self.fc2.weight, std=width**-0.5 * (2 * config.num_hidden_layers) ** -0.5 * factor)
+        _spread(self.fc1.weight, (2 * width) ** -0.5 * factor)
+        _spread(self.fc2.weight, width**-0.5 * (2 * config.num_hidden_layers) ** -0.5 * factor)
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.fc2(self.act(self.fc1(hidden)))
+
+
+def _table(rows: int, config: CLIPTextConfig) -> nn.Embedding:
+    # An nn.Embedding made in the usual way is drawn by torch first, which on the meta device imports torch._dynamo.
+    made = nn.Embedding.from_pretrained(torch.empty(rows, config.hidden_size), freeze=False)
+    _spread(made.weight, 0.02 * config.initializer_factor)
+    return made
+
+
+def _spread(weight: Tensor, std: float) -> None:
+    """Draw fresh weights; none where a file is about to bring them."""
+    if not weight.is_meta:
+        nn.init.normal_(weight, std=std)
 
 
 def quick_gelu(x: Tensor) -> Tensor:
