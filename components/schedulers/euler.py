@@ -96,14 +96,15 @@ class EulerDiscreteScheduler(SigmaScheduler, ZeroTerminalSNR):
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
         sample, prediction = sample.float(), prediction.float()
-        sigma_hat = step.sigma
-        if step.noisy:
-            sigma_hat *= 1 + self._gamma(step.sigma, len(step.schedule.timesteps))
-            sample = sample + self.s_noise * (sigma_hat**2 - step.sigma**2) ** 0.5 * self._noise(noise, step)
+        if not step.noisy:
+            derivative = noise_in(self.prediction_type, sample, prediction, step.level)  # dx/dsigma: the noise itself
+            return sample + derivative * (step.next_sigma - step.sigma), ()
+        sigma_hat = step.sigma * (1 + self._gamma(step.sigma, len(step.schedule.timesteps)))
+        churned = sample + self.s_noise * (sigma_hat**2 - step.sigma**2) ** 0.5 * self._noise(noise, step)
         # The model saw the sample before the churn. Published: epsilon is read at the new level, v at the old one.
         level = Level(1.0, sigma_hat) if self.prediction_type == "epsilon" else step.level
-        derivative = (sample - clean(self.prediction_type, sample, prediction, level)) / sigma_hat
-        return sample + derivative * (step.next_sigma - sigma_hat), ()
+        derivative = (churned - clean(self.prediction_type, churned, prediction, level)) / sigma_hat
+        return churned + derivative * (step.next_sigma - sigma_hat), ()
 
 
 @dataclass(frozen=True, kw_only=True)
