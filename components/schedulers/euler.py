@@ -44,6 +44,11 @@ class EulerDiscreteScheduler(SigmaScheduler, ZeroTerminalSNR):
         super().__post_init__()
         if len(chosen := self._curves()) > 1:
             raise ConfigError(f"EulerDiscreteScheduler takes one sigma curve, but {' and '.join(chosen)} are set.")
+        for key, end in (("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)):
+            if end is not None and end <= 0:
+                raise ConfigError(
+                    f"EulerDiscreteScheduler wants {key} above 0, or None for the model's own; not {end}."
+                )
 
     def _curves(self) -> dict[str, Curve]:
         kinds: tuple[Curve, ...] = ("karras", "exponential", "beta")

@@ -211,6 +211,10 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: EulerDiscreteScheduler(use_karras_sigmas=True, use_beta_sigmas=True),
         "EulerDiscreteScheduler takes one sigma curve, but use_karras_sigmas and use_beta_sigmas are set.",
     ),
+    "no noise left": (
+        lambda: EulerDiscreteScheduler(sigma_min=0.0),
+        "EulerDiscreteScheduler wants sigma_min above 0, or None for the model's own; not 0.0.",
+    ),
     "training not understood": (
         lambda: EulerDiscreteScheduler.from_scheduler(DDPMScheduler(beta_schedule="sigmoid")),
         "EulerDiscreteScheduler has no beta_schedule 'sigmoid'. There are: linear, scaled_linear, squaredcos_cap_v2.",
