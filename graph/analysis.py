@@ -29,7 +29,7 @@ def ancestors(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Iterab
 
 
 def wanted(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Iterable[str]) -> set[str]:
-    """The nodes that run: those that the outputs need, and those that are there for their effect, with what they need."""
+    """The nodes that run: those the outputs need, those that are there for their effect, and what these need."""
     effects = [name for name, block in nodes.items() if not block.signature.outputs]
     kept = ancestors(nodes, edges, outputs)
     for e in reversed(edges):  # edges stand in the order of their takers, so one sweep backwards suffices

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
-from ..registry import UnknownName, closest, presets, table
+from ..registry import UnknownName, closest, did_you_mean, presets, table
 from .block import Block, Lazy
 from .errors import ConfigError, LoadError, Problem, WireError
 from .graph import Graph
@@ -14,16 +14,13 @@ from .wiring import misplaced
 
 
 def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
-    """`graph.bind`: raises `WireError` for names that no block needs, wrong classes, and latent spaces that do not fit."""
+    """`graph.bind`: raises `WireError` for unknown names, wrong classes, and latent spaces that do not fit."""
     found: list[Problem] = []
     made: dict[str, Any] = {}
     for name, value in components.items():
         if name not in graph.components:
-            near = closest(name, graph.components, 1)
-            known = ", ".join(graph.components) or "none"
-            guess = f"Did you mean {near[0]!r}? " if near else ""
-            hint = " It is an input: give it in the call." if name in graph.inputs else ""
-            text = f"no block of this graph needs such a component.{hint} {guess}There are: {known}."
+            hint = "It is an input: give it in the call. " if name in graph.inputs else ""
+            text = f"no block of this graph needs such a component. {hint}{did_you_mean(name, graph.components)}"
             found.append(Problem("no-component", name, text, name, candidates=tuple(closest(name, graph.components))))
             continue
         part = graph.components[name]
@@ -152,7 +149,7 @@ def sister(graph: Graph, task: str) -> Graph:
     family = presets[graph.preset[0]]
     if task not in family.tasks:
         near = closest(task, family.tasks, 1)
-        text = f"{graph.preset[0]} has no such task. {f'Did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(family.tasks)}."
+        text = f"{graph.preset[0]} has no such task. {did_you_mean(task, family.tasks)}"
         raise WireError(Problem("task", task, text, candidates=tuple(near)))
     made: Graph = family.sister(graph, task)
     return made.bind({n: v for n, v in graph.bindings.items() if n in made.components})

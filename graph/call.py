@@ -23,7 +23,8 @@ def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Ru
     if first:
         name = next(iter(graph.inputs), None)
         if len(first) > 1 or name is None or name in values:
-            text = f"takes one value without a name{f', which is {name!r}' if name else ''}; {len(first)} came. Write name=value."
+            which = f", which is {name!r}" if name else ""
+            text = f"takes one value without a name{which}; {len(first)} came. Write name=value."
             raise InputError(Problem("positional", "call", text))
         values[name] = first[0]
     swaps = {n: values.pop(n) for n in list(values) if n in graph.slots or n in graph.components}
@@ -114,7 +115,8 @@ def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Prob
         if name in graph.outputs and name not in graph.inputs:
             text = "is what this graph gives; it cannot be given to it."
         elif task := _task_that_takes(plain, name):
-            text = f"is no input of {plain.preset[1] if plain.preset else 'this graph'}. Write pipe.task({task!r})(…, {name}=…)."
+            mine = plain.preset[1] if plain.preset else "this graph"
+            text = f"is no input of {mine}. Write pipe.task({task!r})(…, {name}=…)."
         else:
             near = closest(name, everything, 1)
             text = f"no such input. {f'Did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(known)}."
@@ -143,6 +145,7 @@ def _missing(graph: Graph, values: Mapping[str, Any]) -> list[Problem]:
             )
     for name, nodes in unbound(graph, _wanted(graph), graph.bindings).items():
         kind = say(graph.components[name].type)
-        text = f"no component is bound; {', '.join(nodes)} needs a {kind}. Write graph.bind({name}=…), or load a checkpoint: sf.load(…)."
+        way = f"Write graph.bind({name}=…), or load a checkpoint: sf.load(…)."
+        text = f"no component is bound; {', '.join(nodes)} needs {kind}. {way}"
         found.append(Problem("unbound", name, text, wanted=kind))
     return found

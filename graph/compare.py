@@ -85,7 +85,8 @@ def explain(graph: Graph, port: str) -> str:
         readers = [t for t, e in all_edges(graph).items() if _full(t, e) == port]
         return f"{port}  {s.outputs[name]}\n  given by {path}; read by {', '.join(readers) or 'nobody'}"
     if name not in s.inputs:
-        text = f"{path} has no port {name!r}. It takes {', '.join(s.inputs) or 'nothing'} and gives {', '.join(s.outputs) or 'nothing'}."
+        takes, gives = ", ".join(s.inputs) or "nothing", ", ".join(s.outputs) or "nothing"
+        text = f"{path} has no port {name!r}. It takes {takes} and gives {gives}."
         raise WireError(Problem("no-input", port, text))
     return "\n".join([f"{port}  {say(s.inputs[name].type)}", *_chain(graph, port)])
 

@@ -23,7 +23,7 @@ Slots = Mapping[str, Sequence[str]]
 
 
 class Graph(Block, name="Graph"):
-    """Named blocks in order: `Graph(encode=EncodePrompt(), …, outputs=("images",), slots={"guider": ["denoise.guider"]})`.
+    """Named blocks in order: `Graph(encode=EncodePrompt(), …, outputs=["images"], slots={"guider": ["denoise.guider"]})`.
 
     `outputs` are the names that a call gives back (without them: every name's last value). `slots` are names under
     which a call may swap blocks. Raises `WireError` with every problem at once.
@@ -83,7 +83,7 @@ class Graph(Block, name="Graph"):
         pinned = changes.pop("pinned", [e for e in self.edges if e.pinned and e.taker in nodes])
         edges = rule(nodes, pinned) if "nodes" in changes or pinned != self.pinned else self.edges
         lost = [e for e in pinned if e not in edges]
-        parts: dict[str, Any] = {"declared": self.declared, "slots": self.slots, "bindings": self.bindings, "preset": self.preset}
+        parts: dict[str, Any] = {n: self.__dict__[n] for n in ("declared", "slots", "bindings", "preset")}
         new._fill(nodes, (*edges, *lost), **{**parts, **{k: v for k, v in changes.items() if k != "nodes"}})
         new._verify(touched)
         return new
@@ -178,7 +178,8 @@ class Graph(Block, name="Graph"):
         def edit(graph: "Graph", name: str) -> "Graph":
             _must_have(graph, name)
             if leaning := [e for e in graph.pinned if e.giver == name]:
-                text = f"{leaning[0].target} is pinned to it. Wire it elsewhere first: graph.wire({leaning[0].target!r}, …)."
+                target = leaning[0].target
+                text = f"{target} is pinned to it. Wire it elsewhere first: graph.wire({target!r}, …)."
                 raise WireError(Problem("pinned", name, text))
             return graph._edit(nodes={n: b for n, b in graph.nodes.items() if n != name})
 

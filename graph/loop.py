@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Self, cast
 
-from ..registry import closest
+from ..registry import closest, did_you_mean
 from .block import Block
 from .errors import Problem, WireError
 from .graph import Graph
@@ -43,9 +43,8 @@ class Loop(Block, name="Loop"):
         takes, gives = self.body.inputs, self.body.outputs
         found: list[Problem] = []
         if self.each not in takes:
-            near = closest(self.each, takes, 1)
-            text = f"no block of the body takes {self.each!r}. {f'Did you mean {near[0]!r}? ' if near else ''}It takes: {', '.join(takes)}."
-            found.append(Problem("each", "each", text, self.each, candidates=tuple(near)))
+            text = f"no block of the body takes {self.each!r}. {did_you_mean(self.each, takes)}"
+            found.append(Problem("each", "each", text, self.each, candidates=tuple(closest(self.each, takes))))
         if not self.carry:
             found.append(
                 Problem(
@@ -59,9 +58,8 @@ class Loop(Block, name="Loop"):
                 text = f"{name!r} is what the loop goes over; it cannot be carried too."
                 found.append(Problem("carry", "carry", text, name))
             elif name not in gives:
-                near = closest(name, gives, 1)
-                text = f"no block of the body gives {name!r}. {f'Did you mean {near[0]!r}? ' if near else ''}It gives: {', '.join(gives)}."
-                found.append(Problem("carry", "carry", text, name, candidates=tuple(near)))
+                text = f"no block of the body gives {name!r}. {did_you_mean(name, gives)}"
+                found.append(Problem("carry", "carry", text, name, candidates=tuple(closest(name, gives))))
             elif name not in takes:
                 text = (
                     f"no block of the body takes {name!r}, so each turn would forget it. Read it, or do not carry it."

@@ -152,7 +152,7 @@ class Malformed(TypeError):
     """A class that cannot be a block; the text says what to write."""
 
 
-_HOW = "def __call__(self, latents: Latents, scale: float = 1.0) -> Scaled: ...   # class Scaled(NamedTuple): latents: Latents"
+_HOW = "def __call__(self, latents: Latents) -> Scaled: ...   # class Scaled(NamedTuple): latents: Latents"
 
 
 def check_call(cls: type) -> None:

@@ -102,7 +102,7 @@ class Run:
         return self.outputs
 
     def cancel(self) -> None:
-        """Ask the run to stop: it raises `Cancelled` before its next node or model pass. May be called from any thread."""
+        """Ask the run to stop: it raises `Cancelled` before its next node or model pass. Any thread may ask."""
         self._stop.set()
 
     def check(self) -> None:

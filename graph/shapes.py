@@ -19,7 +19,7 @@ def debugging() -> bool:
 
 @contextmanager
 def debug() -> Generator[None]:
-    """Within it, runs check that arrays have the shapes that the port types name, the same name the same size in a block.
+    """Within it, runs check arrays against the shapes in the port types; in one block one name is one size.
 
     Raises `BrokenBlock` at the block, with the size that came and the size that was wanted.
     """

@@ -33,11 +33,11 @@ class Switch(Block, name="Switch"):
         ]
         if not self.cases:
             found.append(Problem("cases", "cases", "is empty. Give at least one: cases={'name': Graph(…)}."))
-        for name in self.cases:
-            if not name.isidentifier() or name in RESERVED | {"default"}:
-                found.append(
-                    Problem("name", f"cases.{name}", "is no name for a case; the fallback is given as default=.", name)
-                )
+        text = "is no name for a case: use letters, digits and underscores. The fallback is given as default=."
+        found += [
+            Problem("name", f"cases.{name}", text, name)
+            for name in self.cases if not name.isidentifier() or name in RESERVED | {"default"}
+        ]  # fmt: skip
         if found:
             raise WireError(found)
         gives = [set(case.outputs) for case in self._all().values()]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..registry import closest
+from ..registry import closest, did_you_mean
 from .block import Block
 from .errors import Problem
 from .ports import REQUIRED, VARIES, Component, Input, Output, Signature
@@ -102,7 +102,7 @@ def problems(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequenc
     last = last_givers(nodes)
     found += [
         Problem(
-            "no-output", name, f"is declared as an output, but no node gives it. {_near(name, last)}",
+            "no-output", name, f"is declared as an output, but no node gives it. {did_you_mean(name, last)}",
             came=name, candidates=tuple(closest(name, last)),
         )
         for name in outputs if name not in last
@@ -110,18 +110,11 @@ def problems(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequenc
     return found
 
 
-def _near(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    guess = closest(name, known, 1)
-    return (f"Did you mean {guess[0]!r}? " if guess else "") + f"There are: {', '.join(known) or 'none'}."
-
-
 def no_node(name: str, nodes: Iterable[str], place: str = "") -> Problem:
     """The problem of a node name that is not there."""
     nodes = list(nodes)
-    return Problem(
-        "no-node", place or name, f"no such node. {_near(name, nodes)}", name, candidates=tuple(closest(name, nodes))
-    )
+    text = f"no such node. {did_you_mean(name, nodes)}"
+    return Problem("no-node", place or name, text, name, candidates=tuple(closest(name, nodes)))
 
 
 def _pins(nodes: Mapping[str, Block], edges: Sequence[Edge]) -> list[Problem]:
@@ -131,13 +124,14 @@ def _pins(nodes: Mapping[str, Block], edges: Sequence[Edge]) -> list[Problem]:
         if e.taker not in nodes or (e.giver not in nodes and e.giver != INPUTS):
             found.append(no_node(e.taker if e.taker not in nodes else e.giver, nodes, f"{e.target} <- {e.source}"))
         elif e.input not in (takes := nodes[e.taker].signature.inputs):
-            text = f"is wired from {e.source}, but {e.taker} has no input {e.input!r}. {_near(e.input, takes)}"
+            text = f"is wired from {e.source}, but {e.taker} has no input {e.input!r}. {did_you_mean(e.input, takes)}"
             found.append(Problem("no-input", e.target, text, e.input, candidates=tuple(closest(e.input, takes))))
         elif e.giver != INPUTS and e.output not in (gives := nodes[e.giver].signature.outputs):
-            text = f"is wired from {e.source}, but {e.giver} gives no {e.output!r}. {_near(e.output, gives)}"
+            text = f"is wired from {e.source}, but {e.giver} gives no {e.output!r}. {did_you_mean(e.output, gives)}"
             found.append(Problem("no-output", e.target, text, e.output, candidates=tuple(closest(e.output, gives))))
         elif e.giver != INPUTS and order[e.giver] >= order[e.taker]:
-            text = f"is wired from {e.source}, which comes later. Move {e.giver!r} before {e.taker!r}, or carry the value in a Loop."
+            way = f"Move {e.giver!r} before {e.taker!r}, or carry the value in a Loop."
+            text = f"is wired from {e.source}, which comes later. {way}"
             found.append(Problem("backward", e.target, text, e.source))
     return found
 
@@ -225,8 +219,8 @@ def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequen
             found += [
                 Problem(
                     "shadowed", f"{node}.{port}",
-                    f"is given again by {last[port]} before anyone has read it. Move {node!r} behind a reader, or rename: "
-                    f"named(block, {port}='…').",
+                    f"is given again by {last[port]} before anyone has read it. Put a reader between them, or rename "
+                    f"one: named(block, {port}='…').",
                 )
                 for port in unread if last[port] != node
             ]  # fmt: skip
@@ -237,5 +231,6 @@ def _placing(node: str, ports: Sequence[str], nodes: Mapping[str, Block]) -> str
     names = list(nodes)
     earlier = [n for n in names[: names.index(node)] for p in ports if p in nodes[n].signature.inputs]
     if earlier:
-        return f"{earlier[0]} takes {next(p for p in ports if p in nodes[earlier[0]].signature.inputs)!r}: insert it before {earlier[0]!r}."
+        port = next(p for p in ports if p in nodes[earlier[0]].signature.inputs)
+        return f"{earlier[0]} takes {port!r}: insert it before {earlier[0]!r}."
     return "Insert it before a block that takes one of them, or declare one as an output: graph.only(…)."
