@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -44,20 +45,26 @@ class Handle:
     dtype: str
     device: str
 
-    @property
+    @cached_property
     def key(self) -> str:
         """The spec's loading key with the dtype and the device that hold for this handle."""
         return f"{self.spec.using(dtype=self.dtype).key}|{self.device}"
 
-    @property
+    @cached_property
     def type(self) -> Any:  # a class of any library
-        """The class that `load` will give an object of. LoadError where there is none."""
-        return self.spec.type
+        """The class that `load` will give an object of, or None where the hint leads to none; `ready` says why."""
+        try:
+            return self.spec.type
+        except LoadError:
+            return None
 
-    @property
+    @cached_property
     def space(self) -> LatentSpace | None:
-        """The latent space, read from config files; see `ComponentSpec.space`."""
-        return self.spec.space
+        """The latent space by the config files; None where they do not say, or are broken, which `ready` reports."""
+        try:
+            return self.spec.space
+        except LoadError:
+            return None
 
     def ready(self) -> None:
         """Check, without opening a weight file, that `load` will find class, config and weights. LoadError if not."""

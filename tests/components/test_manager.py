@@ -15,6 +15,7 @@ from sfumato.components.loading.index import read_index
 from sfumato.components.manager import ComponentsManager, default_manager
 from sfumato.components.models.clip import CLIPTextModel
 from sfumato.components.spec import ComponentSpec
+from sfumato.graph.block import Lazy
 from sfumato.graph.errors import ConfigError, LoadError
 from sfumato.graph.space import LatentSpace
 
@@ -48,6 +49,20 @@ def test_a_handle_is_a_value_and_loads_nothing() -> None:
     assert handle.to_json() == TEXT.to_json()
     handle.ready()
     assert (len(manager), manager.bytes, manager.get(handle.key)) == (0, 0, None)
+
+
+def test_a_handle_is_what_a_graph_holds_before_loading_and_asking_it_never_fails(emoji: Path) -> None:
+    """`isinstance(handle, Lazy)` reads its properties on Python 3.11, so they must not raise; `ready` does."""
+    vae = TEXT.using(
+        type_hint=("diffusers", "AutoencoderKL"), pretrained_model_name_or_path=str(emoji), subfolder="vae"
+    )
+    (emoji / "vae" / "config.json").write_text("{")
+    for spec in (vae, vae.using(type_hint=("antigravity", "Fly")), ComponentSpec()):
+        handle = ComponentsManager().handle(spec)
+        assert isinstance(handle, Lazy)
+        assert handle.space is None
+        with pytest.raises(LoadError):
+            handle.ready()
 
 
 def test_half_precision_files_are_loaded_in_float32_unless_asked_otherwise() -> None:
