@@ -70,10 +70,11 @@ class Run:
         self.turns: dict[str, tuple[int, dict[str, Any]]] = {}
         """Loops that have begun: the next turn, and what is carried into it."""
         self.memory: dict[str, dict[str, Any]] = {}
-        """Memory of the loops that have begun, by node."""
+        """Memory of the loops that have begun, by node, as it was when their turn began."""
         self.outputs: Outputs | None = None
         self._stop = threading.Event()
         self._notes = list(notes)
+        self._fresh: dict[str, dict[str, Any]] = {}  # memory that this turn has written; its end makes it `memory`
         self._filled: dict[str, Block] = {}
         self._debug = debugging()
         self._play: Play | None = None
@@ -91,6 +92,10 @@ class Run:
         except StopIteration as stop:
             if stop.value is not None:
                 self.outputs = Outputs(stop.value)
+            raise
+        except BaseException:
+            self._play = None  # a generator that has raised is over; the next one begins where the state stands
+            self._fresh.clear()
             raise
 
     def result(self) -> Outputs:
@@ -153,11 +158,13 @@ class Run:
                 case Loop():
                     out = yield from self._loop(block, path, args, inner)
                 case Switch():
-                    name, case = block.choose(args.pop(block.on))
+                    name, case = block.choose(args[block.on])
                     out = yield from self._nested(
                         case, f"{path}.{name}", args, inner, keep, tuple(block.signature.outputs)
                     )
             env.update((value, out[name]) for value, name in zip(line.outs, line.takes, strict=True))
+            if keep and not line.makes_function:  # what it gave stands under its own path
+                self.done = {node: made for node, made in self.done.items() if not node.startswith(f"{path}.")}
         else:
             yield from self._leaf(line, path, args, given, bound, env)
         if keep and not line.makes_function:
@@ -191,9 +198,9 @@ class Run:
             except Exception as error:
                 error.add_note(f"  in turn {k + 1} of {len(items)} of {path!r}")
                 raise
-            for node, kept in self.memory.items():
-                if node.startswith(prefix):
-                    self.memory[node] = {p: v.value if isinstance(v, Cell) else v for p, v in kept.items()}
+            for node in [n for n in self._fresh if n.startswith(prefix)]:
+                kept = self._fresh.pop(node)
+                self.memory[node] = {p: v.value if isinstance(v, Cell) else v for p, v in kept.items()}
             self.turns[path] = (k + 1, carried)
             yield Event("turn", path, turn=k + 1, turns=len(items), values=carried)
         self.turns.pop(path, None)
@@ -235,7 +242,7 @@ class Run:
             )
         env.update((value, getattr(out, name)) for value, name in zip(line.outs, line.takes, strict=True))
         if line.memory:
-            self.memory[path] = {name: getattr(out, name) for name in line.memory}
+            self._fresh[path] = {name: getattr(out, name) for name in line.memory}
         if self._notes:
             yield from self._tell(path)
         yield Event("done", path, seconds=time.perf_counter() - began)
