@@ -21,7 +21,7 @@ test: $(VENV)/.dev  ## set up, then run the tests
 check: $(VENV)/.dev  ## what CI runs: ruff, pyright strict, import-linter, the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/basedpyright
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(MAKE) test
 

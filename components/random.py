@@ -30,7 +30,9 @@ class Random:
     def draw(self, rows: int, shape: Sequence[int]) -> tuple[Tensor, "Random"]:
         """Unit normal float32 noise (rows, *shape), and the states after it. With a state a row, `rows` must match."""
         if not self.single and rows != len(self.states):
-            raise ValueError(f"There is one generator for each of {len(self.states)} images, but {rows} rows are drawn.")
+            raise ValueError(
+                f"There is one generator for each of {len(self.states)} images, but {rows} rows are drawn."
+            )
         each = rows if self.single else 1
         drawn: list[Tensor] = []
         after: list[Tensor] = []

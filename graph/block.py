@@ -27,6 +27,9 @@ class _Empty:
     def __repr__(self) -> str:
         return "…"
 
+    def __reduce__(self) -> str:
+        return "EMPTY"
+
 
 EMPTY: Any = _Empty()
 
@@ -121,9 +124,8 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or bool(tagged(a) == tagged(b))
 
 
-@dataclass_transform(
-    frozen_default=True, kw_only_default=True, eq_default=False, field_specifiers=(component, knob, field)
-)
+# component() and knob() are no field specifiers for type checkers: as plain values they say that a field has a default.
+@dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False)
 class Block:
     """A typed step. Subclass it, name what it holds, and write `__call__`.
 
@@ -205,6 +207,17 @@ class Block:
         """The same block holding other graphs."""
         if children:
             raise ConfigError(f"{type(self).__name__} holds no blocks.")
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle keeps: the fields, not what was found out about them."""
+        known = {f.name for f in _fields(self)} | self._kept
+        return {name: value for name, value in self.__dict__.items() if name in known}
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
         return self
 
     def _held(self) -> dict[str, Any]:

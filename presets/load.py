@@ -99,5 +99,3 @@ def _not_found(x: str | Path, folder: Path) -> str:
             f"`hf download {text} --local-dir {text.partition('/')[2]}`, and load that folder."
         )
     return f"{text!r} is neither a folder nor a preset. {did_you_mean(text, names())}"
-
-

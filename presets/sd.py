@@ -8,10 +8,18 @@ from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.inpaint import JoinMaskChannels, KeepUnmasked
 from ..blocks.denoise.predict import PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
-from ..blocks.image.encode import EncodeImage, HideMasked, ShrinkMask
+from ..blocks.image.encode import EncodeImage, EncodeStart, HideMasked, ShrinkMask
 from ..blocks.image.read import ReadImage, ReadMask
 from ..blocks.latents.start import (
-    CountRows, CutSchedule, DrawNoise, DrawNoiseLike, MakeSchedule, NoiseImage, NoiseImageFully, ScaleNoise, SeedRandom,
+    CountRows,
+    CutSchedule,
+    DrawNoise,
+    DrawNoiseLike,
+    MakeSchedule,
+    NoiseImage,
+    NoiseImageFully,
+    ScaleNoise,
+    SeedRandom,
     SpendNoise,
 )  # fmt: skip
 from ..blocks.text.clip import EncodePrompt, ExpandRows, MatchNegative

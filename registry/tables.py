@@ -43,6 +43,8 @@ models = Names(
         "UNet2DConditionModel": f"{_MODELS}.unet_2d_condition:UNet2DConditionModel",
         "AutoencoderKL": f"{_MODELS}.autoencoder_kl:AutoencoderKL",
         "AutoencoderTiny": f"{_MODELS}.autoencoder_tiny:AutoencoderTiny",
+        "CLIPTextModel": f"{_MODELS}.clip:CLIPTextModel",
+        "CLIPTextModelWithProjection": f"{_MODELS}.clip:CLIPTextModelWithProjection",
     },
 )
 blocks = Names("block")

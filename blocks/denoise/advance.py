@@ -6,8 +6,8 @@ from torch import Tensor
 
 from ...components.random import Random
 from ...components.schedulers import Scheduler
-from ...components.types import Latents, Prediction
 from ...components.schedulers.schedule import Step
+from ...components.types import Latents, Prediction
 from ...graph import Block, Memory, component
 
 History = tuple[Tensor, ...]

@@ -69,11 +69,9 @@ def _channels(came: int, wanted: int) -> str:
 
 
 def _sum(residuals: Sequence[tuple[Residuals, ...]]) -> Residuals | None:
-    """What all control nets add, for the rows of all passes."""
+    """What all control nets add together, for the rows of all passes."""
     if not residuals[0]:
         return None
-    totals = [
-        Residuals(tuple(sum(parts[1:], parts[0]) for parts in zip(*(r.down for r in own), strict=True)), sum((r.mid for r in own[1:]), own[0].mid))
-        for own in residuals
-    ]  # fmt: skip
-    return Residuals(tuple(torch.cat(rows) for rows in zip(*(t.down for t in totals), strict=True)), torch.cat([t.mid for t in totals]))
+    down = [[torch.stack(parts).sum(0) for parts in zip(*(r.down for r in own), strict=True)] for own in residuals]
+    mid = [torch.stack([r.mid for r in own]).sum(0) for own in residuals]
+    return Residuals(tuple(torch.cat(rows) for rows in zip(*down, strict=True)), torch.cat(mid))

@@ -73,5 +73,7 @@ class ShrinkMask(Block):
     def __call__(self, mask: Mask, image_latents: ImageLatents) -> Shrunk:
         small = torch.nn.functional.interpolate(mask, size=image_latents.shape[2:])
         if len(image_latents) % len(small):
-            raise ValueError(f"{len(small)} masks came for {len(image_latents)} pictures. Give one for all, or one each.")
+            raise ValueError(
+                f"{len(small)} masks came for {len(image_latents)} pictures. Give one for all, or one each."
+            )
         return Shrunk(small.repeat_interleave(len(image_latents) // len(small), 0))

@@ -1,7 +1,7 @@
 """Pictures in: whatever a user holds, as pixels at the size that is wanted."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,6 @@ from ...graph import Block, knob
 AnyPicture = Image.Image | np.ndarray[Any, Any] | Tensor  # Any: shapes and dtypes are looked at when it is read
 PictureInput = AnyPicture | Sequence[AnyPicture]
 """A PIL image, an array or tensor from 0 to 1 (arrays: rows, columns, channels; tensors: channels, rows, columns), or a list."""
-Size = Annotated[int | None, "pixels; None keeps the picture's own"]
 
 
 class Read(NamedTuple):
@@ -63,10 +62,14 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
     """One picture as (1, channels, rows, columns) from 0 to 1, at the block's size."""
     if isinstance(picture, Image.Image):
         size = _size(block, picture.height, picture.width)
-        picture = picture.convert(mode).resize(size[::-1], Image.Resampling.LANCZOS)
+        picture = picture.convert(mode).resize((size[1], size[0]), Image.Resampling.LANCZOS)
         pixels = np.asarray(picture, dtype=np.float32) / 255
         return torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1)[None]
-    pixels = torch.from_numpy(picture).movedim(-1, 0) if isinstance(picture, np.ndarray) and picture.ndim == 3 else torch.as_tensor(picture)
+    pixels = (
+        torch.from_numpy(picture).movedim(-1, 0)
+        if isinstance(picture, np.ndarray) and picture.ndim == 3
+        else torch.as_tensor(picture)
+    )
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     channels = 3 if mode == "RGB" else 1
     if pixels.ndim != 3 or pixels.shape[0] not in (1, channels) or not pixels.is_floating_point():
@@ -75,7 +78,9 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
             f"0 to 1, ({channels}, rows, columns) as a tensor or (rows, columns, {channels}) as an array; or a PIL image."
         )
     if float(pixels.min()) < 0 or float(pixels.max()) > 1:
-        raise ValueError(f"A picture's values go from {float(pixels.min()):g} to {float(pixels.max()):g}. Wanted: 0 to 1.")
+        raise ValueError(
+            f"A picture's values go from {float(pixels.min()):g} to {float(pixels.max()):g}. Wanted: 0 to 1."
+        )
     pixels = pixels.float().expand(channels, *pixels.shape[1:])[None]
     size = _size(block, *pixels.shape[2:])
     return pixels if tuple(pixels.shape[2:]) == size else torch.nn.functional.interpolate(pixels, size=size)

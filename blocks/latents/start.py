@@ -38,7 +38,9 @@ class SeedRandom(Block):
         if isinstance(seed, int):
             return Seeded(Random.seeded([seed]))
         if len(seed) != rows.total:
-            raise ValueError(f"seed has {len(seed)} numbers, but {rows.total} pictures are made. Give one for all, or one each.")
+            raise ValueError(
+                f"seed has {len(seed)} numbers, but {rows.total} pictures are made. Give one for all, or one each."
+            )
         return Seeded(Random.seeded(list(seed)))
 
 
@@ -59,7 +61,9 @@ class DrawNoise(Block):
         for name, size in (("height", self.height), ("width", self.width)):
             if size % self.factor:
                 near = max(round(size / self.factor), 1) * self.factor
-                raise ValueError(f"{name}={size} cannot be made: it must be a multiple of {self.factor}. The nearest is {near}.")
+                raise ValueError(
+                    f"{name}={size} cannot be made: it must be a multiple of {self.factor}. The nearest is {near}."
+                )
         return Drawn(*random.draw(rows.total, (self.channels, self.height // self.factor, self.width // self.factor)))
 
 

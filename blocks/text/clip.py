@@ -1,11 +1,12 @@
 """Prompts through one CLIP tower: Stable Diffusion 1.x and 2.x."""
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Conditioning, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
@@ -28,28 +29,6 @@ class ClipTower(Protocol):
     @property
     def device(self) -> torch.device: ...
     def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False) -> ClipOutput: ...
-
-
-class TokenRows(Protocol):
-    """A tokenizer's answer: a row of ids for each text."""
-
-    @property
-    def input_ids(self) -> list[list[int]]: ...
-
-
-class TextTokenizer(Protocol):
-    """All that is asked of a tokenizer, ours or transformers': ids with begin and end, neither cut nor padded."""
-
-    @property
-    def model_max_length(self) -> int: ...
-    @property
-    def bos_token_id(self) -> int | None: ...
-    @property
-    def eos_token_id(self) -> int | None: ...
-    @property
-    def pad_token_id(self) -> int | None: ...
-    def __call__(self, text: list[str]) -> TokenRows: ...
-    def decode(self, token_ids: list[int]) -> str: ...
 
 
 class Encoded(NamedTuple):
@@ -106,8 +85,8 @@ class EncodePrompt(Block):
         assert states is not None
         if not 0 < self.clip_skip < len(states):
             raise ValueError(f"clip_skip={self.clip_skip}, but this text encoder has {len(states) - 1} layers.")
-        norm = getattr(tower, "text_model", tower).final_layer_norm  # transformers 4 nests the tower, 5 does not
-        return norm(states[-(self.clip_skip + 1)])
+        inner: Any = getattr(tower, "text_model", tower)  # Any: transformers 4 nests the tower, 5 and ours do not
+        return inner.final_layer_norm(states[-(self.clip_skip + 1)])
 
 
 class Matched(NamedTuple):
@@ -135,5 +114,7 @@ class ExpandRows(Block):
 
     def __call__(self, conditioning: Conditioning, rows: Rows) -> Expanded:
         if conditioning.rows not in (1, rows.prompts):
-            raise ValueError(f"conditioning has {conditioning.rows} rows, but there are {rows.prompts} prompts. Give one for all, or one each.")
+            raise ValueError(
+                f"conditioning has {conditioning.rows} rows, but there are {rows.prompts} prompts. Give one for all, or one each."
+            )
         return Expanded(conditioning.expanded(rows.prompts, rows.each))

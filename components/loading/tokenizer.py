@@ -45,14 +45,17 @@ class TokenRows:
 
 
 class TextTokens(Protocol):
-    """What a block reads of a tokenizer's answer."""
+    """What a block reads of a tokenizer's answer: a row of ids for each text."""
 
     @property
     def input_ids(self) -> list[list[int]]: ...
 
 
 class TextTokenizer(Protocol):
-    """All that blocks ask of a tokenizer. transformers' tokenizers fit too, and can be bound in place of ours."""
+    """All that blocks ask of a tokenizer: ids with begin and end, neither cut nor padded.
+
+    transformers' tokenizers fit too, and can be bound in place of ours.
+    """
 
     @property
     def model_max_length(self) -> int: ...
@@ -62,11 +65,7 @@ class TextTokenizer(Protocol):
     def eos_token_id(self) -> int | None: ...
     @property
     def pad_token_id(self) -> int | None: ...
-
-    def __call__(
-        self, text: list[str], *, padding: Literal["max_length"], max_length: int, truncation: Literal[True]
-    ) -> TextTokens: ...
-
+    def __call__(self, text: list[str]) -> TextTokens: ...
     def decode(self, token_ids: list[int]) -> str: ...
 
 

@@ -53,8 +53,10 @@ class on_meta(TorchFunctionMode):  # noqa: N801  it is read as a phrase: `with o
     ) -> Any:  # any function of torch comes through here
         if func is torch.empty:
             return func(*args, **{**(kwargs or {}), "device": "meta"})
-        if getattr(func, "__module__", None) == "torch.nn.init" and args and args[0].is_meta:
-            return args[0]  # initialising nothing takes 2 s for a large U-Net
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            tensor = args[0] if args else (kwargs or {})["tensor"]
+            if tensor.is_meta:
+                return tensor  # initialising nothing takes 2 s for a large U-Net
         return func(*args, **(kwargs or {}))
 
 
