@@ -211,7 +211,7 @@ class Block:
 
     def __getstate__(self) -> dict[str, Any]:
         """What a pickle keeps: the fields, not what was found out about them."""
-        known = {f.name for f in _fields(self)} | self._kept
+        known = {f.name for f in _fields(self)}
         return {name: value for name, value in self.__dict__.items() if name in known}
 
     def __copy__(self) -> Self:
