@@ -43,12 +43,12 @@ def _edit(block: Block, path: list[str], edit: "Callable[[Graph, str], Graph]", 
             return edit(block, path[0])
         except WireError as error:
             raise WireError(_placed(error, done)) from None
-    if "" in children:
-        return block.with_children({"": _edit(children[""], path, edit, done)})
     head, *rest = path
-    if head not in children or not rest:
+    if "" in children:
+        head, rest = "", path
+    elif head not in children or not rest:
         raise WireError(no_node(head, children, ".".join([*done, head])))
-    new = _edit(children[head], rest, edit, [*done, head])
+    new = _edit(children[head], rest, edit, [*done, head] if head else done)
     try:
         return block.with_children({**children, head: new})
     except WireError as error:
@@ -78,9 +78,9 @@ def unwrapped(block: Block) -> tuple[Block, dict[str, str]]:
 
     names: dict[str, str] = {}
     while isinstance(block, Named):
-        inner: dict[str, Any] = {new: old for old, new in block.names}
-        names = {outer: inner.get(old, old) for outer, old in names.items()} | {
-            new: old for new, old in inner.items() if new not in names
-        }
+        inner = {new: old for old, new in block.names}
+        hidden = set(names.values())  # names that an outer renaming has taken
+        names = {outer: inner.get(old, old) for outer, old in names.items()}
+        names |= {new: old for new, old in inner.items() if new not in hidden}
         block = block.block
     return block, names
