@@ -8,8 +8,8 @@ from ..registry import closest, did_you_mean
 from .block import Block
 from .errors import Problem, WireError
 from .graph import Graph
-from .ports import Input, Output, Outputs, Signature
-from .types import assignable, say, split
+from .ports import VARIES, Input, Output, Outputs, Signature
+from .types import assignable, meet, say, split
 from .wiring import misplaced
 
 
@@ -26,6 +26,9 @@ class Loop(Block, name="Loop"):
     body: Graph
 
     def __post_init__(self) -> None:
+        if isinstance(self.carry, str):
+            text = f"is the text {self.carry!r}, not a tuple. Write carry=({self.carry!r},)."
+            raise WireError(Problem("carry", "carry", text, repr(self.carry), "tuple"))
         self.__dict__["carry"] = tuple(self.carry)
         if isinstance(self.body, Graph) and self.body.declared != self.carry:  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
             lost = [name for name in self.carry if name not in self.body.outputs]
@@ -69,18 +72,25 @@ class Loop(Block, name="Loop"):
                 have, want = say(gives[name].type), say(takes[name].type)
                 text = f"{name!r} leaves a turn as {have}, but the next turn takes {want}. Give it one type."
                 found.append(Problem("carry", "carry", text, have, want))
-        if self.over in takes and self.over != self.each and not assignable(takes[self.over].type, Sequence):
-            text = (
-                f"the body takes {self.over!r} itself, as {say(takes[self.over].type)}, which nothing can be gone over."
-            )
-            found.append(Problem("over", "over", text, self.over))
+            elif takes[name].default is VARIES:
+                text = f"the readers of {name!r} have unlike defaults, but a turn begins with one. Give them one default."
+                found.append(Problem("carry", "carry", text, name))
+        if not found and self.over in takes and meet(takes[self.over].type, self._items) is None:
+            mine = say(takes[self.over].type)
+            text = f"the body takes {self.over!r} itself as {mine}, which is no {say(self._items)} to go over."
+            found.append(Problem("over", "over", text, mine, say(self._items)))
         return found
+
+    @property
+    def _items(self) -> Any:
+        return Sequence[split(self.body.inputs[self.each].type)[0]]
 
     @property
     def signature(self) -> Signature:
         if "_signature" not in self.__dict__:
             s = self.body.signature
-            inputs = {self.over: Input(Sequence[split(s.inputs[self.each].type)[0]])}
+            both = meet(s.inputs[self.over].type, self._items) if self.over in s.inputs else self._items
+            inputs = {self.over: Input(both)}
             inputs |= {n: p for n, p in s.inputs.items() if n not in (self.each, self.over)}
             outputs = {n: Output(s.outputs[n].type) for n in self.carry}
             self.__dict__["_signature"] = Signature(inputs, outputs, s.components)
