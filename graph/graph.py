@@ -48,9 +48,12 @@ class Graph(Block, name="Graph"):
         **more: Block,
     ) -> None:
         given: dict[str, Any] = {**(nodes or {}), **more}
-        if isinstance(outputs, Block | str):
+        if isinstance(outputs, Block):
             text = "is a reserved word: outputs=('images',) names what a call gives back. Give the node another name."
             raise WireError(Problem("name", "outputs", text, repr(outputs)))
+        if isinstance(outputs, str):
+            text = f"is the text {outputs!r}, not a tuple. Write outputs=({outputs!r},)."
+            raise WireError(Problem("name", "outputs", text, repr(outputs), "tuple"))
         if isinstance(slots, Block):
             raise WireError(Problem("name", "slots", "is a reserved word. Give the node another name.", "slots"))
         if bad := list(_bad_nodes(given)):
@@ -170,7 +173,7 @@ class Graph(Block, name="Graph"):
             i = list(graph.nodes).index(at) + (before is None)
             return graph._edit([name], nodes=dict([*items[:i], *_node(name, block).items(), *items[i:]]))
 
-        return edit_at(self, anchor, edit) if self.nodes else self._edit([name], nodes=_node(name, block))
+        return edit_at(self, anchor, edit) if anchor else self._edit([name], nodes=_node(name, block))
 
     def remove(self, path: str) -> Self:
         """The same graph without that node: its readers take the next nearest value, or it becomes an input."""
@@ -183,7 +186,7 @@ class Graph(Block, name="Graph"):
                 raise WireError(Problem("pinned", name, text))
             return graph._edit(nodes={n: b for n, b in graph.nodes.items() if n != name})
 
-        slots = {s: tuple(p for p in paths if p != path) for s, paths in self.slots.items()}
+        slots = {s: tuple(p for p in paths if not f"{p}.".startswith(f"{path}.")) for s, paths in self.slots.items()}
         return edit_at(self._edit(slots={s: p for s, p in slots.items() if p}), path, edit)
 
     def rename(self, path: str, name: str) -> Self:
