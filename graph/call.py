@@ -14,7 +14,7 @@ from .plan import needed, plan_of, unbound
 from .run import Run
 from .types import say
 from .validate import Unfit, fitted
-from .wiring import INPUTS
+from .wiring import INPUTS, last_givers
 
 
 def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Run:
@@ -86,9 +86,10 @@ def _given(graph: Graph, names: tuple[str, ...], made: Mapping[str, str]) -> Gra
             replace(e, giver=INPUTS) if e.giver in gone else e
             for e in graph.pinned if e.taker not in gone and (e.giver not in gone or e.output in names)
         ]  # fmt: skip
-        cache[names] = graph._edit(
-            nodes={n: b for n, b in graph.nodes.items() if n not in gone}, pinned=pinned, slots={}
-        )
+        nodes = {n: b for n, b in graph.nodes.items() if n not in gone}
+        still = last_givers(nodes)
+        declared = tuple(n for n in graph.declared if n in still)
+        cache[names] = graph._edit(nodes=nodes, pinned=pinned, slots={}, declared=declared)
     return cache[names]
 
 
@@ -138,11 +139,8 @@ def _missing(graph: Graph, values: Mapping[str, Any]) -> list[Problem]:
     for name, port in graph.inputs.items():
         if port.required and name not in values:
             readers = ", ".join(e.target for e in graph.edges if e.giver == INPUTS and e.output == name)
-            found.append(
-                Problem(
-                    "missing", name, f"must be given ({say(port.type)}); {readers} needs it.", wanted=say(port.type)
-                )
-            )
+            text = f"must be given: {say(port.type)}, read by {readers}."
+            found.append(Problem("missing", name, text, wanted=say(port.type)))
     for name, nodes in unbound(graph, _wanted(graph), graph.bindings).items():
         kind = say(graph.components[name].type)
         way = f"Write graph.bind({name}=…), or load a checkpoint: sf.load(…)."
