@@ -36,7 +36,7 @@ class EncodeImage(Block):
 
 
 class EncodeStart(Block):
-    """`EncodeImage` for a graph that may begin in pure noise: then nothing is drawn, since nobody looks at the sample."""
+    """`EncodeImage` where a graph may begin in pure noise: then nothing is drawn, since nobody looks at the sample."""
 
     vae: AutoencoderKL = component()
 

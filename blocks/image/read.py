@@ -13,7 +13,10 @@ from ...graph import Block, knob
 
 AnyPicture = Image.Image | np.ndarray[Any, Any] | Tensor  # Any: shapes and dtypes are looked at when it is read
 PictureInput = AnyPicture | Sequence[AnyPicture]
-"""A PIL image, an array or tensor from 0 to 1 (arrays: rows, columns, channels; tensors: channels, rows, columns), or a list."""
+"""A PIL image, an array (rows, columns, channels) or a tensor (channels, rows, columns), or a list of them.
+
+Floats go from 0 to 1, uint8 from 0 to 255.
+"""
 
 
 class Read(NamedTuple):
@@ -39,7 +42,7 @@ class MaskRead(NamedTuple):
 
 
 class ReadMask(Block):
-    """Read a mask as (batch, 1, rows, columns): 1 where it is white (at least half), to paint; 0 where it is black, to keep."""
+    """Read a mask as (batch, 1, rows, columns): 1 where it is white, to paint; 0 where it is dark (below half), to keep."""
 
     multiple: int = 8
     height: int | None = knob(None)
@@ -65,22 +68,20 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
         picture = picture.convert(mode).resize((size[1], size[0]), Image.Resampling.LANCZOS)
         pixels = np.asarray(picture, dtype=np.float32) / 255
         return torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1)[None]
-    pixels = (
-        torch.from_numpy(picture).movedim(-1, 0)
-        if isinstance(picture, np.ndarray) and picture.ndim == 3
-        else torch.as_tensor(picture)
-    )
+    pixels = torch.as_tensor(picture)
+    if isinstance(picture, np.ndarray) and picture.ndim == 3:
+        pixels = pixels.movedim(-1, 0)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
+    pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels
     channels = 3 if mode == "RGB" else 1
     if pixels.ndim != 3 or pixels.shape[0] not in (1, channels) or not pixels.is_floating_point():
         raise ValueError(
-            f"A picture came as {type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}. Wanted: floats from "
-            f"0 to 1, ({channels}, rows, columns) as a tensor or (rows, columns, {channels}) as an array; or a PIL image."
+            f"A picture came as {type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}. Wanted: a PIL "
+            f"image, or floats from 0 to 1: ({channels}, rows, columns) as a tensor, (rows, columns, {channels}) as an array."
         )
-    if float(pixels.min()) < 0 or float(pixels.max()) > 1:
-        raise ValueError(
-            f"A picture's values go from {float(pixels.min()):g} to {float(pixels.max()):g}. Wanted: 0 to 1."
-        )
+    low, high = float(pixels.min()), float(pixels.max())
+    if low < 0 or high > 1:
+        raise ValueError(f"A picture's values go from {low:g} to {high:g}. Wanted: 0 to 1.")
     pixels = pixels.float().expand(channels, *pixels.shape[1:])[None]
     size = _size(block, *pixels.shape[2:])
     return pixels if tuple(pixels.shape[2:]) == size else torch.nn.functional.interpolate(pixels, size=size)

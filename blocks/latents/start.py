@@ -108,10 +108,8 @@ class CutSchedule(Block):
         whole = steps.places[-1] + 1
         kept = min(int(whole * self.strength), whole)
         if not kept:
-            least = 1 / whole
-            raise ValueError(
-                f"strength={self.strength} of {whole} steps leaves none. Give strength={least:.3g} or more, or more steps."
-            )
+            way_out = f"Give strength={1 / whole:.3g} or more, or more steps"
+            raise ValueError(f"strength={self.strength} of {whole} steps leaves none. {way_out}.")
         return Scheduled(steps[steps.places.index(whole - kept) :])
 
 

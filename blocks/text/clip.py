@@ -100,7 +100,8 @@ class MatchNegative(Block):
         texts = (negative_prompt,) if isinstance(negative_prompt, str) else tuple(negative_prompt)
         if len(texts) not in (1, rows.prompts):
             raise ValueError(
-                f"negative_prompt has {len(texts)} texts, but there are {rows.prompts} prompts. Give one for all, or one each."
+                f"negative_prompt has {len(texts)} texts, but there are {rows.prompts} prompts. "
+                "Give one for all, or one each."
             )
         return Matched(texts)
 
@@ -115,6 +116,7 @@ class ExpandRows(Block):
     def __call__(self, conditioning: Conditioning, rows: Rows) -> Expanded:
         if conditioning.rows not in (1, rows.prompts):
             raise ValueError(
-                f"conditioning has {conditioning.rows} rows, but there are {rows.prompts} prompts. Give one for all, or one each."
+                f"conditioning has {conditioning.rows} rows, but there are {rows.prompts} prompts. "
+                "Give one for all, or one each."
             )
         return Expanded(conditioning.expanded(rows.prompts, rows.each))
