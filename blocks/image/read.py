@@ -42,7 +42,7 @@ class MaskRead(NamedTuple):
 
 
 class ReadMask(Block):
-    """Read a mask as (batch, 1, rows, columns): 1 where it is white, to paint; 0 where it is dark (below half), to keep."""
+    """Read a mask as (batch, 1, rows, columns): 1, to paint, where it is white; 0, to keep, where it is below half."""
 
     multiple: int = 8
     height: int | None = knob(None)
@@ -76,8 +76,8 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
     channels = 3 if mode == "RGB" else 1
     if pixels.ndim != 3 or pixels.shape[0] not in (1, channels) or not pixels.is_floating_point():
         raise ValueError(
-            f"A picture came as {type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}. Wanted: a PIL "
-            f"image, or floats from 0 to 1: ({channels}, rows, columns) as a tensor, (rows, columns, {channels}) as an array."
+            f"A picture came as {type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}. Wanted: a "
+            f"PIL image, or 0 to 1 as ({channels}, rows, columns) in a tensor, (rows, columns, {channels}) in an array."
         )
     low, high = float(pixels.min()), float(pixels.max())
     if low < 0 or high > 1:
