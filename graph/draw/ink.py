@@ -1,0 +1,79 @@
+"""Paper, colours, letters: what every piece of an svg drawing is made with. Attributes only, no style sheet, so that
+a drawing inside a page changes nothing around it."""
+
+from html import escape
+from zlib import crc32
+
+PAPER, CARD, INK, DIM, LINE, FAINT = "#faf8f4", "#ffffff", "#23262d", "#6d6a63", "#a49e92", "#d8d2c6"
+TINTS = ("#f0ebdf", "#e6eaf0", "#ece6f0", "#e5eee7")  # containers, by depth
+ACCENT, CARRIED = "#b4542d", ("#dfe9f2", "#4a7ba6")
+FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
+
+_BOLD = ' font-weight="700"'
+_HUES = ("#2f6f9f", "#8a5a9e", "#2d7d5f", "#a8641f", "#9c3f56", "#4a6a2a", "#5b5fa8", "#7a6a1f")
+
+_NARROW, _WIDE = frozenset("iljtfrI.,:;|'()[] ·-"), frozenset("mwMWQ@%…—")
+
+
+def hue(kind: str) -> str:
+    """The colour of a type: the same in every drawing."""
+    return _HUES[crc32(kind.encode()) % len(_HUES)]
+
+
+def measure(text: str, size: float, *, bold: bool = False) -> float:
+    """How wide a text is at most in the fonts above, as near as letters tell."""
+    units = sum(
+        0.40 if c in _NARROW else 0.98 if c in _WIDE or ord(c) > 0x2E80 else 0.72 if c.isupper() else 0.61 for c in text
+    )
+    return units * size * (1.08 if bold else 1.0)
+
+
+def clipped(text: str, letters: int) -> str:
+    """The text in at most so many letters."""
+    return text if len(text) <= letters else f"{text[: letters - 1]}…"
+
+
+def words(
+    text: str, x: float, y: float, size: float, *, fill: str = INK, bold: bool = False, anchor: str = "start"
+) -> str:
+    """A line of text on the baseline `y`."""
+    side = f' text-anchor="{anchor}"' if anchor != "start" else ""
+    look = f'font-size="{size:g}" fill="{fill}"{_BOLD if bold else ""}{side}'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(text)}</text>'
+
+
+def spans(parts: list[tuple[str, str, float, bool]], x: float, y: float, anchor: str = "start") -> str:
+    """A line of text in several voices: (text, colour, size, bold). The reader's own font says where each begins."""
+    inner = "".join(
+        f'<tspan font-size="{size:g}" fill="{fill}"{_BOLD if bold else ""}>{escape(text)}</tspan>'
+        for text, fill, size, bold in parts if text
+    )  # fmt: skip
+    side = f' text-anchor="{anchor}"' if anchor != "start" else ""
+    return f'<text x="{x:.1f}" y="{y:.1f}" xml:space="preserve"{side}>{inner}</text>'
+
+
+def box(
+    x: float, y: float, w: float, h: float, radius: float, *, fill: str, stroke: str = "none", opacity: float = 1.0
+) -> str:
+    """A rounded rectangle."""
+    shape = f'x="{x:.1f}" y="{y:.1f}" width="{w:.1f}" height="{h:.1f}" rx="{radius:g}"'
+    return f'<rect {shape} fill="{fill}" stroke="{stroke}" fill-opacity="{opacity:g}"/>'
+
+
+def tip(body: str, text: str) -> str:
+    """Pieces with a text that browsers show under the pointer, and that readers speak."""
+    return f"<g><title>{escape(text)}</title>{body}</g>"
+
+
+def curve(points: list[tuple[float, float]] | tuple[tuple[float, float], ...]) -> str:
+    """A path that leaves and meets every point straight down."""
+    (x, y), *rest = points
+    path = [f"M{x:.1f} {y:.1f}"]
+    for to_x, to_y in rest:
+        bend = (to_y - y) / 2
+        if abs(to_x - x) < 0.5:
+            path.append(f"L{to_x:.1f} {to_y:.1f}")
+        else:
+            path.append(f"C{x:.1f} {y + bend:.1f} {to_x:.1f} {to_y - bend:.1f} {to_x:.1f} {to_y:.1f}")
+        x, y = to_x, to_y
+    return "".join(path)
