@@ -1,11 +1,13 @@
 """Bindings, slots and overlays: what a graph holds beside its blocks, and how a call swaps it."""
 
 from collections.abc import Iterable, Mapping
+from types import FunctionType, MethodType
 from typing import Any, cast
 
 from ..registry import UnknownName, closest, did_you_mean, presets, table
 from .block import Block, Lazy
 from .errors import ConfigError, LoadError, Problem, WireError
+from .functions import asked, is_callable, is_protocol
 from .graph import Graph
 from .plan import needed, unbound
 from .spaces import space_problems
@@ -54,8 +56,11 @@ def _is_a(value: Any, kind: Any) -> bool:
     cls = split(kind)[0]
     if isinstance(value, Lazy):
         return value.type is None or assignable(value.type, cls) or _answers(value.type, cls)
-    if isinstance(cls, type) and not getattr(cls, "_is_protocol", False):
+    if isinstance(cls, type) and not is_protocol(cls):
         return isinstance(value, cls)
+    if callable(value) and (is_callable(cls) or (is_protocol(cls) and asked(cls) == {"__call__"})):
+        seen = value if isinstance(value, FunctionType | MethodType) else type(value)
+        return isinstance(value, type) or assignable(seen, cls)
     return assignable(type(value), cls) or _answers(value, cls)
 
 
@@ -64,14 +69,15 @@ def _answers(value: Any, cls: Any) -> bool:
 
     What a class sets in its __init__ cannot be seen before one is made.
     """
-    if not getattr(cls, "_is_protocol", False):
+    if not is_protocol(cls):
         return False
-    members = {n: m for c in cls.__mro__ if getattr(c, "_is_protocol", False) for n, m in vars(c).items()}
-    return all(
-        hasattr(value, name) or (isinstance(value, type) and not callable(member))
-        for name, member in members.items()
-        if not name.startswith("_")
-    )
+
+    def answers(name: str) -> bool:
+        if name == "__call__":
+            return any(name in vars(c) for c in (value if isinstance(value, type) else type(value)).__mro__)
+        return hasattr(value, name) or (isinstance(value, type) and not callable(getattr(cls, name, None)))
+
+    return all(map(answers, asked(cls)))
 
 
 def using(graph: Graph, swaps: Mapping[str, Any]) -> Graph:
@@ -138,6 +144,10 @@ def overlay(graph: Graph, swaps: Mapping[str, Any]) -> Graph:
 def _key(value: Any) -> Any:
     if isinstance(value, Mapping):
         return "config", repr(sorted(cast(Mapping[str, Any], value).items()))
+    try:
+        hash(value)
+    except TypeError:
+        return "object", id(value)  # it lives as long as the overlay that holds it
     return type(value), value
 
 
