@@ -3,7 +3,7 @@
 import collections.abc
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NewType, get_args, get_origin
 
 from .types import arms, is_array, port_of, say, split
 
@@ -21,7 +21,7 @@ def fitted(value: Any, hint: Any) -> Any:
     Raises `Unfit`.
     """
     reasons: list[str] = []
-    for arm in arms(hint):
+    for arm in sorted(arms(hint), key=lambda arm: type(value) is not split(arm)[0]):  # 1 stays 1 in `float | int`
         try:
             return _fit(value, arm)
         except Unfit as error:
@@ -32,6 +32,8 @@ def fitted(value: Any, hint: Any) -> Any:
 
 def _fit(value: Any, arm: Any) -> Any:
     base = split(arm)[0]
+    if isinstance(base, NewType):
+        return fitted(value, base.__supertype__)
     if base is Any or base is object:
         return value
     if _is_plain(base):
@@ -61,7 +63,12 @@ def _items(value: Any, base: Any, origin: type) -> Any:
     """A container of things that pydantic does not know, such as a list of images."""
     if origin in (collections.abc.Mapping, dict) or not isinstance(value, list | tuple):
         return _instance(value, origin)
-    items = [fitted(v, get_args(base)[0]) for v in value]
+    kinds = get_args(base)
+    if origin is tuple and Ellipsis not in kinds:
+        if len(kinds) != len(value):
+            raise Unfit(f"{len(kinds)} of them")
+        return tuple(map(fitted, value, kinds))
+    items = [fitted(v, kinds[0]) for v in value]
     return tuple(items) if origin is tuple else items
 
 
@@ -78,8 +85,7 @@ def _instance(value: Any, cls: Any) -> Any:
 def _by_pydantic(value: Any, arm: Any, base: Any) -> Any:
     from pydantic import ValidationError
 
-    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        value = value.item()
+    value = _bare(value)
     if (get_origin(base) or base) is tuple and isinstance(value, list):
         value = tuple(value)
     if port_of(arm) is not None:
@@ -93,6 +99,13 @@ def _by_pydantic(value: Any, arm: Any, base: Any) -> Any:
             first["type"].endswith(("_type", "_of")) and not where
         )  # "should be a valid string" only repeats the type
         raise Unfit("" if expected else f"{where}{': ' if where else ''}{first['msg'].lower()}") from None
+
+
+def _bare(value: Any) -> Any:
+    """A numpy scalar as a Python one, also inside a list or tuple."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_bare, value))
+    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
 
 
 @lru_cache(maxsize=1024)
