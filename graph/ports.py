@@ -166,6 +166,8 @@ def check_call(cls: type) -> None:
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
             stars = "*" if p.kind is p.VAR_POSITIONAL else "**"
             raise Malformed(f"{where} takes {stars}{p.name}, but each input needs a name and a type. Write: {_HOW}")
+        if p.kind is p.POSITIONAL_ONLY:
+            raise Malformed(f"{where} takes {p.name!r} by position only, but inputs are given by name. Drop the '/'.")
         if p.annotation is p.empty:
             raise Malformed(f"{where} gives no type for {p.name!r}. Write it, for example `{p.name}: float`.")
     returns = signature.return_annotation
@@ -181,7 +183,7 @@ def _fields(returns: Any, where: str) -> Mapping[str, Any]:
     if not (isinstance(returns, type) and issubclass(returns, tuple) and hasattr(returns, "_fields")):
         raise Malformed(f"{where} returns {say(returns)}, but outputs need names: return a NamedTuple. Write: {_HOW}")
     hints = get_type_hints(returns, include_extras=True)
-    if untyped := [name for name in returns._fields if name not in hints]:  # type: ignore[attr-defined]  # NamedTuple
+    if untyped := [name for name in getattr(returns, "_fields") if name not in hints]:  # noqa: B009  pyright sees a tuple
         raise Malformed(
             f"{where} returns {returns.__name__}, whose {', '.join(untyped)} has no type. Use typing.NamedTuple."
         )
