@@ -85,6 +85,14 @@ def gives_function(output: Output) -> bool:
     return any(get_origin(split(arm)[0]) is get_origin(Callable[[], None]) for arm in arms(output.type))
 
 
+def turn_plans(body: "Graph", each: str, carry: tuple[str, ...]) -> tuple[Plan, Plan]:
+    """What a loop runs once and what it runs every turn, from the body's own cache."""
+    plans: dict[Any, tuple[Plan, Plan]] = body.__dict__.setdefault("_turns", {})
+    if (each, carry) not in plans:
+        plans[each, carry] = plan_of(body, carry).split(frozenset((each, *carry)))
+    return plans[each, carry]
+
+
 def plan_of(graph: "Graph", outputs: tuple[str, ...]) -> Plan:
     """The plan for these outputs, from the graph's own cache. Work that nobody reads is left out."""
     plans: dict[tuple[str, ...], Plan] = graph.__dict__.setdefault("_plans", {})

@@ -16,7 +16,7 @@ from .block import Block, Lazy
 from .errors import BrokenBlock, Cancelled
 from .graph import Graph
 from .loop import Loop
-from .plan import Line, Plan, Value, plan_of
+from .plan import Line, Plan, Value, plan_of, turn_plans
 from .ports import Outputs
 from .shapes import check_shapes, debugging
 from .switch import Switch
@@ -183,7 +183,7 @@ class Run:
         bound = {**bound, **body.bindings}
         start = {c: given.pop(c) if c in given else body.inputs[c].default for c in loop.carry}
         first, carried = self.turns.get(path, (0, start))
-        once, each = plan_of(body, loop.carry).split(frozenset((loop.each, *loop.carry)))
+        once, each = turn_plans(body, loop.each, loop.carry)
         prefix = f"{path}."
         still: dict[Value, Any] = {}
         if first < len(items):

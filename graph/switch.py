@@ -7,9 +7,9 @@ from typing import Any, Self, Union, cast
 from .block import Block
 from .errors import InputError, Problem, WireError
 from .graph import Graph
-from .ports import Component, Input, Output, Outputs, Signature
+from .ports import Input, Output, Outputs, Signature
 from .types import meet, say
-from .wiring import RESERVED, joint
+from .wiring import RESERVED, component_problems, joint, parts_of
 
 
 class Switch(Block, name="Switch"):
@@ -46,6 +46,8 @@ class Switch(Block, name="Switch"):
             raise WireError(
                 Problem("cases", "cases", f"no output is given by every case, so nothing could be read: {per}.")
             )
+        if clash := component_problems({n: case.signature for n, case in self._all().items()}):
+            raise WireError(clash)
         for name in {n for case in self._all().values() for n in case.inputs}:
             kinds = [(c, case.inputs[name].type) for c, case in self._all().items() if name in case.inputs]
             for case, kind in kinds[1:]:
@@ -70,15 +72,13 @@ class Switch(Block, name="Switch"):
         if "_signature" not in self.__dict__:
             cases = list(self._all().values())
             readers: dict[str, list[Input]] = {self.on: [Input(str)]}
-            parts: dict[str, Component] = {}
             for case in cases:
                 for name, port in case.inputs.items():
                     readers.setdefault(name, []).append(port)
-                parts |= case.signature.components
             common = [n for n in cases[0].outputs if all(n in c.outputs for c in cases)]
             outputs = {n: Output(Union[tuple(c.outputs[n].type for c in cases)]) for n in common}  # noqa: UP007  built at run time
             inputs = {name: joint(ports) for name, ports in readers.items()}
-            self.__dict__["_signature"] = Signature(inputs, outputs, parts)
+            self.__dict__["_signature"] = Signature(inputs, outputs, parts_of(c.signature for c in cases))
         return self.__dict__["_signature"]
 
     def __call__(self, **values: Any) -> Outputs:

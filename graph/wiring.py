@@ -62,14 +62,19 @@ def signature_of(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Seq
         if e.giver == INPUTS:
             readers.setdefault(e.output, []).append(signatures[e.taker].inputs[e.input])
     last = {port: out for s in signatures.values() for port, out in s.outputs.items()}
+    given = {name: last[name] for name in outputs if name in last} if outputs else last
+    return Signature({name: joint(ports) for name, ports in readers.items()}, given, parts_of(signatures.values()))
+
+
+def parts_of(signatures: Iterable[Signature]) -> dict[str, Component]:
+    """The components of several blocks: of one name the narrowest class, required if one of them requires it."""
     parts: dict[str, Component] = {}
-    for s in signatures.values():
+    for s in signatures:
         for name, part in s.components.items():
             old = parts.get(name)
             both = part.type if old is None else meet(old.type, part.type) or old.type
             parts[name] = Component(both, part.required or (old is not None and old.required))
-    given = {name: last[name] for name in outputs if name in last} if outputs else last
-    return Signature({name: joint(ports) for name, ports in readers.items()}, given, parts)
+    return parts
 
 
 def joint(ports: Sequence[Input]) -> Input:
@@ -98,7 +103,7 @@ def problems(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequenc
     signatures = {name: node.signature for name, node in nodes.items()}
     found += _types(signatures, edges)
     found += _readers(signatures, edges)
-    found += _components(signatures)
+    found += component_problems(signatures)
     last = last_givers(nodes)
     found += [
         Problem(
@@ -183,7 +188,7 @@ def _readers(signatures: Mapping[str, Signature], edges: Sequence[Edge]) -> list
     return found
 
 
-def _components(signatures: Mapping[str, Signature]) -> list[Problem]:
+def component_problems(signatures: Mapping[str, Signature]) -> list[Problem]:
     found: list[Problem] = []
     seen: dict[str, tuple[str, Any]] = {}
     for node, s in signatures.items():
