@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .block import Block
 from .errors import Problem, WireError
 from .graph import Graph
 from .loop import Loop
-from .paths import block_at, leaves
+from .paths import block_at, leaves, unwrapped
+from .switch import Switch
 from .types import say
 from .wiring import INPUTS, Edge, last_givers
 
@@ -109,18 +111,27 @@ def _chain(graph: Graph, port: str) -> list[str]:
             lines.append(f"  <- {_call(graph, edge.output)}")
             break
         owner = head.rstrip(".")
-        block = block_at(graph, owner)
+        if isinstance(unwrapped(_owner(graph, owner))[0], Switch):  # `head` ends in the name of a case
+            owner = owner.rpartition(".")[0]
+        block, names = unwrapped(block_at(graph, owner))
+        outside = {old: new for new, old in names.items()}
         if isinstance(block, Loop) and edge.output == block.each:
-            lines.append(f"  <- each item of {owner}.{block.over}")
-            port = f"{owner}.{block.over}"
+            over = outside.get(block.over, block.over)
+            lines.append(f"  <- each item of {owner}.{over}")
+            port = f"{owner}.{over}"
         elif isinstance(block, Loop) and edge.output in block.carry:
             giver = last_givers(block.body.nodes)[edge.output]
             lines.append(f"  <- {owner}.{giver}.{edge.output} of the turn before, carried; at first:")
-            port = f"{owner}.{edge.output}"
+            port = f"{owner}.{outside.get(edge.output, edge.output)}"
         else:
-            lines.append(f"  <- {owner}.{edge.output}")
-            port = f"{owner}.{edge.output}"
+            port = f"{owner}.{outside.get(edge.output, edge.output)}"
+            lines.append(f"  <- {port}")
     return lines
+
+
+def _owner(graph: Graph, path: str) -> Block:
+    head = path.rpartition(".")[0]
+    return block_at(graph, head) if head else graph
 
 
 def _call(graph: Graph, name: str) -> str:
