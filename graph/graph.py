@@ -23,7 +23,7 @@ Slots = Mapping[str, Sequence[str]]
 
 
 class Graph(Block, name="Graph"):
-    """Named blocks in order: `Graph(encode=EncodePrompt(), …, outputs=["images"], slots={"guider": ["denoise.guider"]})`.
+    """Named blocks in order: `Graph(encode=EncodePrompt(), outputs=["images"], slots={"guider": ["denoise.guider"]})`.
 
     `outputs` are the names that a call gives back (without them: every name's last value). `slots` are names under
     which a call may swap blocks. Raises `WireError` with every problem at once.

@@ -73,7 +73,7 @@ class Loop(Block, name="Loop"):
                 text = f"{name!r} leaves a turn as {have}, but the next turn takes {want}. Give it one type."
                 found.append(Problem("carry", "carry", text, have, want))
             elif takes[name].default is VARIES:
-                text = f"the readers of {name!r} have unlike defaults, but a turn begins with one. Give them one default."
+                text = f"the readers of {name!r} have unlike defaults, and a turn begins with one. Give them one."
                 found.append(Problem("carry", "carry", text, name))
         if not found and self.over in takes and meet(takes[self.over].type, self._items) is None:
             mine = say(takes[self.over].type)

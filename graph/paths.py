@@ -1,7 +1,7 @@
 """Paths into nested graphs: "denoise.guider" is the node `guider` of the graph inside `denoise`."""
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from .block import Block
 from .errors import Problem, WireError
