@@ -53,6 +53,16 @@ class Lazy(Protocol):
         """The object itself, always the same one."""
 
 
+def same_component(a: Any, b: Any) -> bool:
+    """Whether two components are one: objects by identity, handles and frozen values (a scheduler) by what they say."""
+    if a is b:
+        return True
+    if isinstance(a, Lazy) and isinstance(b, Lazy):
+        return bool(a == b)
+    params = getattr(type(a), "__dataclass_params__", None)
+    return type(a) is type(b) and params is not None and params.frozen and bool(a == b)
+
+
 def component(*, default: Any = EMPTY) -> Any:
     """Declare a field to be a model, scheduler or tokenizer: shared, bound by the field's name, compared by identity.
 
@@ -229,12 +239,12 @@ class Block:
         if not isinstance(other, Block) or type(self) is not type(other):
             return False
         mine, theirs = self._held(), other._held()
-        if any(mine[name] is not theirs[name] for name in mine):
+        if not all(same_component(mine[name], theirs[name]) for name in mine):
             return False
         return all(_same(a, b) for a, b in zip(self.config().values(), other.config().values(), strict=True))
 
     def __hash__(self) -> int:
-        held = tuple(id(v) for v in self._held().values())
+        held = tuple(type(v) for v in self._held().values())
         try:
             return hash((type(self), held, tagged(tuple(self.config().values()))))
         except TypeError:

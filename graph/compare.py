@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .block import Block
+from .block import Block, same_component
 from .errors import Problem, WireError
 from .graph import Graph
 from .loop import Loop
@@ -66,7 +66,7 @@ def diff(old: Graph, new: Graph) -> Diff:
         removed=tuple(p for p in a if p not in b),
         changed=tuple(p for p in a if p in b and a[p] != b[p]),
         moved=tuple(moved),
-        components=tuple(n for n in names if old.bindings.get(n) is not new.bindings.get(n)),
+        components=tuple(n for n in names if not same_component(old.bindings.get(n), new.bindings.get(n))),
     )
 
 

@@ -7,7 +7,7 @@ how a graph runs in `run`, how it is bound in `binding`.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from .block import Block, Lazy
+from .block import Block, same_component
 from .errors import Problem, WireError
 from .paths import block_at, edit_at
 from .ports import Component, Input, Output, Outputs, Signature
@@ -389,10 +389,7 @@ def _slot_problems(graph: Graph) -> Iterable[Problem]:
 
 
 def _same_bindings(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Objects by identity; handles that are not loaded by their spec."""
-    return a.keys() == b.keys() and all(
-        a[n] is b[n] or (isinstance(a[n], Lazy) and isinstance(b[n], Lazy) and a[n] == b[n]) for n in a
-    )
+    return a.keys() == b.keys() and all(same_component(a[n], b[n]) for n in a)
 
 
 def _shared_head(path: str, source: str) -> str:
