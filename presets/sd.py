@@ -23,7 +23,7 @@ from ..blocks.latents.start import (
     SpendNoise,
 )  # fmt: skip
 from ..blocks.text.clip import EncodePrompt, ExpandRows, MatchNegative
-from ..graph import Graph, Loop, named
+from ..graph import Block, Graph, Loop, named
 from .family import Family
 from .settings import read_config
 
@@ -36,7 +36,7 @@ def text2image(size: int = 512, channels: int = 4, factor: int = 8, **_: Any) ->
         positive=named(EncodePrompt(), conditioning="positive"),
         rows=CountRows(),
         match=MatchNegative(),
-        negative=named(EncodePrompt(), prompt="negative_prompt", conditioning="negative"),
+        negative=_encode_negative(),
         expand_positive=named(ExpandRows(), conditioning="positive"),
         expand_negative=named(ExpandRows(), conditioning="negative"),
         random=SeedRandom(),
@@ -59,6 +59,12 @@ def text2image(size: int = 512, channels: int = 4, factor: int = 8, **_: Any) ->
         slots=SLOTS,
         preset=("sd", "text2image"),
     )
+
+
+def _encode_negative() -> Block:
+    """The reference skips layers for the positive prompt only, so the negative one has a `clip_skip` of its own."""
+    block = EncodePrompt()
+    return named(block, prompt="negative_prompt", conditioning="negative", clip_skip="negative_clip_skip")
 
 
 def image2image(size: int = 512, channels: int = 4, factor: int = 8, **_: Any) -> Graph:
