@@ -1,0 +1,178 @@
+"""Checkpoints that the tests of presets run on: the embedded real model, and tiny random ones that diffusers saved."""
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sfumato as sf
+from sfumato import Graph
+
+from .support import EMBEDDED, Apart, Reference, Result, apart, quiet
+
+
+@pytest.fixture(scope="session")
+def diffusers() -> Any:  # a lazy module: its attributes are made when asked for
+    """The reference implementation, which the library never imports."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        transformers: Any = import_module("transformers")
+        transformers.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        module: Any = import_module("diffusers")
+        for name in Reference.CLASSES.values():
+            getattr(module, name)
+    module.utils.logging.set_verbosity_error()
+    module.utils.logging.disable_progress_bar()
+    return module
+
+
+@pytest.fixture(scope="session")
+def emoji() -> Graph:
+    """The embedded real model, text to image, loaded from its folder."""
+    return sf.load(EMBEDDED)
+
+
+@pytest.fixture(scope="session")
+def emoji_reference(diffusers: Any) -> Reference:
+    return Reference(diffusers, EMBEDDED)
+
+
+# ---------------------------------------------------------------------------------------------------- tiny checkpoints
+UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "cross_attention_dim": 32,
+    "attention_head_dim": 2,
+    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}
+VAE = {
+    "sample_size": 64,
+    "block_out_channels": (8, 8, 8, 8),
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+TEXT = {
+    "vocab_size": 2048,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+    "bos_token_id": 2046,
+    "eos_token_id": 2047,
+    "pad_token_id": 2047,
+}
+NOISE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "clip_sample": False,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "sd": ("StableDiffusionPipeline", {}, {}, {}),
+    "sd-inpainting": ("StableDiffusionInpaintPipeline", {"in_channels": 9}, {}, {}),
+    "sd2": (
+        "StableDiffusionPipeline",
+        {"use_linear_projection": True, "attention_head_dim": (2, 4)},
+        {"hidden_act": "gelu"},
+        {"prediction_type": "v_prediction"},
+    ),
+}
+
+
+@pytest.fixture(scope="session")
+def checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny random checkpoint, which diffusers made and saved."""
+    transformers: Any = import_module("transformers")
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name in made:
+            return made[name]
+        pipeline, unet, text, noise = CHECKPOINTS[name]
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            parts = {
+                "unet": diffusers.UNet2DConditionModel(**{**UNET, **unet}),
+                "vae": diffusers.AutoencoderKL(**VAE),
+                "text_encoder": transformers.CLIPTextModel(transformers.CLIPTextConfig(**{**TEXT, **text})),
+                "tokenizer": transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer"),
+                "scheduler": diffusers.DDIMScheduler(**{**NOISE, **noise}),
+                "safety_checker": None,
+                "feature_extractor": None,
+            }
+            folder = tmp_path_factory.mktemp(name)
+            pipe = getattr(diffusers, pipeline)(**parts, requires_safety_checker=False)
+            pipe.save_pretrained(folder)
+        return made.setdefault(name, folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
+    """Loads a tiny checkpoint with ours."""
+
+    def load(name: str = "sd", task: str = "text2image") -> Graph:
+        return sf.load(checkpoint(name), task)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def tiny_reference(diffusers: Any, checkpoint: Callable[[str], Path]) -> Callable[[str], Reference]:
+    """Loads a tiny checkpoint with diffusers."""
+    made: dict[str, Reference] = {}
+
+    def load(name: str) -> Reference:
+        if name not in made:
+            made[name] = Reference(diffusers, checkpoint(name))
+        return made[name]
+
+    return load
+
+
+@pytest.fixture
+def same(request: pytest.FixtureRequest) -> Callable[..., Apart]:
+    """Checks that two results agree: latents within 1e-4, and pixels far below one step of 255."""
+
+    def check(ours: Result, theirs: Result, *, latents: float = 1e-4, pixels: float = 0.05) -> Apart:
+        far = apart(ours, theirs)
+        request.node.user_properties += far._asdict().items()  # for reports: --junitxml shows them
+        assert far.latents < latents
+        assert far.pixels < pixels
+        return far
+
+    return check
+
+
+@pytest.fixture
+def a_folder(tmp_path: Path) -> Path:
+    """A copy of the embedded checkpoint that a test may spoil."""
+    return shutil.copytree(EMBEDDED, tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def reconfigure() -> Callable[..., None]:
+    """Changes keys of a JSON file."""
+
+    def change(file: Path, **keys: Any) -> None:
+        file.write_text(json.dumps({**json.loads(file.read_text()), **keys}))
+
+    return change
