@@ -1,0 +1,80 @@
+"""The commands together, and how a wrong command line is told."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from .look import check, inspect, presets, show
+from .run import run
+from .telling import fail
+
+
+class Commands(TyperGroup):
+    """The group of all commands. A wrong command line is told in one line, as every other error is."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,  # what click hands through
+    ) -> Any:
+        given = list(sys.argv[1:] if args is None else args)
+        try:
+            code = self._told(given, prog_name or "sfumato", complete_var, **extra)
+        except typer.Exit as stop:
+            code = stop.exit_code
+        except KeyboardInterrupt:
+            code = 130
+        if standalone_mode:
+            sys.exit(code or 0)
+        return code
+
+    def _told(self, args: list[str], prog_name: str, complete_var: str | None, **extra: Any) -> Any:
+        try:
+            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        except (typer.Exit, KeyboardInterrupt):
+            raise
+        except typer.Abort:
+            fail("Cancelled", "stopped.", as_json=False)
+        except Exception as error:
+            if not hasattr(error, "format_message"):  # click's errors of usage, which typer brings in its own copy
+                raise
+            command = getattr(getattr(error, "ctx", None), "command_path", prog_name)
+            text = f"{str(error.format_message()).rstrip('. ')}. Try '{command} --help'."  # type: ignore[attr-defined]
+            fail("UsageError", text, as_json="--json" in args, code=2)
+
+
+app = typer.Typer(
+    cls=Commands,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Make pictures with diffusion models, and look at what makes them. Start with: sfumato run 'a red apple'",
+)
+for command in (run, show, check, inspect, presets):
+    app.command()(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from sfumato import __version__
+
+        typer.echo(f"sfumato {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(2)

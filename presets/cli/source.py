@@ -1,0 +1,101 @@
+"""What a user names on the command line (a preset, a folder, a graph file), as a graph."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from .telling import Refused
+
+FIRST = ("text2image", "image2image", "inpaint")
+"""The tasks in the order in which they are tried for one that takes what was given."""
+
+
+EMOJI = "emoji"
+"""The model that is run where none is named: it is inside this package."""
+
+
+def open_pipe(
+    model: str | None,
+    task: str | None,
+    graph: str | None,
+    names: Collection[str],
+    device: str | None,
+    dtype: str | None,
+) -> Any:  # a Graph
+    """The graph to run: of the task that was asked for, or of the first that takes these names. Refuses one that
+    gives no pictures, or that lacks components."""
+    from ...graph.plan import unbound
+
+    manager = make_manager(device, dtype)
+    if graph is not None and task is not None:
+        raise Refused("--task goes with the graphs that a model's family has; a --graph is what it is. Give one.")
+    pipe = open_graph(graph, manager=manager) if graph and not model else None
+    if pipe is None:
+        pipe = open_graph(model or EMOJI, task, manager=manager, graph=graph)
+        if task is None and graph is None:
+            pipe = task_for(pipe, names)
+    if "images" not in pipe.outputs:
+        raise Refused(f"{graph or model}: gives {', '.join(pipe.outputs)}, and sfumato run writes a graph's `images`.")
+    if lacking := unbound(pipe, ("images",), pipe.bindings).keys() - names:
+        raise Refused(
+            f"{graph or model}: brings no {', '.join(sorted(lacking))}. "
+            "Give --model: a preset with a model inside (see: sfumato presets), or a checkpoint's folder."
+        )
+    return pipe
+
+
+def make_manager(device: str | None, dtype: str | None) -> Any:  # a ComponentsManager; importing its class takes torch
+    """A manager for this process. Refuses a device that is not there."""
+    import torch
+
+    from ...components.manager import ComponentsManager
+
+    if device is not None:
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            there = [
+                "cpu", *(["cuda"] if torch.cuda.is_available() else []),
+                *(["mps"] if torch.backends.mps.is_available() else []),
+            ]  # fmt: skip
+            reason = str(error).strip().splitlines()[0]
+            raise Refused(f"--device {device}: cannot be used ({reason}). There are: {', '.join(there)}.") from error
+    return ComponentsManager(device=device or "cpu", dtype=dtype or "float32")
+
+
+def open_graph(x: str, task: str | None = None, *, manager: Any = None, graph: str | None = None) -> Any:  # a Graph
+    """The graph that `x` stands for, or the one in the file `graph` with the components of `x`."""
+    from ...graph.files import load as load_file
+    from ..load import load
+
+    path = Path(x).expanduser()
+    if path.is_file():
+        if graph is not None or task is not None:
+            raise Refused(
+                f"{x}: is a file with one graph. --task and --graph go with a preset or a checkpoint's folder."
+            )
+        return load_file(path, manager)
+    if graph is not None:
+        file = Path(graph).expanduser()
+        return load(x, graph=load_file(file, manager), manager=manager)
+    return load(x, task or "text2image", manager=manager)
+
+
+def task_for(pipe: Any, names: Collection[str]) -> Any:  # a Graph
+    """The graph itself if it takes these names, else its sister that does; the graph itself where none does."""
+    from ...registry import presets as families
+
+    if pipe.preset is None or _takes(pipe, names):
+        return pipe
+    tasks = families[pipe.preset[0]].tasks
+    for task in [*(t for t in FIRST if t in tasks), *(t for t in tasks if t not in FIRST)]:
+        if _takes(sister := pipe.task(task), names):
+            return sister
+    return pipe
+
+
+def _takes(pipe: Any, names: Collection[str]) -> bool:
+    from ...graph.call import makers
+
+    known = {*pipe.inputs, *pipe.components, *pipe.slots, *makers(pipe)}
+    return known.issuperset(names)
