@@ -34,7 +34,7 @@ def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
         if not _is_a(value, part.type):
             came = say(value.type) if isinstance(value, Lazy) else type(value).__name__
             who = ", ".join(n for n, b in graph.nodes.items() if name in b.signature.components)
-            text = f"is {came}, but {who} needs {say(part.type)}."
+            text = f"is {came}, but {who} needs {say(part.type)}{_lacking(value, part.type)}."
             found.append(Problem("component", name, text, came, say(part.type)))
     if not found:
         bindings = {**graph.bindings, **made}
@@ -78,6 +78,12 @@ def _answers(value: Any, cls: Any) -> bool:
         return hasattr(value, name) or (isinstance(value, type) and not callable(getattr(cls, name, None)))
 
     return all(map(answers, asked(cls)))
+
+
+def _lacking(value: Any, kind: Any) -> str:
+    cls, given = split(kind)[0], value.type if isinstance(value, Lazy) else value
+    lost = sorted(n for n in asked(cls) if not hasattr(given, n)) if is_protocol(cls) else []
+    return f": it has no {', '.join(lost)}" if lost else ", an object of that class"
 
 
 def using(graph: Graph, swaps: Mapping[str, Any]) -> Graph:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, Self, dataclass_transform, get_type_
 from ..registry import blocks as BLOCKS
 from ..registry import did_you_mean
 from .errors import ConfigError, Unbound
-from .ports import Component, Input, Malformed, Signature, check_call, read_call
+from .ports import Component, Input, Malformed, Signature, check_call, class_name, read_call
 from .space import LatentSpace
 from .validate import Unfit, fitted
 
@@ -105,13 +105,13 @@ def ports_of(cls: type["Block"]) -> ClassPorts:
         hints = get_type_hints(cls, include_extras=True)
     except NameError as error:
         raise Malformed(
-            f"{cls.__qualname__}: {error}. Import field types at run time, not under TYPE_CHECKING."
+            f"{class_name(cls)}: {error}. Import field types at run time, not under TYPE_CHECKING."
         ) from error
     parts = {f.name: Component(hints[f.name], f.default is EMPTY) for f in held if _is_component(f)}
     knobs = tuple(f.name for f in held if "knob" in f.metadata)
     if clash := [name for name in (*knobs, *parts) if name in inputs]:
         raise Malformed(
-            f"{cls.__qualname__}: {', '.join(clash)} is both a field and a parameter of __call__. Keep one."
+            f"{class_name(cls)}: {', '.join(clash)} is both a field and a parameter of __call__. Keep one."
         )
     inputs |= {name: Input(hints[name]) for name in knobs}
     return ClassPorts(inputs, Signature(inputs, outputs, parts, memory, running), returns, parts, knobs)
@@ -152,7 +152,7 @@ class Block:
         if "__call__" in cls.__dict__ and "signature" not in cls.__dict__:
             check_call(cls)
         elif "signature" not in cls.__dict__ and cls.__call__ is Block.__call__:
-            raise Malformed(f"{cls.__qualname__} has no __call__. Write what it does: def __call__(self, …) -> Result")
+            raise Malformed(f"{class_name(cls)} has no __call__. Write what it does: def __call__(self, …) -> Result")
         dataclass(frozen=True, kw_only=True, eq=False)(cls)
         cls.registered_name = name or block_name(cls)
         if BLOCKS.aliases.get(cls.registered_name) is None:

@@ -114,7 +114,8 @@ def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Prob
         if name in graph.inputs or name in plain.inputs:
             continue
         if name in graph.outputs and name not in graph.inputs:
-            text = "is what this graph gives; it cannot be given to it."
+            makes = [n for n, b in graph.nodes.items() if name in b.signature.outputs]
+            text = f"is made by {' and '.join(makes)}. A call may give what one node alone makes: rename one of them."
         elif task := _task_that_takes(plain, name):
             mine = plain.preset[1] if plain.preset else "this graph"
             text = f"is no input of {mine}. Write pipe.task({task!r})(…, {name}=…)."

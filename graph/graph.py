@@ -382,7 +382,7 @@ def _slot_problems(graph: Graph) -> Iterable[Problem]:
             try:
                 block_at(graph, path)
             except WireError as error:
-                yield Problem("slot", slot, f"stands for {path!r}: {error.problems[0]}", path)
+                yield Problem("slot", slot, f"stands for {path!r}: {error.problems[0].message}", path)
     for name in graph.inputs.keys() & graph.components.keys():
         text = f"is an input and also a component. Call keywords are one namespace: named(block, {name}='…')."
         yield Problem("clash", name, text, name)

@@ -23,7 +23,7 @@ def block_at(block: Block, path: str) -> Block:
             at = children[""]
             children = at.children()
         if part not in children:
-            raise WireError(no_node(part, children, ".".join([*done, part])))
+            raise WireError(_no_child(part, at, done))
         done.append(part)
         at = children[part]
     return at
@@ -47,12 +47,19 @@ def _edit(block: Block, path: list[str], edit: "Callable[[Graph, str], Graph]", 
     if "" in children:
         head, rest = "", path
     elif head not in children or not rest:
-        raise WireError(no_node(head, children, ".".join([*done, head])))
+        raise WireError(_no_child(head, children.get(head, block), done))
     new = _edit(children[head], rest, edit, [*done, head] if head else done)
     try:
         return block.with_children({**children, head: new})
     except WireError as error:
         raise WireError(_placed(error, done)) from None
+
+
+def _no_child(name: str, block: Block, done: list[str]) -> Problem:
+    place = ".".join([*done, name])
+    if block.children():
+        return no_node(name, block.children(), place)
+    return Problem("no-node", place, f"no such node: {'.'.join(done)} is {type(block).__name__}, which holds no blocks.")
 
 
 def _placed(error: WireError, done: list[str]) -> list[Problem]:

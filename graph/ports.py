@@ -155,9 +155,14 @@ class Malformed(TypeError):
 _HOW = "def __call__(self, latents: Latents) -> Scaled: ...   # class Scaled(NamedTuple): latents: Latents"
 
 
+def class_name(cls: type) -> str:
+    """How errors call a class: without the functions it stands in."""
+    return cls.__qualname__.rpartition("<locals>.")[2]
+
+
 def check_call(cls: type) -> None:
     """Refuse a block whose `__call__` is not a typed signature, as far as its text tells."""
-    where = f"{cls.__qualname__}.__call__"
+    where = f"{class_name(cls)}.__call__"
     call = cls.__dict__.get("__call__")
     if not inspect.isfunction(call):
         raise Malformed(f"{where} must be a plain method. Write: {_HOW}")
@@ -198,7 +203,7 @@ def is_memory(hint: Any) -> bool:
 def read_call(cls: type) -> tuple[dict[str, Input], dict[str, Output], dict[str, Input], str | None, type | None]:
     """Inputs, outputs, memory, the name of the `Running` parameter, and the NamedTuple class of a block class."""
     call: Callable[..., Any] = cls.__call__
-    where = f"{cls.__qualname__}.__call__"
+    where = f"{class_name(cls)}.__call__"
     try:
         hints = get_type_hints(call, include_extras=True)
     except NameError as error:
@@ -232,5 +237,5 @@ def read_call(cls: type) -> tuple[dict[str, Input], dict[str, Output], dict[str,
 
 __all__ = [
     "ALONE", "REQUIRED", "VARIES", "Component", "Input", "Malformed", "Memory", "Output", "Outputs", "Port",
-    "Running", "Signature", "check_call", "is_memory", "read_call",
+    "Running", "Signature", "check_call", "class_name", "is_memory", "read_call",
 ]  # fmt: skip

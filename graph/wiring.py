@@ -12,7 +12,7 @@ from ..registry import closest, did_you_mean
 from .block import Block
 from .errors import Problem
 from .ports import REQUIRED, VARIES, Component, Input, Output, Signature
-from .types import assignable, meet, port_of, say
+from .types import assignable, meet, port_of, say, split
 
 INPUTS = "inputs"
 """The node name under which a graph's own inputs stand in its edges."""
@@ -158,6 +158,8 @@ def _way_out(have: Any, want: Any, e: Edge) -> str:
     a, b = port_of(have), port_of(want)
     if a and b and a.kind == b.kind and a.space != b.space:
         return "Insert a decode and an encode between them, or use components of one latent space."
+    if b and not a and assignable(have, split(want)[0]):
+        return f"If it is one, say so where it is made: {e.output}: {say(want)}."
     return (
         f"Put a block that makes {say(want)} between them, or wire another source: "
         f"graph.wire({e.target!r}, 'node.output')."
@@ -218,7 +220,7 @@ def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequen
         gives: Mapping[str, Output] = block.signature.outputs
         unread = [port for port in gives if (node, port) not in read and (node, port) not in final]
         if gives and len(unread) == len(gives):
-            text = f"nobody reads what it gives ({', '.join(gives)}). {_placing(node, unread, nodes)}"
+            text = f"nobody reads what it gives ({', '.join(gives)}). {_placing(node, unread, nodes, last)}"
             found.append(Problem("unread", node, text, candidates=tuple(unread)))
         else:
             found += [
@@ -232,10 +234,11 @@ def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequen
     return found
 
 
-def _placing(node: str, ports: Sequence[str], nodes: Mapping[str, Block]) -> str:
+def _placing(node: str, ports: Sequence[str], nodes: Mapping[str, Block], last: Mapping[str, str]) -> str:
     names = list(nodes)
     earlier = [n for n in names[: names.index(node)] for p in ports if p in nodes[n].signature.inputs]
     if earlier:
         port = next(p for p in ports if p in nodes[earlier[0]].signature.inputs)
         return f"{earlier[0]} takes {port!r}: insert it before {earlier[0]!r}."
-    return "Insert it before a block that takes one of them, or declare one as an output: graph.only(…)."
+    again = next((f"{last[p]} gives {p!r} again before anyone reads it. " for p in ports if last[p] != node), "")
+    return f"{again}Put it before a block that takes one, or ask for one: outputs=(…, {ports[0]!r}) (in a loop: carry)."
