@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..components.loading.files import locate
+from ..components.loading.hub import is_repo
 from ..components.loading.index import read_index
-from ..components.manager import ComponentsManager, default_manager
+from ..components.manager import ComponentsManager, Handle, default_manager
 from ..graph import Graph, LoadError
 from ..registry import did_you_mean
 from ..registry import presets as families
@@ -35,23 +37,22 @@ def load(
 ) -> Graph:
     """A pipeline: the graph of a task, bound to the components of a checkpoint. No weight is read until it runs.
 
-    `x` is a preset name ("emoji"), or a folder with `model_index.json` or `modular_model_index.json`, or one that
-    `graph.save` wrote. `graph` is used in place of the preset's own. Other keywords are components and slots, as in a
-    call. A family's name ("sd") gives its graph with nothing bound. Raises `LoadError` with every part that is wrong.
+    `x` is a preset name ("emoji"), a repo of the Hub ("owner/name"), or a folder: with `model_index.json` or
+    `modular_model_index.json`, or one that `graph.save` wrote. `graph` is used in place of the preset's own. Other
+    keywords are components and slots, as in a call. A family's name ("sd") gives its graph with nothing bound.
+
+    Raises `LoadError` with every part that is wrong.
     """
     if isinstance(x, str) and x in families and not Path(x).is_dir():
         family: Family = families[x]
         made = family.make(task, swaps) if graph is None else graph
         return made.using(**swaps) if swaps else made
-    embedded = isinstance(x, str) and (EMBEDDED / x).is_dir() and x.isidentifier()
-    folder = EMBEDDED / x if embedded else Path(x).expanduser()
-    if graph is None and (folder / "graph.json").is_file():
-        saved = Graph.load(folder)
-        return saved.using(**swaps) if swaps else saved
-    if not folder.is_dir():
-        raise LoadError(_not_found(x, folder))
-    index = read_index(folder)
+    embedded = isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
+    folder = EMBEDDED / x if embedded else _folder(x)
     manager = manager or default_manager()
+    if graph is None and (folder / "graph.json").is_file():
+        return _saved(folder, task, manager, device, dtype, swaps)
+    index = read_index(folder)
     components: dict[str, Any] = {
         name: manager.handle(spec, device=device, dtype=dtype) for name, spec in index.loadable.items()
     }
@@ -91,11 +92,24 @@ def _with_defaults(graph: Graph, defaults: Mapping[str, Any]) -> Graph:
     return graph
 
 
-def _not_found(x: str | Path, folder: Path) -> str:
-    text = str(x)
-    if text.count("/") == 1 and not folder.parent.exists():
-        return (
-            f"{text!r} is no folder here. If it is a Hub repo: download it first, "
-            f"`hf download {text} --local-dir {text.partition('/')[2]}`, and load that folder."
-        )
-    return f"{text!r} is neither a folder nor a preset. {did_you_mean(text, names())}"
+def _saved(
+    folder: Path, task: str, manager: ComponentsManager, device: Any, dtype: Any, swaps: Mapping[str, Any]
+) -> Graph:  # Any as in load
+    """A graph that was saved, held by the manager that was asked for."""
+    saved = Graph.load(folder)
+    handles = {name: value for name, value in saved.bindings.items() if isinstance(value, Handle)}
+    held = {name: manager.handle(value.spec, device=device, dtype=dtype) for name, value in handles.items()}
+    saved = saved.bind(held)
+    if saved.preset is not None and task not in ("text2image", saved.preset[1]):
+        saved = saved.task(task)
+    return saved.using(**swaps) if swaps else saved
+
+
+def _folder(x: str | Path) -> Path:
+    """The local folder for a path or a repo of the Hub."""
+    folder = Path(x).expanduser()
+    if folder.is_dir():
+        return folder
+    if isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
+        return locate(x)
+    raise LoadError(f"{str(x)!r} is neither a folder nor a preset. {did_you_mean(str(x), names())}")

@@ -75,9 +75,10 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
     pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels
     channels = 3 if mode == "RGB" else 1
     if pixels.ndim != 3 or pixels.shape[0] not in (1, channels) or not pixels.is_floating_point():
+        came = f"{type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}"
         raise ValueError(
-            f"A picture came as {type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}. Wanted: a "
-            f"PIL image, or 0 to 1 as ({channels}, rows, columns) in a tensor, (rows, columns, {channels}) in an array."
+            f"A picture came as {came}. Wanted: a PIL image, or 0 to 1 as ({channels}, rows, columns) in a tensor, "
+            f"(rows, columns, {channels}) in an array."
         )
     low, high = float(pixels.min()), float(pixels.max())
     if low < 0 or high > 1:

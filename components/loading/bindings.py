@@ -23,7 +23,7 @@ def from_json(
 
     A path that begins with "." is taken from `folder`, where the file stands, so that a moved folder still loads;
     one that begins with "sfumato:" is inside this package: the embedded model, wherever it is installed.
-    Reads no weights. ConfigError for an entry that does not fit, UnknownName for a class that is not here.
+    Reads no weights. ConfigError for an entry that does not fit, LoadError or UnknownName for a class that is not here.
     """
     if set(data) == _INLINE:
         hint, config = data["type_hint"], data["config"]
@@ -36,7 +36,10 @@ def from_json(
     path = data.get("pretrained_model_name_or_path")
     if isinstance(path, str):
         data = {**data, "pretrained_model_name_or_path": _located(path, folder)}
-    return (manager or default_manager()).handle(ComponentSpec.from_json(data))
+    spec = ComponentSpec.from_json(data)
+    if spec.type_hint is not None:
+        _ = spec.type  # a class that is not here is told now, with its place in the file
+    return (manager or default_manager()).handle(spec)
 
 
 def _located(path: str, folder: str | os.PathLike[str]) -> str:

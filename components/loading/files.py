@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ...graph.errors import LoadError
+from .hub import fetch, is_repo
 
 CONFIGS = ("config.json", "scheduler_config.json", "guider_config.json", "preprocessor_config.json")
 """What the config of a component is called, by kind: model, scheduler, guider, image processor."""
@@ -30,11 +31,9 @@ def locate(source: str, revision: str | None = None) -> Path:
         raise LoadError(f"{source}: this is a file, and a folder was wanted. Give the folder that holds it.")
     if folder.is_absolute() or source.startswith((".", "~")):
         raise LoadError(f"{source}: there is no such folder. Check the path; the working folder is {Path.cwd()}.")
-    pin = f" --revision {revision}" if revision else ""
-    raise LoadError(
-        f"{source}: this is no local folder. Repos of the Hub come through the Hub loader, which this version does "
-        f"not have yet: run `hf download {source}{pin} --local-dir DIR` and give DIR."
-    )
+    if is_repo(source):
+        return fetch(source, revision)
+    raise LoadError(f"{source}: this is neither a folder nor a repo of the Hub (owner/name). Give one of these.")
 
 
 def read_json(path: Path) -> dict[str, Any]:  # JSON may be anything below its keys
