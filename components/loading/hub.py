@@ -28,19 +28,18 @@ def fetch(repo: str, revision: str | None = None, variant: str | None = None) ->
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
+        GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError,
     )  # fmt: skip
 
     try:
-        index = _index(repo, revision)
+        commit, reached = _commit(repo, revision)
+        index = _index(repo, commit, reached)
         allowed = [*_INDEXES, *patterns(list(json.loads(index.read_text(encoding="utf-8"))), variant)]
         others = [] if variant else [f"*.{name}[.-]*" for name in _VARIANTS]
-        commit = index.parent.name  # the cache keeps a folder for each commit
-        return Path(snapshot_download(repo, revision=commit, allow_patterns=allowed, ignore_patterns=others))
+        folder = snapshot_download(
+            repo, revision=commit, allow_patterns=allowed, ignore_patterns=others, local_files_only=not reached
+        )
+        return Path(folder)
     except GatedRepoError:
         raise LoadError(f"{repo}: the repo is gated. Ask for access on its page, then `hf auth login`.") from None
     except RevisionNotFoundError:
@@ -55,20 +54,34 @@ def fetch(repo: str, revision: str | None = None, variant: str | None = None) ->
         raise LoadError(f"{repo}: the Hub answered with an error: {error}. Try again later.") from error
 
 
-def _index(repo: str, revision: str | None) -> Path:
+def _commit(repo: str, revision: str | None) -> tuple[str | None, bool]:
+    """The commit that a revision stands for now, and whether the Hub was reached; asked once, without retries."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # The base of every error of the HTTP library under the client, whichever that is (httpx, then httpx2).
+    broken = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
+    try:
+        return HfApi().model_info(repo, revision=revision).sha, True
+    except HfHubHTTPError:
+        raise
+    except (OSError, broken):
+        return revision, False
+
+
+def _index(repo: str, commit: str | None, reached: bool) -> Path:
+    """The first index file that the repo has."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-    unreached: LocalEntryNotFoundError | None = None
+    missing: EntryNotFoundError | LocalEntryNotFoundError | None = None
     for name in _INDEXES:
         try:
-            return Path(hf_hub_download(repo, name, revision=revision))
-        except LocalEntryNotFoundError as error:
-            unreached = error  # out of reach: another index may be in the cache
-        except EntryNotFoundError:
-            continue
-    if unreached is not None:
-        raise unreached
+            return Path(hf_hub_download(repo, name, revision=commit, local_files_only=not reached))
+        except (EntryNotFoundError, LocalEntryNotFoundError) as error:
+            missing = error
+    if isinstance(missing, LocalEntryNotFoundError):
+        raise missing
     raise LoadError(f"{repo}: the repo has none of {', '.join(_INDEXES)}, so it holds no pipeline. Name one that does.")
 
 

@@ -52,6 +52,8 @@ class Handler(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0].strip("/")
         if path.startswith("api/models/"):
             owner, name, *_ = path.removeprefix("api/models/").split("/")
+            if name == "gated":
+                return self._fail(403, "GatedRepo")
             folder = self.server.root / owner / name
             if not folder.is_dir():
                 return self._fail(404, "RepoNotFound")
