@@ -28,12 +28,17 @@ def fetch(repo: str, revision: str | None = None, variant: str | None = None) ->
     """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
     )  # fmt: skip
 
     try:
-        commit, reached = _commit(repo, revision)
-        index = _index(repo, commit, reached)
+        reached = _reached(repo, revision)
+        index = _index(repo, revision, reached)
+        commit = index.parent.name  # the cache keeps a folder for each commit: the rest is of the same
         allowed = [*_INDEXES, *patterns(list(json.loads(index.read_text(encoding="utf-8"))), variant)]
         others = [] if variant else [f"*.{name}[.-]*" for name in _VARIANTS]
         folder = snapshot_download(
@@ -54,22 +59,24 @@ def fetch(repo: str, revision: str | None = None, variant: str | None = None) ->
         raise LoadError(f"{repo}: the Hub answered with an error: {error}. Try again later.") from error
 
 
-def _commit(repo: str, revision: str | None) -> tuple[str | None, bool]:
-    """The commit that a revision stands for now, and whether the Hub was reached; asked once, without retries."""
+def _reached(repo: str, revision: str | None) -> bool:
+    """Whether the Hub answers for this repo; asked once, without the retries of a download."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError
 
     # The base of every error of the HTTP library under the client, whichever that is (httpx, then httpx2).
     broken = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
+    assert issubclass(broken, Exception)
     try:
-        return HfApi().model_info(repo, revision=revision).sha, True
+        HfApi().model_info(repo, revision=revision)
     except HfHubHTTPError:
         raise
     except (OSError, broken):
-        return revision, False
+        return False
+    return True
 
 
-def _index(repo: str, commit: str | None, reached: bool) -> Path:
+def _index(repo: str, revision: str | None, reached: bool) -> Path:
     """The first index file that the repo has."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -77,7 +84,7 @@ def _index(repo: str, commit: str | None, reached: bool) -> Path:
     missing: EntryNotFoundError | LocalEntryNotFoundError | None = None
     for name in _INDEXES:
         try:
-            return Path(hf_hub_download(repo, name, revision=commit, local_files_only=not reached))
+            return Path(hf_hub_download(repo, name, revision=revision, local_files_only=not reached))
         except (EntryNotFoundError, LocalEntryNotFoundError) as error:
             missing = error
     if isinstance(missing, LocalEntryNotFoundError):
