@@ -95,7 +95,7 @@ def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> d
     held = {old: bound[outside.get(old, old)] for old in block.signature.components if outside.get(old, old) in bound}
     held |= {n: v for n, v in block.__dict__.items() if getattr(v, "space", None) is not None}
     if isinstance(block, Graph | Loop | Switch):
-        insides = list(block.children().values())
+        insides = [block] if isinstance(block, Graph) else list(block.children().values())
         for i, body in enumerate(insides):
             assert isinstance(body, Graph)
             _walk(body, (*at, str(i)), {**held, **body.bindings}, union)
