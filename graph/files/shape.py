@@ -9,6 +9,8 @@ FORMAT = 1
 
 NAME = "graph.json"
 
+_KINDS = ("Loop", "Switch", "Named", "Graph")
+
 Config = Annotated[dict[str, JsonValue], Field(description="The block's fields that are not components, by name.")]
 
 
@@ -61,7 +63,7 @@ class GraphForm(_Form):
 class LeafForm(_Form):
     """A block, by its registered name: `text.sd.EncodePrompt` for ours, `package.module.Class` for others."""
 
-    block: Annotated[str, Field(min_length=1)]
+    block: Annotated[str, Field(min_length=1, json_schema_extra={"not": {"enum": list(_KINDS)}})]
     config: Config
     components: Components = {}
 
@@ -122,9 +124,6 @@ class NamedStep(_Step, NamedForm):
 
 class InnerStep(_Step, InnerForm):
     """A named graph."""
-
-
-_KINDS = ("Loop", "Switch", "Named", "Graph")
 
 
 def _kind(data: Any) -> str:
