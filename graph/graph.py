@@ -11,7 +11,7 @@ from .block import Block, same_component
 from .errors import Problem, WireError
 from .paths import block_at, edit_at
 from .ports import Component, Input, Output, Outputs, Signature
-from .wiring import INPUTS, RESERVED, Edge, misplaced, no_node, problems, rule, signature_of
+from .wiring import INPUTS, RESERVED, Edge, misplaced, misplaced_by, no_node, problems, rule, signature_of
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -68,13 +68,11 @@ class Graph(Block, name="Graph"):
     ) -> None:  # fmt: skip
         self.__dict__.update(nodes=nodes, edges=edges, declared=declared, slots=slots, bindings=bindings, preset=preset)
 
-    def _verify(self, touched: Iterable[str]) -> None:
+    def _verify(self, touched: Iterable[str], before: "Graph | None" = None) -> None:
         found = problems(self.nodes, self.edges, self.declared)
         if not found:
-            touched = set(touched)
-            found = [
-                p for p in misplaced(self.nodes, self.edges, self.declared) if p.place.partition(".")[0] in touched
-            ]
+            old = misplaced(before.nodes, before.edges, before.declared) if before and touched else []
+            found = misplaced_by(set(touched), self.nodes, self.edges, self.declared, old)
             found += _slot_problems(self)
         if found:
             raise WireError(found)
@@ -88,7 +86,7 @@ class Graph(Block, name="Graph"):
         lost = [e for e in pinned if e not in edges]
         parts: dict[str, Any] = {n: self.__dict__[n] for n in ("declared", "slots", "bindings", "preset")}
         new._fill(nodes, (*edges, *lost), **{**parts, **{k: v for k, v in changes.items() if k != "nodes"}})
-        new._verify(touched)
+        new._verify(touched, self)
         return new
 
     # ------------------------------------------------------------------------------------------- reading

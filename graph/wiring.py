@@ -234,6 +234,21 @@ def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequen
     return found
 
 
+def misplaced_by(
+    touched: set[str], nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str], old: Sequence[Problem]
+) -> list[Problem]:
+    """Of the misplaced blocks those that an edit of these nodes is to blame for: they are misplaced themselves, or
+    hide what another gives. That another loses its reader is what swapping a block may do; `old` were there before."""
+    last, was = last_givers(nodes), {(p.code, p.place) for p in old}
+    found: list[Problem] = []
+    for p in misplaced(nodes, edges, outputs) if touched else ():
+        node, _, port = p.place.partition(".")
+        hidden_by = {last[n] for n in ([port] if port else p.candidates)} - {node}
+        if node in touched or (hidden_by & touched and (p.code, p.place) not in was):
+            found.append(p)
+    return found
+
+
 def _placing(node: str, ports: Sequence[str], nodes: Mapping[str, Block], last: Mapping[str, str]) -> str:
     names = list(nodes)
     earlier = [n for n in names[: names.index(node)] for p in ports if p in nodes[n].signature.inputs]
