@@ -1,0 +1,22 @@
+from typing import NamedTuple
+
+from sfumato.graph import Block, Graph
+
+from ..fakes import MakeY, XToY
+
+
+class XYZ(NamedTuple):
+    x: int
+    extra: int
+
+
+class Both(Block):
+    def __call__(self) -> XYZ:
+        return XYZ(1, 2)
+
+
+def wrong() -> object:
+    return Graph(both=Both(), double=XToY(), make=MakeY(), outputs=("y",))
+
+
+EXPECTED = """WireError: double  nobody reads what it gives (y). make gives 'y' again before anyone reads it. Put it before a block that takes one, or ask for one: outputs=(…, 'y') (in a loop: carry)."""

@@ -1,0 +1,10 @@
+from sfumato.graph import Graph
+
+from ..fakes import MakeX
+
+
+def wrong() -> object:
+    return Graph(make=MakeX)
+
+
+EXPECTED = """WireError: make  is the class MakeX, not a block. Make one: make=MakeX()."""

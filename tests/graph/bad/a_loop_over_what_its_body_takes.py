@@ -1,0 +1,15 @@
+from sfumato.graph import Block, Graph, Loop
+
+from ..fakes import AddItem, X
+
+
+class TakesItems(Block):
+    def __call__(self, items: int, x: int) -> X:
+        return X(x)
+
+
+def wrong() -> object:
+    return Loop(over="items", each="item", carry=("x",), body=Graph(step=AddItem(), more=TakesItems()))
+
+
+EXPECTED = """WireError: over  the body takes 'items' itself as int, which is no Sequence[int] to go over."""

@@ -1,0 +1,10 @@
+from sfumato.graph import Graph
+
+from ..fakes import UseTool
+
+
+def wrong() -> object:
+    return Graph(use=UseTool())(x=1)
+
+
+EXPECTED = """InputError: tool  no component is bound; use needs Tool. Write graph.bind(tool=…), or load a checkpoint: sf.load(…)."""

@@ -1,0 +1,10 @@
+from sfumato.graph import Graph
+
+from ..fakes import XToY
+
+
+def wrong() -> object:
+    return Graph(double=XToY())(x=True)
+
+
+EXPECTED = """InputError: x  takes int, but True (bool) came."""

@@ -1,0 +1,10 @@
+from sfumato.graph import Graph
+
+from ..fakes import XToY, YToZ
+
+
+def wrong() -> object:
+    return Graph(double=XToY(), sum=YToZ())()
+
+
+EXPECTED = """InputError: x  must be given: int, read by double.x."""

@@ -1,0 +1,16 @@
+from sfumato.graph import Block, Graph
+
+from ..fakes import CallPredict, MakePredict, Predict, Predicted
+
+
+class Wrap(Block):
+    def __call__(self, predict: Predict) -> Predicted:
+        return Predicted(predict)
+
+
+def wrong() -> object:
+    graph = Graph(model=MakePredict(), guide=CallPredict(), outputs=("x",))
+    return graph.insert("control", Wrap(), after="guide")
+
+
+EXPECTED = """WireError: control  nobody reads what it gives (predict). guide takes 'predict': insert it before 'guide'."""

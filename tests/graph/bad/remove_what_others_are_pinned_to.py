@@ -1,0 +1,10 @@
+from sfumato.graph import Graph
+
+from ..fakes import Add, MakeX, XToY
+
+
+def wrong() -> object:
+    return Graph(make=MakeX(), add=Add(), double=XToY()).wire("double.x", "make.x").remove("make")
+
+
+EXPECTED = """WireError: make  double.x is pinned to it. Wire it elsewhere first: graph.wire('double.x', …)."""
