@@ -111,7 +111,7 @@ def _inpaint_joined(graph: Graph) -> Graph:
     return (
         graph.insert("mask_channels", JoinMaskChannels(), after="denoise.predict")
         .insert("encode_masked", named(EncodeImage(), pixels="hidden", image_latents="masked_latents"), after="noise")
-        .insert("hide", named(HideMasked(), pixels="hidden"), after="noise")
+        .insert("hide", HideMasked(), after="noise")
         .replace("encode_image", EncodeStart())
     )
 

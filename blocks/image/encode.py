@@ -53,7 +53,7 @@ def _rows(t: torch.Tensor, rows: Rows) -> torch.Tensor:
 
 
 class Hidden(NamedTuple):
-    pixels: Images
+    hidden: Images
 
 
 class HideMasked(Block):
@@ -70,10 +70,7 @@ class Shrunk(NamedTuple):
 class ShrinkMask(Block):
     """Bring a mask to the size of the latents, a row for each picture."""
 
-    def __call__(self, mask: Mask, image_latents: ImageLatents) -> Shrunk:
-        small = torch.nn.functional.interpolate(mask, size=image_latents.shape[2:])
-        if len(image_latents) % len(small):
-            raise ValueError(
-                f"{len(small)} masks came for {len(image_latents)} pictures. Give one for all, or one each."
-            )
-        return Shrunk(small.repeat_interleave(len(image_latents) // len(small), 0))
+    def __call__(self, mask: Mask, image_latents: ImageLatents, rows: Rows) -> Shrunk:
+        if len(mask) not in (1, rows.prompts, rows.total):
+            raise ValueError(f"{len(mask)} masks came for {rows.prompts} prompts. Give one for all, or one each.")
+        return Shrunk(_rows(torch.nn.functional.interpolate(mask, size=image_latents.shape[2:]), rows))
