@@ -2,13 +2,14 @@
 
 import secrets
 from collections.abc import Sequence
+from math import ceil
 from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Gt, Le
 
 from ...components.random import Random
 from ...components.schedulers import Scheduler
-from ...components.types import Conditioning, ImageLatents, Latents, Rows, Steps
+from ...components.types import Conditioning, ImageLatents, Images, Latents, Mask, Rows, Steps
 from ...graph import Block, component, knob
 
 Count = Annotated[int, Ge(1)]
@@ -79,10 +80,11 @@ class Spent(NamedTuple):
 
 
 class SpendNoise(Block):
-    """Draw as much noise as one image's latents take, and drop it: keeps the order of draws that others have."""
+    """Draw as much noise as encoding the masked image takes, and drop it: keeps the order of draws that others have."""
 
-    def __call__(self, image_latents: ImageLatents, random: Random) -> Spent:
-        return Spent(random.draw(len(random.states), image_latents.shape[1:])[1])
+    def __call__(self, pixels: Images, mask: Mask, image_latents: ImageLatents, random: Random) -> Spent:
+        rows = max(len(pixels), len(mask)) if random.single else len(random.states)
+        return Spent(random.draw(rows, image_latents.shape[1:])[1])
 
 
 class Scheduled(NamedTuple):
@@ -108,7 +110,7 @@ class CutSchedule(Block):
         whole = steps.places[-1] + 1
         kept = min(int(whole * self.strength), whole)
         if not kept:
-            way_out = f"Give strength={1 / whole:.3g} or more, or more steps"
+            way_out = f"Give strength={ceil(1000 / whole) / 1000:g} or more, or more steps"
             raise ValueError(f"strength={self.strength} of {whole} steps leaves none. {way_out}.")
         return Scheduled(steps[steps.places.index(whole - kept) :])
 
