@@ -1,10 +1,11 @@
 """Pictures in: whatever a user holds, as pixels at the size that is wanted."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
+from annotated_types import Ge
 from PIL import Image
 from torch import Tensor
 
@@ -17,6 +18,8 @@ PictureInput = AnyPicture | Sequence[AnyPicture]
 
 Floats go from 0 to 1, uint8 from 0 to 255.
 """
+Size = Annotated[int, Ge(1)] | None
+"""Pixels; None keeps the picture's own."""
 
 
 class Read(NamedTuple):
@@ -30,8 +33,8 @@ class ReadImage(Block):
     """
 
     multiple: int = 8
-    height: int | None = knob(None)
-    width: int | None = knob(None)
+    height: Size = knob(None)
+    width: Size = knob(None)
 
     def __call__(self, image: PictureInput) -> Read:
         return Read(torch.cat([_sized(p, self, "RGB") for p in _each(image)]))
@@ -45,8 +48,8 @@ class ReadMask(Block):
     """Read a mask as (batch, 1, rows, columns): 1, to paint, where it is white; 0, to keep, where it is below half."""
 
     multiple: int = 8
-    height: int | None = knob(None)
-    width: int | None = knob(None)
+    height: Size = knob(None)
+    width: Size = knob(None)
 
     def __call__(self, mask_image: PictureInput) -> MaskRead:
         grey = torch.cat([_sized(p, self, "L") for p in _each(mask_image)])
@@ -65,7 +68,10 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
     """One picture as (1, channels, rows, columns) from 0 to 1, at the block's size."""
     if isinstance(picture, Image.Image):
         size = _size(block, picture.height, picture.width)
-        picture = picture.convert(mode).resize((size[1], size[0]), Image.Resampling.LANCZOS)
+        if mode == "RGB":
+            picture = picture.convert(mode)  # first, for colours of a palette cannot be mixed
+        # A mask turns grey last, as in the reference: where it crosses half decides what is painted.
+        picture = picture.resize((size[1], size[0]), Image.Resampling.LANCZOS).convert(mode)
         pixels = np.asarray(picture, dtype=np.float32) / 255
         return torch.from_numpy(pixels.reshape(*size, -1)).permute(2, 0, 1)[None]
     pixels = torch.as_tensor(picture)
@@ -73,6 +79,7 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
         pixels = pixels.movedim(-1, 0)
     pixels = pixels[None] if pixels.ndim == 2 else pixels
     pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels
+    pixels = pixels.float() if pixels.dtype == torch.bool else pixels
     channels = 3 if mode == "RGB" else 1
     if pixels.ndim != 3 or pixels.shape[0] not in (1, channels) or not pixels.is_floating_point():
         came = f"{type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}"
@@ -89,7 +96,14 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
 
 
 def _size(block: ReadImage | ReadMask, rows: int, columns: int) -> tuple[int, int]:
-    """The size to read at: the one asked for, or the picture's own; rounded down to a multiple."""
-    asked = (block.height or rows, block.width or columns)
-    height, width = (max(n // block.multiple, 1) * block.multiple for n in asked)
-    return height, width
+    """The size to read at: the one asked for, or the picture's own, rounded down to a multiple."""
+    return _side("height", block.height, rows, block.multiple), _side("width", block.width, columns, block.multiple)
+
+
+def _side(name: str, asked: int | None, own: int, multiple: int) -> int:
+    if asked is None:
+        return max(own // multiple, 1) * multiple
+    if asked % multiple:
+        near = max(round(asked / multiple), 1) * multiple
+        raise ValueError(f"{name}={asked} cannot be made: it must be a multiple of {multiple}. The nearest is {near}.")
+    return asked
