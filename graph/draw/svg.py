@@ -22,7 +22,9 @@ def svg(graph: Graph) -> str:
     scene = scene_of(graph)
     sheet = _sheet(scene, 0)
     name = " · ".join(graph.preset) if graph.preset else "graph"
-    told = f"{len(graph.nodes)} nodes, {len(graph.components)} components, gives {', '.join(graph.outputs)}"
+    told = (
+        f"{len(graph.nodes)} nodes, {len(graph.components)} components, gives {', '.join(graph.outputs) or 'nothing'}"
+    )
     legend = _legend()
     width = max(sheet.width, measure(name, 19, bold=True) + measure(told, 11.5) + 30, legend[1]) + 2 * _MARGIN
     height = sheet.height + 104

@@ -499,7 +499,7 @@ def test_a_port_renamed_that_is_not_there_is_refused() -> None:
 # ------------------------------------------------------------------------------------------------ the schema
 def test_the_committed_schema_is_the_one_that_files_are_checked_against() -> None:
     committed = Path(__file__).parents[2] / "docs" / "graph.schema.json"
-    assert json.loads(committed.read_text()) == schema(), "Write it anew: make schema, or see graph/files/shape.py"
+    assert json.loads(committed.read_text()) == schema(), "Write it anew from sfumato.graph.files.schema()."
 
 
 def test_a_shipped_pipeline_survives_its_file(tmp_path: Path) -> None:
