@@ -46,7 +46,10 @@ def from_json(data: Any, folder: str | os.PathLike[str] = ".", *, where: str = "
     """The graph that the content of a graph file describes; relative paths in it are taken from `folder`."""
     form = _form(data, where)
     reading = _Reading(Path(folder), manager)
-    graph = reading.graph(form.graph, "graph")
+    try:
+        graph = reading.graph(form.graph, "graph")
+    except RecursionError:
+        raise GraphFileError(f"{where}: is nested too deep to be a graph.") from None
     if reading.problems or graph is None:
         raise listed(where, reading.problems)
     return graph

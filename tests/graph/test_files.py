@@ -394,6 +394,16 @@ def test_bad_json_is_refused_with_its_place(content: str, told: str | None, tmp_
         Graph.load(tmp_path)
 
 
+def test_a_file_nested_too_deep_is_refused() -> None:
+    data = to_json(Graph(a=Add()))
+    node: dict[str, Any] = {"block": "files.Add", "config": {}}
+    for _ in range(400):
+        node = {"block": "Named", "names": {"x": "x"}, "of": node}
+    nodes(data)[0] = {"name": "a", **node}
+    with pytest.raises(GraphFileError, match=r"nested too deep|recursion"):
+        from_json(data)
+
+
 def test_a_missing_file_is_told_with_what_is_there(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
     with pytest.raises(GraphFileError, match=r"This is a checkpoint: sf\.load.*The folder has: model_index\.json"):
