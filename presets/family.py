@@ -1,10 +1,10 @@
 """A family of presets: tasks that one set of components serves."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..graph import Graph
+from ..graph import Block, Graph, Loop
 from ..registry import UnknownName, did_you_mean
 
 Settings = Mapping[str, Any]  # keywords of a preset function
@@ -30,5 +30,27 @@ class Family:
         return self.tasks[task](**{**self.settings(components), **more})
 
     def sister(self, graph: Graph, task: str) -> Graph:
-        """The graph of another task for the components that a graph holds."""
-        return self.make(task, graph.bindings)
+        """The graph of another task for the components that a graph holds.
+
+        Blocks that were swapped or set otherwise stay so where the tasks have the same one: a guider, a step count.
+        """
+        if graph.preset == (self.name, task):
+            return graph
+        made = self.make(task, graph.bindings)
+        own = self.make(graph.preset[1], graph.bindings) if graph.preset else made
+        plain, there = dict(_nodes(own)), dict(_nodes(made))
+        for path, block in _nodes(graph):
+            if path in plain and block != plain[path] and there.get(path) == plain[path]:
+                made = made.replace(".".join(path), block)
+        return made
+
+
+def _nodes(block: Block, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Block]]:
+    """Every node that holds no graph, with its path, as it stands in its graph."""
+    if isinstance(block, Loop):
+        yield from _nodes(block.body, path)
+    elif isinstance(block, Graph):
+        for name, child in block.nodes.items():
+            yield from _nodes(child, (*path, name))
+    else:
+        yield path, block
