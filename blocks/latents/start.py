@@ -124,6 +124,8 @@ class ScaleNoise(Block):
     """Bring pure noise to the first level of the schedule, on the device that the conditioning is on."""
 
     def __call__(self, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
+        if len(latents) != positive.rows:
+            raise ValueError(f"latents has {len(latents)} rows, but {positive.rows} pictures are made. Give one each.")
         device = positive.tokens.device
         return Started(latents.to(device).float() * steps.noise_scale, steps.to(device))
 
@@ -134,6 +136,9 @@ class NoiseImage(Block):
     scheduler: Scheduler = component()
 
     def __call__(self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
+        if not len(latents) == len(image_latents) == positive.rows:
+            rows = f"{len(image_latents)} images and {len(latents)} rows of noise"
+            raise ValueError(f"{rows} came, but {positive.rows} pictures are made. Give one each.")
         device = positive.tokens.device
         noised = self.scheduler.add_noise(image_latents.to(device), latents.to(device), steps[0])
         return Started(noised, steps.to(device))
