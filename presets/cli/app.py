@@ -11,6 +11,8 @@ from .look import check, inspect, presets, show
 from .run import run
 from .telling import fail
 
+NAME = "sfumato"
+
 
 class Commands(TyperGroup):
     """The group of all commands. A wrong command line is told in one line, as every other error is."""
@@ -26,7 +28,7 @@ class Commands(TyperGroup):
     ) -> Any:
         given = list(sys.argv[1:] if args is None else args)
         try:
-            code = self._told(given, prog_name or "sfumato", complete_var, **extra)
+            code = self._told(given, complete_var, **extra)
         except typer.Exit as stop:
             code = stop.exit_code
         except KeyboardInterrupt:
@@ -35,9 +37,9 @@ class Commands(TyperGroup):
             sys.exit(code or 0)
         return code
 
-    def _told(self, args: list[str], prog_name: str, complete_var: str | None, **extra: Any) -> Any:
+    def _told(self, args: list[str], complete_var: str | None, **extra: Any) -> Any:
         try:
-            return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            return super().main(args, NAME, complete_var, standalone_mode=False, **extra)
         except (typer.Exit, KeyboardInterrupt):
             raise
         except typer.Abort:
@@ -45,7 +47,7 @@ class Commands(TyperGroup):
         except Exception as error:
             if not hasattr(error, "format_message"):  # click's errors of usage, which typer brings in its own copy
                 raise
-            command = getattr(getattr(error, "ctx", None), "command_path", prog_name)
+            command = getattr(getattr(error, "ctx", None), "command_path", NAME)
             text = f"{str(error.format_message()).rstrip('. ')}. Try '{command} --help'."  # type: ignore[attr-defined]
             fail("UsageError", text, as_json="--json" in args, code=2)
 

@@ -2,11 +2,16 @@
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from .telling import Refused
 
+_OPTIONS = {
+    "prompt": "Say what the picture shows: sfumato run 'a red apple'",
+    "image": "Give a picture to start from: --image FILE",
+    "mask_image": "Give a picture that is white where to paint: --mask FILE",
+}
 _FIXED = {"output_type": "sfumato run writes picture files, so it is not to be set."}
 
 
@@ -45,6 +50,9 @@ def asked(values: Mapping[str, Any], texts: Mapping[str, str | None], settings: 
         if name in _FIXED:
             raise Refused(f"--set {setting!r}: {_FIXED[name]}")
         read[name] = text
+    for name, least, most in (("seed", 0, 2**63 - 1), ("num_images_per_prompt", 1, 10_000)):
+        if not least <= kept.get(name, least) <= most:
+            raise Refused(f"{name} is {kept[name]}; it goes from {least} to {most}.")
     return Asked(kept, read)
 
 
@@ -58,6 +66,9 @@ def read(pipe: Any, wanted: Asked) -> Read:  # pipe: a Graph
     values = dict(wanted.values)
     if "seed" in inputs and "seed" not in wanted.names:
         values["seed"] = secrets.randbits(32)
+    for name, option in _OPTIONS.items():
+        if name in inputs and inputs[name].required and name not in wanted.names:
+            raise Refused(f"{name} is missing. {option}.")
     shown = {n: port.default for n, port in inputs.items() if n not in _FIXED and _is_plain(port.default)}
     shown |= values
     for name, text in wanted.texts.items():
@@ -85,9 +96,9 @@ def _part(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes
     config = parsed_config(texts, cls)
     if name in pipe.slots:
         return as_block(name, {"_class_name": called, **config})
-    fields = [field for field in getattr(cls, "__dataclass_fields__", {}) if not field.startswith("_")]
-    for key in config.keys() - set(fields):
-        raise Refused(f"--{name} {text}: {cls.__name__} has no {key!r}. {did_you_mean(key, fields)}")
+    known = [field.name for field in fields(cls) if field.init]
+    for key in config.keys() - set(known):
+        raise Refused(f"--{name} {text}: {cls.__name__} has no {key!r}. {did_you_mean(key, known)}")
     kind = split(pipe.components[name].type)[0]
     current = pipe.bindings.get(name)
     made = kind.coerce(called, current.load() if hasattr(current, "load") else current)

@@ -62,8 +62,11 @@ def write(picture: Any, path: Path, settings: Mapping[str, Any]) -> None:  # a P
         info = PngInfo()
         info.add_text("sfumato", json.dumps(settings))
         how["pnginfo"] = info
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, lambda draft: picture.save(draft, format=kind, **how))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda draft: picture.save(draft, format=kind, **how))
+    except OSError as error:
+        raise OSError(f"{path}: cannot be written ({error.strerror or error}).") from error
 
 
 def as_pictures(images: Any) -> Sequence[Any]:  # PIL images

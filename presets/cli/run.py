@@ -2,79 +2,50 @@
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 
 from .asked import about, asked, read
+from .options import (
+    Count,
+    Device,
+    Dtype,
+    GraphFile,
+    Guider,
+    Image,
+    Mask,
+    Model,
+    Negative,
+    Output,
+    Prompt,
+    Scheduler,
+    Seed,
+    Setting,
+    Task,
+)  # fmt: skip
 from .output import as_pictures, files, size, target, write
 from .progress import Watch
 from .source import EMOJI, open_pipe
 from .telling import Debug, Json, say, telling
 
-_PART = "NAME, or NAME:key=value,key=value"
-
 
 def run(
-    prompt: Annotated[str | None, typer.Argument(help="What the picture shows.", show_default=False)] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            show_default="the prompt's words, .png",
-            help="Picture file to write (png, jpg, webp, tiff, bmp), or a folder. Missing folders are made. A file "
-            "named here is replaced if it is there; without --output a free name is taken.",
-        ),
-    ] = None,
-    images: Annotated[
-        int | None,
-        typer.Option("-n", "--images", min=1, show_default="1", help="How many: apple.png, apple-2.png, …"),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(show_default="emoji", help="Preset with a model inside (see: sfumato presets), or a folder."),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            show_default="the one that takes what is given",
-            help="text2image, image2image, inpaint, or another that the model's family has.",
-        ),
-    ] = None,
-    graph: Annotated[
-        str | None,
-        typer.Option(help="Graph file or folder to run instead of the task's own graph.", show_default=False),
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="NAME=VALUE",
-            show_default=False,
-            help="Any input of the graph (see: sfumato show MODEL), as in --set num_inference_steps=30. Lists are "
-            "written as JSON, pictures as a file's path. May be given many times.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(show_default="a fresh one, which is printed", help="The same seed, the same picture.")
-    ] = None,
-    negative: Annotated[str | None, typer.Option(help="What the picture shall not show.", show_default=False)] = None,
-    image: Annotated[str | None, typer.Option(help="Picture file to start from.", show_default=False)] = None,
-    mask: Annotated[
-        str | None, typer.Option(help="Picture file that is white where --image is painted anew.", show_default=False)
-    ] = None,
-    guider: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", show_default="the model's", help=f"{_PART}: ClassifierFreeGuidance:guidance_scale=4"
-        ),
-    ] = None,
-    scheduler: Annotated[
-        str | None, typer.Option(metavar="NAME", show_default="the model's", help=f"{_PART}: euler_a, ddim:eta=0.5")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps …", show_default="cpu")] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, float16 or bfloat16.", show_default="float32")] = None,
+    prompt: Prompt = None,
+    negative: Negative = None,
+    image: Image = None,
+    mask: Mask = None,
+    images: Count = None,
+    seed: Seed = None,
+    settings: Setting = None,
+    model: Model = None,
+    task: Task = None,
+    graph: GraphFile = None,
+    guider: Guider = None,
+    scheduler: Scheduler = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    output: Output = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:

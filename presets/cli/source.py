@@ -29,10 +29,13 @@ def open_pipe(
     manager = make_manager(device, dtype)
     if graph is not None and task is not None:
         raise Refused("--task goes with the graphs that a model's family has; a --graph is what it is. Give one.")
-    pipe = open_graph(graph, manager=manager) if graph and not model else None
-    if pipe is None:
-        pipe = open_graph(model or EMOJI, task, manager=manager, graph=graph)
-        if task is None and graph is None:
+    if graph is not None:
+        pipe = _read_file(graph, manager)
+        if model is not None:
+            pipe = open_graph(model, manager=manager, graph=pipe)
+    else:
+        pipe = open_graph(model or EMOJI, task, manager=manager)
+        if task is None:
             pipe = task_for(pipe, names)
     if "images" not in pipe.outputs:
         raise Refused(f"{graph or model}: gives {', '.join(pipe.outputs)}, and sfumato run writes a graph's `images`.")
@@ -59,26 +62,27 @@ def make_manager(device: str | None, dtype: str | None) -> Any:  # a ComponentsM
                 *(["mps"] if torch.backends.mps.is_available() else []),
             ]  # fmt: skip
             reason = str(error).strip().splitlines()[0]
+            reason = reason if len(reason) < 100 else "torch knows no such device"
             raise Refused(f"--device {device}: cannot be used ({reason}). There are: {', '.join(there)}.") from error
     return ComponentsManager(device=device or "cpu", dtype=dtype or "float32")
 
 
-def open_graph(x: str, task: str | None = None, *, manager: Any = None, graph: str | None = None) -> Any:  # a Graph
-    """The graph that `x` stands for, or the one in the file `graph` with the components of `x`."""
-    from ...graph.files import load as load_file
+def open_graph(x: str, task: str | None = None, *, manager: Any = None, graph: Any = None) -> Any:  # a Graph
+    """The graph that `x` stands for, or `graph` with the components of `x`."""
     from ..load import load
 
     path = Path(x).expanduser()
-    if path.is_file():
+    if path.is_file() and path.suffix == ".json":
         if graph is not None or task is not None:
-            raise Refused(
-                f"{x}: is a file with one graph. --task and --graph go with a preset or a checkpoint's folder."
-            )
-        return load_file(path, manager)
-    if graph is not None:
-        file = Path(graph).expanduser()
-        return load(x, graph=load_file(file, manager), manager=manager)
-    return load(x, task or "text2image", manager=manager)
+            raise Refused(f"{x}: is a file with one graph. --task and --graph go with a preset or checkpoint.")
+        return _read_file(x, manager)
+    return load(x, task or "text2image", graph=graph, manager=manager)
+
+
+def _read_file(x: str, manager: Any) -> Any:  # a Graph
+    from ...graph.files import load
+
+    return load(Path(x).expanduser(), manager)
 
 
 def task_for(pipe: Any, names: Collection[str]) -> Any:  # a Graph

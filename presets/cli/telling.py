@@ -29,8 +29,7 @@ def say(data: Any) -> None:  # JSON values
 
 def note(kind: str, text: str) -> None:
     """A line on stderr, such as `warning: …`."""
-    typer.secho(f"{kind}:", fg=_COLORS.get(kind), nl=False, err=True)
-    typer.echo(f" {text}", err=True)
+    typer.echo(f"{typer.style(f'{kind}:', fg=_COLORS.get(kind))} {text}", err=True)  # in one piece, above a bar
 
 
 _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
