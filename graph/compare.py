@@ -7,7 +7,7 @@ from .block import Block, same_component
 from .errors import Problem, WireError
 from .graph import Graph
 from .loop import Loop
-from .paths import block_at, leaves, unwrapped
+from .paths import block_at, leaves, renamed
 from .switch import Switch
 from .types import say
 from .wiring import INPUTS, Edge, last_givers
@@ -111,10 +111,10 @@ def _chain(graph: Graph, port: str) -> list[str]:
             lines.append(f"  <- {_call(graph, edge.output)}")
             break
         owner = head.rstrip(".")
-        if isinstance(unwrapped(_owner(graph, owner))[0], Switch):  # `head` ends in the name of a case
+        if isinstance(renamed(_owner(graph, owner))[0], Switch):  # `head` ends in the name of a case
             owner = owner.rpartition(".")[0]
-        block, names = unwrapped(block_at(graph, owner))
-        outside = {old: new for new, old in names.items()}
+        block, names = renamed(block_at(graph, owner))
+        outside = names.inputs
         if isinstance(block, Loop) and edge.output == block.each:
             over = outside.get(block.over, block.over)
             lines.append(f"  <- each item of {owner}.{over}")

@@ -27,7 +27,7 @@ class Named(Block, name="Named"):
         return self.__dict__["_signature"]
 
     def __call__(self, **values: Any) -> Any:
-        old = {b: a for a, b in self.names}
+        old = {b: a for a, b in self.names if a in self.block.signature.inputs}
         return self.block(**{old.get(n, n): v for n, v in values.items()})
 
     def children(self) -> Mapping[str, Block]:

@@ -1,6 +1,7 @@
 """Paths into nested graphs: "denoise.guider" is the node `guider` of the graph inside `denoise`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from .block import Block
@@ -59,7 +60,8 @@ def _no_child(name: str, block: Block, done: list[str]) -> Problem:
     place = ".".join([*done, name])
     if block.children():
         return no_node(name, block.children(), place)
-    return Problem("no-node", place, f"no such node: {'.'.join(done)} is {type(block).__name__}, which holds no blocks.")
+    text = f"no such node: {'.'.join(done)} is {type(block).__name__}, which holds no blocks."
+    return Problem("no-node", place, text)
 
 
 def _placed(error: WireError, done: list[str]) -> list[Problem]:
@@ -79,15 +81,35 @@ def leaves(block: Block, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
         yield from leaves(child, (*path, name) if name else path)
 
 
-def unwrapped(block: Block) -> tuple[Block, dict[str, str]]:
-    """A block without its renamings, and its old names by the new ones."""
+@dataclass(frozen=True)
+class Outside:
+    """How the ports and components of a renamed block are called outside, by what they are called inside."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    components: Mapping[str, str]
+
+
+def renamed(block: Block) -> tuple[Block, Outside]:
+    """A block without its renamings, and its names outside. An input and an output may go by one name there."""
     from .named import Named
 
-    names: dict[str, str] = {}
+    layers: list[dict[str, str]] = []
     while isinstance(block, Named):
-        inner = {new: old for old, new in block.names}
-        hidden = set(names.values())  # names that an outer renaming has taken
-        names = {outer: inner.get(old, old) for outer, old in names.items()}
-        names |= {new: old for new, old in inner.items() if new not in hidden}
+        layers.insert(0, dict(block.names))
         block = block.block
-    return block, names
+
+    def outside(names: Iterable[str]) -> dict[str, str]:
+        found = {name: name for name in names}
+        for layer in layers:
+            found = {old: layer.get(new, new) for old, new in found.items()}
+        return found
+
+    s = block.signature
+    return block, Outside(outside(s.inputs), outside(s.outputs), outside(s.components))
+
+
+def unwrapped(block: Block) -> tuple[Block, dict[str, str]]:
+    """A block without its renamings, and its old names by the new ones, outputs before inputs."""
+    block, names = renamed(block)
+    return block, {new: old for side in (names.outputs, names.inputs, names.components) for old, new in side.items()}

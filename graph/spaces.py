@@ -7,7 +7,7 @@ from .block import Block
 from .errors import Problem
 from .graph import Graph
 from .loop import Loop
-from .paths import unwrapped
+from .paths import renamed
 from .ports import Signature
 from .space import ANY_SPACE, LatentSpace
 from .switch import Switch
@@ -90,9 +90,9 @@ def _walk(graph: Graph, path: Path, bound: Mapping[str, Any], union: _Union) -> 
 
 def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> dict[tuple[str, str], Path]:
     """The variable of each port of a block that lives in a latent space, after joining those inside."""
-    block, inner = unwrapped(outer)
-    outside = {old: new for new, old in inner.items()}
-    held = {old: bound[outside.get(old, old)] for old in block.signature.components if outside.get(old, old) in bound}
+    block, outside = renamed(outer)
+    ports = {"in": outside.inputs, "out": outside.outputs}
+    held = {old: bound[new] for old, new in outside.components.items() if new in bound}
     held |= {n: v for n, v in block.__dict__.items() if getattr(v, "space", None) is not None}
     if isinstance(block, Graph | Loop | Switch):
         insides = [block] if isinstance(block, Graph) else list(block.children().values())
@@ -103,21 +103,22 @@ def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> d
         for side, name, _ in _carriers(block.signature):
             for i in range(len(insides)):
                 here = (*at, str(i), INPUTS if side == "in" else "outputs", name)
-                union.join(found.setdefault((side, outside.get(name, name)), here), here)
+                union.join(found.setdefault((side, ports[side][name]), here), here)
         if isinstance(block, Loop):
             for name in block.carry:
-                if (("in", name) in found) and (("out", name) in found):
-                    union.join(found["in", name], found["out", name])
+                a, b = ("in", outside.inputs[name]), ("out", outside.outputs[name])
+                if a in found and b in found:
+                    union.join(found[a], found[b])
         return found
     found = {}
     for side, name, space in _carriers(block.signature):
         own = at if space == ANY_SPACE else (*at, f"{side}:{name}")
         if space != ANY_SPACE:
             union.fix(own, space, f"{'.'.join(at)}.{name}")
-        found[side, outside.get(name, name)] = own
+        found[side, ports[side][name]] = own
     if found:
         for name, value in held.items():
             space = getattr(value, "space", None)
             if isinstance(space, LatentSpace) and space != ANY_SPACE:
-                union.fix(at, space, f"{'.'.join(at)} ({outside.get(name, name)})")
+                union.fix(at, space, f"{'.'.join(at)} ({outside.components.get(name, name)})")
     return found
