@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_origin
 
 from .analysis import wanted
-from .block import EMPTY, Block, ports_of
-from .paths import unwrapped
+from .block import Block, ports_of
+from .paths import renamed
 from .ports import Output
 from .types import arms, split
 from .wiring import INPUTS, last_givers
@@ -34,6 +34,7 @@ class Line:
     returns: type | None
     dead: tuple[Value, ...]
     makes_function: bool
+    until: str  # of a function maker, the last node that its functions may be called by; "" where they are given out
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,26 +116,33 @@ def _make(graph: "Graph", outputs: tuple[str, ...]) -> Plan:
             last_read |= {value: name for _, value in wires[name] if value[0] != INPUTS}
             for port in graph.nodes[name].signature.outputs:
                 last_read.setdefault((name, port), name)
+    forever = {value for _, value in finals}
+    untils: dict[str, str] = {}
     for name in reversed([n for n in graph.nodes if n in runs]):
         made = graph.nodes[name].signature.outputs
         if any(map(gives_function, made.values())):  # it may be called as long as it lives, and then reads its wires
             until = max((last_read[name, port] for port in made), key=order.__getitem__)
-            for _, value in wires[name]:
-                if value[0] != INPUTS:
-                    last_read[value] = max(last_read[value], until, key=order.__getitem__)
+            given_out = any((name, port) in forever for port in made)
+            untils[name] = "" if given_out else until
+            for value in [v for _, v in wires[name] if v[0] != INPUTS]:
+                last_read[value] = max(last_read[value], until, key=order.__getitem__)
+                forever |= {value} if given_out else set()
     dead: dict[str, list[Value]] = {}
     for value, reader in last_read.items():
-        if value not in dict(finals).values():
+        if value not in forever:
             dead.setdefault(reader, []).append(value)
-    lines = [_line(n, graph.nodes[n], wires[n], tuple(dead.get(n, ()))) for n in graph.nodes if n in runs]
+    lines = [
+        _line(n, graph.nodes[n], wires[n], tuple(dead.get(n, ())), untils.get(n, ""))
+        for n in graph.nodes if n in runs
+    ]  # fmt: skip
     return Plan(tuple(lines), finals)
 
 
-def _line(name: str, outer: Block, wires: list[tuple[str, Value]], dead: tuple[Value, ...]) -> Line:
-    block, inner = unwrapped(outer)
+def _line(name: str, outer: Block, wires: list[tuple[str, Value]], dead: tuple[Value, ...], until: str) -> Line:
+    block, outside = renamed(outer)
     own = block.signature
-    outside = {old: new for new, old in inner.items()}
-    args = [(inner.get(port, port), value) for port, value in wires]
+    inside = {new: old for old, new in outside.inputs.items()}
+    args = [(inside.get(port, port), value) for port, value in wires]
     leaf = not block.children()
     ports = ports_of(type(block)) if leaf else None
     knobs = ports.knobs if ports else ()
@@ -143,12 +151,12 @@ def _line(name: str, outer: Block, wires: list[tuple[str, Value]], dead: tuple[V
         name, block,
         args=tuple((p, v) for p, v in args if p not in knobs),
         knobs=tuple((p, v) for p, v in args if p in knobs),
-        outs=tuple((name, outside.get(o, o)) for o in own.outputs),
+        outs=tuple((name, outside.outputs[o]) for o in own.outputs),
         takes=tuple(own.outputs),
-        needs=tuple((f, outside.get(f, f)) for f in fields if getattr(block, f) is EMPTY or f in own.components),
-        names={} if leaf else {n: outside.get(n, n) for n in own.components},
+        needs=tuple((f, outside.components[f]) for f in fields if f in own.components),
+        names={} if leaf else outside.components,
         memory=tuple(own.memory), running=own.running, returns=ports.returns if ports else None, dead=dead,
-        makes_function=any(map(gives_function, own.outputs.values())),
+        makes_function=any(map(gives_function, own.outputs.values())), until=until,
     )  # fmt: skip
 
 

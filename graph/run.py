@@ -132,12 +132,14 @@ class Run:
                 raise Cancelled(f"The run was cancelled before {path}.")
             if keep and path in self.done:
                 env.update((value, self.done[path][value[1]]) for value in line.outs if value[1] in self.done[path])
+            elif keep and line.until and prefix + line.until in self.done:
+                continue  # all that could call its functions is done
             else:
                 yield from self._node(line, path, given, bound, env, keep)
             for value in line.dead:
                 env.pop(value, None)
                 if keep:
-                    self.done.get(prefix + value[0], {}).pop(value[1], None)
+                    self._forget(prefix + value[0], value[1])
         return {name: env[value] for name, value in plan.outputs}
 
     def _node(
@@ -164,11 +166,20 @@ class Run:
                     )
             env.update((value, out[name]) for value, name in zip(line.outs, line.takes, strict=True))
             if keep and not line.makes_function:  # what it gave stands under its own path
-                self.done = {node: made for node, made in self.done.items() if not node.startswith(f"{path}.")}
+                self._forget_inside(path)
         else:
             yield from self._leaf(line, path, args, given, bound, env)
         if keep and not line.makes_function:
             self.done[path] = {value[1]: env[value] for value in line.outs}
+
+    def _forget(self, path: str, port: str) -> None:
+        if path in self.done:
+            self.done[path].pop(port, None)
+        else:  # a graph that gave a function, kept by its inner nodes
+            self._forget_inside(path)
+
+    def _forget_inside(self, path: str) -> None:
+        self.done = {node: made for node, made in self.done.items() if not node.startswith(f"{path}.")}
 
     def _nested(
         self, graph: Graph, path: str, given: Given, bound: Given, keep: bool, wanted: tuple[str, ...] = ()
