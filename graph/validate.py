@@ -26,7 +26,7 @@ def fitted(value: Any, hint: Any) -> Any:
             return _fit(value, arm)
         except Unfit as error:
             reasons.append(str(error))
-    told = list(dict.fromkeys(r for r in reasons if r))
+    told = [] if len(reasons) > 1 else [r for r in reasons if r]  # a union says what it takes itself
     raise Unfit(f"takes {say(hint)}{f' ({told[0]})' if told else ''}")
 
 
