@@ -69,12 +69,14 @@ def makers(graph: Graph) -> dict[str, str]:
 
     A call may give such a value itself; then the node does not run.
     """
-    made: dict[str, list[str]] = {}
-    for node, block in graph.nodes.items():
-        for name in block.signature.outputs:
-            if name not in block.signature.inputs:
-                made.setdefault(name, []).append(node)
-    return {name: nodes[0] for name, nodes in made.items() if len(nodes) == 1}
+    if "_makers" not in graph.__dict__:
+        made: dict[str, list[str]] = {}
+        for node, block in graph.nodes.items():
+            for name in block.signature.outputs:
+                if name not in block.signature.inputs:
+                    made.setdefault(name, []).append(node)
+        graph.__dict__["_makers"] = {name: nodes[0] for name, nodes in made.items() if len(nodes) == 1}
+    return graph.__dict__["_makers"]
 
 
 def _given(graph: Graph, names: tuple[str, ...], made: Mapping[str, str]) -> Graph:

@@ -59,6 +59,17 @@ def _no_grad() -> AbstractContextManager[Any]:
     return torch.no_grad() if torch is not None and hasattr(torch, "no_grad") else nullcontext()
 
 
+def _values(wires: tuple[tuple[str, Value], ...], given: Given, env: Mapping[Value, Any]) -> dict[str, Any]:
+    """What stands at the ends of these wires; an input that is not given is left to its default."""
+    found: dict[str, Any] = {}
+    for param, value in wires:
+        if value[0] != INPUTS:
+            found[param] = env[value]
+        elif value[1] in given:
+            found[param] = given[value[1]]
+    return found
+
+
 class Run:
     """One run of a graph. Iterate it for its events, or ask for its `result()`; both go on where it stands."""
 
@@ -145,28 +156,21 @@ class Run:
     def _node(
         self, line: Line, path: str, given: Given, bound: Given, env: dict[Value, Any], keep: bool
     ) -> Generator[Event, None, None]:
-        args: dict[str, Any] = {}
-        for param, value in line.args:
-            if value[0] != INPUTS:
-                args[param] = env[value]
-            elif value[1] in given:
-                args[param] = given[value[1]]
+        args = _values(line.args, given, env)
         block = line.block
         if isinstance(block, Graph | Loop | Switch):
             inner = {n: bound[outer] for n, outer in line.names.items() if outer in bound}
             match block:
                 case Graph():
-                    out = yield from self._nested(block, path, args, inner, keep)
+                    outputs = block.declared or tuple(block.outputs)
+                    out = yield from self._nested(line, block, path, args, inner, outputs, keep)
                 case Loop():
                     out = yield from self._loop(block, path, args, inner)
                 case Switch():
                     name, case = block.choose(args[block.on])
-                    out = yield from self._nested(
-                        case, f"{path}.{name}", args, inner, keep, tuple(block.signature.outputs)
-                    )
+                    outputs = tuple(block.signature.outputs)
+                    out = yield from self._nested(line, case, f"{path}.{name}", args, inner, outputs, keep)
             env.update((value, out[name]) for value, name in zip(line.outs, line.takes, strict=True))
-            if keep and not line.makes_function:  # what it gave stands under its own path
-                self._forget_inside(path)
         else:
             yield from self._leaf(line, path, args, given, bound, env)
         if keep and not line.makes_function:
@@ -182,11 +186,17 @@ class Run:
         self.done = {node: made for node, made in self.done.items() if not node.startswith(f"{path}.")}
 
     def _nested(
-        self, graph: Graph, path: str, given: Given, bound: Given, keep: bool, wanted: tuple[str, ...] = ()
+        self, line: Line, graph: Graph, path: str, given: Given, bound: Given, outputs: tuple[str, ...], keep: bool
     ) -> Play:
-        outputs = wanted or graph.declared or tuple(graph.outputs)
-        bound = {**bound, **graph.bindings}
-        return (yield from self._graph(graph, plan_of(graph, outputs), f"{path}.", given, bound, {}, keep=keep))
+        plan = plan_of(graph, outputs)
+        bound = {**bound, **graph.bindings} if graph.bindings else bound
+        out = yield from self._graph(graph, plan, f"{path}.", given, bound, {}, keep=keep)
+        if keep and not line.makes_function:  # what it gave stands under its own path from now on
+            for inner in plan.lines:
+                self.done.pop(f"{path}.{inner.name}", None)
+            if any(inner.makes_function for inner in plan.lines):
+                self._forget_inside(path)
+        return out
 
     def _loop(self, loop: Loop, path: str, given: dict[str, Any], bound: Given) -> Play:
         items = given[loop.over]
@@ -227,8 +237,7 @@ class Run:
             if path not in self._filled:
                 yield from self._fill(line, path, bound)
             block = self._filled[path]
-        knobs = {p: env[v] if v[0] != INPUTS else given[v[1]] for p, v in line.knobs if v[0] != INPUTS or v[1] in given}
-        if knobs:
+        if line.knobs and (knobs := _values(line.knobs, given, env)):
             block = block.with_(**knobs)
         if line.memory:
             args |= self.memory.get(path, {})
@@ -251,7 +260,8 @@ class Run:
             raise BrokenBlock(
                 f"{path} ({type(block).__name__}) gave {type(out).__name__}, but its signature says {want}."
             )
-        env.update((value, getattr(out, name)) for value, name in zip(line.outs, line.takes, strict=True))
+        for value, name in zip(line.outs, line.takes, strict=True):
+            env[value] = getattr(out, name)
         if line.memory:
             self._fresh[path] = {name: getattr(out, name) for name in line.memory}
         if self._notes:
