@@ -62,7 +62,9 @@ def load(
         graph = family.make(task, {**components, **family_swaps})
         if defaults := _DEFAULTS.get(str(x)) if embedded else None:
             graph = _with_defaults(graph, defaults)
-    held = {name: value for name, value in components.items() if name in graph.components and name not in swaps}
+    # A name or a config says how to change what the checkpoint has, so that must be bound; an object replaces it.
+    replaced = {name for name, value in swaps.items() if not isinstance(value, str | Mapping)}
+    held = {name: value for name, value in components.items() if name in graph.components and name not in replaced}
     graph = graph.bind(held)
     return graph.using(**swaps) if swaps else graph
 
