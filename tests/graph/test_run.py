@@ -70,7 +70,7 @@ def test_an_input_and_an_output_may_be_renamed_to_one_name() -> None:
     nested = named(Graph(double=XToY(), z=YToZ(), outputs=("z",)), x="v", z="v")
     assert Graph(one=nested, two=nested)(v=1).v == 7
     swapped = Loop(over="items", each="item", carry=("x",), body=Graph(a=named(XToY(), x="x", y="x"), b=AddItem()))
-    assert Graph(go=named(swapped, x="w", item="k"))(w=1, items=[1, 1]).w == 7
+    assert Graph(go=named(swapped, x="w"))(w=1, items=[1, 1]).w == 7
 
 
 class Fold(Block):

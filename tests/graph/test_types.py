@@ -1,4 +1,5 @@
 """Which value flows into which port: a table, and laws."""
+# ruff: noqa: E501  a table is read in wide rows
 
 import collections
 import collections.abc as c
