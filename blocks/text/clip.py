@@ -50,6 +50,8 @@ class EncodePrompt(Block):
     def __call__(self, prompt: Prompt, running: Running = ALONE) -> Encoded:
         running.check()
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+        if not prompts:
+            raise ValueError("There is no prompt: an empty list came. Give one text or more; '' is a prompt too.")
         windows = [self._windows(text, running) for text in prompts]
         count = max(map(len, windows))
         empty = self._window([])
