@@ -120,7 +120,8 @@ def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
     """Sizes and channels, as the configs of the U-Net and the autoencoder have them."""
     unet, vae = (read_config(components.get(name)) for name in ("unet", "vae"))
     factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
-    found = {"factor": factor, "channels": vae.get("latent_channels", 4), "unet_channels": unet.get("in_channels", 4)}
+    channels = vae.get("latent_channels", unet.get("out_channels", 4))
+    found = {"factor": factor, "channels": channels, "unet_channels": unet.get("in_channels", channels)}
     return {**found, "size": unet.get("sample_size", 64) * factor}
 
 
