@@ -1,0 +1,372 @@
+"""The mistakes of DIFFUSERS.md 5.2 and 5.1, and what is said to them: one readable message, before any model runs."""
+
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+
+import sfumato as sf
+from sfumato import Block, ConfigError, Graph, InputError, LoadError, Loop, Port, WireError, component, named
+from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.text.clip import EncodePrompt
+from sfumato.graph.ports import Malformed
+
+from .support import counted, fresh, half, picture
+
+PICTURE = picture()
+
+
+# ------------------------------------------------------------------------------------------------------- 5.2: in a call
+CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "a misspelled prompt": ({"propmt": "a cat"}, ["propmt", "Did you mean 'prompt'?", "prompt", "must be given"]),
+    "a misspelled step count": (
+        {"prompt": "a cat", "num_inference_step": 2},
+        ["num_inference_step ", "Did you mean 'num_inference_steps'?"],
+    ),
+    "an argument of diffusers": ({"prompt": "a cat", "callback_on_step_end": print}, ["no such input"]),
+    "a height as text": ({"prompt": "a cat", "height": "64"}, ["height", "takes int", "'64' (str) came"]),
+    "steps as text": ({"prompt": "a cat", "num_inference_steps": "2"}, ["num_inference_steps", "'2' (str) came"]),
+    "no steps": ({"prompt": "a cat", "num_inference_steps": 0}, ["num_inference_steps", "greater than or equal to 1"]),
+    "half a step": ({"prompt": "a cat", "num_inference_steps": 2.5}, ["num_inference_steps", "takes int"]),
+    "no images": ({"prompt": "a cat", "num_images_per_prompt": 0}, ["num_images_per_prompt"]),
+    "two problems at once": ({"prompt": 3, "height": "64"}, ["(2 problems)", "prompt", "height"]),
+    "a prompt of numbers": ({"prompt": [1, 2]}, ["prompt", "str | Sequence[str]"]),
+    "a seed as text": ({"prompt": "a cat", "seed": "7"}, ["seed"]),
+    "a picture format": ({"prompt": "a cat", "output_type": "jpg"}, ["output_type", "'pil' | 'np' | 'pt'", "'jpg'"]),
+    "guidance as text": ({"prompt": "a cat", "guidance_scale": "7"}, ["guidance_scale", "takes float"]),
+    "rescaling above 1": ({"prompt": "a cat", "guidance_rescale": 1.5}, ["guidance_rescale"]),
+    "nothing": ({}, ["prompt", "must be given"]),
+    "an image for text2image": (
+        {"prompt": "a cat", "image": PICTURE},
+        ["is no input of text2image. Write pipe.task('image2image')(…, image=…)."],
+    ),
+    "a mask for text2image": (
+        {"prompt": "a cat", "mask_image": half()},
+        ["is no input of text2image. Write pipe.task('inpaint')(…, mask_image=…)."],
+    ),
+    "a strength for text2image": ({"prompt": "a cat", "strength": 0.5}, ["pipe.task('image2image')(…, strength=…)"]),
+    "an output": ({"prompt": "a cat", "images": PICTURE}, ["images"]),
+    "None for a number": ({"prompt": "a cat", "guidance_scale": None}, ["guidance_scale", "None"]),
+}
+
+
+@pytest.mark.parametrize("mistake", CALLS)
+def test_a_wrong_call_is_refused_before_anything_runs(emoji: Graph, mistake: str) -> None:
+    given, texts = CALLS[mistake]
+    with counted(emoji) as did, pytest.raises(InputError) as caught:
+        emoji(**given)
+    assert did.all == 0
+    message = str(caught.value)
+    assert [text for text in texts if text not in message] == []
+    assert len(message.splitlines()) < 6
+    assert caught.value.__cause__ is None  # one message, not a chain of tracebacks
+
+
+def test_what_diffusers_ignores_with_a_warning_works_here(emoji: Graph) -> None:
+    """guidance_scale, scheduler and guider, given to one call."""
+    given: dict[str, Any] = {"prompt": "a cat", "seed": 1, "num_inference_steps": 2, "output_type": "pt"}
+    plain = emoji(**given).images
+    for swap in ({"guidance_scale": 3.0}, {"scheduler": "euler"}, {"guider": sf.guiders.NoGuidance()}):
+        assert not torch.equal(emoji(**given, **swap).images, plain)
+
+
+def test_one_value_without_a_name_is_the_prompt(emoji: Graph) -> None:
+    given: dict[str, Any] = {"seed": 1, "num_inference_steps": 2, "output_type": "pt"}
+    assert torch.equal(emoji("a cat", **given).images, emoji(prompt="a cat", **given).images)
+    with counted(emoji) as did, pytest.raises(InputError, match=r"takes one value without a name, which is 'prompt'"):
+        emoji("a cat", "blurry", **given)
+    with pytest.raises(InputError):
+        emoji("a cat", prompt="a cat", **given)
+    assert did.all == 0
+
+
+def test_a_graph_with_nothing_bound_names_every_component_it_lacks() -> None:
+    with pytest.raises(InputError) as caught:
+        sf.load("sd")(prompt="a cat")
+    assert [p.place for p in caught.value.problems] == ["text_encoder", "tokenizer", "scheduler", "unet", "vae"]
+    assert "vae" in str(caught.value)
+    assert "needs Autoencoder" in str(caught.value)
+
+
+def without(pipe: Graph, name: str) -> Graph:
+    """The same graph with one component less."""
+    return sf.load("sd", **{n: v for n, v in pipe.bindings.items() if n != name})
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "tokenizer", "scheduler", "unet", "vae"])
+def test_a_missing_component_is_found_before_the_loop_is_paid_for(emoji: Graph, name: str) -> None:
+    pipe = without(emoji, name)
+    with counted(pipe) as did, pytest.raises(InputError, match=rf"{name}  no component is bound"):
+        pipe(prompt="a cat")
+    assert did.all == 0
+    assert [p.place for p in pipe.check()] == [name]
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [
+        ("vae", "diffusion_pytorch_model.safetensors"),
+        ("vae", "config.json"),
+        ("unet", "diffusion_pytorch_model.safetensors"),
+        ("text_encoder", "model.safetensors"),
+        ("tokenizer", "vocab.json"),
+        ("scheduler", "scheduler_config.json"),
+    ],
+)
+def test_a_missing_file_is_found_before_the_loop_is_paid_for(a_folder: Path, part: str, file: str) -> None:
+    (a_folder / part / file).unlink()
+    manager = fresh()
+    with pytest.raises(LoadError, match=part) as caught:
+        sf.load(a_folder, manager=manager)(prompt="a cat")
+    assert {row.class_name for row in manager.summary() if row.loaded} <= {"CLIPTextModel"}  # found at the first block
+    assert len(str(caught.value).splitlines()) < 5
+
+
+def test_a_missing_vae_does_not_keep_from_what_needs_none(emoji: Graph) -> None:
+    assert without(emoji, "vae").only("latents")(prompt="a cat", num_inference_steps=1).latents.shape == (1, 8, 8, 8)
+
+
+def test_asking_for_an_output_that_is_not_there(emoji: Graph) -> None:
+    with pytest.raises(WireError, match=r"imagess.*Did you mean 'images'"):
+        emoji.only("imagess")
+    with pytest.raises(AttributeError, match=r"There is no output 'imagess' here; there are: images"):
+        _ = emoji(prompt="a cat", num_inference_steps=1).imagess
+
+
+def test_a_component_of_a_wrong_class_is_refused(emoji: Graph) -> None:
+    with pytest.raises(WireError, match=r"unet .*AutoencoderKL, but denoise needs UNet2DConditionModel"):
+        emoji.bind(unet=emoji.bindings["vae"])
+    with pytest.raises(WireError, match=r"no block of this graph needs such a component.*Did you mean 'unet'"):
+        emoji.bind(unett=emoji.bindings["unet"])
+    with pytest.raises(WireError, match=r"prompt .*It is an input: give it in the call"):
+        emoji.bind(prompt="a cat")
+
+
+def test_embeddings_may_be_given_in_place_of_a_prompt(emoji: Graph) -> None:
+    """diffusers' full modular pipelines have no such input: blocks must be taken out by hand."""
+    given: dict[str, Any] = {"seed": 1, "num_inference_steps": 2, "output_type": "pt"}
+    positive = emoji.only("positive")(prompt="a cat").positive
+    with counted(emoji) as did:
+        image = emoji(positive=positive, **given).images
+    assert did.text_encoder == 1  # the negative prompt's
+    assert torch.equal(image, emoji(prompt="a cat", **given).images)
+
+
+def test_a_call_has_a_signature_to_look_at(emoji: Graph) -> None:
+    assert next(iter(emoji.inputs)) == "prompt"
+    assert emoji.inputs["prompt"].required
+    assert str(emoji.inputs["height"]) == "int = 64"
+
+
+# ----------------------------------------------------------------------------------------------- values that do not fit
+VALUES: dict[str, tuple[str, dict[str, Any], str]] = {
+    "height": ("text2image", {"height": 70}, "height=70 cannot be made.*a multiple of 8. The nearest is 72"),
+    "width": ("text2image", {"width": 3}, r"width=3 cannot be made.*The nearest is 8"),
+    "size of an inpainting": ("inpaint", {"image": PICTURE, "mask_image": half(), "height": 70}, "height=70 cannot"),
+    "negatives": ("text2image", {"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts, but there are 1"),
+    "seeds": ("text2image", {"seed": [1, 2]}, "seed has 2 numbers, but 1 pictures are made"),
+    "images": ("image2image", {"image": [PICTURE] * 2}, "2 images came for 1 prompts"),
+    "masks": ("inpaint", {"image": PICTURE, "mask_image": [half()] * 3}, "3 masks came for 1 prompts"),
+    "latents": ("text2image", {"latents": torch.zeros(2, 8, 8, 8)}, "latents has 2 rows, but 1 pictures"),
+    "noise for images": ("image2image", {"image": PICTURE, "latents": torch.zeros(3, 8, 8, 8)}, "3 rows of noise"),
+    "channels": ("text2image", {"latents": torch.zeros(1, 4, 8, 8)}, "takes 8 channels, but the latents .* have 4"),
+    "clip_skip": ("text2image", {"clip_skip": 9}, "clip_skip=9, but this text encoder has 2 layers"),
+    "no prompts": ("text2image", {"prompt": []}, "no prompt"),
+    "pixels": ("image2image", {"image": torch.full((3, 64, 64), 7.0)}, "values go from 7 to 7. Wanted: 0 to 1"),
+    "shape": ("image2image", {"image": torch.zeros(5, 64, 64)}, r"came as Tensor of shape \(5, 64, 64\)"),
+    "few steps": (
+        "image2image", {"image": PICTURE, "strength": 0.2, "num_inference_steps": 3},
+        "strength=0.2 of 3 steps leaves none. Give strength=0.334 or more",
+    ),
+    "timesteps": ("text2image", {"timesteps": [1, 5]}, "wants falling timesteps"),
+    "sigmas": ("text2image", {"sigmas": [5.0, 1.0]}, "takes no sigmas. Give timesteps, or use a scheduler that does"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", VALUES)
+def test_a_value_that_does_not_fit_is_refused_before_the_unet_runs(emoji: Graph, mistake: str) -> None:
+    task, given, text = VALUES[mistake]
+    pipe = emoji.task(task)
+    with counted(pipe) as did, pytest.raises((ValueError, InputError), match=text) as caught:
+        pipe(**{"prompt": "a cat", "num_inference_steps": 2, **given})
+    assert (did.unet, did.decode) == (0, 0)
+    assert isinstance(caught.value, InputError) or caught.value.__notes__  # which block it was
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.5, 1.5, "0.5"])
+def test_a_strength_out_of_range_is_refused_before_anything_runs(emoji: Graph, strength: object) -> None:
+    pipe = emoji.task("image2image")
+    with counted(pipe) as did, pytest.raises(InputError, match=r"strength"):
+        pipe(prompt="a cat", image=PICTURE, strength=strength)
+    assert did.all == 0
+
+
+def test_the_strength_that_an_error_suggests_works(emoji: Graph) -> None:
+    pipe = emoji.task("image2image").only("latents")
+    pipe(prompt="a cat", image=PICTURE, strength=0.334, num_inference_steps=3)
+
+
+@pytest.mark.parametrize("task", ["image2image", "inpaint"])
+def test_a_task_without_its_image_says_so(emoji: Graph, task: str) -> None:
+    with pytest.raises(InputError, match=r"image .*must be given"):
+        emoji.task(task)(prompt="a cat")
+
+
+def test_an_unknown_task(emoji: Graph) -> None:
+    with pytest.raises(WireError, match=r"no such task. Did you mean 'inpaint'.*text2image, image2image, inpaint"):
+        emoji.task("inpainting")
+    with pytest.raises(WireError, match=r"not made by a preset"):
+        Graph(text=EncodePrompt()).task("inpaint")
+
+
+def test_a_checkpoint_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=r"neither a folder nor a preset. Did you mean 'emoji'"):
+        sf.load("emojy")
+    with pytest.raises(LoadError):
+        sf.load(tmp_path)
+
+
+def test_an_image_may_be_grey_or_have_a_palette(emoji: Graph) -> None:
+    pipe = emoji.task("image2image").only("pixels")
+    for mode in ("L", "P", "RGBA", "1"):
+        assert pipe(image=PICTURE.convert(mode)).pixels.shape == (1, 3, 64, 64)
+
+
+# ------------------------------------------------------------------------------------------------------ 5.1: assembling
+class Number(NamedTuple):
+    y: int
+
+
+class Words(NamedTuple):
+    text: str
+
+
+class Count(Block):
+    def __call__(self, x: int) -> Number:
+        return Number(x + 1)
+
+
+class Sum(Block):
+    def __call__(self, y: torch.Tensor) -> Words:
+        return Words(str(y.sum()))
+
+
+class Say(Block):
+    def __call__(self, y: int = 7) -> Words:
+        return Words(f"{y}")
+
+
+class Maybe(Block):
+    def __call__(self, y: int | None = 7) -> Words:
+        return Words(f"{y}")
+
+
+class Lies(Block):
+    def __call__(self, x: int) -> Number:
+        return Words("no")  # pyright: ignore[reportReturnType]
+
+
+class Moves(Block):
+    device: torch.device = component()
+
+    def __call__(self, x: int) -> Number:
+        return Number(x)
+
+
+class Takes(Block):
+    unet: sf.models.AutoencoderKL = component()  # pyright: ignore[reportInvalidTypeForm]
+
+    def __call__(self, latents: Annotated[Any, Port("latents")]) -> Words:
+        return Words("")
+
+
+def test_a_type_that_does_not_fit_its_reader() -> None:
+    with pytest.raises(WireError, match=r"sum.y  takes Tensor, but count gives int"):
+        Graph(count=Count(), sum=Sum())
+
+
+def test_a_block_that_gives_what_it_does_not_say() -> None:
+    with pytest.raises(sf.BrokenBlock, match=r"lies \(Lies\) gave Words, but its signature says Number"):
+        Graph(lies=Lies())(x=1)
+
+
+def test_blocks_in_a_wrong_order() -> None:
+    with pytest.raises(WireError, match=r"count  nobody reads what it gives"):
+        Graph(say=Say(), count=Count(), outputs=("text",))
+    with pytest.raises(WireError, match=r"is given again by again before anyone has read it|nobody reads"):
+        Graph(count=Count(), again=Count(), say=Say())
+
+
+def test_two_blocks_that_want_different_classes_under_one_name() -> None:
+    with pytest.raises(
+        WireError, match=r"unet  is UNet2DConditionModel in predict, but AutoencoderKL in takes. Rename"
+    ):
+        Graph(predict=PredictNoise(), takes=Takes(), outputs=("predict", "text"))
+    both = Graph(predict=PredictNoise(), takes=named(Takes(), unet="other"), outputs=("predict", "text"))
+    assert list(both.components) == ["unet", "other"]
+
+
+def test_a_component_may_be_called_device() -> None:
+    """diffusers: RecursionError."""
+    assert Graph(moves=Moves()).bind(device=torch.device("cpu"))(x=1).y == 1
+
+
+def test_inputs_may_be_called_output_and_state() -> None:
+    """diffusers swallows them."""
+    graph = Graph(count=named(Count(), x="output"), say=named(Say(), y="state"), outputs=("y", "text"))
+    assert dict(graph(output=1, state=2)) == {"y": 2, "text": "2"}
+
+
+def test_an_empty_graph_and_an_empty_loop() -> None:
+    assert dict(Graph()()) == {}
+    with pytest.raises(WireError, match=r"carry"):
+        Loop(over="xs", each="x", carry=(), body=Graph(count=Count()))
+    with pytest.raises(WireError, match=r"no block of the body takes 'x'"):
+        Loop(over="xs", each="x", carry=("y",), body=Graph())
+
+
+@pytest.mark.parametrize("wrong", [lambda x: x, Count, 3, None])  # pyright: ignore[reportUnknownLambdaType]
+def test_what_is_no_block(wrong: Any) -> None:
+    with pytest.raises(WireError, match=r"not a block"):
+        Graph(a=wrong)
+    with pytest.raises(WireError, match=r"not a block"):
+        Graph(a=Count()).replace("a", wrong)
+
+
+def test_an_explicit_none_is_none_and_not_the_default() -> None:
+    """diffusers puts the default in its place."""
+    assert Graph(maybe=Maybe())(y=None).text == "None"
+    with pytest.raises(InputError, match=r"y  takes int, but None"):
+        Graph(say=Say())(y=None)
+
+
+def test_a_default_makes_an_input_optional_and_nothing_else_does(emoji: Graph) -> None:
+    required = [name for name, port in emoji.inputs.items() if port.required]
+    assert required == ["prompt"]
+    assert [n for n, p in emoji.task("inpaint").inputs.items() if p.required] == ["prompt", "image", "mask_image"]
+
+
+def test_a_signature_must_be_whole() -> None:
+    with pytest.raises(Malformed, match=r"x"):
+
+        class Untyped(Block):  # pyright: ignore[reportUnusedClass]
+            def __call__(self, x) -> Number:  # pyright: ignore[reportUnknownParameterType, reportMissingParameterType]
+                return Number(x)
+
+
+def test_a_config_that_does_not_fit() -> None:
+    with pytest.raises(ConfigError, match=r"has no 'scale'. There are: guidance_scale"):
+        sf.guiders.ClassifierFreeGuidance.from_config({"scale": 3})
+
+
+def test_a_value_is_not_changed_behind_its_givers_back(emoji: Graph) -> None:
+    """Blocks give values; nothing is written into what came in."""
+    noise = torch.randn((1, 8, 8, 8), generator=torch.Generator().manual_seed(0))
+    copy = noise.clone()
+    image = Image.new("RGB", (64, 64), "red")
+    emoji(prompt="a cat", latents=noise, num_inference_steps=2)
+    emoji.task("image2image")(prompt="a cat", image=image, latents=noise, num_inference_steps=3)
+    assert torch.equal(noise, copy)
+    assert image.getcolors() == [(64 * 64, (255, 0, 0))]
