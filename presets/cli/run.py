@@ -26,7 +26,7 @@ from .options import (
 )  # fmt: skip
 from .output import as_pictures, files, size, target, write
 from .progress import Watch
-from .source import EMOJI, open_pipe
+from .source import EMOJI, importing, open_pipe
 from .telling import Debug, Json, say, telling
 
 
@@ -61,8 +61,9 @@ def run(
         )
         first, replace = target(output, prompt)
         watch.stage("importing torch")
-        pipe = open_pipe(model, task, graph, wanted.names, device, dtype)
-        settled = read(pipe, wanted)
+        with importing():
+            pipe = open_pipe(model, task, graph, wanted.names, device, dtype)
+            settled = read(pipe, wanted)
         watch.stage("checking")
         began = time.perf_counter()
         stream = pipe.stream(**settled.values, **settled.swaps)

@@ -1,6 +1,8 @@
 """What a user names on the command line (a preset, a folder, a graph file), as a graph."""
 
-from collections.abc import Collection
+import gc
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,18 @@ FIRST = ("text2image", "image2image", "inpaint")
 
 EMOJI = "emoji"
 """The model that is run where none is named: it is inside this package."""
+
+
+@contextmanager
+def importing() -> Generator[None]:
+    """Imports make objects that stay, so that looking for garbage among them is a tenth of torch's import in vain."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def open_pipe(

@@ -19,6 +19,10 @@ from typer.testing import CliRunner
 import sfumato as sf
 from sfumato.presets.cli.app import app
 
+ENV = {
+    **os.environ,
+    "OMP_NUM_THREADS": "1",
+}  # two threads that wait for each other beside other tests take 10 times as long
 FEW = ("--set", "num_inference_steps=2")
 
 
@@ -40,10 +44,8 @@ def sfumato(*args: str | Path) -> Said:
     return Said(result.exit_code, result.stdout, result.stderr)
 
 
-def process(args: Sequence[str], **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *args], capture_output=True, text=True, env={**os.environ, **env}, timeout=300, check=False
-    )
+def process(args: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=ENV, timeout=300, check=False)
 
 
 @pytest.fixture
@@ -269,7 +271,9 @@ def test_a_terminal_shows_how_far_it_is_and_notes_stay_whole(here: Path) -> None
 
     ours, theirs = pty.openpty()
     args = ["-m", "sfumato", "run", "a red apple", "-o", "x.png", "--guider", "none", "--negative", "a pear", *FEW]
-    with subprocess.Popen([sys.executable, *args], stdout=subprocess.PIPE, stderr=theirs, text=True) as running:
+    with subprocess.Popen(
+        [sys.executable, *args], stdout=subprocess.PIPE, stderr=theirs, text=True, env=ENV
+    ) as running:
         os.close(theirs)
         told = b""
         with suppress(OSError):  # Linux says so when the other end is closed
@@ -286,7 +290,7 @@ def test_a_terminal_shows_how_far_it_is_and_notes_stay_whole(here: Path) -> None
 def test_ctrl_c_stops_with_a_line_and_130(here: Path) -> None:
     many = ("--set", "num_inference_steps=900", "-o", "x.png")
     args = [sys.executable, "-m", "sfumato", "run", "a red apple", *many]
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as running:
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV) as running:
         time.sleep(2)
         running.send_signal(signal.SIGINT)
         out, err = running.communicate(timeout=120)
