@@ -110,9 +110,7 @@ def ports_of(cls: type["Block"]) -> ClassPorts:
     parts = {f.name: Component(hints[f.name], f.default is EMPTY) for f in held if _is_component(f)}
     knobs = tuple(f.name for f in held if "knob" in f.metadata)
     if clash := [name for name in (*knobs, *parts) if name in inputs]:
-        raise Malformed(
-            f"{class_name(cls)}: {', '.join(clash)} is both a field and a parameter of __call__. Keep one."
-        )
+        raise Malformed(f"{class_name(cls)}: {', '.join(clash)} is both a field and a parameter of __call__. Keep one.")
     inputs |= {name: Input(hints[name]) for name in knobs}
     return ClassPorts(inputs, Signature(inputs, outputs, parts, memory, running), returns, parts, knobs)
 

@@ -26,9 +26,11 @@ class Switch(Block, name="Switch"):
     def __post_init__(self) -> None:
         found = [
             Problem(
-                "not-a-block", f"cases.{name}",
+                "not-a-block",
+                f"cases.{name}",
                 f"is {type(case).__name__}, not a graph. Write {name!r}: Graph(name=block, …).",
-                type(case).__name__, "Graph",
+                type(case).__name__,
+                "Graph",
             )
             for name, case in self._all().items()
             if not isinstance(case, Graph)  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
