@@ -97,7 +97,11 @@ def haystack(n: int) -> Runner:
         if i:
             pipe.connect(f"n{i - 1}.x", f"n{i}.x")
     assert pipe.run({"n0": {"x": 0}})[f"n{n - 1}"]["x"] == n
-    return lambda: pipe.run({"n0": {"x": 0}})
+
+    def run() -> object:
+        return pipe.run({"n0": {"x": 0}})
+
+    return run
 
 
 def hamilton(n: int) -> Runner:
@@ -107,14 +111,18 @@ def hamilton(n: int) -> Runner:
     functions: list[Any] = []
     for i in range(1, n + 1):
         scope: dict[str, Any] = {}
-        exec(f"def n{i}(n{i - 1}: int) -> int:\n    return n{i - 1} + 1\n", scope)  # noqa: S102  it reads names of parameters
+        exec(f"def n{i}(n{i - 1}: int) -> int:\n    return n{i - 1} + 1\n", scope)
         functions.append(scope[f"n{i}"])
     module: types.ModuleType = ad_hoc_utils.create_temporary_module(*functions, module_name=f"chain{n}")
     made: Any = driver.Builder().with_modules(module).build()
     last = f"n{n}"
     sys.setrecursionlimit(max(sys.getrecursionlimit(), 10 * n + 1000))  # its executor recurses along the chain
     assert made.execute([last], inputs={"n0": 0})[last] == n
-    return lambda: made.execute([last], inputs={"n0": 0})
+
+    def run() -> object:
+        return made.execute([last], inputs={"n0": 0})
+
+    return run
 
 
 def microseconds(run: Runner) -> float:
@@ -135,8 +143,9 @@ def paired(mine: Runner, other: Runner) -> tuple[float, float, float]:
     pairs: list[tuple[float, float]] = []
     for i in range(PAIRS):
         gc.collect()
-        pair = (microseconds(mine), microseconds(other)) if i % 2 else (microseconds(other), microseconds(mine))[::-1]
-        pairs.append(pair)
+        late = microseconds(other) if i % 2 else None  # who goes first changes from pair to pair
+        own = microseconds(mine)
+        pairs.append((own, microseconds(other) if late is None else late))
     return (
         statistics.median(a for a, _ in pairs),
         statistics.median(b for _, b in pairs),

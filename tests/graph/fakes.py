@@ -163,7 +163,11 @@ class Predicted(NamedTuple):
 class MakePredict(Block):
     def __call__(self, y: int) -> Predicted:
         CALLS.append("make predict")
-        return Predicted(lambda x: x * y)
+
+        def predict(x: int) -> int:
+            return x * y
+
+        return Predicted(predict)
 
 
 class CallPredict(Block):

@@ -75,18 +75,25 @@ def test_an_earlier_block_can_turn_a_knob() -> None:
 
 
 def test_an_empty_component_says_what_to_do() -> None:
-    with pytest.raises(Unbound, match=r"Asked an empty component for 'apply'. Pass the component to the block, or bind"):
+    with pytest.raises(
+        Unbound, match=r"Asked an empty component for 'apply'. Pass the component to the block, or bind"
+    ):
         UseTool()(1)
 
 
 @pytest.mark.parametrize(
     ("a", "b"),
     [
-        (Config(size=1), Config(size=True)), (Config(table={"a": 1}), Config(table={"a": True})),
-        (Config(table={"a": (1,)}), Config(table={"a": [1]})), (Config(table={"a": 1.0}), Config(table={"a": 1})),
-        (UseTool(tool=Tool()), UseTool(tool=Tool())), (Add(), Add(n=2)), (Add(), MakeX()), (Scale(), Scale(factor=2)),
+        (Config(size=1), Config(size=True)),
+        (Config(table={"a": 1}), Config(table={"a": True})),
+        (Config(table={"a": (1,)}), Config(table={"a": [1]})),
+        (Config(table={"a": 1.0}), Config(table={"a": 1})),
+        (UseTool(tool=Tool()), UseTool(tool=Tool())),
+        (Add(), Add(n=2)),
+        (Add(), MakeX()),
+        (Scale(), Scale(factor=2)),
     ],
-)  # fmt: skip
+)
 def test_unlike_blocks(a: Block, b: Block) -> None:
     assert a != b
 
@@ -94,9 +101,11 @@ def test_unlike_blocks(a: Block, b: Block) -> None:
 def test_like_blocks_are_equal_and_hash_alike() -> None:
     tool = Tool()
     for a, b in [
-        (Add(n=2), Add(n=2)), (UseTool(tool=tool), UseTool(tool=tool)), (Config(table={"a": 1}), Config(table={"a": 1})),
+        (Add(n=2), Add(n=2)),
+        (UseTool(tool=tool), UseTool(tool=tool)),
+        (Config(table={"a": 1}), Config(table={"a": 1})),
         (named(Sum(), x="a"), named(Sum(), x="a")),
-    ]:  # fmt: skip
+    ]:
         assert a == b and hash(a) == hash(b)
 
 
@@ -105,7 +114,9 @@ def test_a_list_in_the_config_cannot_be_hashed_and_the_text_says_so() -> None:
         hash(Config(table={"a": {1, 2}}))
 
 
-GRAPH = Graph(make=MakeX(), loop=Loop(over="items", each="item", carry=("x",), body=Graph(step=AddItem(), count=Count())))
+GRAPH = Graph(
+    make=MakeX(), loop=Loop(over="items", each="item", carry=("x",), body=Graph(step=AddItem(), count=Count()))
+)
 
 
 @pytest.mark.parametrize("block", [Add(n=3), UseTool(), Everything(), GRAPH, named(Sum(), x="a"), Notes()])

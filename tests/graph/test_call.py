@@ -13,7 +13,23 @@ from torch import Tensor
 from sfumato.graph import Block, BrokenBlock, Graph, InputError, Loop, WireError, component, debug, named
 from sfumato.graph.validate import Unfit, fitted
 
-from .fakes import CALLS, Add, AddItem, Handle, MakeX, MakeY, MayUseTool, SharpTool, Sum, Tool, UseTool, X, XToY, Y, YToZ
+from .fakes import (
+    CALLS,
+    Add,
+    AddItem,
+    Handle,
+    MakeX,
+    MakeY,
+    MayUseTool,
+    SharpTool,
+    Sum,
+    Tool,
+    UseTool,
+    X,
+    XToY,
+    Y,
+    YToZ,
+)
 
 Small = NewType("Small", int)
 
@@ -24,13 +40,30 @@ class Thing: ...
 @pytest.mark.parametrize(
     ("value", "hint", "want"),
     [
-        (1, float, 1.0), (np.int64(3), int, 3), (np.float32(0.5), float, 0.5), (np.bool_(True), bool, True), (np.int32(2), float, 2.0),
-        ([1, 2], tuple[int, ...], (1, 2)), ((1, 2), Sequence[int], (1, 2)), ([np.int64(1)], list[int], [1]), (None, int | None, None),
-        (1, float | int, 1), (1.5, int | float, 1.5), ("a", Literal["a", "b"], "a"), ("a", str | list[str], "a"), (["a"], str | list[str], ["a"]),
-        (Path("x"), Path, Path("x")), (3, Small, 3), ({"a": 1}, dict[str, int], {"a": 1}), ([1, "a"], tuple[int, str], (1, "a")),
-        (True, bool | int, True), (True, int | bool, True), (b"x", bytes, b"x"), ((1,), tuple[float, ...], (1.0,)),
+        (1, float, 1.0),
+        (np.int64(3), int, 3),
+        (np.float32(0.5), float, 0.5),
+        (np.bool_(True), bool, True),
+        (np.int32(2), float, 2.0),
+        ([1, 2], tuple[int, ...], (1, 2)),
+        ((1, 2), Sequence[int], (1, 2)),
+        ([np.int64(1)], list[int], [1]),
+        (None, int | None, None),
+        (1, float | int, 1),
+        (1.5, int | float, 1.5),
+        ("a", Literal["a", "b"], "a"),
+        ("a", str | list[str], "a"),
+        (["a"], str | list[str], ["a"]),
+        (Path("x"), Path, Path("x")),
+        (3, Small, 3),
+        ({"a": 1}, dict[str, int], {"a": 1}),
+        ([1, "a"], tuple[int, str], (1, "a")),
+        (True, bool | int, True),
+        (True, int | bool, True),
+        (b"x", bytes, b"x"),
+        ((1,), tuple[float, ...], (1.0,)),
     ],
-)  # fmt: skip
+)
 def test_values_that_fit(value: Any, hint: Any, want: Any) -> None:
     made = fitted(value, hint)
     assert made == want and type(made) is type(want)
@@ -39,14 +72,26 @@ def test_values_that_fit(value: Any, hint: Any, want: Any) -> None:
 @pytest.mark.parametrize(
     ("value", "hint", "text"),
     [
-        ("64", int, "takes int"), (True, int, "takes int"), (1.5, int, "takes int"), (None, int, "takes int"), ("a", list[str], "takes list[str]"),
-        ("c", Literal["a", "b"], "takes 'a' | 'b'"), ([1, "a"], list[int], "takes list[int] ([1]: input should be a valid integer)"),
-        (1, str, "takes str"), ("x", float | None, "takes float | None"), (np.float32(0.5), int, "takes int"), ("abc", Sequence[str], None),
-        ([1], tuple[Thing, ...], "takes tuple[Thing, …] (takes Thing)"), ([1, 2], tuple[int, Thing], "takes tuple[int, Thing] (takes Thing)"),
-        ([1], tuple[int, Thing], "takes tuple[int, Thing] (2 of them)"), (True, Small, None), (3, Callable[[int], int], "takes (int) -> int"),
-        ([1.0], Float[Tensor, "b"], "takes Float[Tensor, 'b']"), (Tool, Tool, "takes Tool"),
+        ("64", int, "takes int"),
+        (True, int, "takes int"),
+        (1.5, int, "takes int"),
+        (None, int, "takes int"),
+        ("a", list[str], "takes list[str]"),
+        ("c", Literal["a", "b"], "takes 'a' | 'b'"),
+        ([1, "a"], list[int], "takes list[int] ([1]: input should be a valid integer)"),
+        (1, str, "takes str"),
+        ("x", float | None, "takes float | None"),
+        (np.float32(0.5), int, "takes int"),
+        ("abc", Sequence[str], None),
+        ([1], tuple[Thing, ...], "takes tuple[Thing, …] (takes Thing)"),
+        ([1, 2], tuple[int, Thing], "takes tuple[int, Thing] (takes Thing)"),
+        ([1], tuple[int, Thing], "takes tuple[int, Thing] (2 of them)"),
+        (True, Small, None),
+        (3, Callable[[int], int], "takes (int) -> int"),
+        ([1.0], Float[Tensor, "b"], "takes Float[Tensor, 'b']"),
+        (Tool, Tool, "takes Tool"),
     ],
-)  # fmt: skip
+)
 def test_values_that_do_not_fit(value: Any, hint: Any, text: str | None) -> None:
     with pytest.raises(Unfit) as caught:
         fitted(value, hint)
@@ -100,7 +145,9 @@ def test_a_value_given_for_a_declared_output_is_no_problem() -> None:
 def test_a_name_that_the_call_does_not_use_is_a_note() -> None:
     graph = Graph(make=MakeX(), double=XToY())
     events = list(graph.stream(x=5, seed=3))
-    assert [e.text for e in events if e.kind == "note"] == ["'seed' is not used with these values: nothing in this run reads it."]
+    assert [e.text for e in events if e.kind == "note"] == [
+        "'seed' is not used with these values: nothing in this run reads it."
+    ]
     with pytest.warns(UserWarning, match="'seed' is not used"):
         graph(x=5, seed=3)
 
@@ -173,7 +220,7 @@ def test_functions_bind_to_callable_components() -> None:
         return len(x)
 
     assert Graph(score=Score()).bind(scorer=double)(x=2).y == 4
-    assert Graph(score=Score()).bind(scorer=lambda x: x + 1)(x=2).y == 3
+    assert Graph(score=Score()).bind(scorer=lambda x: x + 1)(x=2).y == 3  # pyright: ignore[reportUnknownLambdaType]  bare on purpose
     with pytest.raises(WireError, match=r"scorer  is function, but score needs \(int\) -> int"):
         Graph(score=Score()).bind(scorer=text)
     with pytest.raises(WireError, match="scorer  is int"):
@@ -260,7 +307,10 @@ def test_debug_checks_shapes_across_ports() -> None:
     assert graph(a=a, b=b).both.shape == (2, 4)
     with debug(), pytest.raises(BrokenBlock, match="Join: input 'b' has batch = 4, but input 'a' has batch = 2"):
         graph(a=a, b=b)
-    with debug(), pytest.raises(BrokenBlock, match=r"Join: input 'a' is torch.int64 of shape \(2, 3\), but its type is Float"):
+    with (
+        debug(),
+        pytest.raises(BrokenBlock, match=r"Join: input 'a' is torch.int64 of shape \(2, 3\), but its type is Float"),
+    ):
         graph(a=a.long(), b=b)
     with debug():
         assert graph(a=a, b=b[:2]).both.shape == (2, 4)

@@ -1,5 +1,6 @@
 """Edits: each gives a new graph, and what was is still there."""
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -193,10 +194,8 @@ def graphs(draw: st.DrawFn) -> Graph:
         except WireError:
             continue
     if draw(st.booleans()):
-        try:
-            graph = Graph(nested=graph, **{f"m{i}": b for i, b in enumerate(blocks[:2])})
-        except WireError:
-            pass
+        with suppress(WireError):
+            graph = Graph({"nested": graph, **{f"m{i}": b for i, b in enumerate(blocks[:2])}})
     for _ in range(draw(st.integers(0, 2))):
         try:
             e = draw(st.sampled_from(graph.edges))
@@ -288,12 +287,14 @@ def test_explain() -> None:
     ]  # fmt: skip
     assert "given by make; read by denoise.x" in graph.explain("make.x")
     assert graph.explain("seed").endswith("the call: seed=3")
-    with pytest.raises(WireError, match="double has no port 'w'. It takes x and gives y"):
+    with pytest.raises(WireError, match=r"double has no port 'w'. It takes x and gives y"):
         graph.explain("double.w")
 
 
 def test_explain_follows_switches_and_renamings() -> None:
-    graph = Graph(make=named(MakeX(), x="start"), pick=named(Switch(on="mode", cases={"a": Graph(go=XToY())}), x="start"))
+    graph = Graph(
+        make=named(MakeX(), x="start"), pick=named(Switch(on="mode", cases={"a": Graph(go=XToY())}), x="start")
+    )
     assert graph.explain("pick.a.go.x").splitlines()[1:] == ["  <- pick.start", "  <- make.start  (by the wiring rule)"]
 
 

@@ -11,14 +11,38 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfumato.graph import Block, Cancelled, Cell, Graph, InputError, Loop, Memory, Run, Switch, WireError, component, named
+from sfumato.graph import Block, Cancelled, Cell, Graph, InputError, Loop, Memory, Switch, WireError, component, named
 from sfumato.graph.call import prepare
 from sfumato.graph.ports import ALONE
 
 from .fakes import (
-    CALLS, FLUX, SDXL, Add, AddItem, Boom, Cached, CallPredict, Checks, Count, Counted, Decode, Decoder, Effect, Encode,
-    Encoder, MakePredict, MakeX, MakeY, Notes, Predict, Step, Sum, X, XToY, Y, YToZ, paths,
-)  # fmt: skip
+    CALLS,
+    FLUX,
+    SDXL,
+    Add,
+    AddItem,
+    Boom,
+    Cached,
+    CallPredict,
+    Checks,
+    Count,
+    Decode,
+    Decoder,
+    Effect,
+    Encode,
+    Encoder,
+    MakePredict,
+    MakeX,
+    MakeY,
+    Notes,
+    Predict,
+    Step,
+    X,
+    XToY,
+    Y,
+    YToZ,
+    paths,
+)
 
 
 def loop(**body: Block) -> Loop:
@@ -30,10 +54,19 @@ def test_events_come_in_order_with_their_paths() -> None:
     graph = Graph(make=MakeX(), inner=Graph(add=Add(), again=Graph(more=Add())), loop=loop(step=AddItem()))
     events = [(e.kind, e.path) for e in graph.stream(items=[1, 2])]
     assert events == [
-        ("start", "make"), ("done", "make"), ("start", "inner.add"), ("done", "inner.add"), ("start", "inner.again.more"),
-        ("done", "inner.again.more"), ("start", "loop.step"), ("done", "loop.step"), ("turn", "loop"), ("start", "loop.step"),
-        ("done", "loop.step"), ("turn", "loop"),
-    ]  # fmt: skip
+        ("start", "make"),
+        ("done", "make"),
+        ("start", "inner.add"),
+        ("done", "inner.add"),
+        ("start", "inner.again.more"),
+        ("done", "inner.again.more"),
+        ("start", "loop.step"),
+        ("done", "loop.step"),
+        ("turn", "loop"),
+        ("start", "loop.step"),
+        ("done", "loop.step"),
+        ("turn", "loop"),
+    ]
 
 
 def test_a_turn_tells_where_it_is_and_what_it_carries() -> None:
@@ -151,10 +184,7 @@ class Cache(Block):
 def test_what_is_written_while_a_function_runs_is_frozen_at_the_end_of_its_turn() -> None:
     graph = Graph(y=MakeY(), model=MakePredict(), loop=loop(cache=Cache(), use=CallPredict()))
     run = graph.stream(x=1, items=[0, 1, 2])
-    seen = []
-    for event in run:
-        if event.kind == "turn":
-            seen.append(dict(run.memory))
+    seen = [dict(run.memory) for event in run if event.kind == "turn"]
     assert seen == [{"loop.cache": {"past": 30}}, {"loop.cache": {"past": 30}}, {"loop.cache": {"past": 930}}]
 
 
@@ -235,7 +265,10 @@ class Shout(Block):
     """A function made outside the loop, from a value made outside it."""
 
     def __call__(self, predict: Predict, x: int) -> "Predicted2":
-        return Predicted2(lambda v: predict(v) + x)
+        def louder(v: int) -> int:
+            return predict(v) + x
+
+        return Predicted2(louder)
 
 
 class Predicted2(NamedTuple):
@@ -246,11 +279,15 @@ def everything() -> Graph:
     inner = Loop(over="rows", each="item", carry=("x",), body=Graph(count=Count(), cache=Cache(), use=CallPredict()))
     outer = Graph(count=named(Count(), item="n"), inner=inner, again=named(Count(), item="n"))
     return Graph(
-        make=MakeX(), model=Graph(y=MakeY(), plus=named(Add(), x="y"), model=MakePredict(), outputs=("predict",)),
-        shout=Shout(), nested=Graph(a=Add(), b=Add(n=2)),
-        loop=Loop(over="items", each="rows", carry=("x",), body=outer), pick=Switch(on="mode", cases={"a": Graph(add=Add())}),
-        last=named(Count(), item="n"), outputs=("x",),
-    )  # fmt: skip
+        make=MakeX(),
+        model=Graph(y=MakeY(), plus=named(Add(), x="y"), model=MakePredict(), outputs=("predict",)),
+        shout=Shout(),
+        nested=Graph(a=Add(), b=Add(n=2)),
+        loop=Loop(over="items", each="rows", carry=("x",), body=outer),
+        pick=Switch(on="mode", cases={"a": Graph(add=Add())}),
+        last=named(Count(), item="n"),
+        outputs=("x",),
+    )
 
 
 def test_a_run_resumes_exactly_from_every_cut() -> None:
@@ -340,12 +377,16 @@ def spaced(denoise: Block | None = None) -> Graph:
 @pytest.mark.parametrize(
     "middle",
     [
-        None, named(Step(), item="k"), Graph(inner=Graph(step=Step())),
-        named(Loop(over="items", each="item", carry=("latents",), body=Graph(a=Step(), b=Graph(c=Step()))), items="steps"),
+        None,
+        named(Step(), item="k"),
+        Graph(inner=Graph(step=Step())),
+        named(
+            Loop(over="items", each="item", carry=("latents",), body=Graph(a=Step(), b=Graph(c=Step()))), items="steps"
+        ),
         Switch(on="mode", cases={"a": Graph(step=Step())}, default=Graph(step=Step(), more=Step())),
     ],
     ids=["loop", "named", "nested", "named loop", "switch"],
-)  # fmt: skip
+)
 def test_latent_spaces_meet_along_the_edges(middle: Block | None) -> None:
     graph = spaced(middle)
     assert graph.bind(encoder=Encoder(SDXL), decoder=Decoder(SDXL))
@@ -356,7 +397,12 @@ def test_latent_spaces_meet_along_the_edges(middle: Block | None) -> None:
 
 
 def test_spaces_that_do_not_meet_may_differ() -> None:
-    two = Graph(encode=Encode(), decode=Decode(), e2=named(Encode(), encoder="encoder2"), d2=named(Decode(), decoder="decoder2", y="w"))
+    two = Graph(
+        encode=Encode(),
+        decode=Decode(),
+        e2=named(Encode(), encoder="encoder2"),
+        d2=named(Decode(), decoder="decoder2", y="w"),
+    )
     assert two.bind(encoder=Encoder(SDXL), decoder=Decoder(SDXL), encoder2=Encoder(FLUX), decoder2=Decoder(FLUX))
 
 
@@ -384,9 +430,7 @@ def test_threads_run_one_graph_at_once() -> None:
     want = {n: graph(items=[[n, 2], [3]], mode="a", n=0).x for n in range(4)}
 
     def work(n: int) -> None:
-        for _ in range(15):
-            if graph(items=[[n, 2], [3]], mode="a", n=0).x != want[n]:
-                wrong.append(n)
+        wrong.extend(n for _ in range(15) if graph(items=[[n, 2], [3]], mode="a", n=0).x != want[n])
 
     threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
     for thread in threads:
@@ -439,7 +483,9 @@ VARS = ["v0", "v1", "v2", "v3"]
 
 @st.composite
 def programs(draw: st.DrawFn) -> list[tuple[int, str, str, str, str]]:
-    lines = st.tuples(st.integers(0, 5), st.sampled_from(VARS), st.sampled_from(VARS), st.sampled_from(VARS), st.sampled_from(VARS))
+    lines = st.tuples(
+        st.integers(0, 5), st.sampled_from(VARS), st.sampled_from(VARS), st.sampled_from(VARS), st.sampled_from(VARS)
+    )
     return draw(st.lists(lines.filter(lambda t: t[1] != t[2] and t[3] != t[4]), min_size=1, max_size=7))
 
 

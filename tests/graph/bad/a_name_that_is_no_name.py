@@ -7,4 +7,6 @@ def wrong() -> object:
     return Graph({"my node": MakeX()})
 
 
-EXPECTED = """WireError: my node  is no name for a node: use letters, digits and underscores, beginning with a letter."""
+EXPECTED = (
+    """WireError: my node  is no name for a node: use letters, digits and underscores, beginning with a letter."""
+)

@@ -12,4 +12,6 @@ def wrong() -> object:
     return Graph(use=UseTool(), other=TakesTool())
 
 
-EXPECTED = """WireError: tool  is an input and also a component. Call keywords are one namespace: named(block, tool='…')."""
+EXPECTED = (
+    """WireError: tool  is an input and also a component. Call keywords are one namespace: named(block, tool='…')."""
+)

@@ -7,4 +7,6 @@ def wrong() -> object:
     return Loop(over="items", each="item", carry=("z",), body=Graph(step=AddItem(), double=XToY(), last=YToZ()))
 
 
-EXPECTED = """WireError: carry  no block of the body takes 'z', so each turn would forget it. Read it, or do not carry it."""
+EXPECTED = (
+    """WireError: carry  no block of the body takes 'z', so each turn would forget it. Read it, or do not carry it."""
+)

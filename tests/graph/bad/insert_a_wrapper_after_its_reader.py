@@ -13,4 +13,6 @@ def wrong() -> object:
     return graph.insert("control", Wrap(), after="guide")
 
 
-EXPECTED = """WireError: control  nobody reads what it gives (predict). guide takes 'predict': insert it before 'guide'."""
+EXPECTED = (
+    """WireError: control  nobody reads what it gives (predict). guide takes 'predict': insert it before 'guide'."""
+)

@@ -17,4 +17,6 @@ def wrong() -> object:
     return Graph(remember=Remember())
 
 
-EXPECTED = """Malformed: Remember.__call__: memory output past must also be an input of type Memory[…] with a default."""
+EXPECTED = (
+    """Malformed: Remember.__call__: memory output past must also be an input of type Memory[…] with a default."""
+)

@@ -4,7 +4,7 @@ from ..fakes import MakeX
 
 
 def wrong() -> object:
-    return Graph(make=MakeX()).replace("make", MakeX)
+    return Graph(make=MakeX()).replace("make", MakeX)  # pyright: ignore[reportArgumentType]  on purpose
 
 
 EXPECTED = """WireError: make  is the class MakeX, not a block. Make one: make=MakeX()."""

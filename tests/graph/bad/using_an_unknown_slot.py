@@ -7,4 +7,6 @@ def wrong() -> object:
     return Graph(double=XToY(), slots={"guider": ["double"]}).using(guder=XToY())
 
 
-EXPECTED = """WireError: guder  is neither a slot nor a component. Did you mean 'guider'? Slots: guider. Components: none."""
+EXPECTED = (
+    """WireError: guder  is neither a slot nor a component. Did you mean 'guider'? Slots: guider. Components: none."""
+)
