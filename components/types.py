@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ..graph.space import ANY_SPACE
 from ..graph.types import Port
+from .models.taps import NO_TAPS
+from .models.taps import Taps as Taps
 from .random import Random as Random
 from .schedulers.schedule import Schedule, Step
 
@@ -81,7 +83,7 @@ class Pass:
     """One question to the denoiser. Guiders ask several at once; blocks that take `predict` may `replace` fields.
 
     latents: (batch, channels, height, width), not scaled by the scheduler. channels: joined behind the latents after
-    that scaling, each (batch, c, height, width). residuals: added inside the model.
+    that scaling, each (batch, c, height, width). residuals: added inside the model. taps: what its layers do otherwise.
     """
 
     latents: Tensor
@@ -90,6 +92,7 @@ class Pass:
     role: Role = "positive"
     channels: tuple[Tensor, ...] = ()
     residuals: tuple[Residuals, ...] = ()
+    taps: Taps = NO_TAPS
 
 
 Predict = Annotated[Callable[[Sequence[Pass]], Sequence[Tensor]], Port("predict", space=ANY_SPACE)]

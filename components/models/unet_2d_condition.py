@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from .activations import activation
-from .attention import TransformerStyle
+from .attention import BasicTransformerBlock, TransformerStyle
 from .base import Model
 from .embeddings import Sinusoid, TimestepEmbedding, text_and_sizes
 from .resnet import ResnetStyle
+from .taps import Perturbable
 from .unet_blocks import DownBlock, MidBlock, UpBlock
 from .unet_config import Level, UNet2DConditionConfig, down_levels, up_levels
 
@@ -179,6 +180,18 @@ class UNet2DConditionModel(Model[UNet2DConditionConfig]):
         for block in self.up_blocks:
             x = block(x, skips, emb, context, mask)
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+
+    def perturbable_layers(self) -> Perturbable:
+        """Its transformer blocks; usually the middle's are perturbed (Ahn et al. 2024, section 5), else the deepest."""
+        inside = [*self.down_blocks.named_modules(prefix="down_blocks")]
+        if self.mid_block is not None:
+            inside += self.mid_block.named_modules(prefix="mid_block")
+        inside += self.up_blocks.named_modules(prefix="up_blocks")
+        found = {path: m for path, m in inside if isinstance(m, BasicTransformerBlock)}
+        middle = [path for path in found if path.startswith("mid_block.")]
+        deepest = [path for path in found if path.startswith("down_blocks.")][-1:]
+        attending = [path for path, block in found.items() if not block.only_cross_attention]
+        return Perturbable(list(found), middle or deepest or list(found)[:1], attending)
 
     def embed(
         self,
