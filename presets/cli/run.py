@@ -71,11 +71,8 @@ def run(
             watch.see(event)
         made = as_pictures(stream.outputs["images"])
         watch.stage("writing")
-        source = {
-            "model": model or (graph or EMOJI),
-            **({"graph": graph} if graph else {}),
-            "dtype": dtype or "float32",
-        }
+        named = {"model": model if graph else model or EMOJI, "graph": graph, "dtype": dtype or "float32"}
+        source = {name: text for name, text in named.items() if text is not None}
         told = about(pipe, source, settled)
         rows: list[tuple[Path, Any]] = []
         for k, (picture, path) in enumerate(zip(made, files(first, len(made), replace=replace), strict=True), 1):
