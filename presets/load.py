@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..components.loading.files import locate
-from ..components.loading.hub import is_repo
+from ..components.loading.hub import fetch, is_repo
 from ..components.loading.index import read_index
 from ..components.manager import ComponentsManager, Handle, default_manager
 from ..graph import Graph, LoadError
@@ -113,5 +112,5 @@ def _folder(x: str | Path) -> Path:
     if folder.is_dir():
         return folder
     if isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
-        return locate(x)
+        return fetch(x)
     raise LoadError(f"{str(x)!r} is neither a folder nor a preset. {did_you_mean(str(x), names())}")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ...graph.errors import LoadError
-from .hub import fetch, is_repo
 
 CONFIGS = ("config.json", "scheduler_config.json", "guider_config.json", "preprocessor_config.json")
 """What the config of a component is called, by kind: model, scheduler, guider, image processor."""
@@ -22,7 +21,7 @@ WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 def locate(source: str, revision: str | None = None) -> Path:
     """The local folder that `source` stands for.
 
-    This is the one place where a repo name turns into a folder, so it is here that the Hub loader is called.
+    A spec never downloads: `sf.load` fetches a repo whole (`hub.fetch`) and gives its folder.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -31,9 +30,11 @@ def locate(source: str, revision: str | None = None) -> Path:
         raise LoadError(f"{source}: this is a file, and a folder was wanted. Give the folder that holds it.")
     if folder.is_absolute() or source.startswith((".", "~")):
         raise LoadError(f"{source}: there is no such folder. Check the path; the working folder is {Path.cwd()}.")
-    if is_repo(source):
-        return fetch(source, revision)
-    raise LoadError(f"{source}: this is neither a folder nor a repo of the Hub (owner/name). Give one of these.")
+    pin = f" --revision {revision}" if revision else ""
+    raise LoadError(
+        f"{source}: this is no local folder. A whole pipeline loads from the Hub with sf.load({source!r}); for one "
+        f"component run `hf download {source}{pin} --local-dir DIR` and give DIR."
+    )
 
 
 def read_json(path: Path) -> dict[str, Any]:  # JSON may be anything below its keys
