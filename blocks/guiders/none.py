@@ -1,13 +1,14 @@
 """No guidance."""
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Pass, Predict
+from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block
-from .cfg import Guided
+from .files import Published
+from .terms import Guided, ask_one
 
 
-class NoGuidance(Block):
+class NoGuidance(Published, Block):
     """Ask once, for the positive prompt only. The negative prompt is not even encoded."""
 
     def __call__(self, predict: Predict, latents: Latents, step: Step, positive: Conditioning) -> Guided:
-        return Guided(predict([Pass(latents, step, positive)])[0])
+        return ask_one(predict, latents, step, positive)

@@ -1,0 +1,39 @@
+"""AutoGuidance: guiding a model with a bad version of itself (Karras et al. 2024)."""
+
+from ...components.schedulers.schedule import Step
+from ...components.types import Conditioning, Latents, Pass, Predict
+from ...graph import Block, knob
+from .files import Published
+from .layers import Layers, LayersConfig, LayerSkipConfig, settle, skipping
+from .terms import Guided, Part, Scale, ask_one, is_on, leaned, rescaled
+
+
+class AutoGuidance(Published, Block):
+    """Lean away from what a weaker model says of the same prompt: weak + scale * (positive - weak) (eq. 3).
+
+    The weaker model is this one with `dropout` on some layers; none given are its usual ones (the middle of a U-Net),
+    and without `dropout` they are skipped. There is no negative prompt in it, and none is encoded.
+    """
+
+    guidance_scale: Scale = knob(7.5)
+    auto_guidance_layers: Layers = None
+    auto_guidance_config: LayersConfig = None
+    dropout: Part | None = None
+    guidance_rescale: Part = knob(0.0)
+    use_original_formulation: bool = False
+    start: Part = 0.0
+    stop: Part = 1.0
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        settle(self, "auto_guidance_layers", "auto_guidance_config", LayerSkipConfig)
+
+    def __call__(self, predict: Predict, latents: Latents, step: Step, positive: Conditioning) -> Guided:
+        if not is_on(self, step):
+            return ask_one(predict, latents, step, positive)
+        usual = LayerSkipConfig((), dropout=1.0 if self.dropout is None else self.dropout)
+        taps = skipping(self.auto_guidance_layers, self.auto_guidance_config, usual)
+        asked = Pass(latents, step, positive, "perturbed", taps=taps), Pass(latents, step, positive)
+        weak, towards = predict(asked)
+        guided = leaned(towards, weak, self.guidance_scale, self.use_original_formulation)
+        return Guided(rescaled(guided, towards, self.guidance_rescale))

@@ -1,0 +1,79 @@
+"""`guider_config.json`: guiders read and written as published."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Self, cast
+
+from ...components.loading.weights import write_atomically
+from ...graph import Block, ConfigError, LoadError
+from ...registry import guiders
+
+NAME = "guider_config.json"
+
+
+class Published:
+    """What every guider of the table can do beside guiding; no block, so that guiders stay plain blocks."""
+
+    def to_config(self) -> dict[str, Any]:
+        """The config as `guider_config.json` holds it: JSON values, sorted keys, `_class_name` first."""
+        return to_config(cast("Block", self))
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `guider_config.json` into a folder, whole or not at all."""
+        save_pretrained(cast("Block", self), folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, *, subfolder: str | None = None) -> Self:
+        """Read `guider_config.json` of a folder. LoadError if it is not there or holds another guider."""
+        found = from_pretrained(folder, subfolder=subfolder)
+        if not isinstance(found, cls):
+            name = type(found).__name__
+            raise LoadError(f"{Path(folder, subfolder or '') / NAME} holds a {name}. Read it with guiders.{name}.")
+        return found
+
+
+def to_config(guider: Block) -> dict[str, Any]:
+    """The published config of a guider."""
+    return {"_class_name": type(guider).__name__, **{key: _json(v) for key, v in sorted(guider.config().items())}}
+
+
+def from_config(config: Mapping[str, Any]) -> Block:
+    """The guider that a config names. UnknownName if there is none, ConfigError if its keys do not fit."""
+    name = config.get("_class_name")
+    if not isinstance(name, str):
+        raise ConfigError(f"The config of a guider needs its '_class_name', but {name!r} came.")
+    return cast("type[Block]", guiders[name]).from_config(config)
+
+
+def save_pretrained(guider: Block, folder: str | Path) -> None:
+    """Write `guider_config.json` into a folder, whole or not at all."""
+    place = Path(folder)
+    text = json.dumps(to_config(guider), indent=2) + "\n"
+    place.mkdir(parents=True, exist_ok=True)
+    write_atomically(place / NAME, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def from_pretrained(folder: str | Path, *, subfolder: str | None = None) -> Block:
+    """The guider that `guider_config.json` in a folder holds. LoadError if there is none that can be read."""
+    path = Path(folder, subfolder or "") / NAME
+    try:
+        config: object = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LoadError(f"{path.parent} has no {NAME}. Give the guider's own folder, or its subfolder=.") from None
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} cannot be read: {error}") from error
+    if not isinstance(config, dict):
+        raise LoadError(f"{path} holds no JSON object.")
+    return from_config(cast("dict[str, Any]", config))
+
+
+def _json(value: Any) -> Any:  # Any: a config value
+    if isinstance(value, Block):
+        return to_config(value)
+    if isinstance(value, tuple | list):
+        return [_json(item) for item in cast("list[Any]", value)]
+    if is_dataclass(value):
+        return {f.name: _json(getattr(value, f.name)) for f in fields(value)}
+    return value

@@ -1,0 +1,152 @@
+"""Guiders that lean away from what a perturbed model says: PAG, SLG and SEG. Which layers, the model knows."""
+
+import math
+
+from ...components.models.taps import Taps
+from ...components.schedulers.schedule import Step
+from ...components.types import Conditioning, Latents, Pass, Predict
+from ...graph import Block, knob
+from .files import Published
+from .layers import (
+    BlurConfig,
+    Layers,
+    LayersConfig,
+    LayerSkipConfig,
+    SmoothedEnergyGuidanceConfig,
+    blurring,
+    settle,
+    skipping,
+)
+from .terms import Common, Guided, Part, Scale, is_neutral, is_on, leaned, per_row, perturbing, rescaled
+
+SCORES = LayerSkipConfig((), skip_attention=False, skip_attention_scores=True, skip_ff=False)
+WHOLE = LayerSkipConfig(())
+
+
+class PerturbedAttentionGuidance(Published, Block):
+    """Lean away from a pass whose self-attention looks at nothing but itself (PAG, Ahn et al. 2024, eq. 16).
+
+    guided + perturbed_guidance_scale * (positive - perturbed), in the steps from `perturbed_guidance_start` to
+    `perturbed_guidance_stop`. Without layers, the model's usual ones are perturbed: the middle of a U-Net.
+    """
+
+    guidance_scale: Scale = knob(7.5)
+    perturbed_guidance_scale: Scale = knob(2.8)
+    perturbed_guidance_start: Part = 0.01
+    perturbed_guidance_stop: Part = 0.2
+    perturbed_guidance_layers: Layers = None
+    perturbed_guidance_config: LayersConfig = None
+    guidance_rescale: Part = knob(0.0)
+    use_original_formulation: bool = False
+    start: Part = 0.0
+    stop: Part = 1.0
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        settle(self, "perturbed_guidance_layers", "perturbed_guidance_config", LayerSkipConfig)
+
+    def __call__(
+        self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
+    ) -> Guided:
+        taps = Taps()
+        if perturbing(step, self.perturbed_guidance_start, self.perturbed_guidance_stop):
+            taps = skipping(self.perturbed_guidance_layers, self.perturbed_guidance_config, SCORES)
+        scale = self.perturbed_guidance_scale
+        return _guided(self, predict, latents, step, positive, negative, scale, taps)
+
+
+class SkipLayerGuidance(Published, Block):
+    """Lean away from a pass in which some layers are skipped (SLG; Hyung et al. 2024, published with SD 3.5).
+
+    guided + skip_layer_guidance_scale * (positive - skipped), in the steps from `skip_layer_guidance_start` to
+    `skip_layer_guidance_stop`. Without layers, the model's usual ones are skipped: the middle of a U-Net.
+    """
+
+    guidance_scale: Scale = knob(7.5)
+    skip_layer_guidance_scale: Scale = knob(2.8)
+    skip_layer_guidance_start: Part = 0.01
+    skip_layer_guidance_stop: Part = 0.2
+    skip_layer_guidance_layers: Layers = None
+    skip_layer_config: LayersConfig = None
+    guidance_rescale: Part = knob(0.0)
+    use_original_formulation: bool = False
+    start: Part = 0.0
+    stop: Part = 1.0
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        settle(self, "skip_layer_guidance_layers", "skip_layer_config", LayerSkipConfig)
+
+    def __call__(
+        self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
+    ) -> Guided:
+        taps = Taps()
+        if perturbing(step, self.skip_layer_guidance_start, self.skip_layer_guidance_stop):
+            taps = skipping(self.skip_layer_guidance_layers, self.skip_layer_config, WHOLE)
+        scale = self.skip_layer_guidance_scale
+        return _guided(self, predict, latents, step, positive, negative, scale, taps)
+
+
+class SmoothedEnergyGuidance(Published, Block):
+    """Lean away from a pass whose attention is smoothed by blurring its queries (SEG, Hong 2024, eq. 12).
+
+    guided + seg_guidance_scale * (positive - smoothed). `seg_blur_sigma` is in tokens; above `seg_blur_threshold_inf`
+    it is infinite, and each token asks the mean query. Without layers, the model's usual ones: the middle of a U-Net.
+    """
+
+    guidance_scale: Scale = knob(7.5)
+    seg_guidance_scale: Scale = knob(2.8)
+    seg_blur_sigma: float = knob(9999999.0)
+    seg_blur_threshold_inf: float = 9999.0
+    seg_guidance_start: Part = 0.0
+    seg_guidance_stop: Part = 1.0
+    seg_guidance_layers: Layers = None
+    seg_guidance_config: BlurConfig = None
+    guidance_rescale: Part = knob(0.0)
+    use_original_formulation: bool = False
+    start: Part = 0.0
+    stop: Part = 1.0
+    enabled: bool = True
+
+    def __post_init__(self) -> None:
+        settle(self, "seg_guidance_layers", "seg_guidance_config", SmoothedEnergyGuidanceConfig)
+
+    def __call__(
+        self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
+    ) -> Guided:
+        sigma = math.inf if self.seg_blur_sigma > self.seg_blur_threshold_inf else self.seg_blur_sigma
+        taps = Taps()
+        if sigma > 0 and perturbing(step, self.seg_guidance_start, self.seg_guidance_stop):
+            taps = blurring(self.seg_guidance_layers, self.seg_guidance_config, sigma)
+        return _guided(self, predict, latents, step, positive, negative, self.seg_guidance_scale, taps)
+
+
+def _guided(
+    guider: Common,
+    predict: Predict,
+    latents: Latents,
+    step: Step,
+    positive: Conditioning,
+    negative: Conditioning,
+    scale: Scale,
+    taps: Taps,
+) -> Guided:
+    """Both terms, each with a pass of its own where it is on: one question of one to three passes.
+
+    The perturbed pass has the positive prompt, whatever the other term does. Without it this is the plain formula
+    around the positive prediction, which is where a guidance scale of 1 leads (the papers' eq.; diffusers' guiders
+    jump there, to perturbed + scale (positive - perturbed)).
+    """
+    leans = is_on(guider, step)
+    perturbs = guider.enabled and bool(taps) and not is_neutral(scale, original=True)
+    passes = [Pass(latents, step, negative, "negative")] if leans else []
+    passes.append(Pass(latents, step, positive))
+    if perturbs:
+        passes.append(Pass(latents, step, positive, "perturbed", taps=taps))
+    answers = list(predict(passes))
+    towards = guided = answers[1 if leans else 0]
+    if leans:
+        guided = leaned(towards, answers[0], guider.guidance_scale, guider.use_original_formulation)
+    if perturbs:
+        guided = guided + per_row(scale, towards) * (towards - answers[-1])
+    return Guided(rescaled(guided, towards, guider.guidance_rescale) if leans or perturbs else guided)
