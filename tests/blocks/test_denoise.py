@@ -1,0 +1,141 @@
+"""The denoiser as a function, the step along the schedule, and what inpainting adds; with a U-Net of five lines."""
+
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import sfumato as sf
+from sfumato.blocks.denoise.advance import AdvanceLatents
+from sfumato.blocks.denoise.inpaint import JoinMaskChannels, KeepUnmasked
+from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.components.random import Random
+from sfumato.components.types import Conditioning, Pass, Residuals
+
+EULER, ANCESTRAL, DDIM = (
+    sf.schedulers.EulerDiscreteScheduler(),
+    sf.schedulers.EulerAncestralDiscreteScheduler(),
+    sf.schedulers.DDIMScheduler(),
+)
+STEPS = EULER.steps(4)
+
+
+class Config(NamedTuple):
+    in_channels: int
+
+
+class Unet:
+    """Gives the first two channels times the first token's first number."""
+
+    dtype = torch.float32
+
+    def __init__(self, channels: int = 2) -> None:
+        self.config, self.seen, self.added = Config(channels), list[Tensor](), list[Any]()
+
+    def __call__(self, sample: Tensor, t: Tensor, tokens: Tensor, **added: Any) -> Tensor:
+        self.seen.append(sample)
+        self.added.append(added)
+        return sample[:, :2] * tokens[:, 0, 0].reshape(-1, 1, 1, 1)
+
+
+def ask(token: float, rows: int = 1, size: int = 3, tokens: int = 5, **more: Any) -> Pass:
+    return Pass(torch.ones(rows, 2, size, size), STEPS[0], Conditioning(torch.full((rows, tokens, 4), token)), **more)
+
+
+def predict(unet: Unet, *passes: Pass, apart: bool = False) -> list[float]:
+    block = PredictNoise(unet=unet, batching="apart" if apart else "together")  # pyright: ignore[reportArgumentType]
+    return [float(a.mean()) / STEPS[0].scale_in for a in block().predict(passes)]
+
+
+def test_passes_of_one_shape_go_through_together_in_order() -> None:
+    unet = Unet()
+    assert predict(unet, ask(1, 2), ask(5, 3)) == pytest.approx([1, 5])
+    assert [len(s) for s in unet.seen] == [5]
+    assert float(unet.seen[0].max()) == pytest.approx(STEPS[0].scale_in)
+
+
+def test_or_each_by_itself() -> None:
+    unet = Unet()
+    assert predict(unet, ask(1), ask(5), apart=True) == pytest.approx([1, 5])
+    assert [len(s) for s in unet.seen] == [1, 1]
+
+
+def test_passes_of_other_shapes_go_by_themselves_and_answers_keep_their_places() -> None:
+    unet = Unet()
+    answers = predict(unet, ask(1), ask(2, size=4), ask(3), ask(4, tokens=9))
+    assert answers == pytest.approx([1, 2, 3, 4])
+    assert [len(s) for s in unet.seen] == [2, 1, 1]
+
+
+def test_channels_are_joined_behind_the_scaled_latents() -> None:
+    unet = Unet(4)
+    predict(unet, ask(1, channels=(torch.full((1, 2, 3, 3), 7.0),)))
+    assert unet.seen[0][0, :, 0, 0].tolist() == pytest.approx([STEPS[0].scale_in] * 2 + [7, 7])
+
+
+def test_residuals_of_several_nets_are_added_up_and_of_several_passes_joined() -> None:
+    def net(value: float) -> Residuals:
+        return Residuals((torch.full((1, 2, 3, 3), value),), torch.full((1, 2, 1, 1), value))
+
+    unet = Unet()
+    predict(unet, ask(1, residuals=(net(1), net(2))), ask(1, residuals=(net(10),)))
+    (added,) = unet.added
+    assert added["mid_block_additional_residual"].flatten().tolist() == [3, 3, 10, 10]
+    assert added["down_block_additional_residuals"][0][:, 0, 0, 0].tolist() == [3, 10]
+
+
+def test_a_pass_with_residuals_does_not_go_with_one_without() -> None:
+    unet = Unet()
+    net = Residuals((torch.ones(1, 2, 3, 3),), torch.ones(1, 2, 1, 1))
+    predict(unet, ask(1, residuals=(net,)), ask(1))
+    assert len(unet.seen) == 2
+
+
+def test_channels_in_a_wrong_number_are_refused_before_the_model_runs() -> None:
+    unet = Unet(5)
+    with pytest.raises(
+        ValueError, match=r'takes 5 channels.* have 2. It was trained to inpaint: use the task "inpaint"'
+    ):
+        predict(unet, ask(1))
+    assert unet.seen == []
+
+
+def test_noise_is_drawn_only_in_turns_that_take_some() -> None:
+    latents, random = torch.ones(2, 2, 3, 3), Random.seeded([0])
+    plain = AdvanceLatents(scheduler=EULER)(latents, latents, STEPS[0], random)
+    assert plain.random is random
+    assert torch.equal(plain.latents, EULER.advance(latents, latents, STEPS[0])[0])
+    step = ANCESTRAL.steps(4)[0]
+    noisy = AdvanceLatents(scheduler=ANCESTRAL)(latents, latents, step, random)
+    noise, after = random.draw(2, (2, 3, 3))
+    assert torch.equal(noisy.latents, ANCESTRAL.advance(latents, latents, step, (), noise)[0])
+    assert torch.equal(noisy.random.states[0], after.states[0])
+
+
+@pytest.mark.parametrize("scheduler", [EULER, DDIM])
+def test_what_the_mask_keeps_is_the_image_at_the_level_that_the_turn_leads_to(scheduler: Any) -> None:
+    steps = scheduler.steps(4)
+    image, noise, latents = (torch.full((1, 2, 1, 2), v) for v in (1.0, 0.5, 9.0))
+    mask = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
+    keep = KeepUnmasked(scheduler=scheduler)
+    alpha, sigma = steps[1].level
+    first = keep(latents, image, noise, mask, steps[0]).latents
+    assert first[0, 0, 0].tolist() == pytest.approx([alpha + sigma * 0.5, 9.0])
+    last = keep(latents, image, noise, mask, steps[-1]).latents
+    assert last[0, 0, 0].tolist() == [1.0, 9.0]
+
+
+def test_the_mask_and_the_masked_image_join_every_pass_behind_what_it_has() -> None:
+    asked: list[Pass] = []
+
+    def inner(passes: Any) -> list[Tensor]:
+        asked.extend(passes)
+        return [p.latents for p in passes]
+
+    mask, masked, own = torch.zeros(1, 1, 3, 3), torch.ones(1, 2, 3, 3), torch.full((1, 1, 3, 3), 7.0)
+    joined = JoinMaskChannels()(inner, mask, masked).predict
+    joined([ask(1), ask(2, channels=(own,))])
+    assert [len(p.channels) for p in asked] == [2, 3]
+    assert asked[1].channels[0] is own
+    assert asked[0].channels[1] is masked
