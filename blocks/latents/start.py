@@ -13,6 +13,8 @@ from ...components.types import Conditioning, ImageLatents, Images, Latents, Mas
 from ...graph import Block, component, knob
 
 Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Ge(-(2**63)), Le(2**64 - 1)]
+"""What a generator of torch takes."""
 
 
 class Counted(NamedTuple):
@@ -33,7 +35,7 @@ class Seeded(NamedTuple):
 class SeedRandom(Block):
     """Begin the random numbers: one seed for all pictures, a list with one for each, or None for a fresh one."""
 
-    def __call__(self, rows: Rows, seed: int | Sequence[int] | None = None) -> Seeded:
+    def __call__(self, rows: Rows, seed: Seed | Sequence[Seed] | None = None) -> Seeded:
         if seed is None:
             return Seeded(Random.seeded([secrets.randbits(63)]))
         if isinstance(seed, int):
