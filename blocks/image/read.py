@@ -61,6 +61,8 @@ def _each(image: PictureInput) -> list[AnyPicture]:
         return [image]
     if isinstance(image, Tensor | np.ndarray):
         return list(image) if image.ndim == 4 else [image]
+    if not len(image):
+        raise ValueError("There is no picture: an empty list came. Give one for all prompts, or one each.")
     return [one for part in image for one in _each(part)]
 
 
@@ -88,7 +90,7 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
             f"(rows, columns, {channels}) in an array."
         )
     low, high = float(pixels.min()), float(pixels.max())
-    if low < 0 or high > 1:
+    if not (low >= 0 and high <= 1):  # so written, NaN is refused too
         raise ValueError(f"A picture's values go from {low:g} to {high:g}. Wanted: 0 to 1.")
     pixels = pixels.float().expand(channels, *pixels.shape[1:])[None]
     size = _size(block, *pixels.shape[2:])
