@@ -35,6 +35,7 @@ CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a prompt of numbers": ({"prompt": [1, 2]}, ["prompt", "str | Sequence[str]"]),
     "a seed as text": ({"prompt": "a cat", "seed": "7"}, ["seed"]),
     "a picture format": ({"prompt": "a cat", "output_type": "jpg"}, ["output_type", "'pil' | 'np' | 'pt'", "'jpg'"]),
+    "a seed too large": ({"prompt": "a cat", "seed": 2**64}, ["seed", "18446744073709551616 (int) came"]),
     "guidance as text": ({"prompt": "a cat", "guidance_scale": "7"}, ["guidance_scale", "takes float"]),
     "rescaling above 1": ({"prompt": "a cat", "guidance_rescale": 1.5}, ["guidance_rescale"]),
     "nothing": ({}, ["prompt", "must be given"]),
@@ -175,6 +176,8 @@ VALUES: dict[str, tuple[str, dict[str, Any], str]] = {
     "clip_skip": ("text2image", {"clip_skip": 9}, "clip_skip=9, but this text encoder has 2 layers"),
     "no prompts": ("text2image", {"prompt": []}, "no prompt"),
     "pixels": ("image2image", {"image": torch.full((3, 64, 64), 7.0)}, "values go from 7 to 7. Wanted: 0 to 1"),
+    "no numbers": ("image2image", {"image": torch.full((3, 64, 64), float("nan"))}, "go from nan to nan"),
+    "no images": ("image2image", {"image": []}, "There is no picture"),
     "shape": ("image2image", {"image": torch.zeros(5, 64, 64)}, r"came as Tensor of shape \(5, 64, 64\)"),
     "few steps": (
         "image2image", {"image": PICTURE, "strength": 0.2, "num_inference_steps": 3},
