@@ -22,7 +22,7 @@ check: $(VENV)/.dev  ## what CI runs: ruff, pyright strict, import-linter, the t
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(MAKE) test
 
 bench: $(VENV)/.bench  ## measure: overhead, denoising, start-up, each beside its peer in one run

@@ -165,6 +165,12 @@ class ComponentSpec(BaseModel):
 
         return space_of(self)
 
+    def bindable(self) -> Any:  # a Handle; manager.py needs this class
+        """What a graph binds for this spec: a handle of the process's own manager."""
+        from .manager import default_manager
+
+        return default_manager().handle(self)
+
     def to_json(self) -> dict[str, JsonValue]:
         """The published five keys, and of ours (dtype, config) those that are set. `from_json` is the inverse."""
         data: dict[str, JsonValue] = {name: getattr(self, name) for name in PUBLISHED}

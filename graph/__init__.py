@@ -11,6 +11,7 @@ from .errors import GraphError as GraphError
 from .errors import GraphFileError as GraphFileError
 from .errors import InputError as InputError
 from .errors import LoadError as LoadError
+from .errors import Malformed as Malformed
 from .errors import Problem as Problem
 from .errors import SfumatoError as SfumatoError
 from .errors import Unbound as Unbound

@@ -12,7 +12,6 @@ from .graph import Graph
 from .plan import needed, unbound
 from .spaces import space_problems
 from .types import assignable, say, split
-from .wiring import misplaced
 
 
 def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
@@ -45,11 +44,14 @@ def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
 
 
 def _coerced(value: Any, kind: Any, current: Any) -> Any:
-    """A component given as a name or a config dict, made by its own type's `coerce(value, current)` if it has one."""
+    """What a name, a config dict or a spec stands for: the component type's own `coerce(value, current)`, a handle."""
     cls = split(kind)[0]
+    if isinstance(value, type) and not is_callable(cls):
+        raise ConfigError(f"is the class {value.__name__}, not an object of it. Make one: {value.__name__}(…).")
     if isinstance(value, str | Mapping) and hasattr(cls, "coerce"):
         return cls.coerce(value, current.load() if isinstance(current, Lazy) else current)
-    return value
+    make = getattr(value, "bindable", None)  # a spec
+    return value if make is None else make()
 
 
 def _is_a(value: Any, kind: Any) -> bool:
@@ -139,12 +141,13 @@ def overlay(graph: Graph, swaps: Mapping[str, Any]) -> Graph:
         return graph
     cache: dict[Any, Graph] = graph.__dict__.setdefault("_overlays", {})
     key = tuple((name, _key(value)) for name, value in swaps.items())
-    if key not in cache:
+    made = cache.get(key)  # once: another thread may drop it
+    if made is None:
         made = using(graph, swaps)
         while len(cache) >= _KEPT:
-            cache.pop(next(iter(cache)))
+            cache.pop(next(iter(cache)), None)
         cache[key] = made
-    return cache[key]
+    return made
 
 
 def _key(value: Any) -> Any:
@@ -172,12 +175,12 @@ def sister(graph: Graph, task: str) -> Graph:
 
 
 def check(graph: Graph) -> list[Problem]:
-    """`graph.check`: what a run would be refused for, and blocks that nobody reads."""
+    """`graph.check`: what a run would be refused for. A block that an edit left without a reader rests: no problem."""
     wanted = graph.declared or tuple(graph.outputs)
-    found = list(misplaced(graph.nodes, graph.edges, graph.declared))
+    found: list[Problem] = []
     for name, nodes in unbound(graph, wanted, graph.bindings).items():
         kind = say(graph.components[name].type)
-        text = f"no component is bound; {', '.join(nodes)} needs a {kind}. Write graph.bind({name}=…)."
+        text = f"no component is bound, and {', '.join(nodes)} cannot do without: {kind}. Write graph.bind({name}=…)."
         found.append(Problem("unbound", name, text, wanted=kind))
     found += space_problems(graph, graph.bindings)
     found += _unready(graph, wanted)

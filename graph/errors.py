@@ -6,6 +6,7 @@
     - InputError            a call with unknown, missing or unfit values; lists every problem
     - GraphFileError        a graph file that cannot be read or written
     - Unbound               a block that runs before its component is there
+    - Malformed             a class that cannot be a block; says what to write
     - BrokenBlock           a block that does not give what its signature says
     - Cancelled             a run that was asked to stop
   + ConfigError             a config with unknown, missing or unfit keys
@@ -73,6 +74,10 @@ class GraphFileError(GraphError):
 
 class Unbound(GraphError, AttributeError):
     """A block that runs before its component is there."""
+
+
+class Malformed(GraphError, TypeError):
+    """A class that cannot be a block; the text says what to write."""
 
 
 class BrokenBlock(GraphError, TypeError):

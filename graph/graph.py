@@ -289,7 +289,7 @@ class Graph(Block, name="Graph"):
 
     # ------------------------------------------------------------------------------------------- looking
     def check(self) -> list[Problem]:
-        """Everything that stands between this graph and a run: wires, unread blocks, unbound components."""
+        """Everything that stands between this graph and a run: unbound components, latent spaces, missing files."""
         from .binding import check
 
         return check(self)

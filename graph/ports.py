@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
+from .errors import Malformed
 from .types import Port, say, split
 
 T = TypeVar("T")
@@ -146,10 +147,6 @@ class Outputs(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"Outputs({', '.join(self.__dict__)})"
-
-
-class Malformed(TypeError):
-    """A class that cannot be a block; the text says what to write."""
 
 
 _HOW = "def __call__(self, latents: Latents) -> Scaled: ...   # class Scaled(NamedTuple): latents: Latents"

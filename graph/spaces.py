@@ -114,11 +114,16 @@ def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> d
     for side, name, space in _carriers(block.signature):
         own = at if space == ANY_SPACE else (*at, f"{side}:{name}")
         if space != ANY_SPACE:
-            union.fix(own, space, f"{'.'.join(at)}.{name}")
+            union.fix(own, space, f"{_said(at)}.{name}")
         found[side, ports[side][name]] = own
     if found:
         for name, value in held.items():
             space = getattr(value, "space", None)
             if isinstance(space, LatentSpace) and space != ANY_SPACE:
-                union.fix(at, space, f"{'.'.join(at)} ({outside.components.get(name, name)})")
+                union.fix(at, space, f"{_said(at)} ({outside.components.get(name, name)})")
     return found
+
+
+def _said(at: Path) -> str:
+    """A path as users write it: without the numbers of the graphs inside loops and switches."""
+    return ".".join(part for part in at if not part.isdecimal())

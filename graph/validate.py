@@ -41,7 +41,9 @@ def _fit(value: Any, arm: Any) -> Any:
     if is_array(base):
         return _instance(value, base.array_type)
     origin = get_origin(base) or base
-    if origin in _CONTAINERS and get_args(base) and not isinstance(value, str):
+    if origin in _CONTAINERS and get_args(base):
+        if isinstance(value, str | bytes):
+            raise Unfit("")  # a text is a sequence of texts, but nobody who gives one means that
         return _items(value, base, origin)
     if origin is collections.abc.Callable:
         if not callable(value):

@@ -1,6 +1,7 @@
 """Pictures in: whatever a user holds, as pixels at the size that is wanted."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -13,8 +14,8 @@ from ...components.types import Images, Mask
 from ...graph import Block, knob
 
 AnyPicture = Image.Image | np.ndarray[Any, Any] | Tensor  # Any: shapes and dtypes are looked at when it is read
-PictureInput = AnyPicture | Sequence[AnyPicture]
-"""A PIL image, an array (rows, columns, channels) or a tensor (channels, rows, columns), or a list of them.
+PictureInput = AnyPicture | str | Path | Sequence[AnyPicture | str | Path]
+"""A PIL image, a file, an array (rows, columns, channels), a tensor (channels, rows, columns), or a list of them.
 
 Floats go from 0 to 1, uint8 from 0 to 255.
 """
@@ -57,6 +58,8 @@ class ReadMask(Block):
 
 
 def _each(image: PictureInput) -> list[AnyPicture]:
+    if isinstance(image, str | Path):
+        return [Image.open(image)]
     if isinstance(image, Image.Image):
         return [image]
     if isinstance(image, Tensor | np.ndarray):

@@ -11,6 +11,7 @@ from ...graph.errors import ConfigError, LoadError
 from ...registry import schedulers
 from ..spec import ComponentSpec
 from .files import CONFIGS, TOKENIZERS, read_json
+from .tokenizer import CLIPTokenizer
 from .weights import STEM, weight_files
 
 
@@ -65,6 +66,10 @@ def _missing(spec: ComponentSpec, kind: Any, folder: Path) -> Iterator[str]:  # 
         return
     if name in schedulers:
         wanted: tuple[str, ...] = ("scheduler_config.json",)
+    elif kind is CLIPTokenizer:  # ours is read from one of these, and nothing else makes up for them
+        both = "vocab.json with merges.txt"
+        wanted = ("tokenizer.json", both)
+        names |= {both} if {"vocab.json", "merges.txt"} <= names else set()
     elif library == "transformers":
         wanted = (*TOKENIZERS, "preprocessor_config.json", "processor_config.json")
     else:

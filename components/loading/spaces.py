@@ -1,12 +1,12 @@
 """Which latent space a component works in, read from config files alone."""
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import JsonValue
 
 from ...graph.errors import LoadError
 from ...graph.space import LatentSpace
+from ..models.spaces import autoencoder_space, is_denoiser, latent_channels
 from ..spec import ComponentSpec
 from .files import read_json
 
@@ -18,43 +18,19 @@ def space_of(spec: ComponentSpec) -> LatentSpace | None:
     beside its folder. A broken JSON file is a LoadError; a missing one is just not known here (`ready` reports it).
     """
     name = spec.type_hint[1] if spec.type_hint else ""
-    denoiser = name.startswith("UNet") or (name.endswith("Model") and "Transformer" in name)
+    denoiser = is_denoiser(name)
     if not (denoiser or name.startswith("Autoencoder")):
         return None
     own = _own_config(spec)
     if own is None:
         return None
     if not denoiser:
-        return _autoencoder(name, own)
+        return autoencoder_space(name, own)
     beside = _beside(spec)
-    channels = _channels(own)
+    channels = latent_channels(own)
     if beside is None:
         return None if channels is None else LatentSpace(channels=channels)
     return LatentSpace(beside.name, channels or beside.channels, beside.scaling, beside.shift)
-
-
-def _autoencoder(name: str, config: Mapping[str, JsonValue]) -> LatentSpace:
-    channels = config.get("latent_channels", config.get("z_dim", 4))
-    channels = channels if isinstance(channels, int) else None
-    if name != "AutoencoderKL":
-        # A tiny autoencoder takes latents as the denoiser gives them, whatever its teacher's scaling.
-        # Video autoencoders scale each channel by lists of means and deviations.
-        return LatentSpace(channels=channels)
-    scaling, shift = config.get("scaling_factor", 0.18215), config.get("shift_factor")
-    # A null shift is published for "no shift": a known zero, which tells SDXL's space from Flux's.
-    return LatentSpace(
-        channels=channels,
-        scaling=float(scaling) if isinstance(scaling, int | float) else None,
-        shift=float(shift) if isinstance(shift, int | float) else 0.0,
-    )
-
-
-def _channels(config: Mapping[str, JsonValue]) -> int | None:
-    out, given = config.get("out_channels"), config.get("in_channels")
-    if not isinstance(out, int):
-        return None
-    # Denoisers that also learn a variance (DiT, PixArt) give twice the channels they take.
-    return given if isinstance(given, int) and out == 2 * given else out
 
 
 def _beside(spec: ComponentSpec) -> LatentSpace | None:
@@ -67,7 +43,7 @@ def _beside(spec: ComponentSpec) -> LatentSpace | None:
         return None
     data = read_json(config)
     name = data.get("_class_name", "AutoencoderKL")
-    return _autoencoder(str(name), data)
+    return autoencoder_space(str(name), data)
 
 
 def _own_config(spec: ComponentSpec) -> dict[str, JsonValue] | None:

@@ -10,8 +10,10 @@ import torch
 from torch import nn
 
 from ...graph.errors import ConfigError, LoadError
+from ...graph.space import LatentSpace
 from ..loading.weights import load_weights, on_meta, save_weights, weight_files, write_atomically
 from .config import Config
+from .spaces import space_of_config
 
 C = TypeVar("C", bound=Config)
 
@@ -60,6 +62,11 @@ class Model(nn.Module, Generic[C]):
     def config(self) -> C:
         """The config, read only: `vae.config.scaling_factor`."""
         return self._config
+
+    @property
+    def space(self) -> LatentSpace | None:
+        """The latent space it works in, as far as its config tells: what a graph compares when it is bound."""
+        return space_of_config(type(self).__name__, self.to_config())
 
     @property
     def dtype(self) -> torch.dtype:

@@ -15,21 +15,23 @@ if TYPE_CHECKING:
     from .graph import (
         Block as Block, BrokenBlock as BrokenBlock, Cancelled as Cancelled, Cell as Cell, ConfigError as ConfigError,
         Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError, GraphFileError as GraphFileError,
-        InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError, Loop as Loop, Memory as Memory,
-        Outputs as Outputs, Port as Port, Problem as Problem, Run as Run, Running as Running,
+        InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError, Loop as Loop, Malformed as Malformed,
+        Memory as Memory, Outputs as Outputs, Port as Port, Problem as Problem, Run as Run, Running as Running,
         SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound, WireError as WireError,
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
-    from .presets.load import names as presets
+    from .presets.load import names
     from .registry import UnknownName as UnknownName
+
+    presets = names
 
 __version__ = "0.1.0"
 
 _GRAPH = (
     "Block BrokenBlock Cancelled Cell ConfigError Edge Event Graph GraphError GraphFileError InputError LatentSpace "
-    "LoadError Loop Memory Outputs Port Problem Run Running SfumatoError Switch Unbound WireError assignable component "
+    "LoadError Loop Malformed Memory Outputs Port Problem Run Running SfumatoError Switch Unbound WireError assignable component "
     "debug knob named"
 ).split()
 
