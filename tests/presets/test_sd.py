@@ -20,7 +20,7 @@ TINY = ("sd", "sd2")
 PROMPTS = ["a red apple", "a small cat"]
 
 
-# ------------------------------------------------------------------------------------------------- the embedded model
+# --------------------------------------------------------------------------------------------------- the embedded model
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("task", ["text2image", "image2image"])
 def test_the_real_model_gives_the_pictures_of_the_reference(
@@ -124,7 +124,7 @@ def test_ddim_with_eta_draws_as_the_reference_does(
     same(ours, emoji_reference(seed=seed, eta=0.8, **given))
 
 
-# --------------------------------------------------------------------------------------------------- tiny checkpoints
+# ----------------------------------------------------------------------------------------------------- tiny checkpoints
 @pytest.mark.parametrize("scheduler", SCHEDULERS)
 @pytest.mark.parametrize("task", ["text2image", "image2image"])
 @pytest.mark.parametrize("name", TINY)
@@ -172,7 +172,7 @@ def test_an_image_of_an_odd_size_is_rounded_down(
     same(ours, emoji_reference("image2image", seed=2, **given))
 
 
-# ------------------------------------------------------------------------------------- what the comparison is worth
+# ----------------------------------------------------------------------------------------- what the comparison is worth
 def test_another_seed_is_another_picture(emoji: Graph) -> None:
     """So that the tests above could fail."""
     one, two = (run(emoji, prompt="a fish", seed=seed, num_inference_steps=LONG) for seed in (1, 2))

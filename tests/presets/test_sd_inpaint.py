@@ -84,7 +84,7 @@ def test_a_model_trained_to_inpaint_says_so_to_other_tasks(tiny: Tiny) -> None:
     assert did.unet == 0
 
 
-# ------------------------------------------------------------------- the embedded model, which the reference refuses
+# ---------------------------------------------------------------------- the embedded model, which the reference refuses
 def test_what_the_mask_keeps_stays_as_it_was(emoji: Graph) -> None:
     """On a plain ground the autoencoder keeps to its place, so pixels far from the seam are those of the source."""
     pipe = emoji.task("inpaint")

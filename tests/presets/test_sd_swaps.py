@@ -117,7 +117,7 @@ def test_a_sister_task_keeps_what_was_swapped_and_set(emoji: Graph) -> None:
     assert emoji.task("inpaint").task("text2image") == emoji
 
 
-# ----------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"scheduler": "EulerDiscretScheduler"}, WireError, "Did you mean 'EulerDiscreteScheduler'"),
     ({"scheduler": {"_class_name": "EulerDiscretScheduler"}}, WireError, "Did you mean 'EulerDiscreteScheduler'"),
