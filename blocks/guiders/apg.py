@@ -24,7 +24,7 @@ class AdaptiveProjectedGuidance(Published, Block):
     """Guide by what is new: the part of the guidance that lies along the positive prediction counts `eta`.
 
     Before, guidance is averaged over the turns with a `momentum` (negative ones push on), and kept no longer than
-    `rescale`, both over all dimensions but the rows or over `norm_dim` (algorithm 1).
+    `rescale`, both over all dimensions but the rows or over `norm_dim`.
     """
 
     guidance_scale: Scale = knob(7.5)

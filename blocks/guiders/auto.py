@@ -9,7 +9,7 @@ from .terms import Guided, Part, Scale, ask_one, is_on, leaned, rescaled
 
 
 class AutoGuidance(Published, Block):
-    """Lean away from what a weaker model says of the same prompt: weak + scale * (positive - weak) (eq. 3).
+    """Lean away from what a weaker model says of the same prompt: weak + scale * (positive - weak).
 
     The weaker model is this one with `dropout` on some layers; none given are its usual ones (the middle of a U-Net),
     and without `dropout` they are skipped. There is no negative prompt in it, and none is encoded.

@@ -24,7 +24,7 @@ WHOLE = LayerSkipConfig(())
 
 
 class PerturbedAttentionGuidance(Published, Block):
-    """Lean away from a pass whose self-attention looks at nothing but itself (PAG, Ahn et al. 2024, eq. 16).
+    """Lean away from a pass whose self-attention looks at nothing but itself (PAG, Ahn et al. 2024).
 
     guided + perturbed_guidance_scale * (positive - perturbed), in the steps from `perturbed_guidance_start` to
     `perturbed_guidance_stop`. Without layers, the model's usual ones are perturbed: the middle of a U-Net.
@@ -88,7 +88,7 @@ class SkipLayerGuidance(Published, Block):
 
 
 class SmoothedEnergyGuidance(Published, Block):
-    """Lean away from a pass whose attention is smoothed by blurring its queries (SEG, Hong 2024, eq. 12).
+    """Lean away from a pass whose attention is smoothed by blurring its queries (SEG, Hong 2024).
 
     guided + seg_guidance_scale * (positive - smoothed). `seg_blur_sigma` is in tokens; above `seg_blur_threshold_inf`
     it is infinite, and each token asks the mean query. Without layers, the model's usual ones: the middle of a U-Net.
@@ -133,9 +133,8 @@ def _guided(
 ) -> Guided:
     """Both terms, each with a pass of its own where it is on: one question of one to three passes.
 
-    The perturbed pass has the positive prompt, whatever the other term does. Without it this is the plain formula
-    around the positive prediction, which is where a guidance scale of 1 leads (the papers' eq.; diffusers' guiders
-    jump there, to perturbed + scale (positive - perturbed)).
+    The perturbed pass has the positive prompt, whatever the other term does. Without that term this is the formula
+    around the positive prediction, where a guidance scale of 1 leads (decision 0008).
     """
     leans = is_on(guider, step)
     perturbs = guider.enabled and bool(taps) and not is_neutral(scale, original=True)

@@ -11,7 +11,7 @@ from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_on, leaned,
 
 
 class TangentialClassifierFreeGuidance(Published, Block):
-    """Classifier-free guidance with the negative prediction laid onto the main direction that both share (eq. 9)."""
+    """Classifier-free guidance with the negative prediction laid onto the main direction that both share."""
 
     guidance_scale: Scale = knob(7.5)
     guidance_rescale: Part = knob(0.0)

@@ -10,7 +10,7 @@ from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_on, leaned,
 
 
 class ClassifierFreeZeroStarGuidance(Published, Block):
-    """Classifier-free guidance with the negative prediction scaled to fit the positive one best (eq. 8 to 10).
+    """Classifier-free guidance with the negative prediction scaled to fit the positive one best, by least squares.
 
     In the first `zero_init_steps` whole steps of the schedule the prediction is zero, and nothing is asked.
     """

@@ -19,12 +19,12 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Identity:
-    """Each token looks at itself alone: attention scores become the identity (Ahn et al. 2024, eq. 15)."""
+    """Each token looks at itself alone: attention scores become the identity (Ahn et al. 2024)."""
 
 
 @dataclass(frozen=True)
 class Blur:
-    """Queries of self-attention are blurred over the image (Hong 2024, section 4.2); `sigma` in tokens.
+    """Queries of self-attention are blurred over the image (Hong 2024); `sigma` in tokens.
 
     Infinite: every token asks the mean query.
     """

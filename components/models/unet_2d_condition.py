@@ -182,7 +182,7 @@ class UNet2DConditionModel(Model[UNet2DConditionConfig]):
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
     def perturbable_layers(self) -> Perturbable:
-        """Its transformer blocks; usually the middle's are perturbed (Ahn et al. 2024, section 5), else the deepest."""
+        """Its transformer blocks; usually the middle's are perturbed (Ahn et al. 2024), else the deepest."""
         inside = [*self.down_blocks.named_modules(prefix="down_blocks")]
         if self.mid_block is not None:
             inside += self.mid_block.named_modules(prefix="mid_block")

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import sfumato as sf
 from sfumato import Block
@@ -223,6 +224,25 @@ def test_a_scale_serves_as_many_pictures_in_a_row_as_there_are_for_each() -> Non
     two = through(made("ClassifierFreeGuidance", guidance_scale=[3.0, 5.0]), shape=shape)
     four = through(made("ClassifierFreeGuidance", guidance_scale=[3.0, 3.0, 5.0, 5.0]), shape=shape)
     assert apart(two, four) == 0
+
+
+class ReadsBack(TorchDispatchMode):
+    """Counts what would wait for a device: a value read into Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += "_local_scalar_dense" in str(func) or "nonzero" in str(func) or "linalg_svd" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_no_guider_waits_for_the_device(name: str) -> None:
+    with ReadsBack() as reads:
+        through(made(name))
+    assert reads.count == 0
 
 
 # --------------------------------------------------------------------------------------------------- made of others
