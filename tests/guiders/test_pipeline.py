@@ -1,5 +1,6 @@
 """Guiders on the embedded model: every one with no arguments, what it costs, and what it changes."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -108,6 +109,14 @@ def test_perturbation_without_guidance_by_the_prompt(emoji: Graph, name: str) ->
 def test_perturbing_leaves_the_shared_model_as_it_was(emoji: Graph, plain: Result, name: str) -> None:
     run(emoji, guider=name, **CALL)
     assert torch.equal(run(emoji, guider=sf.guiders.ClassifierFreeGuidance(), **CALL).latents, plain.latents)
+
+
+def test_four_threads_with_guiders_of_their_own_draw_what_each_alone_draws(emoji: Graph) -> None:
+    names = [name for name in guiders if name not in ("NoGuidance", "GuidanceSchedule")]
+    serial = {name: run(emoji, guider=name, **CALL).latents for name in names}
+    with ThreadPoolExecutor(4) as pool:
+        for name, made in zip(names * 2, pool.map(lambda n: run(emoji, guider=n, **CALL), names * 2), strict=True):
+            assert torch.equal(made.latents, serial[name])
 
 
 def test_a_scale_for_each_picture(emoji: Graph) -> None:
