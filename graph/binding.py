@@ -160,13 +160,17 @@ def _key(value: Any) -> Any:
     return type(value), value
 
 
+AUTO = "auto"
+"""The task of a graph that is another one in each call, by the names that are given."""
+
+
 def sister(graph: Graph, task: str) -> Graph:
     """`graph.task`: the preset of the same family for another task, holding the same components."""
     if graph.preset is None:
         text = "this graph was not made by a preset, so it has no sister tasks. Make one: sf.load(…, task=…)."
         raise WireError(Problem("task", task, text))
     family = presets[graph.preset[0]]
-    if task not in family.tasks:
+    if task not in (*family.tasks, AUTO):
         near = closest(task, family.tasks, 1)
         text = f"{graph.preset[0]} has no such task. {did_you_mean(task, family.tasks)}"
         raise WireError(Problem("task", task, text, candidates=tuple(near)))

@@ -1,12 +1,12 @@
 """A call: what the keywords mean, what is missing, and the run that comes of it. All of it before any block runs."""
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from ..registry import closest, presets
-from .binding import overlay
+from .binding import AUTO, overlay, sister
 from .block import Lazy
 from .errors import InputError, Problem
 from .graph import Graph
@@ -20,6 +20,8 @@ from .wiring import INPUTS, last_givers
 def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Run:
     """A run of the graph with these values. Raises `InputError` with everything that is wrong."""
     values = dict(values)
+    if graph.preset is not None and graph.preset[1] == AUTO:
+        graph = for_names(graph, values)
     if first:
         name = next(iter(graph.inputs), None)
         if len(first) > 1 or name is None or name in values:
@@ -77,6 +79,23 @@ def makers(graph: Graph) -> dict[str, str]:
                     made.setdefault(name, []).append(node)
         graph.__dict__["_makers"] = {name: nodes[0] for name, nodes in made.items() if len(nodes) == 1}
     return graph.__dict__["_makers"]
+
+
+def for_names(graph: Graph, names: Collection[str]) -> Graph:
+    """The graph itself if it takes these names, else the first sister task that does; itself where none does."""
+    if graph.preset is None or _takes(graph, names):
+        return graph
+    sisters: dict[str, Graph] = graph.__dict__.setdefault("_sisters", {})
+    for task in presets[graph.preset[0]].tasks:
+        if task not in sisters:
+            sisters[task] = sister(graph, task)
+        if _takes(sisters[task], names):
+            return sisters[task]
+    return graph
+
+
+def _takes(graph: Graph, names: Collection[str]) -> bool:
+    return {*graph.inputs, *graph.components, *graph.slots, *makers(graph)}.issuperset(names)
 
 
 def _given(graph: Graph, names: tuple[str, ...], made: Mapping[str, str]) -> Graph:

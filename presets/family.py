@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..graph import Block, Graph, Loop
+from ..graph.binding import AUTO
 from ..registry import UnknownName, did_you_mean
 
 Settings = Mapping[str, Any]  # keywords of a preset function
@@ -25,6 +26,8 @@ class Family:
 
     def make(self, task: str, components: Mapping[str, Any], **more: Any) -> Graph:
         """The graph of a task with the settings of these components, not bound yet."""
+        if task == AUTO:
+            return self.make(next(iter(self.tasks)), components, **more).as_preset(self.name, AUTO)
         if task not in self.tasks:
             raise UnknownName(f"The family {self.name!r} has no task {task!r}. {did_you_mean(task, self.tasks)}")
         return self.tasks[task](**{**self.settings(components), **more})

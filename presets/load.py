@@ -39,6 +39,7 @@ def load(
     `x` is a preset name ("emoji"), a repo of the Hub ("owner/name"), or a folder: with `model_index.json` or
     `modular_model_index.json`, or one that `graph.save` wrote. `graph` is used in place of the preset's own. Other
     keywords are components and slots, as in a call. A family's name ("sd") gives its graph with nothing bound.
+    `task="auto"` takes the task anew in each call, from the names given (`image`, `mask_image`).
 
     Raises `LoadError` with every part that is wrong.
     """

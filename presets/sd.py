@@ -127,7 +127,12 @@ def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
 
 family = Family(
     name="sd",
-    classes=("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+    classes=(
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionModularPipeline",
+    ),  # fmt: skip
     tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint},
     settings=settings,
 )

@@ -8,10 +8,6 @@ from typing import Any
 
 from .telling import Refused
 
-FIRST = ("text2image", "image2image", "inpaint")
-"""The tasks in the order in which they are tried for one that takes what was given."""
-
-
 EMOJI = "emoji"
 """The model that is run where none is named: it is inside this package."""
 
@@ -38,6 +34,7 @@ def open_pipe(
 ) -> Any:  # a Graph
     """The graph to run: of the task that was asked for, or of the first that takes these names. Refuses one that
     gives no pictures, or that lacks components."""
+    from ...graph.call import for_names
     from ...graph.plan import unbound
 
     manager = make_manager(device, dtype)
@@ -50,7 +47,7 @@ def open_pipe(
     else:
         pipe = open_graph(model or EMOJI, task, manager=manager)
         if task is None:
-            pipe = task_for(pipe, names)
+            pipe = for_names(pipe, names)
     if "images" not in pipe.outputs:
         raise Refused(f"{graph or model}: gives {', '.join(pipe.outputs)}, and sfumato run writes a graph's `images`.")
     if lacking := unbound(pipe, ("images",), pipe.bindings).keys() - names:
@@ -97,23 +94,3 @@ def _read_file(x: str, manager: Any) -> Any:  # a Graph
     from ...graph.files import load
 
     return load(Path(x).expanduser(), manager)
-
-
-def task_for(pipe: Any, names: Collection[str]) -> Any:  # a Graph
-    """The graph itself if it takes these names, else its sister that does; the graph itself where none does."""
-    from ...registry import presets as families
-
-    if pipe.preset is None or _takes(pipe, names):
-        return pipe
-    tasks = families[pipe.preset[0]].tasks
-    for task in [*(t for t in FIRST if t in tasks), *(t for t in tasks if t not in FIRST)]:
-        if _takes(sister := pipe.task(task), names):
-            return sister
-    return pipe
-
-
-def _takes(pipe: Any, names: Collection[str]) -> bool:
-    from ...graph.call import makers
-
-    known = {*pipe.inputs, *pipe.components, *pipe.slots, *makers(pipe)}
-    return known.issuperset(names)

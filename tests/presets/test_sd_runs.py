@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import sfumato as sf
@@ -183,3 +184,18 @@ def test_the_count_of_waits_would_see_one() -> None:
     with Reads() as reads:
         float(torch.ones(1).sum())
     assert reads.found == {"_local_scalar_dense": 1}
+
+
+def test_the_task_auto_is_what_the_names_of_a_call_say() -> None:
+    pipe = sf.load("emoji", task="auto")
+    few: dict[str, Any] = {"seed": 1, "num_inference_steps": 2}
+    source = pipe("a fox", **few).images[0]
+    same_source = sf.load("emoji")("a fox", **few).images[0]
+    assert source.tobytes() == same_source.tobytes()
+    changed = pipe("a fox", image=source, strength=0.5, **few).images[0]
+    assert changed.tobytes() == pipe.task("image2image")("a fox", image=source, strength=0.5, **few).images[0].tobytes()
+    unguided = pipe.replace("denoise.guider", sf.guiders.NoGuidance())
+    kept = unguided("a fox", image=source, mask_image=Image.new("L", (64, 64)), **few).images[0]
+    assert kept.size == (64, 64), "what was swapped stays so in the sister"
+    with pytest.raises(sf.InputError, match=r"imge  no such input\. Did you mean"):
+        pipe("a fox", imge=source)
