@@ -132,7 +132,7 @@ family = Family(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionModularPipeline",
-    ),  # fmt: skip
+    ),
     tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint},
     settings=settings,
 )
