@@ -114,8 +114,12 @@ def test_perturbing_leaves_the_shared_model_as_it_was(emoji: Graph, plain: Resul
 def test_four_threads_with_guiders_of_their_own_draw_what_each_alone_draws(emoji: Graph) -> None:
     names = [name for name in guiders if name not in ("NoGuidance", "GuidanceSchedule")]
     serial = {name: run(emoji, guider=name, **CALL).latents for name in names}
+
+    def draw(name: str) -> Result:
+        return run(emoji, guider=name, **CALL)
+
     with ThreadPoolExecutor(4) as pool:
-        for name, made in zip(names * 2, pool.map(lambda n: run(emoji, guider=n, **CALL), names * 2), strict=True):
+        for name, made in zip(names * 2, pool.map(draw, names * 2), strict=True):
             assert torch.equal(made.latents, serial[name])
 
 
