@@ -12,11 +12,24 @@ if TYPE_CHECKING:
     from .base import Scheduler as Scheduler
     from .ddim import DDIMScheduler as DDIMScheduler
     from .ddpm import DDPMScheduler as DDPMScheduler
+    from .deis import DEISMultistepScheduler as DEISMultistepScheduler
+    from .dpmsolver import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
     from .euler import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
     from .euler import EulerDiscreteScheduler as EulerDiscreteScheduler
+    from .flow_match import FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler
+    from .flow_match import FlowMatchHeunDiscreteScheduler as FlowMatchHeunDiscreteScheduler
+    from .flow_match import FlowMatchLCMScheduler as FlowMatchLCMScheduler
+    from .heun import HeunDiscreteScheduler as HeunDiscreteScheduler
+    from .heun import KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler
+    from .heun import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
+    from .lcm import LCMScheduler as LCMScheduler
+    from .lcm import TCDScheduler as TCDScheduler
+    from .lms import LMSDiscreteScheduler as LMSDiscreteScheduler
+    from .pndm import PNDMScheduler as PNDMScheduler
     from .schedule import Level as Level
     from .schedule import Schedule as Schedule
     from .schedule import Step as Step
+    from .unipc import UniPCMultistepScheduler as UniPCMultistepScheduler
 
 _OURS = {"Scheduler": "base", "History": "base", "Schedule": "schedule", "Step": "schedule", "Level": "schedule"}
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 from torch import Tensor
 
@@ -31,15 +31,17 @@ class Scheduler(ABC):
     It holds no state, so one object serves any number of runs and threads; a run's state is the sample and the history.
     """
 
-    process: ClassVar[Literal["diffusion", "flow"]] = "diffusion"
-    """How clean and noise mix: "diffusion" keeps variance or adds noise, "flow" goes straight from one to the other."""
-
     _given: frozenset[str] = field(default=frozenset(), init=False, compare=False, repr=False)
     """Keys that the config this came from stated. `from_scheduler` hands on these, and those that are not default."""
 
     def __post_init__(self) -> None:
         for key, hint in _config.keys(type(self)).items():
             object.__setattr__(self, key, _config.fit(type(self).__name__, key, getattr(self, key), hint))
+
+    @property
+    def process(self) -> Literal["diffusion", "flow"]:
+        """How clean and noise mix: "diffusion" keeps variance or adds noise, "flow" goes straight between them."""
+        return "diffusion"
 
     # -- a run ---------------------------------------------------------------------------------------------------------
 

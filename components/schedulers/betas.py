@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
-AnyBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
+AnyBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp"]
 Spacing = Literal["linspace", "leading", "trailing"]
 Float32s = NDArray[np.float32]
 Floats = NDArray[np.floating[Any]]  # Any: float32 or float64, numpy's own way to say it
@@ -55,6 +55,8 @@ def _betas(count: int, start: float, end: float, schedule: AnyBetaSchedule) -> T
             return _betas_from(lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2, count)
         case "laplace":
             return _betas_from(_laplace, count)
+        case "exp":
+            return _betas_from(lambda t: math.exp(-12 * t), count)
         case "sigmoid":  # Xu et al. 2022 (GeoDiff)
             return torch.sigmoid(line(-6, 6)) * (end - start) + start
 
@@ -96,3 +98,20 @@ def spaced(spacing: Spacing, n: int, count: int, offset: int = 0) -> Floats:
         case "trailing":
             # arange, for its rounding of halves is the published one; [:n], for it can give one too many (n = 61).
             return np.round(np.arange(count, 0, -count / n)[:n]) - 1
+
+
+def spaced_with_end(spacing: Spacing, n: int, count: int, last: int, offset: int = 0) -> Floats:
+    """`n` whole timesteps of `last`, falling, so spaced that the end of the run would be one more (Lu et al. 2022).
+
+    "trailing" keeps the stride of all `count` timesteps, so it gives fewer than n where `last` is lower.
+
+    >>> spaced_with_end("linspace", 4, 1000, 1000).tolist()
+    [999.0, 749.0, 500.0, 250.0]
+    """
+    match spacing:
+        case "linspace":
+            return np.linspace(0, last - 1, n + 1).round()[:0:-1]
+        case "leading":
+            return np.arange(n, 0, -1, dtype=np.float64) * (last // (n + 1)) + offset
+        case "trailing":
+            return np.round(np.arange(last, 0, -count / n)[:n]) - 1

@@ -58,6 +58,10 @@ def fit(where: str, key: str, value: object, hint: Any) -> Any:  # Any: a value 
         if value is None:
             return None
         (hint,) = (arm for arm in get_args(hint) if arm is not type(None))
+    if hint is type(None):
+        if value is None:
+            return None
+        raise ConfigError(f"{where} takes no {key}; it came as {value!r}. Leave it out.")
     if get_origin(hint) is Literal:
         if isinstance(value, str) and value in get_args(hint):
             return value

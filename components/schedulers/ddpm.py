@@ -9,10 +9,11 @@ from torch import Tensor
 
 from ...graph.errors import ConfigError
 from .base import History
-from .betas import AnyBetaSchedule, Spacing
+from .betas import Spacing
 from .diffusion import Clipped, Prediction, ZeroTerminalSNR, clean, variance_preserving
 from .schedule import Schedule, Step
 
+Betas = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace"]
 Variance = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", "learned", "learned_range"]
 
 
@@ -25,7 +26,7 @@ class DDPMScheduler(Clipped, ZeroTerminalSNR):
     to 1 ("learned_range", equation 15 there).
     """
 
-    beta_schedule: AnyBetaSchedule = "linear"
+    beta_schedule: Betas = "linear"
     prediction_type: Prediction = "epsilon"
     timestep_spacing: Spacing = "leading"
     variance_type: Variance = "fixed_small"

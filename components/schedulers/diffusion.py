@@ -16,6 +16,8 @@ from .schedule import Level, Step
 
 Prediction = Literal["epsilon", "sample", "v_prediction"]
 AnyPrediction = Literal["epsilon", "sample", "original_sample", "v_prediction"]
+FlowPrediction = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
+EveryPrediction = Literal["epsilon", "sample", "original_sample", "v_prediction", "flow_prediction"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +29,7 @@ class DiffusionScheduler(Scheduler):
     beta_end: float = 0.02
     beta_schedule: AnyBetaSchedule = "linear"
     trained_betas: tuple[float, ...] | None = None
-    prediction_type: AnyPrediction = "epsilon"
+    prediction_type: EveryPrediction = "epsilon"
     timestep_spacing: Spacing = "linspace"
     steps_offset: int = 0
 
@@ -63,7 +65,7 @@ class DiffusionScheduler(Scheduler):
         if timesteps is None:
             if not 1 <= n <= self.num_train_timesteps:
                 raise ConfigError(f"{type(self).__name__} takes 1 to {self.num_train_timesteps} steps, not {n}.")
-            visited = betas.spaced(self.timestep_spacing, n, self.num_train_timesteps, self.steps_offset)
+            visited = self._spaced(n)
             way_out = f"steps_offset is {self.steps_offset}: take fewer steps or a smaller offset."
         else:
             visited = np.asarray(timesteps, dtype=np.float64)
@@ -76,6 +78,9 @@ class DiffusionScheduler(Scheduler):
                 f"{visited[0]:g} to {visited[-1]:g}. {way_out}"
             )
         return visited
+
+    def _spaced(self, n: int) -> Floats:
+        return betas.spaced(self.timestep_spacing, n, self.num_train_timesteps, self.steps_offset)
 
     def _refuse_no_signal(self, alpha: float) -> None:
         """A run that starts without any signal cannot divide by it."""
@@ -106,11 +111,9 @@ class ZeroTerminalSNR(DiffusionScheduler):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Clipped(DiffusionScheduler):
-    """A scheduler that can keep the clean estimate in the range of pixels."""
+class Thresholded(DiffusionScheduler):
+    """A scheduler that can keep the clean estimate in the range of pixels, row by row."""
 
-    clip_sample: bool = True
-    clip_sample_range: float = 1.0
     thresholding: bool = False
     dynamic_thresholding_ratio: float = 0.995
     sample_max_value: float = 1.0
@@ -118,9 +121,20 @@ class Clipped(DiffusionScheduler):
     def _bounded(self, clean: Tensor) -> Tensor:
         if self.thresholding:
             return dynamic_threshold(clean, self.dynamic_thresholding_ratio, self.sample_max_value)
-        if self.clip_sample:
-            return clean.clamp(-self.clip_sample_range, self.clip_sample_range)
         return clean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clipped(Thresholded):
+    """A scheduler that can also cut the clean estimate off at a fixed range."""
+
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
+
+    def _bounded(self, clean: Tensor) -> Tensor:
+        if self.clip_sample and not self.thresholding:
+            return clean.clamp(-self.clip_sample_range, self.clip_sample_range)
+        return super()._bounded(clean)
 
 
 def variance_preserving(alpha_bar: float) -> Level:
@@ -128,7 +142,7 @@ def variance_preserving(alpha_bar: float) -> Level:
     return Level(alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
 
 
-def clean(kind: AnyPrediction, sample: Tensor, prediction: Tensor, level: Level) -> Tensor:
+def clean(kind: EveryPrediction, sample: Tensor, prediction: Tensor, level: Level) -> Tensor:
     """x0 from what the model predicts, where sample = alpha x0 + sigma epsilon.
 
     v is that of Salimans and Ho 2022, appendix D, at the sample scaled to unit variance (r = 1 where it is already).
@@ -142,9 +156,11 @@ def clean(kind: AnyPrediction, sample: Tensor, prediction: Tensor, level: Level)
         case "v_prediction":
             r = (alpha**2 + sigma**2) ** 0.5
             return (alpha / r**2) * sample - (sigma / r) * prediction
+        case "flow_prediction":  # Lipman et al. 2023: the model predicts noise - clean, and alpha + sigma = 1
+            return sample - sigma * prediction
 
 
-def noise_in(kind: AnyPrediction, sample: Tensor, prediction: Tensor, level: Level) -> Tensor:
+def noise_in(kind: EveryPrediction, sample: Tensor, prediction: Tensor, level: Level) -> Tensor:
     """epsilon from what the model predicts; the other half of `clean`."""
     alpha, sigma = level
     match kind:
@@ -155,6 +171,8 @@ def noise_in(kind: AnyPrediction, sample: Tensor, prediction: Tensor, level: Lev
         case "v_prediction":
             r = (alpha**2 + sigma**2) ** 0.5
             return (sigma / r**2) * sample + (alpha / r) * prediction
+        case "flow_prediction":
+            return sample + alpha * prediction
 
 
 def dynamic_threshold(clean: Tensor, ratio: float, max_value: float) -> Tensor:

@@ -13,21 +13,18 @@ from .base import STEP_ARGUMENT, History
 from .betas import BetaSchedule, Floats
 from .diffusion import AnyPrediction, ZeroTerminalSNR, clean, noise_in
 from .schedule import Level, Schedule, Step
-from .sigma_scheduler import SigmaScheduler
-from .sigmas import Curve, curve, to_timesteps
+from .sigma_scheduler import Curved, SigmaScheduler
+from .sigmas import curve, to_timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
-class EulerDiscreteScheduler(SigmaScheduler, ZeroTerminalSNR):
+class EulerDiscreteScheduler(Curved, SigmaScheduler, ZeroTerminalSNR):
     """Karras et al. 2022, algorithm 2 without its second-order correction; s_churn = 0 makes it deterministic."""
 
     beta_schedule: BetaSchedule = "linear"
     prediction_type: AnyPrediction = "epsilon"
     interpolation_type: Literal["linear", "log_linear"] = "linear"
     """Levels by timestep, or n + 1 even steps in log sigma over the whole training range (which end above 0)."""
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
     sigma_min: float | None = None
     sigma_max: float | None = None
     """The ends of a karras, exponential or beta curve; by default those of the visited timesteps."""
@@ -42,17 +39,11 @@ class EulerDiscreteScheduler(SigmaScheduler, ZeroTerminalSNR):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(chosen := self._curves()) > 1:
-            raise ConfigError(f"EulerDiscreteScheduler takes one sigma curve, but {' and '.join(chosen)} are set.")
         for key, end in (("sigma_min", self.sigma_min), ("sigma_max", self.sigma_max)):
             if end is not None and end <= 0:
                 raise ConfigError(
                     f"EulerDiscreteScheduler wants {key} above 0, or None for the model's own; not {end}."
                 )
-
-    def _curves(self) -> dict[str, Curve]:
-        kinds: tuple[Curve, ...] = ("karras", "exponential", "beta")
-        return {key: kind for kind in kinds if getattr(self, key := f"use_{kind}_sigmas")}
 
     @property
     def _edm_clock(self) -> bool:
@@ -69,8 +60,7 @@ class EulerDiscreteScheduler(SigmaScheduler, ZeroTerminalSNR):
         if sigmas is not None:
             levels, clock = self._asked(sigmas, timesteps)
         else:
-            for key in self._curves() if timesteps is not None else ():
-                raise ConfigError(f"EulerDiscreteScheduler takes no timesteps with {key}: the curve chooses them.")
+            self._refuse_timesteps_on_a_curve(timesteps)
             levels, clock = self._planned(self._visited(n, timesteps).astype(np.float32))
         if self._edm_clock:
             if timesteps is not None:

@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     import diffusers
 
 reference: Any = diffusers  # Any: it types what from_config gives as a tuple
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in the reference
+pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")  # __array__ and __array_wrap__ there
 
 SDXL = {
     "_class_name": "EulerDiscreteScheduler",
