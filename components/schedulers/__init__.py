@@ -39,8 +39,10 @@ def __getattr__(name: str) -> Any:  # Any: a class of this package or of a plugi
         from importlib import import_module
 
         return getattr(import_module(f".{_OURS[name]}", __name__), name)
-    if not name.startswith("_") and name not in _table.aliases and name in _table:
-        return _table[name]
+    if not name.startswith("_") and name not in _table.aliases:
+        for published in (name, f"{name}Scheduler"):  # sf.schedulers.DPMSolverMultistep will do
+            if published in _table:
+                return _table[published]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...graph.errors import ConfigError
 from ...registry import schedulers
 from . import config as _config
+from . import names as _names
 from .schedule import Schedule, Step
 
 History = tuple[Tensor, ...]
@@ -22,6 +23,9 @@ STEP_ARGUMENT = {"published": False}
 
 _TRAINING = ("prediction_type", "beta_schedule")
 """Choices that say how the model was trained: another scheduler must understand them, or refuse."""
+
+_RENAMED = {"shift": "flow_shift", "flow_shift": "shift"}
+"""Keys that mean the same in another class."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,11 +98,14 @@ class Scheduler(ABC):
         """Read a published config. On `Scheduler` itself, `_class_name` says which class; on a class, that class.
 
         Keys that start with "_" are metadata. Keys of other published schedulers are dropped, keys that nobody knows
-        with a warning. null counts as not given where the key takes no null. A value that does not fit is refused.
+        with a warning. null counts as not given where the key takes no null. A value that does not fit is refused; a
+        choice that another class's config makes and this class lacks is left at its default, as diffusers does.
         """
         if cls is Scheduler:
             return cast(Self, _class_of(config).from_config(config))
         given = _config.known(cls, config)
+        if config.get("_class_name", cls.__name__) != cls.__name__:
+            given = _known_choices(_config.keys(cls), given)
         made = cls(**given)
         object.__setattr__(made, "_given", frozenset(given))
         return made
@@ -117,37 +124,52 @@ class Scheduler(ABC):
         return cls.from_config(_config.read(folder, subfolder))
 
     @classmethod
-    def from_scheduler(cls, other: "Scheduler") -> Self:
+    def from_scheduler(cls, other: "Scheduler", **keys: Any) -> Self:  # Any: config values
         """This class with what `other` states and both know: how the model was trained, spacing, sigma curve.
 
         Stated is a key that `other` read from a config or that differs from its default: a scheduler's own default
         is no statement about the model. A choice that this class lacks is left at its default, unless it says how the
-        model was trained; then it is refused.
+        model was trained; then it is refused, as is a class for another process. `keys` are set besides. What does not
+        go along is in `dropped(other)`.
         """
+        made = cls.from_config({**cls._carried(other), **keys})
+        _refuse_other_process(made, other)
+        return made
+
+    @classmethod
+    def dropped(cls, other: "Scheduler") -> dict[str, Any]:  # Any: config values
+        """What `other` states that `from_scheduler(other)` leaves out, for this class does not know it."""
+        carried = cls._carried(other)
+        return {key: value for key, value in other._stated().items() if carried.get(_RENAMED.get(key, key)) != value}
+
+    @classmethod
+    def _carried(cls, other: "Scheduler") -> dict[str, object]:
         mine = _config.keys(cls)
-        stated = {key: value for key, value in other._stated().items() if key in mine}
-        for key, value in list(stated.items()):
-            named = _config.choices(mine[key])
-            if named and value not in named and key not in _TRAINING:
-                del stated[key]
-        return cls.from_config(stated)
+        stated = other._stated()
+        if other.process == "flow" and "use_flow_sigmas" in mine:  # a solver that can go along flow does so
+            stated = {**stated, "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+        for key, same in _RENAMED.items():
+            if key in stated and key not in mine and same in mine:
+                stated[same] = stated.pop(key)
+        return _known_choices(mine, {key: value for key, value in stated.items() if key in mine})
 
     @classmethod
     def coerce(cls, value: object, current: "Scheduler | None" = None) -> "Scheduler":
         """A scheduler from what a user may write: an object, a name, or a config dict.
 
-        A published or customary name gives that class, with what `current` states. A dict with `_class_name` is a
-        published config and stands for itself. A dict without one changes these keys of `current`.
+        A published or customary name ("dpmpp_2m_karras", "Euler a") gives that class, with what `current` states and
+        the name says. A dict with `_class_name` is a published config and stands for itself. A dict without one changes
+        these keys of `current`. An object or config that `current`'s model was not trained for is refused.
         """
-        if isinstance(value, Scheduler):
-            return value
         if isinstance(value, str):
-            named = cast(type[Scheduler], schedulers[value])
-            return named.from_scheduler(current) if current is not None else named()
+            named, keys = _names.find(value, current.process if current is not None else "diffusion")
+            return named.from_scheduler(current, **keys) if current is not None else named.from_config(keys)
+        if isinstance(value, Scheduler):
+            return _trained_for(value, current)
         if isinstance(value, Mapping):
             config = cast(Mapping[str, object], value)
             if current is None or "_class_name" in config:
-                return _class_of(config).from_config(config)
+                return _trained_for(_class_of(config).from_config(config), current)
             return type(current).from_config({**current._stated(), **config})
         raise ConfigError(
             f"A scheduler came as {value!r}. It may be a scheduler object, a name such as 'EulerDiscreteScheduler' or "
@@ -171,3 +193,35 @@ def _class_of(config: Mapping[str, object]) -> type[Scheduler]:
             "'EulerDiscreteScheduler', or call from_config of that class."
         )
     return schedulers[name]
+
+
+def _known_choices(mine: Mapping[str, Any], config: Mapping[str, object]) -> dict[str, object]:  # Any: type forms
+    """`config` without choices that are not among those of `mine`, but with those that say how a model was trained."""
+    named = {key: _config.choices(mine[key]) for key in config}
+    return {key: v for key, v in config.items() if key in _TRAINING or not named[key] or v in named[key]}
+
+
+def _refuse_other_process(made: Scheduler, current: Scheduler) -> None:
+    if made.process == current.process:
+        return
+    ways = {"diffusion": "keeps or adds variance", "flow": "goes straight between clean and noise"}
+    fitting = {"diffusion": "'euler', 'dpmpp_2m' or 'unipc'", "flow": "'flow_euler', 'dpmpp_2m' or 'unipc'"}
+    raise ConfigError(
+        f"{type(made).__name__} {ways[made.process]} ({made.process}), but the model of {type(current).__name__} was "
+        f"trained for {current.process}, and would give grey noise. Choose one by name, such as "
+        f"{fitting[current.process]}, and it takes over what the model needs."
+    )
+
+
+def _trained_for(made: Scheduler, current: Scheduler | None) -> Scheduler:
+    """`made`, if the model of `current` predicts what it expects."""
+    if current is not None:
+        _refuse_other_process(made, current)
+        wanted, expected = (getattr(s, "prediction_type", None) for s in (current, made))
+        if wanted and expected and wanted != expected and {wanted, expected} != {"sample", "original_sample"}:
+            raise ConfigError(
+                f"This {type(made).__name__} expects prediction_type={expected!r}, but the model of "
+                f"{type(current).__name__} predicts {wanted!r}. Give the scheduler by name, or set prediction_type="
+                f"{wanted!r}. If the model's own config is wrong, give {{'prediction_type': {expected!r}}}."
+            )
+    return made

@@ -1,0 +1,162 @@
+"""The names that people know samplers by, and taking one scheduler's place with another."""
+
+import warnings
+from typing import Any
+
+import pytest
+
+from sfumato.components import schedulers as package
+from sfumato.components.schedulers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    Scheduler,
+    UniPCMultistepScheduler,
+)
+from sfumato.components.schedulers.names import CURVES, SAMPLERS, find, normalised
+from sfumato.graph.errors import ConfigError
+from sfumato.registry import UnknownName
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import diffusers
+
+reference: Any = diffusers  # Any: it types what from_config gives as a tuple
+SD = DDIMScheduler.from_config(
+    {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+)
+V = DDIMScheduler(prediction_type="v_prediction")
+FLUX = FlowMatchEulerDiscreteScheduler(shift=3.0)
+
+SPELLINGS = {
+    "DPM++ 2M Karras": "dpmpp_2m_karras",
+    "dpmpp-2m-karras": "dpmpp_2m_karras",
+    "DPM++ 2M SDE Karras": "dpmpp_2m_sde_karras",
+    "DPM++ 2M SDE Heun Exponential": "dpmpp_2m_sde_heun_exponential",
+    "DPM++ 3M SDE": "dpmpp_3m_sde",
+    "Euler a": "euler_a",
+    "DPM2 a Karras": "dpm2_a_karras",
+    "LMS Karras": "lms_karras",
+    "PLMS": "plms",
+    "UniPC": "unipc",
+    "Heun": "heun",
+}
+
+
+@pytest.mark.parametrize("spoken", SPELLINGS)
+def test_a_name_is_found_however_it_is_written(spoken: str) -> None:
+    assert normalised(spoken) == SPELLINGS[spoken]
+    assert Scheduler.coerce(spoken, SD) == Scheduler.coerce(SPELLINGS[spoken], SD)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_and_every_curve_that_it_has_makes_a_plan(sampler: str) -> None:
+    current = FLUX if sampler.startswith("flow") else SD
+    plain = Scheduler.coerce(sampler, current)
+    assert plain.steps(4)
+    for curve in CURVES:
+        try:
+            curved = Scheduler.coerce(f"{sampler}_{curve}", current)
+        except ConfigError as error:
+            assert f"which {type(plain).__name__} does not have" in str(error)  # noqa: PT017  # both ways are right
+        else:
+            assert type(curved) is type(plain)
+            assert curved.steps(4)
+
+
+def test_a_name_says_a_class_and_keys_and_the_checkpoint_the_rest() -> None:
+    swapped = Scheduler.coerce("DPM++ 2M SDE Karras", SD)
+    assert swapped == DPMSolverMultistepScheduler.from_scheduler(
+        SD, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True
+    )
+    assert isinstance(swapped, DPMSolverMultistepScheduler)
+    assert (swapped.beta_end, swapped.steps_offset) == (0.012, 1)
+    back = Scheduler.coerce("dpmpp_2m_exponential", swapped)
+    assert isinstance(back, DPMSolverMultistepScheduler)
+    assert (back.algorithm_type, back.use_karras_sigmas, back.use_exponential_sigmas) == ("dpmsolver++", False, True)
+
+
+def test_published_names_do_with_and_without_their_ending() -> None:
+    assert find("DPMSolverMultistep").cls is DPMSolverMultistepScheduler
+    assert Scheduler.coerce("EulerDiscreteScheduler") == EulerDiscreteScheduler()
+    assert package.DPMSolverMultistep is DPMSolverMultistepScheduler
+
+
+def test_a_name_of_nobody_gets_the_nearest_one() -> None:
+    with pytest.raises(UnknownName, match=r"No scheduler is called 'dpmp_2m_karras'. Did you mean 'dpmpp_2m_karras'\?"):
+        Scheduler.coerce("dpmp_2m_karras", SD)
+    with pytest.raises(UnknownName, match=r"customary ones: ddim, .* a curve: _karras, _exponential"):
+        Scheduler.coerce("nothing like it")
+
+
+def test_a_curve_that_a_sampler_lacks_is_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        Scheduler.coerce("ddim_karras", SD)
+    assert str(error.value) == (
+        "'ddim_karras' asks for use_karras_sigmas, which DDIMScheduler does not have. Leave out 'karras', or choose a "
+        "sampler that has it, such as 'dpmpp_2m_karras'."
+    )
+
+
+def test_a_swap_can_say_what_it_dropped() -> None:
+    current = DDIMScheduler.from_config({"beta_end": 0.012, "clip_sample": False, "set_alpha_to_one": False})
+    assert EulerDiscreteScheduler.dropped(current) == {"clip_sample": False, "set_alpha_to_one": False}
+    assert EulerDiscreteScheduler.from_scheduler(current).beta_end == 0.012
+    unipc = UniPCMultistepScheduler(solver_type="bh1", solver_order=3)
+    assert DPMSolverMultistepScheduler.dropped(unipc) == {"solver_type": "bh1"}
+    assert DPMSolverMultistepScheduler.from_scheduler(unipc).solver_order == 3
+
+
+def test_a_config_of_another_class_is_read_as_diffusers_does() -> None:
+    config = {**UniPCMultistepScheduler().to_config(), "solver_order": 3}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = reference.DPMSolverMultistepScheduler.from_config(config)
+    ours = DPMSolverMultistepScheduler.from_config(config)
+    assert (ours.solver_type, ours.solver_order) == (theirs.config.solver_type, theirs.config.solver_order)
+
+
+def test_a_model_of_flow_keeps_its_flow() -> None:
+    swapped = Scheduler.coerce("dpmpp_2m", FLUX)
+    assert isinstance(swapped, DPMSolverMultistepScheduler)
+    assert swapped.process == "flow"
+    assert (swapped.flow_shift, swapped.prediction_type) == (3.0, "flow_prediction")
+    assert Scheduler.coerce("euler", FLUX) == FLUX
+    assert Scheduler.coerce("heun", FLUX) == FlowMatchHeunDiscreteScheduler(shift=3.0)
+    assert Scheduler.coerce("flow_euler", swapped) == FLUX
+    assert FlowMatchEulerDiscreteScheduler.dropped(swapped) == {
+        "use_flow_sigmas": True,
+        "prediction_type": "flow_prediction",
+        "solver_order": 2,
+        "algorithm_type": "dpmsolver++",
+    }
+
+
+WRONG = {
+    "flow on diffusion": (lambda: Scheduler.coerce("flow_euler", SD), "was trained for diffusion"),
+    "an object of flow on diffusion": (lambda: Scheduler.coerce(FLUX, SD), "would give grey noise"),
+    "diffusion on flow": (lambda: Scheduler.coerce("ddim", FLUX), "was trained for flow"),
+    "a class of diffusion on flow": (
+        lambda: EulerAncestralDiscreteScheduler.from_scheduler(FLUX),
+        "Choose one by name",
+    ),
+    "another prediction": (
+        lambda: Scheduler.coerce(EulerDiscreteScheduler(), V),
+        "expects prediction_type='epsilon', but the model of DDIMScheduler predicts 'v_prediction'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_scheduler_that_the_model_was_not_trained_for_is_refused(case: str) -> None:
+    act, text = WRONG[case]
+    with pytest.raises(ConfigError, match=text):
+        act()
+
+
+def test_a_wrong_config_of_a_checkpoint_can_be_set_right() -> None:
+    fixed = Scheduler.coerce({"prediction_type": "epsilon"}, V)
+    assert fixed == DDIMScheduler(prediction_type="epsilon")
