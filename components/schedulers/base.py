@@ -91,6 +91,12 @@ class Scheduler(ABC):
             )
         return noise.float()
 
+    def _refuse_middle(self, step: Step) -> ConfigError:
+        return ConfigError(
+            f"{type(self).__name__} takes several turns for a step, and turn {step.index} lies inside one, but came "
+            "without the history of its start. Start at a whole step: schedule[schedule.places.index(k):]."
+        )
+
     # -- configs -------------------------------------------------------------------------------------------------------
 
     @classmethod

@@ -96,7 +96,7 @@ class DPMSolverMultistepScheduler(DPMSolver, ZeroTerminalSNR):
         return levels, clock if self.beta_schedule == "squaredcos_cap_v2" else clock.round()
 
     def _order(self, step: Step, history: History) -> int:
-        ends = step.last and (self.euler_at_final or self.final_sigmas_type == "zero")
+        ends = step.last and (self.euler_at_final or step.target.sigma == 0)
         return 1 if ends else super()._order(step, history)
 
     def advance(

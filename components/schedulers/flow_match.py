@@ -198,7 +198,9 @@ class FlowMatchHeunDiscreteScheduler(FlowMatch):
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
         sample, velocity, turns = sample.float(), prediction.float(), len(step.schedule.timesteps)
-        if history:
+        if step.index % 2:
+            if not history:
+                raise self._refuse_middle(step)
             start, first = history
             before = step.schedule.sigmas[step.index - 1]
             before *= 1 + self._gamma(before, turns)

@@ -49,7 +49,9 @@ class HeunDiscreteScheduler(Curved, SigmaScheduler):
     ) -> tuple[Tensor, History]:
         sample = sample.float()
         derivative = (sample - self.denoised(sample, prediction, step)) / step.sigma
-        if history:
+        if step.index % 2:
+            if not history:
+                raise self._refuse_middle(step)
             start, first = history
             return start + (first + derivative) / 2 * (step.sigma - step.schedule.sigmas[step.index - 1]), ()
         following = (sample, derivative) if not step.last else ()
@@ -91,7 +93,9 @@ class KDPM2DiscreteScheduler(Curved, SigmaScheduler):
     ) -> tuple[Tensor, History]:
         sample, sigmas = sample.float(), step.schedule.sigmas
         derivative = noise_in(self.prediction_type, sample, prediction.float(), step.level)
-        if history:
+        if step.index % 2:
+            if not history:
+                raise self._refuse_middle(step)
             return history[0] + derivative * (step.next_sigma - sigmas[step.index - 1]), ()
         return sample + derivative * (step.next_sigma - step.sigma), (sample,) if not step.last else ()
 
@@ -131,8 +135,10 @@ class KDPM2AncestralDiscreteScheduler(Curved, SigmaScheduler):
     ) -> tuple[Tensor, History]:
         sample = sample.float()
         derivative = noise_in(self.prediction_type, sample, prediction.float(), step.level)
-        if not history:
+        if step.index % 2 == 0:
             return sample + derivative * (step.next_sigma - step.sigma), (sample,) if not step.last else ()
+        if not history:
+            raise self._refuse_middle(step)
         start, after = step.schedule.sigmas[step.index - 1], step.sigma
         down, up = after**2 / start, after / start * max(start**2 - after**2, 0) ** 0.5
         return history[0] + derivative * (down - start) + up * self._noise(noise, step), ()

@@ -98,6 +98,8 @@ class PNDMScheduler(DiffusionScheduler):
         turn = step.index % 4
         start, mean, answers = sample, answer / 6, (*history, answer)
         if turn:
+            if not history:
+                raise self._refuse_middle(step)
             start, mean, *others = history
             mean, answers = mean + answer / (6 if turn == 3 else 3), tuple(others)
         out = self._transfer(start, mean if turn == 3 else answer, step.schedule.levels[step.index - turn], step.target)
