@@ -26,7 +26,7 @@ def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
             continue
         part = graph.components[name]
         try:
-            made[name] = value = _coerced(value, part.type, graph.bindings.get(name))
+            made[name] = value = _coerced(value, part.type, graph.bindings.get(name), alone=len(components) == 1)
         except (ConfigError, UnknownName) as error:
             found.append(Problem("component", name, str(error), type(value).__name__, say(part.type)))
             continue
@@ -43,12 +43,16 @@ def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
     raise WireError(found)
 
 
-def _coerced(value: Any, kind: Any, current: Any) -> Any:
-    """What a name, a config dict or a spec stands for: the component type's own `coerce(value, current)`, a handle."""
+def _coerced(value: Any, kind: Any, current: Any, *, alone: bool) -> Any:
+    """What a name, a config dict or a spec stands for: the component type's own `coerce(value, current)`, a handle.
+
+    `coerce` also refuses an object that cannot follow on `current`; not where others are bound with it, which it may
+    belong to.
+    """
     cls = split(kind)[0]
     if isinstance(value, type) and not is_callable(cls):
         raise ConfigError(f"is the class {value.__name__}, not an object of it. Make one: {value.__name__}(…).")
-    if isinstance(value, str | Mapping) and hasattr(cls, "coerce"):
+    if hasattr(cls, "coerce") and (isinstance(value, str | Mapping) or (alone and current and isinstance(value, cls))):
         return cls.coerce(value, current.load() if isinstance(current, Lazy) else current)
     make = getattr(value, "bindable", None)  # a spec
     return value if make is None else make()
