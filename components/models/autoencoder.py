@@ -1,5 +1,6 @@
 """What all autoencoders share, so that a block can hold any of them."""
 
+from abc import ABC, abstractmethod
 from typing import TypeVar
 
 from torch import Tensor
@@ -10,7 +11,7 @@ from .config import Config
 C = TypeVar("C", bound=Config)
 
 
-class Autoencoder(Model[C]):
+class Autoencoder(Model[C], ABC):
     """Turns pixels in [-1, 1] into latents and back.
 
     `decode` takes latents in the model's own space; a pipeline's latents are scaled to unit variance, and
@@ -18,23 +19,23 @@ class Autoencoder(Model[C]):
     """
 
     @property
+    @abstractmethod
     def latent_channels(self) -> int:
         """Channels of a latent."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def scale_factor(self) -> int:
         """Pixels along one side of a latent pixel."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """Pixels `b 3 (h s) (w s)`, about in [-1, 1], for latents `b c h w` in the model's own space."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unscale(self, latents: Tensor) -> Tensor:
         """A pipeline's latents -> what `decode` takes."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scale(self, z: Tensor) -> Tensor:
         """What `encode` gives -> a pipeline's latents."""
-        raise NotImplementedError
