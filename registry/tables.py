@@ -15,10 +15,15 @@ _ROOM = Path(__file__).parent.parent / "blocks"
 schedulers = Names(
     "scheduler",
     {
+        "DDIMInverseScheduler": f"{_SCHEDULERS}.ddim_inverse:DDIMInverseScheduler",
         "DDIMScheduler": f"{_SCHEDULERS}.ddim:DDIMScheduler",
         "DDPMScheduler": f"{_SCHEDULERS}.ddpm:DDPMScheduler",
         "DEISMultistepScheduler": f"{_SCHEDULERS}.deis:DEISMultistepScheduler",
         "DPMSolverMultistepScheduler": f"{_SCHEDULERS}.dpmsolver:DPMSolverMultistepScheduler",
+        "DPMSolverSDEScheduler": f"{_SCHEDULERS}.sde:DPMSolverSDEScheduler",
+        "DPMSolverSinglestepScheduler": f"{_SCHEDULERS}.singlestep:DPMSolverSinglestepScheduler",
+        "EDMDPMSolverMultistepScheduler": f"{_SCHEDULERS}.edm:EDMDPMSolverMultistepScheduler",
+        "EDMEulerScheduler": f"{_SCHEDULERS}.edm:EDMEulerScheduler",
         "EulerAncestralDiscreteScheduler": f"{_SCHEDULERS}.euler:EulerAncestralDiscreteScheduler",
         "EulerDiscreteScheduler": f"{_SCHEDULERS}.euler:EulerDiscreteScheduler",
         "FlowMatchEulerDiscreteScheduler": f"{_SCHEDULERS}.flow_match:FlowMatchEulerDiscreteScheduler",

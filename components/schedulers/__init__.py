@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from .base import History as History
     from .base import Scheduler as Scheduler
     from .ddim import DDIMScheduler as DDIMScheduler
+    from .ddim_inverse import DDIMInverseScheduler as DDIMInverseScheduler
     from .ddpm import DDPMScheduler as DDPMScheduler
     from .deis import DEISMultistepScheduler as DEISMultistepScheduler
     from .dpmsolver import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
+    from .edm import EDMDPMSolverMultistepScheduler as EDMDPMSolverMultistepScheduler
+    from .edm import EDMEulerScheduler as EDMEulerScheduler
     from .euler import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
     from .euler import EulerDiscreteScheduler as EulerDiscreteScheduler
     from .flow_match import FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
     from .schedule import Level as Level
     from .schedule import Schedule as Schedule
     from .schedule import Step as Step
+    from .sde import DPMSolverSDEScheduler as DPMSolverSDEScheduler
+    from .singlestep import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
     from .unipc import UniPCMultistepScheduler as UniPCMultistepScheduler
 
 _OURS = {"Scheduler": "base", "History": "base", "Schedule": "schedule", "Step": "schedule", "Level": "schedule"}

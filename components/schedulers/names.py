@@ -34,6 +34,8 @@ SAMPLERS: dict[str, tuple[str, Keys]] = {
     "dpmpp_2m_sde_heun": ("DPMSolverMultistepScheduler", {**_SDE, "solver_type": "heun"}),
     "dpmpp_3m": ("DPMSolverMultistepScheduler", {**_2M, "solver_order": 3}),
     "dpmpp_3m_sde": ("DPMSolverMultistepScheduler", {**_SDE, "solver_order": 3}),
+    "dpmpp_sde": ("DPMSolverSDEScheduler", {}),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", _2M),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
     "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),

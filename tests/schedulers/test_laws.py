@@ -14,10 +14,15 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfumato.components.schedulers import (
+    DDIMInverseScheduler,
     DDIMScheduler,
     DDPMScheduler,
     DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
+    DPMSolverSDEScheduler,
+    DPMSolverSinglestepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -208,6 +213,11 @@ ALL_KINDS = [
     FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True),
     FlowMatchHeunDiscreteScheduler(s_churn=3.0),
     FlowMatchLCMScheduler(use_karras_sigmas=True),
+    DPMSolverSinglestepScheduler(solver_order=3),
+    DPMSolverSDEScheduler(),
+    DDIMInverseScheduler(),
+    EDMEulerScheduler(s_churn=4.0),
+    EDMDPMSolverMultistepScheduler(solver_order=3, thresholding=True),
 ]
 
 
