@@ -35,8 +35,6 @@ reference: Any = diffusers  # Any: it types little
 pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),  # in the reference
     pytest.mark.filterwarnings("ignore:__array_wrap__ must:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:algorithm_type dpmsolver:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:algorithm_type sde-dpmsolver:FutureWarning"),
 ]
 
 Config = dict[str, Any]
