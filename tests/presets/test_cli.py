@@ -291,7 +291,12 @@ def test_ctrl_c_stops_with_a_line_and_130(here: Path) -> None:
 
     ours, theirs = pty.openpty()
     args = [sys.executable, "-m", "sfumato", "run", "a red apple", "--set", "num_inference_steps=900", "-o", "x.png"]
-    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=theirs, text=True, env=ENV) as running:
+
+    def heed() -> None:
+        """Jobs in the background are started deaf to SIGINT, and these tests may run in one."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(args, stdout=subprocess.PIPE, stderr=theirs, text=True, env=ENV, preexec_fn=heed) as running:
         os.close(theirs)
         told, sent = b"", False
         with suppress(OSError):  # Linux says so when the other end is closed
