@@ -30,6 +30,7 @@ schedulers = Names(
         "FlowMatchHeunDiscreteScheduler": f"{_SCHEDULERS}.flow_match:FlowMatchHeunDiscreteScheduler",
         "FlowMatchLCMScheduler": f"{_SCHEDULERS}.flow_match:FlowMatchLCMScheduler",
         "HeunDiscreteScheduler": f"{_SCHEDULERS}.heun:HeunDiscreteScheduler",
+        "IPNDMScheduler": f"{_SCHEDULERS}.ipndm:IPNDMScheduler",
         "KDPM2AncestralDiscreteScheduler": f"{_SCHEDULERS}.heun:KDPM2AncestralDiscreteScheduler",
         "KDPM2DiscreteScheduler": f"{_SCHEDULERS}.heun:KDPM2DiscreteScheduler",
         "LCMScheduler": f"{_SCHEDULERS}.lcm:LCMScheduler",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .heun import HeunDiscreteScheduler as HeunDiscreteScheduler
     from .heun import KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler
     from .heun import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
+    from .ipndm import IPNDMScheduler as IPNDMScheduler
     from .lcm import LCMScheduler as LCMScheduler
     from .lcm import TCDScheduler as TCDScheduler
     from .lms import LMSDiscreteScheduler as LMSDiscreteScheduler

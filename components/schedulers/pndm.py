@@ -14,7 +14,7 @@ from .diffusion import DiffusionScheduler, noise_in, variance_preserving
 from .multistep import newest
 from .schedule import Level, Schedule, Step
 
-_ADAMS = ((1,), (-1 / 2, 3 / 2), (5 / 12, -16 / 12, 23 / 12), (-9 / 24, 37 / 24, -59 / 24, 55 / 24))
+ADAMS = ((1,), (-1 / 2, 3 / 2), (5 / 12, -16 / 12, 23 / 12), (-9 / 24, 37 / 24, -59 / 24, 55 / 24))
 """Weights of the last answers, oldest first: Liu et al. 2022, equation 12, and its lower orders."""
 
 
@@ -88,7 +88,7 @@ class PNDMScheduler(DiffusionScheduler):
             start = self._at(int(step.timestep) + self.num_train_timesteps // (schedule.places[-1] + 1))
             return self._transfer(history[0], (first + answer) / 2, start, step.target), (first,)
         answers = newest((*history, answer), 4)
-        mean = sum((weight * a for weight, a in zip(_ADAMS[len(answers) - 1], answers, strict=True)), 0 * answer)
+        mean = sum((weight * a for weight, a in zip(ADAMS[len(answers) - 1], answers, strict=True)), 0 * answer)
         out = self._transfer(sample, mean, step.level, step.target)
         opening = self.skip_prk_steps and index == 0
         return out, (sample, answer) if opening else newest(answers, 3)

@@ -123,6 +123,7 @@ OPTIONS: dict[str, Options] = {
         "set_alpha_to_one": (False, True),
     },
     "EDMEulerScheduler": EDM,
+    "IPNDMScheduler": {"num_train_timesteps": (1000, 100)},
     "EDMDPMSolverMultistepScheduler": EDM
     | {
         "solver_order": (1, 2, 3),
@@ -146,7 +147,7 @@ OPTIONS: dict[str, Options] = {
     "FlowMatchLCMScheduler": SHIFTING,
     "FlowMatchHeunDiscreteScheduler": {"shift": (1.0, 3.0, 7.0), "num_train_timesteps": (1000, 200)},
 }
-DRAWN = 14
+DRAWN = 11
 """Configs of each class; each is run with 5, 10 and 25 steps."""
 
 
@@ -200,7 +201,7 @@ def published(name: str) -> Any:  # Any: a class of the reference
 
 def pair(name: str, config: Config) -> tuple[Scheduler, Any, Config]:
     """Ours, the reference, and what the reference takes as arguments of its `step`."""
-    config = dict(config) if name.startswith(("FlowMatch", "EDM")) else {**SD, **config}
+    config = dict(config) if name.startswith(("FlowMatch", "EDM", "IPNDM")) else {**SD, **config}
     if curve := config.pop("curve", None):
         config[curve] = True
     arguments = {key: config[key] for key in ARGUMENTS if key in config}
