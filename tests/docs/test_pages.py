@@ -4,7 +4,7 @@
 * A ```text block right after a block of code is what that code prints; "..." in it stands for anything, and white
   space only separates. A block that ends in an error shows `ErrorName: text` as its last lines, as Python does.
 * A ```console block runs its `$ sfumato …` and `$ ls …` lines in the same folder, and shows what they print.
-* `<!-- not run: why -->` above a block leaves it out.
+* `<!-- not run: why -->` above a block leaves it out; `<!-- needs NAME -->` does where that package is not installed.
 * A picture that a page saves under the name of one in docs/images must look like it.
 
 After a change that is meant, `SFUMATO_WRITE=1 pytest tests/docs` writes what differs, outputs and pictures, into the
@@ -13,6 +13,7 @@ pages; `git diff` then shows what a reader will see change.
 
 import contextlib
 import doctest
+import importlib.util
 import io
 import os
 import re
@@ -40,6 +41,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CON
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _SKIP = re.compile(r"<!-- not run: (?P<why>[^>]+?) -->\s*\Z")
+_NEEDS = re.compile(r"<!-- needs (?P<package>\w+) -->\s*\Z")
 _SAME = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -65,9 +67,12 @@ def codes(page: str) -> Iterator[Code]:
         shown = None
         if after and after["language"] == "text" and not page[fence.end() : after.start()].strip():
             shown = after["code"]
-        skip = _SKIP.search(page[: fence.start()])
-        line = page[: fence.start("code")].count("\n")
-        yield Code(language, fence["code"], line, shown, skip["why"] if skip else "")
+        above = page[: fence.start()]
+        skip, needs = _SKIP.search(above), _NEEDS.search(above)
+        why = skip["why"] if skip else ""
+        if needs and importlib.util.find_spec(needs["package"]) is None:
+            why = f"{needs['package']} is not installed"
+        yield Code(language, fence["code"], page[: fence.start("code")].count("\n"), shown, why)
 
 
 def python(code: Code, page: Path, module: ModuleType) -> str:
@@ -156,7 +161,7 @@ def shown_pictures() -> set[str]:
 def test_every_picture_is_shown_by_a_page_and_drawn_by_one() -> None:
     """So that no picture outlives the code that made it."""
     text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
-    drawn = set(re.findall(r'save\("([\w-]+\.png)"', text)) | set(re.findall(r"-o ([\w-]+\.png)", text))
+    drawn = set(re.findall(r'save(?:fig)?\("([\w-]+\.png)"', text)) | set(re.findall(r"-o ([\w-]+\.png)", text))
     assert {p.name for p in IMAGES.glob("*.png")} == shown_pictures() <= drawn
 
 
