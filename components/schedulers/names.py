@@ -109,7 +109,7 @@ def find(name: str, process: str = "diffusion") -> Named:
         return Named(cls, {**keys, **_on(cls, name, curve)})
     if (cls := schedulers.find(plain)) is not None:  # a plugin's alias
         return Named(cls, {})
-    known = [*schedulers, *SAMPLERS, *(f"{sampler}_{curve}" for sampler in SAMPLERS for curve in CURVES)]
+    known = [*schedulers, *SAMPLERS, *_SPELLINGS, *(f"{sampler}_{curve}" for sampler in SAMPLERS for curve in CURVES)]
     guess = closest(name, known, 1) or closest(plain, known, 1)
     raise UnknownName(
         f"No scheduler is called {name!r}. {f'Did you mean {guess[0]!r}? ' if guess else ''}There are the published "

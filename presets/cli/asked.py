@@ -92,16 +92,16 @@ def _part(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes
         raise Refused(f"--{name} {error}") from None
     if (names := table(name)) is None:
         raise Refused(f"{name}={text}: only names of schedulers and guiders can be given here, not a {name}.")
-    cls = names[called]
-    config = parsed_config(texts, cls)
     if name in pipe.slots:
-        return as_block(name, {"_class_name": called, **config})
+        return as_block(name, {"_class_name": called, **parsed_config(texts, names[called])})
+    kind = split(pipe.components[name].type)[0]
+    current = pipe.bindings.get(name)
+    made = kind.coerce(called, current.load() if hasattr(current, "load") else current)  # customary names too
+    cls = type(made)
+    config = parsed_config(texts, cls)
     known = [field.name for field in fields(cls) if field.init]
     for key in config.keys() - set(known):
         raise Refused(f"--{name} {text}: {cls.__name__} has no {key!r}. {did_you_mean(key, known)}")
-    kind = split(pipe.components[name].type)[0]
-    current = pipe.bindings.get(name)
-    made = kind.coerce(called, current.load() if hasattr(current, "load") else current)
     return kind.coerce(config, made) if config else made
 
 

@@ -119,6 +119,13 @@ def test_guider_and_scheduler_are_named_with_their_settings(here: Path) -> None:
     assert said.data["guider"]["stop"] == 0.5 and said.data["inputs"]["guidance_scale"] == 3.0
 
 
+def test_a_scheduler_may_be_named_as_people_know_it(here: Path) -> None:
+    for name in ("dpmpp_2m_karras", "DPM++ 2M Karras", "dpmpp_2m:use_karras_sigmas=true"):
+        said = sfumato("run", "a red apple", "--scheduler", name, *FEW, "--json").data["scheduler"]
+        assert said["_class_name"] == "DPMSolverMultistepScheduler" and said["use_karras_sigmas"] is True
+        assert said["beta_end"] == 0.012
+
+
 def test_what_a_run_does_not_use_is_a_note(here: Path) -> None:
     said = sfumato("run", "a red apple", "--guider", "none", "--negative", "a pear", *FEW)
     assert said.code == 0
