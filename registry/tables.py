@@ -19,6 +19,7 @@ schedulers = Names(
         "DDIMScheduler": f"{_SCHEDULERS}.ddim:DDIMScheduler",
         "DDPMScheduler": f"{_SCHEDULERS}.ddpm:DDPMScheduler",
         "DEISMultistepScheduler": f"{_SCHEDULERS}.deis:DEISMultistepScheduler",
+        "DPMSolverMultistepInverseScheduler": f"{_SCHEDULERS}.dpmsolver_inverse:DPMSolverMultistepInverseScheduler",
         "DPMSolverMultistepScheduler": f"{_SCHEDULERS}.dpmsolver:DPMSolverMultistepScheduler",
         "DPMSolverSDEScheduler": f"{_SCHEDULERS}.sde:DPMSolverSDEScheduler",
         "DPMSolverSinglestepScheduler": f"{_SCHEDULERS}.singlestep:DPMSolverSinglestepScheduler",

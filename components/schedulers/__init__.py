@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .ddpm import DDPMScheduler as DDPMScheduler
     from .deis import DEISMultistepScheduler as DEISMultistepScheduler
     from .dpmsolver import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
+    from .dpmsolver_inverse import DPMSolverMultistepInverseScheduler as DPMSolverMultistepInverseScheduler
     from .edm import EDMDPMSolverMultistepScheduler as EDMDPMSolverMultistepScheduler
     from .edm import EDMEulerScheduler as EDMEulerScheduler
     from .euler import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler

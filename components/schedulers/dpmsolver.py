@@ -71,29 +71,10 @@ class DPMSolver(LambdaScheduler):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverMultistepScheduler(DPMSolver, ZeroTerminalSNR):
-    """DPM-Solver++(2M) by default: Lu et al. 2022b, algorithm 2; first to third order, deterministic or not.
-
-    History: the last answers, oldest first.
-    """
+class DPMSolverMultistep(DPMSolver):
+    """Lu et al. 2022b, algorithm 2, whichever way the levels go. History: the last answers, oldest first."""
 
     euler_at_final: bool = False
-    use_lu_lambdas: bool = False
-    """Whether levels are even in lambda over the whole training range."""
-
-    def _rounds(self, kind: Curve) -> bool:
-        return kind == "karras" and self.beta_schedule != "squaredcos_cap_v2"
-
-    def _levels(self, n: int, timesteps: Sequence[float] | None, image_tokens: int | None) -> tuple[Floats, Floats]:
-        if not self.use_lu_lambdas or self.use_karras_sigmas:
-            return super()._levels(n, timesteps, image_tokens)
-        if timesteps is not None:
-            raise ConfigError("DPMSolverMultistepScheduler takes no timesteps with use_lu_lambdas: it chooses them.")
-        training = self.training_sigmas
-        ends = np.log(training[[-1, 0]])  # in float32, as published: the first timestep hangs on the last bit
-        levels = np.exp(np.linspace(float(ends[0]), float(ends[1]), n))
-        clock = to_timesteps(levels, training)
-        return levels, clock if self.beta_schedule == "squaredcos_cap_v2" else clock.round()
 
     def _order(self, step: Step, history: History) -> int:
         ends = step.last and (self.euler_at_final or step.target.sigma == 0)
@@ -113,3 +94,25 @@ class DPMSolverMultistepScheduler(DPMSolver, ZeroTerminalSNR):
                 weights[1] = weights[0] / 2
             sample = move(sample, by, list(zip(weights, terms, strict=True)), self._drawn(noise, step))
         return sample, newest(outputs, self.solver_order - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPMSolverMultistepScheduler(DPMSolverMultistep, ZeroTerminalSNR):
+    """DPM-Solver++(2M) by default: Lu et al. 2022b, algorithm 2; first to third order, deterministic or not."""
+
+    use_lu_lambdas: bool = False
+    """Whether levels are even in lambda over the whole training range."""
+
+    def _rounds(self, kind: Curve) -> bool:
+        return kind == "karras" and self.beta_schedule != "squaredcos_cap_v2"
+
+    def _levels(self, n: int, timesteps: Sequence[float] | None, image_tokens: int | None) -> tuple[Floats, Floats]:
+        if not self.use_lu_lambdas or self.use_karras_sigmas:
+            return super()._levels(n, timesteps, image_tokens)
+        if timesteps is not None:
+            raise ConfigError("DPMSolverMultistepScheduler takes no timesteps with use_lu_lambdas: it chooses them.")
+        training = self.training_sigmas
+        ends = np.log(training[[-1, 0]])  # in float32, as published: the first timestep hangs on the last bit
+        levels = np.exp(np.linspace(float(ends[0]), float(ends[1]), n))
+        clock = to_timesteps(levels, training)
+        return levels, clock if self.beta_schedule == "squaredcos_cap_v2" else clock.round()

@@ -95,6 +95,19 @@ OPTIONS: dict[str, Options] = {
         "lambda_min_clipped": (-float("inf"), -3.0),
         "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
     },
+    "DPMSolverMultistepInverseScheduler": {
+        "curve": (None, "use_karras_sigmas"),  # it drops turns whose timesteps are equal once cut to whole ones
+        "solver_order": (1, 2, 3),
+        "prediction_type": PREDICTIONS,
+        "algorithm_type": ("dpmsolver", "dpmsolver++"),
+        "solver_type": ("midpoint", "heun"),
+        "timestep_spacing": SPACINGS,
+        "lower_order_final": (True, False),
+        "euler_at_final": (False, True),
+        "lambda_min_clipped": (-float("inf"), -2.0),
+        "steps_offset": (0, 1),
+        "thresholding": (False, True),
+    },
     "UniPCMultistepScheduler": LAMBDA
     | {
         "solver_order": (1, 2, 3, 4),
@@ -166,6 +179,8 @@ def nobody_s_config(name: str, config: Config) -> bool:
         or (zero and config.get("solver_type") == "bh1")  # there 0 times infinity at the end: nan
         or (config.get("shift_terminal") is not None and name.startswith("UniPC") and not flow)
         or (config.get("time_shift_type") == "linear" and not config.get("use_dynamic_shifting"))
+        # Backwards, "trailing" and curves end with a turn of no length, at the noisiest level: nan beyond first order.
+        or (name.endswith("InverseScheduler") and still_at_the_end(config))
         # There a second difference divides by a last step of no length (or to no noise, infinitely far): nan.
         or (
             config.get("lower_order_final") is False
@@ -173,6 +188,11 @@ def nobody_s_config(name: str, config: Config) -> bool:
             and config.get("solver_order", 1) > 1
         )
     )
+
+
+def still_at_the_end(config: Config) -> bool:
+    still = config.get("timestep_spacing") == "trailing" or config.get("curve") is not None
+    return still and config.get("solver_order", 1) > 1 and not config.get("euler_at_final")
 
 
 def drawn(name: str) -> list[Config]:
