@@ -37,6 +37,7 @@ schedulers = Names(
         "LCMScheduler": f"{_SCHEDULERS}.lcm:LCMScheduler",
         "LMSDiscreteScheduler": f"{_SCHEDULERS}.lms:LMSDiscreteScheduler",
         "PNDMScheduler": f"{_SCHEDULERS}.pndm:PNDMScheduler",
+        "SASolverScheduler": f"{_SCHEDULERS}.sasolver:SASolverScheduler",
         "TCDScheduler": f"{_SCHEDULERS}.lcm:TCDScheduler",
         "UniPCMultistepScheduler": f"{_SCHEDULERS}.unipc:UniPCMultistepScheduler",
     },

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .lcm import TCDScheduler as TCDScheduler
     from .lms import LMSDiscreteScheduler as LMSDiscreteScheduler
     from .pndm import PNDMScheduler as PNDMScheduler
+    from .sasolver import SASolverScheduler as SASolverScheduler
     from .schedule import Level as Level
     from .schedule import Schedule as Schedule
     from .schedule import Step as Step
