@@ -32,7 +32,9 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from sfumato.components.schedulers.names import CURVES, SAMPLERS
 from sfumato.presets.cli.app import app
+from sfumato.registry import guiders
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
@@ -169,3 +171,11 @@ def test_every_page_is_in_the_navigation() -> None:
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     lost = [p for p in sorted((ROOT / "docs").rglob("*.md")) if str(p.relative_to(ROOT / "docs")) not in nav]
     assert not lost
+
+
+def test_every_guider_and_every_customary_name_stands_on_its_page() -> None:
+    page = (ROOT / "docs" / "guiders.md").read_text(encoding="utf-8")
+    assert not [name for name in guiders if f"`{name}`" not in page]
+    page = (ROOT / "docs" / "schedulers.md").read_text(encoding="utf-8")
+    names = [*SAMPLERS, *(f"_{curve}" for curve in CURVES)]
+    assert not [name for name in names if f"`{name}`" not in page]
