@@ -15,6 +15,7 @@ _ROOM = Path(__file__).parent.parent / "blocks"
 schedulers = Names(
     "scheduler",
     {
+        "CosineDPMSolverMultistepScheduler": f"{_SCHEDULERS}.edm:CosineDPMSolverMultistepScheduler",
         "DDIMInverseScheduler": f"{_SCHEDULERS}.ddim_inverse:DDIMInverseScheduler",
         "DDIMScheduler": f"{_SCHEDULERS}.ddim:DDIMScheduler",
         "DDPMScheduler": f"{_SCHEDULERS}.ddpm:DDPMScheduler",

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .deis import DEISMultistepScheduler as DEISMultistepScheduler
     from .dpmsolver import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
     from .dpmsolver_inverse import DPMSolverMultistepInverseScheduler as DPMSolverMultistepInverseScheduler
+    from .edm import CosineDPMSolverMultistepScheduler as CosineDPMSolverMultistepScheduler
     from .edm import EDMDPMSolverMultistepScheduler as EDMDPMSolverMultistepScheduler
     from .edm import EDMEulerScheduler as EDMEulerScheduler
     from .euler import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler

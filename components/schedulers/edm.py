@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import inf, log
+from math import atan, inf, log, pi
 from typing import Literal
 
 import numpy as np
@@ -55,7 +55,7 @@ class EDM(Scheduler):
         values: list[float] = levels.tolist()
         return Schedule(
             sigmas=tuple(values),
-            timesteps=tuple(0.25 * log(sigma) for sigma in values[:-1]),  # c_noise
+            timesteps=tuple(self._clock(sigma) for sigma in values[:-1]),
             noise_scale=(self.sigma_max**2 + 1) ** 0.5,
             scales_in=tuple((sigma**2 + self.sigma_data**2) ** -0.5 for sigma in values[:-1]),  # c_in
             noises=tuple(self._draws(sigma, len(values) - 1) for sigma in values[:-1]),
@@ -70,6 +70,10 @@ class EDM(Scheduler):
             return np.exp(log(self.sigma_max) + ramp * (log(self.sigma_min) - log(self.sigma_max)))
         top, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
         return (top + ramp * (low - top)) ** self.rho
+
+    def _clock(self, sigma: float) -> float:
+        """c_noise: what the model is told of the level."""
+        return 0.25 * log(sigma)
 
     def _draws(self, sigma: float, turns: int) -> bool:
         return False
@@ -114,26 +118,20 @@ class EDMEulerScheduler(EDM):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EDMDPMSolverMultistepScheduler(EDM):
+class EDMMultistep(EDM):
     """DPM-Solver++ (Lu et al. 2022b, algorithm 2) for such models. History: the last clean estimates, oldest first."""
 
     solver_order: int = 2
-    thresholding: bool = False
-    dynamic_thresholding_ratio: float = 0.995
-    sample_max_value: float = 1.0
-    algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
     solver_type: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
     euler_at_final: bool = False
 
     def _draws(self, sigma: float, turns: int) -> bool:
-        return self.algorithm_type.startswith("sde")
+        return self._kind.startswith("sde")
 
-    def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        x0 = super().denoised(sample, prediction, step)
-        if self.thresholding:
-            return dynamic_threshold(x0, self.dynamic_thresholding_ratio, self.sample_max_value)
-        return x0
+    @property
+    def _kind(self) -> Literal["dpmsolver++", "sde-dpmsolver++"]:
+        return "dpmsolver++"
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
@@ -143,7 +141,7 @@ class EDMDPMSolverMultistepScheduler(EDM):
         short = self.lower_order_final and turns < 15
         order = min(len(outputs), turns - step.index if short else self.solver_order)
         order = 1 if step.last and (self.euler_at_final or step.next_sigma == 0) else order
-        by = transfer(self.algorithm_type, step.level, step.target)
+        by = transfer(self._kind, step.level, step.target)
         if by.h:
             h = step.target.log_snr - step.level.log_snr
             terms = differences(outputs[::-1][:order], lambdas_behind(step, order), h)
@@ -153,3 +151,51 @@ class EDMDPMSolverMultistepScheduler(EDM):
             drawn = self._noise(noise, step) if step.noisy else None
             sample = move(sample, by, list(zip(weights, terms, strict=True)), drawn)
         return sample, newest(outputs, self.solver_order - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EDMDPMSolverMultistepScheduler(EDMMultistep):
+    """First to third order, deterministic or not."""
+
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    sample_max_value: float = 1.0
+    algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
+
+    @property
+    def _kind(self) -> Literal["dpmsolver++", "sde-dpmsolver++"]:
+        return self.algorithm_type
+
+    def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+        x0 = super().denoised(sample, prediction, step)
+        if self.thresholding:
+            return dynamic_threshold(x0, self.dynamic_thresholding_ratio, self.sample_max_value)
+        return x0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineDPMSolverMultistepScheduler(EDMMultistep):
+    """The stochastic second order for models whose clock is an angle, as Stable Audio's (Crowson: k-diffusion).
+
+    A sample at level sigma is a point between signal and noise at the angle atan(sigma), and the clock is its share of
+    a right angle: the cosine schedule. The reference cuts noise from one Brownian path; here it is given, unit normal
+    and independent in each turn, like every other scheduler's.
+    """
+
+    sigma_min: float = 0.3
+    sigma_max: float = 500.0
+    sigma_data: float = 1.0
+    sigma_schedule: Literal["karras", "exponential"] = "exponential"
+    prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.solver_order not in (1, 2):
+            raise ConfigError(f"CosineDPMSolverMultistepScheduler has solver_order 1 or 2, not {self.solver_order}.")
+
+    @property
+    def _kind(self) -> Literal["sde-dpmsolver++"]:
+        return "sde-dpmsolver++"
+
+    def _clock(self, sigma: float) -> float:
+        return atan(sigma) / (pi / 2)

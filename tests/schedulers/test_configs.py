@@ -87,9 +87,13 @@ def test_a_config_read_back_is_the_same_scheduler(scheduler: Scheduler) -> None:
 @pytest.mark.parametrize("name", list(schedulers))
 def test_our_keys_and_defaults_are_the_published_ones(name: str) -> None:
     published = getattr(reference, name)
-    if name == "DPMSolverSDEScheduler":  # there it needs torchsde, but not for its keys
+    module = {
+        "DPMSolverSDEScheduler": "dpmsolver_sde",
+        "CosineDPMSolverMultistepScheduler": "cosine_dpmsolver_multistep",
+    }
+    if name in module:  # there they need torchsde, but not for their keys
         with patch.dict(sys.modules, {"torchsde": ModuleType("torchsde")}):
-            published = import_module("diffusers.schedulers.scheduling_dpmsolver_sde").DPMSolverSDEScheduler
+            published = getattr(import_module(f"diffusers.schedulers.scheduling_{module[name]}"), name)
     ours, theirs = schedulers[name]().to_config(), dict(published().config)
     assert {k: v for k, v in ours.items() if k[0] != "_"} == {k: v for k, v in theirs.items() if k[0] != "_"}
     assert schedulers[name].from_config(theirs) == schedulers[name]()

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sfumato.components.schedulers import (
+    CosineDPMSolverMultistepScheduler,
     DDIMInverseScheduler,
     DDIMScheduler,
     DDPMScheduler,
@@ -222,6 +223,7 @@ ALL_KINDS = [
     DPMSolverSDEScheduler(),
     IPNDMScheduler(),
     DDIMInverseScheduler(),
+    CosineDPMSolverMultistepScheduler(),
     EDMEulerScheduler(s_churn=4.0),
     EDMDPMSolverMultistepScheduler(solver_order=3, thresholding=True),
 ]
