@@ -216,7 +216,7 @@ class Run:
                 carried = yield from self._graph(body, each, prefix, turn, bound, dict(still), keep=False)
             except Cancelled:
                 raise
-            except Exception as error:
+            except Exception as error:  # whatever a block raises goes on as it is, and says in which turn
                 error.add_note(f"  in turn {k + 1} of {len(items)} of {path!r}")
                 raise
             for node in [n for n in self._fresh if n.startswith(prefix)]:
@@ -252,7 +252,7 @@ class Run:
                 check_shapes(block, args, out)
         except Cancelled:
             raise Cancelled(f"The run was cancelled in {path}.") from None
-        except Exception as error:
+        except Exception as error:  # whatever a block raises goes on as it is, and says where
             error.add_note(f"  in {path!r} ({type(block).__name__})")
             raise
         if type(out) is not line.returns and not (line.returns is None and out is None):

@@ -51,7 +51,7 @@ class Model(nn.Module, Generic[C]):
 
     def build(self, config: C) -> None:
         """Make the layers. Called once, from the constructor."""
-        raise NotImplementedError(f"{type(self).__name__} has no build(config).")
+        raise NotImplementedError(f"{type(self).__name__} has no build(config).")  # a subclass that forgot it
 
     @classmethod
     def published_name(cls, name: str) -> str | None:

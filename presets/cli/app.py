@@ -44,7 +44,7 @@ class Commands(TyperGroup):
             raise
         except typer.Abort:
             fail("Cancelled", "stopped.", as_json=False)
-        except Exception as error:
+        except Exception as error:  # typer's copy of click has no public class to catch
             if not hasattr(error, "format_message"):  # click's errors of usage, which typer brings in its own copy
                 raise
             command = getattr(getattr(error, "ctx", None), "command_path", NAME)

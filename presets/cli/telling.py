@@ -47,7 +47,7 @@ def telling(*, as_json: bool = False, debug: bool = False) -> Generator[None]:
             if debug:
                 raise
             fail("Cancelled", "stopped by Ctrl-C; nothing more was written.", as_json=as_json, code=130)
-        except Exception as error:
+        except Exception as error:  # _is_told decides which are a user's mistakes; the rest go on
             if isinstance(error, BrokenPipeError) or not _is_told(error):
                 if as_json and not _is_exit(error):
                     say(_error(type(error).__name__, str(error)))
