@@ -100,7 +100,7 @@ def inspect(x: str | Path | Graph) -> Inspection:
     index = read_index(folder)
     specs = {name: spec for name, spec in index.components.items() if spec is not None}
     try:
-        family = family_of(index.class_name, folder)
+        family = family_of(index)
     except LoadError as error:
         parts = tuple(_part(name, spec, used=True) for name, spec in specs.items())
         return Inspection(str(x), str(index.path), index.class_name, None, (), parts, (str(error), *_missing(parts)))

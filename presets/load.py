@@ -1,18 +1,21 @@
 """`sf.load`: a pipeline from a preset name or a folder."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..components.loading.component import problems
 from ..components.loading.hub import fetch, is_repo
-from ..components.loading.index import read_index
+from ..components.loading.index import Index, read_index
 from ..components.manager import ComponentsManager, Handle, default_manager
-from ..graph import Graph, LoadError
+from ..graph import ConfigError, Graph, LoadError
 from ..registry import did_you_mean
 from ..registry import presets as families
 from .family import Family
 
 EMBEDDED = Path(__file__).parent / "embedded"
+_LOG = logging.getLogger("sfumato")  # what a command shows as notes; a program sees them if it wants to
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "emoji": {"guidance_scale": 4.0, "num_inference_steps": 25},  # its card: 15 to 30 steps, guidance 3 to 5
@@ -57,9 +60,14 @@ def load(
         name: manager.handle(spec, device=device, dtype=dtype) for name, spec in index.loadable.items()
     }
     if graph is None:
-        family = family_of(index.class_name, folder)
+        family = family_of(index)
         family_swaps = {name: value for name, value in swaps.items() if name in components}
-        graph = family.make(task, {**components, **family_swaps})
+        try:
+            graph = family.make(task, {**components, **family_swaps}, **index.config)
+        except (LoadError, ConfigError) as error:
+            raise _with_all_problems(error, index, family, swaps) from error
+        if not embedded:  # that one was asked for by its name
+            _LOG.info("%s: %s, by its pipeline class %s", x, "/".join(graph.preset or ()), index.class_name)
         if defaults := _DEFAULTS.get(str(x)) if embedded else None:
             graph = _with_defaults(graph, defaults)
     # A name or a config says how to change what the checkpoint has, so that must be bound; an object replaces it.
@@ -69,18 +77,45 @@ def load(
     return graph.using(**swaps) if swaps else graph
 
 
-def family_of(class_name: str | None, folder: Path) -> Family:
-    """The family whose checkpoints name this pipeline class in their index."""
+def family_of(index: Index) -> Family:
+    """The family whose checkpoints name this index's pipeline class, or the class of its blocks."""
     found: dict[str, Family] = {}
     for name in families:
         family: Family = families[name]
         found.update(dict.fromkeys(family.classes, family))
-    if class_name in found:
-        return found[class_name]
+    for name in _class_names(index):
+        if name in found:
+            return found[name]
+    named = next(iter(_class_names(index)), None)
     raise LoadError(
-        f"{folder}: its index names the pipeline {class_name!r}, which no preset family is for. "
-        f"{did_you_mean(str(class_name), found)} Or give a graph of your own: sf.load(folder, graph=…)."
+        f"{index.path}: its index names the pipeline {named!r}, which no preset family is for. "
+        f"{did_you_mean(str(named), found)} Or give a graph of your own: sf.load(folder, graph=…)."
     )
+
+
+def _class_names(index: Index) -> Iterator[str]:
+    """The classes by which an index may be known. Modular files have a plain pipeline and say more by their blocks."""
+    if index.class_name not in (None, "ModularPipeline"):
+        yield index.class_name
+    if index.blocks_class_name:
+        yield index.blocks_class_name
+        # Published as pairs: StableDiffusionXLAutoBlocks belong to a StableDiffusionXLModularPipeline.
+        yield f"{index.blocks_class_name.removesuffix('Blocks').removesuffix('Auto')}ModularPipeline"
+    if index.class_name:
+        yield index.class_name
+
+
+def _with_all_problems(error: Exception, index: Index, family: Family, swaps: Mapping[str, Any]) -> LoadError:
+    """Everything that is wrong with the components that the family needs, where one is enough to stop it."""
+    made = [family.make(task, {}) for task in family.tasks]
+    needed = {name for graph in made for name, part in graph.components.items() if part.required}
+    lines = [f"{name}: the index has none." for name in sorted(needed - index.loadable.keys() - swaps.keys())]
+    for name, spec in index.loadable.items():
+        if name in needed and name not in swaps:
+            lines += [f"{name}: {text}" for text in problems(spec)]
+    if len(lines) < 2:
+        return LoadError(str(error))
+    return LoadError("\n  ".join([f"{index.path}: ({len(lines)} problems)", *lines]))
 
 
 def _with_defaults(graph: Graph, defaults: Mapping[str, Any]) -> Graph:

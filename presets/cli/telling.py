@@ -5,6 +5,7 @@ and for those who ask: `--debug`, or SFUMATO_DEBUG=1.
 """
 
 import json
+import logging
 import os
 import sys
 import warnings
@@ -39,7 +40,7 @@ _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
 def telling(*, as_json: bool = False, debug: bool = False) -> Generator[None]:
     """Tell the errors that users make, and warnings, in a line each; exit with the right code."""
     debug = debug or os.environ.get("SFUMATO_DEBUG", "0") not in ("", "0")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _noting():
         warnings.showwarning = _show
         try:
             yield
@@ -57,6 +58,25 @@ def telling(*, as_json: bool = False, debug: bool = False) -> Generator[None]:
 
                 traceback.print_exc()
             fail(type(error).__name__, _text(error), as_json=as_json, problems=getattr(error, "problems", ()))
+
+
+class _Notes(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        note("note" if record.levelno < logging.WARNING else "warning", record.getMessage())
+
+
+@contextmanager
+def _noting() -> Generator[None]:
+    """Show what the library logs, such as the preset that it picked, as notes on stderr."""
+    logger, handler = logging.getLogger("sfumato"), _Notes()
+    before = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(before)
 
 
 def fail(kind: str, text: str, *, as_json: bool, code: int = 1, problems: Sequence[Any] = ()) -> None:
