@@ -6,11 +6,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Attention(nn.Module):
-    """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2.2).
+class Mixing(nn.Module):
+    """What all kinds of attention share: the two places that a view which changes attention overrides, and no other."""
 
-    `mix` is the one place where values meet scores: a view that changes attention overrides it and nothing else.
-    """
+    def ask(self, q: Tensor, start: int = 0) -> Tensor:
+        """The queries `b heads n d` as they are asked; those from `start` on are the image's."""
+        return q
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """softmax(q kᵀ / √d + mask) v, with q, k, v as `b heads n d` (Vaswani et al. 2017, equation 1)."""
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+class Attention(Mixing):
+    """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2.2)."""
 
     def __init__(
         self,
@@ -33,11 +42,7 @@ class Attention(nn.Module):
         q = self.to_q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # b heads n d
         k = self.to_k(source).unflatten(2, (self.heads, -1)).transpose(1, 2)
         v = self.to_v(source).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        return self.to_out(self.mix(q, k, v, mask).transpose(1, 2).flatten(2))
-
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """softmax(q kᵀ / √d + mask) v, with q, k, v as `b heads n d` (equation 1)."""
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.to_out(self.mix(self.ask(q), k, v, mask).transpose(1, 2).flatten(2))
 
 
 class GEGLU(nn.Module):

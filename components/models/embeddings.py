@@ -55,6 +55,44 @@ class TimestepEmbedding(nn.Module):
         return self.post_act(self.linear_2(self.act(self.linear_1(x))))
 
 
+class TextProjection(nn.Module):
+    """Two linear layers over a vector that sums up a prompt."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(channels_in, channels_out)
+        self.linear_2 = nn.Linear(channels_out, channels_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(nn.functional.silu(self.linear_1(x)))
+
+
+class TimeTextEmbedding(nn.Module):
+    """Time, the pooled prompt and, in distilled models, the guidance scale as one vector `b channels_out`.
+
+    Esser et al. 2024, figure 2; guidance as in Meng et al. 2023, section 3.1. Times go from 0 to 1000.
+    """
+
+    def __init__(self, pooled_channels: int, channels_out: int, *, guidance: bool = False) -> None:
+        super().__init__()
+        self.waves = Sinusoid(256, flip=True, shift=0)
+        self.timestep_embedder = TimestepEmbedding(256, channels_out)
+        self.guidance_embedder = TimestepEmbedding(256, channels_out) if guidance else None
+        self.text_embedder = TextProjection(pooled_channels, channels_out)
+
+    def forward(self, times: Tensor, pooled: Tensor, guidance: Tensor | None = None) -> Tensor:
+        emb = self.timestep_embedder(self.waves(times).to(pooled.dtype))
+        if (self.guidance_embedder is None) != (guidance is None):
+            raise TypeError(
+                "guidance is missing: this model has a guidance embedding (guidance_embeds)."
+                if guidance is None
+                else "guidance has no place here: this model has no guidance embedding (guidance_embeds is false)."
+            )
+        if self.guidance_embedder is not None and guidance is not None:
+            emb = emb + self.guidance_embedder(self.waves(guidance).to(pooled.dtype))
+        return emb + self.text_embedder(pooled)
+
+
 def text_and_sizes(added: Mapping[str, Tensor] | None, waves: Sinusoid) -> Tensor:
     """The pooled prompt `text_embeds` and the waves of the size numbers `time_ids`, side by side: `b (c + n w)`.
 

@@ -3,7 +3,8 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, TypeVar
+from functools import cache
+from typing import NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 
 from ...graph.errors import ConfigError
 from ...registry import did_you_mean
-from .attention import Attention
-from .views import Change, seen_as, shallow, view
+from .attention import Mixing
+from .views import Change, shallow, view
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -80,7 +81,10 @@ class Perturbable(NamedTuple):
     attending: Sequence[str]
     """Those with self-attention, which alone can be made the identity or blurred."""
     attention: str = "attn1"
-    feed_forward: str = "ff"
+    feed_forward: tuple[str, ...] = ("ff",)
+    """Its names in a block; one that a block does not have is passed over."""
+    patch: int | None = None
+    """The side of the square of latents that a token stands for; None where each level halves the one above."""
 
 
 Size: TypeAlias = tuple[int, int]
@@ -100,7 +104,7 @@ def tapped(model: M, taps: Taps, size: Size) -> M:
         chosen = _chosen(tap, layers, type(model).__name__)
         changes: dict[str, Change] = {}
         for path in chosen:
-            changes |= _changes(tap.change, path, layers, size)
+            changes |= _changes(tap.change, model.get_submodule(path), path, layers, size)
         model = view(model, changes)
     return model
 
@@ -142,64 +146,86 @@ def _found(layer: int | str, stack: Sequence[str]) -> Sequence[str]:
     return [path for path in stack if path == name or path.startswith(f"{name}.")]
 
 
-def _changes(change: Identity | Blur | Drop, path: str, layers: Perturbable, size: Size) -> dict[str, Change]:
-    attention, feed_forward = f"{path}.{layers.attention}", f"{path}.{layers.feed_forward}"
+def _changes(
+    change: Identity | Blur | Drop, block: nn.Module, path: str, layers: Perturbable, size: Size
+) -> dict[str, Change]:
+    attention = f"{path}.{layers.attention}"
     match change:
         case Identity():
-            return {attention: seen_as(IdentityAttention)}
+            return {attention: _mixing(IdentityMix)}
         case Blur(sigma):
-            return {attention: _blurring(sigma, size)}
+            return {attention: _mixing(BlurredMix, sigma=sigma, size=size, patch=layers.patch)}
         case Drop(attention=True, feed_forward=True, dropout=part):
             return {path: _dropping(part, layers.blocks.index(path), keeps=True)}
         case Drop(dropout=part):
-            wanted = {attention: change.attention, feed_forward: change.feed_forward}
-            return {p: _dropping(part, layers.blocks.index(path), keeps=False) for p, on in wanted.items() if on}
+            there = [f"{path}.{name}" for name in layers.feed_forward if name in block._modules]
+            wanted = [*([attention] if change.attention else ()), *(there if change.feed_forward else ())]
+            return {p: _dropping(part, layers.blocks.index(path), keeps=False) for p in wanted}
 
 
 # ------------------------------------------------------------------------------------------------- the changed modules
-class IdentityAttention(Attention):
+class IdentityMix(Mixing):
     """Attention with scores that are the identity: what it mixes is the values."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return v
 
 
-class BlurredAttention(Attention):
-    """Attention with blurred queries."""
+class BlurredMix(Mixing):
+    """Attention with blurred queries of the image."""
 
     sigma: float
     size: Size
+    patch: int | None
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return super().mix(blurred(q, self.sigma, self.size), k, v, mask)
+    def ask(self, q: Tensor, start: int = 0) -> Tensor:
+        if self.patch is None:
+            return blurred(q, self.sigma, self.size)
+        sides = self.size[0] // self.patch, self.size[1] // self.patch
+        end = start + sides[0] * sides[1]  # behind it lie the tokens of images that are shown, which stay
+        return torch.cat([q[:, :, :start], blurred(q[:, :, start:end], self.sigma, sides), q[:, :, end:]], dim=2)
 
 
-def _blurring(sigma: float, size: Size) -> Change:
+def _mixing(how: type[Mixing], **held: object) -> Change:
+    """Another way to mix, for attention of any kind."""
+
     def change(module: nn.Module) -> nn.Module:
-        twin = shallow(module, BlurredAttention)
-        twin.__dict__.update(sigma=sigma, size=size)
+        twin = shallow(module, _also(how, type(module)))
+        twin.__dict__.update(held)
         return twin
 
     return change
 
 
+@cache
+def _also(how: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
+    return cast("type[nn.Module]", type(f"{how.__name__}{kind.__name__}", (how, kind), {}))
+
+
 class Dropped(nn.Module):
-    """A module of which a part of what it gives is lost. `keeps`: what came in stays, and only what it adds is lost."""
+    """A module of which a part of what it gives is lost. `keeps`: what came in stays, and only what it adds is lost.
+
+    A module with several `streams` takes as many tensors first, and gives as many.
+    """
 
     def __init__(self, inner: nn.Module, part: float, seed: int, *, keeps: bool) -> None:
         super().__init__()
         self.inner = inner
         self.part, self.seed, self.keeps = part, seed, keeps
+        self.streams: int | None = getattr(inner, "streams", None)
 
-    def forward(self, x: Tensor, *rest: Tensor | None) -> Tensor:
-        base = x if self.keeps else torch.zeros_like(x)
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        bases = [x if self.keeps else torch.zeros_like(x) for x in inputs[: self.streams or 1]]
         if self.part == 1:
-            return base
+            return bases[0] if self.streams is None else tuple(bases)
+        given = self.inner(*inputs)
         # The mask is drawn on the CPU from a seed of its own: one mask for all rows, turns and devices.
         random = torch.Generator("cpu").manual_seed(self.seed)
-        kept = torch.rand(x.shape[1:], generator=random, device="cpu") >= self.part
-        added = self.inner(x, *rest) - base
-        return base + added * (kept.to(x.device, x.dtype) / (1 - self.part))
+        lossy: list[Tensor] = []
+        for base, full in zip(bases, [given] if self.streams is None else given, strict=True):
+            kept = torch.rand(base.shape[1:], generator=random, device="cpu") >= self.part
+            lossy.append(base + (full - base) * (kept.to(base.device, base.dtype) / (1 - self.part)))
+        return lossy[0] if self.streams is None else tuple(lossy)
 
 
 def _dropping(part: float, seed: int, *, keeps: bool) -> Change:
@@ -208,7 +234,7 @@ def _dropping(part: float, seed: int, *, keeps: bool) -> Change:
 
 # ---------------------------------------------------------------------------------------------------------------- blur
 def blurred(q: Tensor, sigma: float, size: Size) -> Tensor:
-    """Queries `b heads n d` blurred over the image whose latents have `size`."""
+    """Queries `b heads n d` blurred over their image; `size` is its latents', of which they may be a smaller level."""
     if sigma == math.inf:
         return q.mean(2, keepdim=True).expand_as(q)
     height, width = level_size(q.shape[2], size)
