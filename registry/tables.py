@@ -94,6 +94,8 @@ models = Names(
         "AutoencoderTiny": f"{_MODELS}.autoencoder_tiny:AutoencoderTiny",
         "CLIPTextModel": f"{_MODELS}.clip:CLIPTextModel",
         "CLIPTextModelWithProjection": f"{_MODELS}.clip:CLIPTextModelWithProjection",
+        "T5EncoderModel": f"{_MODELS}.t5:T5EncoderModel",
+        "UMT5EncoderModel": f"{_MODELS}.t5:UMT5EncoderModel",
     },
 )
 blocks = Names("block")
@@ -107,6 +109,10 @@ native: dict[tuple[str, str], str] = {
     ("transformers", "CLIPTextModelWithProjection"): f"{_MODELS}.clip:CLIPTextModelWithProjection",
     ("transformers", "CLIPTokenizer"): "sfumato.components.loading.tokenizer:CLIPTokenizer",
     ("transformers", "CLIPTokenizerFast"): "sfumato.components.loading.tokenizer:CLIPTokenizer",
+    ("transformers", "T5EncoderModel"): f"{_MODELS}.t5:T5EncoderModel",
+    ("transformers", "UMT5EncoderModel"): f"{_MODELS}.t5:UMT5EncoderModel",
+    ("transformers", "T5Tokenizer"): "sfumato.components.loading.tokenizer_t5:T5Tokenizer",
+    ("transformers", "T5TokenizerFast"): "sfumato.components.loading.tokenizer_t5:T5Tokenizer",
 }
 """Hints that this library reads itself. The value is a "module:attribute" path."""
 

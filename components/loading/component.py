@@ -11,7 +11,7 @@ from ...graph.errors import ConfigError, LoadError
 from ...registry import schedulers
 from ..spec import ComponentSpec
 from .files import CONFIGS, TOKENIZERS, read_json
-from .tokenizer import CLIPTokenizer
+from .tokenizer_base import FastTokenizer
 from .weights import STEM, weight_files
 
 
@@ -66,10 +66,10 @@ def _missing(spec: ComponentSpec, kind: Any, folder: Path) -> Iterator[str]:  # 
         return
     if name in schedulers:
         wanted: tuple[str, ...] = ("scheduler_config.json",)
-    elif kind is CLIPTokenizer:  # ours is read from one of these, and nothing else makes up for them
-        both = "vocab.json with merges.txt"
-        wanted = ("tokenizer.json", both)
-        names |= {both} if {"vocab.json", "merges.txt"} <= names else set()
+    elif _is_tokenizer(kind):  # ours is read from one of these groups, and nothing else makes up for them
+        groups = {" with ".join(group): set(group) for group in kind.files}
+        wanted = tuple(groups)
+        names |= {text for text, group in groups.items() if group <= names}
     elif library == "transformers":
         wanted = (*TOKENIZERS, "preprocessor_config.json", "processor_config.json")
     else:
@@ -104,6 +104,10 @@ def _read_transformers(kind: Any, folder: Path, variant: str | None, dtype: torc
 
 def _is_model(kind: Any) -> bool:  # a class of any library
     return isinstance(kind, type) and issubclass(kind, nn.Module)
+
+
+def _is_tokenizer(kind: Any) -> bool:  # a class of any library
+    return isinstance(kind, type) and issubclass(kind, FastTokenizer)
 
 
 def _of_transformers(kind: Any) -> bool:  # a class of any library

@@ -67,12 +67,14 @@ def load_weights(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     rename: Callable[[str], str | None] = lambda name: name,
+    stays_float32: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """Give a model (made under `on_meta`) the weights in `files`, each read, cast and moved one after another.
 
     Names and shapes are compared before the first tensor is read. Floating tensors are cast to `dtype`, others are
     not. Peak memory is the weights and one tensor. `rename` gives the model's name for a name in a file, or None
-    for a tensor to pass over. A 1x1 convolution's weight fits a linear layer and the other way round.
+    for a tensor to pass over. A 1x1 convolution's weight fits a linear layer and the other way round. Tensors of which
+    `stays_float32` says so are float32 where `dtype` is float16: their values go beyond what that can hold.
 
     Raises:
         LoadError: a damaged file; missing or unexpected tensors, or other shapes, with their names.
@@ -86,6 +88,8 @@ def load_weights(
             for stored, (name, _) in names.items():
                 tensor = cast("Tensor", reader.get_tensor(stored))
                 kind = dtype if tensor.is_floating_point() else None
+                if kind == torch.float16 and stays_float32(name):
+                    kind = torch.float32
                 tensors[name] = tensor.to(device=device, dtype=kind).reshape(wanted[name])
     model.load_state_dict(tensors, assign=True)
     for module in model.modules():  # those that no file has

@@ -2,20 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...graph.errors import ConfigError
-from ..loading.files import write_json
-from ..loading.weights import load_weights, on_meta, save_weights, weight_files
-from .base import Model, read_config
 from .config import Config
+from .transformers_files import TransformersModel
 
-_STEM = "model"  # transformers' name for weight files
 _TOWER = ("embeddings.", "encoder.", "final_layer_norm.")
 
 
@@ -66,10 +61,11 @@ class ProjectedTextEncoding(TextEncoding):
     text_embeds: Tensor
 
 
-class _CLIPText(Model[CLIPTextConfig]):
-    """What both classes share: transformers' files, and the tower under the name `text_model`."""
+class _CLIPText(TransformersModel[CLIPTextConfig]):
+    """What both classes share: the tower under the name `text_model`."""
 
     config_class = CLIPTextConfig
+    model_type = "clip_text_model"
     projects: ClassVar[bool] = False
 
     def build(self, config: CLIPTextConfig) -> None:
@@ -92,59 +88,10 @@ class _CLIPText(Model[CLIPTextConfig]):
         return None if whole_clip or unused or name.endswith(".position_ids") else name
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """A tower with fresh random weights, from a `config.json` of transformers or from the keys of ours.
-
-        A file of transformers (one with `model_type`) holds dozens of keys that say nothing about a text tower
-        (`top_p`, `torchscript`); those are passed over. Elsewhere an unknown key is a ConfigError.
-        """
-        keys = dict(config)
-        match keys.pop("model_type", None):
-            case "clip":  # both towers in one file; ours is in a config of its own
-                keys = {**keys.get("text_config", {}), **(keys.get("text_config_dict") or {})}
-            case None | "clip_text_model":
-                pass
-            case other:
-                raise ConfigError(
-                    f"This config is of model_type {other!r}, and a {cls.__name__} wants 'clip_text_model'."
-                )
-        if "model_type" in config:
-            keys = {k: v for k, v in keys.items() if k in CLIPTextConfig.model_fields or k == "quantization_config"}
-        return super().from_config(keys)
-
-    def to_config(self) -> dict[str, Any]:
-        """The config as transformers writes it; can be written as JSON."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        ours = {"architectures": [type(self).__name__], "model_type": "clip_text_model", "dtype": dtype}
-        return dict(sorted({**ours, **self.config.to_dict()}.items()))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        *,
-        subfolder: str | None = None,
-        variant: str | None = None,
-        dtype: torch.dtype | None = None,
-        device: str | torch.device = "cpu",
-    ) -> Self:
-        """Read `config.json` and `model[.variant].safetensors`, straight into `dtype` on `device`. See `Model`."""
-        place = Path(folder, subfolder or "")
-        config = read_config(place)
-        files = weight_files(place, stem=_STEM, variant=variant)
-        with on_meta():
-            model = cls.from_config(config)
-        load_weights(model, files, dtype=dtype, device=device, rename=cls.published_name)
-        return model.eval().requires_grad_(False)
-
-    def save_pretrained(
-        self, folder: str | Path, *, variant: str | None = None, max_shard_size: int | str = "10GB"
-    ) -> None:
-        """Write `config.json` and `model[.variant].safetensors`, which transformers 4 and 5 read."""
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        save_weights(self.state_dict(), place, stem=_STEM, variant=variant, max_shard_size=max_shard_size)
-        write_json(place / "config.json", self.to_config())
+    def keys_of(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
+        if config["model_type"] == "clip":  # both towers in one file; ours is in a config of its own
+            return {**config.get("text_config", {}), **(config.get("text_config_dict") or {})}
+        return super().keys_of(config)
 
 
 class CLIPTextModel(_CLIPText):

@@ -1,0 +1,108 @@
+"""T5's tokenizer over the `tokenizers` library, with the ids that transformers' T5Tokenizer gives."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers.models import Unigram
+
+from ...graph.errors import LoadError
+from .files import locate, read_json, write_json, write_text
+from .sentencepiece import read_sentencepieces
+from .tokenizer_base import FastTokenizer, Told, read_config
+from .tokenizer_files import token_from
+
+_SPACE = "▁"
+_UNKNOWN = 2  # T5's ids: <pad>, </s>, <unk>
+
+
+class T5Tokenizer(FastTokenizer):
+    """Text to the ids of T5's vocabulary, from `tokenizer.json` or from `spiece.model`.
+
+    A row is the text's pieces and the end token; it has no begin token. Behind the pieces stand the sentinels
+    `<extra_id_0>` …, as many as the config's `extra_ids` (100), in falling order.
+    """
+
+    files = ("tokenizer.json",), ("spiece.model",)
+    defaults: ClassVar = {"eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    longest = 512
+
+    def __init__(
+        self,
+        pieces: Sequence[tuple[str, float]],
+        *,
+        charsmap: bytes = b"",
+        **told: Any,  # the other keywords of FastTokenizer
+    ) -> None:
+        """`pieces` by id with their log probabilities; `charsmap`: SentencePiece's table of normalised characters."""
+        backend = Tokenizer(Unigram(list(pieces), unk_id=_UNKNOWN, byte_fallback=False))
+        if charsmap:
+            backend.normalizer = normalizers.Precompiled(charsmap)
+        spaces = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always", split=True)
+        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), spaces])
+        backend.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always", split=True)
+        super().__init__(backend, **told)
+        end = self._special["eos_token"]
+        # Rows are ended in `_row`; this is for whoever reads the file that is saved.
+        backend.post_processor = processors.TemplateProcessing(
+            single=["$A", end], pair=["$A", end, "$B", end], special_tokens=[(end, self.eos_token_id)]
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, subfolder: str | None = None) -> Self:
+        """Read a tokenizer folder of transformers 4 or 5. LoadError says which file is missing or unfit."""
+        root = locate(str(folder)) / (subfolder or "")
+        whole, model = root / "tokenizer.json", root / "spiece.model"
+        if whole.is_file():
+            pieces, charsmap, added = _of_json(whole)
+            control: list[str | AddedToken] = []
+        elif model.is_file():
+            read = read_sentencepieces(model)
+            pieces, charsmap, added = [(p.text, p.score) for p in read.pieces], read.charsmap, {}
+            control = [
+                AddedToken(p.text, normalized=False, special=p.control)
+                for p in read.pieces
+                if p.control or p.user_defined
+            ]
+            pieces += [(text, 0.0) for text in reversed(_sentinels(root))]
+        else:
+            raise LoadError(f"{root}: no tokenizer.json and no spiece.model, one of which a T5 tokenizer is read from.")
+        told = vars(Told.read(root, added))
+        if not any("<extra_id_" in str(token) for token in told["extra"]):
+            told["extra"] = [*told["extra"], *control, *_sentinels(root)]
+        try:
+            return cls(pieces, charsmap=charsmap, **told)
+        except Exception as error:  # the tokenizers library raises nothing narrower
+            raise LoadError(f"{root}: the vocabulary is unfit ({error}). Fetch the folder again.") from error
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write tokenizer.json and tokenizer_config.json, which transformers 4 and 5 read."""
+        root = Path(folder)
+        write_text(root / "tokenizer.json", self._tokenizer.to_str(pretty=False))
+        added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
+        sentinels = [text for text in added if text.startswith("<extra_id_")]
+        write_json(root / "tokenizer_config.json", {"extra_ids": len(sentinels), **self._config()})
+
+
+def _of_json(whole: Path) -> tuple[list[tuple[str, float]], bytes, Mapping[int, AddedToken]]:
+    """Pieces, table and added tokens of a `tokenizer.json`. How it cuts words is T5's own, whatever the file says."""
+    data = read_json(whole)
+    model = data.get("model") or {}
+    if model.get("type", "Unigram") != "Unigram":
+        raise LoadError(f"{whole}: model.type: came {model['type']!r}, wanted 'Unigram', which T5 has.")
+    try:
+        pieces = [(str(text), float(score)) for text, score in model["vocab"]]
+        added = {int(t["id"]): token_from(t) for t in data["added_tokens"]}
+        first = data.get("normalizer") or {}
+        steps = first["normalizers"] if first.get("type") == "Sequence" else [first]
+        tables = [step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"]
+        return pieces, base64.b64decode(tables[0]) if tables else b"", added
+    except (KeyError, TypeError, ValueError) as error:
+        raise LoadError(f"{whole}: not a tokenizer file ({error!r}). Fetch it again.") from error
+
+
+def _sentinels(root: Path) -> list[str]:
+    count = read_config(root).get("extra_ids", 100)
+    return [f"<extra_id_{i}>" for i in range(count if isinstance(count, int) else 100)]
