@@ -1,8 +1,8 @@
 """The values that flow between blocks, as port types."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..graph.space import ANY_SPACE
 from ..graph.types import Port
+from .conditioning import Conditioning as Conditioning
 from .models.taps import NO_TAPS
 from .models.taps import Taps as Taps
 from .random import Random as Random
@@ -37,29 +38,6 @@ Steps = Annotated[Schedule, Port("steps")]
 Role = Literal["positive", "negative", "perturbed"]
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What a prompt became, one row an image. Families subclass it with what else their denoiser reads.
-
-    tokens: (rows, tokens, width).
-    """
-
-    tokens: Float[Tensor, "rows tokens width"]
-
-    @property
-    def rows(self) -> int:
-        return len(self.tokens)
-
-    def expanded(self, prompts: int, each: int) -> Self:
-        """`each` rows for each of `prompts` prompts, beside each other; a single row serves all prompts."""
-        return self._map(lambda t: t.expand(prompts, *t.shape[1:]).repeat_interleave(each, 0))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """The same conditioning with each of its tensors changed."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return replace(self, **{name: change(value) for name, value in tensors.items()})
-
-
 class Rows(NamedTuple):
     """How many pictures a call makes: `each` for every one of `prompts`."""
 
@@ -71,11 +49,11 @@ class Rows(NamedTuple):
         return self.prompts * self.each
 
 
-class Residuals(NamedTuple):
-    """What a control net adds inside a U-Net: one tensor for each skip connection, and one for the middle."""
+Residuals: TypeAlias = Mapping[str, tuple[Tensor, ...]]
+"""What a control net adds inside a denoiser: for each place where it is added, a tensor for each layer there.
 
-    down: tuple[Tensor, ...]
-    mid: Tensor
+U-Nets have "down" (one for each skip connection) and "mid" (one).
+"""
 
 
 @dataclass(frozen=True)
@@ -83,7 +61,8 @@ class Pass:
     """One question to the denoiser. Guiders ask several at once; blocks that take `predict` may `replace` fields.
 
     latents: (batch, channels, height, width), not scaled by the scheduler. channels: joined behind the latents after
-    that scaling, each (batch, c, height, width). residuals: added inside the model. taps: what its layers do otherwise.
+    that scaling, each (batch, c, height, width). references: clean latents of images that it may look at, each
+    (batch, channels, h, w). residuals: added inside the model. taps: what its layers do otherwise.
     """
 
     latents: Tensor
@@ -91,11 +70,35 @@ class Pass:
     conditioning: Conditioning
     role: Role = "positive"
     channels: tuple[Tensor, ...] = ()
+    references: tuple[Tensor, ...] = ()
     residuals: tuple[Residuals, ...] = ()
     taps: Taps = NO_TAPS
 
 
-Predict = Annotated[Callable[[Sequence[Pass]], Sequence[Tensor]], Port("predict", space=ANY_SPACE)]
+def summed(passes: Sequence[Pass], places: Sequence[str]) -> dict[str, tuple[Tensor, ...]]:
+    """What all control nets add together at each place, for the rows of all passes; {} without any.
+
+    Raises:
+        TypeError: a control net for a denoiser that has other places.
+    """
+    added: list[dict[str, tuple[Tensor, ...]]] = []
+    for p in passes:
+        own: dict[str, tuple[Tensor, ...]] = {}
+        for place, layers in (item for residuals in p.residuals for item in residuals.items()):
+            if place not in places:
+                told = f"This denoiser has no place {place!r} to add to; it has: {', '.join(places)}."
+                raise TypeError(f"{told} The control net was made for another family.")
+            before = own.get(place)
+            own[place] = layers if before is None else tuple(a + b for a, b in zip(before, layers, strict=True))
+        added.append(own)
+    return {
+        place: tuple(torch.cat(layer) for layer in zip(*(own[place] for own in added), strict=True))
+        for place in added[0]
+    }
+
+
+PredictFunction = Callable[[Sequence[Pass]], Sequence[Tensor]]
+Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=Conditioning)]
 """The denoiser as a function: one prediction for each pass, in order. How passes share a forward is its own affair."""
 
 Picture: TypeAlias = "Image.Image | np.ndarray | Tensor"

@@ -74,6 +74,10 @@ class Graph(Block, name="Graph"):
             old = misplaced(before.nodes, before.edges, before.declared) if before and touched else []
             found = misplaced_by(set(touched), self.nodes, self.edges, self.declared, old)
             found += _slot_problems(self)
+        if not found:
+            from .spaces import family_problems  # here, for it reads loops and switches
+
+            found = family_problems(self)
         if found:
             raise WireError(found)
 

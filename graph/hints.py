@@ -26,18 +26,24 @@ class Port:
     """A tag on a type that says what kind of value it is: `Annotated[Tensor, Port("latents")]`.
 
     A value of kind "latents" flows only into ports of that kind or of no kind. `space` says that values of this
-    kind live in a latent space; `ANY_SPACE` is one variable a block, found from what it is joined to.
+    kind live in a latent space; `ANY_SPACE` is one variable a block, found from what it is joined to. `family` is a
+    class that says which values a function of this kind reads, if values of that class come in families.
     """
 
-    def __init__(self, kind: str, *, space: LatentSpace | None = None) -> None:
+    def __init__(self, kind: str, *, space: LatentSpace | None = None, family: type | None = None) -> None:
         self.kind = kind
         self.space = space
+        self.family = family
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Port) and (self.kind, self.space) == (other.kind, other.space)
+        return isinstance(other, Port) and self._parts == other._parts
 
     def __hash__(self) -> int:
-        return hash((self.kind, self.space))
+        return hash(self._parts)
+
+    @property
+    def _parts(self) -> tuple[object, ...]:
+        return self.kind, self.space, self.family
 
     def __repr__(self) -> str:
         return f"Port({self.kind!r}{'' if self.space is None else f', space={self.space}'})"
@@ -61,6 +67,19 @@ def split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 def port_of(hint: Any) -> Port | None:
     """The port tag of a type, if it has one; of several the outermost."""
     return next((tag for tag in reversed(split(hint)[1]) if isinstance(tag, Port)), None)
+
+
+def family_of(hint: Any) -> type | None:
+    """The family of a port: the class that its tag names, or its own class where that comes in families.
+
+    A class whose subclasses are families says `__family__ = True`.
+    """
+    for arm in arms(hint):
+        if (tag := port_of(arm)) is not None and tag.family is not None:
+            return tag.family
+        if isinstance(cls := split(arm)[0], type) and getattr(cls, "__family__", False):
+            return cls
+    return None
 
 
 def tagged(hint: Any, tags: tuple[Any, ...]) -> Any:

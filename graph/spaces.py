@@ -1,7 +1,12 @@
-"""Latent spaces along the edges: one variable a block, unified where ports are joined, fixed by bound components."""
+"""What must be one thing along the edges: latent spaces, and families of what denoisers read.
+
+Each block has one variable of each kind, unified where ports are joined and fixed by bound components and by ports that
+name one.
+"""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from .block import Block
 from .errors import Problem
@@ -11,18 +16,92 @@ from .paths import renamed
 from .ports import Signature
 from .space import ANY_SPACE, LatentSpace
 from .switch import Switch
-from .types import port_of
+from .types import family_of, port_of
 from .wiring import INPUTS
 
 Path = tuple[str, ...]
 
 
-class _Union:
-    """Union-find over variables, each with what is known of its space and who told."""
+@dataclass(frozen=True)
+class Family:
+    """A class of values, where the classes of one base are families that do not mix."""
 
-    def __init__(self) -> None:
+    cls: type
+
+    def fits(self, other: "Family") -> bool:
+        return issubclass(self.cls, other.cls) or issubclass(other.cls, self.cls)
+
+    def merged(self, other: "Family") -> "Family":
+        return other if issubclass(other.cls, self.cls) else self
+
+    def __str__(self) -> str:
+        return self.cls.__name__
+
+
+Value = LatentSpace | Family
+
+
+class Kind(Protocol):
+    """A kind of variable: what says something of it, and the text for two that do not fit."""
+
+    code: str
+
+    def of_port(self, hint: Any) -> Value | None: ...
+    def of_component(self, component: Any) -> Value | None: ...
+    def is_any(self, value: Any) -> bool: ...
+    def told(self, new: Value, who: str, old: Value) -> str: ...
+
+
+class Spaces:
+    """Latent spaces: ports carry them, autoencoders and denoisers fix them."""
+
+    code = "space"
+
+    def of_port(self, hint: Any) -> LatentSpace | None:
+        tag = port_of(hint)
+        return tag.space if tag is not None else None
+
+    def of_component(self, component: Any) -> LatentSpace | None:
+        space = getattr(component, "space", None)
+        return space if isinstance(space, LatentSpace) and space != ANY_SPACE else None
+
+    def is_any(self, value: Any) -> bool:
+        return value == ANY_SPACE
+
+    def told(self, new: Value, who: str, old: Value) -> str:
+        return (
+            f"works in the latent space {new}, but {who} works in {old}, and their latents meet. "
+            "Bind components of one family, or decode and encode again between them."
+        )
+
+
+class Families:
+    """What denoisers read: conditioning carries it, the blocks that encode prompts and that predict fix it."""
+
+    code = "family"
+
+    def of_port(self, hint: Any) -> Family | None:
+        cls = family_of(hint)
+        return None if cls is None else Family(cls)
+
+    def of_component(self, component: Any) -> None:
+        return None
+
+    def is_any(self, value: Any) -> bool:
+        return "__family__" in vars(value.cls)
+
+    def told(self, new: Value, who: str, old: Value) -> str:
+        way_out = "Encode prompts and denoise with blocks of one family."
+        return f"is for {new}, but {who} is for {old}, and they meet. {way_out}"
+
+
+class _Union:
+    """Union-find over variables, each with what is known of it and who told."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
         self.parent: dict[Path, Path] = {}
-        self.known: dict[Path, tuple[LatentSpace, str]] = {}
+        self.known: dict[Path, tuple[Any, str]] = {}
         self.problems: list[Problem] = []
 
     def find(self, a: Path) -> Path:
@@ -30,12 +109,12 @@ class _Union:
             a = self.parent[a]
         return a
 
-    def fix(self, a: Path, space: LatentSpace, who: str) -> None:
+    def fix(self, a: Path, value: Any, who: str) -> None:
         root = self.find(a)
         if root in self.known:
-            self._merge(root, (space, who))
+            self._merge(root, (value, who))
         else:
-            self.known[root] = (space, who)
+            self.known[root] = (value, who)
 
     def join(self, a: Path, b: Path) -> None:
         a, b = self.find(a), self.find(b)
@@ -47,30 +126,35 @@ class _Union:
                 else:
                     self.known[a] = told
 
-    def _merge(self, root: Path, new: tuple[LatentSpace, str]) -> None:
+    def _merge(self, root: Path, new: tuple[Any, str]) -> None:
         old = self.known[root]
         if not old[0].fits(new[0]):
-            text = (
-                f"works in the latent space {new[0]}, but {old[1]} works in {old[0]}, and their latents meet. "
-                "Bind components of one family, or decode and encode again between them."
-            )
-            self.problems.append(Problem("space", new[1], text, str(new[0]), str(old[0])))
+            text = self.kind.told(new[0], old[1], old[0])
+            self.problems.append(Problem(self.kind.code, new[1], text, str(new[0]), str(old[0])))
         self.known[root] = (old[0].merged(new[0]), old[1])
 
 
 def space_problems(graph: Graph, bindings: Mapping[str, Any]) -> list[Problem]:
     """Components whose latents meet though their spaces differ. Reads configs only, never weights."""
-    union = _Union()
+    return _problems(graph, bindings, Spaces())
+
+
+def family_problems(graph: Graph) -> list[Problem]:
+    """Blocks of different families whose values meet. Looks at blocks only."""
+    return _problems(graph, {}, Families())
+
+
+def _problems(graph: Graph, bindings: Mapping[str, Any], kind: Kind) -> list[Problem]:
+    union = _Union(kind)
     _walk(graph, (), {**bindings}, union)
     return list(dict.fromkeys(union.problems))
 
 
-def _carriers(signature: Signature) -> Iterator[tuple[str, str, LatentSpace]]:
+def _carriers(signature: Signature, kind: Kind) -> Iterator[tuple[str, str, Any]]:
     for side, ports in (("in", signature.inputs), ("out", signature.outputs)):
         for name, port in ports.items():
-            tag = port_of(port.type)
-            if tag is not None and tag.space is not None:
-                yield side, name, tag.space
+            if (said := kind.of_port(port.type)) is not None:
+                yield side, name, said
 
 
 def _walk(graph: Graph, path: Path, bound: Mapping[str, Any], union: _Union) -> None:
@@ -89,18 +173,19 @@ def _walk(graph: Graph, path: Path, bound: Mapping[str, Any], union: _Union) -> 
 
 
 def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> dict[tuple[str, str], Path]:
-    """The variable of each port of a block that lives in a latent space, after joining those inside."""
+    """The variable of each port of a block that has one, after joining those inside."""
+    kind = union.kind
     block, outside = renamed(outer)
     ports = {"in": outside.inputs, "out": outside.outputs}
     held = {old: bound[new] for old, new in outside.components.items() if new in bound}
-    held |= {n: v for n, v in block.__dict__.items() if getattr(v, "space", None) is not None}
+    held |= {n: v for n, v in block.__dict__.items() if kind.of_component(v) is not None}
     if isinstance(block, Graph | Loop | Switch):
         insides = [block] if isinstance(block, Graph) else list(block.children().values())
         for i, body in enumerate(insides):
             assert isinstance(body, Graph)
             _walk(body, (*at, str(i)), {**held, **body.bindings}, union)
         found: dict[tuple[str, str], Path] = {}
-        for side, name, _ in _carriers(block.signature):
+        for side, name, _ in _carriers(block.signature, kind):
             for i in range(len(insides)):
                 here = (*at, str(i), INPUTS if side == "in" else "outputs", name)
                 union.join(found.setdefault((side, ports[side][name]), here), here)
@@ -111,16 +196,15 @@ def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> d
                     union.join(found[a], found[b])
         return found
     found = {}
-    for side, name, space in _carriers(block.signature):
-        own = at if space == ANY_SPACE else (*at, f"{side}:{name}")
-        if space != ANY_SPACE:
-            union.fix(own, space, f"{_said(at)}.{name}")
+    for side, name, said in _carriers(block.signature, kind):
+        own = at if kind.is_any(said) else (*at, f"{side}:{name}")
+        if not kind.is_any(said):
+            union.fix(own, said, f"{_said(at)}.{name}")
         found[side, ports[side][name]] = own
     if found:
         for name, value in held.items():
-            space = getattr(value, "space", None)
-            if isinstance(space, LatentSpace) and space != ANY_SPACE:
-                union.fix(at, space, f"{_said(at)} ({outside.components.get(name, name)})")
+            if (fixed := kind.of_component(value)) is not None:
+                union.fix(at, fixed, f"{_said(at)} ({outside.components.get(name, name)})")
     return found
 
 

@@ -18,6 +18,7 @@ from .functions import asked, call_of, calls_fit, is_callable, is_protocol, meet
 from .hints import Port as Port
 from .hints import args_as as args_as
 from .hints import arms as arms
+from .hints import family_of as family_of
 from .hints import is_array as is_array
 from .hints import is_star, is_subclass, items_of, tagged, union
 from .hints import port_of as port_of

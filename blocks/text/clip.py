@@ -6,8 +6,9 @@ from typing import Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ...components.conditioning import Conditioning, SDConditioning
 from ...components.loading.tokenizer import TextTokenizer
-from ...components.types import Conditioning, Rows
+from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 
@@ -32,7 +33,7 @@ class ClipTower(Protocol):
 
 
 class Encoded(NamedTuple):
-    conditioning: Conditioning
+    conditioning: SDConditioning
 
 
 class EncodePrompt(Block):
@@ -57,7 +58,7 @@ class EncodePrompt(Block):
         empty = self._window([])
         rows = [row + [empty] * (count - len(row)) for row in windows]
         parts = [self._encode([row[i] for row in rows]) for i in range(count)]
-        return Encoded(Conditioning(torch.cat(parts, 1)))
+        return Encoded(SDConditioning(torch.cat(parts, 1)))
 
     def _windows(self, text: str, running: Running) -> list[list[int]]:
         """A prompt's ids in windows of the tower's length, each with its begin and end token."""

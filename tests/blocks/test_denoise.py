@@ -1,6 +1,6 @@
 """The denoiser as a function, the step along the schedule, and what inpainting adds; with a U-Net of five lines."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pytest
 import torch
@@ -9,9 +9,10 @@ from torch import Tensor
 import sfumato as sf
 from sfumato.blocks.denoise.advance import AdvanceLatents
 from sfumato.blocks.denoise.inpaint import JoinMaskChannels, KeepUnmasked
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.predict import PredictNoise, PredictNoiseXL
 from sfumato.components.random import Random
-from sfumato.components.types import Conditioning, Pass, Residuals
+from sfumato.components.types import Conditioning, Pass
+from sfumato.presets.sd import text2image
 
 EULER, ANCESTRAL, DDIM = (
     sf.schedulers.EulerDiscreteScheduler(),
@@ -75,8 +76,8 @@ def test_channels_are_joined_behind_the_scaled_latents() -> None:
 
 
 def test_residuals_of_several_nets_are_added_up_and_of_several_passes_joined() -> None:
-    def net(value: float) -> Residuals:
-        return Residuals((torch.full((1, 2, 3, 3), value),), torch.full((1, 2, 1, 1), value))
+    def net(value: float) -> dict[str, tuple[Tensor, ...]]:
+        return {"down": (torch.full((1, 2, 3, 3), value),), "mid": (torch.full((1, 2, 1, 1), value),)}
 
     unet = Unet()
     predict(unet, ask(1, residuals=(net(1), net(2))), ask(1, residuals=(net(10),)))
@@ -87,9 +88,31 @@ def test_residuals_of_several_nets_are_added_up_and_of_several_passes_joined() -
 
 def test_a_pass_with_residuals_does_not_go_with_one_without() -> None:
     unet = Unet()
-    net = Residuals((torch.ones(1, 2, 3, 3),), torch.ones(1, 2, 1, 1))
+    net = {"down": (torch.ones(1, 2, 3, 3),), "mid": (torch.ones(1, 2, 1, 1),)}
     predict(unet, ask(1, residuals=(net,)), ask(1))
     assert len(unet.seen) == 2
+
+
+def test_conditioning_of_another_family_is_refused_when_the_graph_is_made() -> None:
+    """Also through blocks that take any family, and through the loop."""
+    with pytest.raises(sf.WireError) as error:
+        text2image().replace("denoise.predict", PredictNoiseXL())
+    (problem,) = error.value.problems
+    assert (problem.code, problem.came, problem.wanted) == ("family", "SDXLConditioning", "SDConditioning")
+    assert problem.place == "denoise.predict.predict" and "positive.conditioning is for SDCond" in problem.message
+
+
+def test_conditioning_of_another_family_is_refused_in_a_pass_too() -> None:
+    (predict,) = PredictNoiseXL(unet=cast(Any, Unet()))()
+    with pytest.raises(TypeError, match="reads SDXLConditioning, but Conditioning came"):
+        predict([ask(1)])
+
+
+def test_residuals_for_another_kind_of_denoiser_are_refused() -> None:
+    with pytest.raises(
+        TypeError, match=r"no place 'single' to add to; it has: down, mid\. The control net was made for"
+    ):
+        predict(Unet(), ask(1, residuals=({"single": (torch.ones(1, 2),)},)))
 
 
 def test_channels_in_a_wrong_number_are_refused_before_the_model_runs() -> None:

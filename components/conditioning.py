@@ -1,0 +1,78 @@
+"""What prompts become: one class for each family of denoisers."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What a prompt became, one row an image.
+
+    Each family of denoisers reads a subclass of its own, with what it needs beside the tokens; a graph in which one
+    family's conditioning meets another's denoiser is refused. A port of this class takes and gives any family, the
+    same on all its sides. tokens: (rows, tokens, width).
+    """
+
+    __family__: ClassVar[bool] = True
+
+    tokens: Float[Tensor, "rows tokens width"]
+
+    @property
+    def rows(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def shape(self) -> Hashable:
+        """What must be equal for two to be joined: the class, and the shape of a row of each tensor."""
+        return type(self), tuple((name, t.shape[1:]) for name, t in self._tensors.items())
+
+    def expanded(self, prompts: int, each: int) -> Self:
+        """`each` rows for each of `prompts` prompts, beside each other; a single row serves all prompts."""
+        grown = {n: t.expand(prompts, *t.shape[1:]).repeat_interleave(each, 0) for n, t in self._tensors.items()}
+        return replace(self, **grown)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Conditioning]") -> Self:
+        """The rows of several, under each other.
+
+        Raises:
+            TypeError: conditioning of another family.
+        """
+        for part in parts:
+            if not isinstance(part, cls):
+                raise TypeError(
+                    f"This denoiser reads {cls.__name__}, but {type(part).__name__} came. "
+                    "Encode the prompt with the blocks of its family."
+                )
+        mine = cast("Sequence[Self]", parts)
+        rows = {name: torch.cat([p._tensors[name] for p in mine]) for name in mine[0]._tensors}
+        return replace(mine[0], **rows)
+
+    @property
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True)
+class SDConditioning(Conditioning):
+    """Stable Diffusion 1.x and 2.x: tokens alone."""
+
+
+@dataclass(frozen=True)
+class SDXLText(Conditioning):
+    """SDXL's prompt before sizes are added. pooled: (rows, width)."""
+
+    pooled: Float[Tensor, "rows width"]
+
+
+@dataclass(frozen=True)
+class SDXLConditioning(Conditioning):
+    """What SDXL's U-Net reads (Podell et al. 2023, section 2.2). pooled: (rows, width); time_ids: (rows, 6 or 5)."""
+
+    pooled: Float[Tensor, "rows width"]
+    time_ids: Float[Tensor, "rows ids"]
