@@ -1,7 +1,6 @@
 """Prompts through one CLIP tower: Stable Diffusion 1.x and 2.x."""
 
-from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,8 +10,7 @@ from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
-
-Prompt = str | Sequence[str]
+from .prompts import LongPrompt, Prompt, Window, matched, side_by_side, texts, windows
 
 
 class ClipOutput(Protocol):
@@ -39,47 +37,20 @@ class Encoded(NamedTuple):
 class EncodePrompt(Block):
     """Turn each prompt into one row of conditioning.
 
-    `clip_skip` leaves out that many of the tower's last layers. A prompt longer than the tower's window is cut, with a
-    note of the words dropped; `long_prompt="chunk"` encodes all of it, a window at a time, side by side.
+    `clip_skip` leaves out that many of the tower's last layers. For `long_prompt` see `LongPrompt`.
     """
 
     text_encoder: ClipTower = component()
     tokenizer: TextTokenizer = component()
     clip_skip: int | None = knob(None)
-    long_prompt: Literal["cut", "chunk"] = knob("cut")
+    long_prompt: LongPrompt = knob("cut")
 
     def __call__(self, prompt: Prompt, running: Running = ALONE) -> Encoded:
-        running.check()
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        if not prompts:
-            raise ValueError("There is no prompt: an empty list came. Give one text or more; '' is a prompt too.")
-        windows = [self._windows(text, running) for text in prompts]
-        count = max(map(len, windows))
-        empty = self._window([])
-        rows = [row + [empty] * (count - len(row)) for row in windows]
-        parts = [self._encode([row[i] for row in rows]) for i in range(count)]
+        rows = windows(self.tokenizer, texts(prompt), self.long_prompt, running)
+        parts = [self._encode(part) for part in side_by_side(self.tokenizer, rows)]
         return Encoded(SDConditioning(torch.cat(parts, 1)))
 
-    def _windows(self, text: str, running: Running) -> list[list[int]]:
-        """A prompt's ids in windows of the tower's length, each with its begin and end token."""
-        words = self.tokenizer([text]).input_ids[0][1:-1]
-        room = self.tokenizer.model_max_length - 2
-        if len(words) > room and self.long_prompt == "cut":
-            dropped = self.tokenizer.decode(words[room:]).strip()
-            running.note(
-                f"The prompt is longer than the {room} tokens that the text encoder reads. Dropped: {dropped!r}. "
-                'long_prompt="chunk" encodes all of it.'
-            )
-            words = words[:room]
-        return [self._window(words[i : i + room]) for i in range(0, max(len(words), 1), room)]
-
-    def _window(self, words: list[int]) -> list[int]:
-        t = self.tokenizer
-        row = [t.bos_token_id, *words, t.eos_token_id]
-        filler = t.pad_token_id if t.pad_token_id is not None else t.eos_token_id
-        return [i for i in (*row, *[filler] * (t.model_max_length - len(row))) if i is not None]
-
-    def _encode(self, ids: list[list[int]]) -> Tensor:
+    def _encode(self, ids: list[Window]) -> Tensor:
         tower = self.text_encoder
         rows = torch.tensor(ids, device=tower.device)
         if not self.clip_skip:
@@ -100,13 +71,7 @@ class MatchNegative(Block):
     """Give each prompt its negative prompt: one for all, or one each. Unequal numbers are refused, not repeated."""
 
     def __call__(self, rows: Rows, negative_prompt: Prompt = "") -> Matched:
-        texts = (negative_prompt,) if isinstance(negative_prompt, str) else tuple(negative_prompt)
-        if len(texts) not in (1, rows.prompts):
-            raise ValueError(
-                f"negative_prompt has {len(texts)} texts, but there are {rows.prompts} prompts. "
-                "Give one for all, or one each."
-            )
-        return Matched(texts)
+        return Matched(matched("negative_prompt", negative_prompt, rows))
 
 
 class Expanded(NamedTuple):

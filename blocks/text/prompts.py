@@ -1,0 +1,73 @@
+"""Prompts as texts, and texts as token ids in windows of a tower's length: what all CLIP towers read."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from ...components.loading.tokenizer import TextTokenizer
+from ...components.types import Rows
+from ...graph import Running
+
+Prompt = str | Sequence[str]
+LongPrompt = Literal["cut", "chunk"]
+"""A prompt longer than the tower's window is `"cut"`, with a note of the words dropped; `"chunk"` reads all of it, a
+window at a time."""
+Window = list[int]
+"""Token ids of the tower's length: begin, words, end, filling."""
+
+
+def texts(prompt: Prompt) -> list[str]:
+    """The texts of a prompt. ValueError where there are none."""
+    found = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not found:
+        raise ValueError("There is no prompt: an empty list came. Give one text or more; '' is a prompt too.")
+    return found
+
+
+def matched(name: str, prompt: Prompt, rows: Rows) -> tuple[str, ...]:
+    """The texts of a prompt that goes with others: one for all, or one each. ValueError for another number."""
+    found = (prompt,) if isinstance(prompt, str) else tuple(prompt)
+    if len(found) not in (1, rows.prompts):
+        raise ValueError(
+            f"{name} has {len(found)} texts, but there are {rows.prompts} prompts. Give one for all, or one each."
+        )
+    return found
+
+
+def windows(
+    tokenizer: TextTokenizer, prompts: Sequence[str], long_prompt: LongPrompt, running: Running
+) -> list[list[Window]]:
+    """The windows of each text."""
+    running.check()
+    return [_windows(tokenizer, text, long_prompt, running) for text in prompts]
+
+
+def side_by_side(tokenizer: TextTokenizer, rows: Sequence[Sequence[Window]], count: int = 0) -> list[list[Window]]:
+    """The rows of the first window, of the second, and so on, `count` at least; empty windows where a text has no more.
+
+    >>> from types import SimpleNamespace
+    >>> letters = SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=0, model_max_length=3)
+    >>> side_by_side(letters, [[[1, 7, 2], [1, 8, 2]], [[1, 9, 2]]])
+    [[[1, 7, 2], [1, 9, 2]], [[1, 8, 2], [1, 2, 0]]]
+    """
+    empty = _window(tokenizer, [])
+    count = max(count, *map(len, rows)) if rows else count
+    return [[row[i] if i < len(row) else empty for row in rows] for i in range(count)]
+
+
+def _windows(tokenizer: TextTokenizer, text: str, long_prompt: LongPrompt, running: Running) -> list[Window]:
+    words = tokenizer([text]).input_ids[0][1:-1]
+    room = tokenizer.model_max_length - 2
+    if len(words) > room and long_prompt == "cut":
+        dropped = tokenizer.decode(words[room:]).strip()
+        running.note(
+            f"The prompt is longer than the {room} tokens that the text encoder reads. Dropped: {dropped!r}. "
+            'long_prompt="chunk" encodes all of it.'
+        )
+        words = words[:room]
+    return [_window(tokenizer, words[i : i + room]) for i in range(0, max(len(words), 1), room)]
+
+
+def _window(t: TextTokenizer, words: Sequence[int]) -> Window:
+    row = [t.bos_token_id, *words, t.eos_token_id]
+    filler = t.pad_token_id if t.pad_token_id is not None else t.eos_token_id
+    return [i for i in (*row, *[filler] * (t.model_max_length - len(row))) if i is not None]
