@@ -284,6 +284,19 @@ def test_a_slot_may_stand_for_several_nodes() -> None:
     assert graph.using(plus=Add(n=10))(x=0, items=[0, 0]).x == 30
 
 
+def test_what_comes_into_a_slot_goes_by_the_names_that_stood_there() -> None:
+    """A preset renames a guider's scale where another block's input has that name."""
+
+    class Times(Block):
+        def __call__(self, x: int, n: int = 1, more: int = 0) -> X:
+            return X(x * n + more)
+
+    graph = Graph(first=Times(), second=named(Times(), n="factor"), slots={"step": ["second"]})
+    assert graph(x=1, n=3, factor=2).x == 6
+    assert graph(x=1, n=3, factor=2, step=Times()).x == 6 and graph(x=1, n=3, step=Add(n=5)).x == 8
+    assert graph(x=1, n=3, step=named(Times(), n="mine"), mine=5).x == 15, "a block with names of its own keeps them"
+
+
 def test_overlays_are_bounded() -> None:
     graph = Graph(add=Add(), slots={"step": ["add"]})
     for n in range(100):
