@@ -16,6 +16,23 @@ def transformers(channels: int, layers: Sequence[int], style: TransformerStyle |
     return nn.ModuleList(Transformer2DModel(channels, count, style) for count in layers)
 
 
+def plus(name: str, x: Tensor, residual: Tensor | None) -> Tensor:
+    """`x` and what something outside the model adds to it; `name` is how the caller gives that.
+
+    Raises:
+        TypeError: another width or size. One number for a whole channel or row is spread over it.
+    """
+    if residual is None:
+        return x
+    if any(have not in (1, want) for have, want in zip(residual.shape, x.shape, strict=True)):
+        came, wanted = (" x ".join(map(str, t.shape[1:])) for t in (residual, x))
+        raise TypeError(
+            f"{name} has a tensor of {came} where this model has {wanted} (channels x height x width). "
+            + ("It was made for another model." if residual.shape[1] != x.shape[1] else "The picture has another size.")
+        )
+    return x + residual
+
+
 class DownBlock(nn.Module):
     """Residual blocks, each followed by a transformer; then half the size."""
 
@@ -35,15 +52,32 @@ class DownBlock(nn.Module):
         self.attentions = transformers(channels, layers, attention)
         self.resnets = nn.ModuleList(resnet(n, channels, style) for n in inputs)
         self.downsamplers = nn.ModuleList([] if padding is None else [Downsample2D(channels, padding)])
+        self.attends = attention is not None
 
-    def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        """Each result is appended to `skips`, in the published order."""
+    def forward(
+        self,
+        x: Tensor,
+        skips: list[Tensor],
+        emb: Tensor,
+        context: Tensor,
+        mask: Tensor | None,
+        feature: Tensor | None = None,
+    ) -> Tensor:
+        """Each result is appended to `skips`, in the published order.
+
+        `feature` is added before the size is halved, or after it in a level without attention: where the published
+        adapters were trained (Mou et al. 2023, section 3.2).
+        """
         for block, attention in zip(self.resnets, self.attentions, strict=True):
             x = attention(block(x, emb), context, mask)
             skips.append(x)
+        if self.attends:
+            x = skips[-1] = plus("down_intrablock_additional_residuals", x, feature)
         for down in self.downsamplers:
             x = down(x)
             skips.append(x)
+        if not self.attends:
+            x = skips[-1] = plus("down_intrablock_additional_residuals", x, feature)
         return x
 
 

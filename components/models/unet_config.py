@@ -1,4 +1,4 @@
-"""The published config keys of `UNet2DConditionModel`, and what follows from them for each level."""
+"""The published config keys of U-Nets and of what shares their way down, and what follows for each level."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,22 +16,14 @@ MidType = Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"]
 T = TypeVar("T")
 
 
-class UNet2DConditionConfig(Config):
-    """Keys and defaults as published. What a type excludes is refused with the field's description as the reason."""
+class EncoderConfig(Config):
+    """The keys that U-Nets and their control nets have in common; those of the way down."""
 
-    sample_size: int | tuple[int, int] | None = None
     in_channels: int = 4
-    out_channels: int = 4
-    center_input_sample: bool = False
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
     down_block_types: tuple[DownType, ...] = Field(
         default=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        description="Other blocks belong to DeepFloyd IF and Kandinsky.",
-    )
-    mid_block_type: MidType | None = "UNetMidBlock2DCrossAttn"
-    up_block_types: tuple[UpType, ...] = Field(
-        default=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         description="Other blocks belong to DeepFloyd IF and Kandinsky.",
     )
     only_cross_attention: bool | tuple[bool, ...] = False
@@ -39,22 +31,17 @@ class UNet2DConditionConfig(Config):
     layers_per_block: int | tuple[int, ...] = 2
     downsample_padding: int = 1
     mid_block_scale_factor: float = 1
-    dropout: float = 0.0
     act_fn: Activation = "silu"
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int | tuple[int, ...] = 1280
     transformer_layers_per_block: int | tuple[int | tuple[int, ...], ...] = 1
-    reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = None
     encoder_hid_dim: int | None = None
     encoder_hid_dim_type: Literal["text_proj"] | None = Field(
         default=None, description="Image projections belong to Kandinsky and to image adapters."
     )
     attention_head_dim: int | tuple[int, ...] = 8
     num_attention_heads: int | tuple[int, ...] | None = None
-    dual_cross_attention: Literal[False] = Field(
-        default=False, description="Two prompts a layer belong to Versatile Diffusion."
-    )
     use_linear_projection: bool = False
     class_embed_type: Literal["timestep", "identity", "projection", "simple_projection"] | None = None
     addition_embed_type: Literal["text_time"] | None = Field(
@@ -65,35 +52,14 @@ class UNet2DConditionConfig(Config):
     # Fused attention adds up scores in float32 whatever this says, and so does the reference with it.
     upcast_attention: bool | None = False
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
-    resnet_skip_time_act: Literal[False] = Field(default=False, description="It belongs to the blocks of DeepFloyd IF.")
-    resnet_out_scale_factor: float = 1.0  # as published, the blocks that are here do not read it
-    time_embedding_type: Literal["positional"] = Field(
-        default="positional", description="Fourier features belong to the K-diffusion upscaler."
-    )
-    time_embedding_dim: int | None = None
-    time_embedding_act_fn: Activation | None = None
-    timestep_post_act: Activation | None = None
-    time_cond_proj_dim: int | None = None
-    conv_in_kernel: int = 3
-    conv_out_kernel: int = 3
     projection_class_embeddings_input_dim: int | None = None
-    attention_type: Literal["default"] = Field(default="default", description="Gated attention belongs to GLIGEN.")
-    class_embeddings_concat: bool = False
-    mid_block_only_cross_attention: bool | None = None  # as published, the blocks that are here do not read it
-    cross_attention_norm: Literal[None] = Field(
-        default=None, description="It belongs to the blocks of DeepFloyd IF and Kandinsky."
-    )
     addition_embed_type_num_heads: int = 64
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        unlike = [
-            problem for key in _PER_LEVEL for problem in per_level(key, getattr(self, key), len(self.down_block_types))
-        ]
+        count = len(self.down_block_types)
+        unlike = [p for key in self.level_keys() for p in per_level(key, getattr(self, key), count)]
         yield from unlike or self._undivided()
-        layers = self.transformer_layers_per_block
-        nested = isinstance(layers, tuple) and any(isinstance(n, tuple) for n in layers)
         for key, is_needed, reason in (
-            ("reverse_transformer_layers_per_block", nested, "transformer_layers_per_block differs inside a level"),
             ("projection_class_embeddings_input_dim", self.addition_embed_type, "addition_embed_type needs it"),
             (
                 "projection_class_embeddings_input_dim",
@@ -106,6 +72,10 @@ class UNet2DConditionConfig(Config):
             if is_needed and getattr(self, key) is None:
                 yield key, f"is missing: {reason}."
 
+    def level_keys(self) -> tuple[str, ...]:
+        """The keys that may be a tuple with one entry for each level."""
+        return _PER_LEVEL
+
     def _undivided(self) -> Iterator[tuple[str, str]]:
         for level in down_levels(self):
             if level.attends and level.channels % level.heads:
@@ -114,15 +84,59 @@ class UNet2DConditionConfig(Config):
                 yield "norm_num_groups", f"{self.norm_num_groups} groups do not divide {level.channels} channels."
 
 
+class UNet2DConditionConfig(EncoderConfig):
+    """Keys and defaults as published. What a type excludes is refused with the field's description as the reason."""
+
+    sample_size: int | tuple[int, int] | None = None
+    out_channels: int = 4
+    center_input_sample: bool = False
+    mid_block_type: MidType | None = "UNetMidBlock2DCrossAttn"
+    up_block_types: tuple[UpType, ...] = Field(
+        default=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        description="Other blocks belong to DeepFloyd IF and Kandinsky.",
+    )
+    dropout: float = 0.0
+    reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = None
+    dual_cross_attention: Literal[False] = Field(
+        default=False, description="Two prompts a layer belong to Versatile Diffusion."
+    )
+    resnet_skip_time_act: Literal[False] = Field(default=False, description="It belongs to the blocks of DeepFloyd IF.")
+    resnet_out_scale_factor: float = 1.0  # as published, the blocks that are here do not read it
+    time_embedding_type: Literal["positional"] = Field(
+        default="positional", description="Fourier features belong to the K-diffusion upscaler."
+    )
+    time_embedding_dim: int | None = None
+    time_embedding_act_fn: Activation | None = None
+    timestep_post_act: Activation | None = None
+    time_cond_proj_dim: int | None = None
+    conv_in_kernel: int = 3
+    conv_out_kernel: int = 3
+    attention_type: Literal["default"] = Field(default="default", description="Gated attention belongs to GLIGEN.")
+    class_embeddings_concat: bool = False
+    mid_block_only_cross_attention: bool | None = None  # as published, the blocks that are here do not read it
+    cross_attention_norm: Literal[None] = Field(
+        default=None, description="It belongs to the blocks of DeepFloyd IF and Kandinsky."
+    )
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        layers = self.transformer_layers_per_block
+        nested = isinstance(layers, tuple) and any(isinstance(n, tuple) for n in layers)
+        if nested and self.reverse_transformer_layers_per_block is None:
+            key = "reverse_transformer_layers_per_block"
+            yield key, "is missing: transformer_layers_per_block differs inside a level."
+
+    def level_keys(self) -> tuple[str, ...]:
+        return ("up_block_types", *_PER_LEVEL, "reverse_transformer_layers_per_block")
+
+
 _PROJECTIONS = ("projection", "simple_projection")
 _PER_LEVEL = (
-    "up_block_types",
     "block_out_channels",
     "only_cross_attention",
     "layers_per_block",
     "cross_attention_dim",
     "transformer_layers_per_block",
-    "reverse_transformer_layers_per_block",
     "attention_head_dim",
     "num_attention_heads",
 )
@@ -141,7 +155,7 @@ class Level:
     attends: bool
 
 
-def down_levels(config: UNet2DConditionConfig) -> tuple[Level, ...]:
+def down_levels(config: EncoderConfig) -> tuple[Level, ...]:
     """The levels from the largest to the smallest."""
     count = len(config.down_block_types)
     heads = config.attention_head_dim if config.num_attention_heads is None else config.num_attention_heads
