@@ -94,6 +94,8 @@ models = Names(
         "AutoencoderTiny": f"{_MODELS}.autoencoder_tiny:AutoencoderTiny",
         "CLIPTextModel": f"{_MODELS}.clip:CLIPTextModel",
         "CLIPTextModelWithProjection": f"{_MODELS}.clip:CLIPTextModelWithProjection",
+        "FluxTransformer2DModel": f"{_MODELS}.flux:FluxTransformer2DModel",
+        "FluxControlNetModel": f"{_MODELS}.flux_controlnet:FluxControlNetModel",
         "T5EncoderModel": f"{_MODELS}.t5:T5EncoderModel",
         "UMT5EncoderModel": f"{_MODELS}.t5:UMT5EncoderModel",
     },

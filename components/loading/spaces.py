@@ -27,7 +27,7 @@ def space_of(spec: ComponentSpec) -> LatentSpace | None:
     if not denoiser:
         return autoencoder_space(name, own)
     beside = _beside(spec)
-    channels = latent_channels(own)
+    channels = latent_channels(name, own)
     if beside is None:
         return None if channels is None else LatentSpace(channels=channels)
     return LatentSpace(beside.name, channels or beside.channels, beside.scaling, beside.shift)

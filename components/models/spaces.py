@@ -5,6 +5,9 @@ from typing import Any
 
 from ...graph.space import LatentSpace
 
+_PACKED = ("FluxTransformer2DModel",)
+"""Denoisers whose channels are those of 2 x 2 latents."""
+
 
 def is_denoiser(name: str) -> bool:
     """Whether a published class name is a denoiser's."""
@@ -14,7 +17,7 @@ def is_denoiser(name: str) -> bool:
 def space_of_config(name: str, config: Mapping[str, Any]) -> LatentSpace | None:  # Any: JSON values
     """The latent space of a model class with this config; None for what has none."""
     if is_denoiser(name):
-        channels = latent_channels(config)
+        channels = latent_channels(name, config)
         return None if channels is None else LatentSpace(channels=channels)
     return autoencoder_space(name, config) if name.startswith("Autoencoder") else None
 
@@ -36,9 +39,12 @@ def autoencoder_space(name: str, config: Mapping[str, Any]) -> LatentSpace:
     )
 
 
-def latent_channels(config: Mapping[str, Any]) -> int | None:
-    """The channels of the latents that a denoiser with this config gives."""
+def latent_channels(name: str, config: Mapping[str, Any]) -> int | None:
+    """The channels of the latents that a denoiser class with this config gives."""
     out, given = config.get("out_channels"), config.get("in_channels")
+    if name in _PACKED:
+        packed = out or given
+        return packed // 4 if isinstance(packed, int) else None
     if not isinstance(out, int):
         return None
     # Denoisers that also learn a variance (DiT, PixArt) give twice the channels they take.
