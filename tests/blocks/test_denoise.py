@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 import sfumato as sf
+from sfumato.blocks.denoise import sdxl
 from sfumato.blocks.denoise.advance import AdvanceLatents
 from sfumato.blocks.denoise.inpaint import JoinMaskChannels, KeepUnmasked
-from sfumato.blocks.denoise.predict import PredictNoise, PredictNoiseXL
+from sfumato.blocks.denoise.predict import PredictNoise
 from sfumato.components.random import Random
 from sfumato.components.types import Conditioning, Pass
 from sfumato.presets.sd import text2image
@@ -96,14 +97,14 @@ def test_a_pass_with_residuals_does_not_go_with_one_without() -> None:
 def test_conditioning_of_another_family_is_refused_when_the_graph_is_made() -> None:
     """Also through blocks that take any family, and through the loop."""
     with pytest.raises(sf.WireError) as error:
-        text2image().replace("denoise.predict", PredictNoiseXL())
+        text2image().replace("denoise.predict", sdxl.PredictNoise())
     (problem,) = error.value.problems
     assert (problem.code, problem.came, problem.wanted) == ("family", "SDXLConditioning", "SDConditioning")
     assert problem.place == "denoise.predict.predict" and "positive.conditioning is for SDCond" in problem.message
 
 
 def test_conditioning_of_another_family_is_refused_in_a_pass_too() -> None:
-    (predict,) = PredictNoiseXL(unet=cast(Any, Unet()))()
+    (predict,) = sdxl.PredictNoise(unet=cast(Any, Unet()))()
     with pytest.raises(TypeError, match="reads SDXLConditioning, but Conditioning came"):
         predict([ask(1)])
 

@@ -1,0 +1,38 @@
+"""SDXL's U-Net as a function of passes."""
+
+from collections.abc import Sequence
+from typing import Annotated, NamedTuple
+
+from torch import Tensor
+
+from ...components.conditioning import SDXLConditioning
+from ...components.models.unet_2d_condition import UNet2DConditionModel
+from ...components.types import Pass, PredictFunction
+from ...graph import Block, Running, component
+from ...graph.ports import ALONE
+from ...graph.space import ANY_SPACE
+from ...graph.types import Port
+from .passes import Batching, asking
+from .unet import ask_unet
+
+Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=SDXLConditioning)]
+
+
+class Predictor(NamedTuple):
+    predict: Predict
+
+
+class PredictNoise(Block):
+    """Offer the U-Net as a function of passes; it reads the pooled prompt and the sizes beside the tokens."""
+
+    unet: UNet2DConditionModel = component()
+    batching: Batching = "together"
+
+    def __call__(self, running: Running = ALONE) -> Predictor:
+        return Predictor(asking(self.unet, _forward, self.batching, running))
+
+
+def _forward(unet: UNet2DConditionModel, passes: Sequence[Pass]) -> Tensor:
+    words = SDXLConditioning.joined([p.conditioning for p in passes])
+    added = {"text_embeds": words.pooled.to(unet.dtype), "time_ids": words.time_ids}
+    return ask_unet(unet, passes, words.tokens, added)
