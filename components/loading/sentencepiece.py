@@ -46,7 +46,7 @@ def read_sentencepieces(path: Path) -> SentencePieces:
                 kind = dict(_fields(_message(value))).get(3, _UNIGRAM)
             elif number == 3:
                 charsmap = _message(dict(_fields(_message(value))).get(2, b""))
-    except (ValueError, IndexError, TypeError, struct.error) as error:
+    except (ValueError, struct.error) as error:
         raise LoadError(f"{path}: no SentencePiece model ({error}). Fetch it again.") from error
     if kind != _UNIGRAM or not pieces:
         raise LoadError(f"{path}: came {len(pieces)} pieces of model_type {kind}, wanted a Unigram vocabulary (1).")
@@ -79,6 +79,8 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
     """A number in groups of seven bits, the lowest first, and the place behind it."""
     value = shift = 0
     while True:
+        if place >= len(data):
+            raise ValueError(f"it ends at byte {len(data)}, inside a number")
         byte = data[place]
         value |= (byte & 127) << shift
         place, shift = place + 1, shift + 7
