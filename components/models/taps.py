@@ -190,7 +190,7 @@ def _mixing(how: type[Mixing], **held: object) -> Change:
     """Another way to mix, for attention of any kind."""
 
     def change(module: nn.Module) -> nn.Module:
-        twin = shallow(module, _also(how, type(module)))
+        twin = shallow(module, also(how, type(module)))
         twin.__dict__.update(held)
         return twin
 
@@ -198,7 +198,8 @@ def _mixing(how: type[Mixing], **held: object) -> Change:
 
 
 @cache
-def _also(how: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
+def also(how: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
+    """A class that does as `how` what both know, and is a `kind` otherwise."""
     return cast("type[nn.Module]", type(f"{how.__name__}{kind.__name__}", (how, kind), {}))
 
 
