@@ -7,6 +7,9 @@ from ...registry import models as _models
 if TYPE_CHECKING:
     from .autoencoder_kl import AutoencoderKL as AutoencoderKL
     from .autoencoder_tiny import AutoencoderTiny as AutoencoderTiny
+    from .controlnet import ControlNetModel as ControlNetModel
+    from .controlnet_union import ControlNetUnionModel as ControlNetUnionModel
+    from .t2i_adapter import T2IAdapter as T2IAdapter
     from .unet_2d_condition import UNet2DConditionModel as UNet2DConditionModel
 
 

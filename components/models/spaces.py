@@ -10,8 +10,8 @@ _PACKED = ("FluxTransformer2DModel",)
 
 
 def is_denoiser(name: str) -> bool:
-    """Whether a published class name is a denoiser's."""
-    return name.startswith("UNet") or (name.endswith("Model") and "Transformer" in name)
+    """Whether a published class name is a denoiser's, or a control net's, which reads the same latents."""
+    return name.startswith(("UNet", "ControlNet")) or (name.endswith("Model") and "Transformer" in name)
 
 
 def space_of_config(name: str, config: Mapping[str, Any]) -> LatentSpace | None:  # Any: JSON values
@@ -40,8 +40,10 @@ def autoencoder_space(name: str, config: Mapping[str, Any]) -> LatentSpace:
 
 
 def latent_channels(name: str, config: Mapping[str, Any]) -> int | None:
-    """The channels of the latents that a denoiser class with this config gives."""
+    """The channels of the latents that a denoiser class with this config gives, or a control net takes."""
     out, given = config.get("out_channels"), config.get("in_channels")
+    if name.startswith("ControlNet"):
+        return given if isinstance(given, int) else None
     if name in _PACKED:
         packed = out or given
         return packed // 4 if isinstance(packed, int) else None

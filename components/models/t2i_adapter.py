@@ -1,0 +1,140 @@
+"""T2I-Adapter: a small network that reads a picture once and adds to a U-Net's features in every step."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Model
+from .config import Config
+
+
+class T2IAdapterConfig(Config):
+    """Keys and defaults as published."""
+
+    in_channels: int = 3
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    num_res_blocks: int = 2
+    downscale_factor: int = 8
+    adapter_type: Literal["full_adapter", "full_adapter_xl", "light_adapter"] = "full_adapter"
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.adapter_type == "light_adapter" and any(n % 4 for n in self.channels):
+            yield "channels", f"are {self.channels}, but a light adapter works on a quarter of each."
+
+
+class T2IAdapter(Model[T2IAdapterConfig]):
+    """Gives features of a picture for each level of a U-Net (Mou et al. 2023, section 3.2).
+
+    Parameter names and config keys are the published ones.
+    """
+
+    config_class = T2IAdapterConfig
+
+    def build(self, config: T2IAdapterConfig) -> None:
+        self.adapter = Body(config)
+
+    def image_size(self, height: int, width: int) -> tuple[int, int]:
+        """Rows and columns of the picture for latents of that size."""
+        factor = self.config.downscale_factor
+        if self.config.adapter_type == "full_adapter_xl":  # its first features meet levels of half the size
+            return -(-height // 2) * factor, -(-width // 2) * factor
+        return height * factor, width * factor
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The features of a picture `b c rows columns` from 0 to 1, the largest first: `b channels[i] h w`.
+
+        Raises:
+            ValueError: another number of channels, or sides that `downscale_factor` does not divide.
+        """
+        config = self.config
+        if x.shape[1] != config.in_channels or any(side % config.downscale_factor for side in x.shape[2:]):
+            raise ValueError(
+                f"A picture of {' x '.join(map(str, x.shape[1:]))} came. Wanted: {config.in_channels} channels, and "
+                f"sides that {config.downscale_factor} divides."
+            )
+        return self.adapter(x)
+
+
+class Body(nn.Module):
+    """Pixels folded into channels, then a block for each level."""
+
+    def __init__(self, config: T2IAdapterConfig) -> None:
+        super().__init__()
+        self.factor = config.downscale_factor
+        folded = config.in_channels * self.factor**2
+        widths, layers = config.channels, config.num_res_blocks
+        self.conv_in: nn.Module = nn.Identity()
+        match config.adapter_type:
+            case "light_adapter":
+                inputs = [folded, *widths]
+                outputs = [*widths, widths[-1]]
+                halves = [False] + [True] * len(widths)
+                blocks = [LightBlock(a, b, layers, halves=h) for a, b, h in zip(inputs, outputs, halves, strict=True)]
+            case "full_adapter":
+                self.conv_in = nn.Conv2d(folded, widths[0], 3, padding=1)
+                inputs = [widths[0], *widths[:-1]]
+                halves = [i > 0 for i in range(len(widths))]
+                blocks = [FullBlock(a, b, layers, halves=h) for a, b, h in zip(inputs, widths, halves, strict=True)]
+            case "full_adapter_xl":
+                self.conv_in = nn.Conv2d(folded, widths[0], 3, padding=1)
+                # As published, only the second and the third block change width, and only the third halves.
+                inputs = [widths[i - 1] if i in (1, 2) else widths[i] for i in range(len(widths))]
+                halves = [i == 2 for i in range(len(widths))]
+                blocks = [FullBlock(a, b, layers, halves=h) for a, b, h in zip(inputs, widths, halves, strict=True)]
+        self.body = nn.ModuleList(blocks)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.conv_in(F.pixel_unshuffle(x, self.factor))
+        features: list[Tensor] = []
+        for block in self.body:
+            x = block(x)
+            features.append(x)
+        return tuple(features)
+
+
+class FullBlock(nn.Module):
+    """Maybe half the size, maybe another width, then residual blocks."""
+
+    def __init__(self, channels_in: int, channels: int, layers: int, *, halves: bool) -> None:
+        super().__init__()
+        self.halves = halves
+        same = channels_in == channels
+        self.in_conv = nn.Identity() if same else nn.Conv2d(channels_in, channels, 1)
+        self.resnets = nn.Sequential(*(Residual(channels, last=1) for _ in range(layers)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.resnets(self.in_conv(half(x) if self.halves else x))
+
+
+class LightBlock(nn.Module):
+    """Maybe half the size, then residual blocks on a quarter of the width."""
+
+    def __init__(self, channels_in: int, channels: int, layers: int, *, halves: bool) -> None:
+        super().__init__()
+        self.halves = halves
+        inner = channels // 4
+        self.in_conv = nn.Conv2d(channels_in, inner, 1)
+        self.resnets = nn.Sequential(*(Residual(inner, last=3) for _ in range(layers)))
+        self.out_conv = nn.Conv2d(inner, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out_conv(self.resnets(self.in_conv(half(x) if self.halves else x)))
+
+
+class Residual(nn.Module):
+    """Convolution, ReLU, convolution of size `last`, and the input added."""
+
+    def __init__(self, channels: int, *, last: int) -> None:
+        super().__init__()
+        self.block1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.block2 = nn.Conv2d(channels, channels, last, padding=last // 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.block2(F.relu(self.block1(x)))
+
+
+def half(x: Tensor) -> Tensor:
+    """Means of two by two pixels; an odd side is rounded up, as U-Nets do."""
+    return F.avg_pool2d(x, 2, ceil_mode=True)
