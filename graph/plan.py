@@ -1,7 +1,7 @@
 """What to do, in order, to get some outputs of a graph: made once per graph and set of outputs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, get_origin
 
 from .analysis import wanted
@@ -41,6 +41,13 @@ class Line:
 class Plan:
     lines: tuple[Line, ...]
     outputs: tuple[tuple[str, Value], ...]
+    known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
+    """What has been found out about it, by who found it."""
+
+    @property
+    def makes_function(self) -> bool:
+        """Whether a node gives a function, which lives on the components that its maker holds."""
+        return any(line.makes_function for line in self.lines)
 
     def split(self, varying: frozenset[str]) -> tuple["Plan", "Plan"]:
         """The nodes that depend on none of these inputs, and the rest: what a loop runs once, and every turn."""

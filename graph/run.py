@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from .block import Block, Lazy
 from .errors import BrokenBlock, Cancelled
 from .graph import Graph
+from .leases import Held, stretches
 from .loop import Loop
 from .plan import Line, Plan, Value, plan_of, turn_plans
 from .ports import Outputs
@@ -87,6 +88,7 @@ class Run:
         self._notes = list(notes)
         self._fresh: dict[str, dict[str, Any]] = {}  # memory that this turn has written; its end makes it `memory`
         self._filled: dict[str, Block] = {}
+        self._held = Held(f"{'.'.join(graph.preset)}:" if graph.preset else "", self._stop)
         self._debug = debugging()
         self._play: Play | None = None
         self._silent = False
@@ -106,7 +108,6 @@ class Run:
             raise
         except BaseException:
             self._play = None  # a generator that has raised is over; the next one begins where the state stands
-            self._fresh.clear()
             raise
 
     def result(self) -> Outputs:
@@ -117,9 +118,16 @@ class Run:
         assert self.outputs is not None
         return self.outputs
 
+    def close(self) -> None:
+        """Give back the components that it holds; what is iterated again takes them again. Not while it runs."""
+        play, self._play = self._play, None
+        if play is not None:
+            play.close()
+
     def cancel(self) -> None:
         """Ask the run to stop: it raises `Cancelled` before its next node or model pass. Any thread may ask."""
         self._stop.set()
+        self._held.wake()
 
     def check(self) -> None:
         if self._stop.is_set():
@@ -131,14 +139,25 @@ class Run:
     # ------------------------------------------------------------------------------------------- inside
     def _whole(self) -> Play:
         graph = self.graph
-        wanted = graph.declared or tuple(graph.outputs)
-        return (yield from self._graph(graph, plan_of(graph, wanted), "", self.inputs, graph.bindings, {}, keep=True))
+        plan = plan_of(graph, graph.declared or tuple(graph.outputs))
+        try:
+            out = yield from self._graph(plan, "", self.inputs, graph.bindings, {}, keep=True, held=False)
+            self._held.outlast([value for value in out.values() if callable(value)])
+            return out
+        finally:  # at the end, and where it raised, was cancelled, or was closed because nobody goes on with it
+            self._fresh.clear()
+            self._filled.clear()
+            self._held.give_back_all()
 
     def _graph(
-        self, graph: Graph, plan: Plan, prefix: str, given: Given, bound: Given, env: dict[Value, Any], *, keep: bool
+        self, plan: Plan, prefix: str, given: Given, bound: Given, env: dict[Value, Any], *, keep: bool, held: bool
     ) -> Play:
-        for line in plan.lines:
+        """`held` says that what the nodes need is leased for them already."""
+        holding = stretches(plan) if not held else {}
+        number = 0  # of the lease of the stretch that runs
+        for place, line in enumerate(plan.lines):
             path = prefix + line.name
+            stretch = holding.get(line.name)
             if self._stop.is_set():
                 raise Cancelled(f"The run was cancelled before {path}.")
             if keep and path in self.done:
@@ -146,15 +165,21 @@ class Run:
             elif keep and line.until and prefix + line.until in self.done:
                 continue  # all that could call its functions is done
             else:
-                yield from self._node(line, path, given, bound, env, keep)
+                if stretch and stretch.whole and not number:
+                    number = self._held.take(stretch.lines, bound, path)
+                yield from self._node(line, path, given, bound, env, keep=keep, held=held or number > 0)
             for value in line.dead:
                 env.pop(value, None)
                 if keep:
                     self._forget(prefix + value[0], value[1])
+            if stretch and number and place == stretch.last and not stretch.lasting:
+                self._empty(tuple(prefix + made.name for made in stretch.lines))
+                self._held.give_back(number)
+                number = 0
         return {name: env[value] for name, value in plan.outputs}
 
     def _node(
-        self, line: Line, path: str, given: Given, bound: Given, env: dict[Value, Any], keep: bool
+        self, line: Line, path: str, given: Given, bound: Given, env: dict[Value, Any], *, keep: bool, held: bool
     ) -> Generator[Event, None, None]:
         args = _values(line.args, given, env)
         block = line.block
@@ -163,13 +188,14 @@ class Run:
             match block:
                 case Graph():
                     outputs = block.declared or tuple(block.outputs)
-                    out = yield from self._nested(line, block, path, args, inner, outputs, keep)
+                    out = yield from self._nested(line, block, path, args, inner, outputs, keep=keep, held=held)
                 case Loop():
-                    out = yield from self._loop(block, path, args, inner)
+                    out = yield from self._loop(block, path, args, inner, held=held)
                 case Switch():
                     name, case = block.choose(args[block.on])
                     outputs = tuple(block.signature.outputs)
-                    out = yield from self._nested(line, case, f"{path}.{name}", args, inner, outputs, keep)
+                    case_path = f"{path}.{name}"
+                    out = yield from self._nested(line, case, case_path, args, inner, outputs, keep=keep, held=held)
             env.update((value, out[name]) for value, name in zip(line.outs, line.takes, strict=True))
         else:
             yield from self._leaf(line, path, args, given, bound, env)
@@ -185,12 +211,26 @@ class Run:
     def _forget_inside(self, path: str) -> None:
         self.done = {node: made for node, made in self.done.items() if not node.startswith(f"{path}.")}
 
+    def _empty(self, paths: tuple[str, ...]) -> None:
+        """Take the components out of the blocks at these paths and inside them."""
+        inside = tuple(f"{path}." for path in paths)
+        self._filled = {n: b for n, b in self._filled.items() if n not in paths and not n.startswith(inside)}
+
     def _nested(
-        self, line: Line, graph: Graph, path: str, given: Given, bound: Given, outputs: tuple[str, ...], keep: bool
+        self,
+        line: Line,
+        graph: Graph,
+        path: str,
+        given: Given,
+        bound: Given,
+        outputs: tuple[str, ...],
+        *,
+        keep: bool,
+        held: bool,
     ) -> Play:
         plan = plan_of(graph, outputs)
         bound = {**bound, **graph.bindings} if graph.bindings else bound
-        out = yield from self._graph(graph, plan, f"{path}.", given, bound, {}, keep=keep)
+        out = yield from self._graph(plan, f"{path}.", given, bound, {}, keep=keep, held=held)
         if keep and not line.makes_function:  # what it gave stands under its own path from now on
             for inner in plan.lines:
                 self.done.pop(f"{path}.{inner.name}", None)
@@ -198,7 +238,7 @@ class Run:
                 self._forget_inside(path)
         return out
 
-    def _loop(self, loop: Loop, path: str, given: dict[str, Any], bound: Given) -> Play:
+    def _loop(self, loop: Loop, path: str, given: dict[str, Any], bound: Given, *, held: bool) -> Play:
         items = given[loop.over]
         body = loop.body
         bound = {**bound, **body.bindings}
@@ -208,12 +248,12 @@ class Run:
         prefix = f"{path}."
         still: dict[Value, Any] = {}
         if first < len(items):
-            yield from self._graph(body, once, prefix, given, bound, still, keep=False)
+            yield from self._graph(once, prefix, given, bound, still, keep=False, held=held)
         self.turns[path] = (first, carried)
         for k in range(first, len(items)):
             turn = {**given, **carried, loop.each: items[k]}
             try:
-                carried = yield from self._graph(body, each, prefix, turn, bound, dict(still), keep=False)
+                carried = yield from self._graph(each, prefix, turn, bound, dict(still), keep=False, held=held)
             except Cancelled:
                 raise
             except Exception as error:  # whatever a block raises goes on as it is, and says in which turn
@@ -226,7 +266,7 @@ class Run:
             yield Event("turn", path, turn=k + 1, turns=len(items), values=carried)
         self.turns.pop(path, None)
         self.memory = {node: kept for node, kept in self.memory.items() if not node.startswith(prefix)}
-        self._filled = {node: block for node, block in self._filled.items() if not node.startswith(prefix)}
+        self._empty((path,))
         return carried
 
     def _leaf(
