@@ -1,0 +1,1 @@
+"""GGUF files: read, written, and computed with as they are stored."""

@@ -1,0 +1,104 @@
+"""A tensor that stays as its file has it: blocks of bytes, made into numbers when they are needed."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from ....graph.errors import LoadError
+from .blocks import decode
+from .kinds import Kind
+
+_AT_ONCE = 1 << 20
+"""Numbers decoded at a time: float32 copies of a slice, not of a layer, and a slice that stays in the cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """A quantized tensor of `shape`, as `blocks` of bytes (`n kind.bytes`, uint8).
+
+    Rows can be cut and joined without decoding, also by `torch.cat`, `torch.split` and `torch.chunk`, as far as blocks
+    do not lie across the cut: conversions of key layouts (a fused qkv) work on it as on a tensor.
+    """
+
+    kind: Kind
+    blocks: Tensor
+    shape: tuple[int, ...]
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.blocks.nbytes
+
+    def numel(self) -> int:
+        return prod(self.shape)
+
+    def to(self, device: str | torch.device) -> "Packed":
+        """The same on another device."""
+        return Packed(self.kind, self.blocks.to(device), self.shape)
+
+    def reshape(self, *shape: int) -> "Packed":
+        """The same numbers in another shape; the order in memory does not change."""
+        if prod(shape) != self.numel():
+            raise LoadError(f"A {self.kind} tensor of shape {list(self.shape)} has no room for {list(shape)}.")
+        return Packed(self.kind, self.blocks, shape)
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """All numbers: decoded in float32, then rounded to `dtype`. Memory beyond the result is that of one slice."""
+        step = max(1, _AT_ONCE // self.kind.values)
+        if len(self.blocks) <= step:
+            return decode(self.kind, self.blocks).to(dtype).view(self.shape)
+        out = torch.empty(self.numel(), dtype=dtype, device=self.blocks.device)
+        for blocks, place in zip(self.blocks.split(step), out.split(step * self.kind.values), strict=True):
+            place.copy_(decode(self.kind, blocks).flatten())
+        return out.view(self.shape)
+
+    def rows(self, index: Tensor) -> Tensor:
+        """Only these rows, decoded: float32, shape of `index` and the row's. Rows are whole blocks."""
+        width = prod(self.shape[1:])
+        by_row = self.blocks.view(self.shape[0], width // self.kind.values, self.kind.bytes)
+        picked = by_row[index.flatten()].flatten(0, 1)
+        return decode(self.kind, picked).view(*index.shape, *self.shape[1:])
+
+    def split(self, sizes: int | Sequence[int], dim: int = 0) -> "tuple[Packed, ...]":
+        """Cut along the first dimension. LoadError where a cut would go through a block."""
+        if dim != 0:
+            raise LoadError(f"A {self.kind} tensor can be cut along its rows (dim 0) only, not along dim {dim}.")
+        if isinstance(sizes, int):
+            whole, rest = divmod(self.shape[0], sizes)
+            sizes = [sizes] * whole + [rest] * bool(rest)
+        width = prod(self.shape[1:])
+        if any(size * width % self.kind.values for size in sizes) or sum(sizes) != self.shape[0]:
+            raise LoadError(
+                f"A {self.kind} tensor of shape {list(self.shape)} cannot be cut into rows {list(sizes)}: its blocks "
+                f"have {self.kind.values} numbers."
+            )
+        cuts = self.blocks.split([size * width // self.kind.values for size in sizes])
+        return tuple(Packed(self.kind, cut, (size, *self.shape[1:])) for cut, size in zip(cuts, sizes, strict=True))
+
+    def chunk(self, count: int, dim: int = 0) -> "tuple[Packed, ...]":
+        """Cut into `count` pieces of (but for the last) equal size, as `torch.chunk` does."""
+        return self.split(-(-self.shape[0] // count), dim)
+
+    @staticmethod
+    def cat(parts: "Iterable[Packed]", dim: int = 0) -> "Packed":
+        """Join along the first dimension. LoadError for different types or rows."""
+        parts = tuple(parts)
+        if dim != 0 or len({(part.kind, part.shape[1:]) for part in parts}) != 1:
+            shown = ", ".join(f"{part.kind} {list(part.shape)}" for part in parts)
+            raise LoadError(f"Quantized tensors of one type and row length can be joined along dim 0 only: {shown}.")
+        shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+        return Packed(parts[0].kind, torch.cat([part.blocks for part in parts]), shape)
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:  # any function of torch comes through here
+        made = {torch.cat: cls.cat, torch.split: cls.split, torch.chunk: cls.chunk}.get(cast("Any", func))
+        return NotImplemented if made is None else made(*args, **(kwargs or {}))
