@@ -142,7 +142,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "another format": (whole(header([], magic=b"PK\3\4")), r"is no GGUF file: it begins with b'PK"),
     "version 1": (whole(header([], version=1)), "version 1 is not read, only 2 and 3"),
     "big-endian": (whole(header([], version=3 << 24)), "written for a big-endian machine"),
-    "cut in the header": (header([info()])[:50], "takes 8 bytes, and 1 are left: it is truncated"),
+    "cut in the header": (header([info()])[:50], "takes 8 bytes, and 5 are left: it is truncated"),
     "cut in the data": (whole(header([info()]), room=255), "w ends at byte .*, and the file has .*: it is truncated"),
     "2^63 tensors": (whole(header([], counts=(HUGE, 0))), "9223372036854775808 tensors are announced"),
     "2^63 keys": (whole(header([], counts=(0, HUGE))), "9223372036854775808 metadata keys are announced"),
