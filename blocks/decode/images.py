@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from ...components.models.autoencoder import Autoencoder
+from ...components.models.autoencoder import Autoencoder, exact
 from ...components.types import Images, Latents
 from ...graph import Block, Port, component, knob
 
@@ -18,12 +18,12 @@ class Decoded(NamedTuple):
 
 
 class DecodeLatents(Block):
-    """Turn latents into pixels."""
+    """Turn latents into pixels; in float32 where the autoencoder cannot do it in float16 (`force_upcast`)."""
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
 
     def __call__(self, latents: Latents) -> Decoded:
-        vae = self.vae
+        vae = exact(self.vae)
         pixels = vae.decode(vae.unscale(latents.to(vae.device, vae.dtype)))
         return Decoded(pixels.float().add(1).div(2).clamp(0, 1))
 

@@ -1,6 +1,7 @@
 """Stable Diffusion's U-Net as a function of passes."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import torch
@@ -9,12 +10,12 @@ from torch import Tensor
 from ...components.conditioning import SDConditioning
 from ...components.models.unet_2d_condition import UNet2DConditionModel
 from ...components.types import Pass, PredictFunction
-from ...graph import Block, Running, component
+from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.types import Port
 from .passes import Batching, asking
-from .unet import ask_unet
+from .unet import ask_unet, embedded_guidance
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=SDConditioning)]
 
@@ -33,5 +34,20 @@ class PredictNoise(Block):
         return Predictor(asking(self.unet, _forward, self.batching, running))
 
 
-def _forward(unet: UNet2DConditionModel, passes: Sequence[Pass]) -> Tensor:
-    return ask_unet(unet, passes, torch.cat([p.conditioning.tokens for p in passes]))
+class PredictDistilled(Block):
+    """Offer a U-Net that was distilled to know guidance (LCM: Luo et al. 2023, section 4.2): one pass stands for two.
+
+    It reads `guidance_scale` itself, so the guider has nothing to do.
+    """
+
+    unet: UNet2DConditionModel = component()
+    batching: Batching = "together"
+    guidance_scale: float = knob(8.5)
+
+    def __call__(self, running: Running = ALONE) -> Predictor:
+        forward = partial(_forward, guidance=embedded_guidance(self.unet, self.guidance_scale))
+        return Predictor(asking(self.unet, forward, self.batching, running))
+
+
+def _forward(unet: UNet2DConditionModel, passes: Sequence[Pass], guidance: Tensor | None = None) -> Tensor:
+    return ask_unet(unet, passes, torch.cat([p.conditioning.tokens for p in passes]), guidance=guidance)

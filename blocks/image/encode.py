@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import torch
 
+from ...components.models.autoencoder import exact
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.random import Random
 from ...components.types import ImageLatents, Images, LatentMask, Mask, Rows, Steps
@@ -26,7 +27,7 @@ class EncodeImage(Block):
     def __call__(self, pixels: Images, rows: Rows, random: Random) -> Encoded:
         if len(pixels) not in (1, rows.prompts, rows.total):
             raise ValueError(f"{len(pixels)} images came for {rows.prompts} prompts. Give one for all, or one each.")
-        vae = self.vae
+        vae = exact(self.vae)
         said = vae.encode((pixels * 2 - 1).to(vae.device, vae.dtype))
         mean, std = said.mean.float(), said.std.float()
         if not random.single:

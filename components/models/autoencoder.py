@@ -1,14 +1,17 @@
 """What all autoencoders share, so that a block can hold any of them."""
 
 from abc import ABC, abstractmethod
-from typing import TypeVar
+from copy import deepcopy
+from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from .base import Model
 from .config import Config
 
 C = TypeVar("C", bound=Config)
+A = TypeVar("A", bound="Autoencoder[Any]")  # Any: whichever config its class has
 
 
 class Autoencoder(Model[C], ABC):
@@ -39,3 +42,14 @@ class Autoencoder(Model[C], ABC):
     @abstractmethod
     def scale(self, z: Tensor) -> Tensor:
         """What `encode` gives -> a pipeline's latents."""
+
+
+def exact(vae: A) -> A:
+    """The autoencoder itself; or a float32 copy, where its config says `force_upcast` and it is in float16.
+
+    SDXL's activations grow larger than float16 can hold, and NaN comes of it. The copy lives as long as the caller
+    holds it. A config without the key says nothing: those of Stable Diffusion are older than it.
+    """
+    if vae.dtype != torch.float16 or "force_upcast" not in vae.config.model_fields_set:
+        return vae
+    return deepcopy(vae).float() if vae.config.force_upcast else vae

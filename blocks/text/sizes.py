@@ -1,0 +1,74 @@
+"""What SDXL is told about sizes, crops and looks beside the prompt: micro-conditioning (Podell et al. 2023, 2.2)."""
+
+from typing import Annotated, NamedTuple
+
+import torch
+
+from ...components.conditioning import SDXLConditioning, SDXLText
+from ...components.types import Latents
+from ...graph import Block, Port, knob
+
+Pair = tuple[int, int]
+"""Rows and columns, in pixels."""
+SizeIds = Annotated[tuple[float, ...], Port("size_ids")]
+"""The numbers that a U-Net of SDXL reads."""
+
+
+class Chosen(NamedTuple):
+    sizes: SizeIds
+    negative_sizes: SizeIds
+
+
+class ChooseSizes(Block):
+    """Say how large the training pictures would have been, where they were cut, and how large the result is.
+
+    Each is (rows, columns); sizes that are not given are those of the picture that is made. What is not said for the
+    negative prompt is as for the positive one. Gives six numbers: original size, crop, target size.
+    """
+
+    factor: int = 8
+    """Pixels along one side of a latent pixel."""
+
+    def __call__(
+        self,
+        latents: Latents,
+        original_size: Pair | None = None,
+        crops_coords_top_left: Pair = (0, 0),
+        target_size: Pair | None = None,
+        negative_original_size: Pair | None = None,
+        negative_crops_coords_top_left: Pair | None = None,
+        negative_target_size: Pair | None = None,
+    ) -> Chosen:
+        own = _size(latents, self.factor)
+        original, target, crop = original_size or own, target_size or own, crops_coords_top_left
+        negative = negative_original_size or original, negative_crops_coords_top_left or crop
+        return Chosen((*original, *crop, *target), (*negative[0], *negative[1], *(negative_target_size or target)))
+
+
+class ScoreInPlaceOfTarget(Block):
+    """Ask for looks where other U-Nets of SDXL read the target size: LAION's aesthetic score, about 1 to 10.
+
+    The refiner was trained so; its numbers are five.
+    """
+
+    aesthetic_score: float = knob(6.0)
+    negative_aesthetic_score: float = knob(2.5)
+
+    def __call__(self, sizes: SizeIds, negative_sizes: SizeIds) -> Chosen:
+        return Chosen((*sizes[:4], self.aesthetic_score), (*negative_sizes[:4], self.negative_aesthetic_score))
+
+
+class Sized(NamedTuple):
+    conditioning: SDXLConditioning
+
+
+class AddSizes(Block):
+    """Put the numbers beside the prompt, the same in each row."""
+
+    def __call__(self, text: SDXLText, sizes: SizeIds) -> Sized:
+        ids = torch.tensor(sizes, device=text.tokens.device).float().expand(text.rows, -1)
+        return Sized(SDXLConditioning(text.tokens, text.pooled, ids))
+
+
+def _size(latents: Latents, factor: int) -> Pair:
+    return latents.shape[2] * factor, latents.shape[3] * factor
