@@ -3,22 +3,30 @@
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, field_validator
 
 from ..graph.errors import ConfigError, LoadError
 from ..graph.space import LatentSpace
 from ..registry import UnknownName, did_you_mean, native, resolve
-from .loading.files import CONFIGS, locate, read_json
+from .loading.files import CONFIGS, read_json
+from .loading.hub import Access
+from .loading.roots import Root, root_of, small_files
 
 PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
 """The keys of a loading spec in a published `modular_model_index.json`."""
 
+_AUTO = ("AutoModel", "AutoModelForTextEncoding", "AutoTokenizer")
+"""Hints that leave it to the config of the component what it is."""
+
+_REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
+_VARIANT = re.compile(r"\w[\w-]*")
 _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 
 
@@ -41,8 +49,8 @@ class ComponentSpec(BaseModel):
     """Where a component comes from: class, repo or folder, subfolder, revision, variant, dtype; or a config inline.
 
     Equal specs have equal `key`s, and a manager loads one object for them. A path that is an existing folder is kept
-    in full, so that `"emoji"` and `"./emoji/"` are one component. With `config` the component is made from it and has
-    no files (a scheduler or guider saved inline).
+    in full, so that `"emoji"` and `"./emoji/"` are one component. A `config` stands in place of a config file;
+    without a path the component is made from it alone (a scheduler or guider saved inline).
     Raises pydantic's ValidationError (a ValueError) for unfit fields; `from_json` raises ConfigError.
     """
 
@@ -68,7 +76,7 @@ class ComponentSpec(BaseModel):
         if isinstance(value, (str, os.PathLike)):
             text = os.fspath(value)
             folder = os.path.expanduser(text)
-            return os.path.abspath(folder) if os.path.isdir(folder) else text
+            return os.path.abspath(folder) if os.path.exists(folder) else text
         return value
 
     @field_validator("subfolder", mode="before")
@@ -83,6 +91,21 @@ class ComponentSpec(BaseModel):
                     f"came {value!r}, which leads out of the folder; wanted a name inside it such as 'unet'"
                 )
             return "" if value in (".", "./") else str(path) if value else ""
+        return value
+
+    @field_validator("revision")
+    @classmethod
+    def _a_revision(cls, value: str | None) -> str | None:
+        # The Hub's client writes a file of this name into its cache: "../.." would lead out of it.
+        if value is not None and _REVISION.fullmatch(value) is None:
+            raise ValueError(f"came {value!r}; wanted a branch, tag or commit such as 'main' or 'refs/pr/1'")
+        return value
+
+    @field_validator("variant")
+    @classmethod
+    def _a_variant(cls, value: str | None) -> str | None:
+        if value is not None and _VARIANT.fullmatch(value) is None:
+            raise ValueError(f"came {value!r}; wanted a part of a file name such as 'fp16'")
         return value
 
     @field_validator("dtype", mode="before")
@@ -101,6 +124,19 @@ class ComponentSpec(BaseModel):
     @classmethod
     def _own_copy(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
         return None if value is None else json.loads(json.dumps(value))
+
+    _access: Access = PrivateAttr(default_factory=Access)
+
+    @property
+    def access(self) -> Access:
+        """How its files may be reached: no part of its key."""
+        return self._access
+
+    def reached(self, access: Access) -> "ComponentSpec":
+        """The same spec, whose files are reached in that way."""
+        new = self.model_copy()
+        new._access = access
+        return new
 
     @property
     def load_id(self) -> str:
@@ -126,7 +162,7 @@ class ComponentSpec(BaseModel):
 
     def using(self, **changes: Any) -> "ComponentSpec":  # a value per field, checked by the model
         """The same spec with some fields changed, checked like a new one."""
-        return ComponentSpec.model_validate({**self.model_dump(), **changes})
+        return ComponentSpec.model_validate({**self.model_dump(), **changes}).reached(self._access)
 
     @property
     def loadable(self) -> bool:
@@ -139,24 +175,43 @@ class ComponentSpec(BaseModel):
         if self.type_hint is None:
             raise LoadError(f"{self}: it names no class. Give type_hint=('diffusers', 'AutoencoderKL') or the like.")
         try:
-            return class_of(self.type_hint)
+            return class_of(self._own_hint() if self.type_hint[1] in _AUTO else self.type_hint)
         except UnknownName as error:
             raise LoadError(f"{self}: type_hint: {error}") from error
 
+    def _own_hint(self) -> tuple[str, str]:
+        """The class that the component's own config names, for a hint that names none."""
+        config = self.read_config()
+        if isinstance(name := config.get("_class_name"), str):
+            return "diffusers", name
+        match config.get("architectures"), config.get("tokenizer_class"):
+            case [str() as name], _:
+                return "transformers", name
+            case _, str() as name:
+                return "transformers", name
+            case _:
+                pass
+        raise LoadError(f"{self}: the hint is {self.type_hint}, and its config names no class. Give type_hint=.")
+
     @property
-    def folder(self) -> Path:
-        """The local folder with the component's files. LoadError where there is none."""
+    def root(self) -> Root:
+        """The folder or repo that it comes from. LoadError where there is none."""
         if self.pretrained_model_name_or_path is None:
             raise LoadError(f"{self}: it names no folder. Give pretrained_model_name_or_path, or bind an object.")
-        return locate(self.pretrained_model_name_or_path, self.revision) / self.subfolder
+        return root_of(self.pretrained_model_name_or_path, self.revision, self._access)
+
+    @property
+    def folder(self) -> Path:
+        """The local folder with the component's files; of a repo, all but weights are fetched. LoadError if none."""
+        return small_files(self.root, self.subfolder)
 
     def read_config(self) -> dict[str, JsonValue]:
         """The component's own config: the inline one, else the JSON file in its folder. Never opens weights."""
         if self.config is not None:
             return dict(self.config)
         folder = self.folder
-        name = next((n for n in CONFIGS if (folder / n).is_file()), CONFIGS[0])
-        return read_json(folder / name)
+        names = (*CONFIGS, "tokenizer_config.json")
+        return read_json(folder / next((n for n in names if (folder / n).is_file()), CONFIGS[0]))
 
     @property
     def space(self) -> LatentSpace | None:

@@ -1,20 +1,24 @@
-"""`sf.load`: a pipeline from a preset name or a folder."""
+"""`sf.load`: a pipeline from a preset name, a folder or a repo; `sf.load_component`: one part of it."""
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..components.loading.component import problems
-from ..components.loading.hub import fetch, is_repo
+from ..components.loading.component import problems, with_variant
+from ..components.loading.hub import Access, is_repo, open_repo
 from ..components.loading.index import Index, read_index
+from ..components.loading.roots import Folder, Root, root_of
 from ..components.manager import ComponentsManager, Handle, default_manager
+from ..components.spec import ComponentSpec
 from ..graph import ConfigError, Graph, LoadError
 from ..registry import did_you_mean
 from ..registry import presets as families
 from .family import Family
 
 EMBEDDED = Path(__file__).parent / "embedded"
+GRAPH = "graph.json"
 _LOG = logging.getLogger("sfumato")  # what a command shows as notes; a program sees them if it wants to
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
@@ -35,6 +39,14 @@ def load(
     manager: ComponentsManager | None = None,
     device: Any = None,  # what torch.device takes
     dtype: Any = None,  # a torch.dtype or its name
+    revision: str | None = None,
+    variant: str | None = None,
+    subfolder: str = "",
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    allow_pickle: bool = False,
     **swaps: Any,
 ) -> Graph:
     """A pipeline: the graph of a task, bound to the components of a checkpoint. No weight is read until it runs.
@@ -44,26 +56,30 @@ def load(
     keywords are components and slots, as in a call. A family's name ("sd") gives its graph with nothing bound.
     `task="auto"` takes the task anew in each call, from the names given (`image`, `mask_image`).
 
+    Of a repo, configs are fetched now and weights at their first use: of the components that the graph has, in the
+    `variant` ("fp16") that is asked for. `revision` is a branch, tag or commit, and all is taken at one commit.
+    `subfolder` is where in `x` the index stands. For `token` and the other ways of reaching files see `Access`. A
+    folder never leads to a download of what lies in it.
+
     Raises `LoadError` with every part that is wrong.
     """
     if isinstance(x, str) and x in families and not Path(x).is_dir():
         family: Family = families[x]
         made = family.make(task, swaps) if graph is None else graph
         return made.using(**swaps) if swaps else made
+    access = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
     embedded = isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
-    folder = EMBEDDED / x if embedded else _folder(x)
+    root = Folder(EMBEDDED / x) if embedded else _root(x, revision, access)
     manager = manager or default_manager()
-    if graph is None and (folder / "graph.json").is_file():
-        return _saved(folder, task, manager, device, dtype, swaps)
-    index = read_index(folder)
-    components: dict[str, Any] = {
-        name: manager.handle(spec, device=device, dtype=dtype) for name, spec in index.loadable.items()
-    }
+    if graph is None and GRAPH in root.names(subfolder):
+        return _saved(root.local(subfolder, [GRAPH]), task, manager, device, dtype, swaps)
+    index = read_index(root, subfolder=subfolder)
+    specs = {name: spec.reached(access) for name, spec in index.loadable.items()}
     if graph is None:
         family = family_of(index)
-        family_swaps = {name: value for name, value in swaps.items() if name in components}
+        known = {**specs, **{name: value for name, value in swaps.items() if name in specs}}
         try:
-            graph = family.make(task, {**components, **family_swaps}, **index.config)
+            graph = family.make(task, {name: _told(part) for name, part in known.items()}, **index.config)
         except (LoadError, ConfigError) as error:
             raise _with_all_problems(error, index, family, swaps) from error
         if not embedded:  # that one was asked for by its name
@@ -72,8 +88,9 @@ def load(
             graph = _with_defaults(graph, defaults)
     # A name or a config says how to change what the checkpoint has, so that must be bound; an object replaces it.
     replaced = {name for name, value in swaps.items() if not isinstance(value, str | Mapping)}
-    held = {name: value for name, value in components.items() if name in graph.components and name not in replaced}
-    graph = graph.bind(held)
+    held = {name: spec for name, spec in specs.items() if name in graph.components and name not in replaced}
+    held = with_variant(held, variant)
+    graph = graph.bind({name: manager.handle(spec, device=device, dtype=dtype) for name, spec in held.items()})
     return graph.using(**swaps) if swaps else graph
 
 
@@ -142,11 +159,22 @@ def _saved(
     return saved.using(**swaps) if swaps else saved
 
 
-def _folder(x: str | Path) -> Path:
-    """The local folder for a path or a repo of the Hub."""
+def _root(x: str | Path, revision: str | None, access: Access) -> Root:
+    """The folder or repo that a user names; a repo is asked for its newest commit."""
     folder = Path(x).expanduser()
-    if folder.is_dir():
-        return folder
-    if isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
-        return fetch(x)
+    if not folder.exists() and isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
+        return open_repo(x, revision, access, fresh=True)
+    if folder.exists() or folder.is_absolute() or str(x).startswith((".", "~")):
+        return root_of(str(folder.absolute()))
     raise LoadError(f"{str(x)!r} is neither a folder nor a preset. {did_you_mean(str(x), names())}")
+
+
+@dataclass(frozen=True)
+class _Unbound:
+    """A component as a family asks it for its config, before it is anybody's."""
+
+    spec: ComponentSpec
+
+
+def _told(part: Any) -> Any:  # whatever was given for a component
+    return _Unbound(part) if isinstance(part, ComponentSpec) else part

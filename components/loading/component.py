@@ -1,6 +1,6 @@
 """One component from its spec, whatever it is: what is missing for it, and reading it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,57 +10,119 @@ from torch import nn
 from ...graph.errors import ConfigError, LoadError
 from ...registry import schedulers
 from ..spec import ComponentSpec
-from .files import CONFIGS, TOKENIZERS, read_json
+from .files import CONFIGS, TOKENIZERS, WEIGHTS
+from .roots import Folder, Root, small_files
+from .tensors import PICKLES, Tensors, tensors_of
 from .tokenizer_base import FastTokenizer
-from .weights import STEM, weight_files
+from .weights import STEM, load_tensors, on_meta, weight_names
 
 
 def problems(spec: ComponentSpec) -> list[str]:
     """What would keep a component from loading, as far as names and JSON files tell. No weight file is opened."""
     try:
         kind = spec.type
-        if spec.config is not None:
+        if spec.pretrained_model_name_or_path is None and spec.config is not None:
             fits = hasattr(kind, "from_config")
             return [] if fits else [f"a {kind.__name__} is not made from a config. Give the folder of its files."]
-        folder = spec.folder
+        root = spec.root
+        if isinstance(root, Folder) and not (folder := root.path / spec.subfolder).is_dir():
+            beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+            return [f"{folder}: there is no such folder. Beside it: {', '.join(beside) or 'none'}."]
+        folder = small_files(root, spec.subfolder)
+        return list(_missing(spec, kind, root, folder))
     except LoadError as error:
         return [str(error).removeprefix(f"{spec}: ")]
-    if not folder.is_dir():
-        beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-        return [f"{folder}: there is no such folder. Beside it: {', '.join(beside) or 'none'}."]
-    return list(_missing(spec, kind, folder))
+
+
+def fetched(spec: ComponentSpec) -> Path:
+    """The local folder with all files of a component: those of a repo are fetched now, if they have not been before."""
+    folder = spec.folder
+    if _is_model(spec.type):
+        spec.root.local(spec.subfolder, weights_of(spec))
+    return folder
+
+
+def weights_of(spec: ComponentSpec) -> tuple[str, ...]:
+    """The names of the weight files that a model of this spec is read from. Fetches an index of shards, no weights."""
+    library, _ = spec.type_hint or ("", "")
+    root = spec.root
+    return weight_names(
+        root.names(spec.subfolder),
+        f"{root.source}/{spec.subfolder}".rstrip("/"),
+        lambda name: root.local(spec.subfolder, [name]) / name,
+        stem="model" if library == "transformers" else STEM,
+        variant=spec.variant,
+        pickles=spec.access.allow_pickle,
+    )
+
+
+def with_variant(specs: Mapping[str, ComponentSpec], variant: str | None) -> dict[str, ComponentSpec]:
+    """These specs in a variant, where its files are there: others have one form only, as published repos do.
+
+    LoadError where none of them has it.
+    """
+    if variant is None:
+        return dict(specs)
+    made = {name: spec.using(variant=variant) for name, spec in specs.items()}
+    has = {name for name, spec in made.items() if _is_model(spec.type) and _has_variant(spec)}
+    if not has:
+        there = sorted(
+            {name for spec in specs.values() for name in spec.root.names(spec.subfolder) if name.endswith(WEIGHTS)}
+        )
+        raise LoadError(f"There is no variant {variant!r} of {', '.join(specs)}. Weight files: {', '.join(there)}.")
+    return {name: made[name] if name in has else spec for name, spec in specs.items()}
+
+
+def _has_variant(spec: ComponentSpec) -> bool:
+    try:
+        return bool(weights_of(spec))
+    except LoadError:
+        return False
 
 
 def read_component(spec: ComponentSpec, dtype: torch.dtype, device: str) -> Any:  # an object of the spec's class
     """The object that a spec describes; models in `dtype` on `device`, ready for inference. LoadError otherwise."""
     kind = spec.type
     try:
-        if spec.config is not None:
+        if spec.pretrained_model_name_or_path is None and spec.config is not None:
             made = kind.from_config(dict(spec.config))
             return made.to(device=device, dtype=dtype).eval() if isinstance(made, nn.Module) else made
-        folder = spec.folder
+        folder = fetched(spec)
         if _of_transformers(kind):
             return _read_transformers(kind, folder, spec.variant, dtype, device)
-        if _is_model(kind):
-            return kind.from_pretrained(folder, variant=spec.variant, dtype=dtype, device=device)
-        return kind.from_pretrained(folder)
+        if not _is_model(kind):
+            return kind.from_pretrained(folder)
+        if any(name.endswith(PICKLES) for name in weights_of(spec)) or spec.config is not None:
+            tensors = tensors_of([folder / name for name in weights_of(spec)], allow_pickle=spec.access.allow_pickle)
+            return made_of(kind, spec.read_config(), tensors, dtype, device)
+        return kind.from_pretrained(folder, variant=spec.variant, dtype=dtype, device=device)
     except ConfigError as error:
         raise LoadError(f"{spec}: {error}") from error
 
 
-def _missing(spec: ComponentSpec, kind: Any, folder: Path) -> Iterator[str]:  # kind: a class of any library
-    names = {p.name for p in folder.iterdir()}
+def made_of(kind: Any, config: Mapping[str, Any], tensors: Tensors, dtype: torch.dtype, device: str) -> Any:
+    """A model of ours (a class with `from_config`) with these weights, ready for inference. Any: whichever class."""
+    with on_meta():
+        model = kind.from_config(config)
+    stays = getattr(kind, "stays_float32", None)
+    more: Mapping[str, Any] = {"stays_float32": stays} if stays else {}
+    load_tensors(model, tensors, dtype=dtype, device=device, rename=kind.published_name, **more)
+    return model.eval().requires_grad_(False)
+
+
+def _missing(spec: ComponentSpec, kind: Any, root: Root, folder: Path) -> Iterator[str]:  # a class of any library
+    names = set(root.names(spec.subfolder))
     library, name = spec.type_hint or ("", kind.__name__)
     if _is_model(kind):
         try:
-            found = read_json(folder / "config.json").get("_class_name")
+            found = spec.read_config().get("_class_name")
             # transformers' files have no such key, and one file may serve several of its classes.
-            if library != "transformers" and found not in (None, name):
+            if library != "transformers" and found not in (None, kind.__name__):
                 yield f"{folder / 'config.json'}: this is a {found}, and type_hint says {name}. Change one of them."
         except LoadError as error:
             yield str(error)
         try:
-            weight_files(folder, stem="model" if library == "transformers" else STEM, variant=spec.variant)
+            weights_of(spec)
         except LoadError as error:
             yield str(error)
         return

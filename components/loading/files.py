@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -14,33 +15,31 @@ CONFIGS = ("config.json", "scheduler_config.json", "guider_config.json", "prepro
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "tokenizer_config.json")
 """Files of which a tokenizer's folder has at least one."""
 
+_MOST = 64 * 2**20
+"""Bytes of the largest JSON file that is read: the largest tokenizers that are published have half of it."""
+
 WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 """How the names of weight files end."""
 
 
-def locate(source: str, revision: str | None = None) -> Path:
-    """The local folder that `source` stands for.
-
-    A spec never downloads: `sf.load` fetches a repo whole (`hub.fetch`) and gives its folder.
-    """
+def locate(source: str) -> Path:
+    """The local folder of that name. LoadError where there is none."""
     folder = Path(source).expanduser()
     if folder.is_dir():
         return folder
     if folder.exists():
         raise LoadError(f"{source}: this is a file, and a folder was wanted. Give the folder that holds it.")
-    if folder.is_absolute() or source.startswith((".", "~")):
-        raise LoadError(f"{source}: there is no such folder. Check the path; the working folder is {Path.cwd()}.")
-    pin = f" --revision {revision}" if revision else ""
-    raise LoadError(
-        f"{source}: this is no local folder. A whole pipeline loads from the Hub with sf.load({source!r}); for one "
-        f"component run `hf download {source}{pin} --local-dir DIR` and give DIR."
-    )
+    raise LoadError(f"{source}: there is no such folder. Check the path; the working folder is {Path.cwd()}.")
 
 
 def read_json(path: Path) -> dict[str, Any]:  # JSON may be anything below its keys
     """The JSON object in the file `path`. A missing file, bad JSON or a list is a LoadError that says where."""
     try:
+        if (size := path.stat().st_size) > _MOST:
+            raise LoadError(f"{path}: has {size / 1e6:.0f} MB, and no config is larger than {_MOST / 1e6:.0f} MB.")
         data = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise LoadError(f"{path}: is nested too deeply for a config. Fetch the file again.") from None
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.glob("*"))[:12] if path.parent.is_dir() else []
         there = f"The folder has: {', '.join(beside)}." if beside else "The folder is empty or missing."
@@ -75,10 +74,7 @@ def write_json(path: Path, data: dict[str, Any]) -> None:
     write_text(path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-def has_files(folder: Path) -> bool:
-    """Whether a component can be loaded from `folder`: weights, or a config that needs none, or a tokenizer."""
-    if not folder.is_dir():
-        return False
-    names = [p.name for p in folder.iterdir()]
+def has_files(names: Collection[str]) -> bool:
+    """Whether a component can be loaded from files of these names: weights, a config that needs none, a tokenizer."""
     # A config.json alone is a model whose weights are elsewhere.
     return any(n.endswith(WEIGHTS) or n in TOKENIZERS or (n in CONFIGS and n != "config.json") for n in names)

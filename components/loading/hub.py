@@ -1,14 +1,20 @@
-"""Repos of the Hub: the files that a pipeline's index names, through the cache of the `huggingface_hub` client."""
+"""Repos of the Hub, each at one commit, through the cache of the `huggingface_hub` client."""
 
-import json
+import hashlib
 import re
-from pathlib import Path
+import shutil
+import threading
+from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 from ...graph.errors import LoadError
 
-_INDEXES = ("modular_model_index.json", "model_index.json", "graph.json")
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_VARIANTS = ("fp16", "bf16", "fp32", "non_ema", "ema")
+_LOCK = threading.RLock()
+_SLACK = 64 * 2**20  # bytes that a disk should have left
 
 
 def is_repo(name: str) -> bool:
@@ -17,34 +23,194 @@ def is_repo(name: str) -> bool:
     >>> is_repo("stabilityai/sdxl-vae"), is_repo("./folder/sub"), is_repo("emoji")
     (True, False, False)
     """
-    return _REPO.fullmatch(name) is not None
+    return _REPO.fullmatch(name) is not None and ".." not in name
 
 
-def fetch(repo: str, revision: str | None = None, variant: str | None = None) -> Path:
-    """The local copy of a repo: its index, and configs, tokenizers and safetensors of the components that it names.
+@dataclass(frozen=True)
+class Access:
+    """How files may be reached: not what a component is, so it is no part of a loading key and is never written.
 
-    Everything is taken at one commit. What is in the cache is not fetched again, and serves where the Hub is not
-    reached. Raises `LoadError`.
+    `token`: of the Hub; None takes the one of `hf auth login`. `cache_dir`: in place of the client's own.
+    `local_files_only`: ask no server. `force_download`: fetch what the cache has once more. `allow_pickle`: read
+    `.ckpt`, `.pt` and `.bin` files too, through torch's reader of plain tensors.
     """
+
+    token: str | bool | None = field(default=None, repr=False)
+    cache_dir: str | None = None
+    local_files_only: bool = False
+    force_download: bool = False
+    allow_pickle: bool = False
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file in a repo: bytes, and the SHA-256 that the Hub keeps of large ones."""
+
+    size: int | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Repo:
+    """A repo at one commit: the files it has, and local copies of those that are asked for."""
+
+    source: str
+    revision: str
+    """The commit. What is fetched later is of the same."""
+    files: Mapping[str, Stored]
+    access: Access
+    reached: bool
+    """Whether the Hub answered. Where not, `files` are those of the cache."""
+    _fresh: set[str] = field(default_factory=set[str], repr=False)
+
+    def names(self, subfolder: str = "") -> frozenset[str]:
+        """The names of the files in a folder of the repo, without those of deeper ones."""
+        inside = PurePosixPath(subfolder)
+        return frozenset(p.name for p in map(PurePosixPath, self.files) if p.parent == inside)
+
+    def size(self, subfolder: str, name: str) -> int | None:
+        """Bytes of a file, as the Hub says."""
+        return self.files[str(PurePosixPath(subfolder, name))].size
+
+    def local(self, subfolder: str, names: Iterable[str]) -> Path:
+        """The local copy of a folder, with these files in it: fetched, unless the cache has them.
+
+        Each appears whole or not at all; a download that broke goes on where it stopped. LoadError where it fails.
+        """
+        paths = sorted(str(PurePosixPath(subfolder, name)) for name in names)
+        root = self._root()
+        with _LOCK:
+            lacking = [p for p in paths if not (root / p).is_file() or self._again(p)]
+            if lacking:
+                self._fetch(lacking)
+        return root / subfolder
+
+    def _root(self) -> Path:
+        from huggingface_hub import constants
+        from huggingface_hub.file_download import repo_folder_name
+
+        cache = Path(self.access.cache_dir or constants.HF_HUB_CACHE).expanduser()
+        return cache / repo_folder_name(repo_id=self.source, repo_type="model") / "snapshots" / self.revision
+
+    def _again(self, path: str) -> bool:
+        return self.access.force_download and path not in self._fresh
+
+    def _fetch(self, paths: list[str]) -> None:
+        if not self.reached:
+            raise LoadError(f"{self.source}: {_offline(self.access)}, and the cache has no {', '.join(paths[:8])}.")
+        self._needs(sum(self.files[path].size or 0 for path in paths))
+        with telling(self.source, self.revision), ThreadPoolExecutor(4) as pool:
+            for path, file in zip(paths, pool.map(self._download, paths), strict=True):
+                self._verify(path, file)
+                self._fresh.add(path)
+
+    def _download(self, path: str) -> Path:
+        from huggingface_hub import hf_hub_download
+
+        return Path(
+            hf_hub_download(
+                self.source, path, revision=self.revision, token=self.access.token, cache_dir=self.access.cache_dir,
+                force_download=self._again(path),
+            )
+        )  # fmt: skip
+
+    def _verify(self, path: str, file: Path) -> None:
+        wanted = self.files[path].sha256
+        if wanted is None:
+            return
+        with file.open("rb") as data:
+            came = hashlib.file_digest(data, "sha256").hexdigest()
+        if came != wanted:
+            file.resolve().unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
+            raise LoadError(
+                f"{self.source}/{path}: what came has the SHA-256 {came[:16]}…, and the repo says {wanted[:16]}…. "
+                "It was removed. Try again; if it stays so, do not use this repo."
+            )
+
+    def _needs(self, size: int) -> None:
+        place = self._root()
+        while not place.is_dir():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if size + _SLACK > free:
+            raise LoadError(
+                f"{self.source}: {size / 1e9:.2f} GB are to be fetched, and {place} has {free / 1e9:.2f} GB left. "
+                "Make room, or give cache_dir= on a larger disk (or set HF_HOME)."
+            )
+
+
+_opened: dict[tuple[str, str | None, Access], Repo] = {}
+
+
+def open_repo(name: str, revision: str | None = None, access: Access | None = None, *, fresh: bool = False) -> Repo:
+    """The repo at a revision: asked once in a process, and again where `fresh`.
+
+    Where the Hub is not reached, what the cache has serves. LoadError: no such repo or revision, gated, or nothing to
+    be had.
+    """
+    access = access or Access()
+    with _LOCK:
+        key = (name, revision, access)
+        if fresh or key not in _opened:
+            with telling(name, revision):
+                repo = _listed(name, revision, access) or _cached(name, revision, access)
+            _opened[key] = repo
+            _opened[name, repo.revision, access] = repo
+        return _opened[key]
+
+
+def _listed(name: str, revision: str | None, access: Access) -> Repo | None:
+    """The repo as the Hub tells it, in one request; None where the Hub is not reached."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if access.local_files_only or constants.HF_HUB_OFFLINE:
+        return None
+    # The base of every error of the HTTP library under the client, whichever that is (httpx, then httpx2).
+    broken = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
+    assert issubclass(broken, Exception)
+    try:
+        info = HfApi().model_info(name, revision=revision, token=access.token, files_metadata=True)
+    except (HfHubHTTPError, OfflineModeIsEnabled) as error:
+        if isinstance(error, OfflineModeIsEnabled):
+            return None
+        raise
+    except (OSError, broken):
+        return None
+    files = {file.rfilename: Stored(file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or ()}
+    return Repo(name, str(info.sha), files, access, reached=True)
+
+
+def _cached(name: str, revision: str | None, access: Access) -> Repo:
     from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(name, revision=revision, cache_dir=access.cache_dir, local_files_only=True)
+    root = Path(folder)
+    files = {p.relative_to(root).as_posix(): Stored(p.stat().st_size) for p in root.rglob("*") if p.is_file()}
+    return Repo(name, root.name, files, access, reached=False)
+
+
+def _offline(access: Access) -> str:
+    return "local_files_only is set" if access.local_files_only else "the Hub cannot be reached"
+
+
+@contextmanager
+def telling(repo: str, revision: str | None = None) -> Generator[None]:
+    """Errors of the client as LoadErrors that say what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
+        HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )  # fmt: skip
 
+    broken = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
+    assert issubclass(broken, Exception)
     try:
-        reached = _reached(repo, revision)
-        index = _index(repo, revision, reached)
-        commit = index.parent.name  # the cache keeps a folder for each commit: the rest is of the same
-        allowed = [*_INDEXES, *patterns(list(json.loads(index.read_text(encoding="utf-8"))), variant)]
-        others = [] if variant else [f"*.{name}[.-]*" for name in _VARIANTS]
-        folder = snapshot_download(
-            repo, revision=commit, allow_patterns=allowed, ignore_patterns=others, local_files_only=not reached
-        )
-        return Path(folder)
+        yield
     except GatedRepoError:
         raise LoadError(f"{repo}: the repo is gated. Ask for access on its page, then `hf auth login`.") from None
     except RevisionNotFoundError:
@@ -53,50 +219,13 @@ def fetch(repo: str, revision: str | None = None, variant: str | None = None) ->
         way_out = "Check the name; for a private repo, `hf auth login`"
         raise LoadError(f"{repo}: there is no such folder here, and no such repo on the Hub. {way_out}.") from None
     except LocalEntryNotFoundError:
+        at = f" at revision {revision!r}" if revision else ""
         way_out = "Check the connection and HF_ENDPOINT, or give a local folder"
-        raise LoadError(f"{repo}: the Hub cannot be reached, and the cache has no copy. {way_out}.") from None
+        raise LoadError(f"{repo}: the Hub cannot be reached, and the cache has no copy{at}. {way_out}.") from None
+    except HFValidationError as error:
+        raise LoadError(f"{repo}: {error}") from None
     except HfHubHTTPError as error:
         raise LoadError(f"{repo}: the Hub answered with an error: {error}. Try again later.") from error
-
-
-def _reached(repo: str, revision: str | None) -> bool:
-    """Whether the Hub answers for this repo; asked once, without the retries of a download."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # The base of every error of the HTTP library under the client, whichever that is (httpx, then httpx2).
-    broken = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
-    assert issubclass(broken, Exception)
-    try:
-        HfApi().model_info(repo, revision=revision)
-    except HfHubHTTPError:
-        raise
-    except (OSError, broken):
-        return False
-    return True
-
-
-def _index(repo: str, revision: str | None, reached: bool) -> Path:
-    """The first index file that the repo has."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    missing: EntryNotFoundError | LocalEntryNotFoundError | None = None
-    for name in _INDEXES:
-        try:
-            return Path(hf_hub_download(repo, name, revision=revision, local_files_only=not reached))
-        except (EntryNotFoundError, LocalEntryNotFoundError) as error:
-            missing = error
-    if isinstance(missing, LocalEntryNotFoundError):
-        raise missing
-    raise LoadError(f"{repo}: the repo has none of {', '.join(_INDEXES)}, so it holds no pipeline. Name one that does.")
-
-
-def patterns(names: list[str], variant: str | None = None) -> list[str]:
-    """What to fetch for these components; keys of an index that are none match nothing.
-
-    >>> patterns(["unet"])
-    ['unet/*.json', 'unet/*.txt', 'unet/*.model', 'unet/*.safetensors']
-    """
-    weights = f"*.{variant}*.safetensors" if variant else "*.safetensors"
-    return [f"{name}/{end}" for name in names for end in ("*.json", "*.txt", "*.model", weights)]
+    except (OSError, broken) as error:
+        way_out = "What has come is kept, and the next call goes on from there"
+        raise LoadError(f"{repo}: the download failed ({type(error).__name__}: {error}). {way_out}.") from error

@@ -4,9 +4,9 @@ Where a folder has both, the modular file is read: its entries say all that the 
 repo, a revision, a variant), and it is the newer format. `read_index(folder, "model_index.json")` asks for the other.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pydantic import JsonValue
@@ -15,6 +15,8 @@ from ...graph.errors import ConfigError, LoadError
 from ...registry import UnknownName, did_you_mean
 from ..spec import PUBLISHED, ComponentSpec
 from .files import has_files, locate, read_json, write_json
+from .hub import Repo, is_repo
+from .roots import Folder, Root
 
 CLASSIC = "model_index.json"
 MODULAR = "modular_model_index.json"
@@ -31,7 +33,8 @@ class Index:
     whose class is known but which was not there when the folder was saved. `config` holds the plain keys.
     """
 
-    path: Path
+    path: str | Path
+    """The folder or repo."""
     class_name: str | None
     blocks_class_name: str | None = None
     components: Mapping[str, ComponentSpec | None] = field(default_factory=dict[str, ComponentSpec | None])
@@ -68,87 +71,115 @@ class Index:
         _raise(self.path, problems)
 
 
-def read_index(folder: str | Path, file: IndexFile | None = None) -> Index:
-    """The index of a local folder.
+def read_index(folder: str | Path | Root, file: IndexFile | None = None, subfolder: str = "") -> Index:
+    """The index of a local folder or of a repo, or of a folder inside.
 
     A component whose files lie in the folder is loaded from there, wherever its entry points to, so a folder that was
     moved or downloaded still works. Raises LoadError with every problem: the key, what came, what was wanted.
     """
-    root = Path(locate(str(folder))).expanduser().absolute()
+    root = folder if isinstance(folder, Repo) else Folder(_plain(folder).absolute())
+    names = root.names(subfolder)
     if file is None:
-        file = next((name for name in (MODULAR, CLASSIC) if (root / name).is_file()), None)
+        file = next((name for name in (MODULAR, CLASSIC) if name in names), None)
         if file is None:
-            seen = ", ".join(sorted(p.name for p in root.iterdir())[:12]) or "nothing"
+            seen = ", ".join(sorted(_beside(root, subfolder))[:12]) or "nothing"
             raise LoadError(
-                f"{root}: no {MODULAR} and no {CLASSIC}. The folder has: {seen}. "
-                "Give a pipeline's folder, or load a single component with its from_pretrained."
+                f"{_place(root, subfolder)}: no {MODULAR} and no {CLASSIC}. It has: {seen}. Give a pipeline's folder "
+                "or repo, or load one component: sf.load_component(folder)."
             )
-    data = read_json(root / file)
-    return _modular(root, data) if file == MODULAR else _classic(root, data)
+    data = read_json(root.local(subfolder, [file]) / file)
+    reading = _Reading(root, subfolder)
+    return reading.modular(data) if file == MODULAR else reading.classic(data)
 
 
-def _classic(root: Path, data: Mapping[str, JsonValue]) -> Index:
-    components: dict[str, ComponentSpec | None] = {}
-    config: dict[str, JsonValue] = {}
-    problems: list[str] = []
-    for name, value in data.items():
-        if name.startswith("_"):
-            continue
-        match value:
-            case [None, None]:
-                components[name] = None
-            case [str() as library, str() as class_name]:
-                _add(root, name, {"type_hint": [library, class_name], "subfolder": name}, components, problems)
-            case [str() | None, str() | None]:
-                problems.append(f"{name}: came {value!r}, wanted [library, class] or [null, null].")
-            case _:
-                config[name] = value
-    _raise(root / CLASSIC, problems)
-    return Index(root, _name(data, "_class_name"), None, components, config)
+def _plain(folder: "str | Path | Folder") -> Path:
+    return folder.path if isinstance(folder, Folder) else locate(str(folder))
 
 
-def _modular(root: Path, data: Mapping[str, JsonValue]) -> Index:
-    components: dict[str, ComponentSpec | None] = {}
-    config: dict[str, JsonValue] = {}
-    problems: list[str] = []
-    for name, value in data.items():
-        if name.startswith("_"):
-            continue
-        match value:
-            case [_, _, dict() as entry]:
-                # Only the third element rules: the first two tell what was loaded when the folder was saved.
-                _add(root, name, entry, components, problems)
-            case [None, None, None]:
-                components[name] = None
-            case [str() | None, str() | None, _]:
-                problems.append(f"{name}: came {value[2]!r} as the third element, wanted a loading spec of keys.")
-            case [str() | None, str() | None]:
-                pass  # a classic entry; the published reader ignores it in this file, and so must we
-            case _:
-                config[name] = value
-    _raise(root / MODULAR, problems)
-    return Index(root, _name(data, "_class_name"), _name(data, "_blocks_class_name"), components, config)
+def _beside(root: Root, subfolder: str) -> Iterable[str]:
+    if isinstance(root, Repo):
+        return root.names(subfolder)
+    place = root.path / subfolder
+    return (p.name for p in place.iterdir()) if place.is_dir() else ()
 
 
-def _add(
-    root: Path,
-    name: str,
-    entry: Mapping[str, JsonValue],
-    components: dict[str, ComponentSpec | None],
-    problems: list[str],
-) -> None:
-    """Make the spec of one entry. Keys of a later version are left out, as the published reader does."""
-    known = {key: value for key, value in entry.items() if key in (*PUBLISHED, "repo", "dtype")}
-    try:
-        spec = ComponentSpec.from_json(known)
-    except ConfigError as error:
-        problems.append(f"{name}: {error}")
-        return
-    classic = "pretrained_model_name_or_path" not in entry and "repo" not in entry
-    if classic or has_files(root / spec.subfolder):
-        # The revision named a state of the repo; the copy that lies here is what it is.
-        spec = spec.using(pretrained_model_name_or_path=str(root), revision=None)
-    components[name] = None if spec == ComponentSpec() else spec
+def _place(root: Root, subfolder: str) -> str | Path:
+    if isinstance(root, Folder):
+        return root.path / subfolder
+    return f"{root.source}/{subfolder}".rstrip("/")
+
+
+class _Reading:
+    """One reading of an index; problems are gathered."""
+
+    def __init__(self, root: Root, subfolder: str) -> None:
+        self.root, self.subfolder = root, subfolder
+        self.place = _place(root, subfolder)
+        self.components: dict[str, ComponentSpec | None] = {}
+        self.config: dict[str, JsonValue] = {}
+        self.problems: list[str] = []
+
+    def classic(self, data: Mapping[str, JsonValue]) -> Index:
+        for name, value in data.items():
+            if name.startswith("_"):
+                continue
+            match value:
+                case [None, None]:
+                    self.components[name] = None
+                case [str() as library, str() as class_name]:
+                    self.add(name, {"type_hint": [library, class_name], "subfolder": name})
+                case [str() | None, str() | None]:
+                    self.problems.append(f"{name}: came {value!r}, wanted [library, class] or [null, null].")
+                case _:
+                    self.config[name] = value
+        _raise(_file(self.place, CLASSIC), self.problems)
+        return Index(self.place, _name(data, "_class_name"), None, self.components, self.config)
+
+    def modular(self, data: Mapping[str, JsonValue]) -> Index:
+        for name, value in data.items():
+            if name.startswith("_"):
+                continue
+            match value:
+                case [_, _, dict() as entry]:
+                    # Only the third element rules: the first two tell what was loaded when the folder was saved.
+                    self.add(name, entry)
+                case [None, None, None]:
+                    self.components[name] = None
+                case [str() | None, str() | None, _]:
+                    self.problems.append(
+                        f"{name}: came {value[2]!r} as the third element, wanted a loading spec of keys."
+                    )
+                case [str() | None, str() | None]:
+                    pass  # a classic entry; the published reader ignores it in this file, and so must we
+                case _:
+                    self.config[name] = value
+        _raise(_file(self.place, MODULAR), self.problems)
+        blocks = _name(data, "_blocks_class_name")
+        return Index(self.place, _name(data, "_class_name"), blocks, self.components, self.config)
+
+    def add(self, name: str, entry: Mapping[str, JsonValue]) -> None:
+        """Make the spec of one entry. Keys of a later version are left out, as the published reader does."""
+        known = {key: value for key, value in entry.items() if key in (*PUBLISHED, "repo", "dtype")}
+        try:
+            spec = ComponentSpec.from_json(known)
+        except ConfigError as error:
+            self.problems.append(f"{name}: {error}")
+            return
+        classic = "pretrained_model_name_or_path" not in entry and "repo" not in entry
+        inside = str(PurePosixPath(self.subfolder, spec.subfolder)) if self.subfolder else spec.subfolder
+        if classic or has_files(self.root.names(inside)):
+            # The revision named a state of the repo; the copy that lies here is what it is.
+            spec = spec.using(
+                pretrained_model_name_or_path=self.root.source, revision=self.root.revision, subfolder=inside
+            )
+        elif isinstance(self.root, Repo) and (path := spec.pretrained_model_name_or_path) and not is_repo(path):
+            # The disk of whoever wrote this file is none of ours: a path of that name here would be another's.
+            spec = spec.using(pretrained_model_name_or_path=None)
+        self.components[name] = None if spec == ComponentSpec() else spec
+
+
+def _file(place: str | Path, name: str) -> str | Path:
+    return place / name if isinstance(place, Path) else f"{place}/{name}"
 
 
 def _name(data: Mapping[str, JsonValue], key: str) -> str | None:
@@ -156,7 +187,7 @@ def _name(data: Mapping[str, JsonValue], key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _raise(file: Path, problems: list[str]) -> None:
+def _raise(file: str | Path, problems: list[str]) -> None:
     if len(problems) == 1:
         raise LoadError(f"{file}: {problems[0]}")
     if problems:

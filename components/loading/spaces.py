@@ -1,6 +1,6 @@
 """Which latent space a component works in, read from config files alone."""
 
-from pathlib import Path
+from pathlib import PurePosixPath
 
 from pydantic import JsonValue
 
@@ -8,7 +8,6 @@ from ...graph.errors import LoadError
 from ...graph.space import LatentSpace
 from ..models.spaces import autoencoder_space, is_denoiser, latent_channels
 from ..spec import ComponentSpec
-from .files import read_json
 
 
 def space_of(spec: ComponentSpec) -> LatentSpace | None:
@@ -37,21 +36,18 @@ def _beside(spec: ComponentSpec) -> LatentSpace | None:
     # Without a subfolder the parent is no pipeline folder of ours, and a `vae` in it may be anyone's.
     if spec.pretrained_model_name_or_path is None or not spec.subfolder:
         return None
-    root = Path(spec.pretrained_model_name_or_path).expanduser() / spec.subfolder
-    config = root.parent / "vae" / "config.json"
-    if not config.is_file():
-        return None
-    data = read_json(config)
-    name = data.get("_class_name", "AutoencoderKL")
-    return autoencoder_space(str(name), data)
+    beside = spec.using(subfolder=str(PurePosixPath(spec.subfolder).with_name("vae")), config=None)
+    data = _own_config(beside)
+    return None if data is None else autoencoder_space(str(data.get("_class_name", "AutoencoderKL")), data)
 
 
 def _own_config(spec: ComponentSpec) -> dict[str, JsonValue] | None:
-    if spec.config is None:
-        path = spec.pretrained_model_name_or_path
-        if path is None or not (Path(path).expanduser() / spec.subfolder / "config.json").is_file():
-            return None
+    """The config of a component, or None where no file is there, which `ready` reports."""
     try:
+        if spec.config is None and (
+            spec.pretrained_model_name_or_path is None or "config.json" not in spec.root.names(spec.subfolder)
+        ):
+            return None
         return spec.read_config()
     except LoadError as error:
         raise LoadError(f"{spec}: {error}") from error

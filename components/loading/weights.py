@@ -4,42 +4,69 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ...graph.errors import LoadError
+from .files import read_json
+from .tensors import PICKLES, SafetensorFiles, Shape, Tensors
 
 STEM = "diffusion_pytorch_model"
-_PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_PICKLED = {"model": "pytorch_model"}  # what transformers called its pickles
 _SHOWN = 8  # names in an error text
 
 
-def weight_files(folder: str | Path, *, stem: str = STEM, variant: str | None = None) -> tuple[Path, ...]:
-    """The safetensors files that hold a model's weights. Looks at names only, so it costs next to nothing.
+def weight_files(
+    folder: str | Path, *, stem: str = STEM, variant: str | None = None, pickles: bool = False
+) -> tuple[Path, ...]:
+    """The files that hold a model's weights. Looks at names only, so it costs next to nothing. See `weight_names`."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise LoadError(f"{folder} is no folder, so it has no weights.")
+    there = [path.name for path in folder.iterdir() if path.is_file()]
+    names = weight_names(there, folder, lambda name: folder / name, stem=stem, variant=variant, pickles=pickles)
+    return tuple(folder / name for name in names)
+
+
+def weight_names(
+    there: Collection[str],
+    place: str | Path,
+    local: Callable[[str], Path],
+    *,
+    stem: str = STEM,
+    variant: str | None = None,
+    pickles: bool = False,
+) -> tuple[str, ...]:
+    """Which of the names in a folder are a model's weights; `local` gives the file of an index of shards.
 
     One file `stem[.variant].safetensors`, or the shards that an index names. A variant's index is published as
     `stem.safetensors.index.variant.json`, and `stem.variant.safetensors.index.json` is read as well.
-    `stem="model"` for the files of transformers.
+    `stem="model"` for the files of transformers. With `pickles`, `.bin` files serve where there are no safetensors.
 
     Raises:
         LoadError: no such files, a shard that is missing or points elsewhere, or pickles only.
     """
-    folder = Path(folder)
-    single = folder / f"{_named(stem, variant)}.safetensors"
-    if single.is_file():
+    single, indexes = f"{_named(stem, variant)}.safetensors", _index_names(stem, variant)
+    if single in there:
         return (single,)
-    for index in _index_names(stem, variant):
-        if (folder / index).is_file():
-            return _shards(folder / index)
-    raise LoadError(_nothing_found(folder, stem, variant, (single.name, *_index_names(stem, variant))))
+    for index in indexes:
+        if index in there:
+            return _shards(local(index), place, there, ".safetensors")
+    if pickles:
+        older = _PICKLED.get(stem, stem)
+        for name in (f"{older}.{variant}.bin", f"{older}.bin") if variant else (f"{older}.bin",):
+            if name in there:
+                return (name,)
+            if f"{name}.index.json" in there:
+                return _shards(local(f"{name}.index.json"), place, there, ".bin")
+    raise LoadError(_nothing_found(place, there, variant, (single, *indexes)))
 
 
 class on_meta(TorchFunctionMode):  # noqa: N801  it is read as a phrase: `with on_meta():`
@@ -79,19 +106,30 @@ def load_weights(
     Raises:
         LoadError: a damaged file; missing or unexpected tensors, or other shapes, with their names.
     """
+    load_tensors(model, SafetensorFiles(files), dtype=dtype, device=device, rename=rename, stays_float32=stays_float32)
+
+
+def load_tensors(
+    model: nn.Module,
+    tensors: Tensors,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    rename: Callable[[str], str | None] = lambda name: name,
+    stays_float32: Callable[[str], bool] = lambda name: False,
+) -> None:
+    """The same from any source of tensors."""
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    plan = [(file, _names(file, rename)) for file in files]
-    _compare(type(model).__name__, wanted, plan)
-    tensors: dict[str, Tensor] = {}
-    for file, names in plan:
-        with _opened(file) as reader:
-            for stored, (name, _) in names.items():
-                tensor = cast("Tensor", reader.get_tensor(stored))
-                kind = dtype if tensor.is_floating_point() else None
-                if kind == torch.float16 and stays_float32(name):
-                    kind = torch.float32
-                tensors[name] = tensor.to(device=device, dtype=kind).reshape(wanted[name])
-    model.load_state_dict(tensors, assign=True)
+    names = {stored: name for stored in tensors.shapes() if (name := rename(stored)) is not None}
+    _compare(type(model).__name__, wanted, names, tensors)
+    held: dict[str, Tensor] = {}
+    for stored, name in names.items():
+        tensor = tensors.read(stored)
+        kind = dtype if tensor.is_floating_point() else None
+        if kind == torch.float16 and stays_float32(name):
+            kind = torch.float32
+        held[name] = tensor.to(device=device, dtype=kind).reshape(wanted[name])
+    model.load_state_dict(held, assign=True)
     for module in model.modules():  # those that no file has
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)
@@ -161,83 +199,75 @@ def _index_names(stem: str, variant: str | None) -> tuple[str, ...]:
     return (f"{stem}.safetensors.index.{variant}.json", f"{stem}.{variant}.safetensors.index.json")
 
 
-def _shards(index: Path) -> tuple[Path, ...]:
+def _shards(index: Path, place: str | Path, there: Collection[str], end: str) -> tuple[str, ...]:
     try:
-        weight_map = cast("dict[str, object]", json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        weight_map = read_json(index)["weight_map"]
         names = sorted({str(name) for name in weight_map.values()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"{index} cannot be read as an index of shards: {type(error).__name__}: {error}") from error
     for name in names:
-        if not re.fullmatch(r"[^/\\:\0]+\.safetensors", name) or name.startswith("."):
-            raise LoadError(f"{index} names the shard {name!r}. A shard is a .safetensors file beside its index.")
-    if missing := [name for name in names if not (index.parent / name).is_file()]:
-        raise LoadError(f"{index.parent} lacks {_some(missing)} of {len(names)} shards. Download the folder again.")
+        if not re.fullmatch(r"[^/\\:\0]+", name) or name.startswith(".") or not name.endswith(end):
+            raise LoadError(f"{index} names the shard {name!r}. A shard is a {end} file beside its index.")
+    if missing := [name for name in names if name not in there]:
+        raise LoadError(f"{place} lacks {_some(missing)} of {len(names)} shards. Download the folder again.")
     if not names:
         raise LoadError(f"{index} names no shard.")
-    return tuple(index.parent / name for name in names)
+    return tuple(names)
 
 
-def _nothing_found(folder: Path, stem: str, variant: str | None, looked_for: tuple[str, ...]) -> str:
-    if not folder.is_dir():
-        return f"{folder} is no folder, so it has no weights."
-    text = f"{folder} has no weights. Looked for {', '.join(looked_for)}."
-    there = sorted(path.name for path in folder.iterdir())
-    pickles = [name for name in there if name.endswith(_PICKLES)]
-    weights = [name for name in there if name.endswith(".safetensors")]
+def _nothing_found(place: str | Path, there: Collection[str], variant: str | None, looked_for: tuple[str, ...]) -> str:
+    text = f"{place} has no weights{f' of the variant {variant!r}' if variant else ''}. Looked for {_some(looked_for)}."
+    pickles = sorted(name for name in there if name.endswith(PICKLES))
+    weights = sorted(name for name in there if name.endswith(".safetensors"))
     if weights:
         return f"{text} There are: {_some(weights)}; choose with variant=."
     if pickles:
         return (
-            f"{text} There are only pickles ({_some(pickles)}), which can run code and are not read. Take a revision "
-            "with safetensors, or convert: safetensors.torch.save_file(torch.load(path, weights_only=True), new_path)."
+            f"{text} There are only pickles ({_some(pickles)}), which can run code and are not read unasked. Take a "
+            "revision with safetensors, or say sf.load(…, allow_pickle=True): plain tensors are read, and nothing else."
         )
     return text
 
 
-class _opened:  # noqa: N801  it is read as a phrase: `with _opened(file) as reader:`
-    """A safetensors file, memory-mapped; what is wrong with it is told with its name."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:  # safetensors' reader is untyped
-        try:
-            self._file = safe_open(self.path, framework="pt", device="cpu")
-            return self._file.__enter__()
-        except (SafetensorError, OSError) as error:
-            raise LoadError(f"{self.path} is damaged or no safetensors file: {error}. Download it again.") from error
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self._file.__exit__(kind, error, trace)
-        if isinstance(error, SafetensorError):
-            raise LoadError(f"{self.path} cannot be read: {error}") from error
-
-
-_Names = dict[str, tuple[str, tuple[int, ...]]]  # name in the file -> (name in the model, shape)
-
-
-def _names(file: Path, rename: Callable[[str], str | None]) -> _Names:
-    with _opened(file) as reader:
-        shapes = {str(key): tuple(reader.get_slice(key).get_shape()) for key in reader.keys()}  # noqa: SIM118  no mapping
-    return {key: (name, shape) for key, shape in shapes.items() if (name := rename(key)) is not None}
-
-
-def _compare(owner: str, wanted: Mapping[str, tuple[int, ...]], plan: Sequence[tuple[Path, _Names]]) -> None:
-    found = {name: (shape, file) for file, names in plan for name, shape in names.values()}
+def _compare(owner: str, wanted: Mapping[str, Shape], names: Mapping[str, str], tensors: Tensors) -> None:
+    shapes = tensors.shapes()
+    found = {name: stored for stored, name in names.items()}
     missing = [name for name in wanted if name not in found]
     unexpected = [name for name in found if name not in wanted]
-    unlike = [
-        f"{name} is {list(shape)} in {file.name}, wanted {list(wanted[name])}"
-        for name, (shape, file) in found.items()
-        if name in wanted and _without_ones(shape) != _without_ones(wanted[name])
-    ]
+    unlike = {
+        name: f"{name} is {list(shapes[stored])} in {Path(tensors.where(stored)).name}, wanted {list(wanted[name])}"
+        for name, stored in found.items()
+        if name in wanted and _without_ones(shapes[stored]) != _without_ones(wanted[name])
+    }
     if not (missing or unexpected or unlike):
         return
-    where = str(plan[0][0]) if len(plan) == 1 else f"{plan[0][0].parent} ({len(plan)} shards)"
-    rows = [("missing", missing), ("unexpected", unexpected), ("other shapes", unlike)]
-    lines = [f"  {label}: {_some(names)}" for label, names in rows if names]
-    out = "The config.json beside them is not theirs, or they are of another class: give the folder they came in."
-    raise LoadError("\n".join([f"{where} does not fit {owner}.", *lines, f"  {out}"]))
+    files = sorted({tensors.where(stored) for stored in names or shapes})
+    where = f"{Path(files[0]).parent} ({len(files)} shards)" if len(files) > 1 else "".join(files) or "Nothing"
+    lines = [f"  {label}: {_some(some)}" for label, some in (("missing", missing), ("unexpected", unexpected)) if some]
+    lines += [f"  other shape: {said}" for said in unlike.values()]
+    reason = _reason(len(wanted), missing, unexpected, {name: shapes[found[name]] for name in unlike}, wanted)
+    raise LoadError("\n".join([f"{where} does not fit {owner}.", *lines, f"  {reason}"]))
+
+
+def _reason(
+    count: int,
+    missing: Sequence[str],
+    unexpected: Sequence[str],
+    came: Mapping[str, Shape],
+    wanted: Mapping[str, Shape],
+) -> str:
+    """What is likely wrong, by the pattern of what differs."""
+    for name in ("conv_in.weight", "x_embedder.weight"):
+        if name in came and len(came) <= 2 and not missing:
+            return (
+                f"It takes {came[name][1]} channels and the config says {wanted[name][1]}: an inpainting or control "
+                "checkpoint beside a plain config, or the reverse. Give the config of this checkpoint."
+            )
+    if count and len(missing) == count:
+        return "None of its names fit: it is of another class or layout. sf.inspect(file) says what it holds."
+    if missing and not unexpected and not came:
+        return "A part is not there: an interrupted save, or one shard of several. Fetch it again."
+    return "The config beside it is not its own, or it is of another class: give the folder it came in."
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -196,8 +196,6 @@ def test_folders_and_files_that_cannot_be_read_say_what_is_there(an_index: MakeI
         read_index(tmp_path / "empty")
     with pytest.raises(LoadError, match=r"nowhere: there is no such folder"):
         read_index(tmp_path / "nowhere")
-    with pytest.raises(LoadError, match=r"hf download stabilityai/sdxl --local-dir DIR"):
-        read_index("stabilityai/sdxl")
     with pytest.raises(LoadError, match="this is a file, and a folder was wanted"):
         read_index(tmp_path / "empty" / "notes.txt")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.components.loading import weights
+from sfumato.components.loading import tensors
 from sfumato.components.loading.index import read_index
 from sfumato.components.manager import ComponentsManager, default_manager
 from sfumato.components.models.clip import CLIPTextModel
@@ -139,13 +139,13 @@ def test_threads_that_load_unlike_components_get_whole_ones() -> None:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The weight files opened since the test began."""
     files: list[str] = []
-    plain = weights.safe_open
+    plain = tensors.safe_open
 
     def counted(path: Any, *args: Any, **kwargs: Any) -> Any:
         files.append(str(path))
         return plain(path, *args, **kwargs)
 
-    monkeypatch.setattr(weights, "safe_open", counted)
+    monkeypatch.setattr(tensors, "safe_open", counted)
     return files
 
 
@@ -188,7 +188,7 @@ def test_ready_tells_a_missing_folder_variant_and_scheduler(emoji: Path, opened:
     tokenizer = told(here.using(type_hint=("transformers", "CLIPTokenizer"), subfolder="vae"))
     assert "no tokenizer.json or vocab.json" in tokenizer
     assert "Did you mean 'UNet2DConditionModel'?" in told(here.using(type_hint=("diffusers", "UNet2DConditionalModel")))
-    assert "hf download org/repo" in told(here.using(pretrained_model_name_or_path="org/repo"))
+    assert "org/repo: the Hub cannot be reached" in told(here.using(pretrained_model_name_or_path="org/repo"))
     assert "a CLIPTokenizer is not made from a config" in told(
         ComponentSpec(type_hint=("transformers", "CLIPTokenizer"), config={})
     )

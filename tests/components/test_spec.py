@@ -112,9 +112,7 @@ def test_hints_are_not_a_way_to_import_things() -> None:
         _ = ComponentSpec().type
 
 
-def test_a_folder_that_is_not_there_or_is_a_repo_says_what_to_do() -> None:
-    with pytest.raises(LoadError, match=r"hf download org/repo --revision abc --local-dir DIR"):
-        _ = ComponentSpec(pretrained_model_name_or_path="org/repo", revision="abc").folder
+def test_a_folder_that_is_not_there_says_what_to_do() -> None:
     with pytest.raises(LoadError, match=r"/no/where: there is no such folder"):
         _ = ComponentSpec(pretrained_model_name_or_path="/no/where").folder
     with pytest.raises(LoadError, match="it names no folder"):
@@ -172,7 +170,6 @@ def test_what_has_no_space_or_no_files_here_has_none(tmp_path: Path) -> None:
         type_hint=("transformers", "CLIPTextModel"), pretrained_model_name_or_path=str(EMOJI), subfolder="text_encoder"
     )
     assert text.space is None
-    assert ComponentSpec(type_hint=UNET, pretrained_model_name_or_path="org/repo", subfolder="unet").space is None
     assert ComponentSpec(type_hint=VAE).space is None
     assert ComponentSpec().space is None
     inline = ComponentSpec(type_hint=VAE, config={"latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1})
