@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .base import Model
 from .config import Config
 from .embeddings import TimeTextEmbedding
-from .taps import Perturbable
+from .taps import Perturbable, usual_blocks
 from .transformer_layers import (
     AdaptiveNorm,
     AdaptiveNormOut,
@@ -201,12 +201,12 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
         return self.proj_out(self.norm_out(x[:, start:], emb))
 
     def perturbable_layers(self) -> Perturbable:
-        """All blocks; usually the seventh to ninth are perturbed, as SD 3.5 publishes it, or the middle of fewer."""
+        """All blocks; usually some of those with two streams are perturbed."""
         first = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
         blocks = [*first, *(f"single_transformer_blocks.{i}" for i in range(len(self.single_transformer_blocks)))]
-        stack = first or blocks
-        usual = stack[7:10] if len(stack) >= 10 else stack[len(stack) // 2 :][:1]
-        return Perturbable(blocks, usual, blocks, "attn", ("ff", "ff_context", "act_mlp"), patch=2)
+        return Perturbable(
+            blocks, usual_blocks(first or blocks), blocks, ("attn",), ("ff", "ff_context", "act_mlp"), patch=2
+        )
 
 
 def _finite(x: Tensor) -> Tensor:

@@ -1,0 +1,195 @@
+"""The transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024): two streams of tokens with joint attention."""
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeVar
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .base import Model
+from .config import Config
+from .embeddings import TimeTextEmbedding
+from .patches import PatchEmbed, unpatched
+from .taps import Perturbable, usual_blocks
+from .transformer_layers import (
+    AdaptiveNorm,
+    AdaptiveNormOut,
+    GELUFeedForward,
+    JointAttention,
+    SelfAttention,
+    gated,
+    modulated,
+)
+
+
+class SD3Config(Config):
+    """The keys that the transformer and its control nets share, and their published defaults."""
+
+    sample_size: int = 128
+    patch_size: int = 2
+    in_channels: int = 16
+    num_layers: int = 18
+    attention_head_dim: int = 64
+    num_attention_heads: int = 18
+    caption_projection_dim: int = 1152
+    pooled_projection_dim: int = 2048
+    out_channels: int | None = 16
+    dual_attention_layers: tuple[int, ...] = ()
+    qk_norm: Literal["rms_norm"] | None = None
+
+    @property
+    def width(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def eps(self) -> float | None:
+        """Of the norms of queries and keys; None is no norms."""
+        return None if self.qk_norm is None else 1e-6
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        if self.width % 4:
+            yield "attention_head_dim", f"gives {self.width} channels; places are waves of four kinds, so wanted: 4 n."
+
+
+def unlike_widths(config: SD3Config) -> Iterator[tuple[str, str]]:
+    """What is wrong where two streams meet that are not as wide."""
+    if config.caption_projection_dim != config.width:
+        yield (
+            "caption_projection_dim",
+            f"is {config.caption_projection_dim}, but the image's stream has {config.width} channels "
+            "(num_attention_heads x attention_head_dim).",
+        )
+
+
+class SD3Transformer2DConfig(SD3Config):
+    """Keys and defaults as published."""
+
+    joint_attention_dim: int = 4096
+    pos_embed_max_size: int = 96
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        yield from super().problems()
+        yield from unlike_widths(self)
+
+
+class JointTransformerBlock(nn.Module):
+    """Image and prompt in weights of their own, looking at each other (Esser et al. 2024, figure 2b).
+
+    dual: whether the image also looks at itself alone, as in SD 3.5 medium. last: the prompt's stream ends here.
+    """
+
+    streams = 2
+
+    def __init__(self, width: int, heads: int, eps: float | None, *, dual: bool, last: bool = False) -> None:
+        super().__init__()
+        self.norm1 = AdaptiveNorm(width, 9 if dual else 6)
+        self.norm1_context = AdaptiveNormOut(width) if last else AdaptiveNorm(width, 6)
+        self.attn = JointAttention(width, heads, eps=eps, context_out=not last)
+        self.attn2 = SelfAttention(width, heads, eps=eps) if dual else None
+        self.ff = GELUFeedForward(width)
+        self.ff_context = None if last else GELUFeedForward(width)
+
+    def forward(self, x: Tensor, context: Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:
+        """Maps the image's tokens `b n c` and the prompt's `b m c`; `emb` `b c` is activated."""
+        normed, (gate, shift_ff, scale_ff, gate_ff, *of_dual) = self.norm1(x, emb)
+        normed_context, parts = self._normed(context, emb)
+        seen, context_seen = self.attn(normed, normed_context)
+        before, x = x, gated(x, gate, seen)
+        if self.attn2 is not None:
+            shift, scale, gate = of_dual
+            x = gated(x, gate, self.attn2(modulated(before, shift, scale)))
+        x = gated(x, gate_ff, self.ff(modulated(x, shift_ff, scale_ff)))
+        if self.ff_context is None:
+            return x, context
+        gate, shift_ff, scale_ff, gate_ff = parts
+        context = gated(context, gate, context_seen)
+        return x, gated(context, gate_ff, self.ff_context(modulated(context, shift_ff, scale_ff)))
+
+    def _normed(self, context: Tensor, emb: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+        said = self.norm1_context(context, emb)
+        return (said, ()) if self.ff_context is None else said
+
+
+C = TypeVar("C", bound=SD3Config)
+
+
+class SD3Trunk(Model[C]):
+    """What the transformer and its control nets share: the embedding of times and pooled prompts."""
+
+    def build(self, config: C) -> None:
+        self.time_text_embed = TimeTextEmbedding(config.pooled_projection_dim, config.width)
+
+    def embed(self, times: Tensor, pooled: Tensor) -> Tensor:
+        """Time, from 0 to 1000, and pooled prompt as one vector `b c`, activated once for all modulations."""
+        return F.silu(self.time_text_embed(times, pooled))
+
+
+def patches(config: SD3Config, places: int | None) -> PatchEmbed:
+    """Latents to tokens, with places in a map of that size."""
+    side = config.sample_size // config.patch_size
+    return PatchEmbed(config.in_channels, config.width, config.patch_size, places=places, side=side)
+
+
+class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
+    """Predicts velocity from latents, a time and a prompt. Names of parameters and config keys are published.
+
+    SD 3 has no norms of queries and keys; 3.5 has them, and 3.5 medium attends twice in its first blocks.
+    """
+
+    config_class = SD3Transformer2DConfig
+
+    def build(self, config: SD3Transformer2DConfig) -> None:
+        super().build(config)
+        self.pos_embed = patches(config, config.pos_embed_max_size)
+        self.context_embedder = nn.Linear(config.joint_attention_dim, config.caption_projection_dim)
+        width, heads, dual = config.width, config.num_attention_heads, config.dual_attention_layers
+        self.transformer_blocks = nn.ModuleList(
+            JointTransformerBlock(width, heads, config.eps, dual=i in dual, last=i == config.num_layers - 1)
+            for i in range(config.num_layers)
+        )
+        self.norm_out = AdaptiveNormOut(width)
+        self.proj_out = nn.Linear(width, config.patch_size**2 * (config.out_channels or config.in_channels))
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        pooled_projections: Tensor,
+        timestep: Tensor,
+        block_controlnet_hidden_states: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """The prediction for latents.
+
+        Args:
+            hidden_states: latents `b c h w`.
+            encoder_hidden_states: the prompt, `b m k`.
+            pooled_projections: the pooled prompt, `b p`.
+            timestep: one for each row, from 0 to 1000.
+            block_controlnet_hidden_states: what a control net adds, `b n width` each: behind every block but the
+                last, each of them for several blocks in a row where it has fewer layers.
+
+        Returns:
+            `b out_channels h w`.
+
+        Raises:
+            ValueError: latents of a size that the model does not know.
+        """
+        patch = self.config.patch_size
+        size = hidden_states.shape[2] // patch, hidden_states.shape[3] // patch
+        x = self.pos_embed(hidden_states)
+        emb = self.embed(timestep, pooled_projections)
+        context = self.context_embedder(encoder_hidden_states)
+        added = block_controlnet_hidden_states or ()
+        count = len(self.transformer_blocks)
+        for i, block in enumerate(self.transformer_blocks):
+            x, context = block(x, context, emb)
+            if added and i + 1 < count:
+                x = x + added[int(i / (count / len(added)))]  # in floats, as published: i * len // count is not always it
+        return unpatched(self.proj_out(self.norm_out(x, emb)), size, patch)
+
+    def perturbable_layers(self) -> Perturbable:
+        """All blocks; usually the seventh to ninth are perturbed, as published with SD 3.5 medium."""
+        blocks = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
+        return Perturbable(
+            blocks, usual_blocks(blocks), blocks, ("attn", "attn2"), ("ff", "ff_context"), self.config.patch_size
+        )
