@@ -184,7 +184,8 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
         for i, block in enumerate(self.transformer_blocks):
             x, context = block(x, context, emb)
             if added and i + 1 < count:
-                x = x + added[int(i / (count / len(added)))]  # in floats, as published: i * len // count is not always it
+                # In floats, as published: i * len(added) // count is not always the same.
+                x = x + added[int(i / (count / len(added)))]
         return unpatched(self.proj_out(self.norm_out(x, emb)), size, patch)
 
     def perturbable_layers(self) -> Perturbable:
