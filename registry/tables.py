@@ -101,6 +101,8 @@ models = Names(
         "FluxControlNetModel": f"{_MODELS}.flux_controlnet:FluxControlNetModel",
         "T5EncoderModel": f"{_MODELS}.t5:T5EncoderModel",
         "UMT5EncoderModel": f"{_MODELS}.t5:UMT5EncoderModel",
+        "SD3Transformer2DModel": f"{_MODELS}.sd3:SD3Transformer2DModel",
+        "SD3ControlNetModel": f"{_MODELS}.sd3_controlnet:SD3ControlNetModel",
     },
 )
 blocks = Names("block")
