@@ -31,6 +31,10 @@ class Conditioning:
         """What must be equal for two to be joined: the class, and the shape of a row of each tensor."""
         return type(self), tuple((name, t.shape[1:]) for name, t in self._tensors.items())
 
+    def __getitem__(self, rows: slice) -> Self:
+        """Some of the rows."""
+        return replace(self, **{name: t[rows] for name, t in self._tensors.items()})
+
     def expanded(self, prompts: int, each: int) -> Self:
         """`each` rows for each of `prompts` prompts, beside each other; a single row serves all prompts."""
         grown = {n: t.expand(prompts, *t.shape[1:]).repeat_interleave(each, 0) for n, t in self._tensors.items()}
@@ -76,3 +80,10 @@ class SDXLConditioning(Conditioning):
 
     pooled: Float[Tensor, "rows width"]
     time_ids: Float[Tensor, "rows ids"]
+
+
+@dataclass(frozen=True)
+class FluxConditioning(Conditioning):
+    """What Flux's transformer reads: tokens of T5, and the prompt pooled by CLIP. pooled: (rows, width)."""
+
+    pooled: Float[Tensor, "rows width"]

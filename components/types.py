@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
@@ -15,10 +15,6 @@ from .models.taps import NO_TAPS
 from .models.taps import Taps as Taps
 from .random import Random as Random
 from .schedulers.schedule import Schedule, Step
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
 
 Latents = Annotated[Float[Tensor, "batch channels height width"], Port("latents", space=ANY_SPACE)]
 """What the denoiser works on, scaled as its autoencoder says (unit variance)."""
@@ -101,4 +97,14 @@ PredictFunction = Callable[[Sequence[Pass]], Sequence[Tensor]]
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=Conditioning)]
 """The denoiser as a function: one prediction for each pass, in order. How passes share a forward is its own affair."""
 
-Picture: TypeAlias = "Image.Image | np.ndarray | Tensor"
+
+def ask_each(
+    predict: Predict,
+    passes: Sequence[Pass],
+    into: Callable[[Pass], Sequence[Pass]],
+    join: Callable[[Sequence[Tensor]], Tensor],
+) -> Sequence[Tensor]:
+    """Ask several passes in place of each, all in one call, and join each one's answers: for regions and tiles."""
+    several = [into(p) for p in passes]
+    answers = iter(predict([p for group in several for p in group]))
+    return [join([next(answers) for _ in group]) for group in several]

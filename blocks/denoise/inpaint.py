@@ -26,7 +26,7 @@ class KeepUnmasked(Block):
     ) -> Blended:
         known, mask = image_latents.to(latents.device), latent_mask.to(latents.device)
         if not step.last:
-            known = self.scheduler.add_noise(known, noise.to(latents.device), Step(step.schedule, step.index + 1))
+            known = self.scheduler.add_noise(known, noise.to(latents.device), step.next)
         return Blended((1 - mask) * known + mask * latents)
 
 

@@ -38,7 +38,7 @@ class ReadImage(Block):
     width: Size = knob(None)
 
     def __call__(self, image: PictureInput) -> Read:
-        return Read(torch.cat([_sized(p, self, "RGB") for p in _each(image)]))
+        return Read(torch.cat([_sized(p, self, "RGB") for p in each_picture(image)]))
 
 
 class MaskRead(NamedTuple):
@@ -46,18 +46,22 @@ class MaskRead(NamedTuple):
 
 
 class ReadMask(Block):
-    """Read a mask as (batch, 1, rows, columns): 1, to paint, where it is white; 0, to keep, where it is below half."""
+    """Read a mask as (batch, 1, rows, columns): 1, to paint, where it is white; 0, to keep, where it is below half.
+
+    With `binarize=False` its greys stay what they are.
+    """
 
     multiple: int = 8
+    binarize: bool = True
     height: Size = knob(None)
     width: Size = knob(None)
 
     def __call__(self, mask_image: PictureInput) -> MaskRead:
-        grey = torch.cat([_sized(p, self, "L") for p in _each(mask_image)])
-        return MaskRead((grey >= 0.5).float())
+        grey = torch.cat([_sized(p, self, "L") for p in each_picture(mask_image)])
+        return MaskRead((grey >= 0.5).float() if self.binarize else grey)
 
 
-def _each(image: PictureInput) -> list[AnyPicture]:
+def each_picture(image: PictureInput) -> list[AnyPicture]:
     if isinstance(image, str | Path):
         return [Image.open(image)]
     if isinstance(image, Image.Image):
@@ -66,7 +70,7 @@ def _each(image: PictureInput) -> list[AnyPicture]:
         return list(image) if image.ndim == 4 else [image]
     if not len(image):
         raise ValueError("There is no picture: an empty list came. Give one for all prompts, or one each.")
-    return [one for part in image for one in _each(part)]
+    return [one for part in image for one in each_picture(part)]
 
 
 def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tensor:

@@ -73,6 +73,13 @@ class Step:
         return self.schedule.targets[self.index]
 
     @property
+    def next(self) -> "Step":
+        """The turn after this one, in the whole schedule. The last turn has none: ask `last` first."""
+        if self.last:
+            raise IndexError(f"turn {self.index} is the last of this schedule; ask step.last before step.next")
+        return Step(self.schedule, self.index + 1)
+
+    @property
     def scale_in(self) -> float:
         """What the sample is multiplied by before the model sees it."""
         return self.schedule.scales_in[self.index]

@@ -1,5 +1,6 @@
 """The denoiser as a function, the step along the schedule, and what inpainting adds; with a U-Net of five lines."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 
 import pytest
@@ -11,8 +12,9 @@ from sfumato.blocks.denoise import sdxl
 from sfumato.blocks.denoise.advance import AdvanceLatents
 from sfumato.blocks.denoise.inpaint import JoinMaskChannels, KeepUnmasked
 from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.components.conditioning import SDXLConditioning
 from sfumato.components.random import Random
-from sfumato.components.types import Conditioning, Pass
+from sfumato.components.types import Conditioning, Pass, ask_each
 from sfumato.presets.sd import text2image
 
 EULER, ANCESTRAL, DDIM = (
@@ -163,3 +165,33 @@ def test_the_mask_and_the_masked_image_join_every_pass_behind_what_it_has() -> N
     assert [len(p.channels) for p in asked] == [2, 3]
     assert asked[1].channels[0] is own
     assert asked[0].channels[1] is masked
+
+
+def test_several_passes_in_place_of_each_are_asked_in_one_call() -> None:
+    unet = Unet()
+    (predicted,) = PredictNoise(unet=cast(Any, unet))()
+    answers = ask_each(
+        predicted,
+        [ask(1), ask(2)],
+        into=lambda p: [p, replace(p, latents=p.latents * 10)] if p.conditioning.tokens[0, 0, 0] == 2 else [p],
+        join=lambda parts: torch.stack(list(parts)).sum(0),
+    )
+    scale = STEPS[0].scale_in
+    assert [float(a[0, 0, 0, 0]) for a in answers] == pytest.approx([scale, 22 * scale])
+    assert [len(s) for s in unet.seen] == [3]
+
+
+def test_some_rows_of_a_conditioning_are_conditioning_too() -> None:
+    text = SDXLConditioning(torch.arange(6.0).reshape(3, 2, 1), torch.arange(3.0)[:, None], torch.zeros(3, 6))
+    some = text[1:]
+    assert isinstance(some, SDXLConditioning)
+    assert (
+        some.rows == 2 and some.tokens.flatten().tolist() == [2, 3, 4, 5] and some.pooled.flatten().tolist() == [1, 2]
+    )
+
+
+def test_a_step_leads_to_the_next_one_of_the_whole_schedule_and_the_last_says_that_it_does_not() -> None:
+    window = EULER.steps(4)[1:2]
+    assert window[0].next.index == 2 and window[0].next.sigma == window[0].next_sigma
+    with pytest.raises(IndexError, match="turn 3 is the last"):
+        _ = STEPS[3].next
