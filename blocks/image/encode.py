@@ -31,9 +31,9 @@ class EncodeImage(Block):
         said = vae.encode((pixels * 2 - 1).to(vae.device, vae.dtype))
         mean, std = said.mean.float(), said.std.float()
         if not random.single:
-            mean, std = (_rows(t, rows) for t in (mean, std))
+            mean, std = (row_for_each(t, rows) for t in (mean, std))
         noise, random = random.draw(len(mean), mean.shape[1:])
-        return Encoded(_rows(vae.scale(mean + std * noise.to(mean.device)), rows), random)
+        return Encoded(row_for_each(vae.scale(mean + std * noise.to(mean.device)), rows), random)
 
 
 class EncodeStart(Block):
@@ -46,7 +46,7 @@ class EncodeStart(Block):
         return Encoded(latents, random if steps.begin == 0 else after)
 
 
-def _rows(t: torch.Tensor, rows: Rows) -> torch.Tensor:
+def row_for_each(t: torch.Tensor, rows: Rows) -> torch.Tensor:
     """A row for each picture: pictures of one prompt lie beside each other."""
     if len(t) == rows.total:
         return t
@@ -74,4 +74,4 @@ class ShrinkMask(Block):
     def __call__(self, mask: Mask, image_latents: ImageLatents, rows: Rows) -> Shrunk:
         if len(mask) not in (1, rows.prompts, rows.total):
             raise ValueError(f"{len(mask)} masks came for {rows.prompts} prompts. Give one for all, or one each.")
-        return Shrunk(_rows(torch.nn.functional.interpolate(mask, size=image_latents.shape[2:]), rows))
+        return Shrunk(row_for_each(torch.nn.functional.interpolate(mask, size=image_latents.shape[2:]), rows))

@@ -53,19 +53,24 @@ class Drawn(NamedTuple):
 
 
 class DrawNoise(Block):
-    """Draw the noise that pictures will come from: (images, channels, height / factor, width / factor), unit normal."""
+    """Draw the noise that pictures will come from: (images, channels, height / factor, width / factor), unit normal.
+
+    patch: how many latents a side go into one token of the denoiser; sizes are multiples of that many.
+    """
 
     channels: int = 4
     factor: int = 8
+    patch: int = 1
     height: Count = knob(512)
     width: Count = knob(512)
 
     def __call__(self, rows: Rows, random: Random) -> Drawn:
+        multiple = self.factor * self.patch
         for name, size in (("height", self.height), ("width", self.width)):
-            if size % self.factor:
-                near = max(round(size / self.factor), 1) * self.factor
+            if size % multiple:
+                near = max(round(size / multiple), 1) * multiple
                 raise ValueError(
-                    f"{name}={size} cannot be made: it must be a multiple of {self.factor}. The nearest is {near}."
+                    f"{name}={size} cannot be made: it must be a multiple of {multiple}. The nearest is {near}."
                 )
         return Drawn(*random.draw(rows.total, (self.channels, self.height // self.factor, self.width // self.factor)))
 

@@ -1,0 +1,121 @@
+"""Flux's transformer as a function of passes: packing, places and guidance are its own affair."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+
+from ...components.conditioning import FluxConditioning
+from ...components.models.flux import FluxTransformer2DModel
+from ...components.types import Pass, PredictFunction, summed
+from ...graph import Block, Running, component, knob
+from ...graph.ports import ALONE
+from ...graph.space import ANY_SPACE
+from ...graph.types import Port
+from .passes import Batching, asking
+
+Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=FluxConditioning)]
+Sizes = tuple[tuple[int, int], ...]
+"""Height and width in latents: of the picture, then of each reference image."""
+
+PLACES = ("blocks", "blocks_in_turn", "single_blocks")
+"""Where a control net for Flux adds: behind the blocks of two streams, in a row or in turn, and behind the others."""
+
+
+class Predictor(NamedTuple):
+    predict: Predict
+
+
+class PredictFlow(Block):
+    """Offer the transformer as a function that a guider may ask several passes of at once.
+
+    `guidance_scale` is what the model was distilled to do in one pass (Meng et al. 2023), and no guider's scale; None
+    for a model without that, such as schnell. Latents are read 2 x 2 a token, and reference images stand behind them.
+    """
+
+    transformer: FluxTransformer2DModel = component()
+    guidance_scale: float | None = knob(3.5)
+    batching: Batching = "together"
+
+    def __call__(self, running: Running = ALONE) -> Predictor:
+        scale, reads = self.guidance_scale, self.transformer.config.guidance_embeds
+        if reads and scale is None:
+            raise ValueError("guidance_scale is None, but this transformer reads one. Give a number; usual is 3.5.")
+        if scale is not None and not reads:
+            running.note(
+                f"guidance_scale={scale:g} is not read: this transformer was not distilled to. "
+                "true_cfg_scale leans away from a negative prompt."
+            )
+        rotations: dict[object, Tensor] = {}  # as long as this function, and its alone
+
+        def forward(model: FluxTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
+            step = passes[0].step
+            words = FluxConditioning.joined([p.conditioning for p in passes])
+            latents = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
+            references = [torch.cat(rows) for rows in zip(*(p.references for p in passes), strict=True)]
+            sizes = tuple((t.shape[2], t.shape[3]) for t in (latents, *references))
+            tokens = packed(latents)
+            if tokens.shape[2] != model.config.in_channels:
+                raise ValueError(_channels(latents.shape[1], passes[0].latents.shape[1], model.config.in_channels))
+            count, device = words.tokens.shape[1], latents.device
+            if (key := (count, sizes, device)) not in rotations:
+                rotations[key] = model.rotary(torch.zeros(count, 3, device=device), places(sizes, device))
+            times = (step.t / 1000).expand(len(tokens))
+            added = summed(passes, places=PLACES)
+            said = model(
+                torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
+                words.tokens.to(model.dtype),
+                words.pooled.to(model.dtype),
+                times,
+                guidance=torch.full_like(times, scale) if reads and scale is not None else None,
+                image_rotary_emb=rotations[key],
+                controlnet_block_samples=_behind_each(added, len(model.transformer_blocks)),
+                controlnet_single_block_samples=added.get("single_blocks"),
+            )
+            return unpacked(said[:, : tokens.shape[1]], *sizes[0])
+
+        return Predictor(asking(self.transformer, forward, self.batching, running))
+
+
+def packed(latents: Tensor) -> Tensor:
+    """Latents `b c h w` as tokens of 2 x 2 `b (h/2 w/2) (c 2 2)`. ValueError for an odd side."""
+    height, width = latents.shape[2:]
+    if height % 2 or width % 2:
+        raise ValueError(f"Latents of {height}x{width} cannot be packed: a token is 2 x 2 of them. Give even sides.")
+    return pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
+
+
+def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Tokens as latents of that size again."""
+    return pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height // 2, width // 2)), 2)
+
+
+def places(sizes: Sizes, device: torch.device) -> Tensor:
+    """The places of all tokens `n 3`: which image (0 is the picture itself), row, column."""
+    grids: list[Tensor] = []
+    for image, (height, width) in enumerate(sizes):
+        axes = torch.tensor([image]), torch.arange(height // 2), torch.arange(width // 2)
+        grids.append(torch.cartesian_prod(*axes))
+    return torch.cat(grids).to(device, torch.float32)
+
+
+def _behind_each(added: Mapping[str, tuple[Tensor, ...]], count: int) -> list[Tensor] | None:
+    """What is added behind each of `count` blocks: by control nets whose answers serve several in a row, or in turn."""
+    found: list[list[Tensor]] = []
+    if in_a_row := added.get("blocks"):
+        each = -(-count // len(in_a_row))
+        found.append([in_a_row[i // each] for i in range(count)])
+    if in_turn := added.get("blocks_in_turn"):
+        found.append([in_turn[i % len(in_turn)] for i in range(count)])
+    if len(found) == 2:
+        return [a + b for a, b in zip(*found, strict=True)]
+    return found[0] if found else None
+
+
+def _channels(came: int, own: int, wanted: int) -> str:
+    hint = ' It was trained to fill: use the task "fill".' if wanted > 4 * came == 4 * own else ""
+    return (
+        f"The transformer takes {wanted} channels a token, but 2 x 2 latents of {came} channels have {4 * came}.{hint}"
+    )

@@ -1,0 +1,77 @@
+"""Images that Flux Kontext is shown, and the sizes that it makes (Labs et al. 2025)."""
+
+from typing import NamedTuple
+
+from ...components.models.autoencoder import exact
+from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.types import ImageLatents, Images, Rows
+from ...graph import Block, component, knob
+from ..latents.start import Count
+from .encode import row_for_each
+from .read import PictureInput, ReadImage
+
+SIZES = (
+    (672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104),
+    (1024, 1024), (1104, 944), (1184, 880), (1248, 832), (1328, 800), (1392, 752), (1456, 720), (1504, 688),
+    (1568, 672),
+)  # fmt: skip
+"""Widths and heights of images that Kontext was trained to be shown."""
+
+
+class Read(NamedTuple):
+    reference: Images
+
+
+class ReadReference(Block):
+    """Read the image to show, at the size of those trained with whose shape is nearest to its own.
+
+    Without `auto_resize` it keeps its own size, rounded down to a multiple. Several images take the size of the first.
+    """
+
+    multiple: int = 16
+    auto_resize: bool = knob(True)
+
+    def __call__(self, image: PictureInput) -> Read:
+        first = image[0] if isinstance(image, list | tuple) and image else image
+        height, width = ReadImage(multiple=1)(first).pixels.shape[2:]
+        if self.auto_resize:
+            _, width, height = min((abs(width / height - w / h), w, h) for w, h in SIZES)
+        height, width = (max(side // self.multiple, 1) * self.multiple for side in (height, width))
+        return Read(ReadImage(multiple=self.multiple, height=height, width=width)(image).pixels)
+
+
+class Encoded(NamedTuple):
+    reference_latents: ImageLatents
+
+
+class EncodeReference(Block):
+    """Turn an image to show into latents: what the autoencoder finds likeliest, so that nothing is drawn."""
+
+    vae: AutoencoderKL = component()
+
+    def __call__(self, reference: Images, rows: Rows) -> Encoded:
+        if len(reference) not in (1, rows.prompts, rows.total):
+            raise ValueError(f"{len(reference)} images came for {rows.prompts} prompts. Give one for all, or one each.")
+        vae = exact(self.vae)
+        mean = vae.encode((reference * 2 - 1).to(vae.device, vae.dtype)).mean
+        return Encoded(row_for_each(vae.scale(mean.float()), rows))
+
+
+class Fitted(NamedTuple):
+    height: Count
+    width: Count
+
+
+class FitArea(Block):
+    """Keep the shape of `height` and `width` and bring the picture to about `max_area` pixels."""
+
+    multiple: int = 16
+    height: Count = knob(1024)
+    width: Count = knob(1024)
+    max_area: Count = knob(1024 * 1024)
+
+    def __call__(self) -> Fitted:
+        shape = self.width / self.height
+        sides = round((self.max_area / shape) ** 0.5), round((self.max_area * shape) ** 0.5)
+        height, width = (max(side // self.multiple, 1) * self.multiple for side in sides)
+        return Fitted(height, width)
