@@ -16,7 +16,7 @@ from ..graph.errors import ConfigError, LoadError
 from ..graph.space import LatentSpace
 from ..registry import UnknownName, did_you_mean, native, resolve
 from .loading.files import CONFIGS, read_json
-from .loading.hub import Access
+from .loading.hub import Access, is_revision
 from .loading.roots import Root, root_of, small_files
 
 PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
@@ -25,7 +25,6 @@ PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hin
 _AUTO = ("AutoModel", "AutoModelForTextEncoding", "AutoTokenizer")
 """Hints that leave it to the config of the component what it is."""
 
-_REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 _VARIANT = re.compile(r"\w[\w-]*")
 _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 
@@ -96,8 +95,7 @@ class ComponentSpec(BaseModel):
     @field_validator("revision")
     @classmethod
     def _a_revision(cls, value: str | None) -> str | None:
-        # The Hub's client writes a file of this name into its cache: "../.." would lead out of it.
-        if value is not None and _REVISION.fullmatch(value) is None:
+        if value is not None and not is_revision(value):
             raise ValueError(f"came {value!r}; wanted a branch, tag or commit such as 'main' or 'refs/pr/1'")
         return value
 

@@ -8,7 +8,7 @@ from typing import Any
 from ..registry import closest, presets
 from .binding import AUTO, overlay, sister
 from .block import Lazy
-from .errors import InputError, Problem
+from .errors import InputError, LoadError, Problem
 from .graph import Graph
 from .plan import needed, plan_of, unbound
 from .run import Run
@@ -50,10 +50,23 @@ def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Ru
             found.append(Problem("value", name, text, type(value).__name__, say(graph.inputs[name].type)))
     if found:
         raise InputError(found)
-    for value in needed(graph, _wanted(graph)).values():
-        if isinstance(value, Lazy):
-            value.ready()
+    _ready(needed(graph, _wanted(graph)))
     return Run(graph, taken, notes)
+
+
+def _ready(bindings: Mapping[str, Any]) -> None:
+    """Ask what loads at its first use whether it could. One LoadError with all that cannot."""
+    wrong: dict[str, LoadError] = {}
+    for name, value in bindings.items():
+        if isinstance(value, Lazy):
+            try:
+                value.ready()
+            except LoadError as error:
+                wrong[name] = error
+    if len(wrong) == 1:
+        raise next(iter(wrong.values()))
+    if wrong:
+        raise LoadError("\n  ".join([f"({len(wrong)} components)", *(f"{n}: {e}" for n, e in wrong.items())]))
 
 
 def _shown(value: Any) -> str:

@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from ...graph.errors import LoadError
+from .files import write_text
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 _LOCK = threading.RLock()
 _SLACK = 64 * 2**20  # bytes that a disk should have left
 
@@ -24,6 +26,15 @@ def is_repo(name: str) -> bool:
     (True, False, False)
     """
     return _REPO.fullmatch(name) is not None and ".." not in name
+
+
+def is_revision(name: str) -> bool:
+    """Whether a text can be a branch, tag or commit. The client writes files of these names into its cache.
+
+    >>> is_revision("refs/pr/1"), is_revision("../../etc")
+    (True, False)
+    """
+    return _REVISION.fullmatch(name) is not None
 
 
 @dataclass(frozen=True)
@@ -61,6 +72,8 @@ class Repo:
     access: Access
     reached: bool
     """Whether the Hub answered. Where not, `files` are those of the cache."""
+    branch: str | None = None
+    """The branch or tag that was asked for."""
     _fresh: set[str] = field(default_factory=set[str], repr=False)
 
     def names(self, subfolder: str = "") -> frozenset[str]:
@@ -103,6 +116,8 @@ class Repo:
             for path, file in zip(paths, pool.map(self._download, paths), strict=True):
                 self._verify(path, file)
                 self._fresh.add(path)
+        if self.branch is not None and self.branch != self.revision:  # where the cache's readers look for its commit
+            write_text(self._root().parents[1] / "refs" / self.branch, self.revision)
 
     def _download(self, path: str) -> Path:
         from huggingface_hub import hf_hub_download
@@ -150,6 +165,8 @@ def open_repo(name: str, revision: str | None = None, access: Access | None = No
     be had.
     """
     access = access or Access()
+    if revision is not None and not is_revision(revision):
+        raise LoadError(f"{name}: came the revision {revision!r}; wanted a branch, tag or commit such as 'main'.")
     with _LOCK:
         key = (name, revision, access)
         if fresh or key not in _opened:
@@ -179,7 +196,7 @@ def _listed(name: str, revision: str | None, access: Access) -> Repo | None:
     except (OSError, broken):
         return None
     files = {file.rfilename: Stored(file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or ()}
-    return Repo(name, str(info.sha), files, access, reached=True)
+    return Repo(name, str(info.sha), files, access, reached=True, branch=revision or "main")
 
 
 def _cached(name: str, revision: str | None, access: Access) -> Repo:
