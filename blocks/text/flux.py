@@ -10,7 +10,7 @@ from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
-from .prompts import Prompt, matched, texts, windows
+from .prompts import Prompt, matched, one_or_each, texts, windows
 from .t5 import Length, T5Tower, read_by_t5
 
 
@@ -49,10 +49,7 @@ class EncodePrompt(Block):
     def __call__(self, prompt: Prompt, prompt_2: Prompt | None = None, running: Running = ALONE) -> Encoded:
         first = texts(prompt)
         second = first if prompt_2 is None else texts(prompt_2)
-        total = max(len(first), len(second))
-        if not {len(first), len(second)} <= {1, total}:
-            told = f"prompt has {len(first)} texts, and prompt_2 has {len(second)}."
-            raise ValueError(f"{told} Give one for all, or one each.")
+        total = one_or_each([first, second])
         pooled = self._summed_up(first, running)
         tokens = read_by_t5(self.text_encoder_2, self.tokenizer_2, second, self.max_sequence_length, running)
         return Encoded(FluxConditioning(tokens.expand(total, -1, -1), pooled.expand(total, -1)))

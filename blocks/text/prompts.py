@@ -33,6 +33,21 @@ def matched(name: str, prompt: Prompt, rows: Rows) -> tuple[str, ...]:
     return found
 
 
+def one_or_each(prompts: Sequence[Sequence[object]]) -> int:
+    """How many texts prompts have that go together: `prompt`, `prompt_2` … ValueError for unlike numbers.
+
+    >>> one_or_each([["a fox", "a hare"], ["in the snow"]])
+    2
+    """
+    counts = [len(prompt) for prompt in prompts]
+    total = max(counts)
+    if not {*counts} <= {1, total}:
+        names = ["prompt", *(f"prompt_{i}" for i in range(2, len(counts) + 1))]
+        told = [f"{name} has {count} texts" for name, count in zip(names, counts, strict=True)]
+        raise ValueError(f"{', '.join(told[:-1])}, and {told[-1]}. Give one for all, or one each.")
+    return total
+
+
 def windows(
     tokenizer: TextTokenizer, prompts: Sequence[str], long_prompt: LongPrompt, running: Running
 ) -> list[list[Window]]:

@@ -1,45 +1,17 @@
 """Prompts for Stable Diffusion XL: through two text towers, or for its refiner through the second alone."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ...components.conditioning import SDXLText
 from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
-from .clip import ClipOutput, ClipTower
-from .prompts import LongPrompt, Prompt, Window, matched, side_by_side, texts, windows
-
-
-class TowerConfig(Protocol):
-    @property
-    def hidden_size(self) -> int: ...
-    @property
-    def projection_dim(self) -> int: ...
-
-
-class Tower(ClipTower, Protocol):
-    """A CLIP text tower whose widths are known, ours or transformers'."""
-
-    @property
-    def config(self) -> TowerConfig: ...
-
-
-class ProjectedOutput(ClipOutput, Protocol):
-    """What a CLIP text tower with a projection gives."""
-
-    @property
-    def text_embeds(self) -> Tensor: ...
-
-
-class ProjectedTower(Tower, Protocol):
-    """A CLIP text tower that also gives the prompt as one vector."""
-
-    def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False) -> ProjectedOutput: ...
+from .prompts import LongPrompt, Prompt, matched
+from .towers import ProjectedTower, Reading, Tower, read
 
 
 class Encoded(NamedTuple):
@@ -103,34 +75,12 @@ class MatchNegative(Block):
         return Matched(**{name: None if text is None else matched(name, text, rows) for name, text in given.items()})
 
 
-class Reading(NamedTuple):
-    """A tower and what it reads."""
-
-    tower: Tower
-    tokenizer: TextTokenizer
-    prompt: Prompt | None
-
-
 def _encode(readings: Sequence[Reading], skip: int, long_prompt: LongPrompt, running: Running) -> SDXLText:
     """The last reading's tower is the one that pools."""
     if all(r.prompt is None for r in readings):
         return _zeros(readings)
-    rows = [windows(r.tokenizer, texts("" if r.prompt is None else r.prompt), long_prompt, running) for r in readings]
-    counts = [len(texts) for texts in rows]
-    total = max(counts)
-    if not {*counts} <= {1, total}:
-        told = f"prompt has {counts[0]} texts, and prompt_2 has {counts[-1]}."
-        raise ValueError(f"{told} Give one for all, or one each.")
-    longest = max(len(text) for texts in rows for text in texts)
-    tokens: list[Tensor] = []
-    said: list[ClipOutput] = []
-    for reading, own in zip(readings, rows, strict=True):
-        parts = side_by_side(reading.tokenizer, own, longest)
-        said = [_ask(reading.tower, part) for part in parts]
-        seen = torch.cat([_penultimate(one, skip) for one in said], 1)  # b n d
-        tokens.append(seen.expand(total, -1, -1))
-    pooled = cast("ProjectedOutput", said[0]).text_embeds
-    return SDXLText(torch.cat(tokens, 2), pooled.expand(total, -1))
+    said = read(readings, skip, long_prompt, running)
+    return SDXLText(said.tokens, said.pooled(-1))
 
 
 def _zeros(readings: Sequence[Reading]) -> SDXLText:
@@ -138,16 +88,3 @@ def _zeros(readings: Sequence[Reading]) -> SDXLText:
     width = sum(r.tower.config.hidden_size for r in readings)
     tokens = torch.zeros(1, tokenizer.model_max_length, width, device=tower.device)
     return SDXLText(tokens, tokens.new_zeros(1, tower.config.projection_dim))
-
-
-def _ask(tower: Tower, ids: Sequence[Window]) -> ClipOutput:
-    return tower.forward(torch.tensor(ids, device=tower.device), output_hidden_states=True)
-
-
-def _penultimate(said: ClipOutput, skip: int) -> Tensor:
-    """A layer's output before the tower's last norm, as SDXL was trained to read it."""
-    states = said.hidden_states
-    assert states is not None
-    if not 0 <= skip <= len(states) - 2:
-        raise ValueError(f"clip_skip={skip}, but this text encoder has {len(states) - 1} layers, the last not read.")
-    return states[-(skip + 2)]
