@@ -10,6 +10,11 @@ from ...registry import schedulers as _table
 if TYPE_CHECKING:
     from .base import History as History
     from .base import Scheduler as Scheduler
+    from .cogvideox import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
+    from .cogvideox import CogVideoXDPMScheduler as CogVideoXDPMScheduler
+    from .consistency import CMStochasticIterativeScheduler as CMStochasticIterativeScheduler
+    from .consistency import ConsistencyDecoderScheduler as ConsistencyDecoderScheduler
+    from .consistency import SCMScheduler as SCMScheduler
     from .ddim import DDIMScheduler as DDIMScheduler
     from .ddim_inverse import DDIMInverseScheduler as DDIMInverseScheduler
     from .ddpm import DDPMScheduler as DDPMScheduler
@@ -21,6 +26,8 @@ if TYPE_CHECKING:
     from .edm import EDMEulerScheduler as EDMEulerScheduler
     from .euler import EulerAncestralDiscreteScheduler as EulerAncestralDiscreteScheduler
     from .euler import EulerDiscreteScheduler as EulerDiscreteScheduler
+    from .flow_map import FlowMapEulerDiscreteScheduler as FlowMapEulerDiscreteScheduler
+    from .flow_map import LTXEulerAncestralRFScheduler as LTXEulerAncestralRFScheduler
     from .flow_match import FlowMatchEulerDiscreteScheduler as FlowMatchEulerDiscreteScheduler
     from .flow_match import FlowMatchHeunDiscreteScheduler as FlowMatchHeunDiscreteScheduler
     from .flow_match import FlowMatchLCMScheduler as FlowMatchLCMScheduler
@@ -28,17 +35,25 @@ if TYPE_CHECKING:
     from .heun import KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler
     from .heun import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
     from .ipndm import IPNDMScheduler as IPNDMScheduler
+    from .karras_ve import KarrasVeScheduler as KarrasVeScheduler
     from .lcm import LCMScheduler as LCMScheduler
     from .lcm import TCDScheduler as TCDScheduler
     from .lms import LMSDiscreteScheduler as LMSDiscreteScheduler
+    from .parallel import DDIMParallelScheduler as DDIMParallelScheduler
+    from .parallel import DDPMParallelScheduler as DDPMParallelScheduler
     from .pndm import PNDMScheduler as PNDMScheduler
+    from .repaint import RePaintScheduler as RePaintScheduler
     from .sasolver import SASolverScheduler as SASolverScheduler
     from .schedule import Level as Level
     from .schedule import Schedule as Schedule
     from .schedule import Step as Step
+    from .score_sde import ScoreSdeVeScheduler as ScoreSdeVeScheduler
+    from .score_sde import ScoreSdeVpScheduler as ScoreSdeVpScheduler
     from .sde import DPMSolverSDEScheduler as DPMSolverSDEScheduler
     from .singlestep import DPMSolverSinglestepScheduler as DPMSolverSinglestepScheduler
+    from .unclip import UnCLIPScheduler as UnCLIPScheduler
     from .unipc import UniPCMultistepScheduler as UniPCMultistepScheduler
+    from .wuerstchen import DDPMWuerstchenScheduler as DDPMWuerstchenScheduler
 
 _OURS = {"Scheduler": "base", "History": "base", "Schedule": "schedule", "Step": "schedule", "Level": "schedule"}
 

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, ClassVar, Self, cast
 
 from torch import Tensor
 
@@ -35,6 +35,9 @@ class Scheduler(ABC):
     It holds no state, so one object serves any number of runs and threads; a run's state is the sample and the history.
     """
 
+    unwritten: ClassVar[frozenset[str]] = frozenset()
+    """Keys that a config may have, but that the published class does not write while they are default."""
+
     _given: frozenset[str] = field(default=frozenset(), init=False, compare=False, repr=False)
     """Keys that the config this came from stated. `from_scheduler` hands on these, and those that are not default."""
 
@@ -43,8 +46,12 @@ class Scheduler(ABC):
             object.__setattr__(self, key, _config.fit(type(self).__name__, key, getattr(self, key), hint))
 
     @property
-    def process(self) -> Literal["diffusion", "flow"]:
-        """How clean and noise mix: "diffusion" keeps variance or adds noise, "flow" goes straight between them."""
+    def process(self) -> str:
+        """How clean and noise mix, and what the model is told: schedulers of one process may change places.
+
+        "diffusion" keeps variance or adds noise, at training timesteps; "flow" goes straight between clean and noise;
+        others have levels and a clock of their own, and a name for them.
+        """
         return "diffusion"
 
     # -- a run ---------------------------------------------------------------------------------------------------------
@@ -139,7 +146,10 @@ class Scheduler(ABC):
         go along is in `dropped(other)`.
         """
         made = cls.from_config({**cls._carried(other), **keys})
-        _refuse_other_process(made, other)
+        if "prediction_type" in keys:
+            _refuse_other_process(made, other)
+        else:
+            _trained_for(made, other)
         return made
 
     @classmethod
@@ -211,11 +221,13 @@ def _refuse_other_process(made: Scheduler, current: Scheduler) -> None:
     if made.process == current.process:
         return
     ways = {"diffusion": "keeps or adds variance", "flow": "goes straight between clean and noise"}
+    way = ways.get(made.process, "has noise levels and a clock of its own")
     fitting = {"diffusion": "'euler', 'dpmpp_2m' or 'unipc'", "flow": "'flow_euler', 'dpmpp_2m' or 'unipc'"}
+    named = f"one by name, such as {fitting[current.process]}," if current.process in fitting else "one of that kind,"
     raise ConfigError(
-        f"{type(made).__name__} {ways[made.process]} ({made.process}), but the model of {type(current).__name__} was "
-        f"trained for {current.process}, and would give grey noise. Choose one by name, such as "
-        f"{fitting[current.process]}, and it takes over what the model needs."
+        f"{type(made).__name__} {way} ({made.process}), but the model of {type(current).__name__} was "
+        f"trained for {current.process}, and would give grey noise. Choose {named} and it takes over what the model "
+        "needs."
     )
 
 

@@ -100,11 +100,12 @@ def known(cls: type, config: Mapping[str, object]) -> dict[str, object]:
 
 
 def to_config(scheduler: Any) -> dict[str, Any]:  # Any: a dataclass; JSON values
-    """Sorted keys and JSON values; arguments of a published `step` only where they are not the default."""
+    """Sorted keys and JSON values; those that the published class does not write only where they are not default."""
     config: dict[str, Any] = {"_class_name": type(scheduler).__name__}
     for item in fields(scheduler):
         value = getattr(scheduler, item.name)
-        if item.name in keys(type(scheduler)) and (item.metadata.get("published", True) or value != item.default):
+        written = item.metadata.get("published", True) and item.name not in scheduler.unwritten
+        if item.name in keys(type(scheduler)) and (written or value != item.default):
             config[item.name] = list(value) if isinstance(value, tuple) else value
     return dict(sorted(config.items()))
 

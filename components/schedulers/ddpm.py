@@ -8,8 +8,8 @@ from typing import Literal
 from torch import Tensor
 
 from ...graph.errors import ConfigError
-from .base import History
-from .betas import Spacing
+from .base import History, Scheduler
+from .betas import Float32s, Floats, Spacing
 from .diffusion import Clipped, Prediction, ZeroTerminalSNR, clean, variance_preserving
 from .schedule import Schedule, Step
 
@@ -18,43 +18,16 @@ Variance = Literal["fixed_small", "fixed_small_log", "fixed_large", "fixed_large
 
 
 @dataclass(frozen=True, kw_only=True)
-class DDPMScheduler(Clipped, ZeroTerminalSNR):
-    """Ancestral sampling: Ho et al. 2020, algorithm 2 and equation 7, between any two timesteps.
+class Ancestral(Scheduler):
+    """Ho et al. 2020, algorithm 2 and equation 7, between any two levels that keep variance.
 
     With a learned variance (Nichol and Dhariwal 2021) the prediction has twice the sample's channels: first what
     `prediction_type` says, then the variance ("learned") or where between the fixed ones its logarithm lies, from -1
     to 1 ("learned_range", equation 15 there).
     """
 
-    beta_schedule: Betas = "linear"
-    prediction_type: Prediction = "epsilon"
-    timestep_spacing: Spacing = "leading"
     variance_type: Variance = "fixed_small"
     """small: the variance of q(x_next | x, x0). large: beta. With _log it is the same number, kept as a logarithm."""
-
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        self._refuse_sigmas(sigmas)
-        visited = tuple(int(t) for t in self._visited(n, timesteps).round())
-        bars = self.alphas_cumprod
-        levels = (*(variance_preserving(float(bars[t])) for t in visited), variance_preserving(1.0))
-        self._refuse_no_signal(levels[0].alpha)
-        return Schedule(
-            sigmas=tuple(level.ratio for level in levels),
-            timesteps=visited,
-            levels=levels,
-            noises=tuple(t > 0 for t in visited),
-        )
-
-    def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        mean, _ = self._split(sample, prediction)
-        return self._bounded(clean(self.prediction_type, sample.float(), mean.float(), step.level))
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
@@ -89,8 +62,46 @@ class DDPMScheduler(Clipped, ZeroTerminalSNR):
         channels = sample.shape[1]
         if prediction.shape[1] != 2 * channels:
             raise ConfigError(
-                f"DDPMScheduler(variance_type={self.variance_type!r}) wants a prediction of {2 * channels} channels, "
-                f"the variance last; it came with {prediction.shape[1]}. For a model that predicts no variance, "
-                "choose variance_type='fixed_small'."
+                f"{type(self).__name__}(variance_type={self.variance_type!r}) wants a prediction of {2 * channels} "
+                f"channels, the variance last; it came with {prediction.shape[1]}. For a model that predicts no "
+                "variance, choose variance_type='fixed_small'."
             )
         return prediction[:, :channels], prediction[:, channels:]
+
+
+def ancestral(visited: Floats, bars: Float32s) -> Schedule:
+    """From each visited timestep to the next, and to a clean sample; noise is drawn above timestep 0."""
+    whole = tuple(int(t) for t in visited.round())
+    levels = (*(variance_preserving(float(bars[t])) for t in whole), variance_preserving(1.0))
+    return Schedule(
+        sigmas=tuple(level.ratio for level in levels),
+        timesteps=whole,
+        levels=levels,
+        noises=tuple(t > 0 for t in whole),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDPMScheduler(Ancestral, Clipped, ZeroTerminalSNR):
+    """Ancestral sampling over whole timesteps."""
+
+    beta_schedule: Betas = "linear"
+    prediction_type: Prediction = "epsilon"
+    timestep_spacing: Spacing = "leading"
+
+    def steps(
+        self,
+        n: int,
+        *,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        image_tokens: int | None = None,
+    ) -> Schedule:
+        self._refuse_sigmas(sigmas)
+        schedule = ancestral(self._visited(n, timesteps), self.alphas_cumprod)
+        self._refuse_no_signal(schedule.levels[0].alpha)
+        return schedule
+
+    def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+        mean, _ = self._split(sample, prediction)
+        return self._bounded(clean(self.prediction_type, sample.float(), mean.float(), step.level))

@@ -32,6 +32,10 @@ class EDM(Scheduler):
     rho: float = 7.0
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
+    @property
+    def process(self) -> str:
+        return "EDM"
+
     def steps(
         self,
         n: int,
@@ -196,6 +200,10 @@ class CosineDPMSolverMultistepScheduler(EDMMultistep):
     @property
     def _kind(self) -> Literal["sde-dpmsolver++"]:
         return "sde-dpmsolver++"
+
+    @property
+    def process(self) -> str:
+        return "angles"
 
     def _clock(self, sigma: float) -> float:
         return atan(sigma) / (pi / 2)

@@ -135,10 +135,10 @@ class Shifting(FlowMatch):
         if self.invert_sigmas:
             levels = 1 - levels
         clock = np.asarray(timesteps) if timesteps is not None else levels[:-1] * self.num_train_timesteps
-        return self._schedule(levels, clock, noises=(self._draws,) * len(clock))
+        return self._schedule(levels, clock, noises=[self._draws(after) for after in levels[1:].tolist()])
 
-    @property
-    def _draws(self) -> bool:
+    def _draws(self, after: float) -> bool:
+        """Does a turn to this level take noise?"""
         return False
 
 
@@ -148,8 +148,7 @@ class FlowMatchEulerDiscreteScheduler(Shifting):
 
     stochastic_sampling: bool = False
 
-    @property
-    def _draws(self) -> bool:
+    def _draws(self, after: float) -> bool:
         return self.stochastic_sampling
 
     def advance(
@@ -229,8 +228,7 @@ class FlowMatchLCMScheduler(Shifting):
                 "run each size as a stage of its own."
             )
 
-    @property
-    def _draws(self) -> bool:
+    def _draws(self, after: float) -> bool:
         return True
 
     def advance(

@@ -24,6 +24,10 @@ class IPNDMScheduler(Scheduler):
     trained_betas: tuple[float, ...] | None = None
     """The noise before each turn and at the end, for a run of just so many; by default it follows time."""
 
+    @property
+    def process(self) -> str:
+        return "v over time"
+
     def steps(
         self,
         n: int,

@@ -39,6 +39,7 @@ SAMPLERS: dict[str, tuple[str, Keys]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
     "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "flow_euler_ancestral": ("LTXEulerAncestralRFScheduler", {}),
     "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}),
     "flow_lcm": ("FlowMatchLCMScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
@@ -53,6 +54,7 @@ SAMPLERS: dict[str, tuple[str, Keys]] = {
 }
 _SPELLINGS = {
     "euler_a": "euler_ancestral",
+    "flow_euler_a": "flow_euler_ancestral",
     "dpm2_a": "dpm2_ancestral",
     "dpm_2": "dpm2",
     "dpm_2_ancestral": "dpm2_ancestral",
@@ -74,7 +76,7 @@ CURVES: dict[str, Keys] = {
     "simple": {**_NONE, "timestep_spacing": "trailing"},
     "lu": {**_NONE, "use_lu_lambdas": True},
 }
-_IN_FLOW = {"euler": "flow_euler", "heun": "flow_heun", "lcm": "flow_lcm"}
+_IN_FLOW = {"euler": "flow_euler", "euler_ancestral": "flow_euler_ancestral", "heun": "flow_heun", "lcm": "flow_lcm"}
 """Samplers that a flow-matching model's users call by the same name."""
 
 

@@ -84,6 +84,7 @@ EDM: Options = {
     "final_sigmas_type": ("zero", "sigma_min"),
     "sigma_data": (0.5, 1.0),
 }
+DDIM: Options = {"prediction_type": PREDICTIONS, "timestep_spacing": SPACINGS, "clip_sample": (False, True)}
 OPTIONS: dict[str, Options] = {
     "DPMSolverMultistepScheduler": LAMBDA
     | {
@@ -176,6 +177,26 @@ OPTIONS: dict[str, Options] = {
     "FlowMatchEulerDiscreteScheduler": SHIFTING | {"stochastic_sampling": (False, True)},
     "FlowMatchLCMScheduler": SHIFTING,
     "FlowMatchHeunDiscreteScheduler": {"shift": (1.0, 3.0, 7.0), "num_train_timesteps": (1000, 200)},
+    "FlowMapEulerDiscreteScheduler": {"shift": (1.0, 3.0, 7.0), "num_train_timesteps": (1000, 200)},
+    "LTXEulerAncestralRFScheduler": SHIFTING
+    | {"invert_sigmas": (False,), "eta": (1.0, 0.5, 0.0), "s_noise": (1.0, 0.9), "shift_terminal": (None,)},
+    "CMStochasticIterativeScheduler": {
+        "num_train_timesteps": (40, 200),
+        "sigma_max": (80.0, 10.0),
+        "sigma_data": (0.5, 1.0),
+        "s_noise": (1.0, 0.9),
+        "rho": (7.0, 3.0),
+        "clip_denoised": (True, False),
+    },
+    "CogVideoXDDIMScheduler": {
+        "prediction_type": PREDICTIONS,
+        "timestep_spacing": SPACINGS,
+        "beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+        "set_alpha_to_one": (True, False),
+        "snr_shift_scale": (1.0, 3.0),
+    },
+    "DDIMParallelScheduler": DDIM | {"eta": (0.0, 0.7)},
+    "DDPMParallelScheduler": DDIM | {"variance_type": ("fixed_small", "fixed_large")},
 }
 DRAWN = 11
 """Configs of each class; each is run with 5, 10 and 25 steps."""
@@ -247,16 +268,17 @@ def published(name: str) -> Any:  # Any: a class of the reference
 
 def pair(name: str, config: Config) -> tuple[Scheduler, Any, Config]:
     """Ours, the reference, and what the reference takes as arguments of its `step`."""
-    config = dict(config) if name.startswith(("FlowMatch", "EDM", "IPNDM", "Cosine")) else {**SD, **config}
+    config = {**SD, **config} if hasattr(schedulers[name], "beta_start") else dict(config)
     if curve := config.pop("curve", None):
         config[curve] = True
-    arguments = {key: config[key] for key in ARGUMENTS if key in config}
-    keys = {key: value for key, value in config.items() if key not in ARGUMENTS}
+    takes = inspect.signature(published(name).step).parameters
+    arguments = {key: config[key] for key in ARGUMENTS if key in config and key in takes}
+    keys = {key: value for key, value in config.items() if key not in arguments}
     if (tau := keys.pop("tau", None)) is not None:  # a function there
         keys["tau_func"] = partial(tau_between, tau)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return schedulers[name].from_config(config), published(name)(**keys), arguments
+        return schedulers[name].from_config(config), published(name).from_config(keys), arguments
 
 
 def tau_between(tau: float, t: Tensor) -> Tensor:
@@ -350,7 +372,7 @@ def same_plan(name: str, config: Config, schedule: Schedule, theirs: Any) -> Non
     torch.testing.assert_close(clock, theirs.timesteps.double(), rtol=0 if whole else 1e-6, atol=0 if whole else 1e-3)
     assert (schedule.device_timesteps.dtype == torch.int64) == whole
     if hasattr(theirs, "sigmas"):
-        sigmas, published = torch.tensor(schedule.sigmas), theirs.sigmas
+        sigmas, published = torch.tensor(schedule.sigmas), theirs.sigmas.float()
         if name == "DPMSolverSDEScheduler":  # ours stand at the middles too, for the sample does
             sigmas, published = sigmas[::2], torch.cat([published[:1], published[1:-1:2]])
         if name.startswith("KDPM2"):  # ours stand at the middles too, for the sample does

@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import pytest
+import torch
 
 from sfumato.components import schedulers as package
 from sfumato.components.schedulers import (
@@ -13,6 +14,7 @@ from sfumato.components.schedulers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
+    LTXEulerAncestralRFScheduler,
     Scheduler,
     UniPCMultistepScheduler,
 )
@@ -127,6 +129,7 @@ def test_a_model_of_flow_keeps_its_flow() -> None:
     assert Scheduler.coerce("euler", FLUX) == FLUX
     assert Scheduler.coerce("heun", FLUX) == FlowMatchHeunDiscreteScheduler(shift=3.0)
     assert Scheduler.coerce("flow_euler", swapped) == FLUX
+    assert Scheduler.coerce("euler_a", FLUX) == LTXEulerAncestralRFScheduler(shift=3.0)
     assert FlowMatchEulerDiscreteScheduler.dropped(swapped) == {
         "use_flow_sigmas": True,
         "prediction_type": "flow_prediction",
@@ -147,6 +150,19 @@ WRONG = {
         lambda: Scheduler.coerce(EulerDiscreteScheduler(), V),
         "expects prediction_type='epsilon', but the model of DDIMScheduler predicts 'v_prediction'",
     ),
+    "a class of one prediction": (
+        lambda: package.RePaint.from_scheduler(V),
+        "expects prediction_type='epsilon', but the model of DDIMScheduler predicts 'v_prediction'",
+    ),
+    "EDM on diffusion": (
+        lambda: Scheduler.coerce("EDMEuler", SD),
+        "has noise levels and a clock of its own .EDM., but the model of DDIMScheduler was trained for diffusion",
+    ),
+    "consistency on diffusion": (lambda: Scheduler.coerce("CMStochasticIterative", SD), "trained for diffusion"),
+    "diffusion on consistency": (
+        lambda: Scheduler.coerce("euler", package.CMStochasticIterative()),
+        "was trained for consistency, and would give grey noise. Choose one of that kind",
+    ),
 }
 
 
@@ -155,6 +171,16 @@ def test_a_scheduler_that_the_model_was_not_trained_for_is_refused(case: str) ->
     act, text = WRONG[case]
     with pytest.raises(ConfigError, match=text):
         act()
+
+
+def test_keys_that_a_published_class_does_not_write_are_written_where_they_matter() -> None:
+    """As in the reference, which keeps the flow's keys beside the three of its ancestral sampler."""
+    config = LTXEulerAncestralRFScheduler(shift=3.0).to_config()
+    assert set(config) == {"_class_name", "eta", "num_train_timesteps", "s_noise", "shift"}
+    theirs = reference.LTXEulerAncestralRFScheduler.from_config(config)
+    theirs.set_timesteps(8)
+    levels = torch.tensor(LTXEulerAncestralRFScheduler.from_config(config).steps(8).sigmas)
+    torch.testing.assert_close(levels, theirs.sigmas)
 
 
 def test_a_wrong_config_of_a_checkpoint_can_be_set_right() -> None:
