@@ -48,7 +48,8 @@ class Rows(NamedTuple):
 Residuals: TypeAlias = Mapping[str, tuple[Tensor, ...]]
 """What a control net adds inside a denoiser: for each place where it is added, a tensor for each layer there.
 
-U-Nets have "down" (one for each skip connection) and "mid" (one).
+U-Nets have "down" (one for each skip connection), "mid" (one), and "levels" (one for each level going down, and maybe
+one more for the middle).
 """
 
 

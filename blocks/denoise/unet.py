@@ -26,7 +26,7 @@ def ask_unet(
     sample = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
     if sample.shape[1] != unet.config.in_channels:
         raise ValueError(_channels(sample.shape[1], unet.config.in_channels))
-    inside = summed(passes, places=("down", "mid"))
+    inside = summed(passes, places=("down", "mid", "levels"))
     return unet(
         sample.to(unet.dtype),
         step.t,
@@ -35,6 +35,7 @@ def ask_unet(
         added_cond_kwargs=added,
         down_block_additional_residuals=inside.get("down"),
         mid_block_additional_residual=inside["mid"][0] if "mid" in inside else None,
+        down_intrablock_additional_residuals=inside.get("levels"),
     )
 
 

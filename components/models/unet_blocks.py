@@ -30,7 +30,7 @@ def plus(name: str, x: Tensor, residual: Tensor | None) -> Tensor:
             f"{name} has a tensor of {came} where this model has {wanted} (channels x height x width). "
             + ("It was made for another model." if residual.shape[1] != x.shape[1] else "The picture has another size.")
         )
-    return x + residual
+    return x + residual.to(x.dtype)
 
 
 class DownBlock(nn.Module):
