@@ -51,6 +51,11 @@ class SafetensorFiles:
     def where(self, name: str) -> str:
         return str(self._of[name][0])
 
+    def metadata(self) -> dict[str, str]:
+        """The metadata of all files, as their headers have them."""
+        readers = {id(reader): reader for _, reader in self._of.values()}.values()
+        return {key: value for reader in readers for key, value in (reader.metadata() or {}).items()}
+
 
 class PickledTensors:
     """The tensors of a `.ckpt`, `.pt` or `.bin` file, read by torch's unpickler of plain tensors, which runs no code.

@@ -142,8 +142,11 @@ def save_weights(
     stem: str = STEM,
     variant: str | None = None,
     max_shard_size: int | str = "10GB",
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write tensors as `stem[.variant].safetensors`, or as shards with an index where they exceed `max_shard_size`.
+
+    `metadata` stands in the header of each file.
 
     Files of an earlier save under the same stem and variant are removed once the new ones are there.
 
@@ -159,10 +162,10 @@ def save_weights(
         files = {f"{named}.safetensors": shards[0]}
     else:
         files = {f"{named}-{i:05d}-of-{len(shards):05d}.safetensors": s for i, s in enumerate(shards, 1)}
+    told = {**(metadata or {}), "format": "pt"}  # what transformers and diffusers look for before they read
     for name, shard in files.items():
-        # "format" is what transformers and diffusers look for before they read.
         held = {key: tensor.detach().contiguous() for key, tensor in shard.items()}
-        write_atomically(folder / name, lambda path, held=held: save_file(held, path, metadata={"format": "pt"}))
+        write_atomically(folder / name, lambda path, held=held: save_file(held, path, metadata=told))
     written = set(files)
     if len(shards) > 1:
         index = {

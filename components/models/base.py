@@ -11,7 +11,12 @@ from torch import nn
 
 from ...graph.errors import ConfigError, LoadError
 from ...graph.space import LatentSpace
-from ..loading.weights import load_weights, on_meta, save_weights, weight_files, write_atomically
+from ..loading.files import write_json
+from ..loading.tensors import Tensors
+from ..loading.weights import STEM, load_tensors, on_meta, save_weights
+from ..quantization.config import Quantization
+from ..quantization.files import quantization_of, save_quantized, weights_in
+from ..quantization.load import load_quantized
 from .config import Config
 from .spaces import space_of_config
 
@@ -33,6 +38,12 @@ class Model(nn.Module, Generic[C]):
     """
 
     config_class: ClassVar[type[Config]]
+    stem: ClassVar[str] = STEM
+    """What its weight files are called."""
+    files_rule_dtype: ClassVar[bool] = False
+    """Whether `dtype=None` is the dtype of the files, and not torch's default."""
+    quantization: Quantization | None = None
+    """How its weights are held, where they are quantized."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -57,6 +68,11 @@ class Model(nn.Module, Generic[C]):
     def published_name(cls, name: str) -> str | None:
         """Today's name of a tensor in a file, or None for one that is not held any more. Old checkpoints differ."""
         return name
+
+    @classmethod
+    def stays_float32(cls, name: str) -> bool:
+        """Whether the tensor of that name is kept in float32 where the others are float16. It is never quantized."""
+        return False
 
     @property
     def config(self) -> C:
@@ -94,7 +110,7 @@ class Model(nn.Module, Generic[C]):
 
     def to_config(self) -> dict[str, Any]:
         """All config keys, sorted, with `_class_name`; can be written as JSON."""
-        return {"_class_name": type(self).__name__, **self._config.to_dict()}
+        return self._with_quantization({"_class_name": type(self).__name__, **self._config.to_dict()})
 
     @classmethod
     def from_pretrained(
@@ -105,37 +121,67 @@ class Model(nn.Module, Generic[C]):
         variant: str | None = None,
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
+        quantization: object = None,
     ) -> Self:
-        """Read `config.json` and the safetensors beside it, straight into `dtype` on `device`, ready for inference.
+        """Read `config.json` and the weights beside it, straight into `dtype` on `device`, ready for inference.
 
         `dtype=None` is torch's default dtype, float32, whatever the files hold: as published, so that half-precision
         files run everywhere. On the CPU, where the files hold that dtype, the weights stay memory-mapped.
+        `quantization` is a config, its JSON or a name ("nf4"); files that are quantized already need none.
 
         Raises:
             LoadError: a missing or damaged file, or weights that do not fit the config.
-            ConfigError: see `from_config`.
+            ConfigError: see `from_config`; a quantization that is unknown or does not fit.
         """
         place = Path(folder, subfolder or "")
         config = read_config(place)
-        files = weight_files(place, variant=variant)
+        kind = quantization_of(config, quantization)
+        tensors = weights_in(place, kind, stem=cls.stem, variant=variant)
         with on_meta():
             model = cls.from_config(config)
-        load_weights(model, files, dtype=dtype or torch.get_default_dtype(), device=device, rename=cls.published_name)
+        dtype = dtype or (None if cls.files_rule_dtype else torch.get_default_dtype())
+        model.load(tensors, dtype=dtype, device=device, quantization=kind)
         return model.eval().requires_grad_(False)
+
+    def load(
+        self,
+        tensors: Tensors,
+        *,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+        quantization: Quantization | None = None,
+    ) -> None:
+        """Take all weights, made under `on_meta`, from any source; see `load_tensors` and `load_quantized`."""
+        names: Any = {"rename": self.published_name, "stays_float32": self.stays_float32}
+        if quantization is None:
+            load_tensors(self, tensors, dtype=dtype, device=device, **names)
+        else:
+            self.quantization = load_quantized(self, tensors, quantization, dtype=dtype, device=device, **names)
 
     def save_pretrained(
         self, folder: str | Path, *, variant: str | None = None, max_shard_size: int | str = "10GB"
     ) -> None:
         """Write `config.json` and safetensors as published. Each file appears whole or not at all.
 
+        Quantized weights are written as they are held: under the names that diffusers reads, or as a GGUF file.
+
         Raises:
             LoadError: parameters that are still on the meta device.
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        save_weights(self.state_dict(), place, variant=variant, max_shard_size=max_shard_size)
-        text = json.dumps(self.to_config(), indent=2) + "\n"
-        write_atomically(place / "config.json", lambda path: path.write_text(text, encoding="utf-8"))
+        self._save_weights(place, variant, max_shard_size)
+        write_json(place / "config.json", self.to_config())
+
+    def _save_weights(self, place: Path, variant: str | None, max_shard_size: int | str) -> None:
+        how: Any = {"stem": self.stem, "variant": variant, "max_shard_size": max_shard_size}
+        if self.quantization is None:
+            save_weights(self.state_dict(), place, **how)
+        else:
+            save_quantized(self, place, **how)
+
+    def _with_quantization(self, config: dict[str, Any]) -> dict[str, Any]:
+        return config if self.quantization is None else {**config, "quantization_config": self.quantization.to_json()}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -31,15 +31,8 @@ class Config(BaseModel):
             ConfigError: unknown keys, unfit values or keys that disagree; all of them at once.
         """
         given = {key: _frozen(value) for key, value in keys.items() if not key.startswith("_")}
-        quantization = given.pop("quantization_config", None)
+        given.pop("quantization_config", None)  # of the weights, not of the model: whoever loads those reads it
         bad = [(key, _unknown(key, cls.model_fields)) for key in given if key not in cls.model_fields]
-        if quantization is not None:
-            bad.append(
-                (
-                    "quantization_config",
-                    "the weights are quantized, which this loader does not read. Load the full-precision weights.",
-                )
-            )
         config: Self | None = None
         try:
             config = cls.model_validate({key: value for key, value in given.items() if key in cls.model_fields})

@@ -85,6 +85,11 @@ def holds_packed(layer: nn.Module) -> bool:
     return type(layer) in _LAYERS
 
 
+def packed_in(model: nn.Module) -> dict[str, Packed]:
+    """The packed weights of a model, by the paths of their layers."""
+    return {path: layer.packed for path, layer in model.named_modules() if isinstance(layer, _PackedWeight)}
+
+
 def packed_layer(layer: L, packed: Packed, compute_dtype: torch.dtype | None) -> L:
     """The packed layer that does what `layer` does with another weight.
 

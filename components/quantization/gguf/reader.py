@@ -82,6 +82,18 @@ class GGUFFile:
         """The whole file as uint8, memory-mapped."""
         return torch.from_file(str(self.path), shared=False, size=self.path.stat().st_size, dtype=torch.uint8)
 
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each tensor, by name. With `read` and `where`, what weights are loaded from."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    def read(self, name: str) -> Any:  # a Tensor, or a Packed that is cut and joined like one
+        """The tensor of that name; see `GGUFTensor.read`."""
+        return self.tensors[name].read()
+
+    def where(self, name: str) -> str:
+        """The file, for errors."""
+        return str(self.path)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors."""

@@ -1,0 +1,221 @@
+"""Weights into a model that is to be quantized, or whose files are: one layer after another."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from ...graph.errors import ConfigError, LoadError
+from ..loading.tensors import SafetensorFiles, Tensors
+from ..loading.weights import _compare
+from .config import GGUFQuantizationConfig, MixedQuantization, Quantization
+from .gguf.layers import holds_packed, packed_layer
+from .gguf.packed import Packed
+from .method import Method, method_of
+from .paths import check_entries, named, names
+
+method_for = cache(method_of)
+"""Configs are values: each package is asked once."""
+
+
+def load_quantized(
+    model: nn.Module,
+    tensors: Tensors,
+    quantization: Quantization,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device = "cpu",
+    rename: Callable[[str], str | None] = lambda name: name,
+    stays_float32: Callable[[str], bool] = lambda name: False,
+) -> Quantization:
+    """Give a model (made under `on_meta`) its weights, quantized.
+
+    Where the tensors are those of quantized layers, they are taken as they are. Else each linear layer that nothing
+    excludes is quantized as soon as its weight is read, so that peak memory is what the model then takes and one layer.
+    Packed tensors of a GGUF file stay packed under a `GGUFQuantizationConfig`, and are decoded and quantized anew under
+    another. Arguments are those of `load_tensors`; `stays_float32` excludes a layer too.
+
+    Returns:
+        The config as it is to be saved.
+
+    Raises:
+        ConfigError: layers that cannot be quantized so, or entries that name no module; all of them.
+        LoadError: a package that is not installed, and what `load_tensors` raises.
+    """
+    loading = _Loading(model, tensors, quantization, dtype, torch.device(device), stays_float32)
+    loading.find(rename)
+    loading.choose()
+    loading.fill()
+    return loading.completed()
+
+
+@dataclass
+class _Loading:
+    """The state of one load: what lies where, what becomes of it."""
+
+    model: nn.Module
+    tensors: Tensors
+    config: Quantization
+    dtype: torch.dtype | None
+    device: torch.device
+    stays_float32: Callable[[str], bool]
+    linear: dict[str, nn.Linear] = field(init=False)
+    plain: dict[str, str] = field(default_factory=dict[str, str], init=False)
+    """Names in the model by names in the file, of tensors that are whole parameters."""
+    parts: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]], init=False)
+    """Of layers that the file has quantized, by path: part -> name in the file."""
+    chosen: dict[str, Method] = field(default_factory=dict[str, Method], init=False)
+    """Of layers that are quantized now."""
+
+    def __post_init__(self) -> None:
+        # Subclasses compute in ways of their own; no method has a layer for them.
+        self.linear = {path: layer for path, layer in self.model.named_modules() if type(layer) is nn.Linear}
+
+    def find(self, rename: Callable[[str], str | None]) -> None:
+        """Sort the names of the file, and compare them with those of the model before anything is read."""
+        self.plain = {stored: name for stored in self.tensors.shapes() if (name := rename(stored)) is not None}
+        wanted = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        found: dict[str, dict[str, str]] = {}
+        for stored, name in self.plain.items():
+            path, part = self._layer_of(name)
+            if path is not None:
+                found.setdefault(path, {})[part] = stored
+        self.parts = {path: parts for path, parts in found.items() if set(parts) - {"weight", "bias"}}
+        for path, parts in self.parts.items():
+            wanted.pop(f"{path}.weight")
+            for part, stored in parts.items():
+                if part != "bias":
+                    del self.plain[stored]
+        _compare(type(self.model).__name__, wanted, self.plain, self.tensors)
+
+    def _layer_of(self, name: str) -> tuple[str | None, str]:
+        """The linear layer that a name belongs to, and what follows its path."""
+        at = name.rfind(".")
+        while at > 0:
+            if name[:at] in self.linear:
+                return name[:at], name[at + 1 :]
+            at = name.rfind(".", 0, at)
+        return None, name
+
+    def choose(self) -> None:
+        """Decide which layers are quantized now, and check all of them."""
+        owner = type(self.model).__name__
+        if self.parts:  # those who saved it chose
+            return
+        rules = self.config.modules if isinstance(self.config, MixedQuantization) else ()
+        paths = [path for path, _ in self.model.named_modules() if path]
+        check_entries(owner, [*self.config.excluded, *rules], paths)
+        if isinstance(self.config, GGUFQuantizationConfig):
+            return
+        wrong: list[str] = []
+        for path, layer in self.linear.items():
+            rule = self._rule(path)
+            if rule is None or self._excluded(path):
+                continue
+            method = self.chosen[path] = method_for(rule)
+            if problem := method.problem(layer, self.dtype or torch.float32, self.device):
+                wrong.append(f"  {path}  {problem}")
+        if wrong:
+            shown = "\n".join(wrong[:8] + [f"  … ({len(wrong)} in all)"] * (len(wrong) > 8))
+            raise ConfigError(
+                f"{owner} cannot be quantized by {self.config.quant_method} as asked:\n{shown}\n"
+                "  Take another kind, or leave these layers out with modules_to_not_convert."
+            )
+        if not self.chosen:
+            raise ConfigError(f"{owner} has no linear layer that {self.config} would quantize.")
+
+    def _rule(self, path: str) -> Quantization | None:
+        """The config for one layer."""
+        if not isinstance(self.config, MixedQuantization):
+            return self.config
+        modules = cast("Mapping[str, Quantization | None]", self.config.modules)
+        return next((kind for entry, kind in modules.items() if names(entry, path)), self.config.default)
+
+    def _excluded(self, path: str) -> bool:
+        return named(self.config.excluded, path) or self.stays_float32(f"{path}.weight")
+
+    def fill(self) -> None:
+        """Read, quantize and place, in the order of the file."""
+        for stored, name in self.plain.items():
+            self._place(name, self.tensors.read(stored))
+        told = self.tensors.metadata() if isinstance(self.tensors, SafetensorFiles) else {}
+        for path, parts in self.parts.items():
+            self._restore(path, parts, told.get(f"{path}.weight", ""))
+        for module in self.model.modules():  # those that no file has
+            for name, buffer in module.named_buffers(recurse=False):
+                module._buffers[name] = buffer.to(self.device)
+
+    def _place(self, name: str, tensor: Tensor | Packed) -> None:
+        path, _, leaf = name.rpartition(".")
+        module = self.model.get_submodule(path)
+        if isinstance(tensor, Packed):
+            if leaf == "weight" and self._stays_packed(path, module):
+                self._set(path, packed_layer(module, tensor.to(self.device), self._compute_dtype()))
+                return
+            tensor = tensor.dequantize()
+        kind = self.dtype if tensor.is_floating_point() else None
+        if named(self.config.keep_in_fp32_modules, path) or (kind == torch.float16 and self.stays_float32(name)):
+            kind = torch.float32
+        held = tensor.to(device=self.device, dtype=kind).reshape(cast("Tensor", getattr(module, leaf)).shape)
+        if leaf in module._parameters:
+            module._parameters[leaf] = nn.Parameter(held, requires_grad=held.is_floating_point())
+        else:
+            module._buffers[leaf] = held
+        if leaf == "weight" and path in self.chosen:
+            self._quantize(path, self.chosen[path])
+
+    def _quantize(self, path: str, method: Method) -> None:
+        layer = self.linear[path]
+        bias, layer._parameters["bias"] = layer._parameters["bias"], None  # it may not have been read yet
+        try:
+            made = method.quantize(layer)
+        except (RuntimeError, ValueError, AssertionError, ImportError, NotImplementedError) as error:
+            raise LoadError(f"{path} could not be quantized by {self.config}: {error}") from error
+        made._parameters["bias"] = bias
+        self._set(path, made)
+
+    def _restore(self, path: str, parts: Mapping[str, str], told: str) -> None:
+        rule = self._rule(path)
+        if rule is None or isinstance(rule, GGUFQuantizationConfig):
+            raise LoadError(f"{path} is quantized in its file, and the config says {self.config} of it.")
+        layer = self.linear[path]
+        bias = layer._parameters.get("bias")
+        read = {part: self.tensors.read(stored) for part, stored in parts.items() if part != "bias"}
+        read |= {} if bias is None else {"bias": bias}
+        try:
+            made = method_for(rule).restore(layer, read, told, self.device)
+        except (RuntimeError, ValueError, AssertionError, KeyError, AttributeError, TypeError, ImportError) as error:
+            files = self.tensors.where(next(iter(parts.values())))
+            raise LoadError(
+                f"{files}: {path} cannot be read as {rule.quant_method}: {type(error).__name__}: {error}. "
+                f"It has: {', '.join(sorted(parts))}."
+            ) from error
+        made._parameters["bias"] = bias
+        self._set(path, made)
+
+    def _stays_packed(self, path: str, module: nn.Module) -> bool:
+        gguf = isinstance(self.config, GGUFQuantizationConfig)
+        return gguf and holds_packed(module) and not self._excluded(path)
+
+    def _compute_dtype(self) -> torch.dtype | None:
+        named_dtype = cast("GGUFQuantizationConfig", self.config).compute_dtype
+        return None if named_dtype is None else getattr(torch, named_dtype)
+
+    def _set(self, path: str, module: nn.Module) -> None:
+        parent, _, leaf = path.rpartition(".")
+        self.model.get_submodule(parent)._modules[leaf] = module
+
+    def completed(self) -> Quantization:
+        """The config as it is to be saved: with what the packages filled in."""
+        if isinstance(self.config, GGUFQuantizationConfig):
+            return self.config
+        if not isinstance(self.config, MixedQuantization):
+            return method_for(self.config).completed(self.config)
+        kinds = {name: kind and method_for(kind).completed(kind) for name, kind in self.config.modules.items()}
+        default = self.config.default
+        return self.config.model_copy(
+            update={"modules": kinds, "default": default and method_for(default).completed(default)}
+        )

@@ -1,0 +1,70 @@
+"""What a package that quantizes has to offer, and where each is imported."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...graph.errors import LoadError
+from .config import BitsAndBytesConfig, MixedQuantization, Quantization, QuantoConfig, TorchAoConfig
+
+_WHERE: dict[type[Quantization], tuple[str, str, str]] = {
+    BitsAndBytesConfig: ("bitsandbytes", "bitsandbytes", ".with_bitsandbytes:BitsAndBytes"),
+    TorchAoConfig: ("torchao", "torchao", ".with_torchao:TorchAo"),
+    QuantoConfig: ("optimum.quanto", "quanto", ".with_quanto:Quanto"),
+}
+"""Which package, which extra of ours brings it, and which class speaks to it."""
+
+
+class Method(ABC):
+    """How linear layers of one kind are quantized, and how they lie in files.
+
+    A layer's parts are its tensors in a file, by what follows its path: "weight", "weight.absmax", "bias" …
+    """
+
+    @abstractmethod
+    def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Why this layer cannot be quantized in this dtype on this device, and the way out; None where it can."""
+
+    @abstractmethod
+    def quantize(self, layer: nn.Linear) -> nn.Module:
+        """The quantized layer for one with a weight, on the weight's device. The given one is used up."""
+
+    @abstractmethod
+    def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
+        """The layer that a file has. `layer` is on the meta device; `about` is what the file's metadata say of its
+        weight. Whatever does not fit is an error of some kind: the caller says where."""
+
+    def completed(self, config: Quantization) -> Quantization:
+        """The config as it is to be written."""
+        return config
+
+
+def method_of(config: Quantization) -> Method:
+    """The method for a config. LoadError where its package is not installed, with the line that installs it."""
+    if missing := next(missing_packages(config), None):
+        raise LoadError(missing)
+    module, _, name = _WHERE[type(config)][2].partition(":")
+    made: Any = getattr(import_module(module, __package__), name)  # a class that takes its config
+    return made(config)
+
+
+def missing_packages(config: Quantization | None) -> Iterator[str]:
+    """What would have to be installed before weights are quantized so. Imports nothing."""
+    kinds = [*config.modules.values(), config.default] if isinstance(config, MixedQuantization) else [config]
+    for kind in {type(kind) for kind in kinds}:
+        if kind in _WHERE:
+            package, extra, _ = _WHERE[kind]
+            if not _installed(package):
+                yield f'{kind.__name__} needs {package}, which is not installed: pip install "sfumato[{extra}]"'
+
+
+def _installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # the parent of a dotted name
+        return False

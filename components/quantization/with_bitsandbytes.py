@@ -1,0 +1,113 @@
+"""Layers of bitsandbytes: its classes, its kernels and its files, with a forward that changes nothing.
+
+The package's own layers repack their weight, cast their bias and keep what they computed with at each call. Several
+threads share a component here, so nothing of that may happen.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any, cast
+
+import bitsandbytes as bnb  # pyright: ignore[reportMissingImports]  an extra
+import torch
+from torch import Tensor, nn
+
+from .config import BitsAndBytesConfig
+from .method import Method
+
+# It says once a call that inputs are cast to float16, which is how LLM.int8 works.
+logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+
+_bnb = cast("Any", bnb)  # untyped
+
+
+class Linear4bit(_bnb.nn.Linear4bit):
+    """A linear layer in nf4 or fp4. `compute_dtype` None computes in the dtype of what comes in."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = self.compute_dtype or x.dtype
+        bias = None if self.bias is None else self.bias.to(dtype)
+        state = self.weight.quant_state
+        return _bnb.matmul_4bit(x.to(dtype), self.weight.t(), quant_state=state, bias=bias).to(x.dtype)
+
+
+class Linear8bit(_bnb.nn.Linear8bitLt):
+    """A linear layer in int8, with outliers among the inputs computed in half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        state = _bnb.MatmulLtState(CB=self.weight.data, SCB=self.weight.SCB, has_fp16_weights=False, is_training=False)
+        state.threshold = self.state.threshold
+        return _bnb.matmul(x, self.weight, bias=bias, state=state)
+
+
+class BitsAndBytes(Method):
+    """The method of a `BitsAndBytesConfig`."""
+
+    def __init__(self, config: BitsAndBytesConfig) -> None:
+        self.config = config
+
+    def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
+        if dtype not in (torch.float32, torch.float16, torch.bfloat16):
+            return f"bitsandbytes quantizes float32, float16 and bfloat16, not {dtype}"
+        return None
+
+    def quantize(self, layer: nn.Linear) -> nn.Module:
+        made = self._empty(layer)
+        weight, device = layer.weight.data, layer.weight.device
+        # Both kinds of parameter quantize when they are moved the first time, to where they are as well.
+        if self.config.load_in_4bit:
+            held = _bnb.nn.Params4bit(weight, requires_grad=False, **self._settings())
+        else:
+            held = _bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+        made.weight = held.to(device)
+        made.bias = layer.bias
+        return made
+
+    def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
+        made = self._empty(layer)
+        weight = parts["weight"]
+        if self.config.load_in_4bit:
+            stats = {name: tensor for name, tensor in parts.items() if name.startswith("weight.")}
+            held = _bnb.nn.Params4bit.from_prequantized(weight, stats, requires_grad=False, device=device)
+            _check_4bit(held, layer)
+        else:
+            scales = parts["SCB"]
+            if weight.dtype != torch.int8 or weight.shape != layer.weight.shape or scales.shape != weight.shape[:1]:
+                raise ValueError(f"weight is {weight.dtype} {list(weight.shape)} with {list(scales.shape)} scales")
+            held = _bnb.nn.Int8Params(weight.to(device), requires_grad=False, has_fp16_weights=False)
+            held.CB, held.SCB = held.data, scales.to(device)
+        made.weight = held
+        return made
+
+    def _settings(self) -> dict[str, Any]:
+        config = self.config
+        return {"compress_statistics": config.bnb_4bit_use_double_quant, "quant_type": config.bnb_4bit_quant_type}
+
+    def _empty(self, layer: nn.Linear) -> Any:  # a layer of an untyped package
+        sizes = (layer.in_features, layer.out_features, layer._parameters["bias"] is not None)
+        if self.config.load_in_4bit:
+            compute = self.config.bnb_4bit_compute_dtype
+            dtype = None if compute is None else getattr(torch, compute)
+            return Linear4bit(*sizes, compute_dtype=dtype, device="meta", **self._settings())
+        return Linear8bit(*sizes, has_fp16_weights=False, threshold=self.config.llm_int8_threshold, device="meta")
+
+
+def _check_4bit(weight: Any, layer: nn.Linear) -> None:  # a parameter of the package
+    """The kernels read as far as the state says, so it must agree with what is there."""
+    state, count = weight.quant_state, layer.weight.numel()
+    scales = -(-count // max(1, state.blocksize))
+    sizes = {
+        "shape": (tuple(state.shape or ()), tuple(layer.weight.shape)),
+        "bytes": (weight.numel() * weight.element_size(), -(-count // 2)),
+        "absmax": (state.absmax.numel(), scales),
+        "quant_map": (state.code.numel(), 16),
+    }
+    if state.nested:
+        groups = -(-scales // max(1, state.state2.blocksize))
+        sizes |= {
+            "nested_absmax": (state.state2.absmax.numel(), groups),
+            "nested_quant_map": (len(state.state2.code), 256),
+        }
+    if wrong := [f"{name} is {came}, wanted {wanted}" for name, (came, wanted) in sizes.items() if came != wanted]:
+        raise ValueError("; ".join(wrong))
