@@ -121,7 +121,13 @@ models = Names(
     },
 )
 blocks = Names("block")
-presets = Names("preset", {"sd": "sfumato.presets.sd:family"})
+presets = Names(
+    "preset",
+    {
+        "sd": "sfumato.presets.sd:family",
+        "sdxl": "sfumato.presets.sdxl:family",
+    },
+)
 codecs = Names("codec", {"component": "sfumato.components.loading.bindings:from_json"})
 """How lower rooms reach what only upper rooms can do. "component": a graph file's entry -> what a graph binds."""
 

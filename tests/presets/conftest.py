@@ -14,6 +14,9 @@ import torch
 import sfumato as sf
 from sfumato import Graph
 
+from .sdxl import xl as xl
+from .sdxl import xl_checkpoint as xl_checkpoint
+from .sdxl import xl_reference as xl_reference
 from .support import EMBEDDED, Apart, Reference, Result, apart, quiet
 
 

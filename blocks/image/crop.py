@@ -1,0 +1,139 @@
+"""Painting a small place at full size: cut out what lies around the mask, and put it back when it is painted."""
+
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import torch
+from annotated_types import Ge
+from PIL import Image
+
+from ...components.types import Images
+from ...graph import Block, Port, knob
+from .read import PictureInput, ReadImage, Size, each_picture
+
+Region = Annotated[tuple[int, int, int, int], Port("region")]
+"""Left, upper, right, lower, in pixels."""
+WHOLE = (0, 0, 0, 0)
+"""The region that stands for all of a picture."""
+
+
+class Cropped(NamedTuple):
+    image: PictureInput
+    mask_image: PictureInput
+    region: Region
+
+
+class CropToMask(Block):
+    """Cut a picture and its mask to what the mask paints, with `padding_mask_crop` pixels around it.
+
+    The region is made as wide or high as the picture that is painted, and brought to its size. Without
+    `padding_mask_crop` nothing is cut.
+    """
+
+    height: Size = knob(None)
+    width: Size = knob(None)
+    padding_mask_crop: Annotated[int, Ge(0)] | None = knob(None)
+
+    def __call__(self, image: PictureInput, mask_image: PictureInput) -> Cropped:
+        if self.padding_mask_crop is None:
+            return Cropped(image, mask_image, WHOLE)
+        picture, mask = _one("image", image), _one("mask_image", mask_image)
+        if picture.size != mask.size:
+            raise ValueError(
+                f"padding_mask_crop cuts image and mask alike, but they are {_size(picture)} and {_size(mask)} pixels. "
+                "Give them one size."
+            )
+        width, height = self.width or picture.width, self.height or picture.height
+        region = _region(np.asarray(mask.convert("L")), self.padding_mask_crop, width / height)
+        return Cropped(
+            *(_fitted(part.crop(region), width, height, inside=True) for part in (picture, mask)), region=region
+        )
+
+
+class PutBack(NamedTuple):
+    images: Images
+
+
+class PutBackCrop(Block):
+    """Put what was painted back into the picture that it was cut from: it shows where the mask is white."""
+
+    def __call__(self, images: Images, image: PictureInput, mask_image: PictureInput, region: Region) -> PutBack:
+        if region == WHOLE:
+            return PutBack(images)
+        picture, mask = _one("image", image).convert("RGB"), _one("mask_image", mask_image).convert("L")
+        left, upper, right, lower = region
+        whole: list[Images] = []
+        for pixels in images:
+            ground = Image.new("RGB", picture.size)
+            ground.paste(_fitted(_picture(pixels), right - left, lower - upper, inside=False), (left, upper))
+            whole.append(_pixels(Image.composite(ground, picture, mask)))
+        return PutBack(torch.stack(whole).to(images.device))
+
+
+def _region(mask: np.ndarray[tuple[int, int], np.dtype[np.uint8]], padding: int, wanted: float) -> Region:
+    """What the mask paints and some pixels more, of the wanted ratio of width to height where the picture has room."""
+    columns, rows = (np.flatnonzero(mask.max(axis)) for axis in (0, 1))
+    if not len(rows):
+        raise ValueError("mask_image is black, so there is nothing to cut out. Paint white what shall be made anew.")
+    height, width = mask.shape
+    left, right = max(int(columns[0]) - padding, 0), min(int(columns[-1]) + 1 + padding, width)
+    upper, lower = max(int(rows[0]) - padding, 0), min(int(rows[-1]) + 1 + padding, height)
+    if (right - left) / (lower - upper) > wanted:
+        upper, lower = _grown(upper, lower, (right - left) / wanted, height)
+    else:
+        left, right = _grown(left, right, (lower - upper) * wanted, width)
+    return left, upper, right, lower
+
+
+def _grown(low: int, high: int, wanted: float, room: int) -> tuple[int, int]:
+    """An interval grown to a length on both sides, moved and at last cut to lie in the room that there is."""
+    more = int(wanted - (high - low))
+    low, high = low - more // 2, high + more - more // 2
+    if high >= room:
+        low, high = low - (high - room), room
+    if low < 0:
+        low, high = 0, high - low
+    return low, min(high, room)
+
+
+def _fitted(picture: Image.Image, width: int, height: int, *, inside: bool) -> Image.Image:
+    """The picture at a size without being stretched: all of it, its edges drawn out, or what is in the middle of it."""
+    wider = width * picture.height - height * picture.width  # above 0: the size is wider than the picture
+    if wider >= 0 if inside else wider <= 0:
+        own_width, own_height = picture.width * height // picture.height, height
+    else:
+        own_width, own_height = width, picture.height * width // picture.width
+    resized = picture.resize((own_width, own_height), Image.Resampling.LANCZOS)
+    made = Image.new("RGB", (width, height))
+    left, upper = width // 2 - own_width // 2, height // 2 - own_height // 2
+    made.paste(resized, (left, upper))
+    if upper > 0:
+        for y, place in ((0, 0), (own_height, upper + own_height)):
+            made.paste(resized.resize((width, upper), box=(0, y, width, y)), (0, place))
+    if left > 0:
+        for x, place in ((0, 0), (own_width, left + own_width)):
+            made.paste(resized.resize((left, height), box=(x, 0, x, height)), (place, 0))
+    return made
+
+
+def _one(name: str, pictures: PictureInput) -> Image.Image:
+    found = each_picture(pictures)
+    if len(found) != 1:
+        raise ValueError(
+            f"{name} has {len(found)} pictures, but with padding_mask_crop one is cut out. Give one a call."
+        )
+    first = found[0]
+    return first if isinstance(first, Image.Image) else _picture(ReadImage(multiple=1)(first).pixels[0])
+
+
+def _picture(pixels: torch.Tensor) -> Image.Image:
+    """Pixels (3, rows, columns) from 0 to 1 as a picture of 8 bits."""
+    return Image.fromarray(pixels.permute(1, 2, 0).mul(255).round().byte().cpu().numpy())
+
+
+def _pixels(picture: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+
+
+def _size(picture: Image.Image) -> str:
+    return f"{picture.width}x{picture.height}"

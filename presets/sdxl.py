@@ -1,0 +1,132 @@
+"""Stable Diffusion XL (Podell et al. 2023), its refiner, and checkpoints distilled from it (LCM, Turbo, Lightning)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..blocks.decode.images import DecodeLatents, FinishImages
+from ..blocks.denoise.advance import AdvanceLatents
+from ..blocks.denoise.sdxl import PredictDistilled, PredictNoise
+from ..blocks.guiders.cfg import ClassifierFreeGuidance
+from ..blocks.guiders.none import NoGuidance
+from ..blocks.latents.start import CountRows, DrawNoise, MakeSchedule, ScaleNoise, SeedRandom
+from ..blocks.latents.window import BeginSchedule, ContinueOrNoise, EndSchedule
+from ..blocks.text.clip import ExpandRows
+from ..blocks.text.sdxl import EncodePrompt, EncodeRefinerPrompt, MatchNegative
+from ..blocks.text.sizes import AddSizes, ChooseSizes, ScoreInPlaceOfTarget
+from ..graph import Graph, Loop, named
+from .edits import from_image, into_mask
+from .family import Family
+from .sdxl_refiner import refined
+from .settings import read_config, unet_settings
+
+NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
+"""The reference skips layers for the positive prompt only, so the negative one has a `clip_skip` of its own."""
+
+
+def text2image(
+    size: int = 1024,
+    channels: int = 4,
+    factor: int = 8,
+    towers: int = 2,
+    size_ids: int | None = None,
+    distilled: bool = False,
+    force_zeros_for_empty_prompt: bool = True,
+    requires_aesthetics_score: bool = False,
+    guidance_scale: float = 5.0,
+    **_: Any,
+) -> Graph:
+    """A prompt becomes pictures."""
+    encode = EncodePrompt() if towers == 2 else EncodeRefinerPrompt()
+    graph = Graph(
+        positive=named(encode, text="positive"),
+        rows=CountRows(),
+        match=MatchNegative(force_zeros_for_empty_prompt=force_zeros_for_empty_prompt),
+        negative=named(encode, text="negative", **NEGATIVE),
+        random=SeedRandom(),
+        schedule=MakeSchedule(),
+        end=EndSchedule(),
+        noise=DrawNoise(channels=channels, factor=factor, height=size, width=size),
+        sizes=ChooseSizes(factor=factor),
+        size_positive=named(AddSizes(), text="positive", conditioning="positive"),
+        size_negative=named(AddSizes(), text="negative", conditioning="negative", sizes="negative_sizes"),
+        expand_positive=named(ExpandRows(), conditioning="positive"),
+        expand_negative=named(ExpandRows(), conditioning="negative"),
+        start=ScaleNoise(),
+        denoise=Loop(
+            over="steps",
+            each="step",
+            carry=("latents", "random"),
+            body=Graph(
+                predict=PredictDistilled(guidance_scale=guidance_scale) if distilled else PredictNoise(),
+                guider=NoGuidance() if distilled else ClassifierFreeGuidance(guidance_scale=guidance_scale),
+                advance=AdvanceLatents(),
+            ),
+        ),
+        decode=DecodeLatents(),
+        finish=FinishImages(),
+        outputs=("images",),
+        slots={"guider": ["denoise.guider"]},
+        preset=("sdxl", "text2image"),
+    )
+    scored = size_ids == 5 or (size_ids is None and requires_aesthetics_score)
+    return graph.insert("score", ScoreInPlaceOfTarget(), after="sizes") if scored else graph
+
+
+def image2image(factor: int = 8, **settings: Any) -> Graph:
+    """A prompt changes a picture: as much of it as `strength` says. Or another run goes on, from `denoising_start`."""
+    return (
+        from_image(text2image(factor=factor, **settings), factor)
+        .replace("cut", BeginSchedule())
+        .replace("start", ContinueOrNoise())
+        .as_preset("sdxl", "image2image")
+    )
+
+
+def inpaint(size: int = 1024, channels: int = 4, factor: int = 8, unet_channels: int = 4, **settings: Any) -> Graph:
+    """A prompt paints what a mask leaves open."""
+    settings = {"size": size, "channels": channels, "factor": factor, "guidance_scale": 7.5, **settings}
+    return (
+        into_mask(image2image(**settings), size, factor, joined=unet_channels == 2 * channels + 1)
+        .replace("cut", BeginSchedule(strength=0.9999))
+        .replace("start", ContinueOrNoise(pure=True))
+        .as_preset("sdxl", "inpaint")
+    )
+
+
+def text2image_refined(**settings: Any) -> Graph:
+    """The base begins a picture, the refiner ends it: one schedule, two models (Podell et al. 2023, section 2.5)."""
+    return refined(text2image(**settings))
+
+
+def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the configs of the U-Net, the autoencoder and the second text tower say."""
+    unet, text = (read_config(components.get(name)) for name in ("unet", "text_encoder_2"))
+    alone = "text_encoder_2" in components and "text_encoder" not in components
+    found = {**unet_settings(components), "towers": 1 if alone else 2}
+    # What the U-Net reads beside time is the pooled prompt and the waves of each size number, in one row.
+    width, waves, pooled = (
+        unet.get("projection_class_embeddings_input_dim"),
+        unet.get("addition_time_embed_dim"),
+        text.get("projection_dim"),
+    )
+    return {**found, "size_ids": (width - pooled) // waves} if width and waves and pooled else found
+
+
+family = Family(
+    name="sdxl",
+    classes=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLModularPipeline",
+        "StableDiffusionXLControlNetPipeline",
+        "StableDiffusionXLControlNetImg2ImgPipeline",
+        "StableDiffusionXLControlNetInpaintPipeline",
+        "StableDiffusionXLControlNetUnionPipeline",
+        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+        "StableDiffusionXLControlNetUnionInpaintPipeline",
+        "StableDiffusionXLAdapterPipeline",
+    ),
+    tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint, "refined": text2image_refined},
+    settings=settings,
+)

@@ -1,0 +1,60 @@
+"""SDXL's base and refiner as one graph: one schedule cut in two, latents handed over as they are."""
+
+from ..blocks.denoise.advance import AdvanceLatents
+from ..blocks.denoise.sdxl import PredictNoise
+from ..blocks.guiders.cfg import ClassifierFreeGuidance
+from ..blocks.latents.window import SplitSchedule
+from ..blocks.text.clip import ExpandRows
+from ..blocks.text.sdxl import EncodeRefinerPrompt, MatchNegative
+from ..blocks.text.sizes import AddSizes, ScoreInPlaceOfTarget
+from ..graph import Block, Graph, Loop, named
+
+
+def refined(base: Graph) -> Graph:
+    """The base's graph, with the refiner's loop behind its own; `denoising_end` says where one hands over to the other.
+
+    The refiner reads the second text tower alone, and a score in place of the target size.
+    """
+    ends = ("start", "denoise", "decode", "finish")
+    words = {name: block for name, block in base.nodes.items() if name not in (*ends, "end")}
+    return Graph(
+        {**words, **_words()},
+        start=base["start"],
+        split=SplitSchedule(),
+        denoise=base["denoise"],
+        refine=named(_loop(), positive="refine_positive", negative="refine_negative"),
+        decode=base["decode"],
+        finish=base["finish"],
+        outputs=("images",),
+        slots={"guider": ["denoise.guider", "refine.guider"]},
+        preset=("sdxl", "refined"),
+    )
+
+
+def _loop() -> Loop:
+    return Loop(
+        over="refine_steps",
+        each="step",
+        carry=("latents", "random"),
+        body=Graph(
+            predict=named(PredictNoise(), unet="refiner"),
+            guider=ClassifierFreeGuidance(guidance_scale=5.0),
+            advance=AdvanceLatents(),
+        ),
+    )
+
+
+def _words() -> dict[str, Block]:
+    """The same sentence as the base's, from prompt to conditioning. No negative prompt is "" to the refiner."""
+    positive, negative = "refine_positive", "refine_negative"
+    both = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
+    return {
+        positive: named(EncodeRefinerPrompt(), text=positive),
+        "refine_match": MatchNegative(force_zeros_for_empty_prompt=False),
+        negative: named(EncodeRefinerPrompt(), text=negative, **both),
+        "refine_score": ScoreInPlaceOfTarget(),
+        "size_refine_positive": named(AddSizes(), text=positive, conditioning=positive),
+        "size_refine_negative": named(AddSizes(), text=negative, conditioning=negative, sizes="negative_sizes"),
+        "expand_refine_positive": named(ExpandRows(), conditioning=positive),
+        "expand_refine_negative": named(ExpandRows(), conditioning=negative),
+    }

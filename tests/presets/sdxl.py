@@ -1,0 +1,187 @@
+"""Tiny random checkpoints of SDXL's kinds, which diffusers made and saved, and its pipelines that read them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+import sfumato as sf
+from sfumato import Graph
+
+from .support import EMBEDDED, Reference, Result, quiet
+
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "cross_attention_dim": 80,  # 32 + 48, as wide as both towers
+    "attention_head_dim": (2, 4),
+    "transformer_layers_per_block": (1, 2),
+    "use_linear_projection": True,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 40 + 6 * 8,
+}
+VAE = {
+    "sample_size": 64,
+    "block_out_channels": (8, 8, 8, 8),
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "scaling_factor": 0.13025,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+TEXT = {
+    "vocab_size": 2048,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+    "bos_token_id": 2046,
+    "eos_token_id": 2047,
+    "pad_token_id": 2047,
+}
+TEXT_2 = {**TEXT, "hidden_size": 48, "projection_dim": 40, "num_hidden_layers": 3, "hidden_act": "gelu"}
+NOISE = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "timestep_spacing": "leading",
+    "steps_offset": 1,
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a checkpoint has that the base has not: keys of its U-Net, its pipeline's class and plain keys, parts."""
+
+    unet: dict[str, Any] = field(default_factory=dict[str, Any])
+    pipeline: str = "StableDiffusionXLPipeline"
+    keys: dict[str, bool] = field(default_factory=dict[str, bool])
+    scheduler: str = "EulerDiscreteScheduler"
+    alone: bool = False
+    """Without the first text tower."""
+
+
+REFINER: dict[str, Any] = {"cross_attention_dim": 48, "projection_class_embeddings_input_dim": 40 + 5 * 8}
+KINDS = {
+    "base": Kind(),
+    "zeros off": Kind(keys={"force_zeros_for_empty_prompt": False}),
+    "inpainting": Kind({"in_channels": 9}, "StableDiffusionXLInpaintPipeline"),
+    "refiner": Kind(
+        REFINER,
+        "StableDiffusionXLImg2ImgPipeline",
+        {"force_zeros_for_empty_prompt": False, "requires_aesthetics_score": True},
+        alone=True,
+    ),
+    "lcm": Kind({"time_cond_proj_dim": 12}, scheduler="LCMScheduler"),
+}
+
+
+class ReferenceXL(Reference):
+    """An SDXL pipeline of diffusers."""
+
+    CLASSES: ClassVar = {
+        "text2image": "StableDiffusionXLPipeline",
+        "image2image": "StableDiffusionXLImg2ImgPipeline",
+        "inpaint": "StableDiffusionXLInpaintPipeline",
+    }
+
+    def __init__(self, diffusers: Any, folder: Path, keys: dict[str, bool]) -> None:
+        self.diffusers, self.keys = diffusers, keys
+        with quiet():
+            self.pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        self.config = dict(self.pipe.scheduler.config)
+
+    def __call__(
+        self,
+        task: str = "text2image",
+        scheduler: str = "",
+        seed: int | Sequence[int] | torch.Generator = 0,
+        **inputs: Any,
+    ) -> Result:
+        with quiet():
+            kind = getattr(self.diffusers, scheduler or self.config["_class_name"])
+            keys = {k: v for k, v in self.keys.items() if task != "text2image" or k != "requires_aesthetics_score"}
+            parts = {**self.pipe.components, "scheduler": kind.from_config(self.config), **keys}
+            pipe = getattr(self.diffusers, self.CLASSES[task])(**parts, add_watermarker=False)
+            pipe.set_progress_bar_config(disable=True)
+            last: list[Tensor] = []
+
+            def keep(_pipe: Any, _step: int, _t: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
+                last[:] = [values["latents"]]
+                return {}
+
+            generator: Any = seed
+            if not isinstance(seed, torch.Generator):
+                made = [torch.Generator("cpu").manual_seed(s) for s in ([seed] if isinstance(seed, int) else seed)]
+                generator = made[0] if isinstance(seed, int) else made
+            given = {"output_type": "np", **inputs}
+            images = pipe(generator=generator, callback_on_step_end=keep, **given).images
+        return Result(last[0], images)
+
+
+@pytest.fixture(scope="session")
+def xl_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny random checkpoint of one of the `KINDS`."""
+    transformers: Any = import_module("transformers")
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name in made:
+            return made[name]
+        kind = KINDS[name]
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            tokenizer = transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer")
+            other = transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", pad_token="!")
+            text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT))
+            text_2 = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**TEXT_2))
+            pipe = getattr(diffusers, kind.pipeline)(
+                vae=diffusers.AutoencoderKL(**VAE),
+                unet=diffusers.UNet2DConditionModel(**{**UNET, **kind.unet}),
+                text_encoder=None if kind.alone else text,
+                tokenizer=None if kind.alone else tokenizer,
+                text_encoder_2=text_2,
+                tokenizer_2=other,
+                scheduler=getattr(diffusers, kind.scheduler)(**NOISE),
+                add_watermarker=False,
+                **kind.keys,
+            )
+            folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
+            pipe.save_pretrained(folder)
+        return made.setdefault(name, folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def xl(xl_checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
+    """Loads a checkpoint with ours."""
+
+    def load(name: str = "base", task: str = "text2image", **swaps: Any) -> Graph:
+        return sf.load(xl_checkpoint(name), task, **swaps)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def xl_reference(diffusers: Any, xl_checkpoint: Callable[[str], Path]) -> Callable[[str], ReferenceXL]:
+    """Loads a checkpoint with diffusers."""
+    made: dict[str, ReferenceXL] = {}
+
+    def load(name: str = "base") -> ReferenceXL:
+        if name not in made:
+            made[name] = ReferenceXL(diffusers, xl_checkpoint(name), KINDS[name].keys)
+        return made[name]
+
+    return load
