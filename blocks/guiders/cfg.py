@@ -4,13 +4,15 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block, knob
 from .files import Published
-from .terms import Guided, Part, Scale, ask_both, ask_one, is_on, leaned, rescaled
+from .terms import Guided, Part, Scale, ask_both, ask_one, is_neutral, is_on, leaned, rescaled
 
 
 class ClassifierFreeGuidance(Published, Block):
     """Lean away from the negative prompt: negative + scale * (positive - negative).
 
-    A scale of 1 is the positive prediction, and asks no second pass; nor does a step outside `start` to `stop`.
+    A scale of 1 is the positive prediction, and asks no second pass; nor does a step outside `start` to `stop`. A scale
+    of 0 does the same: by the formula it would be the negative prediction, but those who write it mean "no guidance"
+    (cards of distilled checkpoints, and the classic pipelines of diffusers).
     `use_original_formulation` is the paper's eq. 6, positive + scale * (positive - negative), whose neutral scale is 0.
     """
 
@@ -24,8 +26,15 @@ class ClassifierFreeGuidance(Published, Block):
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
     ) -> Guided:
-        if not is_on(self, step):
+        scale, original = self.guidance_scale, self.use_original_formulation
+        scale = scale if original else _meant(scale)
+        if is_neutral(scale, original) or not is_on(self, step):
             return ask_one(predict, latents, step, positive)
         towards, away = ask_both(predict, latents, step, positive, negative)
-        guided = leaned(towards, away, self.guidance_scale, self.use_original_formulation)
+        guided = leaned(towards, away, scale, original)
         return Guided(rescaled(guided, towards, self.guidance_rescale))
+
+
+def _meant(scale: Scale) -> Scale:
+    """The scale with 1 for 0."""
+    return tuple(s or 1.0 for s in scale) if isinstance(scale, tuple) else scale or 1.0

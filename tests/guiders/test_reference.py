@@ -75,6 +75,8 @@ SPARED = {"ClassifierFreeZeroStarGuidance"}  # ours asks nothing where the predi
 def _common(name: str) -> list[dict[str, Any]]:
     if name == "FrequencyDecoupledGuidance":  # which has several scales
         return [{k: v for k, v in case.items() if k != "guidance_scale"} for case in COMMON]
+    if name == "ClassifierFreeGuidance":  # where 0 is no guidance: see the test below
+        return [case for case in COMMON if case.get("guidance_scale") != 0]
     return COMMON
 
 
@@ -115,6 +117,15 @@ def test_a_guider_is_that_of_the_reference_in_every_turn(diffusers: Any, name: s
             said = answers(turn, shape)  # a jump of the reference's: see the test of scale 1 below
             expected = expected + said["positive"] - said["perturbed"]
         assert (ours[turn] - expected).abs().max() <= BOUNDS.get(name, 1e-5) * max(1.0, float(expected.abs().max()))
+
+
+def test_a_scale_of_0_is_no_guidance_and_one_pass() -> None:
+    """As in the classic pipelines of the reference; its guider asks twice and gives the negative prediction."""
+    denoiser = Denoiser()
+    ours = through(sf.guiders.ClassifierFreeGuidance(guidance_scale=0.0), PLAIN, denoiser, SHAPE)
+    for turn in range(WHOLE):
+        assert denoiser.roles_at(turn) == ["positive"]
+        assert torch.equal(ours[turn], answers(turn, SHAPE)["positive"])
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (64, 64)])
