@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
 from ..loading.tensors import SafetensorFiles, Tensors
-from ..loading.weights import _compare
+from ..loading.weights import _compare, _some
 from .config import GGUFQuantizationConfig, MixedQuantization, Quantization
 from .gguf.layers import holds_packed, packed_layer
 from .gguf.packed import Packed
@@ -110,18 +110,18 @@ class _Loading:
         check_entries(owner, [*self.config.excluded, *rules], paths)
         if isinstance(self.config, GGUFQuantizationConfig):
             return
-        wrong: list[str] = []
+        wrong: dict[str, list[str]] = {}
         for path, layer in self.linear.items():
             rule = self._rule(path)
             if rule is None or self._excluded(path):
                 continue
             method = self.chosen[path] = method_for(rule)
             if problem := method.problem(layer, self.dtype or torch.float32, self.device):
-                wrong.append(f"  {path}  {problem}")
+                wrong.setdefault(problem, []).append(path)
         if wrong:
-            shown = "\n".join(wrong[:8] + [f"  … ({len(wrong)} in all)"] * (len(wrong) > 8))
+            shown = "\n".join(f"  {problem}: {_some(paths)}" for problem, paths in wrong.items())
             raise ConfigError(
-                f"{owner} cannot be quantized by {self.config.quant_method} as asked:\n{shown}\n"
+                f"{owner} cannot be quantized by {self.config.quant_method} as asked.\n{shown}\n"
                 "  Take another kind, or leave these layers out with modules_to_not_convert."
             )
         if not self.chosen:

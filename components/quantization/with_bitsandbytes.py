@@ -6,10 +6,12 @@ threads share a component here, so nothing of that may happen.
 
 import logging
 from collections.abc import Mapping
+from copy import copy
 from typing import Any, cast
 
 import bitsandbytes as bnb  # pyright: ignore[reportMissingImports]  an extra
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import BitsAndBytesConfig
@@ -28,6 +30,12 @@ class Linear4bit(_bnb.nn.Linear4bit):
         dtype = self.compute_dtype or x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
         state = self.weight.quant_state
+        if self.in_features % state.blocksize and x.device.type == "cpu":
+            # The CPU kernel of 0.50 takes each row to begin with a block of its own, and is wrong by a quarter.
+            flat = copy(state)
+            flat.shape = (1, self.in_features * self.out_features)
+            weight = _bnb.functional.dequantize_4bit(self.weight.data, flat).view(state.shape)
+            return F.linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)
         return _bnb.matmul_4bit(x.to(dtype), self.weight.t(), quant_state=state, bias=bias).to(x.dtype)
 
 
@@ -36,8 +44,9 @@ class Linear8bit(_bnb.nn.Linear8bitLt):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        state = _bnb.MatmulLtState(CB=self.weight.data, SCB=self.weight.SCB, has_fp16_weights=False, is_training=False)
-        state.threshold = self.state.threshold
+        state = _bnb.MatmulLtState()
+        state.CB, state.SCB, state.threshold = self.weight.data, self.weight.SCB, self.state.threshold
+        state.has_fp16_weights, state.is_training = False, False
         return _bnb.matmul(x, self.weight, bias=bias, state=state)
 
 

@@ -13,7 +13,7 @@ from ...graph.errors import ConfigError
 from .config import Quantization, TorchAoConfig
 from .method import Method
 
-_ON_GPU = "On the CPU take 'int8_weight_only', 'nf4' or a GGUF file."
+_ON_CPU = "on the CPU take 'int8_weight_only', 'nf4' or a GGUF file"
 
 
 class TorchAo(Method):
@@ -45,13 +45,13 @@ class TorchAo(Method):
         if self.kind == "Int4WeightOnlyConfig":
             group = self.config.group_size
             if device.type != "cuda":
-                return f"{self.kind} computes on CUDA, not on {device}. {_ON_GPU}"
+                return f"{self.kind} computes on CUDA, not on {device}; {_ON_CPU}"
             if dtype != torch.bfloat16:
                 return f"{self.kind} wants dtype bfloat16, not {dtype}"
             return f"rows of {width} are no multiple of the group size {group}" if width % group else None
         if self.kind == "Float8DynamicActivationFloat8WeightConfig":
             if device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 9):
-                return f"{self.kind} computes on GPUs with float8 (compute capability 8.9), not on {device}. {_ON_GPU}"
+                return f"{self.kind} computes on GPUs with float8 (compute capability 8.9), not on {device}; {_ON_CPU}"
             return f"{rows} x {width} are no multiples of 16" if rows % 16 or width % 16 else None
         return None
 
