@@ -1,184 +1,304 @@
-"""Who loads components, shares them, and says what is held."""
+"""Who loads components, shares them, and says what is held. What stays in memory is decided in memory/."""
 
 import threading
-from collections.abc import Iterable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import torch
-from pydantic import JsonValue
-from torch import Tensor, nn
 
 from ..graph.errors import ConfigError, LoadError
-from ..graph.space import LatentSpace
-from .loading.component import problems, read_component
+from ..registry import did_you_mean
+from .handle import Added as Added
+from .handle import Handle as Handle
+from .handle import name_of, spec_of
+from .loading.component import problems
+from .memory.holdings import Entry, Holdings
+from .memory.leases import Lease, Leases
+from .memory.limits import Limits, account
+from .memory.moving import Mover
+from .memory.offload import AS_A_WHOLE, By, Offload
+from .memory.patterns import matcher
+from .memory.policy import Move, Shortage, order, plan_for
+from .memory.sizes import device_of, expected_bytes, show_size
+from .memory.table import Held as Held
+from .memory.table import lack_text, render, row, short_text
 from .spec import ComponentSpec, dtype_name
 
 # One for the process, not for a manager: loaders (ours and those of transformers) change torch's global state for a
-# while, and two at once would see each other's. Reentrant, since a component may load a part of itself.
+# while, and two at once would see each other's. Reentrant, since a component may load a part of itself. Weights are
+# moved under it too. Nobody waits for a lease under it, or for it under a manager's other locks.
 _LOADING = threading.RLock()
 
 
-class Held(NamedTuple):
-    """A row of `ComponentsManager.summary()`: one component that was asked for, and what it takes."""
-
-    key: str
-    class_name: str
-    source: str
-    dtype: str
-    device: str
-    bytes: int
-    loaded: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Handle:
-    """A component that a manager will load at its first use: what a graph binds.
-
-    `spec` is as it was given; `dtype` and `device` are what it will be loaded with. Handles of one manager with equal
-    `key`s are equal and stand for one object.
-    """
-
-    spec: ComponentSpec
-    manager: "ComponentsManager"
-    dtype: str
-    device: str
-
-    @cached_property
-    def key(self) -> str:
-        """The spec's loading key with the dtype and the device that hold for this handle."""
-        return f"{self.spec.using(dtype=self.dtype).key}|{self.device}"
-
-    @cached_property
-    def type(self) -> Any:  # a class of any library
-        """The class that `load` will give an object of, or None where the hint leads to none; `ready` says why."""
-        try:
-            return self.spec.type
-        except LoadError:
-            return None
-
-    @cached_property
-    def space(self) -> LatentSpace | None:
-        """The latent space by the config files; None where they do not say, or are broken, which `ready` reports."""
-        try:
-            return self.spec.space
-        except LoadError:
-            return None
-
-    def ready(self) -> None:
-        """Check, without opening a weight file, that `load` will find class, config and weights. LoadError if not."""
-        self.manager._ready(self)
-
-    def load(self) -> Any:  # the object; its class is `type`
-        """The object: loaded now if nobody has asked before, else the one that is there. LoadError says what failed."""
-        return self.manager._load(self)
-
-    def to_json(self) -> dict[str, JsonValue]:
-        """The spec's JSON: the device and the manager belong to this process."""
-        return self.spec.to_json()
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Handle) and self.manager is other.manager and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash((id(self.manager), self.key))
-
-    def __repr__(self) -> str:
-        return f"Handle({self.spec}, {self.dtype}, {self.device})"
-
-
 class ComponentsManager:
-    """Loads components at their first use, one object for equal specs. Safe to use from many threads.
+    """Loads components at their first use, one object for equal specs, and keeps them within a memory budget. Safe to
+    use from many threads.
 
     A spec without a dtype is loaded in the manager's, float32, whatever the files hold: half precision is
     slow on a CPU.
+
+    `budget` is for weights: bytes or a text ("8GB") for the manager's device, or one for each of several devices
+    (`{"cuda": "8GB", "cpu": "24GB"}`). What a run needs at once is leased to it, and stays until it is given back; for
+    the rest see `memory/policy.py`. Runs that do not fit together wait for each other. A run that cannot fit at all
+    gets a LoadError that says what is too large, and the way out.
     """
 
     def __init__(
         self,
-        budget: int | str | None = None,
+        budget: int | str | Mapping[str, int | str] | None = None,
         *,
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = "float32",
+        mover: Mover | None = None,
     ) -> None:
-        if budget is not None:
-            raise ConfigError(
-                f"budget: came {budget!r}. Memory budgets are not in this version; they come with the memory issue. "
-                "Leave it None and use remove(spec) to let go of a component."
-            )
         self.device = str(torch.device(device))
         self.dtype = dtype_name(dtype) or "float32"
+        self.budget = Limits.read(budget, self.device)
+        self._mover = mover or Mover()
+        self._leases: Leases[Handle] = Leases(self._lack, self._ended)
+        self._holdings = Holdings(self.budget, self._mover, self._leased)
         self._handles: dict[str, Handle] = {}
-        self._objects: dict[str, Any] = {}
+        self._names: dict[str, dict[str, None]] = {}
+        self._collections: dict[str, dict[str, None]] = {}
+        self._rules: list[tuple[Callable[[str], bool], Offload]] = []
         self._checked: set[str] = set()
-        self._lock = threading.Lock()  # guards the three tables; never held while loading
+        self._added = 0
+        self._lock = threading.Lock()  # guards these tables; never held while something is loaded or waited for
 
+    # ------------------------------------------------------------------------------------------ what there is
     def handle(
         self,
         spec: ComponentSpec,
         *,
         device: str | torch.device | None = None,
         dtype: str | torch.dtype | None = None,
+        name: str | None = None,
+        collection: str | None = None,
     ) -> Handle:
-        """A handle to bind. `dtype` overrides the spec's, `device` the manager's. Loads and reads nothing."""
+        """A handle to bind. `dtype` overrides the spec's, `device` the manager's. Loads and reads nothing.
+
+        `name` is what patterns find it by; else the name of its folder.
+        """
         if dtype is not None:
             spec = spec.using(dtype=dtype_name(dtype))
         place = self.device if device is None else str(torch.device(device))
-        return self._known(Handle(spec, self, spec.dtype or self.dtype, place))
+        made = self._known(Handle(spec, self, spec.dtype or self.dtype, place, name or name_of(spec)))
+        if collection is not None:
+            self.collect(collection, [made])
+        return made
+
+    def add(self, name: str, component: Any, collection: str | None = None) -> Handle:  # any object
+        """Have an object managed that was made by hand. It is moved by need, and never dropped: no file has it.
+
+        Gives what to bind. An object that is there already keeps its handle.
+        """
+        with self._lock:
+            for key, entry in self._holdings.entries.items():
+                if entry.read is None and entry.component is component:
+                    self._names[key][name] = None
+                    return self._handles[key]
+            self._added += 1
+            kind, space = type(component), getattr(component, "space", None)
+            dtype = dtype_name(getattr(component, "dtype", None)) or self.dtype
+            made = Added(spec_of(component), self, dtype, self.device, name, self._added, kind, space)
+            entry = Entry(made.key, name, account(self.device), dtype, None, self._rule(name))
+            entry.component, entry.parts, entry.where = component, self._mover.parts(component), device_of(component)
+            self._handles[made.key], self._names[made.key] = made, {name: None}
+            self._holdings.entries[made.key] = entry
+        if collection is not None:
+            self.collect(collection, [made])
+        return made
 
     def load(self, spec: ComponentSpec) -> Any:  # the object; its class is `spec.type`
         """The object for a spec, loaded if need be."""
         return self.handle(spec).load()
 
-    def get(self, key: str) -> Any | None:  # the object
-        """The object held under a handle's key, or None if it is not loaded. Never loads."""
-        return self._objects.get(key)
+    def get(self, name: str) -> Any | None:  # the object
+        """The object of this name or key if it is loaded, else None. Never loads. ConfigError where several are."""
+        entries = self._holdings.entries
+        keys = [name] if name in entries else [h.key for h in self.search(name) if h.key in entries]
+        found = {key: entry.given or entry.component for key in keys if (entry := entries[key]).component is not None}
+        if len(found) > 1:
+            raise ConfigError(f"{len(found)} components are called {name!r}. Give a key: {'; '.join(found)}.")
+        return next(iter(found.values()), None)
 
-    def remove(self, spec: "ComponentSpec | Handle") -> bool:
-        """Let go of a component. Whether there was one. Graphs that run keep theirs until they end."""
-        key = (spec if isinstance(spec, Handle) else self.handle(spec)).key
+    def search(self, pattern: str = "*", *, collection: str | None = None) -> list[Handle]:
+        """The components whose names match, in the order they were asked for.
+
+        `*` stands for any letters, `|` is "or", a leading "!" means all others: "unet", "text_encoder*", "*net*",
+        "unet|vae", "!unet|vae". A component's key is a pattern for it alone.
+        """
         with self._lock:
-            self._handles.pop(key, None)
-            self._checked.discard(key)
-            return self._objects.pop(key, None) is not None
+            if collection is not None and collection not in self._collections:
+                raise ConfigError(f"no collection {collection!r}. {did_you_mean(collection, self._collections)}")
+            if pattern in self._handles:
+                return [self._handles[pattern]]
+            inside = self._handles if collection is None else self._collections[collection]
+            fits, turned = matcher(pattern.removeprefix("!")), pattern.startswith("!")
+            return [h for k, h in self._handles.items() if k in inside and any(map(fits, self._names[k])) != turned]
 
+    def collect(self, collection: str, components: "Iterable[Handle] | Mapping[str, Any]") -> None:
+        """Put components into a collection: handles, or all that a graph has bound (`graph.bindings`)."""
+        values = components.values() if isinstance(components, Mapping) else components
+        with self._lock:
+            keys = self._collections.setdefault(collection, {})
+            keys.update({v.key: None for v in values if isinstance(v, Handle) and v.key in self._handles})
+
+    @property
+    def collections(self) -> dict[str, list[Handle]]:
+        """The components of each collection."""
+        with self._lock:
+            return {name: [self._handles[k] for k in keys] for name, keys in self._collections.items()}
+
+    def remove(self, component: "ComponentSpec | Handle | str") -> bool:
+        """Forget a component, or all that a pattern finds. Whether something was held.
+
+        Graphs that run keep theirs until they end, and their bytes count till then.
+        """
+        handles = self._found(component)
+        with _LOADING:
+            return sum(self._forget(handle.key) for handle in handles) > 0
+
+    # ------------------------------------------------------------------------------------------ memory
+    def lease(
+        self, components: "Sequence[Handle] | str", owner: str = "you", stop: threading.Event | None = None
+    ) -> Lease[Handle]:
+        """Keep components (handles, or a pattern) from leaving until the lease is released, or its `with` ends.
+
+        Waits until they fit beside what others have leased; they are loaded when somebody asks. Runs do this by
+        themselves. LoadError if they can never fit; Cancelled if `stop` is set while it waits.
+        """
+        handles = self.search(components) if isinstance(components, str) else list(components)
+        for handle in handles:
+            self._entry(handle)
+        return self._leases.take(handles, owner, stop)
+
+    def wake(self) -> None:
+        """Have leases that wait look at their `stop`."""
+        self._leases.wake()
+
+    def plan(self, pattern: str | None = None) -> tuple[Move, ...]:
+        """What would leave its place, in this order, to let these components work together.
+
+        Without a pattern: what would leave if more and more memory were asked for, on each device that has a budget.
+        LoadError where they can never fit.
+        """
+        facts = self._holdings.facts()
+        if pattern is None:
+            devices = dict.fromkeys(fact.where for fact in facts if self.budget(fact.where) is not None)
+            return tuple(move for device in devices for move in order(device, facts, self.budget))
+        entries = [self._entry(handle) for handle in self.search(pattern)]
+        try:
+            return plan_for([e.wanted for e in entries], facts, self.budget)
+        except Shortage as short:
+            raise LoadError(short_text(short)) from None
+
+    def offload(
+        self,
+        pattern: str = "*",
+        by: By = "model",
+        *,
+        blocks: int = 1,
+        prefetch: bool = False,
+        storage: str | torch.dtype | None = None,
+    ) -> None:
+        """How components are kept from now on, those that come later included; see `memory/offload.py`.
+
+        ConfigError for one that is in use, and for a narrower storage of an object that was added by hand.
+        """
+        rule = Offload(by, blocks, prefetch, dtype_name(storage))
+        with _LOADING:
+            with self._lock:
+                self._rules.append((matcher(pattern), rule))
+            for handle in self.search(pattern):
+                if (entry := self._holdings.entries.get(handle.key)) is not None and entry.offload != rule:
+                    self._change(entry, offload=rule)
+
+    def to(
+        self, pattern: str, *, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+    ) -> None:
+        """Use components on another device, or in another dtype, from now on. ConfigError for one that is in use.
+
+        What comes from files is read anew for another dtype, so that nothing is rounded twice.
+        """
+        kind = dtype_name(dtype)
+        with _LOADING:
+            for handle in self.search(pattern):
+                changes: dict[str, Any] = {"device": account(str(torch.device(device)))} if device is not None else {}
+                self._change(self._entry(handle), **changes, **({"dtype": kind} if kind else {}))
+
+    def free(self, pattern: str = "*") -> int:
+        """Let go of all that nobody uses: to disk, or to the CPU what cannot be read again. Gives the bytes freed."""
+        with _LOADING:
+            keys = {handle.key for handle in self.search(pattern)}
+            before = self._holdings.bytes
+            self._holdings.free(keys - self._leased().keys())
+            return before - self._holdings.bytes
+
+    # ------------------------------------------------------------------------------------------ what is held
     def summary(self) -> list[Held]:
         """All components that were asked for, in that order."""
         with self._lock:
-            handles, objects = list(self._handles.values()), dict(self._objects)
-        return [_row(handle, objects.get(handle.key)) for handle in handles]
+            handles = list(self._handles.values())
+        leaves = {move.key: place for place, move in enumerate(self.plan(), 1)}
+        users: dict[str, dict[str, None]] = {}
+        for lease in self._leases.all():
+            for handle in lease.held:
+                users.setdefault(handle.key, {})[lease.owner] = None
+        entries = self._holdings.entries
+        return [row(h, entries.get(h.key), tuple(users.get(h.key, ())), leaves.get(h.key, 0)) for h in handles]
 
     @property
     def bytes(self) -> int:
-        """Memory of all tensors held, each storage counted once, on whatever device."""
-        with self._lock:
-            objects = list(self._objects.values())
-        return _bytes(objects)
+        """Memory of all tensors held, each byte once, on whatever device."""
+        return self._holdings.bytes
 
     def __len__(self) -> int:
-        return len(self._objects)
+        return sum(entry.component is not None for entry in list(self._holdings.entries.values()))
 
     def __bool__(self) -> bool:
         return True  # an empty manager is still a manager: `manager or default_manager()` must not swap it
 
     def __repr__(self) -> str:
         rows = self.summary()
-        head = f"ComponentsManager({len(self)} loaded of {len(rows)}, {_size(self.bytes)})"
-        table = [("component", "source", "dtype", "device", "size")]
-        table += [(r.class_name, r.source, r.dtype, r.device, _size(r.bytes) if r.loaded else "-") for r in rows]
-        widths = [max(len(line[column]) for line in table) for column in range(5)]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in table]
-        return "\n".join([head, *(f"  {line.rstrip()}" for line in lines)]) if rows else head
+        budget = f", budget {self.budget}" if self.budget else ""
+        budget += f", {show_size(lost)} let go but held by others" if (lost := self._holdings.elsewhere) else ""
+        return render(f"ComponentsManager({len(self)} loaded of {len(rows)}, {show_size(self.bytes)}{budget})", rows)
 
+    # ------------------------------------------------------------------------------------------ inside
     def _known(self, handle: Handle) -> Handle:
         with self._lock:
             self._handles.setdefault(handle.key, handle)
+            self._names.setdefault(handle.key, {})[handle.name] = None
         return handle
+
+    def _found(self, component: "ComponentSpec | Handle | str") -> list[Handle]:
+        if isinstance(component, str):
+            return self.search(component)
+        return [component if isinstance(component, Handle) else self.handle(component)]
+
+    def _rule(self, name: str) -> Offload:
+        return next((rule for fits, rule in reversed(self._rules) if fits(name)), AS_A_WHOLE)
+
+    def _entry(self, handle: Handle) -> Entry:
+        """What is known of a component, begun if nothing is."""
+        entries = self._holdings.entries
+        if (entry := entries.get(handle.key)) is not None:
+            return entry
+        expected = expected_bytes(handle.spec, handle.dtype) if self.budget else 0  # reads a header
+        self._known(handle)
+        with self._lock:
+            made = Entry(handle.key, handle.name, account(handle.device), handle.dtype, None, self._rule(handle.name))
+            made.read = lambda device: self._mover.read(handle.spec, made.dtype, device)
+            made.expected = expected
+            return entries.setdefault(handle.key, made)
 
     def _ready(self, handle: Handle) -> None:
         key = handle.key
-        if key in self._checked or key in self._objects:
+        entry = self._holdings.entries.get(key)
+        if key in self._checked or (entry is not None and entry.component is not None):
             return
         if wrong := problems(handle.spec):
             rows = wrong[0] if len(wrong) == 1 else "\n  ".join([f"({len(wrong)} problems)", *wrong])
@@ -187,18 +307,52 @@ class ComponentsManager:
             self._checked.add(key)
 
     def _load(self, handle: Handle) -> Any:  # the object
-        key = handle.key
-        if (found := self._objects.get(key)) is not None:
-            return found
-        with _LOADING:
-            if (found := self._objects.get(key)) is not None:  # another thread was first
-                return found
-            self._ready(handle)
-            loaded = read_component(handle.spec, getattr(torch, handle.dtype), handle.device)
-            with self._lock:
-                self._handles.setdefault(key, handle)
-                self._objects[key] = loaded
-            return loaded
+        entry = self._holdings.entries.get(handle.key)
+        if entry is not None and entry.ready and not entry.window:
+            self._holdings.touch(entry)
+            return entry.given
+        with self.lease([handle], handle.name) if self.budget else nullcontext(), _LOADING:
+            entry = self._entry(handle)
+            if entry.component is None:
+                handle.ready()
+            try:
+                return self._holdings.bring(entry)
+            except Shortage as short:
+                raise LoadError(short_text(short)) from None
+
+    def _leased(self) -> Mapping[str, int]:
+        return Counter(handle.key for lease in self._leases.all() for handle in lease.held)
+
+    def _lack(self, held: Sequence[Sequence[Handle]]) -> str:
+        """What there is not enough of for these leases together."""
+        if not self.budget:
+            return ""
+        leases = [[self._entry(handle) for handle in lease] for lease in held]
+        return lack_text(leases, self._holdings.demand(leases), self.budget)
+
+    def _ended(self, lease: Lease[Handle]) -> None:
+        """Nobody holds what streams its weights: what it has on the device can go."""
+        leased = self._leased()
+        for handle in lease.held:
+            entry = self._holdings.entries.get(handle.key)
+            if entry is not None and entry.stream is not None and handle.key not in leased:
+                entry.stream.clear()
+
+    def _change(self, entry: Entry, **changes: Any) -> None:  # fields of Entry
+        if owners := [lease.owner for lease in self._leases.all() if any(h.key == entry.key for h in lease.held)]:
+            raise ConfigError(
+                f"{entry.name} is in use by {', '.join(dict.fromkeys(owners))}. Change it when that run has ended."
+            )
+        self._holdings.change(entry, **changes)
+
+    def _forget(self, key: str) -> bool:
+        with self._lock:
+            self._handles.pop(key, None)
+            self._names.pop(key, None)
+            self._checked.discard(key)
+            for keys in self._collections.values():
+                keys.pop(key, None)
+        return self._holdings.remove(key)
 
 
 _default: ComponentsManager | None = None
@@ -211,45 +365,3 @@ def default_manager() -> ComponentsManager:
         if _default is None:
             _default = ComponentsManager()
         return _default
-
-
-def _tensors(objects: Iterable[object]) -> Iterable[Tensor]:
-    for held in objects:
-        if isinstance(held, nn.Module):
-            yield from held.parameters()
-            yield from held.buffers()
-
-
-def _bytes(objects: Iterable[object]) -> int:
-    storages = {}
-    for tensor in _tensors(objects):
-        if not tensor.is_meta:
-            storage = tensor.untyped_storage()
-            storages[(tensor.device, storage.data_ptr())] = storage.nbytes()
-    return sum(storages.values())
-
-
-def _row(handle: Handle, loaded: object | None) -> Held:
-    spec = handle.spec
-    path = spec.pretrained_model_name_or_path
-    source = "inline config" if spec.config is not None else "/".join(p for p in (path, spec.subfolder) if p) or "none"
-    name = spec.type_hint[1] if spec.type_hint else "unknown"
-    weighty = loaded is None or isinstance(loaded, nn.Module)
-    return Held(
-        key=handle.key,
-        class_name=name,
-        source=source,
-        dtype=handle.dtype if weighty else "-",
-        device=handle.device if weighty else "-",
-        bytes=0 if loaded is None else _bytes([loaded]),
-        loaded=loaded is not None,
-    )
-
-
-def _size(count: int) -> str:
-    size = float(count)
-    for unit in ("B", "KB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} GB"

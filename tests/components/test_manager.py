@@ -1,7 +1,9 @@
 """A manager loads each component once, says what is missing before it loads, and what it holds."""
 
 import json
+import re
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -10,9 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+import sfumato as sf
 from sfumato.components.loading import tensors
 from sfumato.components.loading.index import read_index
 from sfumato.components.manager import ComponentsManager, default_manager
+from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.models.clip import CLIPTextModel
 from sfumato.components.spec import ComponentSpec
 from sfumato.graph.block import Lazy
@@ -220,21 +224,23 @@ def test_a_load_that_fails_can_be_tried_again(emoji: Path) -> None:
 
 def test_classes_of_transformers_that_we_lack_are_loaded_by_transformers(tmp_path: Path) -> None:
     transformers: Any = import_module("transformers")
-    config = transformers.T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2)
-    transformers.T5EncoderModel(config).half().save_pretrained(tmp_path)
-    spec = ComponentSpec(type_hint=("transformers", "T5EncoderModel"), pretrained_model_name_or_path=str(tmp_path))
+    config = transformers.BertConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    transformers.BertModel(config).half().save_pretrained(tmp_path)
+    spec = ComponentSpec(type_hint=("transformers", "BertModel"), pretrained_model_name_or_path=str(tmp_path))
     manager = ComponentsManager()
     handle = manager.handle(spec)
     handle.ready()
     model = handle.load()
-    assert type(model) is transformers.T5EncoderModel
+    assert type(model) is transformers.BertModel
     assert (model.dtype, model.training, next(model.parameters()).requires_grad) == (torch.float32, False, False)
-    (tmp_path / "config.json").write_text('{"model_type": "t5", "d_model": 7}')
-    with pytest.raises(LoadError, match="transformers' T5EncoderModel cannot read it"):
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "hidden_size": 7}')
+    with pytest.raises(LoadError, match="transformers' BertModel cannot read it"):
         ComponentsManager().load(spec)
-    config.num_layers = 2
+    config.num_hidden_layers = 2
     config.save_pretrained(tmp_path)
-    with pytest.raises(LoadError, match=r"the weights lack encoder\.block\.1\..*, which a T5EncoderModel has"):
+    with pytest.raises(LoadError, match=r"the weights lack encoder\.layer\.1\..*, which a BertModel has"):
         ComponentsManager().load(spec)
 
 
@@ -261,24 +267,30 @@ def test_the_summary_says_what_is_held_and_the_table_shows_it() -> None:
     manager.load(tokenizer)
     manager.handle(SCHEDULER)
     text, words, scheduler = manager.summary()
-    assert text == (
+    assert text[:9] == (
         manager.handle(TEXT).key,
+        "text_encoder",
         "CLIPTextModel",
         f"{EMOJI}/text_encoder",
         "float32",
         "cpu",
+        "cpu",
         4 * PARAMETERS,
         True,
     )
+    assert (text.used_by, scheduler.last_used) == ((), 0.0)
+    assert 0 <= time.time() - text.last_used < 60
     assert (words.class_name, words.dtype, words.bytes, words.loaded) == ("CLIPTokenizer", "-", 0, True)
     assert (scheduler.class_name, scheduler.source, scheduler.loaded) == ("DDIMScheduler", "inline config", False)
     width = len(f"{EMOJI}/text_encoder")
-    assert repr(manager).split("\n") == [
+    with manager.lease("text*", owner="me"):
+        shown = [re.sub(r"\d+ s ago", "0 s ago", line) for line in repr(manager).split("\n")]
+    assert shown == [
         "ComponentsManager(2 loaded of 3, 2.1 MB)",
-        f"  component      {'source':<{width}}  dtype    device  size",
-        f"  CLIPTextModel  {EMOJI}/text_encoder  float32  cpu     2.1 MB",
-        f"  CLIPTokenizer  {f'{EMOJI}/tokenizer':<{width}}  -        -       0 B",
-        f"  DDIMScheduler  {'inline config':<{width}}  float32  cpu     -",
+        f"  name           class          {'source':<{width}}  dtype    where  size    last use  used by",
+        f"  text_encoder   CLIPTextModel  {EMOJI}/text_encoder  float32  cpu    2.1 MB  0 s ago   me",
+        f"  tokenizer      CLIPTokenizer  {f'{EMOJI}/tokenizer':<{width}}  -        -      0 B     0 s ago   -",
+        f"  DDIMScheduler  DDIMScheduler  {'inline config':<{width}}  float32  disk   -       never     -",
     ]
     assert repr(ComponentsManager()) == "ComponentsManager(0 loaded of 0, 0 B)"
 
@@ -300,6 +312,94 @@ def test_an_empty_manager_is_no_false_value() -> None:
     assert default_manager() is default_manager()
 
 
-def test_budgets_are_refused_until_they_are_there() -> None:
-    with pytest.raises(ConfigError, match=r"budget: came '4GB'\. Memory budgets are not in this version"):
-        ComponentsManager(budget="4GB")
+def test_a_pattern_finds_components_by_name() -> None:
+    """As diffusers documents patterns; there "*unet*" finds nothing, and "*_encoder" finds what has it anywhere."""
+    manager = ComponentsManager()
+    for folder in ("unet", "vae", "text_encoder", "text_encoder_2", "refiner"):
+        manager.handle(TEXT.using(subfolder=folder))
+
+    def found(pattern: str) -> str:
+        return " ".join(handle.name for handle in manager.search(pattern))
+
+    assert found("unet") == found("u*t") == found("*unet*") == found("une*") == found("*et") == "unet"
+    assert found("!unet") == "vae text_encoder text_encoder_2 refiner"
+    assert found("text_encoder") == found("*_encoder") == "text_encoder"
+    assert found("!*encoder*") == "unet vae refiner"
+    assert found("refiner|vae") == "vae refiner"
+    assert found("!refiner|vae") == "unet text_encoder text_encoder_2"
+    assert found("text*|v*") == "vae text_encoder text_encoder_2"
+    assert found("un.t") == found("encoder") == ""
+    assert found("*") == "unet vae text_encoder text_encoder_2 refiner"
+
+
+def test_one_component_answers_to_every_name_it_was_asked_for_under() -> None:
+    manager = ComponentsManager()
+    handle = manager.handle(TEXT)
+    assert manager.handle(TEXT, name="clip") == handle
+    assert manager.search("clip") == manager.search("text_encoder") == manager.search(handle.key) == [handle]
+
+
+def test_collections_group_components_of_one_manager() -> None:
+    manager = ComponentsManager()
+    text = manager.handle(TEXT, collection="portraits")
+    scheduler = manager.handle(SCHEDULER)
+    manager.collect("all", {"text_encoder": text, "scheduler": scheduler, "other": object()})
+    assert manager.collections == {"portraits": [text], "all": [text, scheduler]}
+    assert manager.search("*", collection="portraits") == [text]
+    assert manager.search("!text*", collection="all") == [scheduler]
+    manager.remove(text)
+    assert manager.collections == {"portraits": [], "all": [scheduler]}
+    with pytest.raises(ConfigError, match=r"no collection 'portrait'\. Did you mean 'portraits'\?"):
+        manager.search(collection="portrait")
+
+
+def test_get_takes_a_name_or_a_key_and_refuses_to_guess() -> None:
+    manager = ComponentsManager()
+    wide, half = manager.handle(TEXT), manager.handle(TEXT, dtype="float16")
+    assert manager.get("text_encoder") is None
+    model = wide.load()
+    assert manager.get("text_encoder") is manager.get(wide.key) is model
+    half.load()
+    with pytest.raises(ConfigError, match=r"2 components are called 'text_encoder'\. Give a key: "):
+        manager.get("text_encoder")
+    assert manager.get(half.key) is half.load()
+    assert manager.get("text_encodr") is None
+
+
+def test_what_is_added_by_hand_is_bound_shared_and_shown() -> None:
+    manager = ComponentsManager()
+    model = CLIPTextModel.from_pretrained(EMOJI / "text_encoder", dtype=torch.float32)
+    handle = manager.add("tower", model, collection="mine")
+    assert manager.add("again", model) is handle
+    assert manager.search("again") == manager.collections["mine"] == [handle]
+    assert isinstance(handle, Lazy)
+    assert (handle.load(), handle.type, manager.get("tower")) == (model, CLIPTextModel, model)
+    pipe = sf.load(EMOJI, manager=manager).bind(text_encoder=handle)
+    assert pipe(prompt="x", num_inference_steps=1, output_type="pt").images.isfinite().all()
+    row = manager.summary()[[row.name for row in manager.summary()].index("tower")]
+    assert (row.class_name, row.source, row.bytes) == ("CLIPTextModel", "added by hand", 4 * PARAMETERS)
+    with pytest.raises(sf.GraphFileError, match=r"was added to a manager by hand.*save_pretrained\(folder\)"):
+        pipe.save("never")
+    assert manager.remove("tower")
+    assert manager.bytes < 4 * PARAMETERS + 40_000_000 and manager.get("tower") is None
+    vae = AutoencoderKL.from_pretrained(EMOJI / "vae")
+    assert manager.add("vae", vae).space == vae.space
+
+
+def test_what_is_moved_to_another_dtype_is_read_anew_and_not_while_it_is_used() -> None:
+    manager = ComponentsManager()
+    handle = manager.handle(TEXT)
+    first = handle.load()
+    with (
+        manager.lease([handle], owner="a run"),
+        pytest.raises(ConfigError, match=r"text_encoder is in use by a run\. Change it when that"),
+    ):
+        manager.to("text*", dtype="float16")
+    manager.to("text*", dtype="float16")
+    assert (handle.load().dtype, first.dtype) == (torch.float16, torch.float32)
+    manager.to("text*", device="meta")
+    assert handle.load().device.type == "meta"
+    mine = CLIPTextModel.from_pretrained(EMOJI / "text_encoder", dtype=torch.float32)
+    added = manager.add("tower", mine)
+    manager.to("tower", dtype="bfloat16")
+    assert added.load() is mine and mine.dtype == torch.bfloat16

@@ -1,0 +1,1 @@
+"""What stays in memory, where, and how large models run in small memory."""

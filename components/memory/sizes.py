@@ -1,0 +1,139 @@
+"""Bytes: read from texts, counted in what is loaded, and told beforehand for what is not."""
+
+import json
+import re
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...graph.errors import ConfigError, LoadError
+from ..loading.weights import STEM, weight_files
+from ..spec import ComponentSpec
+
+Parts = Mapping[Hashable, int]
+"""What takes memory, by its identity, and its bytes: what two components share stands in both under one identity."""
+
+_UNITS = {
+    "B": 1,
+    **{f"{u}B": 1000**i for i, u in enumerate("KMGT", 1)},
+    **{f"{u}iB": 1024**i for i, u in enumerate("KMGT", 1)},
+}
+_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
+_OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+def parse_size(size: int | str, what: str) -> int:
+    """Bytes from a number or a text such as "8GB" or "512 MiB". ConfigError, beginning with `what`, otherwise.
+
+    >>> parse_size("8GB", "budget"), parse_size("1.5 MiB", "budget"), parse_size(100, "budget")
+    (8000000000, 1572864, 100)
+    """
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\s*", size) if isinstance(size, str) else None
+    unit = next((n for name, n in _UNITS.items() if found and found[2].lower() == name.lower()), None)
+    if found and unit:
+        return int(float(found[1]) * unit)
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
+        return size
+    raise ConfigError(f"{what}: came {size!r}, wanted bytes as a number, or a text such as '8GB' or '512MiB'.")
+
+
+def show_size(count: int) -> str:
+    """
+    >>> show_size(12), show_size(5_140_000_000)
+    ('12 B', '5.1 GB')
+    """
+    size = float(count)
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} GB"
+
+
+def tensors_of(component: object) -> Iterator[Tensor]:
+    """All parameters and buffers; of tensors made of tensors (quantized ones), what they are made of."""
+    if isinstance(component, nn.Module):
+        for module in component.modules():
+            for tensor in (*module._parameters.values(), *module._buffers.values()):
+                if tensor is not None:
+                    yield from _plain(tensor)
+
+
+def _plain(tensor: Tensor) -> Iterator[Tensor]:
+    names: Any = getattr(type(tensor), "__tensor_flatten__", None)  # Any: torch's protocol for such classes is untyped
+    if names is None:
+        yield tensor
+        return
+    for name in names(tensor)[0]:
+        yield from _plain(getattr(tensor, name))
+
+
+def device_of(component: object) -> str:
+    """Where its first tensor is; the CPU for what has none."""
+    return next((str(tensor.device) for tensor in tensors_of(component)), "cpu")
+
+
+def parts_of(component: object) -> Parts:
+    """The memory of a component's tensors, each byte once, by where it begins. Only what tensors cover is counted:
+    a storage may be a whole file that is mapped."""
+    spans = sorted({span for tensor in tensors_of(component) if (span := _span(tensor)) is not None})
+    found: dict[Hashable, int] = {}
+    device, begin, end = None, 0, -1
+    for where, first, last in spans:
+        if where == device and first < end:
+            end = max(end, last)
+        else:
+            device, begin, end = where, first, last
+        found[device, begin] = end - begin
+    return found
+
+
+def _span(tensor: Tensor) -> tuple[str, int, int] | None:
+    if tensor.is_meta or not tensor.numel():
+        return None
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    begin = tensor.data_ptr()
+    return str(tensor.device), begin, begin + (last + 1) * tensor.element_size()
+
+
+def total(parts: Iterable[Parts]) -> int:
+    """Bytes of all parts, what is shared counted once.
+
+    >>> total([{"a": 2, "b": 3}, {"b": 3, "c": 4}])
+    9
+    """
+    union: dict[Hashable, int] = {}
+    for each in parts:
+        union.update(each)
+    return sum(union.values())
+
+
+def expected_bytes(spec: ComponentSpec, dtype: str) -> int:
+    """What a component will take once loaded in `dtype`, by the headers of its files; 0 where they do not tell.
+
+    Only headers are read. Quantized components and files of other kinds are known after their first load.
+    """
+    if spec.config is not None or spec.pretrained_model_name_or_path is None:
+        return 0
+    try:
+        stem = "model" if spec.type_hint and spec.type_hint[0] == "transformers" else STEM
+        files = weight_files(spec.folder, stem=stem, variant=spec.variant)
+    except LoadError:
+        return 0
+    width = torch.empty((), dtype=getattr(torch, dtype)).element_size()
+    return sum(_bytes_in(file, width) for file in files)
+
+
+def _bytes_in(file: Path, width: int) -> int:
+    """By the header of a safetensors file: eight bytes of length, then JSON."""
+    try:
+        with file.open("rb") as opened:
+            header: dict[str, dict[str, Any]] = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+        tensors = [(entry["dtype"], prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
+        return 0  # the loader will say what is wrong with it
+    return sum(count * (width if kind in _FLOATS else _OTHERS.get(kind, 1)) for kind, count in tensors)

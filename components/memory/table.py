@@ -1,0 +1,125 @@
+"""What a manager says of itself, and of what it has no room for."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from ..handle import Added, Handle
+from .holdings import Entry
+from .policy import CPU, DISK, Limit, Shortage, over
+from .sizes import Parts, show_size, total
+
+
+class Held(NamedTuple):
+    """A row of `ComponentsManager.summary()`: one component that was asked for, and what it takes.
+
+    device: where it is used. where: where it lies now; "disk" while it is not loaded. used_by: the runs that hold it.
+    last_used: seconds since 1970, 0 for never. leaves: how soon it would make room for others, 1 being the first;
+    0 while it stays.
+    """
+
+    key: str
+    name: str
+    class_name: str
+    source: str
+    dtype: str
+    device: str
+    where: str
+    bytes: int
+    loaded: bool
+    used_by: tuple[str, ...] = ()
+    last_used: float = 0.0
+    leaves: int = 0
+
+
+def render(head: str, rows: Sequence[Held]) -> str:
+    """The table that `repr(manager)` shows."""
+    lines = [("name", "class", "source", "dtype", "where", "size", "last use", "used by")]
+    lines += [
+        (r.name, r.class_name, r.source, r.dtype, _where(r), show_size(r.bytes) if r.loaded else "-", _ago(r),
+         ", ".join(r.used_by) or "-")
+        for r in rows
+    ]  # fmt: skip
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join([head, *(f"  {line.rstrip()}" for line in padded)]) if rows else head
+
+
+def _where(row: Held) -> str:
+    return (
+        row.where
+        if row.where == row.device or not row.loaded or row.device == "-"
+        else f"{row.where}, for {row.device}"
+    )
+
+
+def _ago(row: Held) -> str:
+    if not row.last_used:
+        return "never"
+    seconds = max(time.time() - row.last_used, 0.0)
+    for unit, length in (("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"
+
+
+def row(handle: Handle, entry: Entry | None, used_by: tuple[str, ...], leaves: int) -> Held:
+    """The row of one component."""
+    spec, component = handle.spec, None if entry is None else entry.component
+    path = spec.pretrained_model_name_or_path
+    source = "inline config" if spec.config is not None else "/".join(p for p in (path, spec.subfolder) if p) or "none"
+    hint = spec.type_hint[1] if spec.type_hint else "unknown"
+    weighty = entry is None or component is None or isinstance(component, nn.Module)
+    kept = f" kept in {entry.offload.storage}" if entry and entry.offload.storage else ""
+    return Held(
+        key=handle.key,
+        name=handle.name,
+        class_name=handle.kind.__name__ if isinstance(handle, Added) else hint,
+        source="added by hand" if isinstance(handle, Added) else source,
+        dtype=f"{entry.dtype if entry else handle.dtype}{kept}" if weighty else "-",
+        device=(entry.device if entry else handle.device) if weighty else "-",
+        where=(entry.where if entry else DISK) if weighty else "-",
+        bytes=total([entry.parts]) if entry else 0,
+        loaded=component is not None,
+        used_by=used_by,
+        last_used=entry.seen if entry else 0.0,
+        leaves=leaves,
+    )
+
+
+def lack_text(leases: Sequence[Sequence[Entry]], demand: Mapping[str, Sequence[Parts]], limit: Limit) -> str:
+    """What there is not enough of for these leases together; "" where all fit."""
+    for device, (needed, most) in over(demand, limit).items():
+        entries = {entry.key: entry for lease in leases for entry in lease}
+        sizes = {e.name: _on(e, device) for e in entries.values() if _on(e, device)}
+        return _lack(device, most, needed, sizes)
+    return ""
+
+
+def _on(entry: Entry, device: str) -> int:
+    whole = total([entry.parts]) if entry.component is not None else entry.expected
+    return (whole if entry.home == device else 0) + (entry.window if entry.device == device else 0)
+
+
+def short_text(short: Shortage) -> str:
+    """The same for what was decided on facts."""
+    sizes = {f.name + (" (held by others)" if f.stuck else ""): total([f.parts]) for f in short.stays}
+    return _lack(short.device, short.limit, short.needed, sizes)
+
+
+def _lack(device: str, most: int, needed: int, sizes: Mapping[str, int]) -> str:
+    largest = max(sizes, key=lambda name: sizes[name], default="unet")
+    parts = ", ".join(f"{name} {show_size(size)}" for name, size in sorted(sizes.items(), key=lambda s: -s[1]))
+    ways = [
+        "give a larger budget",
+        "load in a narrower dtype",
+        f'keep it so: manager.offload("{largest}", storage="float8_e4m3fn")',
+    ]
+    if device != CPU:
+        ways.insert(1, f'bring the largest in parts: manager.offload("{largest}", by="blocks")')
+    return (
+        f"The memory budget of {device} is {show_size(most)}, and {show_size(needed)} are needed there at once: "
+        f"{parts}. Ways out: {'; '.join(ways)}."
+    )
