@@ -1,14 +1,14 @@
 """CLIP's text tower, with the parameter names and config keys that transformers publishes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import Config
+from .towers import Encoder, Layers, embedding, spread
 from .transformers_files import TransformersModel
 
 _TOWER = ("embeddings.", "encoder.", "final_layer_norm.")
@@ -72,7 +72,7 @@ class _CLIPText(TransformersModel[CLIPTextConfig]):
         self.text_model = _Tower(config)
         if self.projects:
             self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-            _spread(self.text_projection.weight, config.hidden_size**-0.5 * config.initializer_factor)
+            spread(self.text_projection.weight, config.hidden_size**-0.5 * config.initializer_factor)
 
     @property
     def final_layer_norm(self) -> nn.LayerNorm:
@@ -130,24 +130,31 @@ class _Tower(nn.Module):
         super().__init__()
         self.eos_token_id = config.eos_token_id
         self.embeddings = _Embeddings(config)
-        self.encoder = _Encoder(config)
+        self.encoder = Encoder(
+            Layers(
+                width=config.hidden_size,
+                heads=config.num_attention_heads,
+                hidden=config.intermediate_size,
+                depth=config.num_hidden_layers,
+                act=config.hidden_act,
+                eps=config.layer_norm_eps,
+                dropout=config.attention_dropout,
+                causal=True,
+                spread=config.initializer_factor,
+            )
+        )
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None, output_hidden_states: bool) -> TextEncoding:
-        hidden = self.embeddings(input_ids)  # batch length width
         seen = None if attention_mask is None else _visible(attention_mask)
-        states = [hidden]
-        for layer in self.encoder.layers:
-            hidden = layer(hidden, seen)
-            if output_hidden_states:
-                states.append(hidden)
-        last = self.final_layer_norm(hidden)
+        hidden, states = self.encoder(self.embeddings(input_ids), seen, keep=output_hidden_states)
+        last = self.final_layer_norm(hidden)  # batch length width
         rows = torch.arange(len(last), device=last.device)
         pooled = last[rows, self._end(input_ids).to(last.device)]
         return TextEncoding(
             last_hidden_state=last,
             pooler_output=pooled,
-            hidden_states=tuple(states) if output_hidden_states else None,
+            hidden_states=states,
         )
 
     def _end(self, ids: Tensor) -> Tensor:
@@ -162,86 +169,16 @@ class _Tower(nn.Module):
 class _Embeddings(nn.Module):
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
-        self.token_embedding = _table(config.vocab_size, config)
-        self.position_embedding = _table(config.max_position_embeddings, config)
+        self.token_embedding = embedding(config.vocab_size, config.hidden_size, 0.02 * config.initializer_factor)
+        self.position_embedding = embedding(
+            config.max_position_embeddings, config.hidden_size, 0.02 * config.initializer_factor
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         length, most = ids.shape[-1], self.position_embedding.num_embeddings
         if length > most:
             raise ValueError(f"input_ids has {length} tokens, and this tower has {most} positions. Truncate the text.")
         return self.token_embedding(ids) + self.position_embedding.weight[:length]
-
-
-class _Encoder(nn.Module):
-    def __init__(self, config: CLIPTextConfig) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(_Layer(config) for _ in range(config.num_hidden_layers))
-
-
-class _Layer(nn.Module):
-    def __init__(self, config: CLIPTextConfig) -> None:
-        super().__init__()
-        self.self_attn = _Attention(config)
-        self.layer_norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = _MLP(config)
-        self.layer_norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-
-    def forward(self, hidden: Tensor, seen: Tensor | None) -> Tensor:
-        hidden = hidden + self.self_attn(self.layer_norm1(hidden), seen)
-        return hidden + self.mlp(self.layer_norm2(hidden))
-
-
-class _Attention(nn.Module):
-    def __init__(self, config: CLIPTextConfig) -> None:
-        super().__init__()
-        width = config.hidden_size
-        self.heads, self.dropout = config.num_attention_heads, config.attention_dropout
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
-        deep = (2 * config.num_hidden_layers) ** -0.5  # the residual sum grows with depth: GPT-2's scaling
-        for layer in (self.q_proj, self.k_proj, self.v_proj):
-            _spread(layer.weight, width**-0.5 * deep * config.initializer_factor)
-        _spread(self.out_proj.weight, width**-0.5 * config.initializer_factor)
-
-    def forward(self, hidden: Tensor, seen: Tensor | None) -> Tensor:
-        q, k, v = (
-            project(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # batch heads length (width / heads)
-            for project in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=seen is None)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
-
-
-class _MLP(nn.Module):
-    def __init__(self, config: CLIPTextConfig) -> None:
-        super().__init__()
-        self.act: Callable[[Tensor], Tensor] = quick_gelu if config.hidden_act == "quick_gelu" else F.gelu
-        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
-        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        width, factor = config.hidden_size, config.initializer_factor
-        _spread(self.fc1.weight, (2 * width) ** -0.5 * factor)
-        _spread(self.fc2.weight, width**-0.5 * (2 * config.num_hidden_layers) ** -0.5 * factor)
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(hidden)))
-
-
-def _table(rows: int, config: CLIPTextConfig) -> nn.Embedding:
-    # An nn.Embedding made in the usual way is drawn by torch first, which on the meta device imports torch._dynamo.
-    made = nn.Embedding.from_pretrained(torch.empty(rows, config.hidden_size), freeze=False)
-    _spread(made.weight, 0.02 * config.initializer_factor)
-    return made
-
-
-def _spread(weight: Tensor, std: float) -> None:
-    """Draw fresh weights; none where a file is about to bring them."""
-    if not weight.is_meta:
-        nn.init.normal_(weight, std=std)
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """The sigmoid approximation of GELU that CLIP was trained with: Hendrycks & Gimpel 2016, section 2."""
-    return x * torch.sigmoid(1.702 * x)
 
 
 def _visible(mask: Tensor) -> Tensor:

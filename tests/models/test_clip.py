@@ -188,5 +188,5 @@ def test_wrong_configs_and_texts_are_refused_with_a_way_out(tmp_path: Path) -> N
         LoadError, match=r"does not fit CLIPTextModelWithProjection(.|\n)*missing: text_projection.weight"
     ):
         CLIPTextModelWithProjection.from_pretrained(tmp_path)
-    with pytest.raises(LoadError, match=r"has no weights\. Looked for model\.fp16\.safetensors"):
+    with pytest.raises(LoadError, match=r"has no weights of the variant 'fp16'\. Looked for model\.fp16\.safetensors"):
         CLIPTextModel.from_pretrained(tmp_path, variant="fp16")
