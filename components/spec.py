@@ -18,6 +18,7 @@ from ..registry import UnknownName, did_you_mean, native, resolve
 from .loading.files import CONFIGS, read_json
 from .loading.hub import Access, is_revision
 from .loading.roots import Root, root_of, small_files
+from .quantization.config import read_quantization
 
 PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
 """The keys of a loading spec in a published `modular_model_index.json`."""
@@ -111,12 +112,11 @@ class ComponentSpec(BaseModel):
     def _dtype_name(cls, value: object) -> object:
         return dtype_name(value)
 
-    @field_validator("quantization")
+    @field_validator("quantization", mode="before")
     @classmethod
-    def _not_yet(cls, value: JsonValue) -> JsonValue:
-        if value is not None:
-            raise ValueError(f"came {value!r}: quantized components are not read by this version. Leave it None.")
-        return value
+    def _as_published(cls, value: object) -> object:
+        found = read_quantization(value)
+        return None if found is None else found.to_json()
 
     @field_validator("config")
     @classmethod
@@ -144,12 +144,13 @@ class ComponentSpec(BaseModel):
 
     @property
     def key(self) -> str:
-        """The loading key: `load_id`, then dtype, class and, for an inline config, its digest."""
+        """The loading key: `load_id`, then dtype, class, and digests of config and quantization where they are set."""
         hint = ".".join(self.type_hint) if self.type_hint else "null"
         parts = [self.load_id, self.dtype or "null", hint]
-        if self.config is not None:
-            text = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
-            parts.append(f"config:{hashlib.sha256(text.encode()).hexdigest()[:16]}")
+        for name, data in (("config", self.config), ("quantization", self.quantization)):
+            if data is not None:
+                text = json.dumps(data, sort_keys=True, separators=(",", ":"))
+                parts.append(f"{name}:{hashlib.sha256(text.encode()).hexdigest()[:16]}")
         return "|".join(parts)
 
     def __hash__(self) -> int:
@@ -199,6 +200,12 @@ class ComponentSpec(BaseModel):
         return root_of(self.pretrained_model_name_or_path, self.revision, self._access)
 
     @property
+    def file(self) -> Path | None:
+        """The single file that it is a part of (`subfolder` then names the part); None for what comes in a folder."""
+        path = Path(self.pretrained_model_name_or_path or "").expanduser()
+        return path if path.is_file() else None
+
+    @property
     def folder(self) -> Path:
         """The local folder with the component's files; of a repo, all but weights are fetched. LoadError if none."""
         return small_files(self.root, self.subfolder)
@@ -225,10 +232,13 @@ class ComponentSpec(BaseModel):
         return default_manager().handle(self)
 
     def to_json(self) -> dict[str, JsonValue]:
-        """The published five keys, and of ours (dtype, config) those that are set. `from_json` is the inverse."""
+        """The published five keys, and of ours (dtype, quantization, config) those that are set.
+
+        `from_json` is the inverse.
+        """
         data: dict[str, JsonValue] = {name: getattr(self, name) for name in PUBLISHED}
         data["type_hint"] = list(self.type_hint or (None, None))
-        ours: dict[str, JsonValue] = {"dtype": self.dtype, "config": self.config}
+        ours: dict[str, JsonValue] = {"dtype": self.dtype, "quantization": self.quantization, "config": self.config}
         return data | {name: value for name, value in ours.items() if value is not None}
 
     @classmethod

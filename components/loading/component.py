@@ -9,12 +9,16 @@ from torch import nn
 
 from ...graph.errors import ConfigError, LoadError
 from ...registry import schedulers
+from ..quantization.config import GGUFQuantizationConfig, Quantization
+from ..quantization.files import for_transformers, gguf_name, quantization_of
+from ..quantization.method import missing_packages
 from ..spec import ComponentSpec
 from .files import CONFIGS, TOKENIZERS, WEIGHTS
 from .roots import Folder, Root, small_files
+from .single_file.checkpoint import open_checkpoint, tensors_in
 from .tensors import PICKLES, Tensors, tensors_of
 from .tokenizer_base import FastTokenizer
-from .weights import STEM, load_tensors, on_meta, weight_names
+from .weights import STEM, on_meta, weight_names
 
 
 def problems(spec: ComponentSpec) -> list[str]:
@@ -24,13 +28,16 @@ def problems(spec: ComponentSpec) -> list[str]:
         if spec.pretrained_model_name_or_path is None and spec.config is not None:
             fits = hasattr(kind, "from_config")
             return [] if fits else [f"a {kind.__name__} is not made from a config. Give the folder of its files."]
+        if (file := spec.file) is not None:
+            open_checkpoint(file, spec.access).part(spec.subfolder)
+            return []
         root = spec.root
         if isinstance(root, Folder) and not (folder := root.path / spec.subfolder).is_dir():
             beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
             return [f"{folder}: there is no such folder. Beside it: {', '.join(beside) or 'none'}."]
         folder = small_files(root, spec.subfolder)
-        return list(_missing(spec, kind, root, folder))
-    except LoadError as error:
+        return list(_missing(spec, kind, root, folder)) or list(missing_packages(_quantization(spec)))
+    except (LoadError, ConfigError) as error:
         return [str(error).removeprefix(f"{spec}: ")]
 
 
@@ -46,11 +53,15 @@ def weights_of(spec: ComponentSpec) -> tuple[str, ...]:
     """The names of the weight files that a model of this spec is read from. Fetches an index of shards, no weights."""
     library, _ = spec.type_hint or ("", "")
     root = spec.root
+    stem = "model" if library == "transformers" else STEM
+    there = root.names(spec.subfolder)
+    if (file := gguf_name(stem, spec.variant)) in there and isinstance(_quantization(spec), GGUFQuantizationConfig):
+        return (file,)
     return weight_names(
-        root.names(spec.subfolder),
+        there,
         f"{root.source}/{spec.subfolder}".rstrip("/"),
         lambda name: root.local(spec.subfolder, [name]) / name,
-        stem="model" if library == "transformers" else STEM,
+        stem=stem,
         variant=spec.variant,
         pickles=spec.access.allow_pickle,
     )
@@ -87,26 +98,55 @@ def read_component(spec: ComponentSpec, dtype: torch.dtype, device: str) -> Any:
         if spec.pretrained_model_name_or_path is None and spec.config is not None:
             made = kind.from_config(dict(spec.config))
             return made.to(device=device, dtype=dtype).eval() if isinstance(made, nn.Module) else made
+        if spec.file is not None:
+            return _read_part(spec, kind, dtype, device)
         folder = fetched(spec)
+        quantization = _quantization(spec)
         if _of_transformers(kind):
-            return _read_transformers(kind, folder, spec.variant, dtype, device)
+            return _read_transformers(kind, folder, spec, dtype, device)
         if not _is_model(kind):
-            return kind.from_pretrained(folder)
+            changed: Mapping[str, Any] = {"config": spec.config} if spec.config is not None else {}
+            return kind.from_pretrained(folder, **changed)
         if any(name.endswith(PICKLES) for name in weights_of(spec)) or spec.config is not None:
             tensors = tensors_of([folder / name for name in weights_of(spec)], allow_pickle=spec.access.allow_pickle)
-            return made_of(kind, spec.read_config(), tensors, dtype, device)
-        return kind.from_pretrained(folder, variant=spec.variant, dtype=dtype, device=device)
+            return made_of(kind, spec.read_config(), tensors, dtype, device, quantization)
+        how: Mapping[str, Any] = {} if quantization is None else {"quantization": quantization}
+        return kind.from_pretrained(folder, variant=spec.variant, dtype=dtype, device=device, **how)
     except ConfigError as error:
         raise LoadError(f"{spec}: {error}") from error
 
 
-def made_of(kind: Any, config: Mapping[str, Any], tensors: Tensors, dtype: torch.dtype, device: str) -> Any:
-    """A model of ours (a class with `from_config`) with these weights, ready for inference. Any: whichever class."""
+def made_of(
+    kind: Any,
+    config: Mapping[str, Any],
+    tensors: Tensors,
+    dtype: torch.dtype,
+    device: str,
+    quantization: Quantization | None = None,
+) -> Any:  # any class with `from_config`, and an object of it
+    """A model of ours with these weights, ready for inference. They are quantized, or packed and kept so, as asked."""
     with on_meta():
         model = kind.from_config(config)
-    stays = getattr(kind, "stays_float32", None)
-    more: Mapping[str, Any] = {"stays_float32": stays} if stays else {}
-    load_tensors(model, tensors, dtype=dtype, device=device, rename=kind.published_name, **more)
+    model.load(tensors, dtype=dtype, device=device, quantization=quantization)
+    return model.eval().requires_grad_(False)
+
+
+def _quantization(spec: ComponentSpec) -> Quantization | None:
+    """How the weights of a component are to be held. ConfigError for one that has none."""
+    if _is_model(spec.type):
+        return quantization_of(spec.read_config(), spec.quantization)
+    if spec.quantization is not None:
+        raise ConfigError(f"quantization: a {spec.type.__name__} has no weights to quantize. Leave it None.")
+    return None
+
+
+def _read_part(spec: ComponentSpec, kind: Any, dtype: torch.dtype, device: str) -> Any:  # kind: a class of ours
+    """A model that is one part of a single file."""
+    if not (_is_model(kind) and hasattr(kind, "published_name")):
+        raise LoadError(f"{spec}: a {kind.__name__} is not read from a single file. Give a folder.")
+    with on_meta():
+        model = kind.from_config(spec.read_config())
+    model.load(tensors_in(spec, model), dtype=dtype, device=device, quantization=_quantization(spec))
     return model.eval().requires_grad_(False)
 
 
@@ -140,18 +180,19 @@ def _missing(spec: ComponentSpec, kind: Any, root: Root, folder: Path) -> Iterat
         yield f"{folder}: no {' or '.join(wanted)}, which a {name} is read from. It has: {', '.join(sorted(names))}."
 
 
-def _read_transformers(kind: Any, folder: Path, variant: str | None, dtype: torch.dtype, device: str) -> Any:
+def _read_transformers(kind: Any, folder: Path, spec: ComponentSpec, dtype: torch.dtype, device: str) -> Any:
     # Any: transformers' classes have nothing in common that is typed.
     try:
         if not _is_model(kind):
             return kind.from_pretrained(str(folder), local_files_only=True)
         model, told = kind.from_pretrained(
             str(folder),
-            variant=variant,
+            variant=spec.variant,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            **for_transformers(spec.quantization, device),
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise LoadError(f"{folder}: transformers' {kind.__name__} cannot read it: {error}") from error
@@ -161,7 +202,7 @@ def _read_transformers(kind: Any, folder: Path, variant: str | None, dtype: torc
         raise LoadError(
             f"{folder}: the weights lack {some}, which a {kind.__name__} has. Is type_hint the right class?"
         )
-    return model.to(device).eval().requires_grad_(False)
+    return (model if spec.quantization else model.to(device)).eval().requires_grad_(False)
 
 
 def _is_model(kind: Any) -> bool:  # a class of any library

@@ -1,19 +1,28 @@
 """Quantized weights in a component's folder: what `config.json` says of them, and writing them as published."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...graph.errors import LoadError
+from ...graph.errors import ConfigError, LoadError
 from ..loading.tensors import SafetensorFiles, Tensors
 from ..loading.weights import save_weights, weight_files
-from .config import GGUFQuantizationConfig, Quantization, read_quantization
+from .config import (
+    GGUFQuantizationConfig,
+    MixedQuantization,
+    Quantization,
+    QuantoConfig,
+    TorchAoConfig,
+    read_quantization,
+)
 from .gguf.layers import packed_in
 from .gguf.packed import Packed
 from .gguf.reader import GGUFFile
 from .gguf.writer import write_gguf
+from .method import completed
 
 
 def quantization_of(config: Mapping[str, Any], asked: object = None) -> Quantization | None:  # JSON values
@@ -32,6 +41,24 @@ def quantization_of(config: Mapping[str, Any], asked: object = None) -> Quantiza
     if wanted.stored_as != there.stored_as:
         raise LoadError(f"The weights are stored as {there}, and {wanted} was asked for. Take weights that are plain.")
     return wanted
+
+
+def for_transformers(asked: object, device: str) -> dict[str, Any]:
+    """What transformers' own from_pretrained takes for a quantization; it reads that of a folder by itself.
+
+    ConfigError for a kind that it does not have.
+    """
+    if (found := read_quantization(asked)) is None:
+        return {}
+    data = found.to_json()
+    if isinstance(found, MixedQuantization | GGUFQuantizationConfig):
+        raise ConfigError(f"quantization: transformers has no {found.quant_method!r}. Take bitsandbytes or torchao.")
+    if isinstance(found, QuantoConfig):
+        data["weights"] = data.pop("weights_dtype")
+    if isinstance(found, TorchAoConfig):
+        data |= completed(found).to_json()
+    auto: Any = import_module("transformers.quantizers").AutoQuantizationConfig
+    return {"quantization_config": auto.from_dict(data), "device_map": {"": device}}
 
 
 def weights_in(folder: Path, quantization: Quantization | None, *, stem: str, variant: str | None = None) -> Tensors:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import cast
 
 import torch
@@ -14,11 +13,8 @@ from ..loading.weights import _compare, _some
 from .config import GGUFQuantizationConfig, MixedQuantization, Quantization
 from .gguf.layers import holds_packed, packed_layer
 from .gguf.packed import Packed
-from .method import Method, method_of
+from .method import Method, completed, method_for
 from .paths import check_entries, named, names
-
-method_for = cache(method_of)
-"""Configs are values: each package is asked once."""
 
 
 def load_quantized(
@@ -49,7 +45,7 @@ def load_quantized(
     loading.find(rename)
     loading.choose()
     loading.fill()
-    return loading.completed()
+    return completed(quantization)
 
 
 @dataclass
@@ -207,15 +203,3 @@ class _Loading:
     def _set(self, path: str, module: nn.Module) -> None:
         parent, _, leaf = path.rpartition(".")
         self.model.get_submodule(parent)._modules[leaf] = module
-
-    def completed(self) -> Quantization:
-        """The config as it is to be saved: with what the packages filled in."""
-        if isinstance(self.config, GGUFQuantizationConfig):
-            return self.config
-        if not isinstance(self.config, MixedQuantization):
-            return method_for(self.config).completed(self.config)
-        kinds = {name: kind and method_for(kind).completed(kind) for name, kind in self.config.modules.items()}
-        default = self.config.default
-        return self.config.model_copy(
-            update={"modules": kinds, "default": default and method_for(default).completed(default)}
-        )

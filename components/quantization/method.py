@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
@@ -44,13 +45,22 @@ class Method(ABC):
         return config
 
 
-def method_of(config: Quantization) -> Method:
-    """The method for a config. LoadError where its package is not installed, with the line that installs it."""
+@cache
+def method_for(config: Quantization) -> Method:
+    """The method for a config, made once, for configs are values. LoadError where its package is missing."""
     if missing := next(missing_packages(config), None):
         raise LoadError(missing)
     module, _, name = _WHERE[type(config)][2].partition(":")
     made: Any = getattr(import_module(module, __package__), name)  # a class that takes its config
     return made(config)
+
+
+def completed(config: Quantization) -> Quantization:
+    """The config as it is to be saved: with what the packages fill in."""
+    if isinstance(config, MixedQuantization):
+        kinds = {name: kind and completed(kind) for name, kind in config.modules.items()}
+        return config.model_copy(update={"modules": kinds, "default": config.default and completed(config.default)})
+    return method_for(config).completed(config) if type(config) in _WHERE else config
 
 
 def missing_packages(config: Quantization | None) -> Iterator[str]:

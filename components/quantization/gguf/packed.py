@@ -86,6 +86,17 @@ class Packed:
         """Cut into `count` pieces of (but for the last) equal size, as `torch.chunk` does."""
         return self.split(-(-self.shape[0] // count), dim)
 
+    def __getitem__(self, rows: slice) -> "Packed":
+        """Some rows in a row: `packed[8:16]`."""
+        start, stop, _ = rows.indices(self.shape[0])
+        _, found, _ = self.split([start, stop - start, self.shape[0] - stop])
+        return found
+
+    @property
+    def T(self) -> Tensor:  # noqa: N802  torch's name
+        """The transposed matrix, decoded: blocks lie along rows."""
+        return self.dequantize().T
+
     @staticmethod
     def cat(parts: "Iterable[Packed]", dim: int = 0) -> "Packed":
         """Join along the first dimension. LoadError for different types or rows."""
