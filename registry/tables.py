@@ -124,6 +124,8 @@ blocks = Names("block")
 presets = Names(
     "preset",
     {
+        "flux": "sfumato.presets.flux:family",
+        "flux-kontext": "sfumato.presets.flux:kontext_family",
         "sd": "sfumato.presets.sd:family",
         "sdxl": "sfumato.presets.sdxl:family",
     },

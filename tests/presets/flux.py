@@ -1,0 +1,189 @@
+"""Tiny random checkpoints of Flux's kinds, which diffusers made and saved, and its pipelines that read them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+import sfumato as sf
+from sfumato import Graph
+
+from .support import EMBEDDED, Reference, Result, quiet
+
+T5 = Path(__file__).parents[1] / "files" / "t5"
+CHANNELS = 4
+TRANSFORMER = {
+    "in_channels": 4 * CHANNELS,
+    "num_layers": 2,
+    "num_single_layers": 2,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 32,
+    "pooled_projection_dim": 32,
+    "guidance_embeds": True,
+    "axes_dims_rope": (4, 6, 6),
+}
+VAE = {
+    "sample_size": 32,
+    "block_out_channels": (8, 8, 8, 8),
+    "norm_num_groups": 4,
+    "latent_channels": CHANNELS,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+TEXT = {
+    "vocab_size": 2048,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 32,
+    "bos_token_id": 2046,
+    "eos_token_id": 2047,
+    "pad_token_id": 2047,
+}
+DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True}
+FILL = {"in_channels": 4 * (2 * CHANNELS + 64), "out_channels": 4 * CHANNELS}
+
+
+class Kind(NamedTuple):
+    """What a checkpoint has: keys of its transformer, its scheduler's, its pipeline's class."""
+
+    transformer: Mapping[str, Any] = MappingProxyType({})
+    noise: Mapping[str, Any] = DYNAMIC
+    pipeline: str = "FluxPipeline"
+
+
+KINDS = {
+    "dev": Kind(),
+    "schnell": Kind({"guidance_embeds": False}, {"shift": 1.0}),
+    "static": Kind(noise={"shift": 3.0}),
+    "linear": Kind(noise={**DYNAMIC, "time_shift_type": "linear"}),
+    "fill": Kind(FILL, pipeline="FluxFillPipeline"),
+    "kontext": Kind(pipeline="FluxKontextPipeline"),
+    "image2image": Kind(pipeline="FluxImg2ImgPipeline"),
+    "inpaint": Kind(pipeline="FluxInpaintPipeline"),
+}
+SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 3, "max_sequence_length": 24}
+"""What keeps a run short. A tiny T5 reads every text of these tests within 24 tokens."""
+
+
+class ReferenceFlux(Reference):
+    """A Flux pipeline of diffusers."""
+
+    CLASSES = {  # noqa: RUF012  as its base has it
+        "text2image": "FluxPipeline",
+        "image2image": "FluxImg2ImgPipeline",
+        "inpaint": "FluxInpaintPipeline",
+        "fill": "FluxFillPipeline",
+        "kontext": "FluxKontextPipeline",
+    }
+
+    def __init__(self, diffusers: Any, folder: Path) -> None:
+        self.diffusers = diffusers
+        with quiet():
+            self.pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+        self.config = dict(self.pipe.scheduler.config)
+        self.pipe.transformer.eval()
+
+    def __call__(
+        self,
+        task: str = "text2image",
+        scheduler: str = "",
+        seed: int | Sequence[int] | torch.Generator = 0,
+        **inputs: Any,
+    ) -> Result:
+        last: list[Tensor] = []
+
+        def keep(_pipe: Any, _step: int, _t: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
+            last[:] = [values["latents"]]
+            return {}
+
+        images = self.ask(task, scheduler, seed, output_type="np", callback_on_step_end=keep, **inputs)
+        unpack: Any = self.diffusers.FluxPipeline._unpack_latents
+        return Result(unpack(last[0], *images.shape[1:3], 8), images)
+
+    def ask(
+        self, task: str, scheduler: str = "", seed: int | Sequence[int] | torch.Generator = 0, **inputs: Any
+    ) -> Any:
+        """The pictures that a pipeline gives."""
+        with quiet():
+            kind = getattr(self.diffusers, scheduler or self.config["_class_name"])
+            parts = {**self.pipe.components, "scheduler": kind.from_config(self.config), **self.more()}
+            pipe = getattr(self.diffusers, self.CLASSES[task])(**parts)
+            pipe.set_progress_bar_config(disable=True)
+            return pipe(generator=_generators(seed), **inputs).images
+
+    def more(self) -> dict[str, Any]:
+        """Components that the saved checkpoint has not."""
+        return {}
+
+
+def _generators(seed: int | Sequence[int] | torch.Generator) -> torch.Generator | list[torch.Generator]:
+    if isinstance(seed, Sequence):
+        return [torch.Generator("cpu").manual_seed(s) for s in seed]
+    return seed if isinstance(seed, torch.Generator) else torch.Generator("cpu").manual_seed(seed)
+
+
+@pytest.fixture(scope="session")
+def flux_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny random checkpoint, which diffusers made and saved."""
+    transformers: Any = import_module("transformers")
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name in made:
+            return made[name]
+        kind = KINDS[name]
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            tokenizer = transformers.T5Tokenizer.from_pretrained(T5)
+            config = transformers.T5Config(
+                vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+            )
+            pipe = getattr(diffusers, kind.pipeline)(
+                transformer=diffusers.FluxTransformer2DModel(**{**TRANSFORMER, **kind.transformer}),
+                vae=diffusers.AutoencoderKL(**VAE),
+                text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT)),
+                tokenizer=transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer"),
+                text_encoder_2=transformers.T5EncoderModel(config),
+                tokenizer_2=tokenizer,
+                scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**kind.noise),
+            )
+            folder = tmp_path_factory.mktemp(f"flux-{name}")
+            pipe.save_pretrained(folder)
+        return made.setdefault(name, folder)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def flux(flux_checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
+    """Loads a tiny checkpoint with ours."""
+
+    def load(name: str = "dev", task: str = "text2image") -> Graph:
+        return sf.load(flux_checkpoint(name), task)
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def flux_reference(diffusers: Any, flux_checkpoint: Callable[[str], Path]) -> Callable[[str], ReferenceFlux]:
+    """Loads a tiny checkpoint with diffusers."""
+    made: dict[str, ReferenceFlux] = {}
+
+    def load(name: str = "dev") -> ReferenceFlux:
+        if name not in made:
+            made[name] = ReferenceFlux(diffusers, flux_checkpoint(name))
+        return made[name]
+
+    return load
