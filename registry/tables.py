@@ -9,6 +9,7 @@ from .names import Names, UnknownName, did_you_mean
 
 _SCHEDULERS = "sfumato.components.schedulers"
 _MODELS = "sfumato.components.models"
+_IMAGES = "sfumato.components.image_processor"
 _BLOCKS = "sfumato.blocks"
 _ROOM = Path(__file__).parent.parent / "blocks"
 
@@ -112,6 +113,9 @@ models = Names(
         "T2IAdapter": f"{_MODELS}.t2i_adapter:T2IAdapter",
         "CLIPTextModel": f"{_MODELS}.clip:CLIPTextModel",
         "CLIPTextModelWithProjection": f"{_MODELS}.clip:CLIPTextModelWithProjection",
+        "CLIPVisionModelWithProjection": f"{_MODELS}.vision:CLIPVisionModelWithProjection",
+        "ReduxImageEncoder": f"{_MODELS}.redux:ReduxImageEncoder",
+        "SiglipVisionModel": f"{_MODELS}.vision:SiglipVisionModel",
         "FluxTransformer2DModel": f"{_MODELS}.flux:FluxTransformer2DModel",
         "FluxControlNetModel": f"{_MODELS}.flux_controlnet:FluxControlNetModel",
         "T5EncoderModel": f"{_MODELS}.t5:T5EncoderModel",
@@ -137,6 +141,12 @@ native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).
     ("transformers", "CLIPTextModel"): f"{_MODELS}.clip:CLIPTextModel",
     ("transformers", "CLIPTextModelWithProjection"): f"{_MODELS}.clip:CLIPTextModelWithProjection",
+    ("transformers", "CLIPVisionModelWithProjection"): f"{_MODELS}.vision:CLIPVisionModelWithProjection",
+    ("transformers", "SiglipVisionModel"): f"{_MODELS}.vision:SiglipVisionModel",
+    ("transformers", "CLIPImageProcessor"): f"{_IMAGES}:CLIPImageProcessor",
+    ("transformers", "CLIPFeatureExtractor"): f"{_IMAGES}:CLIPImageProcessor",  # its name before transformers 4.26
+    ("transformers", "SiglipImageProcessor"): f"{_IMAGES}:SiglipImageProcessor",
+    ("flux", "ReduxImageEncoder"): f"{_MODELS}.redux:ReduxImageEncoder",  # it lies in that pipeline's folder there
     ("transformers", "CLIPTokenizer"): "sfumato.components.loading.tokenizer:CLIPTokenizer",
     ("transformers", "CLIPTokenizerFast"): "sfumato.components.loading.tokenizer:CLIPTokenizer",
     ("transformers", "T5EncoderModel"): f"{_MODELS}.t5:T5EncoderModel",
