@@ -87,3 +87,10 @@ class FluxConditioning(Conditioning):
     """What Flux's transformer reads: tokens of T5, and the prompt pooled by CLIP. pooled: (rows, width)."""
 
     pooled: Float[Tensor, "rows width"]
+
+
+@dataclass(frozen=True)
+class SD3Conditioning(Conditioning):
+    """What Stable Diffusion 3 reads: tokens of CLIP and of T5, and the prompt pooled by CLIP. pooled: (rows, width)."""
+
+    pooled: Float[Tensor, "rows width"]

@@ -1,0 +1,111 @@
+"""Prompts for Stable Diffusion 3: through two CLIP towers and T5, which may be left out."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ...components.conditioning import SD3Conditioning
+from ...components.loading.tokenizer import TextTokenizer
+from ...components.types import Rows
+from ...graph import Block, Running, component, knob
+from ...graph.ports import ALONE
+from .prompts import LongPrompt, Prompt, matched, one_or_each, texts
+from .t5 import Length, T5Tower, read_by_t5
+from .towers import ProjectedTower, Read, Reading, read
+
+
+class Encoded(NamedTuple):
+    conditioning: SD3Conditioning
+
+
+class EncodePrompt(Block):
+    """Turn each prompt into one row: tokens of both CLIP towers side by side, then T5's; both towers pool.
+
+    `prompt_2` and `prompt_3` are what the second tower and T5 read, if that is something else. Of longer prompts T5
+    reads `max_sequence_length` tokens, with a note of the words dropped. CLIP's tokens are a tower's last layer but one
+    (Esser et al. 2024, section 4); `clip_skip` leaves out that many more. For `long_prompt` see `LongPrompt`.
+    """
+
+    text_encoder: ProjectedTower = component()
+    text_encoder_2: ProjectedTower = component()
+    text_encoder_3: T5Tower = component()
+    tokenizer: TextTokenizer = component()
+    tokenizer_2: TextTokenizer = component()
+    tokenizer_3: TextTokenizer = component()
+    max_sequence_length: Length = knob(256)
+    clip_skip: int | None = knob(None)
+    long_prompt: LongPrompt = knob("cut")
+
+    def __call__(
+        self,
+        prompt: Prompt,
+        prompt_2: Prompt | None = None,
+        prompt_3: Prompt | None = None,
+        running: Running = ALONE,
+    ) -> Encoded:
+        third = texts(prompt if prompt_3 is None else prompt_3)
+        one_or_each([texts(prompt), texts(prompt if prompt_2 is None else prompt_2), third])
+        seen = _by_clip(self, prompt, prompt_2, running)
+        return Encoded(
+            _joined(seen, read_by_t5(self.text_encoder_3, self.tokenizer_3, third, self.max_sequence_length, running))
+        )
+
+
+class EncodePromptWithoutT5(Block):
+    """The same without T5: zeros stand for its tokens, as they did for a part of training.
+
+    width: of what the transformer reads (`joint_attention_dim`).
+    """
+
+    text_encoder: ProjectedTower = component()
+    text_encoder_2: ProjectedTower = component()
+    tokenizer: TextTokenizer = component()
+    tokenizer_2: TextTokenizer = component()
+    width: int = 4096
+    max_sequence_length: Length = knob(256)
+    clip_skip: int | None = knob(None)
+    long_prompt: LongPrompt = knob("cut")
+
+    def __call__(self, prompt: Prompt, prompt_2: Prompt | None = None, running: Running = ALONE) -> Encoded:
+        seen = _by_clip(self, prompt, prompt_2, running)
+        return Encoded(_joined(seen, seen.tokens.new_zeros(1, self.max_sequence_length, self.width)))
+
+
+def _by_clip(
+    block: EncodePrompt | EncodePromptWithoutT5, prompt: Prompt, prompt_2: Prompt | None, running: Running
+) -> Read:
+    first = Reading(block.text_encoder, block.tokenizer, prompt)
+    second = Reading(block.text_encoder_2, block.tokenizer_2, prompt if prompt_2 is None else prompt_2)
+    return read((first, second), block.clip_skip or 0, block.long_prompt, running)
+
+
+def _joined(seen: Read, by_t5: Tensor) -> SD3Conditioning:
+    """CLIP's tokens, filled up with zeros to T5's width, and T5's behind them."""
+    total = max(len(seen.tokens), len(by_t5))
+    by_clip = pad(seen.tokens, (0, by_t5.shape[2] - seen.tokens.shape[2]))
+    tokens = torch.cat([by_clip.expand(total, -1, -1), by_t5.expand(total, -1, -1)], 1)
+    pooled = torch.cat([seen.pooled(0), seen.pooled(1)], 1)
+    return SD3Conditioning(tokens, pooled.expand(total, -1))
+
+
+class Matched(NamedTuple):
+    negative_prompt: tuple[str, ...]
+    negative_prompt_2: tuple[str, ...] | None
+    negative_prompt_3: tuple[str, ...] | None
+
+
+class MatchNegative(Block):
+    """Give each prompt its negative prompts: one for all, or one each. Unequal numbers are refused, not repeated."""
+
+    def __call__(
+        self,
+        rows: Rows,
+        negative_prompt: Prompt = "",
+        negative_prompt_2: Prompt | None = None,
+        negative_prompt_3: Prompt | None = None,
+    ) -> Matched:
+        given = {"negative_prompt_2": negative_prompt_2, "negative_prompt_3": negative_prompt_3}
+        others = {name: None if text is None else matched(name, text, rows) for name, text in given.items()}
+        return Matched(matched("negative_prompt", negative_prompt, rows), **others)
