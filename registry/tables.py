@@ -131,6 +131,7 @@ presets = Names(
         "flux": "sfumato.presets.flux:family",
         "flux-kontext": "sfumato.presets.flux:kontext_family",
         "sd": "sfumato.presets.sd:family",
+        "sd3": "sfumato.presets.sd3:family",
         "sdxl": "sfumato.presets.sdxl:family",
     },
 )
