@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from ...components.models.autoencoder import Autoencoder, exact
+from ...components.models.tiling import decoder_of
 from ...components.types import Images, Latents
 from ...graph import Block, Port, component, knob
 
@@ -18,13 +19,20 @@ class Decoded(NamedTuple):
 
 
 class DecodeLatents(Block):
-    """Turn latents into pixels; in float32 where the autoencoder cannot do it in float16 (`force_upcast`)."""
+    """Turn latents into pixels; in float32 where the autoencoder cannot do it in float16 (`force_upcast`).
+
+    `tile` decodes pictures that are larger in square tiles of so many pixels, and `slicing` those of a batch one after
+    another: slower, with a peak of memory that does not grow with the picture or the batch.
+    """
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+    tile: int | None = None
+    slicing: bool = False
 
     def __call__(self, latents: Latents) -> Decoded:
         vae = exact(self.vae)
-        pixels = vae.decode(vae.unscale(latents.to(vae.device, vae.dtype)))
+        decode = decoder_of(vae.decode, self.tile, self.slicing, vae.scale_factor)
+        pixels = decode(vae.unscale(latents.to(vae.device, vae.dtype)))
         return Decoded(pixels.float().add(1).div(2).clamp(0, 1))
 
 

@@ -6,6 +6,8 @@ import torch
 
 from ...components.models.autoencoder import exact
 from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.models.tiling import encoder_of
+from ...components.models.vae import DiagonalGaussian
 from ...components.random import Random
 from ...components.types import ImageLatents, Images, LatentMask, Mask, Rows, Steps
 from ...graph import Block, component
@@ -20,15 +22,19 @@ class EncodeImage(Block):
     """Turn pixels into latents: a sample of what the autoencoder's encoder says, one row for each picture to make.
 
     One generator draws once an image, and its rows share that; with a generator for each row, each draws its own.
+    `tile` and `slicing` keep the peak of memory low, as in `DecodeLatents`.
     """
 
     vae: AutoencoderKL = component()
+    tile: int | None = None
+    slicing: bool = False
 
     def __call__(self, pixels: Images, rows: Rows, random: Random) -> Encoded:
         if len(pixels) not in (1, rows.prompts, rows.total):
             raise ValueError(f"{len(pixels)} images came for {rows.prompts} prompts. Give one for all, or one each.")
         vae = exact(self.vae)
-        said = vae.encode((pixels * 2 - 1).to(vae.device, vae.dtype))
+        encode = encoder_of(vae.moments, self.tile, self.slicing, vae.scale_factor)
+        said = DiagonalGaussian.from_moments(encode((pixels * 2 - 1).to(vae.device, vae.dtype)))
         mean, std = said.mean.float(), said.std.float()
         if not random.single:
             mean, std = (row_for_each(t, rows) for t in (mean, std))
@@ -40,9 +46,12 @@ class EncodeStart(Block):
     """`EncodeImage` where a graph may begin in pure noise: then nothing is drawn, since nobody looks at the sample."""
 
     vae: AutoencoderKL = component()
+    tile: int | None = None
+    slicing: bool = False
 
     def __call__(self, pixels: Images, rows: Rows, random: Random, steps: Steps) -> Encoded:
-        latents, after = EncodeImage(vae=self.vae)(pixels, rows, random)
+        encode = EncodeImage(vae=self.vae, tile=self.tile, slicing=self.slicing)
+        latents, after = encode(pixels, rows, random)
         return Encoded(latents, random if steps.begin == 0 else after)
 
 

@@ -78,7 +78,11 @@ class AutoencoderKL(Autoencoder[AutoencoderKLConfig]):
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
         """The distribution of latents for pixels `b 3 h w` in [-1, 1], h and w in multiples of scale_factor."""
-        return DiagonalGaussian.from_moments(self.quant_conv(self.encoder(x)))
+        return DiagonalGaussian.from_moments(self.moments(x))
+
+    def moments(self, x: Tensor) -> Tensor:
+        """What `encode` reads its distribution from: means and log-variances along the channels."""
+        return self.quant_conv(self.encoder(x))
 
     def decode(self, z: Tensor) -> Tensor:
         return self.decoder(self.post_quant_conv(z))
