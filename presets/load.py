@@ -10,10 +10,11 @@ from ..components.loading.component import problems, with_variant
 from ..components.loading.hub import Access, is_repo, open_repo
 from ..components.loading.index import Index, read_index
 from ..components.loading.roots import Folder, Root, root_of
+from ..components.loading.single_file.checkpoint import ENDS, component_of, index_of, open_checkpoint
 from ..components.manager import ComponentsManager, Handle, default_manager
 from ..components.spec import ComponentSpec
 from ..graph import ConfigError, Graph, LoadError
-from ..registry import did_you_mean
+from ..registry import did_you_mean, models, native, schedulers
 from ..registry import presets as families
 from .family import Family
 
@@ -47,14 +48,19 @@ def load(
     local_files_only: bool = False,
     force_download: bool = False,
     allow_pickle: bool = False,
+    config: str | Path | None = None,
     **swaps: Any,
 ) -> Graph:
     """A pipeline: the graph of a task, bound to the components of a checkpoint. No weight is read until it runs.
 
     `x` is a preset name ("emoji"), a repo of the Hub ("owner/name"), or a folder: with `model_index.json` or
-    `modular_model_index.json`, or one that `graph.save` wrote. `graph` is used in place of the preset's own. Other
-    keywords are components and slots, as in a call. A family's name ("sd") gives its graph with nothing bound.
-    `task="auto"` takes the task anew in each call, from the names given (`image`, `mask_image`).
+    `modular_model_index.json`, or one that `graph.save` wrote; or a single file of weights, here or in a repo
+    ("owner/name/file.safetensors"). `graph` is used in place of the preset's own. Other keywords are components and
+    slots, as in a call. A family's name ("sd") gives its graph with nothing bound. `task="auto"` takes the task anew in
+    each call, from the names given (`image`, `mask_image`).
+
+    A single file's family, layout and configs are told from its tensors. `config` is a folder or repo whose configs
+    hold instead, and whose components stand where the file has none.
 
     Of a repo, configs are fetched now and weights at their first use: of the components that the graph has, in the
     `variant` ("fp16") that is asked for. `revision` is a branch, tag or commit, and all is taken at one commit.
@@ -69,11 +75,18 @@ def load(
         return made.using(**swaps) if swaps else made
     access = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
     embedded = isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
-    root = Folder(EMBEDDED / x) if embedded else _root(x, revision, access)
     manager = manager or default_manager()
-    if graph is None and GRAPH in root.names(subfolder):
-        return _saved(root.local(subfolder, [GRAPH]), task, manager, device, dtype, swaps)
-    index = read_index(root, subfolder=subfolder)
+    if (file := None if embedded else _file(x, revision, access)) is not None:
+        beside = None if config is None else read_index(_root(config, None, access))
+        index = index_of(file, access, beside)
+        _LOG.info("%s: %s", file.name, open_checkpoint(file, access).describe())
+    else:
+        root = Folder(EMBEDDED / x) if embedded else _root(x, revision, access)
+        if config is not None:
+            raise ConfigError("config= goes with a single file: a folder has its configs beside its weights.")
+        if graph is None and GRAPH in root.names(subfolder):
+            return _saved(root.local(subfolder, [GRAPH]), task, manager, device, dtype, swaps)
+        index = read_index(root, subfolder=subfolder)
     specs = {name: spec.reached(access) for name, spec in index.loadable.items()}
     if graph is None:
         family = family_of(index)
@@ -157,6 +170,71 @@ def _saved(
     if saved.preset is not None and task not in ("text2image", saved.preset[1]):
         saved = saved.task(task)
     return saved.using(**swaps) if swaps else saved
+
+
+def load_component(
+    x: str | Path,
+    class_name: str | None = None,
+    *,
+    manager: ComponentsManager | None = None,
+    device: Any = None,  # what torch.device takes
+    dtype: Any = None,  # a torch.dtype or its name
+    subfolder: str = "",
+    revision: str | None = None,
+    variant: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    allow_pickle: bool = False,
+    config: Mapping[str, Any] | None = None,
+) -> Any:  # an object of that class
+    """One component: from its folder, from a repo and its `subfolder`, or from a single file of weights.
+
+    `class_name` is a published name ("AutoencoderKL"); None takes what the component's own config says. `config` has
+    keys that hold in place of those of its config. The object belongs to `manager`, which gives it again for equal
+    arguments. Raises `LoadError`.
+    """
+    access = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
+    hint = None if class_name is None else _hint(class_name)
+    if (file := _file(x, revision, access)) is not None:
+        spec = component_of(file, access, hint, subfolder)
+    else:
+        root = _root(x, revision, access)
+        spec = ComponentSpec(
+            type_hint=hint or ("diffusers", "AutoModel"),
+            pretrained_model_name_or_path=root.source,
+            subfolder=subfolder,
+            revision=root.revision,
+            variant=variant,
+        ).reached(access)
+    if config is not None:
+        spec = spec.using(config={**spec.read_config(), **config})
+    return (manager or default_manager()).handle(spec, device=device, dtype=dtype).load()
+
+
+def _hint(class_name: str) -> tuple[str, str]:
+    library = "transformers" if ("transformers", class_name) in native else "diffusers"
+    if library == "diffusers" and class_name not in {*models, *schedulers}:
+        raise LoadError(f"No class {class_name!r} is here. {did_you_mean(class_name, [*models, *schedulers])}")
+    return library, class_name
+
+
+def _file(x: str | Path, revision: str | None, access: Access) -> Path | None:
+    """The single file of weights that a user names, here or as `owner/name/file` on the Hub; None for all else."""
+    path = Path(x).expanduser()
+    if not path.name.endswith(ENDS):
+        return None
+    if path.is_file():
+        return path.absolute()
+    parts = str(x).split("/")
+    if len(parts) > 2 and is_repo("/".join(parts[:2])) and not path.parent.is_dir():
+        repo = open_repo("/".join(parts[:2]), revision, access, fresh=True)
+        inside, name = "/".join(parts[2:-1]), parts[-1]
+        if name not in (there := repo.names(inside)):
+            raise LoadError(f"{repo.source}: has no file {'/'.join(parts[2:])!r}. {did_you_mean(name, sorted(there))}")
+        return repo.local(inside, [name]) / name
+    raise LoadError(f"{path}: there is no such file. The working folder is {Path.cwd()}.")
 
 
 def _root(x: str | Path, revision: str | None, access: Access) -> Root:

@@ -36,6 +36,11 @@ def _beside(spec: ComponentSpec) -> LatentSpace | None:
     # Without a subfolder the parent is no pipeline folder of ours, and a `vae` in it may be anyone's.
     if spec.pretrained_model_name_or_path is None or not spec.subfolder:
         return None
+    if (file := spec.file) is not None:
+        from .single_file.checkpoint import open_checkpoint  # here, for its specs need this module
+
+        found = open_checkpoint(file, spec.access)
+        return autoencoder_space("AutoencoderKL", found.config("vae")) if "vae" in found.models() else None
     beside = spec.using(subfolder=str(PurePosixPath(spec.subfolder).with_name("vae")), config=None)
     data = _own_config(beside)
     return None if data is None else autoencoder_space(str(data.get("_class_name", "AutoencoderKL")), data)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, Self
 
+from pydantic import JsonValue
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
@@ -72,11 +73,16 @@ class CLIPTokenizer(FastTokenizer):
         super().__init__(_backend(vocab, merges, unknown), special=special, **told)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, subfolder: str | None = None) -> Self:
-        """Read a tokenizer folder of transformers 4 or 5. LoadError says which file is missing or unfit."""
+    def from_pretrained(
+        cls, folder: str | Path, subfolder: str | None = None, config: Mapping[str, JsonValue] | None = None
+    ) -> Self:
+        """Read a tokenizer folder of transformers 4 or 5. LoadError says which file is missing or unfit.
+
+        `config` has keys that hold in place of those in `tokenizer_config.json`.
+        """
         root = locate(str(folder)) / (subfolder or "")
         vocab, merges, added = read_vocabulary(root)
-        told = Told.read(root, added)
+        told = Told.read(root, added, config)
         try:
             return cls(vocab, merges, **vars(told))
         except Exception as error:  # the tokenizers library raises nothing narrower

@@ -168,9 +168,14 @@ class Told:
     truncation_side: str
 
     @classmethod
-    def read(cls, root: Path, added: Mapping[int, AddedToken]) -> Self:
-        """From the JSON files beside the vocabulary; `added` are the tokens that `tokenizer.json` lists."""
-        config = read_config(root)
+    def read(
+        cls, root: Path, added: Mapping[int, AddedToken], changes: Mapping[str, JsonValue] | None = None
+    ) -> Self:
+        """From the JSON files beside the vocabulary; `added` are the tokens that `tokenizer.json` lists.
+
+        `changes` are keys that hold in place of the file's.
+        """
+        config = {**read_config(root), **(changes or {})}
         special, extra = read_special_tokens(root, config)
         if isinstance(listed := config.get("added_tokens_decoder"), dict):
             added = {int(index): token_from(token) for index, token in listed.items() if isinstance(token, dict)}

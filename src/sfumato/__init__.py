@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
+    from .presets.load import load_component as load_component
     from .presets.load import names
     from .registry import UnknownName as UnknownName
 
@@ -43,6 +44,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "guiders": (".blocks.guiders", None),
     "inspect": (".presets.inspect", "inspect"),
     "load": (".presets.load", "load"),
+    "load_component": (".presets.load", "load_component"),
     "models": (".components.models", None),
     "presets": (".presets", None),
     "schedulers": (".components.schedulers", None),

@@ -1,0 +1,252 @@
+"""A checkpoint in one file: its family, its parts as component specs, and the tensors of one part."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ....graph.errors import LoadError
+from ....registry import did_you_mean
+from ...spec import ComponentSpec
+from ..hub import Access
+from ..index import Index
+from ..tensors import PICKLES, Shape, Tensors, tensors_of
+from . import latent_diffusion
+from .configs import config_of
+from .parts import Part, parts_of
+from .tables import Renamed, Row, ties
+
+FAMILIES = Path(__file__).parent / "families"
+_VOCABULARY = Path(__file__).parent / "clip_tokenizer"
+ENDS = (".safetensors", *PICKLES)
+
+_ALONE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+    # A model without its family: its part, its class, and what its shapes do not say.
+    "controlnet": ("controlnet", "ControlNetModel", {}),
+    "vae": ("vae", "AutoencoderKL", {}),
+}
+_SAID = {"original": "the layout of its authors", "diffusers": "diffusers' layout"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file of weights: what it holds, by the names and shapes of its tensors."""
+
+    file: Path
+    shapes: Mapping[str, Shape]
+    parts: tuple[Part, ...]
+    family: str | None
+    """The name of its file in `families/`; None for a model without a denoiser of a known family."""
+
+    @property
+    def knowledge(self) -> Mapping[str, Any]:
+        """What the family fixes: classes, configs, scheduler, tokenizers. Empty where there is no family."""
+        return _family(self.family) if self.family else {}
+
+    def models(self) -> dict[str, Part]:
+        """The parts under the names that the family's pipeline has for them."""
+        if not self.family:
+            return {_ALONE[part.kind][0]: part for part in self.parts if part.kind in _ALONE}
+        towers = sorted((part for part in self.parts if part.kind == "clip"), key=lambda part: part.width)
+        by_kind = {part.kind: part for part in self.parts}
+        found: dict[str, Part] = {}
+        for name, told in self.knowledge["models"].items():
+            kind = told["kind"]
+            part = by_kind.get(kind)
+            if kind == "clip" or (kind == "open_clip" and part is None):
+                part = towers.pop(0) if towers else None
+            if part is not None:
+                found[name] = part
+        return found
+
+    def config(self, name: str) -> dict[str, Any]:  # a config.json
+        """The config of a part, as its shapes and its family tell it."""
+        part = self.part(name)
+        if not self.family:
+            _, class_name, base = _ALONE[part.kind]
+            return {"_class_name": class_name, **config_of(part, {**base, **_heads(part)})}
+        told = self.knowledge["models"][name]
+        named = {"_class_name": told["class"][1]} if told["class"][0] == "diffusers" else {}
+        return {**named, **config_of(part, told["config"]), **self._exceptions(name)}
+
+    def part(self, name: str) -> Part:
+        """The part called `name`. LoadError where the file has none."""
+        models = self.models()
+        if name not in models:
+            raise LoadError(f"{self.file}: {self.describe()}, and so no {name}. {did_you_mean(name, models)}")
+        return models[name]
+
+    def hint(self, name: str) -> tuple[str, str]:
+        """The published class of a part."""
+        if not self.family:
+            return "diffusers", _ALONE[self.part(name).kind][1]
+        library, class_name = self.knowledge["models"][name]["class"]
+        return library, class_name
+
+    def describe(self) -> str:
+        """What it is, in a phrase."""
+        if not self.parts:
+            return "holds no model that is known here"
+        layouts = ", ".join(dict.fromkeys(_SAID[part.layout] for part in self.parts))
+        names = list(self.models()) or [part.kind for part in self.parts]
+        return f"holds {', '.join(names)}{f' of {self.family}' if self.family else ''} in {layouts}"
+
+    def _exceptions(self, name: str) -> dict[str, Any]:
+        """What single checkpoints of a family differ in."""
+        if self.family == "sd2" and name == "unet" and self.predicts_velocity:
+            return {"sample_size": 96}
+        return {}
+
+    @property
+    def predicts_velocity(self) -> bool:
+        """Whether an SD 2 or SDXL U-Net was trained on velocity.
+
+        Fine-tunes say it by an empty tensor `v_pred`. Stability's SD 2 files say nothing: of those, the last norm's
+        shift is spread widely in the 768 pixel one alone (a rule of ComfyUI, found on the published files).
+        """
+        if "v_pred" in self.shapes:
+            return True
+        unet = self.models().get("unet")
+        name = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+        if self.family != "sd2" or unet is None or name not in unet.shapes:
+            return False
+        tensor = tensors_of([self.file], allow_pickle=True).read(unet.prefix + name)
+        return bool(tensor.float().std(unbiased=False) > 0.09)
+
+    def scheduler(self) -> dict[str, Any]:  # a scheduler_config.json
+        """The scheduler that the family is published with."""
+        config = dict(self.knowledge["scheduler"])
+        if self.predicts_velocity:
+            config["prediction_type"] = "v_prediction"
+        if "ztsnr" in self.shapes:
+            config["rescale_betas_zero_snr"] = True
+        if self.family == "flux" and not self.config("transformer")["guidance_embeds"]:
+            return {"_class_name": config["_class_name"], "num_train_timesteps": 1000, "shift": 1.0}  # schnell
+        return config
+
+
+def open_checkpoint(file: Path, access: Access) -> Checkpoint:
+    """What a file holds. Its header is read once for each state of the file. LoadError where it is damaged."""
+    try:
+        state = file.stat()
+    except OSError as error:
+        raise LoadError(f"{file}: there is no such file ({error.strerror}).") from None
+    return _opened(file, state.st_mtime_ns, state.st_size, access.allow_pickle)
+
+
+@lru_cache(maxsize=64)
+def _opened(file: Path, _changed: int, _size: int, allow_pickle: bool) -> Checkpoint:
+    shapes = dict(tensors_of([file], allow_pickle=allow_pickle).shapes())
+    parts = tuple(parts_of(shapes))
+    return Checkpoint(file, shapes, parts, _family_of(parts))
+
+
+def _family_of(parts: tuple[Part, ...]) -> str | None:
+    by_kind = {part.kind: part for part in parts}
+    for kind in ("flux", "sd3"):
+        if kind in by_kind:
+            return kind
+    if (unet := by_kind.get("unet")) is None:
+        return None
+    shapes = unet.original
+    context = next((s[1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), 0)
+    if "label_emb.0.0.weight" in shapes:
+        alone = "open_clip" in by_kind and "clip" not in by_kind
+        return "sdxl_refiner" if alone or context == 1280 else "sdxl"
+    return "sd2" if "open_clip" in by_kind or ("clip" not in by_kind and context == 1024) else "sd1"
+
+
+@lru_cache
+def _family(name: str) -> Mapping[str, Any]:
+    return json.loads((FAMILIES / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def _heads(part: Part) -> dict[str, Any]:
+    """How a control net divides its channels, by the family whose text it reads."""
+    context = next((s[1] for n, s in part.shapes.items() if n.endswith("attn2.to_k.weight")), 0)
+    return {} if part.kind != "controlnet" else {"attention_head_dim": 8} if context == 768 else {"head_size": 64}
+
+
+def index_of(file: Path, access: Access, beside: Index | None = None) -> Index:
+    """The pipeline in a file, as an index of its components.
+
+    `beside` is a folder's or repo's index (`config=`): its configs hold in place of ours, and its components stand
+    where the file has none.
+    """
+    found = open_checkpoint(file, access)
+    if not found.family:
+        raise LoadError(
+            f"{file}: {found.describe()}, which is no whole pipeline. One component: "
+            "sf.load_component(file, 'ClassName'); what a file holds: sf.inspect(file)."
+        )
+    components: dict[str, ComponentSpec | None] = {}
+    if beside is None:
+        scheduler = found.scheduler()
+        hint = ("diffusers", str(scheduler["_class_name"]))
+        components["scheduler"] = ComponentSpec(type_hint=hint, config=scheduler)
+        for name, changed in found.knowledge["tokenizers"].items():
+            components[name] = ComponentSpec(
+                type_hint=("transformers", "CLIPTokenizer"),
+                pretrained_model_name_or_path=str(_VOCABULARY),
+                config=changed or None,
+            )
+    else:
+        components |= beside.components
+    for name in found.models():
+        other = beside.components.get(name) if beside else None
+        components[name] = part_spec(found, name, other)
+    class_name = beside.class_name if beside else found.knowledge["class_name"]
+    return Index(file, class_name, None, components, beside.config if beside else found.knowledge["keys"])
+
+
+def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name: str = "") -> ComponentSpec:
+    """The spec of one component in a file: the part of that name, else the one of that class, else the only one."""
+    found = open_checkpoint(file, access)
+    models = found.models()
+    if not name:
+        fitting = [part for part in models if hint is None or found.hint(part)[1] == hint[1]]
+        if len(fitting) != 1:
+            wanted = hint[1] if hint else "one model alone"
+            raise LoadError(
+                f"{file}: {found.describe()}; wanted {wanted}. Say which: subfolder={next(iter(models), '')!r}."
+            )
+        (name,) = fitting
+    spec = part_spec(found, name).reached(access)
+    return spec.using(type_hint=hint) if hint else spec
+
+
+def part_spec(found: Checkpoint, name: str, other: ComponentSpec | None = None) -> ComponentSpec:
+    """The spec of one part, with the config of `other` where that is given."""
+    return ComponentSpec(
+        type_hint=other.type_hint if other else found.hint(name),
+        pretrained_model_name_or_path=str(found.file),
+        subfolder=name,
+        config=other.read_config() if other else found.config(name),
+    )
+
+
+def tensors_in(spec: ComponentSpec, model: Any) -> Tensors:  # a model of ours
+    """The tensors of a part of a file, under published names, for a model of ours."""
+    file = Path(str(spec.pretrained_model_name_or_path))
+    part = open_checkpoint(file, spec.access).part(spec.subfolder)
+    tensors = tensors_of([file], allow_pickle=spec.access.allow_pickle)
+    if part.layout == "diffusers":
+        kept = {name.removeprefix(part.prefix) for name in part.names()}
+        plain = {name: shape for name, shape in part.shapes.items() if name in kept}
+        return Renamed(tensors, ties(plain, (), part.prefix), plain)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    return Renamed(tensors, ties(wanted, _rows(part, model.to_config()), part.prefix), wanted, part.names())
+
+
+def _rows(part: Part, config: Mapping[str, Any]) -> "list[Row] | tuple[Row, ...]":
+    match part.kind:
+        case "unet":
+            return latent_diffusion.unet(config)
+        case "controlnet":
+            return latent_diffusion.controlnet(config)
+        case "vae":
+            return latent_diffusion.vae(config)
+        case _:
+            return tuple(part.rows())

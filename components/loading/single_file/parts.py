@@ -1,0 +1,141 @@
+"""What a file of weights holds, told from the names and shapes of its tensors."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from ..tensors import Shape
+from . import latent_diffusion, transformers
+from .tables import Row, ties
+
+Kind = Literal["unet", "controlnet", "vae", "flux", "sd3", "clip", "open_clip", "t5"]
+Layout = Literal["original", "diffusers"]
+
+_SIGNS: tuple[tuple[Kind, Layout, str], ...] = (
+    ("controlnet", "original", "input_hint_block.0.weight"),
+    ("unet", "original", "output_blocks.0.0.in_layers.0.weight"),
+    ("flux", "original", "double_blocks.0.img_attn.qkv.weight"),
+    ("sd3", "original", "joint_blocks.0.x_block.attn.qkv.weight"),
+    ("vae", "original", "decoder.mid.block_1.norm1.weight"),
+    ("open_clip", "original", "transformer.resblocks.0.attn.in_proj_weight"),
+    ("clip", "diffusers", "text_model.embeddings.token_embedding.weight"),
+    ("t5", "diffusers", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+    ("controlnet", "diffusers", "controlnet_cond_embedding.conv_in.weight"),
+    ("unet", "diffusers", "up_blocks.0.resnets.0.time_emb_proj.weight"),
+    ("vae", "diffusers", "decoder.mid_block.resnets.0.norm1.weight"),
+    ("flux", "diffusers", "single_transformer_blocks.0.proj_mlp.weight"),
+    ("sd3", "diffusers", "transformer_blocks.0.norm1_context.linear.weight"),
+)
+"""A tensor that each kind of model has in each layout, whatever its size, and no other."""
+
+_UNUSED = ("logit_scale", "position_ids", "attn_mask", "scaled_fp8")
+"""Last parts of names of what files hold and no model of ours needs."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One model in a file: its tensors begin with `prefix`, and `shapes` has them without it."""
+
+    kind: Kind
+    layout: Layout
+    prefix: str
+    shapes: Mapping[str, Shape]
+
+    @property
+    def width(self) -> int:
+        """The width of a text tower, by which those of one file are told apart; 0 for other models."""
+        for name in ("text_model.embeddings.token_embedding.weight", "token_embedding.weight", "shared.weight"):
+            if name in self.shapes:
+                return self.shapes[name][1]
+        return 0
+
+    @property
+    def original(self) -> Mapping[str, Shape]:
+        """The shapes under the names of the original layout, so that configs are told from one set of names."""
+        if self.layout == "original" or self.kind in ("clip", "t5"):
+            return self.shapes
+        shapes: dict[str, Shape] = {}
+        for tie in ties(self.shapes, self.rows()):
+            pieces = [self.shapes[name] for name in tie.ours]
+            whole = (sum(piece[0] for piece in pieces), *pieces[0][1:]) if pieces[0] else pieces[0]
+            shapes[tie.theirs] = whole
+        return shapes
+
+    def rows(self) -> Collection[Row]:
+        """The table of names between the original layout and ours, as large as this model needs it."""
+        match self.kind:
+            case "flux":
+                return transformers.flux(self._count("double_blocks.", "single_blocks.", "transformer_blocks."))
+            case "sd3":
+                return transformers.sd3(self._count("joint_blocks.", "transformer_blocks."))
+            case "open_clip":
+                return latent_diffusion.open_clip(self._count("transformer.resblocks."))
+            case "unet" | "controlnet" | "vae":
+                return _rows_by_counting(self)
+            case _:
+                return ()
+
+    def names(self) -> Iterator[str]:
+        """The names in the file that the model has to have a place for."""
+        for name in self.shapes:
+            # A plain tower has no projection, and the last layer of SD 2's is never read.
+            if name.rpartition(".")[2] not in _UNUSED and not (self.kind == "open_clip" and _beyond(name, self)):
+                yield self.prefix + name
+
+    def _count(self, *heads: str) -> int:
+        return 1 + max((number_after(name, head) for name in self.shapes for head in heads), default=0)
+
+
+def number_after(name: str, head: str) -> int:
+    """The number that follows `head` in a name; -1 where there is none.
+
+    >>> number_after("a.down_blocks.12.x", "down_blocks."), number_after("a.b", "down_blocks.")
+    (12, -1)
+    """
+    _, found, rest = name.partition(head)
+    number = rest.partition(".")[0]
+    return int(number) if found and number.isdigit() else -1
+
+
+def parts_of(shapes: Mapping[str, Shape]) -> list[Part]:
+    """The models in a file with tensors of these names and shapes, in the order of the signs."""
+    found: dict[tuple[Kind, str], Layout] = {}
+    for kind, layout, sign in _SIGNS:
+        for name in shapes:
+            if name == sign or name.endswith(f".{sign}"):
+                found.setdefault((kind, name[: -len(sign)]), layout)
+    # What a control net and a U-Net have in common is signed by both only in a control net of diffusers' layout.
+    prefixes = {prefix for _, prefix in found}
+    made: list[Part] = []
+    for (kind, prefix), layout in found.items():
+        if kind == "open_clip" and f"{prefix}token_embedding.weight" not in shapes:
+            continue  # the tower for pictures
+        deeper = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
+        own = {n[len(prefix) :]: s for n, s in shapes.items() if n.startswith(prefix) and not n.startswith(deeper)}
+        made.append(Part(kind, layout, prefix, own))
+    return made
+
+
+def _beyond(name: str, part: Part) -> bool:
+    layer = number_after(name, "transformer.resblocks.")
+    return layer >= open_clip_layers(part.shapes) or (name == "text_projection" and part.prefix.startswith("cond_"))
+
+
+def open_clip_layers(shapes: Mapping[str, Shape]) -> int:
+    """How many layers of an OpenCLIP tower are used: SD 2 reads the last but one of ViT-H's 24."""
+    count = 1 + max(number_after(name, "transformer.resblocks.") for name in shapes)
+    return 23 if count == 24 else count
+
+
+def _rows_by_counting(part: Part) -> list[Row]:
+    """The rows for a model in diffusers' layout, whose config is not known yet: levels and layers are counted."""
+    names = part.shapes
+    if part.kind == "vae":
+        levels = 1 + max(number_after(name, "encoder.down_blocks.") for name in names)
+        layers = 1 + max(number_after(name, "encoder.down_blocks.0.resnets.") for name in names)
+        return latent_diffusion.vae({"block_out_channels": [0] * levels, "layers_per_block": layers})
+    levels = 1 + max(number_after(name, "down_blocks.") for name in names)
+    layers = 1 + max(number_after(name, "down_blocks.0.resnets.") for name in names)
+    ups = ["CrossAttn" if any(f"up_blocks.{n}.attentions." in name for name in names) else "" for n in range(levels)]
+    config = {"down_block_types": [""] * levels, "layers_per_block": layers, "up_block_types": ups}
+    return latent_diffusion.unet(config) if part.kind == "unet" else latent_diffusion.controlnet(config)

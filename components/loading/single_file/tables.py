@@ -1,0 +1,143 @@
+"""Tables of names: which tensors of a published file are which of a model, read in both directions."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..tensors import Shape, Tensors
+
+How = Literal["", "transposed", "halves swapped", "1x1"]
+"""What else differs: a matrix on its side; scale and shift in the other order; a 1x1 convolution for a matrix."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Names that begin with `theirs` begin with `ours` in a model; several of ours are the rows of one of theirs."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    how: How = ""
+
+
+@dataclass(frozen=True)
+class Tie:
+    """One tensor of a file, and the tensors of a model that it is."""
+
+    ours: tuple[str, ...]
+    theirs: str
+    how: How = ""
+
+
+def table(text: str, count: int = 0) -> tuple[Row, ...]:
+    """Rows written as text: our name (or several with +), theirs, and how. `{i}` stands for each number below `count`.
+
+    >>> table("attn.to_q + attn.to_k  attn.qk\\nproj {i}.out  {i}.proj  transposed".replace("proj {i}", "{i}"), 1)[1]
+    Row(ours=('0.out',), theirs='0.proj', how='transposed')
+    """
+    rows: list[Row] = []
+    for line in text.strip().splitlines():
+        names, *rest = [part.strip() for part in line.replace(" + ", "+").strip().split("  ") if part.strip()]
+        theirs, how = (rest[0], rest[1] if len(rest) > 1 else "") if rest else (names, "")
+        kind = next(known for known in get_args(How) if known == how)
+        for number in range(count) if "{i}" in line else (0,):
+            ours = tuple(name.strip().replace("{i}", str(number)) for name in names.split("+"))
+            rows.append(Row(ours, theirs.replace("{i}", str(number)), kind))
+    return tuple(rows)
+
+
+def inside(ours: str, theirs: str, rows: Iterable[Row]) -> list[Row]:
+    """The rows of a part that stands under these names."""
+    return [Row(tuple(f"{ours}.{name}" for name in row.ours), f"{theirs}.{row.theirs}", row.how) for row in rows]
+
+
+def ties(names: Iterable[str], rows: Iterable[Row], prefix: str = "") -> list[Tie]:
+    """What each tensor of a model is called in a file: by the row that says most of its name, else the same.
+
+    `prefix` begins all names of the file.
+    """
+    by_name = {name: (row, place) for row in rows for place, name in enumerate(row.ours)}
+    found: dict[str, dict[int, str]] = {}
+    how: dict[str, How] = {}
+    for name in names:
+        parts = name.split(".")
+        heads = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+        head = next((head for head in heads if head in by_name), None)
+        row, place = by_name[head] if head is not None else (Row((name,), name), 0)
+        theirs = prefix + row.theirs + name[len(head if head is not None else name) :]
+        found.setdefault(theirs, {})[place] = name
+        how[theirs] = row.how
+    return [
+        Tie(tuple(ours for _, ours in sorted(parts.items())), theirs, how[theirs]) for theirs, parts in found.items()
+    ]
+
+
+class Renamed:
+    """The tensors of a file under the names of a model, whose shapes `wanted` are.
+
+    `keep` are the names of the file that belong to this model: one that no tie has is shown under its own name, so
+    that it is told as unexpected.
+    """
+
+    def __init__(
+        self, tensors: Tensors, made: Sequence[Tie], wanted: Mapping[str, Shape], keep: Iterable[str] = ()
+    ) -> None:
+        self.tensors = tensors
+        there = tensors.shapes()
+        self._of: dict[str, tuple[Tie, list[int], int]] = {}
+        self._shapes: dict[str, Shape] = {}
+        for tie in made:
+            if tie.theirs not in there:
+                continue
+            whole = there[tie.theirs]
+            sizes = [next(iter(wanted[name]), 1) for name in tie.ours]
+            fits = sum(sizes) == next(iter(whole), 1)
+            for place, name in enumerate(tie.ours):
+                self._of[name] = (tie, sizes, place)
+                piece = (sizes[place], *whole[1:]) if fits and len(sizes) > 1 else whole
+                self._shapes[name] = piece[::-1] if tie.how == "transposed" else piece
+        tied = {tie.theirs for tie in made}
+        self._shapes |= {name: there[name] for name in keep if name not in tied}
+
+    def shapes(self) -> Mapping[str, Shape]:
+        return self._shapes
+
+    def read(self, name: str) -> Tensor:
+        tie, sizes, place = self._of[name]
+        whole: Any = self.tensors.read(tie.theirs)  # a Tensor, or packed rows of a GGUF file, which split alike
+        if len(sizes) > 1:
+            return whole.split(sizes)[place]
+        if tie.how not in ("transposed", "halves swapped"):
+            return whole
+        plain = whole if isinstance(whole, Tensor) else whole.dequantize()
+        return plain.T.contiguous() if tie.how == "transposed" else _swapped(plain)
+
+    def where(self, name: str) -> str:
+        return self.tensors.where(self._of[name][0].theirs if name in self._of else name)
+
+
+def written(state: Mapping[str, Tensor], made: Sequence[Tie]) -> dict[str, Tensor]:
+    """A model's tensors under the names of a file, in its form: the inverse of `Renamed`."""
+    out: dict[str, Tensor] = {}
+    for tie in made:
+        whole = (
+            torch.cat([state[name] for name in tie.ours]) if tie.ours[1:] else next(state[name] for name in tie.ours)
+        )
+        match tie.how:
+            case "transposed":
+                whole = whole.T
+            case "halves swapped":
+                whole = _swapped(whole)
+            case "1x1":
+                whole = whole[..., None, None] if whole.ndim == 2 else whole
+            case _:
+                pass
+        out[tie.theirs] = whole.contiguous()
+    return out
+
+
+def _swapped(whole: Tensor) -> Tensor:
+    first, second = whole.chunk(2)
+    return torch.cat([second, first])
