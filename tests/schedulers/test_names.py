@@ -1,6 +1,8 @@
 """The names that people know samplers by, and taking one scheduler's place with another."""
 
 import warnings
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from sfumato.components.schedulers import (
 )
 from sfumato.components.schedulers.names import CURVES, SAMPLERS, find, normalised
 from sfumato.graph.errors import ConfigError
-from sfumato.registry import UnknownName
+from sfumato.registry import UnknownName, schedulers
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -181,6 +183,16 @@ def test_keys_that_a_published_class_does_not_write_are_written_where_they_matte
     theirs.set_timesteps(8)
     levels = torch.tensor(LTXEulerAncestralRFScheduler.from_config(config).steps(8).sigmas)
     torch.testing.assert_close(levels, theirs.sigmas)
+
+
+def test_every_scheduler_of_the_reference_is_here_or_the_page_says_why_not() -> None:
+    exported = {name for name in dir(import_module("diffusers.schedulers")) if name.endswith("Scheduler")}
+    exported |= {"DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"}  # where torchsde is installed
+    page = (Path(__file__).parents[2] / "docs" / "schedulers.md").read_text(encoding="utf-8")
+    left_out = page.partition("What is left out, and why:")[2].partition("A curve of noise levels")[0]
+    ours = {name for name in schedulers if f"`{name}`" in page.replace(left_out, "")}
+    assert ours == set(schedulers)
+    assert exported - ours == {name for name in exported if f"`{name}`" in left_out}
 
 
 def test_a_wrong_config_of_a_checkpoint_can_be_set_right() -> None:
