@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from ...components.models.autoencoder import Autoencoder, exact
-from ...components.models.tiling import decoder_of
+from ...components.models.tiling import decode
 from ...components.types import Images, Latents
 from ...graph import Block, Port, component, knob
 
@@ -31,8 +31,8 @@ class DecodeLatents(Block):
 
     def __call__(self, latents: Latents) -> Decoded:
         vae = exact(self.vae)
-        decode = decoder_of(vae.decode, self.tile, self.slicing, vae.scale_factor)
-        pixels = decode(vae.unscale(latents.to(vae.device, vae.dtype)))
+        z = vae.unscale(latents.to(vae.device, vae.dtype))
+        pixels = decode(vae, z, self.tile, self.slicing)
         return Decoded(pixels.float().add(1).div(2).clamp(0, 1))
 
 

@@ -6,8 +6,7 @@ import torch
 
 from ...components.models.autoencoder import exact
 from ...components.models.autoencoder_kl import AutoencoderKL
-from ...components.models.tiling import encoder_of
-from ...components.models.vae import DiagonalGaussian
+from ...components.models.tiling import encode
 from ...components.random import Random
 from ...components.types import ImageLatents, Images, LatentMask, Mask, Rows, Steps
 from ...graph import Block, component
@@ -33,8 +32,7 @@ class EncodeImage(Block):
         if len(pixels) not in (1, rows.prompts, rows.total):
             raise ValueError(f"{len(pixels)} images came for {rows.prompts} prompts. Give one for all, or one each.")
         vae = exact(self.vae)
-        encode = encoder_of(vae.moments, self.tile, self.slicing, vae.scale_factor)
-        said = DiagonalGaussian.from_moments(encode((pixels * 2 - 1).to(vae.device, vae.dtype)))
+        said = encode(vae, (pixels * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing)
         mean, std = said.mean.float(), said.std.float()
         if not random.single:
             mean, std = (row_for_each(t, rows) for t in (mean, std))
@@ -50,8 +48,8 @@ class EncodeStart(Block):
     slicing: bool = False
 
     def __call__(self, pixels: Images, rows: Rows, random: Random, steps: Steps) -> Encoded:
-        encode = EncodeImage(vae=self.vae, tile=self.tile, slicing=self.slicing)
-        latents, after = encode(pixels, rows, random)
+        whole = EncodeImage(vae=self.vae, tile=self.tile, slicing=self.slicing)
+        latents, after = whole(pixels, rows, random)
         return Encoded(latents, random if steps.begin == 0 else after)
 
 

@@ -1,11 +1,15 @@
 """Autoencoders on large pictures: tile by tile, and picture by picture, so that memory does not grow with them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...graph.errors import ConfigError
+from .autoencoder import Autoencoder
+from .autoencoder_kl import AutoencoderKL
+from .vae import DiagonalGaussian
 
 OVERLAP = 0.25
 """The part of a tile's side that it shares with its neighbour. Published."""
@@ -66,16 +70,18 @@ def one_by_one(run: Run) -> Run:
     return each
 
 
-def decoder_of(decode: Run, tile: int | None, slicing: bool, factor: int) -> Run:
-    """An autoencoder's `decode`, as blocks are told to use it. `tile` in pixels."""
-    decode = decode if tile is None else tiled(decode, _latents(tile, factor), tile)
-    return one_by_one(decode) if slicing else decode
+def decode(vae: Autoencoder[Any], z: Tensor, tile: int | None, slicing: bool) -> Tensor:  # Any: whichever config
+    """`vae.decode`, on tiles of so many pixels, and picture by picture where `slicing`."""
+    run = vae.decode if tile is None else tiled(vae.decode, _latents(tile, vae.scale_factor), tile)
+    return (one_by_one(run) if slicing else run)(z)
 
 
-def encoder_of(encode: Run, tile: int | None, slicing: bool, factor: int) -> Run:
-    """An autoencoder's encoder, as blocks are told to use it. `tile` in pixels."""
-    encode = encode if tile is None else tiled(encode, tile, _latents(tile, factor))
-    return one_by_one(encode) if slicing else encode
+def encode(vae: AutoencoderKL, x: Tensor, tile: int | None, slicing: bool) -> DiagonalGaussian:
+    """`vae.encode` likewise. What tiles fade into each other is the means and log-variances, as published."""
+    if tile is None and not slicing:
+        return vae.encode(x)
+    run = vae.moments if tile is None else tiled(vae.moments, tile, _latents(tile, vae.scale_factor))
+    return DiagonalGaussian.from_moments((one_by_one(run) if slicing else run)(x))
 
 
 def _latents(tile: int, factor: int) -> int:

@@ -13,7 +13,7 @@ import sfumato as sf
 from sfumato.blocks.decode.images import DecodeLatents
 from sfumato.blocks.image.encode import EncodeImage
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
-from sfumato.components.models.tiling import decoder_of, encoder_of, tiled
+from sfumato.components.models.tiling import decode, encode, one_by_one, tiled
 from sfumato.components.random import Random
 from sfumato.components.types import Rows
 
@@ -48,7 +48,7 @@ def test_tiled_decoding_is_the_references(pair: tuple[AutoencoderKL, Any], heigh
     ours, theirs = pair
     z = noise(2, 4, height, width)
     wanted = theirs.decode(z).sample
-    got = decoder_of(ours.decode, 64, False, 8)(z)
+    got = decode(ours, z, 64, False)
     assert got.shape == wanted.shape == (2, 3, height * 8, width * 8)
     assert (got - wanted).abs().max() < 2e-6
     assert not torch.allclose(got, ours.decode(z), atol=1e-3)  # so that the agreement says something
@@ -59,31 +59,31 @@ def test_tiled_encoding_is_the_references(pair: tuple[AutoencoderKL, Any], heigh
     ours, theirs = pair
     x = noise(1, 3, height, width)
     wanted = theirs.encode(x).latent_dist
-    mean, logvar = encoder_of(ours.moments, 64, False, 8)(x).chunk(2, 1)
-    assert (mean - wanted.mean).abs().max() < 2e-6
-    assert (logvar - wanted.logvar).abs().max() < 2e-6
+    got = encode(ours, x, 64, False)
+    assert (got.mean - wanted.mean).abs().max() < 2e-6
+    assert (got.logvar - wanted.logvar).abs().max() < 2e-6
 
 
 def test_a_picture_no_larger_than_a_tile_is_run_as_it_is(pair: tuple[AutoencoderKL, Any]) -> None:
     ours, _ = pair
     z = noise(1, 4, 8, 5)
-    assert torch.equal(decoder_of(ours.decode, 64, False, 8)(z), ours.decode(z))
+    assert torch.equal(decode(ours, z, 64, False), ours.decode(z))
 
 
 def test_slicing_takes_one_picture_at_a_time(pair: tuple[AutoencoderKL, Any]) -> None:
     ours, _ = pair
     seen: list[int] = []
 
-    def decode(z: Tensor) -> Tensor:
+    def seeing(z: Tensor) -> Tensor:
         seen.append(len(z))
         return ours.decode(z)
 
     z = noise(3, 4, 12, 8)
-    got = decoder_of(decode, None, True, 8)(z)
+    got = one_by_one(seeing)(z)
     assert seen == [1, 1, 1]
     assert (got - ours.decode(z)).abs().max() < 1e-5  # a batch of one is summed in another order
-    both = decoder_of(ours.decode, 64, True, 8)(z)
-    assert (both - decoder_of(ours.decode, 64, False, 8)(z)).abs().max() < 1e-5
+    assert torch.equal(decode(ours, z, None, True), got)
+    assert (decode(ours, z, 64, True) - decode(ours, z, 64, False)).abs().max() < 1e-5
 
 
 sides = st.integers(1, 60)
@@ -127,7 +127,7 @@ def test_blocks_take_tiles_and_slicing_as_fields(pair: tuple[AutoencoderKL, Any]
     latents = noise(2, 4, 12, 12)
     plain = DecodeLatents(vae=vae)(latents).images
     low = DecodeLatents(vae=vae, tile=64, slicing=True)(latents).images
-    wanted = decoder_of(vae.decode, 64, True, 8)(vae.unscale(latents)).add(1).div(2).clamp(0, 1)
+    wanted = decode(vae, vae.unscale(latents), 64, True).add(1).div(2).clamp(0, 1)
     assert torch.equal(low, wanted)
     assert not torch.equal(low, plain)
     rows, random = Rows(2, 1), Random.seeded([0])
