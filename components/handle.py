@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import JsonValue
 
 from ..graph.errors import GraphFileError, LoadError
+from ..graph.layout import Layout
 from ..graph.space import LatentSpace
 from ..registry import hint_of
 from .spec import ComponentSpec
@@ -53,6 +54,14 @@ class Handle:
         """The latent space by the config files; None where they do not say, or are broken, which `ready` reports."""
         try:
             return self.spec.space
+        except LoadError:
+            return None
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """What it shares with a model that adds to it, by its config; None where that is broken: see `ready`."""
+        try:
+            return self.spec.layout
         except LoadError:
             return None
 

@@ -13,11 +13,13 @@ import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, field_validator
 
 from ..graph.errors import ConfigError, LoadError
+from ..graph.layout import Layout
 from ..graph.space import LatentSpace
 from ..registry import UnknownName, did_you_mean, native, resolve
 from .loading.files import CONFIGS, read_json
 from .loading.hub import Access, is_revision
 from .loading.roots import Root, root_of, small_files
+from .models.layouts import LAID_OUT, layout_of_config
 from .quantization.config import read_quantization
 
 PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
@@ -224,6 +226,12 @@ class ComponentSpec(BaseModel):
         from .loading.spaces import space_of  # here, for spaces.py needs this class
 
         return space_of(self)
+
+    @property
+    def layout(self) -> Layout | None:
+        """What its model must share with one that adds to it, as far as its config says; else None."""
+        name = self.type_hint[1] if self.type_hint else ""
+        return layout_of_config(name, self.read_config()) if name in LAID_OUT else None
 
     def bindable(self) -> Any:  # a Handle; manager.py needs this class
         """What a graph binds for this spec: a handle of the process's own manager."""

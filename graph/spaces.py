@@ -1,4 +1,4 @@
-"""What must be one thing along the edges: latent spaces, and families of what denoisers read.
+"""What must be one thing along the edges: latent spaces, families of what denoisers read, and layouts of denoisers.
 
 Each block has one variable of each kind, unified where ports are joined and fixed by bound components and by ports that
 name one.
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from .block import Block
 from .errors import Problem
 from .graph import Graph
+from .layout import ANY_LAYOUT, Layout
 from .loop import Loop
 from .paths import renamed
 from .ports import Signature
@@ -38,7 +39,7 @@ class Family:
         return self.cls.__name__
 
 
-Value = LatentSpace | Family
+Value = LatentSpace | Family | Layout
 
 
 class Kind(Protocol):
@@ -48,8 +49,9 @@ class Kind(Protocol):
 
     def of_port(self, hint: Any) -> Value | None: ...
     def of_component(self, component: Any) -> Value | None: ...
+    # Any: a value of this kind
     def is_any(self, value: Any) -> bool: ...
-    def told(self, new: Value, who: str, old: Value) -> str: ...
+    def told(self, new: Any, who: str, old: Any) -> str: ...
 
 
 class Spaces:
@@ -95,6 +97,28 @@ class Families:
         return f"is for {new}, but {who} is for {old}, and they meet. {way_out}"
 
 
+class Layouts:
+    """How denoisers are built: the function `predict` carries it, and what adds to the denoiser must fit."""
+
+    code = "layout"
+
+    def of_port(self, hint: Any) -> Layout | None:
+        tag = port_of(hint)
+        return ANY_LAYOUT if tag is not None and tag.kind == "predict" else None
+
+    def of_component(self, component: Any) -> Layout | None:
+        layout = getattr(component, "layout", None)
+        return layout if isinstance(layout, Layout) else None
+
+    def is_any(self, value: Any) -> bool:
+        return value == ANY_LAYOUT
+
+    def told(self, new: Layout, who: str, old: Layout) -> str:
+        keys = old.differing(new)
+        text = f"has {new.said(keys)}, but {who} has {old.said(keys)}, and one adds to the other."
+        return f"{text} Bind a net that was trained for this model."
+
+
 class _Union:
     """Union-find over variables, each with what is known of it and who told."""
 
@@ -137,6 +161,11 @@ class _Union:
 def space_problems(graph: Graph, bindings: Mapping[str, Any]) -> list[Problem]:
     """Components whose latents meet though their spaces differ. Reads configs only, never weights."""
     return _problems(graph, bindings, Spaces())
+
+
+def layout_problems(graph: Graph, bindings: Mapping[str, Any]) -> list[Problem]:
+    """Control nets and adapters that do not fit the denoiser they add to. Reads configs only, never weights."""
+    return _problems(graph, bindings, Layouts())
 
 
 def family_problems(graph: Graph) -> list[Problem]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...graph.errors import ConfigError, LoadError
+from ...graph.layout import Layout
 from ...graph.space import LatentSpace
 from ..loading.files import write_json
 from ..loading.tensors import Tensors
@@ -18,6 +19,7 @@ from ..quantization.config import Quantization
 from ..quantization.files import quantization_of, save_quantized, weights_in
 from ..quantization.load import load_quantized
 from .config import Config
+from .layouts import layout_of_config
 from .spaces import space_of_config
 
 C = TypeVar("C", bound=Config)
@@ -83,6 +85,11 @@ class Model(nn.Module, Generic[C]):
     def space(self) -> LatentSpace | None:
         """The latent space it works in, as far as its config tells: what a graph compares when it is bound."""
         return space_of_config(type(self).__name__, self.to_config())
+
+    @property
+    def layout(self) -> Layout | None:
+        """What a model that adds to a denoiser must share with it, as far as configs tell; None for others."""
+        return layout_of_config(type(self).__name__, self.to_config())
 
     @property
     def dtype(self) -> torch.dtype:
