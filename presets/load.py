@@ -57,7 +57,8 @@ def load(
     `modular_model_index.json`, or one that `graph.save` wrote; or a single file of weights, here or in a repo
     ("owner/name/file.safetensors"). `graph` is used in place of the preset's own. Other keywords are components and
     slots, as in a call. A family's name ("sd") gives its graph with nothing bound. `task="auto"` takes the task anew in
-    each call, from the names given (`image`, `mask_image`).
+    each call, from the names given (`image`, `mask_image`). A component that is None is left out where the family can
+    do without it, as SD3 can without T5.
 
     A single file's family, layout and configs are told from its tensors. `config` is a folder or repo whose configs
     hold instead, and whose components stand where the file has none.
@@ -104,6 +105,8 @@ def load(
     held = {name: spec for name, spec in specs.items() if name in graph.components and name not in replaced}
     held = with_variant(held, variant)
     graph = graph.bind({name: manager.handle(spec, device=device, dtype=dtype) for name, spec in held.items()})
+    left_out = {name for name in specs if name not in graph.components and swaps.get(name, name) is None}
+    swaps = {name: value for name, value in swaps.items() if name not in left_out}
     return graph.using(**swaps) if swaps else graph
 
 

@@ -3,20 +3,24 @@
 Tolerances are of float32 arithmetic, as for Stable Diffusion: latents within 1e-4, pixels within 0.05 of a step of 255.
 """
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import sfumato as sf
 from sfumato import Graph
 
-from .sd3 import Reference3
+from .sd3 import T5_FILES, Reference3
 from .sd3 import sd3 as sd3
 from .sd3 import sd3_checkpoint as sd3_checkpoint
 from .sd3 import sd3_reference as sd3_reference
-from .support import half, picture, run
+from .support import fresh, half, picture, run
 
 Same = Callable[..., object]
 SD3 = Callable[..., Graph]
@@ -172,3 +176,78 @@ def test_guiders_work_without_a_word(sd3: SD3, guider: str) -> None:
     plain, guided = run(sd3("3.5 medium"), **given), run(sd3("3.5 medium"), guider=guider, **given)
     assert guided.latents.isfinite().all()
     assert not torch.equal(plain.latents, guided.latents)
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+def as_modular(folder: Path) -> None:
+    """As `modular_model_index.json` says it, with the path that it had where it was saved."""
+    index = json.loads((folder / "model_index.json").read_text())
+    keys = {"pretrained_model_name_or_path": "stabilityai/stable-diffusion-3", "revision": None, "variant": None}
+    entries: dict[str, Any] = {
+        name: [*value, {**keys, "subfolder": name, "type_hint": value}]
+        for name, value in index.items()
+        if isinstance(value, list) and value[0]
+    }
+    names = {"_class_name": "StableDiffusion3ModularPipeline", "_blocks_class_name": "StableDiffusion3AutoBlocks"}
+    (folder / "modular_model_index.json").write_text(json.dumps({**names, **entries}))
+    (folder / "model_index.json").unlink()
+
+
+def as_in_the_hub(folder: Path) -> None:
+    """Shards of the transformer and of T5, and a T5 tokenizer that is a SentencePiece file."""
+    sf.models.SD3Transformer2DModel.from_pretrained(folder / "transformer").save_pretrained(
+        folder / "transformer", max_shard_size=50_000
+    )
+    sf.models.T5EncoderModel.from_pretrained(folder / "text_encoder_3").save_pretrained(
+        folder / "text_encoder_3", max_shard_size=50_000
+    )
+    (folder / "tokenizer_3" / "tokenizer.json").unlink()
+    shutil.copy(T5_FILES / "spiece.model", folder / "tokenizer_3")
+
+
+@pytest.mark.parametrize("layout", [as_modular, as_in_the_hub])
+def test_every_layout_of_a_folder_gives_the_same_picture(
+    sd3_checkpoint: Callable[[str], Path], sd3: SD3, tmp_path: Path, layout: Callable[[Path], None]
+) -> None:
+    folder = shutil.copytree(sd3_checkpoint("3 medium"), tmp_path / "checkpoint")
+    layout(folder)
+    given: dict[str, Any] = {"prompt": "a red apple", "num_inference_steps": 2, "seed": 3}
+    moved = sf.load(folder, manager=fresh())
+    assert moved.preset == ("sd3", "text2image")
+    assert torch.equal(run(moved, **given).latents, run(sd3(), **given).latents)
+
+
+def test_half_precision_files_of_a_variant(sd3_checkpoint: Callable[[str], Path], sd3: SD3, tmp_path: Path) -> None:
+    folder = shutil.copytree(sd3_checkpoint("3 medium"), tmp_path / "checkpoint")
+    for name in ("transformer", "text_encoder_3"):
+        part: Any = sd3().bindings[name].load()
+        for file in (folder / name).glob("*.safetensors"):
+            file.unlink()
+        kind = type(part)
+        half_part = kind.from_config(part.to_config())
+        half_part.load_state_dict(part.state_dict())
+        half_part.half().save_pretrained(folder / name, variant="fp16")
+    given: dict[str, Any] = {"prompt": "a red apple", "num_inference_steps": 2, "seed": 3}
+    near = run(sf.load(folder, variant="fp16", manager=fresh()), **given).latents
+    assert 0 < (near - run(sd3(), **given).latents).abs().max() < 0.05
+
+
+def test_without_t5_nobody_asks_for_it(
+    sd3_checkpoint: Callable[[str], Path], sd3_reference: SD3Reference, same: Same, tmp_path: Path
+) -> None:
+    """Its files may be missing, as where somebody left out 9 GB of download."""
+    folder = shutil.copytree(sd3_checkpoint("3 medium"), tmp_path / "checkpoint")
+    shutil.rmtree(folder / "text_encoder_3")
+    pipe = sf.load(folder, text_encoder_3=None, tokenizer_3=None, manager=fresh())
+    assert "text_encoder_3" not in pipe.components
+    assert "prompt_3" not in pipe.inputs
+    given: dict[str, Any] = {"prompt": "a red apple", "num_inference_steps": 2}
+    reference = sd3_reference("without t5")  # the same weights: T5 comes last of what is drawn
+    same(run(pipe, seed=3, **given), reference(seed=3, **given))
+    image = pipe.task("image2image")(image=picture(), seed=3, **given).images[0]
+    assert image.size == (64, 64)
+
+
+def test_the_family_by_its_name_has_three_towers() -> None:
+    pipe = sf.load("sd3")
+    assert {"text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae", "scheduler"} <= {*pipe.components}

@@ -1,0 +1,82 @@
+"""Control nets of Stable Diffusion 3 and 3.5."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...components.conditioning import SD3Conditioning
+from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.models.sd3 import SD3Transformer2DModel
+from ...components.models.sd3_controlnet import SD3ControlNetModel
+from ...components.types import Pass, Residuals, Rows
+from ...graph import Block, Running, component, knob
+from ...graph.ports import ALONE
+from ..denoise.sd3 import PLACE, Predict
+from ..guiders.terms import Part
+from ..image.read import PictureInput
+from .steering import check_interval, shown, steered, steers
+
+
+class Controlled(NamedTuple):
+    predict: Predict
+
+
+class ApplyControlNet(Block):
+    """Let a picture steer the transformer by what a control net says of its latents.
+
+    Put it before the guider. Pictures and settings are given as to Stable Diffusion's control nets. The latents are the
+    most likely ones: the reference draws some, from no seed, so that no run of it can be made again.
+    """
+
+    controlnet: SD3ControlNetModel = component()
+    transformer: SD3Transformer2DModel = component()
+    vae: AutoencoderKL = component()
+    controlnet_conditioning_scale: float = knob(1.0)
+    control_guidance_start: Part = knob(0.0)
+    control_guidance_end: Part = knob(1.0)
+
+    def __call__(
+        self, predict: Predict, control_image: PictureInput, rows: Rows, running: Running = ALONE
+    ) -> Controlled:
+        net, vae, scale = self.controlnet, self.vae, self.controlnet_conditioning_scale
+        check_interval(self.control_guidance_start, self.control_guidance_end)
+        if more := net.config.extra_conditioning_channels:
+            raise ValueError(
+                f"This control net reads {more} channels beside the picture's latents (extra_conditioning_channels): "
+                "it was trained to inpaint, and no block shows it a mask. Take one that reads a picture alone."
+            )
+
+        def size(height: int, width: int) -> tuple[int, int]:
+            return height * vae.scale_factor, width * vae.scale_factor
+
+        seen = shown(control_image, rows, size, 3, partial(_latents, net, vae))
+
+        def control(passes: Sequence[Pass]) -> Residuals:
+            return {PLACE: _ask(net, self.transformer, passes, seen(passes)[0], scale)}
+
+        on = partial(steers, start=self.control_guidance_start, end=self.control_guidance_end)
+        return Controlled(steered(predict, control, on, running) if scale else predict)
+
+
+def _latents(net: SD3ControlNetModel, vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor]:
+    found = vae.encode((pixels * 2 - 1).to(vae.device, vae.dtype)).mode()
+    # Nets that see no pooled prompt (InstantX's) were trained without the autoencoder's shift.
+    scaled = found * vae.config.scaling_factor if net.config.force_zeros_for_pooled_projection else vae.scale(found)
+    return (scaled.to(net.device, net.dtype),)
+
+
+def _ask(
+    net: SD3ControlNetModel, transformer: SD3Transformer2DModel, passes: Sequence[Pass], seen: Tensor, scale: float
+) -> tuple[Tensor, ...]:
+    step = passes[0].step
+    words = SD3Conditioning.joined([p.conditioning for p in passes])
+    sample = torch.cat([p.latents * step.scale_in for p in passes]).to(net.dtype)
+    if net.pos_embed is None:  # those of SD 3.5 large share the transformer's places
+        sample = transformer.pos_embed(sample.to(transformer.dtype)).to(net.dtype)
+    pooled = words.pooled.to(net.dtype)
+    if net.config.force_zeros_for_pooled_projection:
+        pooled = torch.zeros_like(pooled)
+    return net(sample, seen, words.tokens.to(net.dtype), pooled, step.t.expand(len(sample)), scale)
