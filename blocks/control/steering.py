@@ -46,15 +46,23 @@ def steered(
     running: Running,
     *,
     spares_negative: bool = False,
+    told_positive: bool = False,
 ) -> Predict:
     """`predict` with what `control` says added to each pass, in the steps in which it is on.
 
     `control(passes)` answers passes of equal shapes, with rows for all of them. Passes that differ in taps alone are
-    one question. With `spares_negative` nothing is added to negative passes.
+    one question. With `spares_negative` nothing is added to negative passes; with `told_positive` what is said of the
+    positive pass is added to all.
     """
 
+    def question(p: Pass) -> Question:
+        return p.latents.shape, id(p.latents), 0 if told_positive else id(p.conditioning), p.step.index
+
     def asked(passes: Sequence[Pass]) -> Sequence[Tensor]:
-        wanted = {_question(p): _bare(p) for p in passes if on(p.step) and not (spares_negative and _negative(p))}
+        steerable = [p for p in passes if on(p.step) and not (spares_negative and _negative(p))]
+        if told_positive:
+            steerable.sort(key=lambda p: p.role == "positive")  # the last to ask is the one that is answered
+        wanted = {question(p): _bare(p) for p in steerable}
         keys, different = list(wanted), list(wanted.values())
         said: dict[Question, Residuals] = {}
         for group in groups(different):
@@ -65,18 +73,14 @@ def steered(
         return predict([_with(p, said) for p in passes])
 
     def _with(p: Pass, said: dict[Question, Residuals]) -> Pass:
-        own = _zeros(p, said) if spares_negative and _negative(p) else said.get(_question(p))
+        own = _zeros(p, said) if spares_negative and _negative(p) else said.get(question(p))
         return p if own is None else replace(p, residuals=(*p.residuals, own))
 
     return asked
 
 
 Question = tuple[torch.Size, int, int, int]
-
-
-def _question(p: Pass) -> Question:
-    """What tells one question to a control net from another; all else is the denoiser's affair."""
-    return p.latents.shape, id(p.latents), id(p.conditioning), p.step.index
+"""What tells one question to a control net from another: latents, prompt, step. All else is the denoiser's affair."""
 
 
 def _bare(p: Pass) -> Pass:

@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
+from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from ...components.conditioning import FluxConditioning
 from ...components.models.flux import FluxTransformer2DModel
@@ -63,7 +63,8 @@ class PredictFlow(Block):
             if (key := (count, sizes, device)) not in rotations:
                 rotations[key] = model.rotary(torch.zeros(count, 3, device=device), places(sizes, device))
             times = (step.t / 1000).expand(len(tokens))
-            added = summed(passes, places=PLACES)
+            extra = sum(height * width // 4 for height, width in sizes[1:])  # control nets see no reference images
+            added = {place: _filled(t, extra) for place, t in summed(passes, places=PLACES).items()}
             said = model(
                 torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
                 words.tokens.to(model.dtype),
@@ -112,6 +113,11 @@ def _behind_each(added: Mapping[str, tuple[Tensor, ...]], count: int) -> list[Te
     if len(found) == 2:
         return [a + b for a, b in zip(*found, strict=True)]
     return found[0] if found else None
+
+
+def _filled(layers: tuple[Tensor, ...], extra: int) -> tuple[Tensor, ...]:
+    """Nothing is added to the tokens of reference images, which come last."""
+    return tuple(pad(t, (0, 0, 0, extra)) for t in layers) if extra else layers
 
 
 def _channels(came: int, own: int, wanted: int) -> str:

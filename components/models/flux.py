@@ -118,6 +118,14 @@ class FluxTrunk(Model[C]):
         """The rotations of tokens at these places, `m 3` and `n 3`. Depends on no step: make it once a shape."""
         return rotary_table(torch.cat([txt_ids, img_ids]), self.config.axes_dims_rope)
 
+    def placed(self, txt_ids: Tensor | None, img_ids: Tensor | None, given: Tensor | None) -> Tensor:
+        """The rotations that are given, or those of the ids. TypeError without either."""
+        if given is not None:
+            return given
+        if img_ids is None or txt_ids is None:
+            raise TypeError("Tokens need places: give img_ids and txt_ids, or image_rotary_emb.")
+        return self.rotary(txt_ids, img_ids)
+
     def embed(self, times: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Time, guidance and pooled prompt as one vector `b c`.
 
@@ -177,16 +185,13 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
         Raises:
             TypeError: no places, or guidance that is missing or has no place.
         """
-        if image_rotary_emb is None:
-            if img_ids is None or txt_ids is None:
-                raise TypeError("Tokens need places: give img_ids and txt_ids, or image_rotary_emb.")
-            image_rotary_emb = self.rotary(txt_ids, img_ids)
+        rotary = self.placed(txt_ids, img_ids, image_rotary_emb)
         x = self.x_embedder(hidden_states)
         emb = self.embed(timestep, pooled_projections, guidance, x.dtype)
         context = self.context_embedder(encoder_hidden_states)
         added = controlnet_block_samples or ()
         for i, block in enumerate(self.transformer_blocks):
-            x, context = block(x, context, emb, image_rotary_emb)
+            x, context = block(x, context, emb, rotary)
             if added:
                 per = -(-len(self.transformer_blocks) // len(added))
                 x = x + added[i % len(added) if controlnet_blocks_repeat else i // per]
@@ -194,7 +199,7 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
         x = torch.cat([context, x], dim=1)
         added = controlnet_single_block_samples or ()
         for i, block in enumerate(self.single_transformer_blocks):
-            x = block(x, emb, image_rotary_emb, start)
+            x = block(x, emb, rotary, start)
             if added:
                 per = -(-len(self.single_transformer_blocks) // len(added))
                 x = torch.cat([x[:, :start], x[:, start:] + added[i // per]], dim=1)

@@ -75,12 +75,13 @@ class FluxControlNetModel(FluxTrunk[FluxControlNetConfig]):
         encoder_hidden_states: Tensor,
         pooled_projections: Tensor,
         timestep: Tensor,
-        img_ids: Tensor,
-        txt_ids: Tensor,
+        img_ids: Tensor | None = None,
+        txt_ids: Tensor | None = None,
         guidance: Tensor | None = None,
         *,
         controlnet_mode: Tensor | None = None,
         conditioning_scale: float = 1.0,
+        image_rotary_emb: Tensor | None = None,
     ) -> FluxResiduals:
         """What to add to the transformer. Arguments as there.
 
@@ -88,6 +89,8 @@ class FluxControlNetModel(FluxTrunk[FluxControlNetConfig]):
             controlnet_cond: the control image, as packed latents `b n c`, or as pixels where `reads_pixels`.
             controlnet_mode: which kind of control, `b 1` integers, for unions and no others.
             conditioning_scale: what the answer is multiplied with.
+            image_rotary_emb: what `rotary` makes of the ids, in their stead; in a union the mode is one more token,
+                before the prompt's and at the place of its first.
 
         Raises:
             TypeError: a mode that is missing, or has no place.
@@ -106,8 +109,8 @@ class FluxControlNetModel(FluxTrunk[FluxControlNetConfig]):
             )
         if self.controlnet_mode_embedder is not None:
             context = torch.cat([self.controlnet_mode_embedder(controlnet_mode), context], dim=1)
-            txt_ids = torch.cat([txt_ids[:1], txt_ids])
-        rotary = self.rotary(txt_ids, img_ids)
+            txt_ids = None if txt_ids is None else torch.cat([txt_ids[:1], txt_ids])
+        rotary = self.placed(txt_ids, img_ids, image_rotary_emb)
         found: list[Tensor] = []
         for block in self.transformer_blocks:
             x, context = block(x, context, emb, rotary)

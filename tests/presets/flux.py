@@ -118,7 +118,8 @@ class ReferenceFlux(Reference):
         """The pictures that a pipeline gives."""
         with quiet():
             kind = getattr(self.diffusers, scheduler or self.config["_class_name"])
-            parts = {**self.pipe.components, "scheduler": kind.from_config(self.config), **self.more()}
+            held = {name: part for name, part in self.pipe.components.items() if part is not None}
+            parts = {**held, "scheduler": kind.from_config(self.config), **self.more()}
             pipe = getattr(self.diffusers, self.CLASSES[task])(**parts)
             pipe.set_progress_bar_config(disable=True)
             return pipe(generator=_generators(seed), **inputs).images

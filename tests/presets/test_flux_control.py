@@ -1,0 +1,184 @@
+"""Control nets of Flux beside the reference: of one kind, unions, and XLabs' that read pixels; several at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sfumato as sf
+from sfumato import Graph, named
+from sfumato.blocks.control.flux import ApplyControlLatents, ApplyControlNet, EncodeControl
+
+from .flux import SMALL, TRANSFORMER, ReferenceFlux
+from .flux import flux as flux
+from .flux import flux_checkpoint as flux_checkpoint
+from .flux import flux_reference as flux_reference
+from .support import apart, half, picture, quiet, run
+
+Load = Callable[..., Graph]
+Theirs = Callable[..., ReferenceFlux]
+Same = Callable[..., object]
+Net = Callable[[str], Path]
+
+NETS: dict[str, dict[str, Any]] = {
+    "plain": {"num_layers": 1, "num_single_layers": 1},
+    "union": {"num_mode": 3, "num_single_layers": 0},
+    "xlabs": {"num_layers": 1, "num_single_layers": 0, "patch_size": 2, "conditioning_embedding_channels": 4},
+    "undistilled": {"num_layers": 2, "num_single_layers": 2, "guidance_embeds": False},
+}
+
+
+@pytest.fixture(scope="session")
+def net(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Net:
+    """Gives the folder of a control net whose answers are not nothing, which diffusers made and saved."""
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name not in made:
+            with quiet(), torch.random.fork_rng():
+                torch.manual_seed(1)
+                theirs = diffusers.FluxControlNetModel(**{**TRANSFORMER, **NETS[name]})
+                for parameter in theirs.parameters():  # a fresh one adds nothing
+                    if not parameter.any():
+                        torch.nn.init.normal_(parameter, std=0.3)
+                theirs.save_pretrained(made.setdefault(name, tmp_path_factory.mktemp(name)))
+        return made[name]
+
+    return make
+
+
+class ReferenceControl(ReferenceFlux):
+    """A Flux pipeline of diffusers with a control net."""
+
+    CLASSES = {  # noqa: RUF012  as its base has it
+        "text2image": "FluxControlNetPipeline",
+        "image2image": "FluxControlNetImg2ImgPipeline",
+        "inpaint": "FluxControlNetInpaintPipeline",
+    }
+    controlnet: Any
+
+    def more(self) -> dict[str, Any]:
+        return {"controlnet": self.controlnet}
+
+
+@pytest.fixture(scope="session")
+def controlled(diffusers: Any, flux_checkpoint: Callable[[str], Path], net: Net) -> Callable[..., ReferenceControl]:
+    def load(*names: str) -> ReferenceControl:
+        theirs = ReferenceControl(diffusers, flux_checkpoint("dev"))
+        with quiet():
+            nets = [diffusers.FluxControlNetModel.from_pretrained(net(name)).eval() for name in names]
+        theirs.controlnet = nets[0] if len(nets) == 1 else diffusers.FluxMultiControlNetModel(nets)
+        return theirs
+
+    return load
+
+
+def latents_drawn(graph: Graph, net: Path) -> Graph:
+    """With control as published: its picture is encoded, and drawn, before anything else."""
+    first = "noise" if "read" not in graph.nodes else "read"
+    return (
+        graph.insert("encode_control", EncodeControl(), before=first)
+        .insert("control", ApplyControlLatents(), before="denoise.guider")
+        .bind({"controlnet": sf.models.FluxControlNetModel.from_pretrained(net)})
+    )
+
+
+CALLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a picture": ("plain", {}),
+    "half as much": ("plain", {"controlnet_conditioning_scale": 0.5}),
+    "in the middle": ("plain", {"control_guidance_start": 0.3, "control_guidance_end": 0.8}),
+    "two images": ("plain", {"num_images_per_prompt": 2}),
+    "seeds": ("plain", {"num_images_per_prompt": 2, "seed": [4, 5]}),
+    "true guidance": ("plain", {"negative_prompt": "blue", "true_cfg_scale": 2.0}),
+    "a union": ("union", {"control_mode": 1}),
+    "without guidance of its own": ("undistilled", {}),
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_a_picture_steers_as_in_the_reference(
+    flux: Load, controlled: Callable[..., ReferenceControl], net: Net, same: Same, what: str
+) -> None:
+    name, more = CALLS[what]
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "guidance_scale": 2.0, "num_inference_steps": 5, "seed": 3}
+    given |= {"control_image": picture(5, 40, 70), **more}
+    ours = run(latents_drawn(flux(), net(name)), **given)
+    same(ours, controlled(name)(**given))
+    assert apart(ours, run(flux(), **{k: v for k, v in given.items() if "control" not in k})).latents > 1e-2
+
+
+def test_a_net_that_reads_pixels_needs_one_insert(
+    flux: Load, controlled: Callable[..., ReferenceControl], net: Net, same: Same
+) -> None:
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "guidance_scale": 2.0, "seed": 3}
+    given["control_image"] = picture(5, 40, 70)
+    pipe = flux().insert("control", ApplyControlNet(), before="denoise.guider")
+    pipe = pipe.bind({"controlnet": sf.models.FluxControlNetModel.from_pretrained(net("xlabs"))})
+    same(run(pipe, **given), controlled("xlabs")(**given))
+
+
+@pytest.mark.parametrize("task", ["image2image", "inpaint"])
+def test_control_goes_into_every_task(
+    flux: Load, controlled: Callable[..., ReferenceControl], net: Net, same: Same, task: str
+) -> None:
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "guidance_scale": 2.0, "num_inference_steps": 5, "seed": 3}
+    given |= {"control_image": picture(5), "image": picture(6), "strength": 0.7}
+    given |= {"mask_image": half()} if task == "inpaint" else {}
+    same(run(latents_drawn(flux("dev", task), net("plain")), **given), controlled("plain")(task, **given))
+
+
+def test_two_nets_at_once(flux: Load, controlled: Callable[..., ReferenceControl], net: Net, same: Same) -> None:
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "guidance_scale": 2.0, "seed": 3}
+    both = [picture(5), picture(6)]
+    theirs = controlled("undistilled", "undistilled")(
+        control_image=both, controlnet_conditioning_scale=[0.5, 0.8], control_mode=[None, None], **given
+    )
+    pipe = latents_drawn(flux(), net("undistilled"))
+    names = {"control_latents": "depth_latents", "controlnet_conditioning_scale": "depth_scale"}
+    pipe = pipe.insert(
+        "encode_depth",
+        named(EncodeControl(), control_image="depth_image", control_latents="depth_latents"),
+        before="noise",
+    )
+    pipe = pipe.insert("depth", named(ApplyControlLatents(), **names), before="denoise.guider")
+    ours = run(
+        pipe, control_image=both[0], depth_image=both[1], controlnet_conditioning_scale=0.5, depth_scale=0.8, **given
+    )
+    same(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["plain", "union", "xlabs"])
+def test_one_insert_leaves_the_noise_as_it_was(flux: Load, net: Net, name: str) -> None:
+    """A scale of 0 is the picture without control, of the same seed."""
+    pipe = flux().insert("control", ApplyControlNet(), before="denoise.guider")
+    pipe = pipe.bind({"controlnet": sf.models.FluxControlNetModel.from_pretrained(net(name))})
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "seed": 3}
+    control = {"control_image": picture(5)} | ({"control_mode": 2} if name == "union" else {})
+    none = run(pipe, controlnet_conditioning_scale=0.0, **control, **given)
+    assert torch.equal(none.latents, run(flux(), **given).latents)
+    assert apart(run(pipe, **control, **given), none).latents > 1e-2
+
+
+def test_control_beside_a_reference_image_and_a_perturbed_pass(flux: Load, net: Net) -> None:
+    pipe = flux("kontext", "kontext").insert("control", ApplyControlNet(), before="denoise.guider")
+    pipe = pipe.bind({"controlnet": sf.models.FluxControlNetModel.from_pretrained(net("plain"))})
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "image": picture(1), "control_image": picture(2)}
+    given |= {"auto_resize": False, "max_area": 900, "guider": "pag"}
+    assert run(pipe, **given).latents.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "told"),
+    [
+        ("plain", 1, "control_mode=1, but this control net is of one kind"),
+        ("union", None, "control_mode=None, but this control net is a union of the kinds 0 to 2"),
+        ("union", 3, "control_mode=3, but this control net is a union of the kinds 0 to 2"),
+    ],
+)
+def test_a_mode_that_does_not_fit_is_refused(flux: Load, net: Net, name: str, mode: int | None, told: str) -> None:
+    pipe = flux().insert("control", ApplyControlNet(), before="denoise.guider")
+    pipe = pipe.bind({"controlnet": sf.models.FluxControlNetModel.from_pretrained(net(name))})
+    with pytest.raises(Exception, match=told):
+        pipe(prompt="a fish", control_image=picture(5), control_mode=mode, **SMALL)
