@@ -61,30 +61,26 @@ class Leases(Generic[H]):
 
     def take(self, asked: Sequence[H], owner: str, stop: threading.Event | None = None) -> Lease[H]:
         """A lease, once there is room. LoadError where there will be none; Cancelled if `stop` is set meanwhile."""
-        lease, ticket = Lease(self, asked, owner), object()
+        lease, ticket, collected = Lease(self, asked, owner), object(), False
         with self._changed:
             try:
-                collected = False
                 while True:
                     seen = self._version
                     if stop is not None and stop.is_set():
                         raise Cancelled(f"The run was cancelled while {owner} waited for memory.")
                     mine = [held for held in self.all() if held.thread == lease.thread]
-                    if lack := self._fits([asked, *(held.held for held in mine)]):
-                        if not mine and not self._collect(collected):
-                            raise LoadError(lack)
-                        if mine and not self._collect(collected):
-                            raise LoadError(f"{lack}{_told(mine, 'This thread holds')}")
-                        collected = True
-                        continue
+                    never = self._fits([asked, *(held.held for held in mine)])
                     first = bool(mine) or not self._line or self._line[0] is ticket
-                    if first and not self._fits([asked, *(held.held for held in self.all())]):
+                    if not never and first and not self._fits([asked, *(held.held for held in self.all())]):
                         self._leases[id(lease)] = lease
                         return lease
-                    if not collected:  # a run that nobody has any more gives back what it held
-                        collected = self._collect(False)
-                        continue
-                    self._wait(lease, ticket, mine, seen)
+                    if not collected:
+                        collected = True
+                        gc.collect()  # a run that nobody has any more gives back what it held
+                    elif never:
+                        raise LoadError(never + _told(mine))
+                    else:
+                        self._wait(lease, ticket, mine, seen)
             finally:
                 if ticket in self._line:
                     self._line.remove(ticket)
@@ -94,8 +90,8 @@ class Leases(Generic[H]):
         holders = {held.thread for held in self.all()}
         if mine and holders <= self._waiting | {lease.thread}:
             raise LoadError(
-                f"{self._fits([lease.held, *(held.held for held in self.all())])}"
-                f"{_told(mine, 'This thread holds')} All other threads that hold memory wait for more, too."
+                f"{self._fits([lease.held, *(held.held for held in self.all())])}{_told(mine)} "
+                "All other threads that hold memory wait for more, too."
             )
         if ticket not in self._line:
             self._line.append(ticket)
@@ -105,12 +101,6 @@ class Leases(Generic[H]):
                 self._changed.wait()
         finally:
             self._waiting.discard(lease.thread)
-
-    def _collect(self, done: bool) -> bool:
-        """Let the garbage collector find runs that nobody goes on with. False if that was done before."""
-        if not done:
-            gc.collect()
-        return not done
 
     def give_back(self, lease: Lease[H]) -> None:
         self._returned.append(lease)
@@ -138,6 +128,6 @@ class Leases(Generic[H]):
                 self._ended(lease)
 
 
-def _told(leases: Sequence[Lease[H]], who: str) -> str:
-    names = ", ".join(dict.fromkeys(lease.owner for lease in leases))
-    return f" {who} memory for {names}: finish that run, or close() it."
+def _told(mine: Sequence[Lease[H]]) -> str:
+    names = ", ".join(dict.fromkeys(lease.owner for lease in mine))
+    return f" This thread holds memory for {names}: finish that run, or close() it." if names else ""
