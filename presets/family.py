@@ -11,6 +11,11 @@ from ..registry import UnknownName, did_you_mean
 Settings = Mapping[str, Any]  # keywords of a preset function
 
 
+def as_it_is(graph: Graph, components: Mapping[str, Any]) -> Graph:
+    """The graph itself."""
+    return graph
+
+
 @dataclass(frozen=True)
 class Family:
     """Tasks, each a function that makes its graph, and what the configs of the components say about them.
@@ -23,6 +28,8 @@ class Family:
     """The pipeline classes that `model_index.json` files of this family name."""
     tasks: Mapping[str, Callable[..., Graph]]
     settings: Callable[[Mapping[str, Any]], Settings]
+    attach: Callable[[Graph, Mapping[str, Any]], Graph] = as_it_is
+    """Puts in the blocks of components that some checkpoints have beside those of the tasks: control nets."""
 
     def make(self, task: str, components: Mapping[str, Any], **more: Any) -> Graph:
         """The graph of a task with the settings of these components, not bound yet."""
@@ -30,7 +37,7 @@ class Family:
             return self.make(next(iter(self.tasks)), components, **more).as_preset(self.name, AUTO)
         if task not in self.tasks:
             raise UnknownName(f"The family {self.name!r} has no task {task!r}. {did_you_mean(task, self.tasks)}")
-        return self.tasks[task](**{**self.settings(components), **more})
+        return self.attach(self.tasks[task](**{**self.settings(components), **more}), components)
 
     def sister(self, graph: Graph, task: str) -> Graph:
         """The graph of another task for the components that a graph holds.

@@ -18,6 +18,7 @@ from ..blocks.latents.start import (
 )  # fmt: skip
 from ..blocks.text.clip import EncodePrompt, ExpandRows, MatchNegative
 from ..graph import Block, Graph, Loop, named
+from .control import UNET_CONTROL, attaching
 from .edits import from_image, into_mask
 from .family import Family
 from .settings import unet_settings
@@ -85,9 +86,14 @@ family = Family(
         "StableDiffusionImg2ImgPipeline",
         "StableDiffusionInpaintPipeline",
         "StableDiffusionModularPipeline",
+        "StableDiffusionControlNetPipeline",
+        "StableDiffusionControlNetImg2ImgPipeline",
+        "StableDiffusionControlNetInpaintPipeline",
+        "StableDiffusionAdapterPipeline",
         "LatentConsistencyModelPipeline",
         "LatentConsistencyModelImg2ImgPipeline",
     ),
     tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint},
     settings=unet_settings,
+    attach=attaching(UNET_CONTROL),
 )

@@ -14,6 +14,7 @@ from ..blocks.text.clip import ExpandRows
 from ..blocks.text.sdxl import EncodePrompt, EncodeRefinerPrompt, MatchNegative
 from ..blocks.text.sizes import AddSizes, ChooseSizes, ScoreInPlaceOfTarget
 from ..graph import Graph, Loop, named
+from .control import UNET_CONTROL, attaching
 from .edits import from_image, into_mask
 from .family import Family
 from .sdxl_refiner import refined
@@ -129,4 +130,5 @@ family = Family(
     ),
     tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint, "refined": text2image_refined},
     settings=settings,
+    attach=attaching(UNET_CONTROL),
 )

@@ -4,8 +4,9 @@ Where a folder has both, the modular file is read: its entries say all that the 
 repo, a revision, a variant), and it is the newer format. `read_index(folder, "model_index.json")` asks for the other.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count, takewhile
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -23,6 +24,15 @@ MODULAR = "modular_model_index.json"
 
 FORMAT_VERSION = "0.42.1"
 """The diffusers version whose file format this is; written as `_diffusers_version`, which its readers expect."""
+
+_MANY = {
+    "FluxMultiControlNetModel": "FluxControlNetModel",
+    "MultiAdapter": "T2IAdapter",
+    "MultiControlNetModel": "ControlNetModel",
+    "MultiControlNetUnionModel": "ControlNetUnionModel",
+    "SD3MultiControlNetModel": "SD3ControlNetModel",
+}
+"""Published classes that hold many models of one class, each saved in a folder of its own."""
 
 IndexFile = Literal["modular_model_index.json", "model_index.json"]
 
@@ -127,13 +137,20 @@ class _Reading:
                 case [None, None]:
                     self.components[name] = None
                 case [str() as library, str() as class_name]:
-                    self.add(name, {"type_hint": [library, class_name], "subfolder": name})
+                    for each in self.several(name, class_name):
+                        self.add(each, {"type_hint": [library, _MANY.get(class_name, class_name)], "subfolder": each})
                 case [str() | None, str() | None]:
                     self.problems.append(f"{name}: came {value!r}, wanted [library, class] or [null, null].")
                 case _:
                     self.config[name] = value
         _raise(_file(self.place, CLASSIC), self.problems)
         return Index(self.place, _name(data, "_class_name"), None, self.components, self.config)
+
+    def several(self, name: str, class_name: str) -> Iterator[str]:
+        """The component's name; of a class that holds many, those that lie beside it too: `controlnet_1` and so on."""
+        yield name
+        numbered = (f"{name}_{i}" for i in count(1)) if class_name in _MANY else ()
+        yield from takewhile(lambda each: self.root.names(str(PurePosixPath(self.subfolder, each))), numbered)
 
     def modular(self, data: Mapping[str, JsonValue]) -> Index:
         for name, value in data.items():
