@@ -1,11 +1,12 @@
 """From an image, into a mask: what the graphs of U-Net families have in common, as edits of one from words alone."""
 
 from ..blocks.denoise.inpaint import JoinMaskChannels, KeepUnmasked
+from ..blocks.guiders.none import NoGuidance
 from ..blocks.image.crop import CropToMask, PutBackCrop
 from ..blocks.image.encode import EncodeImage, EncodeStart, HideMasked, ShrinkMask
 from ..blocks.image.read import ReadImage, ReadMask
 from ..blocks.latents.start import CutSchedule, DrawNoiseLike, NoiseImage, SpendNoise
-from ..graph import Graph, named
+from ..graph import Block, Graph, named
 
 
 def from_image(graph: Graph, factor: int) -> Graph:
@@ -30,6 +31,11 @@ def into_mask(graph: Graph, size: int, factor: int, joined: bool) -> Graph:
         .wire("put_back.image", "inputs.image")
         .wire("put_back.mask_image", "inputs.mask_image")
     )
+
+
+def knowing_guidance(graph: Graph, predict: Block) -> Graph:
+    """With a U-Net that was distilled to know guidance, as LCMs are: the scale is its own affair, so nothing guides."""
+    return graph.replace("denoise.predict", predict).replace("denoise.guider", NoGuidance())
 
 
 def _blended(graph: Graph) -> Graph:

@@ -6,7 +6,6 @@ from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.predict import PredictDistilled, PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
-from ..blocks.guiders.none import NoGuidance
 from ..blocks.latents.start import (
     CountRows,
     CutSchedule,
@@ -19,7 +18,7 @@ from ..blocks.latents.start import (
 from ..blocks.text.clip import EncodePrompt, ExpandRows, MatchNegative
 from ..graph import Block, Graph, Loop, named
 from .control import UNET_CONTROL, attaching
-from .edits import from_image, into_mask
+from .edits import from_image, into_mask, knowing_guidance
 from .family import Family
 from .settings import unet_settings
 
@@ -28,7 +27,7 @@ SLOTS = {"guider": ["denoise.guider"]}
 
 def text2image(size: int = 512, channels: int = 4, factor: int = 8, distilled: bool = False, **_: Any) -> Graph:
     """A prompt becomes pictures."""
-    return Graph(
+    graph = Graph(
         positive=named(EncodePrompt(), conditioning="positive"),
         rows=CountRows(),
         match=MatchNegative(),
@@ -44,8 +43,8 @@ def text2image(size: int = 512, channels: int = 4, factor: int = 8, distilled: b
             each="step",
             carry=("latents", "random"),
             body=Graph(
-                predict=PredictDistilled() if distilled else PredictNoise(),
-                guider=NoGuidance() if distilled else ClassifierFreeGuidance(),
+                predict=PredictNoise(),
+                guider=ClassifierFreeGuidance(),
                 advance=AdvanceLatents(),
             ),
         ),
@@ -55,6 +54,7 @@ def text2image(size: int = 512, channels: int = 4, factor: int = 8, distilled: b
         slots=SLOTS,
         preset=("sd", "text2image"),
     )
+    return knowing_guidance(graph, PredictDistilled()) if distilled else graph
 
 
 def _encode_negative() -> Block:

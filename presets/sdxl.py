@@ -7,15 +7,14 @@ from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.sdxl import PredictDistilled, PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
-from ..blocks.guiders.none import NoGuidance
-from ..blocks.latents.start import CountRows, DrawNoise, MakeSchedule, ScaleNoise, SeedRandom
-from ..blocks.latents.window import BeginSchedule, ContinueOrNoise, EndSchedule
+from ..blocks.latents.start import CountRows, DrawNoise, DrawNoiseLike, MakeSchedule, ScaleNoise, SeedRandom
+from ..blocks.latents.window import BeginSchedule, ContinueOrNoise, DrawNoiseToBegin, EndSchedule
 from ..blocks.text.clip import ExpandRows
 from ..blocks.text.sdxl import EncodePrompt, EncodeRefinerPrompt, MatchNegative
 from ..blocks.text.sizes import AddSizes, ChooseSizes, ScoreInPlaceOfTarget
 from ..graph import Graph, Loop, named
 from .control import UNET_CONTROL, attaching
-from .edits import from_image, into_mask
+from .edits import from_image, into_mask, knowing_guidance
 from .family import Family
 from .sdxl_refiner import refined
 from .settings import read_config, unet_settings
@@ -58,8 +57,8 @@ def text2image(
             each="step",
             carry=("latents", "random"),
             body=Graph(
-                predict=PredictDistilled(guidance_scale=guidance_scale) if distilled else PredictNoise(),
-                guider=NoGuidance() if distilled else ClassifierFreeGuidance(guidance_scale=guidance_scale),
+                predict=PredictNoise(),
+                guider=ClassifierFreeGuidance(guidance_scale=guidance_scale),
                 advance=AdvanceLatents(),
             ),
         ),
@@ -69,6 +68,8 @@ def text2image(
         slots={"guider": ["denoise.guider"]},
         preset=("sdxl", "text2image"),
     )
+    if distilled:
+        graph = knowing_guidance(graph, PredictDistilled(guidance_scale=guidance_scale))
     scored = size_ids == 5 or (size_ids is None and requires_aesthetics_score)
     return graph.insert("score", ScoreInPlaceOfTarget(), after="sizes") if scored else graph
 
@@ -78,6 +79,7 @@ def image2image(factor: int = 8, **settings: Any) -> Graph:
     return (
         from_image(text2image(factor=factor, **settings), factor)
         .replace("cut", BeginSchedule())
+        .replace("noise", DrawNoiseToBegin())
         .replace("start", ContinueOrNoise())
         .as_preset("sdxl", "image2image")
     )
@@ -89,6 +91,7 @@ def inpaint(size: int = 1024, channels: int = 4, factor: int = 8, unet_channels:
     return (
         into_mask(image2image(**settings), size, factor, joined=unet_channels == 2 * channels + 1)
         .replace("cut", BeginSchedule(strength=0.9999))
+        .replace("noise", DrawNoiseLike())  # what the mask keeps is noised too, however the run begins
         .replace("start", ContinueOrNoise(pure=True))
         .as_preset("sdxl", "inpaint")
     )

@@ -2,13 +2,15 @@
 
 from typing import Annotated, NamedTuple
 
+import torch
 from annotated_types import Ge, Gt, Le, Lt
 
+from ...components.random import Random
 from ...components.schedulers import Scheduler
 from ...components.schedulers.schedule import Schedule
 from ...components.types import Conditioning, ImageLatents, Latents, Steps
 from ...graph import Block, component, knob
-from .start import CutSchedule, NoiseImage, NoiseImageFully, Scheduled, Started
+from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started
 
 End = Annotated[float, Gt(0), Le(1)]
 Start = Annotated[float, Ge(0), Lt(1)]
@@ -66,6 +68,17 @@ class SplitSchedule(Block):
     def __call__(self, steps: Steps) -> Split:
         place = _place(steps, self.scheduler, self.denoising_end)
         return Split(steps[:place], steps[place:])
+
+
+class DrawNoiseToBegin(Block):
+    """Draw noise of the shape of an image's latents; none, where a run goes on and has its noise already."""
+
+    denoising_start: Start = knob(0.0)
+
+    def __call__(self, image_latents: ImageLatents, random: Random) -> Drawn:
+        if self.denoising_start:
+            return Drawn(torch.zeros_like(image_latents), random)
+        return DrawNoiseLike()(image_latents, random)
 
 
 class ContinueOrNoise(Block):

@@ -1,6 +1,6 @@
 """Tiny random checkpoints of SDXL's kinds, which diffusers made and saved, and its pipelines that read them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from torch import Tensor
 
 import sfumato as sf
 from sfumato import Graph
 
-from .support import EMBEDDED, Reference, Result, quiet
+from .support import EMBEDDED, Reference, quiet
 
 UNET = {
     "sample_size": 8,
@@ -102,32 +101,9 @@ class ReferenceXL(Reference):
             self.pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         self.config = dict(self.pipe.scheduler.config)
 
-    def __call__(
-        self,
-        task: str = "text2image",
-        scheduler: str = "",
-        seed: int | Sequence[int] | torch.Generator = 0,
-        **inputs: Any,
-    ) -> Result:
-        with quiet():
-            kind = getattr(self.diffusers, scheduler or self.config["_class_name"])
-            keys = {k: v for k, v in self.keys.items() if task != "text2image" or k != "requires_aesthetics_score"}
-            parts = {**self.pipe.components, "scheduler": kind.from_config(self.config), **keys}
-            pipe = getattr(self.diffusers, self.CLASSES[task])(**parts, add_watermarker=False)
-            pipe.set_progress_bar_config(disable=True)
-            last: list[Tensor] = []
-
-            def keep(_pipe: Any, _step: int, _t: Any, values: dict[str, Tensor]) -> dict[str, Tensor]:
-                last[:] = [values["latents"]]
-                return {}
-
-            generator: Any = seed
-            if not isinstance(seed, torch.Generator):
-                made = [torch.Generator("cpu").manual_seed(s) for s in ([seed] if isinstance(seed, int) else seed)]
-                generator = made[0] if isinstance(seed, int) else made
-            given = {"output_type": "np", **inputs}
-            images = pipe(generator=generator, callback_on_step_end=keep, **given).images
-        return Result(last[0], images)
+    def settings(self, task: str) -> Mapping[str, bool]:
+        keys = {k: v for k, v in self.keys.items() if task != "text2image" or k != "requires_aesthetics_score"}
+        return {**keys, "add_watermarker": False}
 
 
 @pytest.fixture(scope="session")

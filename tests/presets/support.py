@@ -70,13 +70,21 @@ class Reference:
         # Its clip_skip still asks for `text_model`, which transformers 5 does not have: diffusers 0.42.1 crashes there.
         object.__setattr__(self.pipe.text_encoder, "text_model", self.pipe.text_encoder)
 
+    def settings(self, task: str) -> Mapping[str, bool]:
+        """What the class of a task takes beside components."""
+        return {"requires_safety_checker": False}
+
     def __call__(
-        self, task: str = "text2image", scheduler: str = "", seed: int | Sequence[int] = 0, **inputs: Any
+        self,
+        task: str = "text2image",
+        scheduler: str = "",
+        seed: int | Sequence[int] | torch.Generator = 0,
+        **inputs: Any,
     ) -> Result:
         with quiet():
             kind = getattr(self.diffusers, scheduler or self.config["_class_name"])
             parts = {**self.pipe.components, "scheduler": kind.from_config(self.config)}
-            pipe = getattr(self.diffusers, self.CLASSES[task])(**parts, requires_safety_checker=False)
+            pipe = getattr(self.diffusers, self.CLASSES[task])(**parts, **self.settings(task))
             pipe.set_progress_bar_config(disable=True)
             last: list[Tensor] = []
 
@@ -84,10 +92,13 @@ class Reference:
                 last[:] = [values["latents"]]
                 return {}
 
-            seeds = [seed] if isinstance(seed, int) else list(seed)
-            generators = [torch.Generator("cpu").manual_seed(s) for s in seeds]
-            generator = generators[0] if isinstance(seed, int) else generators
-            images = pipe(generator=generator, output_type="np", callback_on_step_end=keep, **inputs).images
+            generator: Any = seed
+            if isinstance(seed, int):
+                generator = torch.Generator("cpu").manual_seed(seed)
+            elif not isinstance(seed, torch.Generator):
+                generator = [torch.Generator("cpu").manual_seed(s) for s in seed]
+            given = {"output_type": "np", **inputs}
+            images = pipe(generator=generator, callback_on_step_end=keep, **given).images
         return Result(last[0], images)
 
 
