@@ -2,14 +2,17 @@
 
 import logging
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 
@@ -68,9 +71,52 @@ PACKAGES: Mapping[str, str] = {"bitsandbytes": "bitsandbytes", "torchao": "torch
 """By the quant_method."""
 
 
-def layers_of(model: nn.Module) -> dict[str, nn.Module]:
-    """All modules that hold a weight, by path."""
-    return {path: module for path, module in model.named_modules() if getattr(type(module), "forward", None)}
+class Alive(TorchDispatchMode):
+    """Counts the bytes of the storages that torch's operations have made and that are still alive.
+
+    What is memory-mapped from a file is made by no operation, and is not counted.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._tensors: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
+    ) -> Any:  # any operation of torch
+        came = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if _plain(t)}
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if _plain(tensor) and "from_file" not in str(func):
+                self._seen(tensor, came)
+        return made
+
+    def _seen(self, tensor: Tensor, came: set[int]) -> None:
+        place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
+        if place not in self._tensors:
+            if place in came:  # a view of what was there before
+                return
+            self.now += size
+            self.peak = max(self.peak, self.now)
+        self._tensors[place] = self._tensors.get(place, 0) + 1
+        weakref.finalize(tensor, self._gone, place, size)
+
+    def _gone(self, place: int, size: int) -> None:
+        self._tensors[place] -= 1
+        if not self._tensors[place]:
+            del self._tensors[place]
+            self.now -= size
+
+
+def _plain(value: object) -> TypeGuard[Tensor]:
+    return type(value) is Tensor and not value.is_meta
+
+
+@pytest.fixture
+def alive() -> Alive:
+    """A count of live bytes, to be entered."""
+    return Alive()
 
 
 @pytest.fixture
