@@ -1,6 +1,7 @@
 """Named tensors in files, read one at a time, whatever the files are."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -72,7 +73,9 @@ class PickledTensors:
         if mapped:
             _refuse_bombs(self.file)
         try:
-            data: object = torch.load(self.file, map_location="cpu", weights_only=True, mmap=mapped)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of old pickle protocols: what cannot be read is an error here
+                data: object = torch.load(self.file, map_location="cpu", weights_only=True, mmap=mapped)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
             said = str(error).strip().split("\n")[0]
             raise LoadError(

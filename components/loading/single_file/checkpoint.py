@@ -43,7 +43,7 @@ class Checkpoint:
     @property
     def knowledge(self) -> Mapping[str, Any]:
         """What the family fixes: classes, configs, scheduler, tokenizers. Empty where there is no family."""
-        return _family(self.family) if self.family else {}
+        return knowledge_of(self.family) if self.family else {}
 
     def models(self) -> dict[str, Part]:
         """The parts under the names that the family's pipeline has for them."""
@@ -159,7 +159,8 @@ def _family_of(parts: tuple[Part, ...]) -> str | None:
 
 
 @lru_cache
-def _family(name: str) -> Mapping[str, Any]:
+def knowledge_of(name: str) -> Mapping[str, Any]:
+    """What the family of that name fixes."""
     return json.loads((FAMILIES / f"{name}.json").read_text(encoding="utf-8"))
 
 
