@@ -6,11 +6,8 @@ from typing import Any
 from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.flux import PredictFlow
-from ..blocks.denoise.shown import ShowMasked, ShowReference
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
-from ..blocks.image.encode import EncodeImage, HideMasked
-from ..blocks.image.kontext import EncodeReference, FitArea, ReadReference
-from ..blocks.image.read import ReadImage, ReadMask
+from ..blocks.image.read import ReadImage
 from ..blocks.latents.flow import CutSchedule, MakeSchedule
 from ..blocks.latents.start import CountRows, DrawNoise, ScaleNoise, SeedRandom
 from ..blocks.text.clip import ExpandRows
@@ -18,20 +15,22 @@ from ..blocks.text.flux import EncodePrompt, MatchNegative
 from ..graph import Block, Graph, Loop, named
 from .edits import from_image, into_mask
 from .family import Family
+from .flux_tools import PATCH, controlled, factor_of, filling, looking, said_by_images
 from .settings import read_config
 
-SLOTS = {"guider": ["denoise.guider"]}
+NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2"}
 SIZE = 1024  # pixels a side; no config of Flux says it
-PATCH = 2  # latents a side of a token
 
 
-def text2image(channels: int = 16, factor: int = 8, distilled: bool = True, **_: Any) -> Graph:
+def text2image(
+    channels: int = 16, factor: int = 8, distilled: bool = True, guidance_scale: float = 3.5, **_: Any
+) -> Graph:
     """A prompt becomes pictures."""
     return Graph(
         positive=named(EncodePrompt(), conditioning="positive"),
         rows=CountRows(),
         match=MatchNegative(),
-        negative=_encode_negative(),
+        negative=named(EncodePrompt(), conditioning="negative", **NEGATIVE),
         expand_positive=named(ExpandRows(), conditioning="positive"),
         expand_negative=named(ExpandRows(), conditioning="negative"),
         random=SeedRandom(),
@@ -43,7 +42,7 @@ def text2image(channels: int = 16, factor: int = 8, distilled: bool = True, **_:
             each="step",
             carry=("latents", "random"),
             body=Graph(
-                predict=_predict(3.5, distilled),
+                predict=PredictFlow(guidance_scale=guidance_scale if distilled else None),
                 guider=_true_guidance(),
                 advance=AdvanceLatents(),
             ),
@@ -51,18 +50,9 @@ def text2image(channels: int = 16, factor: int = 8, distilled: bool = True, **_:
         decode=DecodeLatents(),
         finish=FinishImages(),
         outputs=("images",),
-        slots=SLOTS,
+        slots={"guider": ["denoise.guider"]},
         preset=("flux", "text2image"),
     )
-
-
-def _encode_negative() -> Block:
-    renamed = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "conditioning": "negative"}
-    return named(EncodePrompt(), **renamed)
-
-
-def _predict(guidance_scale: float, distilled: bool) -> Block:
-    return PredictFlow(guidance_scale=guidance_scale if distilled else None)
 
 
 def _true_guidance() -> Block:
@@ -70,51 +60,45 @@ def _true_guidance() -> Block:
     return named(ClassifierFreeGuidance(guidance_scale=1.0), guidance_scale="true_cfg_scale")
 
 
-def image2image(channels: int = 16, factor: int = 8, distilled: bool = True, **_: Any) -> Graph:
+def image2image(factor: int = 8, **settings: Any) -> Graph:
     """A prompt changes a picture: as much of it as `strength` says."""
-    multiple = factor * PATCH
+    multiple, settings = factor * PATCH, {"guidance_scale": 7.0, **settings}
     return (
-        from_image(text2image(channels, factor, distilled), multiple)
+        from_image(text2image(factor=factor, **settings), multiple)
         .replace("read", ReadImage(multiple=multiple, height=SIZE, width=SIZE))
         .replace("cut", CutSchedule())
-        .replace("denoise.predict", _predict(7.0, distilled))
         .as_preset("flux", "image2image")
     )
 
 
-def inpaint(channels: int = 16, factor: int = 8, distilled: bool = True, fills: bool = False, **_: Any) -> Graph:
-    """A prompt paints what a mask leaves open: what lies outside is put back after each step."""
+def inpaint(factor: int = 8, fills: bool = False, **settings: Any) -> Graph:
+    """A prompt paints what a mask leaves open: what lies outside is put back after each step, or Fill sees to it."""
     if fills:
-        return fill(channels, factor, distilled).as_preset("flux", "inpaint")
-    graph = into_mask(image2image(channels, factor, distilled), SIZE, factor * PATCH, joined=False)
+        return fill(factor, **settings).as_preset("flux", "inpaint")
+    graph = into_mask(image2image(factor, **settings), SIZE, factor * PATCH, joined=False)
     return graph.as_preset("flux", "inpaint")
 
 
-def fill(channels: int = 16, factor: int = 8, distilled: bool = True, **_: Any) -> Graph:
-    """The same with a transformer trained for it (Fill): it sees the mask and the masked picture as channels."""
+def fill(factor: int = 8, **settings: Any) -> Graph:
+    """The same with a transformer trained for it."""
+    settings = {"guidance_scale": 30.0, **settings}
     return (
-        image2image(channels, factor, distilled)
+        filling(image2image(factor, **settings), SIZE, factor * PATCH)
         .replace("schedule", MakeSchedule(patch=PATCH, num_inference_steps=50))
         .replace("cut", CutSchedule(strength=1.0))
-        .replace("denoise.predict", _predict(30.0, distilled))
-        .insert("show_masked", ShowMasked(), after="denoise.predict")
-        .insert("encode_masked", named(EncodeImage(), pixels="hidden", image_latents="masked_latents"), after="noise")
-        .insert("hide", HideMasked(), after="noise")
-        .insert("read_mask", ReadMask(multiple=factor * PATCH, height=SIZE, width=SIZE), after="read")
         .as_preset("flux", "fill")
     )
 
 
-def kontext(channels: int = 16, factor: int = 8, distilled: bool = True, **_: Any) -> Graph:
-    """A prompt says what becomes of a picture that the transformer looks at (Kontext)."""
-    return (
-        text2image(channels, factor, distilled)
-        .insert("show", ShowReference(), after="denoise.predict")
-        .insert("fit", FitArea(multiple=factor * PATCH, height=SIZE, width=SIZE), before="noise")
-        .insert("encode_reference", EncodeReference(), before="fit")
-        .insert("read", ReadReference(multiple=factor * PATCH), before="encode_reference")
-        .as_preset("flux", "kontext")
-    )
+def kontext(factor: int = 8, **settings: Any) -> Graph:
+    """A prompt says what becomes of a picture that the transformer looks at."""
+    return looking(text2image(factor=factor, **settings), SIZE, factor * PATCH).as_preset("flux", "kontext")
+
+
+def redux(pooled: int = 768, **settings: Any) -> Graph:
+    """Pictures like one that is given, or like several at once."""
+    settings = {"guidance_scale": 2.5, **settings}
+    return said_by_images(text2image(**settings), pooled).as_preset("flux", "redux")
 
 
 def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -123,8 +107,9 @@ def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
     channels = vae.get("latent_channels", 16)
     return {
         "channels": channels,
-        "factor": 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1),
+        "factor": factor_of(components),
         "distilled": transformer.get("guidance_embeds", not transformer),  # published default: false
+        "pooled": transformer.get("pooled_projection_dim", 768),
         "fills": transformer.get("in_channels", 4 * channels) > 4 * channels,
     }
 
@@ -141,12 +126,21 @@ family = Family(
         "FluxControlNetInpaintPipeline",
         "FluxModularPipeline",
     ),
-    tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint, "fill": fill, "kontext": kontext},
+    tasks={
+        "text2image": text2image,
+        "image2image": image2image,
+        "inpaint": inpaint,
+        "fill": fill,
+        "kontext": kontext,
+        "redux": redux,
+    },
     settings=settings,
+    attach=controlled,
 )
 kontext_family = Family(
     name="flux-kontext",
     classes=("FluxKontextPipeline", "FluxKontextModularPipeline"),
     tasks={"text2image": text2image, "kontext": kontext},
     settings=settings,
+    attach=controlled,
 )

@@ -1,0 +1,83 @@
+"""What Flux's sister checkpoints make of its graphs: Fill, Kontext, Redux, and control nets."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..blocks.control.flux import ApplyControlLatents, ApplyControlNet, EncodeControl
+from ..blocks.denoise.shown import ShowMasked, ShowReference
+from ..blocks.guiders.none import NoGuidance
+from ..blocks.image.encode import EncodeImage, HideMasked
+from ..blocks.image.kontext import EncodeReference, FitArea, ReadReference
+from ..blocks.image.read import ReadMask
+from ..blocks.text.redux import JoinImages, SayNothing, SeeImages
+from ..graph import Block, Graph, named
+from .settings import read_config
+
+PATCH = 2  # latents a side of a token
+
+
+def filling(graph: Graph, size: int, multiple: int) -> Graph:
+    """Of a graph from an image: show the transformer the mask and the masked picture as channels (Fill)."""
+    return (
+        graph.insert("show_masked", ShowMasked(), after="denoise.predict")
+        .insert("encode_masked", named(EncodeImage(), pixels="hidden", image_latents="masked_latents"), after="noise")
+        .insert("hide", HideMasked(), after="noise")
+        .insert("read_mask", ReadMask(multiple=multiple, height=size, width=size), after="read")
+    )
+
+
+def looking(graph: Graph, size: int, multiple: int) -> Graph:
+    """Show the transformer a picture to look at, as further tokens (Kontext, Labs et al. 2025)."""
+    return (
+        graph.insert("show", ShowReference(), after="denoise.predict")
+        .insert("fit", FitArea(multiple=multiple, height=size, width=size), before="noise")
+        .insert("encode_reference", EncodeReference(), before="fit")
+        .insert("read", ReadReference(multiple=multiple), before="encode_reference")
+    )
+
+
+def said_by_images(graph: Graph, pooled: int) -> Graph:
+    """Prompt with images in place of words (Redux): no text encoder is needed."""
+    return (
+        graph.replace("denoise.guider", NoGuidance())
+        .remove("expand_negative")
+        .remove("negative")
+        .remove("match")
+        .replace("positive", named(JoinImages(), conditioning="positive"))
+        .insert("nothing", named(SayNothing(pooled=pooled), conditioning="positive"), before="positive")
+        .insert("see", SeeImages(), before="nothing")
+    )
+
+
+def factor_of(components: Mapping[str, Any]) -> int:
+    """Pixels a side of a latent, as the config of the autoencoder has it."""
+    return 2 ** (len(read_config(components.get("vae")).get("block_out_channels", (0,) * 4)) - 1)
+
+
+def controlled(graph: Graph, components: Mapping[str, Any]) -> Graph:
+    """Put in a block for each control net of a checkpoint: `controlnet`, and `controlnet_1` … with numbered inputs.
+
+    Their pictures are encoded, and drawn, before all else: as published, so that a seed gives the published picture.
+    """
+    encode = EncodeControl(multiple=factor_of(components) * PATCH)
+    first = "read" if "read" in graph.nodes else "noise"
+    for name, component in components.items():
+        kind, _, number = name.partition("_")
+        config = read_config(component) if kind == "controlnet" and (not number or number.isdecimal()) else {}
+        if config.get("_class_name") != "FluxControlNetModel":
+            continue
+        node = f"control_{number}" if number else "control"
+        if config.get("conditioning_embedding_channels") is None:
+            graph = graph.insert(f"encode_{node}", _numbered(encode, number), before=first)
+            graph = graph.insert(node, _numbered(ApplyControlLatents(), number), before="denoise.guider")
+        else:
+            graph = graph.insert(node, _numbered(ApplyControlNet(), number), before="denoise.guider")
+    return graph
+
+
+def _numbered(block: Block, number: str) -> Block:
+    own = ["control_image", "control_latents", "controlnet", "control_mode"]
+    own += ["controlnet_conditioning_scale", "control_guidance_start", "control_guidance_end"]
+    s = block.signature
+    there = [name for name in own if name in {**s.inputs, **s.outputs, **s.components}]
+    return named(block, **{name: f"{name}_{number}" for name in there}) if number else block
