@@ -134,7 +134,9 @@ def made_of(
 def _quantization(spec: ComponentSpec) -> Quantization | None:
     """How the weights of a component are to be held. ConfigError for one that has none."""
     if _is_model(spec.type):
-        return quantization_of(spec.read_config(), spec.quantization)
+        found = quantization_of(spec.read_config(), spec.quantization)
+        packed = spec.file is not None and spec.file.suffix == ".gguf"
+        return GGUFQuantizationConfig() if packed and found is None else found
     if spec.quantization is not None:
         raise ConfigError(f"quantization: a {spec.type.__name__} has no weights to quantize. Leave it None.")
     return None

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...graph.errors import LoadError
+from ..quantization.gguf.reader import GGUFFile
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 Shape = tuple[int, ...]
@@ -100,7 +101,12 @@ class PickledTensors:
 
 
 def tensors_of(files: Sequence[Path], *, allow_pickle: bool = False) -> Tensors:
-    """The tensors of weight files by the ends of their names. LoadError for pickles that nobody asked for."""
+    """The tensors of weight files by the ends of their names. LoadError for pickles that nobody asked for.
+
+    What a GGUF file has packed is read as `Packed`, which is cut and joined like a tensor.
+    """
+    if all(file.name.endswith(".gguf") for file in files):
+        return Joined([GGUFFile(file) for file in files])
     if not any(file.name.endswith(PICKLES) for file in files):
         return SafetensorFiles(files)
     if not allow_pickle:

@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sfumato.components.loading.hub import Access
+from sfumato.components.loading.single_file.checkpoint import component_of
+from sfumato.components.loading.single_file.writing import write_checkpoint
 from sfumato.components.loading.weights import on_meta
 from sfumato.components.manager import ComponentsManager
 from sfumato.components.models.attention import Attention
+from sfumato.components.models.flux import FluxTransformer2DModel
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.models.views import seen_as, view
 from sfumato.components.quantization.config import GGUFQuantizationConfig, read_quantization
@@ -251,3 +256,48 @@ def test_a_file_that_does_not_fit_is_refused_by_names(folder: Path, plain: UNet2
     write_folder(plain, folder, lambda name, tensor: tensor[:-1] if name == "conv_in.weight" else tensor)
     with pytest.raises(LoadError, match=r"conv_in.weight is \[95, 8, 3, 3\] in .*diffusion_pytorch_model.gguf, wanted"):
         UNet2DConditionModel.from_pretrained(folder)
+
+
+def test_a_single_gguf_file_in_its_authors_layout_loads_packed(gguf: Any, tmp_path: Path) -> None:
+    """Flux as its authors name it: a fused qkv is cut and a modulation swapped while they are packed."""
+    plain = FluxTransformer2DModel(
+        num_layers=1, num_single_layers=1, num_attention_heads=1, joint_attention_dim=64, pooled_projection_dim=32
+    ).eval()
+    write_checkpoint(tmp_path / "flux.safetensors", "flux", {"transformer": plain})
+    pack = pack_with(gguf, "Q8_0")
+    theirs = {name: pack(name, tensor) for name, tensor in load_file(tmp_path / "flux.safetensors").items()}
+    write_gguf(tmp_path / "flux.gguf", theirs, architecture="flux")
+    assert any("qkv.weight" in name for name in theirs)
+
+    spec = component_of(tmp_path / "flux.gguf", Access(), None)
+    assert spec.type is FluxTransformer2DModel
+    model = ComponentsManager().load(spec)
+    packed = packed_in(model)
+    assert set(packed) == {n.removesuffix(".weight") for n, p in plain.named_parameters() if p.ndim == 2}
+    for path, weight in packed.items():
+        plain.get_submodule(path).weight = nn.Parameter(weight.dequantize())
+    given: dict[str, Any] = {
+        "hidden_states": torch.randn(1, 16, 64),
+        "encoder_hidden_states": torch.randn(1, 5, 64),
+        "pooled_projections": torch.randn(1, 32),
+        "timestep": torch.tensor([0.5]),
+        "img_ids": torch.zeros(16, 3),
+        "txt_ids": torch.zeros(5, 3),
+    }
+    assert torch.equal(model(**given), plain(**given))
+
+
+def test_a_single_gguf_file_of_a_u_net_loads_packed(
+    gguf: Any, plain: UNet2DConditionModel, inputs: Inputs, exact: Tensor, apart: Apart, tmp_path: Path
+) -> None:
+    """Kernels of 3x3 have no whole blocks in a row: they lie flat in the file, beside their shape."""
+    write_checkpoint(tmp_path / "unet.safetensors", "sd1", {"unet": plain})
+    pack = pack_with(gguf, "Q5_0")
+    theirs = {name: pack(name, tensor) for name, tensor in load_file(tmp_path / "unet.safetensors").items()}
+    write_gguf(tmp_path / "unet.gguf", theirs, architecture="sd1")
+    spec = component_of(tmp_path / "unet.gguf", Access(), ("diffusers", "UNet2DConditionModel"))
+    spec = spec.using(config=plain.to_config())  # its heads are not those of the family
+    model = ComponentsManager().load(spec)
+    kinds = {type(model.get_submodule(path)) for path in packed_in(model)}
+    assert kinds == {GGUFLinear, GGUFConv2d}
+    assert apart(model(*inputs), exact) < BOUNDS["Q5_0"]

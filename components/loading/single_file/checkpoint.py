@@ -20,7 +20,7 @@ from .tables import Renamed, Row, ties
 
 FAMILIES = Path(__file__).parent / "families"
 _VOCABULARY = Path(__file__).parent / "clip_tokenizer"
-ENDS = (".safetensors", *PICKLES)
+ENDS = (".safetensors", ".gguf", *PICKLES)
 
 _ALONE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
     # A model without its family: its part, its class, and what its shapes do not say.

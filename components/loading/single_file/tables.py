@@ -106,13 +106,12 @@ class Renamed:
 
     def read(self, name: str) -> Tensor:
         tie, sizes, place = self._of[name]
-        whole: Any = self.tensors.read(tie.theirs)  # a Tensor, or packed rows of a GGUF file, which split alike
+        whole: Any = self.tensors.read(tie.theirs)  # a Tensor, or a Packed of a GGUF file, which does alike
         if len(sizes) > 1:
             return whole.split(sizes)[place]
-        if tie.how not in ("transposed", "halves swapped"):
-            return whole
-        plain = whole if isinstance(whole, Tensor) else whole.dequantize()
-        return plain.T.contiguous() if tie.how == "transposed" else _swapped(plain)
+        if tie.how == "transposed":
+            return whole.T.contiguous()
+        return _swapped(whole) if tie.how == "halves swapped" else whole
 
     def where(self, name: str) -> str:
         return self.tensors.where(self._of[name][0].theirs if name in self._of else name)
