@@ -20,15 +20,10 @@ def layout_of_config(name: str, config: Mapping[str, Any]) -> Layout | None:  # 
     if name != "T2IAdapter":
         shared = tuple((key, _one(config[key])) for key in _SHARED if key in config)
         return Layout((*_widths(config.get("block_out_channels")), *shared))
+    if config.get("adapter_type") == "full_adapter_xl":
+        return Layout()  # its last features may be for the middle, or for the last level
     widths = tuple(config.get("channels") or ())
-    match config.get("adapter_type"):
-        case "light_adapter":
-            widths = (*widths, *widths[-1:])
-        case "full_adapter_xl":
-            widths = widths[:-1]  # the last are for the middle
-        case _:
-            pass
-    return Layout(_widths(widths))
+    return Layout(_widths((*widths, *widths[-1:]) if config.get("adapter_type") == "light_adapter" else widths))
 
 
 def _widths(given: Any) -> tuple[tuple[str, object], ...]:  # a JSON list

@@ -92,13 +92,13 @@ class ControlReference:
         with quiet():
             config = self.pipe.scheduler.config
             made = getattr(self.diffusers, scheduler or config["_class_name"]).from_config(config)
-            extra = {} if self.prefix.endswith("XL") else {"requires_safety_checker": False}
             name = self.prefix + PIPELINES[kind][TASKS.index(task)]
             held = {"adapter" if kind == "adapter" else "controlnet": net}
             pipeline = getattr(self.diffusers, name)
             taken = signature(pipeline.__init__).parameters
-            parts = {n: part for n, part in self.pipe.components.items() if n in taken}
-            pipe = pipeline(**{**parts, "scheduler": made, **held, **extra})
+            parts = {**self.pipe.components, "requires_safety_checker": False, "add_watermarker": False}
+            parts = {n: part for n, part in parts.items() if n in taken}
+            pipe = pipeline(**{**parts, "scheduler": made, **held})
             pipe.set_progress_bar_config(disable=True)
             control = inputs.pop("control_image", None)
             if control is not None:
@@ -114,12 +114,9 @@ class ControlReference:
                 last[:] = [latents]
 
             seeds = [torch.Generator("cpu").manual_seed(s) for s in ([seed] if isinstance(seed, int) else seed)]
-            # Adapter pipelines of SD know only the older way to look on.
-            watch: dict[str, Any] = (
-                {"callback": keep_latents, "callback_steps": 1}
-                if kind == "adapter" and not self.prefix.endswith("XL")
-                else {"callback_on_step_end": keep}
-            )
+            watch: dict[str, Any] = {"callback_on_step_end": keep}
+            if kind == "adapter":  # these pipelines know only the older way to look on
+                watch = {"callback": keep_latents, "callback_steps": 1}
             images = pipe(
                 generator=seeds[0] if isinstance(seed, int) else seeds, output_type="np", **watch, **inputs
             ).images
