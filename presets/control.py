@@ -15,7 +15,7 @@ UNET_CONTROL: Mapping[str, type[Block]] = {
 }
 """The block for each class of net, for U-Nets."""
 
-_SHARED = ("predict", "rows")
+_SHARED = ("predict", "rows", "transformer", "vae")
 """What all nets of a graph have in common; the other ports of a second one are numbered."""
 
 

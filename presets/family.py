@@ -1,7 +1,7 @@
 """A family of presets: tasks that one set of components serves."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..graph import Block, Graph, Loop
@@ -30,6 +30,8 @@ class Family:
     settings: Callable[[Mapping[str, Any]], Settings]
     attach: Callable[[Graph, Mapping[str, Any]], Graph] = as_it_is
     """Puts in the blocks of components that some checkpoints have beside those of the tasks: control nets."""
+    refuses: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Pipeline classes of checkpoints that look like this family's and are not: what their denoiser does."""
 
     def make(self, task: str, components: Mapping[str, Any], **more: Any) -> Graph:
         """The graph of a task with the settings of these components, not bound yet."""

@@ -113,16 +113,19 @@ def load(
 def family_of(index: Index) -> Family:
     """The family whose checkpoints name this index's pipeline class, or the class of its blocks."""
     found: dict[str, Family] = {}
+    refused: dict[str, str] = {}
     for name in families:
         family: Family = families[name]
         found.update(dict.fromkeys(family.classes, family))
+        refused.update(family.refuses)
     for name in _class_names(index):
         if name in found:
             return found[name]
-    named = next(iter(_class_names(index)), None)
+    named = str(next(iter(_class_names(index)), None))
+    why = f"{refused[named]}." if named in refused else did_you_mean(named, found)
     raise LoadError(
-        f"{index.path}: its index names the pipeline {named!r}, which no preset family is for. "
-        f"{did_you_mean(str(named), found)} Or give a graph of your own: sf.load(folder, graph=…)."
+        f"{index.path}: its index names the pipeline {named!r}, which no preset family is for. {why} "
+        "Or give a graph of your own: sf.load(folder, graph=…)."
     )
 
 

@@ -96,4 +96,13 @@ family = Family(
     tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint},
     settings=unet_settings,
     attach=attaching(UNET_CONTROL),
+    refuses={
+        "StableDiffusionUpscalePipeline": "Its U-Net reads a small picture and how much noise is on it",
+        "StableDiffusionLatentUpscalePipeline": "Its U-Net reads small latents and denoises by other rules",
+        "StableDiffusionDepth2ImgPipeline": "Its U-Net reads a depth map, which no block estimates",
+        "StableDiffusionInstructPix2PixPipeline": "Its U-Net reads a picture, and is guided by that and by the prompt",
+        "StableDiffusionImageVariationPipeline": "Its U-Net reads a picture in place of a prompt",
+        "StableUnCLIPPipeline": "Its U-Net reads what CLIP sees in a picture, which a prior makes of the prompt",
+        "StableUnCLIPImg2ImgPipeline": "Its U-Net reads what CLIP sees in a picture",
+    },
 )

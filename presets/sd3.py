@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ..blocks.control.sd3 import ApplyControlNet
 from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.sd3 import PredictFlow
@@ -13,6 +14,7 @@ from ..blocks.latents.start import CountRows, DrawNoise, NoiseImageFully, ScaleN
 from ..blocks.text.clip import ExpandRows
 from ..blocks.text.sd3 import EncodePrompt, EncodePromptWithoutT5, MatchNegative
 from ..graph import Graph, Loop, named
+from .control import attaching
 from .edits import from_image, into_mask
 from .family import Family
 from .settings import read_config
@@ -106,7 +108,12 @@ family = Family(
         "StableDiffusion3Img2ImgPipeline",
         "StableDiffusion3InpaintPipeline",
         "StableDiffusion3ModularPipeline",
+        "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3PAGPipeline",
+        "StableDiffusion3PAGImg2ImgPipeline",
     ),
     tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint},
     settings=settings,
+    attach=attaching({"SD3ControlNetModel": ApplyControlNet}),
+    refuses={"StableDiffusion3ControlNetInpaintingPipeline": "Its control net reads a mask, which no block shows it"},
 )

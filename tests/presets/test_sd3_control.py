@@ -1,5 +1,6 @@
 """Control nets for Stable Diffusion 3 beside the reference's pipeline: one insert, the same pictures."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -141,3 +142,26 @@ def test_a_net_that_reads_a_mask_too_is_refused(
 def test_it_steers_no_other_family() -> None:
     with pytest.raises(WireError, match="SD3Conditioning"):
         sf.load("emoji").insert("control", ApplyControlNet(), before="denoise.guider")
+
+
+def test_nets_that_a_checkpoint_brings_stand_in_its_graph(
+    diffusers: Any, sd3_reference: SD3Reference, net: Callable[..., Net], same: Same, tmp_path: Path
+) -> None:
+    """The reference writes one net alone; a second one is named as it names those of other families."""
+    one, two = net(seed=0), net("of 3.5 large", seed=1)
+    with quiet():
+        pipeline = diffusers.StableDiffusion3ControlNetPipeline(
+            **sd3_reference().pipe.components, controlnet=one.theirs
+        )
+        pipeline.save_pretrained(tmp_path)
+        two.theirs.save_pretrained(tmp_path / "controlnet_1")
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    (tmp_path / "model_index.json").write_text(json.dumps({**index, "controlnet_1": index["controlnet"]}))
+    pipe = sf.load(tmp_path)
+    given: dict[str, Any] = {"prompt": "a fish", "num_inference_steps": 2, "seed": 4}
+    both = run(pipe, control_image=picture(9), control_image_1=picture(8), **given)
+    second_off = run(
+        pipe, control_image=picture(9), control_image_1=picture(8), controlnet_conditioning_scale_1=0.0, **given
+    )
+    same(second_off, one(control_image=picture(9), **given))
+    assert (both.latents - second_off.latents).abs().max() > 1e-3
