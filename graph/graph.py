@@ -72,12 +72,11 @@ class Graph(Block, name="Graph"):
         found = problems(self.nodes, self.edges, self.declared)
         if not found:
             old = misplaced(before.nodes, before.edges, before.declared) if before and touched else []
-            found = misplaced_by(set(touched), self.nodes, self.edges, self.declared, old)
-            found += _slot_problems(self)
+            found = [*misplaced_by(set(touched), self.nodes, self.edges, self.declared, old), *_slot_problems(self)]
         if not found:
-            from .spaces import family_problems  # here, for it reads loops and switches
+            from .asks import edge_problems  # here, for it reads loops and switches
 
-            found = family_problems(self)
+            found = edge_problems(self)
         if found:
             raise WireError(found)
 

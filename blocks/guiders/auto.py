@@ -1,10 +1,11 @@
 """AutoGuidance: guiding a model with a bad version of itself (Karras et al. 2024)."""
 
+from ...components.models.taps import Taps
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Pass, Predict
 from ...graph import Block, knob
 from .files import Published
-from .layers import Layers, LayersConfig, LayerSkipConfig, settle, skipping
+from .layers import Layers, LayersConfig, LayerSkipConfig, ask, settle, skipping
 from .terms import Guided, Part, Scale, ask_one, is_on, leaned, rescaled
 
 
@@ -27,13 +28,17 @@ class AutoGuidance(Published, Block):
 
     def __post_init__(self) -> None:
         settle(self, "auto_guidance_layers", "auto_guidance_config", LayerSkipConfig)
+        ask(self, self._taps.taps)
+
+    @property
+    def _taps(self) -> Taps:
+        usual = LayerSkipConfig((), dropout=1.0 if self.dropout is None else self.dropout)
+        return skipping(self.auto_guidance_layers, self.auto_guidance_config, usual)
 
     def __call__(self, predict: Predict, latents: Latents, step: Step, positive: Conditioning) -> Guided:
         if not is_on(self, step):
             return ask_one(predict, latents, step, positive)
-        usual = LayerSkipConfig((), dropout=1.0 if self.dropout is None else self.dropout)
-        taps = skipping(self.auto_guidance_layers, self.auto_guidance_config, usual)
-        asked = Pass(latents, step, positive, "perturbed", taps=taps), Pass(latents, step, positive)
+        asked = Pass(latents, step, positive, "perturbed", taps=self._taps), Pass(latents, step, positive)
         weak, towards = predict(asked)
         guided = leaned(towards, weak, self.guidance_scale, self.use_original_formulation)
         return Guided(rescaled(guided, towards, self.guidance_rescale))

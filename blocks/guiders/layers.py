@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, cast
 
-from ...components.models.taps import Blur, Drop, Identity, Tap, Taps
+from ...components.models.taps import Blur, Drop, Identity, Tap, Taps, chosen, layers_of
 from ...graph import ConfigError
+from ...graph.asks import Ask
 from ...registry import did_you_mean
 
 Layer: TypeAlias = int | str
@@ -64,6 +65,25 @@ BlurConfig: TypeAlias = (
 )
 
 
+@dataclass(frozen=True)
+class LayersAsked(Ask):
+    """The layers that a guider names, asked of the denoiser before anything runs."""
+
+    taps: tuple[Tap, ...]
+
+    def unmet(self, component: Any) -> str | None:  # Any: whatever the guider meets
+        layers = layers_of(component)
+        if layers is None:
+            return None
+        model = component.type if hasattr(component, "spec") else type(component)
+        try:
+            for tap in self.taps:
+                chosen(tap, layers, model.__name__)
+        except ConfigError as error:
+            return str(error)
+        return None
+
+
 def settle(guider: object, layers: str, config: str, kind: type) -> None:
     """Make what a guider holds of its layers hashable: lists as tuples, dicts as configs of `kind`."""
     held = vars(guider)
@@ -76,6 +96,18 @@ def settle(guider: object, layers: str, config: str, kind: type) -> None:
         held[config] = tuple(_read(item, kind) for item in cast("Sequence[Any]", given))
     elif given is not None:
         held[config] = _read(given, kind)
+
+
+def ask(guider: object, taps: Sequence[Tap]) -> None:
+    """Have the layers that a guider names asked of the denoiser that it meets, when a graph with both is made."""
+    if named := tuple(tap for tap in taps if tap.layers or tap.stack != "auto"):
+        vars(guider)["layers"] = LayersAsked(named)
+
+
+def asked_by(guider: object) -> Sequence[Tap]:
+    """What `ask` had asked for this guider."""
+    held = vars(guider).get("layers")
+    return held.taps if isinstance(held, LayersAsked) else ()
 
 
 def skipping(layers: Layers, config: LayersConfig, usual: LayerSkipConfig) -> Taps:

@@ -13,6 +13,7 @@ from .layers import (
     LayersConfig,
     LayerSkipConfig,
     SmoothedEnergyGuidanceConfig,
+    ask,
     blurring,
     settle,
     skipping,
@@ -44,13 +45,18 @@ class PerturbedAttentionGuidance(Published, Block):
 
     def __post_init__(self) -> None:
         settle(self, "perturbed_guidance_layers", "perturbed_guidance_config", LayerSkipConfig)
+        ask(self, self._taps.taps)
+
+    @property
+    def _taps(self) -> Taps:
+        return skipping(self.perturbed_guidance_layers, self.perturbed_guidance_config, SCORES)
 
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
     ) -> Guided:
         taps = Taps()
         if perturbing(step, self.perturbed_guidance_start, self.perturbed_guidance_stop):
-            taps = skipping(self.perturbed_guidance_layers, self.perturbed_guidance_config, SCORES)
+            taps = self._taps
         scale = self.perturbed_guidance_scale
         return _guided(self, predict, latents, step, positive, negative, scale, taps)
 
@@ -76,13 +82,18 @@ class SkipLayerGuidance(Published, Block):
 
     def __post_init__(self) -> None:
         settle(self, "skip_layer_guidance_layers", "skip_layer_config", LayerSkipConfig)
+        ask(self, self._taps.taps)
+
+    @property
+    def _taps(self) -> Taps:
+        return skipping(self.skip_layer_guidance_layers, self.skip_layer_config, WHOLE)
 
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
     ) -> Guided:
         taps = Taps()
         if perturbing(step, self.skip_layer_guidance_start, self.skip_layer_guidance_stop):
-            taps = skipping(self.skip_layer_guidance_layers, self.skip_layer_config, WHOLE)
+            taps = self._taps
         scale = self.skip_layer_guidance_scale
         return _guided(self, predict, latents, step, positive, negative, scale, taps)
 
@@ -110,6 +121,7 @@ class SmoothedEnergyGuidance(Published, Block):
 
     def __post_init__(self) -> None:
         settle(self, "seg_guidance_layers", "seg_guidance_config", SmoothedEnergyGuidanceConfig)
+        ask(self, blurring(self.seg_guidance_layers, self.seg_guidance_config, math.inf).taps)
 
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning

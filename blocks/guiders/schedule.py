@@ -10,6 +10,7 @@ from ...graph import Block, ConfigError, Memory, Running
 from ...graph.ports import ALONE
 from .cfg import ClassifierFreeGuidance
 from .files import Published, from_config
+from .layers import ask, asked_by
 from .terms import Part, place_of
 
 Kept = tuple[tuple[int, str, Any], ...]  # Any: whatever a guider remembers
@@ -55,6 +56,8 @@ class GuidanceSchedule(Published, Block):
                     f"The part at {start}, {type(guider).__name__}, {why}. A schedule's guiders take only "
                     f"{', '.join(_TAKES)}, and give prediction."
                 )
+
+        ask(self, [tap for _, guider in self.parts for tap in asked_by(guider)])
 
     def __call__(
         self,

@@ -1,17 +1,19 @@
 """Taps: what some layers of a denoiser do otherwise in a perturbed pass. They make views; no model is ever touched."""
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import NamedTuple, TypeAlias, TypeVar, cast
+from functools import cache, lru_cache
+from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...graph.errors import ConfigError
+from ...graph.errors import ConfigError, LoadError
 from ...registry import did_you_mean
+from ..loading.weights import on_meta
 from .attention import Mixing
 from .views import Change, shallow, view
 
@@ -96,6 +98,29 @@ def usual_blocks(blocks: Sequence[str]) -> Sequence[str]:
     return blocks[7:10] if len(blocks) >= 10 else blocks[len(blocks) // 2 :][:1]
 
 
+def layers_of(component: Any) -> Perturbable | None:
+    """What a model, or a handle whose model is not loaded, says of its layers; None where it says nothing.
+
+    Any: whatever a graph binds. A model that is not loaded is made once without memory, from its config.
+    """
+    if isinstance(component, nn.Module):
+        says = getattr(component, "perturbable_layers", None)
+        return None if says is None else says()
+    kind, spec = getattr(component, "type", None), getattr(component, "spec", None)
+    if spec is None or not hasattr(kind, "perturbable_layers"):
+        return None
+    try:
+        return _layers_by(kind, json.dumps(spec.read_config(), sort_keys=True))
+    except (ConfigError, LoadError):  # which `ready` reports
+        return None
+
+
+@lru_cache(maxsize=16)
+def _layers_by(kind: Any, config: str) -> Perturbable:  # Any: a model class that says
+    with on_meta():
+        return kind.from_config(json.loads(config)).perturbable_layers()
+
+
 def tapped(model: M, taps: Taps, size: Size) -> M:
     """The model with these taps, sharing every parameter, for latents of `size` (height, width).
 
@@ -107,16 +132,15 @@ def tapped(model: M, taps: Taps, size: Size) -> M:
         raise ConfigError(f"{type(model).__name__} does not say which of its layers can be perturbed. Guide otherwise.")
     layers: Perturbable = says()
     for tap in taps.taps:
-        chosen = _chosen(tap, layers, type(model).__name__)
         changes: dict[str, Change] = {}
-        for path in chosen:
+        for path in chosen(tap, layers, type(model).__name__):
             changes |= _changes(tap.change, model.get_submodule(path), path, layers, size)
         model = view(model, changes)
     return model
 
 
-def _chosen(tap: Tap, layers: Perturbable, model: str) -> list[str]:
-    """The paths of the blocks that a tap names."""
+def chosen(tap: Tap, layers: Perturbable, model: str) -> list[str]:
+    """The paths of the blocks that a tap names; ConfigError, with those there are, where the model has none such."""
     if not layers.blocks:
         raise ConfigError(f"This {model} has no transformer blocks, so no guider can perturb them. Guide otherwise.")
     stack = list(layers.blocks)
@@ -125,7 +149,7 @@ def _chosen(tap: Tap, layers: Perturbable, model: str) -> list[str]:
         if not stack:
             stacks = dict.fromkeys(path.rpartition(".")[0] for path in layers.blocks)
             raise ConfigError(f"{model} has no stack of layers {tap.stack!r}. {did_you_mean(tap.stack, stacks)}")
-    chosen: dict[str, None] = {}
+    named: dict[str, None] = {}
     for layer in tap.layers:
         found = _found(layer, stack)
         if not found:
@@ -133,8 +157,8 @@ def _chosen(tap: Tap, layers: Perturbable, model: str) -> list[str]:
             places = f"0 to {len(stack) - 1}, which are: " if isinstance(layer, int) else ""
             listed = did_you_mean(str(layer), stack).replace("There are: ", f"There are: {places}")
             raise ConfigError(f"{model} has no layer {layer!r}{inside}. {listed}")
-        chosen |= dict.fromkeys(found)
-    paths = list(chosen) if tap.layers else [path for path in layers.usual if path in stack] or stack
+        named |= dict.fromkeys(found)
+    paths = list(named) if tap.layers else [path for path in layers.usual if path in stack] or stack
     if isinstance(tap.change, Drop):
         return paths
     if tap.layers and (lacking := [path for path in paths if path not in layers.attending]):

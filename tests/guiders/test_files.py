@@ -15,8 +15,9 @@ from ..presets.custom import PositiveOnly
 from .support import ALL
 
 FILES = Path(__file__).parent / "files"
-LAYERS = {"indices": [0], "fqn": "x", "skip_attention_scores": False, "skip_ff": False, "dropout": 0.5}
-WEAK = sf.guiders.LayerSkipConfig(indices=(0,), fqn="x", skip_ff=False, dropout=0.5)
+STACK = "mid_block.attentions.0.transformer_blocks"
+LAYERS = {"indices": [0], "fqn": STACK, "skip_attention_scores": False, "skip_ff": False, "dropout": 0.5}
+WEAK = sf.guiders.LayerSkipConfig(indices=(0,), fqn=STACK, skip_ff=False, dropout=0.5)
 
 EXAMPLES: list[Block] = [
     *(getattr(sf.guiders, name)() for name in (*ALL, "NoGuidance", "GuidanceSchedule")),

@@ -9,6 +9,8 @@ import torch
 import sfumato as sf
 from sfumato import Graph
 from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.components.handle import Handle
+from sfumato.presets.sd import text2image
 from sfumato.registry import guiders
 
 from ..presets.support import Counts, Result, counted, run
@@ -147,7 +149,54 @@ def test_a_guider_by_config(emoji: Graph) -> None:
     assert did.rows == [2, 2, 2, 2, 2, 2]
 
 
-def test_layers_that_are_not_there_are_refused_with_those_there_are(emoji: Graph) -> None:
-    guider = sf.guiders.PerturbedAttentionGuidance(perturbed_guidance_layers=(99,))
-    with pytest.raises(sf.ConfigError, match=r"has no layer 99.*mid_block\.attentions\.0"):
-        run(emoji, guider=guider, **CALL)
+NAMING = {
+    "a place": (sf.guiders.PerturbedAttentionGuidance(perturbed_guidance_layers=(0, 99)), "layer 99"),
+    "a name": (sf.guiders.SkipLayerGuidance(skip_layer_guidance_layers="midd"), "layer 'midd'"),
+    "a config": (
+        sf.guiders.SmoothedEnergyGuidance(seg_guidance_config={"indices": 0, "fqn": "mid_blocks"}),
+        "stack of layers 'mid_blocks'",
+    ),
+    "a weaker self": (sf.guiders.AutoGuidance(auto_guidance_layers=-1), "layer -1"),
+    "a part of a schedule": (
+        sf.guiders.GuidanceSchedule(
+            parts=((0.0, sf.guiders.NoGuidance()), (0.5, sf.guiders.SkipLayerGuidance(skip_layer_guidance_layers=7)))
+        ),
+        "layer 7",
+    ),
+}
+
+
+def refused(lost: str, by: str = r"denoise\.guider \(layers\)", beside: str = r"denoise\.predict \(unet\)") -> Any:
+    text = rf"{by} .*UNet2DConditionModel has no {lost}.*mid_block\.attentions.* It meets {beside}"
+    return pytest.raises(sf.WireError, match=text)
+
+
+@pytest.mark.parametrize("case", NAMING)
+def test_layers_that_are_not_there_are_refused_before_anything_is_loaded(
+    emoji: Graph, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(handle: Handle) -> None:
+        raise AssertionError(f"{handle} was loaded")
+
+    monkeypatch.setattr(Handle, "load", load)
+    guider, lost = NAMING[case]
+    with refused(lost):
+        emoji(**CALL, guider=guider)
+    with refused(lost):
+        emoji.using(guider=guider)
+    with refused(lost):
+        emoji.replace("denoise.guider", guider)
+    with refused(lost):
+        text2image().replace("denoise.guider", guider).bind(unet=emoji.bindings["unet"])
+
+
+def test_layers_are_asked_of_a_model_that_is_bound_as_an_object_too(emoji: Graph) -> None:
+    guider, lost = NAMING["a name"]
+    unet = emoji.bindings["unet"].load()
+    bare = text2image().replace("denoise.guider", guider)
+    with refused(lost):
+        bare.bind(unet=unet)
+    there = sf.guiders.SkipLayerGuidance(skip_layer_guidance_layers="mid")
+    assert text2image().replace("denoise.guider", there).bind(unet=unet).bindings["unet"] is unet
+    with refused(lost, by=r"guider \(layers\)", beside=r"predict \(unet\)"):
+        Graph({"predict": PredictNoise(unet=unet), "guider": guider})

@@ -1,0 +1,77 @@
+"""What a block asks of components behind a function that it takes: a guider, of the denoiser behind `predict`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .block import Lazy
+from .errors import Problem
+from .graph import Graph
+from .paths import leaves
+from .spaces import (
+    _problems,  # pyright: ignore[reportPrivateUsage]  # one walk along the edges for all kinds
+    family_problems,
+)
+from .types import port_of
+
+
+class Ask(ABC):
+    """What a block asks. The block holds it in an attribute, whose name is told where it is not met."""
+
+    @abstractmethod
+    def unmet(self, component: Any) -> str | None:
+        """What `component` (a model, or the handle of one that is not loaded) lacks, as a sentence.
+
+        None where it lacks nothing, or nothing is known, or it is not what is asked for. Reads no weights.
+        """
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """Those that meet along one function: who asks, and who may be asked."""
+
+    asks: Sequence[Ask] = ()
+    asked: Sequence[Any] = ()
+
+    def lacking(self, other: "Meeting") -> str:
+        pairs = [(ask, one) for a, b in ((self, other), (other, self)) for ask in a.asks for one in b.asked]
+        return next((text for ask, one in pairs if (text := ask.unmet(one)) is not None), "")
+
+    def fits(self, other: "Meeting") -> bool:
+        return not self.lacking(other)
+
+    def merged(self, other: "Meeting") -> "Meeting":
+        return Meeting((*self.asks, *other.asks), (*self.asked, *other.asked))
+
+
+class Asks:
+    """A kind of variable for `graph.spaces`: functions called `predict` carry it."""
+
+    code = "ask"
+
+    def of_port(self, hint: Any) -> Meeting | None:
+        tag = port_of(hint)
+        return Meeting() if tag is not None and tag.kind == "predict" else None
+
+    def of_component(self, component: Any) -> Meeting | None:
+        if isinstance(component, Ask):
+            return Meeting(asks=(component,))
+        return Meeting(asked=(component,)) if isinstance(component, Lazy) or callable(component) else None
+
+    def is_any(self, value: Any) -> bool:
+        return True
+
+    def told(self, new: Meeting, who: str, old: Meeting) -> str:
+        return f"{old.lacking(new)} It meets {who}."
+
+
+def edge_problems(graph: Graph) -> list[Problem]:
+    """What does not fit along the edges of a graph, whenever one is made: families, then what is asked and lacking.
+
+    Reads configs only, never weights.
+    """
+    asking = any(isinstance(value, Ask) for _, block in leaves(graph) for value in vars(block).values())
+    if (found := family_problems(graph)) or not asking:
+        return found
+    return _problems(graph, graph.bindings, Asks())  # pyright: ignore[reportArgumentType]  # a kind of value more
