@@ -26,14 +26,14 @@ class Port:
     """A tag on a type that says what kind of value it is: `Annotated[Tensor, Port("latents")]`.
 
     A value of kind "latents" flows only into ports of that kind or of no kind. `space` says that values of this
-    kind live in a latent space; `ANY_SPACE` is one variable a block, found from what it is joined to. `family` is a
-    class that says which values a function of this kind reads, if values of that class come in families.
+    kind live in a latent space; `ANY_SPACE` is one variable a block, found from what it is joined to. `family` is the
+    class of the values that a function of this kind reads, if values of that class come in families, or several.
     """
 
-    def __init__(self, kind: str, *, space: LatentSpace | None = None, family: type | None = None) -> None:
+    def __init__(self, kind: str, *, space: LatentSpace | None = None, family: type | tuple[type, ...] = ()) -> None:
         self.kind = kind
         self.space = space
-        self.family = family
+        self.family = family if isinstance(family, tuple) else (family,)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Port) and self._parts == other._parts
@@ -69,17 +69,17 @@ def port_of(hint: Any) -> Port | None:
     return next((tag for tag in reversed(split(hint)[1]) if isinstance(tag, Port)), None)
 
 
-def family_of(hint: Any) -> type | None:
-    """The family of a port: the class that its tag names, or its own class where that comes in families.
+def family_of(hint: Any) -> tuple[type, ...]:
+    """The families of a port: those that its tag names, or its own class where that comes in families.
 
     A class whose subclasses are families says `__family__ = True`.
     """
     for arm in arms(hint):
-        if (tag := port_of(arm)) is not None and tag.family is not None:
+        if (tag := port_of(arm)) is not None and tag.family:
             return tag.family
         if isinstance(cls := split(arm)[0], type) and getattr(cls, "__family__", False):
-            return cls
-    return None
+            return (cls,)
+    return ()
 
 
 def tagged(hint: Any, tags: tuple[Any, ...]) -> Any:

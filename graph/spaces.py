@@ -25,18 +25,23 @@ Path = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Family:
-    """A class of values, where the classes of one base are families that do not mix."""
+    """Classes of values, where the classes of one base are families that do not mix; one of these is meant."""
 
-    cls: type
+    classes: tuple[type, ...]
 
     def fits(self, other: "Family") -> bool:
-        return issubclass(self.cls, other.cls) or issubclass(other.cls, self.cls)
+        return bool(self._common(other))
 
     def merged(self, other: "Family") -> "Family":
-        return other if issubclass(other.cls, self.cls) else self
+        return Family(self._common(other)) if self.fits(other) else self
+
+    def _common(self, other: "Family") -> tuple[type, ...]:
+        """The narrower of each two that may be one."""
+        pairs = [(a, b) for a in self.classes for b in other.classes if issubclass(a, b) or issubclass(b, a)]
+        return tuple(dict.fromkeys(a if issubclass(a, b) else b for a, b in pairs))
 
     def __str__(self) -> str:
-        return self.cls.__name__
+        return " or ".join(cls.__name__ for cls in self.classes)
 
 
 Value = LatentSpace | Family | Layout
@@ -83,14 +88,14 @@ class Families:
     code = "family"
 
     def of_port(self, hint: Any) -> Family | None:
-        cls = family_of(hint)
-        return None if cls is None else Family(cls)
+        classes = family_of(hint)
+        return Family(classes) if classes else None
 
     def of_component(self, component: Any) -> None:
         return None
 
     def is_any(self, value: Any) -> bool:
-        return "__family__" in vars(value.cls)
+        return any("__family__" in vars(cls) for cls in value.classes)
 
     def told(self, new: Value, who: str, old: Value) -> str:
         way_out = "Encode prompts and denoise with blocks of one family."
@@ -226,7 +231,9 @@ def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> d
         return found
     found = {}
     for side, name, said in _carriers(block.signature, kind):
-        own = at if kind.is_any(said) else (*at, f"{side}:{name}")
+        # A port for several families is of the same one as its block's other ports: it shares their variable.
+        shares = kind.is_any(said) or (isinstance(said, Family) and len(said.classes) > 1)
+        own = at if shares else (*at, f"{side}:{name}")
         if not kind.is_any(said):
             union.fix(own, said, f"{_said(at)}.{name}")
         found[side, ports[side][name]] = own

@@ -10,12 +10,12 @@ from torch import Tensor
 from ...components.conditioning import SDXLConditioning
 from ...components.models.controlnet import ControlEncoder, ControlNetModel, ControlNetOutput
 from ...components.models.controlnet_union import ControlNetUnionModel
-from ...components.types import Pass, Predict, Residuals, Rows
+from ...components.types import Pass, Residuals, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ..guiders.terms import Part
 from ..image.read import PictureInput
-from .steering import Controlled, check_interval, shown, steered, steers
+from .steering import Controlled, PredictUNet, check_interval, shown, steered, steers
 
 
 class ApplyControlNet(Block):
@@ -34,7 +34,7 @@ class ApplyControlNet(Block):
     guess_mode: bool = knob(False)
 
     def __call__(
-        self, predict: Predict, control_image: PictureInput, rows: Rows, running: Running = ALONE
+        self, predict: PredictUNet, control_image: PictureInput, rows: Rows, running: Running = ALONE
     ) -> Controlled:
         net, scale = self.controlnet, self.controlnet_conditioning_scale
         check_interval(self.control_guidance_start, self.control_guidance_end)
@@ -65,7 +65,7 @@ class ApplyControlNetUnion(Block):
 
     def __call__(
         self,
-        predict: Predict,
+        predict: PredictUNet,
         control_image: PictureInput | Sequence[PictureInput],
         control_mode: int | Sequence[int],
         rows: Rows,

@@ -12,17 +12,21 @@ from ...components.models.autoencoder import exact
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.flux_controlnet import FluxControlNetModel
 from ...components.random import Random
-from ...components.types import ImageLatents, Pass, Predict, Residuals, Rows
+from ...components.types import ImageLatents, Pass, Residuals, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
-from ..denoise.flux import packed, places
+from ..denoise.flux import Predict, packed, places
 from ..guiders.terms import Part
 from ..image.encode import row_for_each
 from ..image.read import PictureInput, ReadImage
 from ..latents.start import Count
-from .steering import Controlled, check_interval, shown, steered, steers
+from .steering import check_interval, shown, steered, steers
 
 Seen = Callable[[Sequence[Pass]], Tensor]
+
+
+class Controlled(NamedTuple):
+    predict: Predict
 
 
 class ApplyControlNet(Block):

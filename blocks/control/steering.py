@@ -2,20 +2,26 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...components.conditioning import SDConditioning, SDXLConditioning
 from ...components.schedulers.schedule import Step
-from ...components.types import Pass, Predict, Residuals, Rows
+from ...components.types import Pass, Predict, PredictFunction, Residuals, Rows
 from ...graph import Running
+from ...graph.space import ANY_SPACE
+from ...graph.types import Port
 from ..denoise.passes import groups
 from ..image.read import AnyPicture, PictureInput, ReadImage, ReadMask, each_picture
 
+PredictUNet = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=(SDConditioning, SDXLConditioning))]
+"""A U-Net as a function."""
+
 
 class Controlled(NamedTuple):
-    predict: Predict
+    predict: PredictUNet
 
 
 def check_interval(start: float, end: float) -> None:

@@ -5,12 +5,12 @@ from functools import partial
 from torch import Tensor
 
 from ...components.models.t2i_adapter import T2IAdapter
-from ...components.types import Predict, Rows
+from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ..guiders.terms import Part
 from ..image.read import PictureInput
-from .steering import Controlled, shown, steered, steers
+from .steering import Controlled, PredictUNet, shown, steered, steers
 
 
 class ApplyT2IAdapter(Block):
@@ -25,7 +25,7 @@ class ApplyT2IAdapter(Block):
     adapter_conditioning_factor: Part = knob(1.0)
 
     def __call__(
-        self, predict: Predict, adapter_image: PictureInput, rows: Rows, running: Running = ALONE
+        self, predict: PredictUNet, adapter_image: PictureInput, rows: Rows, running: Running = ALONE
     ) -> Controlled:
         net, scale = self.adapter, self.adapter_conditioning_scale
 
