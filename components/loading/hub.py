@@ -85,6 +85,23 @@ class Repo:
         """Bytes of a file, as the Hub says."""
         return self.files[str(PurePosixPath(subfolder, name))].size
 
+    def numbers(self, subfolder: str, name: str) -> dict[str, int]:
+        """How many numbers of each dtype a safetensors file holds: from its header, without the rest of it."""
+        from huggingface_hub import HfApi
+
+        path = str(PurePosixPath(subfolder, name))
+        if not self.reached:
+            raise LoadError(f"{self.source}: {_offline(self.access)}, and the cache has no {path}.")
+        with telling(self.source, self.revision):
+            header = HfApi().parse_safetensors_file_metadata(
+                self.source, path, revision=self.revision, token=self.access.token
+            )
+        return {str(dtype): count for dtype, count in header.parameter_count.items()}
+
+    def has(self, subfolder: str, name: str) -> bool:
+        """Whether the file is here already."""
+        return (self._root() / subfolder / name).is_file()
+
     def local(self, subfolder: str, names: Iterable[str]) -> Path:
         """The local copy of a folder, with these files in it: fetched, unless the cache has them.
 

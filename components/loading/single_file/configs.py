@@ -134,6 +134,7 @@ def _t5(shapes: Shapes) -> Config:
         "vocab_size": table[0],
         "d_ff": shapes[f"{first}.1.DenseReluDense.wo.weight"][1],
         "num_layers": 1 + max(number_after(name, "encoder.block.") for name in shapes),
+        "feed_forward_proj": "gated-gelu" if f"{first}.1.DenseReluDense.wi_0.weight" in shapes else "relu",
         "num_heads": shapes[f"{first}.0.SelfAttention.relative_attention_bias.weight"][1],
         "d_kv": shapes[f"{first}.0.SelfAttention.q.weight"][0]
         // shapes[f"{first}.0.SelfAttention.relative_attention_bias.weight"][1],
