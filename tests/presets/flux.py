@@ -56,13 +56,32 @@ FILL = {"in_channels": 4 * (2 * CHANNELS + 64), "out_channels": 4 * CHANNELS}
 
 
 class Kind(NamedTuple):
-    """What a checkpoint has: keys of its transformer, its scheduler's, its pipeline's class."""
+    """What a checkpoint has: keys of its transformer and its scheduler, its pipeline's class, its autoencoder's keys."""
 
     transformer: Mapping[str, Any] = MappingProxyType({})
     noise: Mapping[str, Any] = DYNAMIC
     pipeline: str = "FluxPipeline"
+    vae: Mapping[str, Any] = VAE
 
 
+SUITE = {
+    "in_channels": 4,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "guidance_embeds": False,
+    "axes_dims_rope": (4, 4, 8),
+}
+SUITE_VAE = {
+    "sample_size": 32,
+    "block_out_channels": (4,),
+    "layers_per_block": 1,
+    "latent_channels": 1,
+    "norm_num_groups": 1,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+    "shift_factor": 0.0609,
+    "scaling_factor": 1.5035,
+}
 KINDS = {
     "dev": Kind(),
     "schnell": Kind({"guidance_embeds": False}, {"shift": 1.0}),
@@ -72,6 +91,7 @@ KINDS = {
     "kontext": Kind(pipeline="FluxKontextPipeline"),
     "image2image": Kind(pipeline="FluxImg2ImgPipeline"),
     "inpaint": Kind(pipeline="FluxInpaintPipeline"),
+    "suite": Kind(SUITE, {}, vae=SUITE_VAE),  # the models of the reference's own tests: a latent for each pixel
 }
 SMALL: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 3, "max_sequence_length": 24}
 """What keeps a run short. A tiny T5 reads every text of these tests within 24 tokens."""
@@ -93,7 +113,7 @@ class ReferenceFlux(Reference):
         with quiet():
             self.pipe = diffusers.DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
         self.config = dict(self.pipe.scheduler.config)
-        self.pipe.transformer.eval()
+        self.factor = self.pipe.vae_scale_factor
 
     def __call__(
         self,
@@ -110,7 +130,7 @@ class ReferenceFlux(Reference):
 
         images = self.ask(task, scheduler, seed, output_type="np", callback_on_step_end=keep, **inputs)
         unpack: Any = self.diffusers.FluxPipeline._unpack_latents
-        return Result(unpack(last[0], *images.shape[1:3], 8), images)
+        return Result(unpack(last[0], *images.shape[1:3], self.factor), images)
 
     def ask(
         self, task: str, scheduler: str = "", seed: int | Sequence[int] | torch.Generator = 0, **inputs: Any
@@ -153,7 +173,7 @@ def flux_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) ->
             )
             pipe = getattr(diffusers, kind.pipeline)(
                 transformer=diffusers.FluxTransformer2DModel(**{**TRANSFORMER, **kind.transformer}),
-                vae=diffusers.AutoencoderKL(**VAE),
+                vae=diffusers.AutoencoderKL(**kind.vae),
                 text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT)),
                 tokenizer=transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer"),
                 text_encoder_2=transformers.T5EncoderModel(config),

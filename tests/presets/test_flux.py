@@ -22,7 +22,7 @@ from .flux import SMALL, ReferenceFlux
 from .flux import flux as flux
 from .flux import flux_checkpoint as flux_checkpoint
 from .flux import flux_reference as flux_reference
-from .support import Result, apart, half, picture, run
+from .support import Result, apart, half, picture, quiet, run
 
 Load = Callable[..., Graph]
 Theirs = Callable[..., ReferenceFlux]
@@ -190,6 +190,18 @@ def test_kontext_brings_a_picture_to_a_size_that_it_knows(flux: Load) -> None:
         assert pipe(image=picture(1, *shape)).reference.shape == (1, 3, *known)
 
 
+@pytest.mark.parametrize("task", ["text2image", "image2image", "inpaint", "kontext"])
+def test_the_models_of_the_references_own_tests(flux: Load, flux_reference: Theirs, same: Same, task: str) -> None:
+    """Latents of one channel and the pixels' size, levels that nothing shifts."""
+    given: dict[str, Any] = {**SMALL, "prompt": PROMPTS, **BOTH, "height": 8, "width": 12, "seed": 1}
+    given |= {} if task == "text2image" else {"image": picture(1, 10, 16)}
+    given |= {"inpaint": {"mask_image": half(10, 16)}, "kontext": {"max_area": 96}}.get(task, {})
+    ours = dict(given)
+    if task == "kontext":
+        given["_auto_resize"] = ours["auto_resize"] = False
+    same(run(flux("suite", task), **ours), flux_reference("suite")(task, **given))
+
+
 # ----------------------------------------------------------------------------------------- what the comparison is worth
 @pytest.mark.parametrize(
     "change",
@@ -265,6 +277,17 @@ def test_a_denoiser_of_another_family_is_refused_when_the_graph_is_made() -> Non
 @pytest.mark.parametrize("name", ["dev", "fill", "kontext", "image2image", "inpaint"])
 def test_the_family_is_known_by_every_class_of_pipeline(flux: Load, name: str) -> None:
     assert (flux(name).preset or ("",))[0] in ("flux", "flux-kontext")
+
+
+def test_a_folder_of_shards_in_half_precision_is_read_as_its_whole_self_is(
+    flux: Load, flux_reference: Theirs, tmp_path: Path
+) -> None:
+    """Files named as those of Flux: several for a model, with an index, in a variant."""
+    with quiet():
+        flux_reference().pipe.save_pretrained(tmp_path, variant="fp16", max_shard_size="60KB")
+    assert len(list((tmp_path / "transformer").glob("*.fp16-0000?-of-*.safetensors"))) > 1
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "seed": 3}
+    assert torch.equal(run(sf.load(tmp_path, variant="fp16"), **given).latents, run(flux(), **given).latents)
 
 
 MODULAR = {

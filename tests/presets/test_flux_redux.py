@@ -140,7 +140,7 @@ def test_prompts_and_images_of_unequal_number_are_refused() -> None:
         JoinImages()(words, torch.zeros(3, 5, 8))
 
 
-# ---------------------------------------------------------------------------------- control nets in a checkpoint's folder
+# ------------------------------------------------------------------------------ control nets in a checkpoint's folder
 @pytest.mark.parametrize("hint", [None, 4])
 def test_a_control_net_of_the_checkpoint_is_put_in(
     diffusers: Any, flux_checkpoint: Callable[[str], Path], tmp_path: Path, same: Same, hint: int | None
