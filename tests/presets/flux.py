@@ -56,7 +56,7 @@ FILL = {"in_channels": 4 * (2 * CHANNELS + 64), "out_channels": 4 * CHANNELS}
 
 
 class Kind(NamedTuple):
-    """What a checkpoint has: keys of its transformer and its scheduler, its pipeline's class, its autoencoder's keys."""
+    """What a checkpoint has: keys of its models and of its scheduler, and the class of its pipeline."""
 
     transformer: Mapping[str, Any] = MappingProxyType({})
     noise: Mapping[str, Any] = DYNAMIC
