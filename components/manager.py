@@ -328,7 +328,7 @@ class ComponentsManager:
         if not self.budget:
             return ""
         leases = [[self._entry(handle) for handle in lease] for lease in held]
-        return lack_text(leases, self._holdings.demand(leases), self.budget)
+        return lack_text(leases, self._holdings, self.budget)
 
     def _ended(self, lease: Lease[Handle]) -> None:
         """Nobody holds what streams its weights: what it has on the device can go."""

@@ -3,7 +3,7 @@
 import gc
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,13 +113,25 @@ class Holdings:
         found: dict[str, list[Parts]] = {}
         for number, lease in enumerate(leases):
             for entry in lease:
-                parts: Parts = entry.parts if entry.where != DISK else {entry.key: entry.expected}
-                found.setdefault(entry.home, []).append(parts)
+                found.setdefault(entry.home, []).append(self._parts(entry))
                 if entry.window:  # not known before it was loaded once
                     found.setdefault(entry.device, []).append({(entry.key, number): entry.window})
         for ghost in self._ghosts_there():
             found.setdefault(ghost.where, []).append(ghost.parts)
         return found
+
+    def _parts(self, entry: Entry) -> Parts:
+        if entry.component is None and (ghost := self._ghost_of(entry.key)) is not None:
+            return ghost.parts
+        return entry.wanted.parts
+
+    def _ghost_of(self, key: str) -> Ghost | None:
+        """What was let go under this key, and can be taken up again."""
+        return next((g for g in self._ghosts_there() if g.key == key and g.component() is not None), None)
+
+    def others(self, device: str, keys: Collection[str]) -> int:
+        """Bytes on a device that nobody here can let go, but for these keys."""
+        return total(ghost.parts for ghost in self._ghosts_there() if ghost.where == device and ghost.key not in keys)
 
     @property
     def bytes(self) -> int:
@@ -160,7 +172,8 @@ class Holdings:
         if entry.given is None:
             entry.given, entry.stream = entry.component, None
             if isinstance(entry.component, nn.Module) and not entry.offload.plain:
-                entry.given, entry.stream = offloaded(entry.component, entry.offload, entry.device, entry.dtype)
+                entry.stream = self._mover.stream(entry.device, entry.offload.prefetch)
+                entry.given = offloaded(entry.component, entry.offload, entry.stream, entry.dtype)
                 entry.window = window(entry.component, entry.offload, entry.dtype) if entry.offload.streams else 0
         entry.where, entry.parts = entry.home, self._mover.parts(entry.component)
         entry.expected = total([entry.parts])
@@ -168,12 +181,9 @@ class Holdings:
 
     def _take_up(self, entry: Entry) -> None:
         """Take an object that was let go, and that somebody else still has, rather than read it twice."""
-        for ghost in self._ghosts_there():
-            component = ghost.component()
-            if component is not None and ghost.key == entry.key:
-                entry.component, entry.where, entry.parts = component, ghost.where, ghost.parts
-                self._ghosts.remove(ghost)
-                return
+        if (ghost := self._ghost_of(entry.key)) is not None and (component := ghost.component()) is not None:
+            entry.component, entry.where, entry.parts = component, ghost.where, ghost.parts
+            self._ghosts.remove(ghost)
 
     def make_room(self, wanted: Fact) -> None:
         """Let others go until this fits. Raises `Shortage`."""

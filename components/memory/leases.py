@@ -9,6 +9,8 @@ from typing import Generic, Protocol, TypeVar
 
 from ...graph.errors import Cancelled, LoadError
 
+_PATIENCE = 1.0  # seconds to wait for room before looking whether it is held by what nobody can reach
+
 H = TypeVar("H")
 H_contra = TypeVar("H_contra", contravariant=True)
 
@@ -57,48 +59,60 @@ class Leases(Generic[H]):
         self._line: list[object] = []
         self._waiting: set[int] = set()
         self._returned: deque[Lease[H]] = deque()
-        self._version = 0
 
     def take(self, asked: Sequence[H], owner: str, stop: threading.Event | None = None) -> Lease[H]:
         """A lease, once there is room. LoadError where there will be none; Cancelled if `stop` is set meanwhile."""
-        lease, ticket, collected = Lease(self, asked, owner), object(), False
+        lease, ticket, patient = Lease(self, asked, owner), object(), True
         with self._changed:
             try:
-                while True:
-                    seen = self._version
+                while self._obstacle(lease, ticket):
                     if stop is not None and stop.is_set():
                         raise Cancelled(f"The run was cancelled while {owner} waited for memory.")
-                    mine = [held for held in self.all() if held.thread == lease.thread]
-                    never = self._fits([asked, *(held.held for held in mine)])
-                    first = bool(mine) or not self._line or self._line[0] is ticket
-                    if not never and first and not self._fits([asked, *(held.held for held in self.all())]):
-                        self._leases[id(lease)] = lease
-                        return lease
-                    if not collected:
-                        collected = True
-                        gc.collect()  # a run that nobody has any more gives back what it held
+                    never = self._never(lease)
+                    if patient and (never or not self._wait(lease, ticket, _PATIENCE)):
+                        patient = False
+                        gc.collect()  # a run that was left half way gives back what it held, if nobody has it any more
                     elif never:
-                        raise LoadError(never + _told(mine))
-                    else:
-                        self._wait(lease, ticket, mine, seen)
+                        raise LoadError(never)
+                    elif not patient:
+                        self._wait(lease, ticket)
+                return self._granted(lease)
             finally:
                 if ticket in self._line:
                     self._line.remove(ticket)
                     self._changed.notify_all()  # the next in line may fit
 
-    def _wait(self, lease: Lease[H], ticket: object, mine: Sequence[Lease[H]], seen: int) -> None:
-        holders = {held.thread for held in self.all()}
-        if mine and holders <= self._waiting | {lease.thread}:
-            raise LoadError(
-                f"{self._fits([lease.held, *(held.held for held in self.all())])}{_told(mine)} "
-                "All other threads that hold memory wait for more, too."
-            )
+    def _granted(self, lease: Lease[H]) -> Lease[H]:
+        self._leases[id(lease)] = lease
+        return lease
+
+    def _mine(self, lease: Lease[H]) -> list[Lease[H]]:
+        return [held for held in self.all() if held.thread == lease.thread]
+
+    def _obstacle(self, lease: Lease[H], ticket: object) -> str:
+        """Why it cannot be granted now; "" where it can."""
+        first = not self._line or self._line[0] is ticket
+        if not first and not self._mine(lease):
+            return "others are before it"
+        return self._fits([lease.held, *(held.held for held in self.all())])
+
+    def _never(self, lease: Lease[H]) -> str:
+        """Why waiting would not help; "" where it may."""
+        mine = self._mine(lease)
+        if lack := self._fits([lease.held, *(held.held for held in mine)]):
+            return lack + _told(mine)
+        if mine and {held.thread for held in self.all()} <= self._waiting | {lease.thread}:
+            lack = self._fits([lease.held, *(held.held for held in self.all())])
+            return f"{lack}{_told(mine)} All other threads that hold memory wait for more, too."
+        return ""
+
+    def _wait(self, lease: Lease[H], ticket: object, seconds: float | None = None) -> bool:
+        """Until something has changed, which is told, or for so many seconds."""
         if ticket not in self._line:
             self._line.append(ticket)
         self._waiting.add(lease.thread)
         try:
-            if self._version == seen:
-                self._changed.wait()
+            return self._changed.wait(seconds)
         finally:
             self._waiting.discard(lease.thread)
 
@@ -111,7 +125,6 @@ class Leases(Generic[H]):
     def wake(self) -> None:
         """Have those that wait look again: something else has changed."""
         with self._changed:
-            self._version += 1
             self._changed.notify_all()
 
     def all(self) -> list[Lease[H]]:
@@ -124,7 +137,6 @@ class Leases(Generic[H]):
         while self._returned:
             lease = self._returned.popleft()
             if self._leases.pop(id(lease), None) is not None:
-                self._version += 1
                 self._ended(lease)
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from ..loading.component import read_component
 from ..spec import ComponentSpec
+from .away import Stream
 from .sizes import Parts, parts_of
 
 
@@ -24,6 +25,10 @@ class Mover:
         """Bring its tensors to a device, tensor by tensor. Views share its parameters and so come along."""
         if isinstance(component, nn.Module):
             component.to(device)
+
+    def stream(self, device: str, prefetch: bool) -> Stream:
+        """What brings weights to a device while a model runs."""
+        return Stream(torch.device(device), prefetch=prefetch)
 
     def parts(self, component: Any) -> Parts:  # any component
         """What it takes, wherever it is."""

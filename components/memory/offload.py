@@ -89,15 +89,12 @@ def _narrows(module: nn.Module, tensor: Tensor) -> bool:
 _WIDE = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
-def offloaded(model: M, offload: Offload, device: str, dtype: str) -> tuple[M, Stream | None]:
-    """The view that a run gets, and what brings its weights; the model itself where there is nothing to bring."""
-    if offload.plain:
-        return model, None
-    stream = Stream(torch.device(device), prefetch=offload.prefetch)
+def offloaded(model: M, offload: Offload, stream: Stream, dtype: str) -> M:
+    """The view that a run gets, whose weights `stream` brings."""
     narrow = getattr(torch, offload.storage) if offload.storage else None
     wide: torch.dtype = getattr(torch, dtype)
     groups = {id(t): i for i, group in enumerate(_groups(model, offload)) for t in group}
-    return away(model, stream, groups, lambda t: wide if t.dtype == narrow else t.dtype), stream
+    return away(model, stream, groups, lambda t: wide if t.dtype == narrow else t.dtype)
 
 
 def _groups(model: nn.Module, offload: Offload) -> Sequence[Sequence[Tensor]]:

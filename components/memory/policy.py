@@ -68,7 +68,7 @@ def room_for(wanted: Fact, facts: Iterable[Fact], limit: Limit) -> tuple[Move, .
 
     Raises `Shortage` where no moves can help.
     """
-    return _room_for(wanted, {f.key: f for f in facts if f.key != wanted.key and f.where != DISK}, limit)
+    return _room_for(wanted, {f.key: f for f in facts if f.where != DISK}, limit)
 
 
 def plan_for(wanted: Iterable[Fact], facts: Iterable[Fact], limit: Limit) -> tuple[Move, ...]:
@@ -77,7 +77,6 @@ def plan_for(wanted: Iterable[Fact], facts: Iterable[Fact], limit: Limit) -> tup
     state = {f.key: replace(f, leased=f.leased or f.key in coming) for f in facts if f.where != DISK}
     moves: list[Move] = []
     for fact in coming.values():
-        state.pop(fact.key, None)
         moves += _room_for(fact, state, limit)
         state[fact.key] = fact
     return tuple(moves)
@@ -85,12 +84,14 @@ def plan_for(wanted: Iterable[Fact], facts: Iterable[Fact], limit: Limit) -> tup
 
 def _room_for(wanted: Fact, state: dict[str, Fact], limit: Limit) -> tuple[Move, ...]:
     """`room_for`, with what it decides done in `state`."""
+    if (now := state.get(wanted.key)) is not None:  # where it lies it stays until there is room where it goes
+        state[wanted.key] = replace(now, leased=True)
     device, most = wanted.where, limit(wanted.where)
     moves: list[Move] = []
     while most is not None and total([wanted.parts, *_at(device, state)]) > most:
         step = _next(device, state, limit, kin=wanted)
         if step is None:
-            stays = [wanted, *(f for f in state.values() if f.where == device)]
+            stays = [wanted, *(f for f in state.values() if f.where == device and f.key != wanted.key)]
             raise Shortage(device, most, total(f.parts for f in stays), stays)
         moves += step
         _do(step, state)

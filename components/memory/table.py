@@ -7,9 +7,9 @@ from typing import NamedTuple
 from torch import nn
 
 from ..handle import Added, Handle
-from .holdings import Entry
+from .holdings import Entry, Holdings
 from .policy import CPU, DISK, Limit, Shortage, over
-from .sizes import Parts, show_size, total
+from .sizes import show_size, total
 
 
 class Held(NamedTuple):
@@ -89,11 +89,13 @@ def row(handle: Handle, entry: Entry | None, used_by: tuple[str, ...], leaves: i
     )
 
 
-def lack_text(leases: Sequence[Sequence[Entry]], demand: Mapping[str, Sequence[Parts]], limit: Limit) -> str:
+def lack_text(leases: Sequence[Sequence[Entry]], holdings: Holdings, limit: Limit) -> str:
     """What there is not enough of for these leases together; "" where all fit."""
-    for device, (needed, most) in over(demand, limit).items():
+    for device, (needed, most) in over(holdings.demand(leases), limit).items():
         entries = {entry.key: entry for lease in leases for entry in lease}
         sizes = {e.name: _on(e, device) for e in entries.values() if _on(e, device)}
+        if others := holdings.others(device, entries):
+            sizes["what was let go and others still hold"] = others
         return _lack(device, most, needed, sizes)
     return ""
 
@@ -105,12 +107,13 @@ def _on(entry: Entry, device: str) -> int:
 
 def short_text(short: Shortage) -> str:
     """The same for what was decided on facts."""
-    sizes = {f.name + (" (held by others)" if f.stuck else ""): total([f.parts]) for f in short.stays}
+    sizes = {f.name + (" still held by others" if f.stuck else ""): total([f.parts]) for f in short.stays}
     return _lack(short.device, short.limit, short.needed, sizes)
 
 
 def _lack(device: str, most: int, needed: int, sizes: Mapping[str, int]) -> str:
-    largest = max(sizes, key=lambda name: sizes[name], default="unet")
+    named = [name for name in sizes if " " not in name]
+    largest = max(named, key=lambda name: sizes[name], default="unet")
     parts = ", ".join(f"{name} {show_size(size)}" for name, size in sorted(sizes.items(), key=lambda s: -s[1]))
     ways = [
         "give a larger budget",
