@@ -262,7 +262,7 @@ class ComponentSpec(BaseModel):
             raise ConfigError("; ".join(explain(error))) from error
 
     def __str__(self) -> str:
-        where = "inline config" if self.config is not None else self.pretrained_model_name_or_path or "no path"
+        where = self.pretrained_model_name_or_path or ("inline config" if self.config is not None else "no path")
         name = self.type_hint[1] if self.type_hint else "component"
         return f"{name} ({where}{'/' if self.subfolder else ''}{self.subfolder})"
 

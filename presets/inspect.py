@@ -1,24 +1,27 @@
-"""`sf.inspect`: what a preset or a folder holds, from its small files and the headers of its weights."""
+"""`sf.inspect`: what a preset, folder, repo or file holds, from its small files and the headers of its weights."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from ..components.loading.component import problems
-from ..components.loading.index import read_index
-from ..components.loading.weights import STEM, weight_files
+from ..components.loading.component import problems, weights_of, with_variant
+from ..components.loading.hub import Access, Repo
+from ..components.loading.index import Index, read_index
+from ..components.loading.roots import Folder
+from ..components.loading.single_file.checkpoint import Checkpoint, index_of, open_checkpoint, part_spec
 from ..components.spec import ComponentSpec
-from ..graph import Graph, Lazy, LoadError
+from ..graph import ConfigError, Graph, Lazy, LoadError
 from ..graph.types import say
 from ..registry import presets as families
 from .family import Family
-from .load import EMBEDDED, family_of, load
+from .load import EMBEDDED, GRAPH, family_of, file_of, find_root, load, told
 
+_BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I8": "int8", "U8": "uint8", "BOOL": "bool",
@@ -57,6 +60,8 @@ class Inspection:
     components: tuple[InspectedComponent, ...]
     missing: tuple[str, ...]
     """What would keep a task from running: absent components and files, classes that are not here, each in a line."""
+    layout: str = ""
+    """Of a single file: which models it holds, and in whose names."""
 
     @property
     def bytes(self) -> int:
@@ -71,6 +76,8 @@ class Inspection:
     def __str__(self) -> str:
         kind = self.family or "no family that is known"
         head = [f"{self.source}", f"  family      {kind}", f"  tasks       {', '.join(self.tasks) or 'none'}"]
+        if self.layout:
+            head.append(f"  file        {self.layout}")
         if self.folder:
             head.append(f"  folder      {self.folder}")
         if self.parameters:
@@ -85,34 +92,72 @@ class Inspection:
         return "\n".join(lines)
 
 
-def inspect(x: str | Path | Graph) -> Inspection:
-    """Say what a preset, a folder or a bound graph holds: family and tasks, and each component with its weights.
+def inspect(
+    x: str | Path | Graph,
+    *,
+    revision: str | None = None,
+    variant: str | None = None,
+    subfolder: str = "",
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    allow_pickle: bool = False,
+) -> Inspection:
+    """Say what a preset, a folder, a repo, a single file or a bound graph holds: family and tasks, and each component.
 
-    Reads JSON files and the headers of safetensors files, never a tensor. Raises `LoadError` where `x` is neither a
-    preset nor a folder with an index or a graph file. What is wrong inside is told in `missing`.
+    Reads JSON files and the headers of safetensors files, never a tensor; of a repo's weights, the headers alone are
+    fetched. Raises `LoadError` where `x` is none of these. What is wrong inside is told in `missing`.
     """
     if isinstance(x, Graph):
         return _of_graph("graph", x)
+    access = Access(token, cache_dir and str(cache_dir), local_files_only, allow_pickle=allow_pickle)
     embedded = isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
-    folder = EMBEDDED / x if embedded else Path(x).expanduser()
-    if not folder.is_dir() or not any(folder.glob("*model_index.json")):
-        return _of_graph(str(x), Graph.load(folder) if folder.is_file() else load(x))
-    index = read_index(folder)
-    specs = {name: spec for name, spec in index.components.items() if spec is not None}
+    if not embedded and (file := file_of(x, revision, access)) is not None:
+        return _of_file(str(x), open_checkpoint(file, access), access)
+    path = Path(x).expanduser()
+    if path.is_file():
+        return _of_graph(str(x), Graph.load(path))
+    if not embedded and isinstance(x, str) and x in families and not path.is_dir():
+        return _of_graph(x, load(x))
+    root = Folder(EMBEDDED / str(x)) if embedded else find_root(x, revision, access)
+    if not any(name.endswith("model_index.json") for name in root.names(subfolder)) and GRAPH in root.names(subfolder):
+        return _of_graph(str(x), Graph.load(root.local(subfolder, [GRAPH])))
+    index = read_index(root, subfolder=subfolder)
+    specs = {name: spec.reached(access) for name, spec in index.components.items() if spec is not None}
+    if variant is not None:
+        specs |= with_variant({name: spec for name, spec in specs.items() if spec.loadable}, variant)
+    return _of_index(str(x), index, specs)
+
+
+def _of_index(source: str, index: Index, specs: Mapping[str, ComponentSpec]) -> Inspection:
+    """The components of an index, and what the tasks of its family would lack."""
+    place = str(index.path)
     try:
         family = family_of(index)
     except LoadError as error:
         parts = tuple(_part(name, spec, used=True) for name, spec in specs.items())
-        return Inspection(str(x), str(index.path), index.class_name, None, (), parts, (str(error), *_missing(parts)))
-    needed = _needed(family, specs)
+        return Inspection(source, place, index.class_name, None, (), parts, (str(error), *_missing(parts)))
+    needed, always = _needed(family, index, specs)
     parts = tuple(_part(name, spec, used=name in needed) for name, spec in specs.items())
     absent = [
         f"{name}: the index has none, and the tasks need a {kind}."
-        for name, kind in needed.items() if name not in specs
+        for name, kind in needed.items() if name not in specs and name in always
     ]  # fmt: skip
     return Inspection(
-        str(x), str(index.path), index.class_name, family.name, tuple(family.tasks), parts, (*absent, *_missing(parts))
+        source, place, index.class_name, family.name, tuple(family.tasks), parts, (*absent, *_missing(parts))
     )
+
+
+def _of_file(source: str, found: Checkpoint, access: Access) -> Inspection:
+    """The models in a single file. Its scheduler and tokenizers are ours, and are not in it."""
+    specs = {name: part_spec(found, name).reached(access) for name in found.models()}
+    if found.family:
+        whole = index_of(found.file, access)
+        told = _of_index(source, whole, {**whole.loadable, **specs})
+        absent = tuple(line.replace("the index has none", "the file has none") for line in told.missing)
+        return replace(told, folder=None, layout=found.describe(), missing=absent)
+    parts = tuple(_part(name, spec, used=True) for name, spec in specs.items())
+    return Inspection(source, None, None, None, (), parts, tuple(_missing(parts)), found.describe())
 
 
 def _of_graph(source: str, graph: Graph) -> Inspection:
@@ -133,41 +178,66 @@ def _of_graph(source: str, graph: Graph) -> Inspection:
     return Inspection(source, None, None, family, tasks, tuple(parts), (*absent, *_missing(parts)))
 
 
-def _needed(family: Family, components: Mapping[str, Any]) -> dict[str, str]:
-    """The components that some task of the family cannot do without, and their classes."""
-    made = [family.make(task, {}) for task in family.tasks]
-    return {name: say(part.type) for graph in made for name, part in graph.components.items() if part.required}
+def _needed(family: Family, index: Index, specs: Mapping[str, ComponentSpec]) -> tuple[dict[str, str], frozenset[str]]:
+    """The components, with their classes, that some task cannot do without; and the names of those that all need."""
+    made = [_made(family, task, index, specs) for task in family.tasks]
+    each = [{name: say(part.type) for name, part in graph.components.items() if part.required} for graph in made]
+    return {name: kind for kinds in each for name, kind in kinds.items()}, frozenset.intersection(*map(frozenset, each))
+
+
+def _made(family: Family, task: str, index: Index, specs: Mapping[str, ComponentSpec]) -> Graph:
+    """A task's graph for this checkpoint; where its configs cannot be read, for one that says nothing."""
+    try:
+        return family.make(task, {name: told(spec) for name, spec in specs.items()}, **index.config)
+    except (LoadError, ConfigError):
+        return family.make(task, {})
 
 
 def _part(name: str, spec: ComponentSpec, *, used: bool) -> InspectedComponent:
-    library, class_name = spec.type_hint or ("", "unknown")
-    where = "inline config" if spec.config is not None else spec.pretrained_model_name_or_path or "nowhere"
+    class_name = spec.type_hint[1] if spec.type_hint else "unknown"
+    where = spec.pretrained_model_name_or_path or ("inline config" if spec.config is not None else "nowhere")
     source = "/".join(part for part in (where, spec.subfolder) if part)
     missing = problems(spec) if used else []
-    weights: list[Path] = []
+    counted, size = Counter[str](), 0
     try:
-        folder = spec.folder if spec.config is None else None
-        if folder is not None and any(folder.glob("*.safetensors")):
-            stem = "model" if library == "transformers" else STEM
-            weights = list(weight_files(folder, stem=stem, variant=spec.variant))
-        counted = _headers(weights)
+        counted, size = _weights(spec)
     except LoadError as error:
-        counted = Counter[str]()
         missing = [*missing, *([str(error)] if used and str(error) not in missing else [])]
     dtypes = ", ".join(_DTYPES.get(dtype, dtype) for dtype, _ in counted.most_common())
-    size = sum(file.stat().st_size for file in weights)
     return InspectedComponent(name, class_name, source, dtypes, size, counted.total(), used, tuple(missing))
 
 
-def _headers(files: Iterable[Path]) -> Counter[str]:
-    """How many numbers of each dtype the files hold. LoadError for a file that is damaged."""
+def _weights(spec: ComponentSpec) -> tuple[Counter[str], int]:
+    """How many numbers of each dtype a component's weights have, and their bytes. LoadError for a damaged file."""
+    counted, size = Counter[str](), 0
+    if spec.pretrained_model_name_or_path is None:
+        return counted, size
+    if (file := spec.file) is not None:
+        part = open_checkpoint(file, spec.access).part(spec.subfolder)
+        held = numbers([file], lambda name: name.startswith(part.prefix)) if file.suffix == ".safetensors" else {}
+        return Counter(held), sum(count * _BYTES.get(dtype, 4) for dtype, count in held.items())
+    root, sub = spec.root, spec.subfolder
+    if not any(name.endswith(".safetensors") for name in root.names(sub)):
+        return counted, size
+    for name in weights_of(spec):
+        size += root.size(sub, name) or 0
+        if isinstance(root, Repo) and not root.has(sub, name):
+            counted.update(root.numbers(sub, name))
+        else:
+            counted.update(numbers([root.local(sub, [name]) / name]))
+    return counted, size
+
+
+def numbers(files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True) -> dict[str, int]:
+    """How many numbers of each dtype the tensors of these names have. LoadError for a file that is damaged."""
     counted: Counter[str] = Counter()
     for file in files:
         try:
             with safe_open(file, framework="pt") as reader:
                 for key in reader.keys():  # noqa: SIM118  no mapping
-                    tensor = reader.get_slice(key)
-                    counted[tensor.get_dtype()] += prod(tensor.get_shape())
+                    if wanted(key):
+                        tensor = reader.get_slice(key)
+                        counted[tensor.get_dtype()] += prod(tensor.get_shape())
         except (SafetensorError, OSError) as error:
             raise LoadError(f"{file} is damaged or no safetensors file: {error}. Download it again.") from error
     return counted

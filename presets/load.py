@@ -12,6 +12,8 @@ from ..components.loading.index import Index, read_index
 from ..components.loading.roots import Folder, Root, root_of
 from ..components.loading.single_file.checkpoint import ENDS, component_of, index_of, open_checkpoint
 from ..components.manager import ComponentsManager, Handle, default_manager
+from ..components.quantization.by_component import with_quantization
+from ..components.quantization.config import read_quantization
 from ..components.spec import ComponentSpec
 from ..graph import ConfigError, Graph, LoadError
 from ..registry import did_you_mean, models, native, schedulers
@@ -49,6 +51,7 @@ def load(
     force_download: bool = False,
     allow_pickle: bool = False,
     config: str | Path | None = None,
+    quantization: Mapping[str, Any] | None = None,  # a Quantization, its JSON or a name, by component
     **swaps: Any,
 ) -> Graph:
     """A pipeline: the graph of a task, bound to the components of a checkpoint. No weight is read until it runs.
@@ -62,6 +65,8 @@ def load(
 
     A single file's family, layout and configs are told from its tensors. `config` is a folder or repo whose configs
     hold instead, and whose components stand where the file has none.
+
+    `quantization` says for components how their weights are held: {"unet": "nf4"}.
 
     Of a repo, configs are fetched now and weights at their first use: of the components that the graph has, in the
     `variant` ("fp16") that is asked for. `revision` is a branch, tag or commit, and all is taken at one commit.
@@ -77,23 +82,24 @@ def load(
     access = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
     embedded = isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
     manager = manager or default_manager()
-    if (file := None if embedded else _file(x, revision, access)) is not None:
-        beside = None if config is None else read_index(_root(config, None, access))
+    if (file := None if embedded else file_of(x, revision, access)) is not None:
+        beside = None if config is None else read_index(find_root(config, None, access))
         index = index_of(file, access, beside)
         _LOG.info("%s: %s", file.name, open_checkpoint(file, access).describe())
     else:
-        root = Folder(EMBEDDED / x) if embedded else _root(x, revision, access)
+        root = Folder(EMBEDDED / x) if embedded else find_root(x, revision, access)
         if config is not None:
             raise ConfigError("config= goes with a single file: a folder has its configs beside its weights.")
         if graph is None and GRAPH in root.names(subfolder):
-            return _saved(root.local(subfolder, [GRAPH]), task, manager, device, dtype, swaps)
+            return _saved(root.local(subfolder, [GRAPH]), task, manager, device, dtype, quantization, swaps)
         index = read_index(root, subfolder=subfolder)
     specs = {name: spec.reached(access) for name, spec in index.loadable.items()}
+    specs = with_quantization(specs, quantization)
     if graph is None:
         family = family_of(index)
         known = {**specs, **{name: value for name, value in swaps.items() if name in specs}}
         try:
-            graph = family.make(task, {name: _told(part) for name, part in known.items()}, **index.config)
+            graph = family.make(task, {name: told(part) for name, part in known.items()}, **index.config)
         except (LoadError, ConfigError) as error:
             raise _with_all_problems(error, index, family, swaps) from error
         if not embedded:  # that one was asked for by its name
@@ -166,12 +172,19 @@ def _with_defaults(graph: Graph, defaults: Mapping[str, Any]) -> Graph:
 
 
 def _saved(
-    folder: Path, task: str, manager: ComponentsManager, device: Any, dtype: Any, swaps: Mapping[str, Any]
+    folder: Path,
+    task: str,
+    manager: ComponentsManager,
+    device: Any,
+    dtype: Any,
+    quantization: Mapping[str, Any] | None,
+    swaps: Mapping[str, Any],
 ) -> Graph:  # Any as in load
     """A graph that was saved, held by the manager that was asked for."""
     saved = Graph.load(folder)
-    handles = {name: value for name, value in saved.bindings.items() if isinstance(value, Handle)}
-    held = {name: manager.handle(value.spec, device=device, dtype=dtype) for name, value in handles.items()}
+    specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
+    specs = with_quantization(specs, quantization)
+    held = {name: manager.handle(spec, device=device, dtype=dtype) for name, spec in specs.items()}
     saved = saved.bind(held)
     if saved.preset is not None and task not in ("text2image", saved.preset[1]):
         saved = saved.task(task)
@@ -194,19 +207,20 @@ def load_component(
     force_download: bool = False,
     allow_pickle: bool = False,
     config: Mapping[str, Any] | None = None,
+    quantization: Any = None,  # a Quantization, its JSON or a name
 ) -> Any:  # an object of that class
     """One component: from its folder, from a repo and its `subfolder`, or from a single file of weights.
 
     `class_name` is a published name ("AutoencoderKL"); None takes what the component's own config says. `config` has
-    keys that hold in place of those of its config. The object belongs to `manager`, which gives it again for equal
-    arguments. Raises `LoadError`.
+    keys that hold in place of those of its config, `quantization` says how its weights are held. The object belongs to
+    `manager`, which gives it again for equal arguments. Raises `LoadError`.
     """
     access = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
     hint = None if class_name is None else _hint(class_name)
-    if (file := _file(x, revision, access)) is not None:
+    if (file := file_of(x, revision, access)) is not None:
         spec = component_of(file, access, hint, subfolder)
     else:
-        root = _root(x, revision, access)
+        root = find_root(x, revision, access)
         spec = ComponentSpec(
             type_hint=hint or ("diffusers", "AutoModel"),
             pretrained_model_name_or_path=root.source,
@@ -216,6 +230,8 @@ def load_component(
         ).reached(access)
     if config is not None:
         spec = spec.using(config={**spec.read_config(), **config})
+    if quantization is not None:
+        spec = spec.using(quantization=read_quantization(quantization))
     return (manager or default_manager()).handle(spec, device=device, dtype=dtype).load()
 
 
@@ -226,7 +242,7 @@ def _hint(class_name: str) -> tuple[str, str]:
     return library, class_name
 
 
-def _file(x: str | Path, revision: str | None, access: Access) -> Path | None:
+def file_of(x: str | Path, revision: str | None, access: Access) -> Path | None:
     """The single file of weights that a user names, here or as `owner/name/file` on the Hub; None for all else."""
     path = Path(x).expanduser()
     if not path.name.endswith(ENDS):
@@ -243,7 +259,7 @@ def _file(x: str | Path, revision: str | None, access: Access) -> Path | None:
     raise LoadError(f"{path}: there is no such file. The working folder is {Path.cwd()}.")
 
 
-def _root(x: str | Path, revision: str | None, access: Access) -> Root:
+def find_root(x: str | Path, revision: str | None, access: Access) -> Root:
     """The folder or repo that a user names; a repo is asked for its newest commit."""
     folder = Path(x).expanduser()
     if not folder.exists() and isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
@@ -260,5 +276,6 @@ class _Unbound:
     spec: ComponentSpec
 
 
-def _told(part: Any) -> Any:  # whatever was given for a component
+def told(part: Any) -> Any:  # whatever was given for a component
+    """A component as a family asks it for its config: a spec is not bound yet."""
     return _Unbound(part) if isinstance(part, ComponentSpec) else part

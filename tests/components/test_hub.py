@@ -196,6 +196,36 @@ def test_a_token_opens_a_private_repo_and_is_written_nowhere(hub: Hub, load: Loa
     assert "let_me_in" not in said + repr(pipe.bindings["unet"].spec.access)
 
 
+def test_inspecting_a_repo_reads_the_headers_of_its_weights_and_no_more(hub: Hub) -> None:
+    found, local = sf.inspect("someone/emoji"), sf.inspect(str(EMOJI))
+    assert weights(hub) == [] and UNET in hub.ranges
+    assert found.missing == () and found.family == "sd"
+    told = {part.name: part for part in found.components}
+    for part in local.components:
+        if part.used:
+            assert (part.dtype, part.bytes, part.parameters) == (
+                told[part.name].dtype, told[part.name].bytes, told[part.name].parameters
+            )  # fmt: skip
+    hub.forget()
+    shards = {part.name: part for part in sf.inspect("someone/shards").components}["vae"]
+    assert shards.parameters == told["vae"].parameters and weights(hub) == []
+    assert "no variant 'bf16'" in _said(lambda: sf.inspect("someone/emoji", variant="bf16"))
+
+
+def test_one_component_and_one_file_of_a_repo(hub: Hub, tmp_path: Path) -> None:
+    unet = sf.load_component("someone/emoji", subfolder="unet", manager=sf.ComponentsManager())
+    assert isinstance(unet, sf.models.UNet2DConditionModel) and weights(hub) == [UNET]
+    alone = sf.load_component(f"someone/emoji/{UNET}", manager=sf.ComponentsManager(), config=unet.to_config())
+    assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), unet.parameters(), strict=True))
+    assert "has no file 'unet/other.safetensors'" in _said(lambda: sf.load("someone/emoji/unet/other.safetensors"))
+
+
+def _said(do: Callable[[], object]) -> str:
+    with pytest.raises(sf.LoadError) as caught:
+        do()
+    return str(caught.value)
+
+
 # ---------------------------------------------------------------------------------------------------- what goes wrong
 @pytest.mark.parametrize(
     ("repo", "more", "text"),

@@ -223,6 +223,20 @@ def test_a_control_net_alone_in_either_layout(diffusers: Any, tmp_path: Path) ->
         assert all(torch.equal(tensor, state[key]) for key, tensor in net.state_dict().items())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_file_is_told_with_its_parts_and_what_is_missing(
+    family: str, folder: Callable[[str], Path], file: Callable[[str], Path]
+) -> None:
+    found = sf.inspect(file(family))
+    told = {part.name: part for part in found.components}
+    for name, model in models(folder(family)).items():
+        count = sum(tensor.numel() for tensor in model.state_dict().values())
+        assert (told[name].parameters, told[name].dtype, told[name].bytes) == (count, "float32", 4 * count), name
+    lacking = [line.partition(":")[0] for line in found.missing]
+    assert [name for name in lacking if not name.startswith("tokenizer")] == []
+    assert f"of {family} in the layout of its authors" in str(found)
+
+
 # ---------------------------------------------------------------------------------------------------- what goes wrong
 def test_what_a_file_does_not_hold_is_said(file: Callable[[str], Path], tmp_path: Path) -> None:
     save_file({"some.weight": torch.ones(2)}, tmp_path / "odd.safetensors")
