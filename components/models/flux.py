@@ -129,7 +129,7 @@ class FluxTrunk(Model[C]):
     def embed(self, times: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Time, guidance and pooled prompt as one vector `b c`.
 
-        Activated here, once, where the published code does it again for each of 115 modulations. Times are rounded to
+        Activated here, once, where the published code does it again for each of 77 modulations. Times are rounded to
         `dtype` before they are scaled, as published: in bfloat16 that is up to 4 of 1000.
         """
         given = None if guidance is None else guidance.to(dtype) * 1000
