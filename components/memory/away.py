@@ -47,6 +47,9 @@ class Away(Tensor):
         """The copy: that of its group, if the group is there as a whole, else its own."""
         return self._stream.get(self)
 
+    def __deepcopy__(self, memo: object) -> Tensor:  # type: ignore[override]  # torch leaves it untyped
+        return self.here().clone()  # a copy of the model is a plain one, all of it on the device
+
     def __repr__(self, *, tensor_contents: object = None) -> str:
         return f"Away({tuple(self.shape)}, {self.dtype} on {self.device}, kept in {self.home.dtype})"
 
@@ -68,25 +71,28 @@ class Away(Tensor):
         return func(*here, **named)
 
 
+_Group = dict[int, Tensor]  # the copies of a group, by the ids of what they are copies of
+
+
 class _Thread:
-    """What one thread has on the device: the group it works with, and the one that it will ask for next."""
+    """What one thread has on the device: groups it works with, and those that it will ask for next."""
 
     def __init__(self) -> None:
-        self.group: int | None = None
-        self.held: dict[int, Tensor] = {}
-        self.ahead: tuple[int, dict[int, Tensor], Any] | None = None  # Any: a CUDA event
+        self.last: int | None = None
+        self.held: dict[int, _Group] = {}
+        self.ahead: tuple[dict[int, _Group], Any] | None = None  # Any: a CUDA event
 
 
 class Stream:
-    """Brings the tensors of one view, group by group: one group is on the device, and the next where it is fetched.
+    """Brings the tensors of one view, group by group: `count` groups are on the device, and as many where the next are
+    fetched beside the work.
 
-    Which group follows which is learned in the first pass. Each thread has groups of its own, and so results never
+    Which group follows which is learned in the first pass. Each thread has copies of its own, and so results never
     depend on other threads.
     """
 
-    def __init__(self, device: torch.device, *, prefetch: bool = False, carry: Carry = carry) -> None:
-        self.device = device
-        self.prefetch = prefetch
+    def __init__(self, device: torch.device, *, count: int = 1, prefetch: bool = False, carry: Carry = carry) -> None:
+        self.device, self.count, self.prefetch = device, count, prefetch
         self.groups: dict[int, list[Away]] = {}
         self._carry = carry
         self._threads: dict[int, _Thread] = {}
@@ -95,47 +101,54 @@ class Stream:
 
     def get(self, wanted: Away) -> Tensor:
         """The copy of a tensor on the device."""
-        if wanted.group is None:
+        group = wanted.group
+        if group is None:
             return self._carry(wanted.home, self.device, wanted.dtype)
         mine = self._threads.setdefault(threading.get_ident(), _Thread())
-        if mine.group != wanted.group:
-            self._turn(mine, wanted.group)
-        return mine.held[id(wanted.home)]
+        if mine.last != group:
+            if mine.last is not None:
+                self._follows[mine.last] = group
+            mine.last = group
+            if group not in mine.held:
+                self._turn(mine, group)
+        return mine.held[group][id(wanted.home)]
 
     def _turn(self, mine: _Thread, group: int) -> None:
-        before, mine.group = mine.group, None
-        mine.held = {}  # let go before the next comes
+        mine.held = {}  # let go before the next come
         fetched, mine.ahead = mine.ahead, None
-        if fetched is not None and fetched[0] == group:
-            mine.held = self._arrived(fetched)
+        if fetched is not None and group in fetched[0]:
+            mine.held = self._arrived(*fetched)
         else:
             del fetched
-            mine.held = self._whole(group)
-        mine.group = group
-        if before is not None:
-            self._follows[before] = group
-        if self.prefetch and (following := self._follows.get(group)) is not None:
-            mine.ahead = self._fetch(following)
+            mine.held = self._whole(self._from(group))
+        if self.prefetch and (following := self._follows.get(list(mine.held)[-1])) is not None:
+            mine.ahead = self._fetch(self._from(following))
 
-    def _whole(self, group: int) -> dict[int, Tensor]:
-        return {id(t.home): self._carry(t.home, self.device, t.dtype) for t in self.groups[group]}
+    def _from(self, group: int) -> list[int]:
+        """A group and those known to follow, as many as are to be there together."""
+        found = [group]
+        while len(found) < self.count and (following := self._follows.get(found[-1], group)) not in found:
+            found.append(following)
+        return found
 
-    def _fetch(self, group: int) -> tuple[int, dict[int, Tensor], Any]:
-        """Begin to bring a group; on CUDA beside the work that goes on."""
+    def _whole(self, groups: Sequence[int]) -> dict[int, _Group]:
+        return {g: {id(t.home): self._carry(t.home, self.device, t.dtype) for t in self.groups[g]} for g in groups}
+
+    def _fetch(self, groups: Sequence[int]) -> tuple[dict[int, _Group], Any]:
+        """Begin to bring groups; on CUDA beside the work that goes on."""
         if self.device.type != "cuda":
-            return group, self._whole(group), None
+            return self._whole(groups), None
         self._side = self._side or torch.cuda.Stream(self.device)
         with torch.cuda.stream(self._side):
-            return group, self._whole(group), self._side.record_event()
+            return self._whole(groups), self._side.record_event()
 
-    def _arrived(self, fetched: tuple[int, dict[int, Tensor], Any]) -> dict[int, Tensor]:
-        _, tensors, event = fetched
+    def _arrived(self, groups: dict[int, _Group], event: Any) -> dict[int, _Group]:
         if event is not None:
             now = torch.cuda.current_stream(self.device)
             now.wait_event(event)
-            for tensor in tensors.values():
+            for tensor in (t for group in groups.values() for t in group.values()):
                 tensor.record_stream(now)  # so that its memory is not used anew while this stream still reads it
-        return tensors
+        return groups
 
     def clear(self) -> None:
         """Let go of all groups on the device. For when nobody runs the view."""

@@ -172,7 +172,7 @@ class Holdings:
         if entry.given is None:
             entry.given, entry.stream = entry.component, None
             if isinstance(entry.component, nn.Module) and not entry.offload.plain:
-                entry.stream = self._mover.stream(entry.device, entry.offload.prefetch)
+                entry.stream = self._mover.stream(entry.device, entry.offload.blocks, entry.offload.prefetch)
                 entry.given = offloaded(entry.component, entry.offload, entry.stream, entry.dtype)
                 entry.window = window(entry.component, entry.offload, entry.dtype) if entry.offload.streams else 0
         entry.where, entry.parts = entry.home, self._mover.parts(entry.component)

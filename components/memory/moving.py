@@ -26,9 +26,9 @@ class Mover:
         if isinstance(component, nn.Module):
             component.to(device)
 
-    def stream(self, device: str, prefetch: bool) -> Stream:
+    def stream(self, device: str, count: int, prefetch: bool) -> Stream:
         """What brings weights to a device while a model runs."""
-        return Stream(torch.device(device), prefetch=prefetch)
+        return Stream(torch.device(device), count=count, prefetch=prefetch)
 
     def parts(self, component: Any) -> Parts:  # any component
         """What it takes, wherever it is."""

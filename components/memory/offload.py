@@ -101,9 +101,7 @@ def _groups(model: nn.Module, offload: Offload) -> Sequence[Sequence[Tensor]]:
     """The tensors that come together."""
     if offload.by != "blocks":
         return []
-    members = list(blocks(model, lambda module: _bytes(tensors_of(module), None)))
-    runs = [members[i : i + offload.blocks] for i in range(0, len(members), offload.blocks)]
-    return [[t for member in run for t in tensors_of(member)] for run in runs]
+    return [list(tensors_of(block)) for block in blocks(model, lambda m: _bytes(tensors_of(m), None))]
 
 
 def window(model: nn.Module, offload: Offload, dtype: str) -> int:
@@ -111,7 +109,7 @@ def window(model: nn.Module, offload: Offload, dtype: str) -> int:
     wide: torch.dtype = getattr(torch, dtype)
     groups = _groups(model, offload)
     grouped = {id(t) for group in groups for t in group}
-    largest = max((_bytes(group, wide) for group in groups), default=0)
+    largest = sum(sorted((_bytes(group, wide) for group in groups), reverse=True)[: offload.blocks])
     alone = max(
         (_bytes([t for t in _own(module) if id(t) not in grouped], wide) for module in model.modules()), default=0
     )

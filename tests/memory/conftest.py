@@ -50,7 +50,7 @@ class Simulated(Mover):
     def move(self, component: Any, device: str) -> None:  # any component
         self._place(component, device, f"move {type(component).__name__} to {device}")
 
-    def stream(self, device: str, prefetch: bool) -> Stream:
+    def stream(self, device: str, count: int, prefetch: bool) -> Stream:
         def carried(tensor: Tensor, place: torch.device, dtype: torch.dtype) -> Tensor:
             copy = torch.empty_like(tensor, device=place, dtype=dtype).copy_(tensor)
             with self._lock:
@@ -59,7 +59,7 @@ class Simulated(Mover):
             self._measure()
             return copy
 
-        return Stream(torch.device("cpu"), prefetch=prefetch, carry=carried)
+        return Stream(torch.device("cpu"), count=count, prefetch=prefetch, carry=carried)
 
     def parts(self, component: Any) -> Parts:  # any component
         if not isinstance(component, nn.Module):
