@@ -7,10 +7,12 @@ how a graph runs in `run`, how it is bound in `binding`.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self, cast
 
+from ..registry import codecs
 from .block import Block, same_component
 from .errors import Problem, WireError
 from .paths import block_at, edit_at
 from .ports import Component, Input, Output, Outputs, Signature
+from .slots import slot_problems
 from .wiring import INPUTS, RESERVED, Edge, misplaced, misplaced_by, no_node, problems, rule, signature_of
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ class Graph(Block, name="Graph"):
         found = problems(self.nodes, self.edges, self.declared)
         if not found:
             old = misplaced(before.nodes, before.edges, before.declared) if before and touched else []
-            found = [*misplaced_by(set(touched), self.nodes, self.edges, self.declared, old), *_slot_problems(self)]
+            found = [*misplaced_by(set(touched), self.nodes, self.edges, self.declared, old), *slot_problems(self)]
         if not found:
             from .asks import edge_problems  # here, for it reads loops and switches
 
@@ -330,6 +332,10 @@ class Graph(Block, name="Graph"):
 
         save(self, folder)
 
+    def save_pretrained(self, folder: Any, **more: Any) -> Any:
+        """Write all of it into a folder that others load too: see `presets.save.save_pretrained`. Gives the folder."""
+        return codecs["save_pretrained"](self, folder, **more)
+
     @staticmethod
     def load(folder: Any) -> "Graph":
         """Read a graph from a folder, or from its `graph.json`."""
@@ -372,28 +378,11 @@ def _must_be_free(graph: Graph, name: str) -> None:
         )
 
 
-def _slot_problems(graph: Graph) -> Iterable[Problem]:
-    names = {"an input": graph.inputs, "a component": graph.components}
-    for slot, paths in graph.slots.items():
-        for kind, taken in names.items():
-            if slot in taken:
-                text = f"is a slot and also {kind} of this graph. Call keywords are one namespace: rename the slot."
-                yield Problem("clash", slot, text, slot)
-        for path in paths:
-            try:
-                block_at(graph, path)
-            except WireError as error:
-                yield Problem("slot", slot, f"stands for {path!r}: {error.problems[0].message}", path)
-    for name in graph.inputs.keys() & graph.components.keys():
-        text = f"is an input and also a component. Call keywords are one namespace: named(block, {name}='…')."
-        yield Problem("clash", name, text, name)
-
-
 def _same_bindings(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
     return a.keys() == b.keys() and all(same_component(a[n], b[n]) for n in a)
 
 
 def _shared_head(path: str, source: str) -> str:
     """The part of a target's path that a full source path repeats: edges join nodes of one graph."""
-    head = path.rpartition(".")[0]
-    return f"{head}." if head and source.startswith(f"{head}.") else ""
+    head = f"{path.rpartition('.')[0]}."
+    return head if len(head) > 1 and source.startswith(head) else ""

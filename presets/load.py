@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..components.loading.component import problems, with_variant
@@ -91,7 +91,7 @@ def load(
         if config is not None:
             raise ConfigError("config= goes with a single file: a folder has its configs beside its weights.")
         if graph is None and GRAPH in root.names(subfolder):
-            return _saved(root.local(subfolder, [GRAPH]), task, manager, device, dtype, quantization, swaps)
+            return _saved(root, subfolder, access, task, manager, device, dtype, quantization, swaps)
         index = read_index(root, subfolder=subfolder)
     specs = {name: spec.reached(access) for name, spec in index.loadable.items()}
     specs = with_quantization(specs, quantization)
@@ -172,7 +172,9 @@ def _with_defaults(graph: Graph, defaults: Mapping[str, Any]) -> Graph:
 
 
 def _saved(
-    folder: Path,
+    root: Root,
+    subfolder: str,
+    access: Access,
     task: str,
     manager: ComponentsManager,
     device: Any,
@@ -181,8 +183,9 @@ def _saved(
     swaps: Mapping[str, Any],
 ) -> Graph:  # Any as in load
     """A graph that was saved, held by the manager that was asked for."""
-    saved = Graph.load(folder)
+    saved = Graph.load(root.local(subfolder, [GRAPH]))
     specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
+    specs = {name: _at(root, spec).reached(access) for name, spec in specs.items()}
     specs = with_quantization(specs, quantization)
     held = {name: manager.handle(spec, device=device, dtype=dtype) for name, spec in specs.items()}
     saved = saved.bind(held)
@@ -240,6 +243,15 @@ def _hint(class_name: str) -> tuple[str, str]:
     if library == "diffusers" and class_name not in {*models, *schedulers}:
         raise LoadError(f"No class {class_name!r} is here. {did_you_mean(class_name, [*models, *schedulers])}")
     return library, class_name
+
+
+def _at(root: Root, spec: ComponentSpec) -> ComponentSpec:
+    """A component beside a graph file of a repo: in that repo, for the copy here has only what was asked for."""
+    home = Path(spec.pretrained_model_name_or_path or "")
+    if isinstance(root, Folder) or not home.is_relative_to(here := root.local("", ())):
+        return spec
+    inside = str(PurePosixPath(*home.relative_to(here).parts, spec.subfolder))
+    return spec.using(pretrained_model_name_or_path=root.source, revision=root.revision, subfolder=inside)
 
 
 def file_of(x: str | Path, revision: str | None, access: Access) -> Path | None:

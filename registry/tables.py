@@ -122,7 +122,9 @@ models = Names(
         "UMT5EncoderModel": f"{_MODELS}.t5:UMT5EncoderModel",
         "SD3Transformer2DModel": f"{_MODELS}.sd3:SD3Transformer2DModel",
         "SD3ControlNetModel": f"{_MODELS}.sd3_controlnet:SD3ControlNetModel",
+        "PixArtTransformer2DModel": f"{_MODELS}.pixart:PixArtTransformer2DModel",
     },
+    aliases={"Transformer2DModel": "PixArtTransformer2DModel"},  # as the first PixArt files name it
 )
 blocks = Names("block")
 presets = Names(
@@ -130,13 +132,22 @@ presets = Names(
     {
         "flux": "sfumato.presets.flux:family",
         "flux-kontext": "sfumato.presets.flux:kontext_family",
+        "pixart": "sfumato.presets.pixart:family",
+        "pixart-alpha": "sfumato.presets.pixart:alpha",
         "sd": "sfumato.presets.sd:family",
         "sd3": "sfumato.presets.sd3:family",
         "sdxl": "sfumato.presets.sdxl:family",
     },
 )
-codecs = Names("codec", {"component": "sfumato.components.loading.bindings:from_json"})
-"""How lower rooms reach what only upper rooms can do. "component": a graph file's entry -> what a graph binds."""
+codecs = Names(
+    "codec",
+    {
+        "component": "sfumato.components.loading.bindings:from_json",
+        "save_pretrained": "sfumato.presets.save:save_pretrained",
+    },
+)
+"""How lower rooms reach what only upper rooms can do. "component": a graph file's entry -> what a graph binds.
+"save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

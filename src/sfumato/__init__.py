@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .presets.load import load as load
     from .presets.load import load_component as load_component
     from .presets.load import names
+    from .presets.save import push_to_hub as push_to_hub
     from .registry import UnknownName as UnknownName
 
     presets = names
@@ -47,6 +48,7 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "load_component": (".presets.load", "load_component"),
     "models": (".components.models", None),
     "presets": (".presets", None),
+    "push_to_hub": (".presets.save", "push_to_hub"),
     "schedulers": (".components.schedulers", None),
 }
 

@@ -1,0 +1,28 @@
+"""Slots: names under which a call may swap blocks, and what can be wrong with them."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .errors import Problem, WireError
+from .paths import block_at
+
+if TYPE_CHECKING:
+    from .graph import Graph
+
+
+def slot_problems(graph: "Graph") -> Iterable[Problem]:
+    """Slots that lead to no block, and names that a call would take in two ways."""
+    names = {"an input": graph.inputs, "a component": graph.components}
+    for slot, paths in graph.slots.items():
+        for kind, taken in names.items():
+            if slot in taken:
+                text = f"is a slot and also {kind} of this graph. Call keywords are one namespace: rename the slot."
+                yield Problem("clash", slot, text, slot)
+        for path in paths:
+            try:
+                block_at(graph, path)
+            except WireError as error:
+                yield Problem("slot", slot, f"stands for {path!r}: {error.problems[0].message}", path)
+    for name in graph.inputs.keys() & graph.components.keys():
+        text = f"is an input and also a component. Call keywords are one namespace: named(block, {name}='…')."
+        yield Problem("clash", name, text, name)

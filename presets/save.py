@@ -1,0 +1,178 @@
+"""A pipeline as a folder that others load: components, published index files, the graph and a card; and to the Hub."""
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from ..components.loading.component import fetched, weights_of
+from ..components.loading.files import write_json, write_text
+from ..components.loading.hub import telling
+from ..components.loading.index import CLASSIC, FORMAT_VERSION, read_index, write_modular_index
+from ..components.loading.single_file.checkpoint import index_of
+from ..components.manager import default_manager
+from ..components.spec import ComponentSpec
+from ..graph import Graph, Lazy, LoadError
+from ..registry import hint_of
+from ..registry import presets as families
+from .card import DRAWING, card
+
+_TASKS = {"image2image": "Img2Img", "inpaint": "Inpaint"}
+_SMALL = (".json", ".txt", ".model", ".jinja")
+
+
+def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None, license: str | None = None) -> Path:
+    """Write a bound graph as a folder: a subfolder for each component, `modular_model_index.json`, `model_index.json`,
+    `graph.json`, a drawing and a card. Gives the folder.
+
+    Files of components are copied as they are, dtype and variant included; what is held as an object is written.
+    `repo` is the name under which the folder will stand on the Hub; the index names it. The index is written last, so
+    that a folder without one is an interrupted save. A README.md that is not ours stays.
+
+    Raises:
+        LoadError: components that are not bound, or of classes that no file can name; all of them.
+    """
+    place = Path(folder)
+    _check(graph, place)
+    keys = _keys(graph)
+    place.mkdir(parents=True, exist_ok=True)
+    bound = {name: value for name, value in graph.bindings.items() if name in graph.components and value is not None}
+    specs = {name: _written(value, place, name) for name, value in bound.items()}
+    graph = graph.bind({name: default_manager().handle(spec) for name, spec in specs.items()})
+    graph.save(place)
+    write_text(place / DRAWING, graph.show("svg"))
+    readme = place / "README.md"
+    if not readme.is_file() or "library_name: sfumato" in readme.read_text(encoding="utf-8"):
+        write_text(readme, card(graph, repo or place.absolute().name, specs, license))
+    where = {"pretrained_model_name_or_path": repo or place.absolute().name}
+    named = {name: spec.model_copy(update=where) for name, spec in specs.items()}
+    _indexes(graph, place, named, keys)
+    return place
+
+
+def push_to_hub(
+    graph: Graph,
+    repo: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    license: str | None = None,
+) -> str:
+    """Upload a bound graph to the Hub, as `save_pretrained` writes it, in one commit. Gives the commit's address.
+
+    The repo is made if there is none. Raises `LoadError` where the Hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    with tempfile.TemporaryDirectory() as made, telling(repo, revision):
+        place = save_pretrained(graph, Path(made, repo.rpartition("/")[2]), repo=repo, license=license)
+        api = HfApi(token=token)
+        api.create_repo(repo, private=private, exist_ok=True)
+        message = commit_message or f"{'/'.join(graph.preset or ('graph',))}, written by sfumato"
+        try:
+            done = api.upload_folder(
+                repo_id=repo, folder_path=place, revision=revision, create_pr=create_pr, commit_message=message
+            )
+        except RuntimeError as error:  # the client's, where a large file does not get through
+            raise LoadError(f"{repo}: {error} {error.__cause__ or ''} Nothing was committed; try again.") from error
+    return str(done.commit_url)
+
+
+def _check(graph: Graph, place: Path) -> None:
+    if place.is_file():
+        raise LoadError(f"{place}: is a file, and a folder was wanted.")
+    absent = [n for n, part in graph.components.items() if part.required and graph.bindings.get(n) is None]
+    lacking = [f"{name}: nothing is bound." for name in absent]
+    for name, value in graph.bindings.items():
+        if not isinstance(value, Lazy) and value is not None and hint_of(type(value)) is None:
+            lacking.append(f"{name}: is a {type(value).__name__}, which no file can name. Bind a published class.")
+        elif not name.isidentifier():
+            lacking.append(f"{name}: is no plain folder name. Rename the component.")
+    if lacking:
+        raise LoadError("\n  ".join([f"{place}: cannot be written ({len(lacking)} problems)", *lacking]))
+
+
+def _written(value: Any, place: Path, name: str) -> ComponentSpec:  # whatever is bound
+    """Put one component into the folder; gives its spec there."""
+    spec = getattr(value, "spec", None)
+    target = place / name
+    if isinstance(spec, ComponentSpec) and _is_plain_files(spec):
+        _copy(spec, target)
+        hint, variant, dtype = spec.type_hint, spec.variant, spec.dtype
+    else:
+        held = value.load() if isinstance(value, Lazy) else value
+        hint, variant = hint_of(type(held)) or getattr(spec, "type_hint", None), None
+        dtype = str(held.dtype).removeprefix("torch.") if hasattr(held, "dtype") else None
+        target.mkdir(parents=True, exist_ok=True)
+        held.save_pretrained(target)
+    return ComponentSpec(
+        type_hint=hint,
+        pretrained_model_name_or_path=str(place.absolute()),
+        subfolder=name,
+        variant=variant,
+        dtype=dtype,
+    )
+
+
+def _is_plain_files(spec: ComponentSpec) -> bool:
+    """Whether a component is what its files are: no part of a single file, no config or quantization of its own."""
+    plain = spec.config is None and spec.quantization is None and spec.file is None
+    return plain and spec.pretrained_model_name_or_path is not None and not spec.access.allow_pickle
+
+
+def _copy(spec: ComponentSpec, target: Path) -> None:
+    source = fetched(spec)
+    names = {n for n in spec.root.names(spec.subfolder) if n.endswith(_SMALL) and not n.endswith("model_index.json")}
+    names = {name for name in names if ".index." not in name and name != "graph.json"}
+    if hasattr(spec.type, "state_dict"):
+        weights = weights_of(spec)
+        names |= {*weights, *(n for n in spec.root.names(spec.subfolder) if len(weights) > 1 and _indexes_of(n, spec))}
+    if target.is_dir() and target.resolve() == source.resolve():
+        return  # saved over itself
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.mkdir(parents=True)
+    for name in sorted(names):
+        draft = target / f".{name}.part"
+        shutil.copyfile((spec.root.local(spec.subfolder, [name]) / name), draft)
+        draft.replace(target / name)
+
+
+def _indexes_of(name: str, spec: ComponentSpec) -> bool:
+    return ".safetensors.index" in name and (spec.variant is None or f".{spec.variant}." in name)
+
+
+def _indexes(graph: Graph, place: Path, specs: Mapping[str, ComponentSpec], keys: Mapping[str, JsonValue]) -> None:
+    """Both published indexes; the modular one last."""
+    family = families[graph.preset[0]] if graph.preset and graph.preset[0] in families else None
+    classes: tuple[str, ...] = family.classes if family else ()
+    modular = next((name for name in classes if name.endswith("ModularPipeline")), "ModularPipeline")
+    if classes and graph.preset:
+        plain = classes[0]
+        asked = plain.replace("Pipeline", f"{_TASKS.get(graph.preset[1], '')}Pipeline")
+        entries: dict[str, JsonValue] = {n: list(spec.type_hint or (None, None)) for n, spec in specs.items()}
+        head = {"_class_name": asked if asked in classes else plain, "_diffusers_version": FORMAT_VERSION}
+        write_json(place / CLASSIC, {**head, **entries, **keys})
+    blocks = modular.replace("ModularPipeline", "AutoBlocks") if modular != "ModularPipeline" else None
+    write_modular_index(place, dict(specs), modular, blocks, keys)
+
+
+def _keys(graph: Graph) -> Mapping[str, JsonValue]:
+    """The plain keys of the index that the components came with: our graph has them in its blocks, others read them."""
+    for value in graph.bindings.values():
+        spec = getattr(value, "spec", None)
+        if not isinstance(spec, ComponentSpec) or spec.pretrained_model_name_or_path is None:
+            continue
+        try:
+            if spec.file is not None:
+                return index_of(spec.file, spec.access).config
+            return read_index(spec.root).config
+        except LoadError:
+            continue
+    return {}
