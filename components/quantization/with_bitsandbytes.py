@@ -7,9 +7,10 @@ threads share a component here, so nothing of that may happen.
 import logging
 from collections.abc import Mapping
 from copy import copy
-from typing import Any, cast
+from functools import cache
+from importlib import import_module
+from typing import Any
 
-import bitsandbytes as bnb  # pyright: ignore[reportMissingImports]  an extra
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,16 +18,11 @@ from torch import Tensor, nn
 from .config import BitsAndBytesConfig
 from .method import Method
 
-# It says once a call that inputs are cast to float16, which is how LLM.int8 works.
-logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
 
-_bnb = cast("Any", bnb)  # untyped
+class _Steady4bit:
+    """The forward of a layer in nf4 or fp4. `compute_dtype` None computes in the dtype of what comes in."""
 
-
-class Linear4bit(_bnb.nn.Linear4bit):
-    """A linear layer in nf4 or fp4. `compute_dtype` None computes in the dtype of what comes in."""
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self: Any, x: Tensor) -> Tensor:  # Any: the package is untyped
         dtype = self.compute_dtype or x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
         state = self.weight.quant_state
@@ -34,20 +30,32 @@ class Linear4bit(_bnb.nn.Linear4bit):
             # The CPU kernel of 0.50 takes each row to begin with a block of its own, and is wrong by a quarter.
             flat = copy(state)
             flat.shape = (1, self.in_features * self.out_features)
-            weight = _bnb.functional.dequantize_4bit(self.weight.data, flat).view(state.shape)
+            weight = _package().functional.dequantize_4bit(self.weight.data, flat).view(state.shape)
             return F.linear(x.to(dtype), weight.to(dtype), bias).to(x.dtype)
-        return _bnb.matmul_4bit(x.to(dtype), self.weight.t(), quant_state=state, bias=bias).to(x.dtype)
+        return _package().matmul_4bit(x.to(dtype), self.weight.t(), quant_state=state, bias=bias).to(x.dtype)
 
 
-class Linear8bit(_bnb.nn.Linear8bitLt):
-    """A linear layer in int8, with outliers among the inputs computed in half precision."""
+class _Steady8bit:
+    """The forward of a layer in int8, with outliers among the inputs computed in half precision."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self: Any, x: Tensor) -> Tensor:  # Any: the package is untyped
         bias = None if self.bias is None else self.bias.to(x.dtype)
-        state = _bnb.MatmulLtState()
+        state = _package().MatmulLtState()
         state.CB, state.SCB, state.threshold = self.weight.data, self.weight.SCB, self.state.threshold
         state.has_fp16_weights, state.is_training = False, False
-        return _bnb.matmul(x, self.weight, bias=bias, state=state)
+        return _package().matmul(x, self.weight, bias=bias, state=state)
+
+
+@cache
+def _package() -> Any:  # untyped
+    # It says once a call that inputs are cast to float16, which is how LLM.int8 works.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    return import_module("bitsandbytes")
+
+
+@cache
+def _layer(name: str, steady: type) -> Any:  # a class of the package with another forward; made when it is there
+    return type(name, (steady, getattr(_package().nn, name)), {})
 
 
 class BitsAndBytes(Method):
@@ -66,9 +74,9 @@ class BitsAndBytes(Method):
         weight, device = layer.weight.data, layer.weight.device
         # Both kinds of parameter quantize when they are moved the first time, to where they are as well.
         if self.config.load_in_4bit:
-            held = _bnb.nn.Params4bit(weight, requires_grad=False, **self._settings())
+            held = _package().nn.Params4bit(weight, requires_grad=False, **self._settings())
         else:
-            held = _bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+            held = _package().nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
         made.weight = held.to(device)
         made.bias = layer.bias
         return made
@@ -78,13 +86,13 @@ class BitsAndBytes(Method):
         weight = parts["weight"]
         if self.config.load_in_4bit:
             stats = {name: tensor for name, tensor in parts.items() if name.startswith("weight.")}
-            held = _bnb.nn.Params4bit.from_prequantized(weight, stats, requires_grad=False, device=device)
+            held = _package().nn.Params4bit.from_prequantized(weight, stats, requires_grad=False, device=device)
             _check_4bit(held, layer)
         else:
             scales = parts["SCB"]
             if weight.dtype != torch.int8 or weight.shape != layer.weight.shape or scales.shape != weight.shape[:1]:
                 raise ValueError(f"weight is {weight.dtype} {list(weight.shape)} with {list(scales.shape)} scales")
-            held = _bnb.nn.Int8Params(weight.to(device), requires_grad=False, has_fp16_weights=False)
+            held = _package().nn.Int8Params(weight.to(device), requires_grad=False, has_fp16_weights=False)
             held.CB, held.SCB = held.data, scales.to(device)
         made.weight = held
         return made
@@ -98,8 +106,9 @@ class BitsAndBytes(Method):
         if self.config.load_in_4bit:
             compute = self.config.bnb_4bit_compute_dtype
             dtype = None if compute is None else getattr(torch, compute)
-            return Linear4bit(*sizes, compute_dtype=dtype, device="meta", **self._settings())
-        return Linear8bit(*sizes, has_fp16_weights=False, threshold=self.config.llm_int8_threshold, device="meta")
+            return _layer("Linear4bit", _Steady4bit)(*sizes, compute_dtype=dtype, device="meta", **self._settings())
+        how = {"has_fp16_weights": False, "threshold": self.config.llm_int8_threshold}
+        return _layer("Linear8bitLt", _Steady8bit)(*sizes, **how, device="meta")
 
 
 def _check_4bit(weight: Any, layer: nn.Linear) -> None:  # a parameter of the package
