@@ -141,10 +141,14 @@ class ComponentsManager:
 
     def collect(self, collection: str, components: "Iterable[Handle] | Mapping[str, Any]") -> None:
         """Put components into a collection: handles, or all that a graph has bound (`graph.bindings`)."""
-        values = components.values() if isinstance(components, Mapping) else components
+        given = components.values() if isinstance(components, Mapping) else components
+        handles = [value for value in given if isinstance(value, Handle)]
+        if strange := [handle.name for handle in handles if handle.manager is not self]:
+            raise ConfigError(f"collection {collection!r}: {', '.join(strange)} belong to another manager.")
+        for handle in handles:
+            self._known(handle)
         with self._lock:
-            keys = self._collections.setdefault(collection, {})
-            keys.update({v.key: None for v in values if isinstance(v, Handle) and v.key in self._handles})
+            self._collections.setdefault(collection, {}).update({handle.key: None for handle in handles})
 
     @property
     def collections(self) -> dict[str, list[Handle]]:

@@ -38,13 +38,19 @@ def render(head: str, rows: Sequence[Held]) -> str:
     """The table that `repr(manager)` shows."""
     lines = [("name", "class", "source", "dtype", "where", "size", "last use", "used by")]
     lines += [
-        (r.name, r.class_name, r.source, r.dtype, _where(r), show_size(r.bytes) if r.loaded else "-", _ago(r),
+        (r.name, r.class_name, _short(r.source), r.dtype, _where(r), show_size(r.bytes) if r.loaded else "-", _ago(r),
          ", ".join(r.used_by) or "-")
         for r in rows
     ]  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
     return "\n".join([head, *(f"  {line.rstrip()}" for line in padded)]) if rows else head
+
+
+def _short(source: str) -> str:
+    """The end of a long path, which tells components apart."""
+    parts = source.split("/")
+    return "/".join(["…", *parts[-3:]]) if len(parts) > 4 else source
 
 
 def _where(row: Held) -> str:

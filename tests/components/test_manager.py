@@ -282,14 +282,15 @@ def test_the_summary_says_what_is_held_and_the_table_shows_it() -> None:
     assert 0 <= time.time() - text.last_used < 60
     assert (words.class_name, words.dtype, words.bytes, words.loaded) == ("CLIPTokenizer", "-", 0, True)
     assert (scheduler.class_name, scheduler.source, scheduler.loaded) == ("DDIMScheduler", "inline config", False)
-    width = len(f"{EMOJI}/text_encoder")
+    text, words = "…/models/emoji/text_encoder", "…/models/emoji/tokenizer"  # the end of a path tells them apart
+    width = len(text)
     with manager.lease("text*", owner="me"):
         shown = [re.sub(r"\d+ s ago", "0 s ago", line) for line in repr(manager).split("\n")]
     assert shown == [
         "ComponentsManager(2 loaded of 3, 2.1 MB)",
         f"  name           class          {'source':<{width}}  dtype    where  size    last use  used by",
-        f"  text_encoder   CLIPTextModel  {EMOJI}/text_encoder  float32  cpu    2.1 MB  0 s ago   me",
-        f"  tokenizer      CLIPTokenizer  {f'{EMOJI}/tokenizer':<{width}}  -        -      0 B     0 s ago   -",
+        f"  text_encoder   CLIPTextModel  {text}  float32  cpu    2.1 MB  0 s ago   me",
+        f"  tokenizer      CLIPTokenizer  {words:<{width}}  -        -      0 B     0 s ago   -",
         f"  DDIMScheduler  DDIMScheduler  {'inline config':<{width}}  float32  disk   -       never     -",
     ]
     assert repr(ComponentsManager()) == "ComponentsManager(0 loaded of 0, 0 B)"
@@ -349,6 +350,8 @@ def test_collections_group_components_of_one_manager() -> None:
     assert manager.search("!text*", collection="all") == [scheduler]
     manager.remove(text)
     assert manager.collections == {"portraits": [], "all": [scheduler]}
+    with pytest.raises(ConfigError, match=r"collection 'all': text_encoder belong to another manager\."):
+        manager.collect("all", [ComponentsManager().handle(TEXT)])
     with pytest.raises(ConfigError, match=r"no collection 'portrait'\. Did you mean 'portraits'\?"):
         manager.search(collection="portrait")
 
