@@ -81,6 +81,12 @@ def test_an_interval_counts_whole_steps(tiny: Tiny, net: Net) -> None:
     assert len(rows) == 4
 
 
+def test_a_block_of_control_runs_once_and_not_in_each_turn(tiny: Tiny, net: Net) -> None:
+    events = list(controlled(tiny("sd")).stream(controlnet=net.ours, **GIVEN))
+    assert [e.path for e in events if e.kind == "done"].count("denoise.control") == 1
+    assert [e.path for e in events if e.kind == "done"].count("denoise.guider") == 4
+
+
 def test_an_adapter_reads_its_picture_once(tiny: Tiny, nets: Nets) -> None:
     net = nets.adapter(channels=(16, 32), num_res_blocks=1)
     given = {name: value for name, value in GIVEN.items() if name != "control_image"}
@@ -142,6 +148,13 @@ def test_a_block_of_control_survives_its_file(tiny: Tiny, net: Net, tmp_path: An
     again = Graph.load(tmp_path / "saved")
     one, other = (run(p, controlnet=net.ours, **GIVEN) for p in (pipe, again))
     assert torch.equal(one.latents, other.latents)
+
+
+def test_a_net_in_half_precision_steers_a_unet_in_full(tiny: Tiny, nets: Nets, unet: Any) -> None:
+    net, pipe = nets.control(unet).ours, controlled(tiny("sd"))
+    full = run(pipe, controlnet=net, **GIVEN)
+    half_of_it = run(pipe, controlnet=net.bfloat16(), **GIVEN)
+    assert 0 < (full.latents - half_of_it.latents).abs().max() < 0.3
 
 
 # ------------------------------------------------------------------------------------------- what they are refused for
