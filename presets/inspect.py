@@ -14,6 +14,7 @@ from ..components.loading.hub import Access, Repo
 from ..components.loading.index import Index, read_index
 from ..components.loading.roots import Folder
 from ..components.loading.single_file.checkpoint import Checkpoint, index_of, open_checkpoint, part_spec
+from ..components.quantization.gguf.reader import GGUFFile
 from ..components.spec import ComponentSpec
 from ..graph import ConfigError, Graph, Lazy, LoadError
 from ..graph.types import say
@@ -214,6 +215,11 @@ def _weights(spec: ComponentSpec) -> tuple[Counter[str], int]:
         return counted, size
     if (file := spec.file) is not None:
         part = open_checkpoint(file, spec.access).part(spec.subfolder)
+        if file.suffix == ".gguf":
+            packed = [t for name, t in GGUFFile(file).tensors.items() if name.startswith(part.prefix)]
+            for tensor in packed:
+                counted[str(tensor.kind)] += prod(tensor.shape)
+            return counted, sum(tensor.nbytes for tensor in packed)
         held = numbers([file], lambda name: name.startswith(part.prefix)) if file.suffix == ".safetensors" else {}
         return Counter(held), sum(count * _BYTES.get(dtype, 4) for dtype, count in held.items())
     root, sub = spec.root, spec.subfolder

@@ -237,6 +237,38 @@ def test_a_file_is_told_with_its_parts_and_what_is_missing(
     assert f"of {family} in the layout of its authors" in str(found)
 
 
+def test_a_packed_file_of_original_layout_draws_what_its_decoded_tensors_draw(
+    folder: Callable[[str], Path], file: Callable[[str], Path], tmp_path: Path
+) -> None:
+    gguf: Any = pytest.importorskip("gguf")
+    kind = gguf.GGMLQuantizationType.Q8_0
+    head = "model.diffusion_model."
+    decoded: dict[str, Tensor] = {}
+    writer = gguf.GGUFWriter(str(tmp_path / "packed.gguf"), "flux")
+    for name, tensor in load_file(file("flux")).items():
+        if not name.startswith(head):
+            continue
+        data, short = tensor.float().numpy(), name.removeprefix(head)
+        if data.ndim == 2 and data.shape[1] % 32 == 0:
+            packed = gguf.quantize(data, kind)
+            writer.add_tensor(short, packed, raw_dtype=kind)
+            decoded[short] = torch.from_numpy(gguf.dequantize(packed, kind))
+        else:
+            writer.add_tensor(short, data)
+            decoded[short] = tensor
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    save_file(decoded, tmp_path / "decoded.safetensors")
+    packed_pipe = load(tmp_path / "packed.gguf", config=folder("flux"))
+    plain = load(tmp_path / "decoded.safetensors", config=folder("flux"))
+    assert (picture(packed_pipe, "flux") - picture(plain, "flux")).abs().max() < 1e-4
+    told = {part.name: part for part in sf.inspect(tmp_path / "packed.gguf").components}["transformer"]
+    assert told.dtype.startswith("Q8_0") and told.parameters == sum(t.numel() for t in decoded.values())
+    assert type(held(packed_pipe, "transformer").transformer_blocks[0].attn.to_q).__name__ == "GGUFLinear"
+
+
 # ---------------------------------------------------------------------------------------------------- what goes wrong
 def test_what_a_file_does_not_hold_is_said(file: Callable[[str], Path], tmp_path: Path) -> None:
     save_file({"some.weight": torch.ones(2)}, tmp_path / "odd.safetensors")
