@@ -1,6 +1,5 @@
 """Flux.1 (Black Forest Labs 2024): dev and schnell, Fill and Kontext, and every checkpoint of that layout."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from ..blocks.decode.images import DecodeLatents, FinishImages
@@ -15,18 +14,22 @@ from ..blocks.text.flux import EncodePrompt, MatchNegative
 from ..graph import Block, Graph, Loop, named
 from .edits import from_image, into_mask
 from .family import Family
-from .flux_tools import PATCH, controlled, factor_of, filling, looking, said_by_images
-from .settings import read_config
+from .flux_tools import PATCH, controlled, filling, looking, said_by_images, settings, steered
 
 NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2"}
 SIZE = 1024  # pixels a side; no config of Flux says it
 
 
 def text2image(
-    channels: int = 16, factor: int = 8, distilled: bool = True, guidance_scale: float = 3.5, **_: Any
+    channels: int = 16,
+    factor: int = 8,
+    distilled: bool = True,
+    guidance_scale: float = 3.5,
+    steers: bool = False,
+    **_: Any,
 ) -> Graph:
     """A prompt becomes pictures."""
-    return Graph(
+    graph = Graph(
         positive=named(EncodePrompt(), conditioning="positive"),
         rows=CountRows(),
         match=MatchNegative(),
@@ -53,6 +56,7 @@ def text2image(
         slots={"guider": ["denoise.guider"]},
         preset=("flux", "text2image"),
     )
+    return steered(graph, SIZE, factor * PATCH) if steers else graph
 
 
 def _true_guidance() -> Block:
@@ -101,19 +105,6 @@ def redux(pooled: int = 768, **settings: Any) -> Graph:
     return said_by_images(text2image(**settings), pooled).as_preset("flux", "redux")
 
 
-def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Sizes and channels, as the configs of the transformer and the autoencoder have them."""
-    transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
-    channels = vae.get("latent_channels", 16)
-    return {
-        "channels": channels,
-        "factor": factor_of(components),
-        "distilled": transformer.get("guidance_embeds", not transformer),  # published default: false
-        "pooled": transformer.get("pooled_projection_dim", 768),
-        "fills": transformer.get("in_channels", 4 * channels) > 4 * channels,
-    }
-
-
 family = Family(
     name="flux",
     classes=(
@@ -121,6 +112,8 @@ family = Family(
         "FluxImg2ImgPipeline",
         "FluxInpaintPipeline",
         "FluxFillPipeline",
+        "FluxControlPipeline",
+        "FluxControlImg2ImgPipeline",
         "FluxControlNetPipeline",
         "FluxControlNetImg2ImgPipeline",
         "FluxControlNetInpaintPipeline",

@@ -1,10 +1,10 @@
-"""What Flux's sister checkpoints make of its graphs: Fill, Kontext, Redux, and control nets."""
+"""What Flux's checkpoints say of themselves, and what its sisters make of its graphs: Fill, Kontext, Redux, control."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from ..blocks.control.flux import ApplyControlLatents, ApplyControlNet, EncodeControl
-from ..blocks.denoise.shown import ShowMasked, ShowReference
+from ..blocks.denoise.shown import ShowControl, ShowMasked, ShowReference
 from ..blocks.guiders.none import NoGuidance
 from ..blocks.image.encode import EncodeImage, HideMasked
 from ..blocks.image.kontext import EncodeReference, FitArea, ReadReference
@@ -14,6 +14,20 @@ from ..graph import Block, Graph, named
 from .settings import read_config
 
 PATCH = 2  # latents a side of a token
+
+
+def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Sizes and channels, as the configs of the transformer and the autoencoder have them."""
+    transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
+    channels = vae.get("latent_channels", 16)
+    return {
+        "channels": channels,
+        "factor": 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1),
+        "distilled": transformer.get("guidance_embeds", not transformer),  # published default: false
+        "pooled": transformer.get("pooled_projection_dim", 768),
+        "steers": transformer.get("in_channels") == 8 * channels,
+        "fills": transformer.get("in_channels", 0) > 8 * channels,
+    }
 
 
 def filling(graph: Graph, size: int, multiple: int) -> Graph:
@@ -36,6 +50,14 @@ def looking(graph: Graph, size: int, multiple: int) -> Graph:
     )
 
 
+def steered(graph: Graph, size: int, multiple: int) -> Graph:
+    """Show the transformer a control picture as channels (Canny and Depth)."""
+    encode = EncodeControl(multiple=multiple, height=size, width=size)
+    return graph.insert("show_control", ShowControl(), after="denoise.predict").insert(
+        "encode_control", encode, before="noise"
+    )
+
+
 def said_by_images(graph: Graph, pooled: int) -> Graph:
     """Prompt with images in place of words (Redux): no text encoder is needed."""
     return (
@@ -49,17 +71,12 @@ def said_by_images(graph: Graph, pooled: int) -> Graph:
     )
 
 
-def factor_of(components: Mapping[str, Any]) -> int:
-    """Pixels a side of a latent, as the config of the autoencoder has it."""
-    return 2 ** (len(read_config(components.get("vae")).get("block_out_channels", (0,) * 4)) - 1)
-
-
 def controlled(graph: Graph, components: Mapping[str, Any]) -> Graph:
     """Put in a block for each control net of a checkpoint: `controlnet`, and `controlnet_1` … with numbered inputs.
 
     Their pictures are encoded, and drawn, before all else: as published, so that a seed gives the published picture.
     """
-    encode = EncodeControl(multiple=factor_of(components) * PATCH)
+    encode = EncodeControl(multiple=settings(components)["factor"] * PATCH)
     first = "read" if "read" in graph.nodes else "noise"
     for name, component in components.items():
         kind, _, number = name.partition("_")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
 
-from ...components.types import ImageLatents, Mask, Pass, Predict, Rows
+from ...components.types import ImageLatents, Mask, Pass, Predict, PredictFunction, Rows
 from ...graph import Block
 from ..image.encode import row_for_each
 
@@ -36,13 +36,24 @@ class ShowMasked(Block):
     def __call__(self, predict: Predict, masked_latents: ImageLatents, mask: Mask, rows: Rows) -> Shown:
         factor = mask.shape[2] // masked_latents.shape[2]
         folded = pixel_unshuffle(mask, factor)  # b (factor factor) h w
-        there = _Moved((masked_latents, row_for_each(folded, rows)))
+        return Shown(_with_channels(predict, masked_latents, row_for_each(folded, rows)))
 
-        def shown(passes: Sequence[Pass]) -> Sequence[Tensor]:
-            more = there.on(passes[0].latents.device)
-            return predict([replace(p, channels=(*p.channels, *more)) for p in passes])
 
-        return Shown(shown)
+class ShowControl(Block):
+    """Show a control picture as channels, as Flux Canny and Depth were trained."""
+
+    def __call__(self, predict: Predict, control_latents: ImageLatents) -> Shown:
+        return Shown(_with_channels(predict, control_latents))
+
+
+def _with_channels(predict: PredictFunction, *channels: Tensor) -> PredictFunction:
+    there = _Moved(channels)
+
+    def shown(passes: Sequence[Pass]) -> Sequence[Tensor]:
+        more = there.on(passes[0].latents.device)
+        return predict([replace(p, channels=(*p.channels, *more)) for p in passes])
+
+    return shown
 
 
 class _Moved:

@@ -88,6 +88,7 @@ KINDS = {
     "static": Kind(noise={"shift": 3.0}),
     "linear": Kind(noise={**DYNAMIC, "time_shift_type": "linear"}),
     "fill": Kind(FILL, pipeline="FluxFillPipeline"),
+    "depth": Kind({"in_channels": 8 * CHANNELS, "out_channels": 4 * CHANNELS}, pipeline="FluxControlPipeline"),
     "kontext": Kind(pipeline="FluxKontextPipeline"),
     "image2image": Kind(pipeline="FluxImg2ImgPipeline"),
     "inpaint": Kind(pipeline="FluxInpaintPipeline"),

@@ -149,6 +149,26 @@ def test_two_nets_at_once(flux: Load, controlled: Callable[..., ReferenceControl
     same(ours, theirs)
 
 
+class ReferenceDepth(ReferenceFlux):
+    """A Flux pipeline of diffusers for transformers that read a control picture themselves."""
+
+    CLASSES = {  # noqa: RUF012  as its base has it
+        "text2image": "FluxControlPipeline",
+        "image2image": "FluxControlImg2ImgPipeline",
+    }
+
+
+@pytest.mark.parametrize("task", ["text2image", "image2image"])
+def test_a_transformer_that_reads_control_itself(
+    diffusers: Any, flux: Load, flux_checkpoint: Callable[[str], Path], same: Same, task: str
+) -> None:
+    """As Canny and Depth do: the checkpoint's graph takes a control picture."""
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "num_images_per_prompt": 2, "control_image": picture(5)}
+    given |= {} if task == "text2image" else {"image": picture(6), "strength": 0.7}
+    ours = run(flux("depth", task), seed=3, **given)
+    same(ours, ReferenceDepth(diffusers, flux_checkpoint("depth"))(task, seed=3, **given))
+
+
 @pytest.mark.parametrize("name", ["plain", "union", "xlabs"])
 def test_one_insert_leaves_the_noise_as_it_was(flux: Load, net: Net, name: str) -> None:
     """A scale of 0 is the picture without control, of the same seed."""
