@@ -89,7 +89,9 @@ class Checkpoint:
         """What it is, in a phrase."""
         if not self.parts:
             return "holds no model that is known here"
-        layouts = ", ".join(dict.fromkeys(_SAID[part.layout] for part in self.parts))
+        # Text towers have transformers' names in every layout.
+        telling = [part for part in self.parts if part.kind not in ("clip", "t5")] or self.parts
+        layouts = " and ".join(dict.fromkeys(_SAID[part.layout] for part in telling))
         names = list(self.models()) or [part.kind for part in self.parts]
         return f"holds {', '.join(names)}{f' of {self.family}' if self.family else ''} in {layouts}"
 
