@@ -23,6 +23,7 @@ from sfumato.components.schedulers import (
     EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
+    FlowMapEulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchHeunDiscreteScheduler,
     FlowMatchLCMScheduler,
@@ -30,6 +31,7 @@ from sfumato.components.schedulers import (
     History,
     KDPM2DiscreteScheduler,
     LMSDiscreteScheduler,
+    LTXEulerAncestralRFScheduler,
     PNDMScheduler,
     RePaintScheduler,
     SASolverScheduler,
@@ -356,6 +358,47 @@ def test_every_solver_without_noise_recovers_a_single_point(name: str, n: int, s
     assert float((sample - end.alpha * point).abs().max()) < room
 
 
+ELSEWHERE = {
+    "DDIMInverseScheduler": "goes to noise",
+    "DPMSolverMultistepInverseScheduler": "goes to noise",
+    "IPNDMScheduler": "its published levels do not lie on the circle that its formula goes along",
+    "ScoreSdeVpScheduler": "Euler and Maruyama's method is stable in hundreds of steps only",
+}
+
+
+@pytest.mark.parametrize("n", [5, 13, 25])
+@pytest.mark.parametrize("name", [name for name in schedulers if name not in ELSEWHERE])
+def test_whatever_is_drawn_a_denoiser_of_one_point_leads_there(
+    name: str, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the noise that the run's end leaves. What the model would say is solved for: `denoised` is linear in it.
+
+    Where it clips, it is not, so nothing is clipped here.
+    """
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+    unclipped = {key: False for key in ("clip_sample", "clip_denoised") if hasattr(schedulers[name], key)}
+    scheduler = schedulers[name](**unclipped)
+    schedule = scheduler.steps(n)
+    point, sample, history = randn(0).double(), randn(1).double() * schedule.noise_scale, ()
+    for step in schedule:
+        without, with_one = (scheduler.denoised(sample, torch.full_like(sample, x), step) for x in (0, 1))
+        answer = (point - without) / (with_one - without)
+        noise = randn(step.index + 5).double() if step.noisy else None
+        sample, history = scheduler.advance(sample, answer, step, history, noise)
+    end = schedule.targets[-1]
+    assert float((sample - end.alpha * point).abs().max()) < 1e-5 + 5 * end.sigma
+
+
+def test_euler_and_maruyama_s_method_leads_to_a_point_in_many_steps() -> None:
+    scheduler = schedulers["ScoreSdeVpScheduler"]()
+    point, sample = randn(0), randn(1)
+    for step in scheduler.steps(1000):
+        alpha, sigma = step.level
+        noise = randn(step.index + 5) if step.noisy else None
+        sample, _ = scheduler.advance(sample, (sample - alpha * point) / sigma, step, (), noise)
+    assert float((sample - point).abs().max()) < 0.05
+
+
 ORDERS = [
     (EulerDiscreteScheduler(), 1),
     (DPMSolverMultistepScheduler(solver_order=1), 1),
@@ -370,6 +413,8 @@ ORDERS = [
     (KDPM2DiscreteScheduler(), 2),
     (HeunDiscreteScheduler(), 2),
     (FlowMatchEulerDiscreteScheduler(), 1),
+    (FlowMapEulerDiscreteScheduler(), 1),
+    (LTXEulerAncestralRFScheduler(eta=0.0), 1),
     (FlowMatchHeunDiscreteScheduler(), 2),
 ]
 
