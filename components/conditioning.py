@@ -94,3 +94,10 @@ class SD3Conditioning(Conditioning):
     """What Stable Diffusion 3 reads: tokens of CLIP and of T5, and the prompt pooled by CLIP. pooled: (rows, width)."""
 
     pooled: Float[Tensor, "rows width"]
+
+
+@dataclass(frozen=True)
+class PixArtConditioning(Conditioning):
+    """What PixArt reads: T5's tokens, and which of them are words. mask: (rows, tokens), 0 on filling."""
+
+    mask: Float[Tensor, "rows tokens"]

@@ -29,16 +29,40 @@ class T5Tower(Protocol):
     def forward(self, input_ids: Tensor) -> T5Output: ...
 
 
+class MaskedT5Tower(T5Tower, Protocol):
+    """The same where filling may be hidden from it."""
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> T5Output: ...
+
+
 def read_by_t5(
     tower: T5Tower, tokenizer: TextTokenizer, prompts: Sequence[str], length: int, running: Running
 ) -> Tensor:
     """What T5 makes of each text, (texts, length, width): cut, with a note of what is dropped, or filled up.
 
-    Filling is not masked: image models were trained to see it.
+    Filling is not masked: SD 3 and Flux were trained to see it.
     """
+    rows, _ = _rows(tokenizer, prompts, length, running)
+    return tower.forward(torch.tensor(rows, device=tower.device)).last_hidden_state
+
+
+def read_masked_by_t5(
+    tower: MaskedT5Tower, tokenizer: TextTokenizer, prompts: Sequence[str], length: int, running: Running
+) -> tuple[Tensor, Tensor]:
+    """The same with filling hidden from T5; and a mask (texts, length), 0 on filling."""
+    rows, counts = _rows(tokenizer, prompts, length, running)
+    seen = torch.tensor([[1.0] * count + [0.0] * (length - count) for count in counts], device=tower.device)
+    return tower.forward(torch.tensor(rows, device=tower.device), attention_mask=seen).last_hidden_state, seen
+
+
+def _rows(
+    tokenizer: TextTokenizer, prompts: Sequence[str], length: int, running: Running
+) -> tuple[list[list[int]], list[int]]:
+    """A row of ids for each text, and how many of them are the text's own, its end included."""
     running.check()
     filler = tokenizer.pad_token_id or 0  # T5's own
     rows: list[list[int]] = []
+    counts: list[int] = []
     for text in prompts:
         words, end = tokenizer([text]).input_ids[0][:-1], tokenizer.eos_token_id
         assert end is not None
@@ -48,5 +72,6 @@ def read_by_t5(
                 f"{tokenizer.decode(dropped).strip()!r}."
             )
         row = [*words[: length - 1], end]
+        counts.append(len(row))
         rows.append(row + [filler] * (length - len(row)))
-    return tower.forward(torch.tensor(rows, device=tower.device)).last_hidden_state
+    return rows, counts

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...graph.errors import ConfigError, LoadError
-from ...registry import schedulers
+from ...registry import models, schedulers
 from ..quantization.config import GGUFQuantizationConfig, Quantization
 from ..quantization.files import for_transformers, gguf_name, quantization_of
 from ..quantization.method import missing_packages
@@ -159,7 +159,8 @@ def _missing(spec: ComponentSpec, kind: Any, root: Root, folder: Path) -> Iterat
         try:
             found = spec.read_config().get("_class_name")
             # transformers' files have no such key, and one file may serve several of its classes.
-            if library != "transformers" and found not in (None, kind.__name__):
+            ours = found in (None, kind.__name__) or models.find(str(found)) is kind  # some have an older name too
+            if library != "transformers" and not ours:
                 yield f"{folder / 'config.json'}: this is a {found}, and type_hint says {name}. Change one of them."
         except LoadError as error:
             yield str(error)

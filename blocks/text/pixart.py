@@ -1,0 +1,33 @@
+"""Prompts for PixArt: through T5 alone, which does not see the filling."""
+
+from typing import NamedTuple
+
+from ...components.conditioning import PixArtConditioning
+from ...components.loading.tokenizer import TextTokenizer
+from ...graph import Block, Running, component, knob
+from ...graph.ports import ALONE
+from .prompts import Prompt, texts
+from .t5 import Length, MaskedT5Tower, read_masked_by_t5
+
+
+class Encoded(NamedTuple):
+    conditioning: PixArtConditioning
+
+
+class EncodePrompt(Block):
+    """Turn each prompt into one row: T5's tokens, and which of them are words.
+
+    Prompts are read in lower case, as PixArt was trained. Of longer ones T5 reads `max_sequence_length` tokens, with a
+    note of the words dropped.
+    """
+
+    text_encoder: MaskedT5Tower = component()
+    tokenizer: TextTokenizer = component()
+    max_sequence_length: Length = knob(300)
+
+    def __call__(self, prompt: Prompt, running: Running = ALONE) -> Encoded:
+        plain = [text.lower().strip() for text in texts(prompt)]
+        length = self.max_sequence_length
+        return Encoded(
+            PixArtConditioning(*read_masked_by_t5(self.text_encoder, self.tokenizer, plain, length, running))
+        )

@@ -1,0 +1,142 @@
+"""PixArt's transformer gives the reference's numbers, from the files of today and from the first ones."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato import ComponentSpec, ConfigError
+from sfumato.components.loading.weights import on_meta
+from sfumato.components.models.pixart import PixArtTransformer2DModel
+from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, tapped
+
+TOLERANCE = 1e-5  # float32; measured: at most 5e-6
+
+TINY: dict[str, Any] = {
+    "sample_size": 8,
+    "num_layers": 3,
+    "attention_head_dim": 12,
+    "num_attention_heads": 4,
+    "cross_attention_dim": 48,
+    "caption_channels": 32,
+    "use_additional_conditions": False,
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "sigma": TINY,
+    "alpha, told of sizes": {**TINY, "use_additional_conditions": True},
+    "alpha, told since it is for 1024 pixels": {**TINY, "sample_size": 128, "use_additional_conditions": None},
+    "no variance": {**TINY, "out_channels": None, "interpolation_scale": 2},
+    "prompts as they are": {**TINY, "caption_channels": None, "cross_attention_dim": 20},
+    "no bias": {**TINY, "attention_bias": False},
+}
+
+Pair = tuple[Any, Any]
+Read = Callable[..., Pair]
+Apart = Callable[[Tensor, Tensor], float]
+
+
+@pytest.fixture
+def stirred(reference: Any, tmp_path: Path) -> Read:
+    """Gives (ours, theirs) of one file, with weights that all matter."""
+
+    def make(config: dict[str, Any]) -> Pair:
+        theirs = reference.PixArtTransformer2DModel.from_config(config).eval()
+        for parameter in theirs.parameters():
+            torch.nn.init.normal_(parameter, std=0.15)
+        theirs.save_pretrained(tmp_path / "theirs")
+        return PixArtTransformer2DModel.from_pretrained(tmp_path / "theirs"), theirs
+
+    return make
+
+
+def asked(config: dict[str, Any], sides: tuple[int, int] = (8, 12)) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same question to ours and to theirs; in the first row most of the prompt is filling."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(2, 4, *sides, generator=generator)
+    words = torch.randn(2, 7, config["caption_channels"] or config["cross_attention_dim"], generator=generator)
+    mask = torch.ones(2, 7)
+    mask[0, 3:] = 0
+    both: dict[str, Any] = {"hidden_states": x, "encoder_hidden_states": words, "timestep": torch.tensor([3.5, 900.0])}
+    both["encoder_attention_mask"] = mask
+    sizes = torch.tensor([[64.0, 96.0, 64 / 96], [512.0, 300.0, 512 / 300]])
+    told = config["use_additional_conditions"] is not False
+    added = {"resolution": sizes[:, :2] if told else None, "aspect_ratio": sizes[:, 2:] if told else None}
+    return {**both, "sizes": sizes if told else None}, {**both, "added_cond_kwargs": added}
+
+
+@pytest.mark.parametrize("sides", [(8, 8), (8, 12), (4, 2)])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_ours_gives_the_numbers_of_the_file_that_they_wrote(
+    stirred: Read, apart: Apart, name: str, sides: tuple[int, int]
+) -> None:
+    ours, theirs = stirred(CONFIGS[name])
+    mine, other = asked(CONFIGS[name], sides)
+    assert apart(ours(**mine), theirs(**other).sample) < TOLERANCE
+    del mine["encoder_attention_mask"], other["encoder_attention_mask"]
+    assert apart(ours(**mine), theirs(**other).sample) < TOLERANCE
+
+
+def test_places_may_be_made_once(stirred: Read) -> None:
+    ours, _ = stirred(TINY)
+    mine, _ = asked(TINY)
+    assert torch.equal(ours(**mine), ours(**mine, places=ours.places(8, 12)))
+
+
+def test_they_read_the_file_that_we_wrote(read_by_them: Read, apart: Apart) -> None:
+    ours, theirs = read_by_them("PixArtTransformer2DModel", TINY)
+    mine, other = asked(TINY)
+    assert apart(ours(**mine), theirs(**other).sample) < TOLERANCE
+
+
+def test_first_files_name_another_class_and_are_read(stirred: Read, tmp_path: Path) -> None:
+    ours, _ = stirred(TINY)
+    file = tmp_path / "theirs" / "config.json"
+    legacy = {"_class_name": "Transformer2DModel", "double_self_attention": False, "num_vector_embeds": None}
+    legacy |= {"only_cross_attention": False, "use_linear_projection": False}
+    file.write_text(json.dumps({**json.loads(file.read_text()), **legacy}))
+    hint = ("diffusers", "Transformer2DModel")
+    spec = ComponentSpec(type_hint=hint, pretrained_model_name_or_path=str(tmp_path / "theirs"))
+    read = spec.bindable().load()
+    assert isinstance(read, PixArtTransformer2DModel)
+    assert torch.equal(read(**asked(TINY)[0]), ours(**asked(TINY)[0]))
+
+
+def test_the_full_size_model_has_the_published_parameters(reference: Any) -> None:
+    config: dict[str, Any] = {"caption_channels": 4096, "use_additional_conditions": False}
+    with on_meta():
+        ours = PixArtTransformer2DModel(**config)
+    with torch.device("meta"):
+        theirs = reference.PixArtTransformer2DModel.from_config(config)
+    want = {key: tuple(t.shape) for key, t in theirs.state_dict().items()}
+    assert {key: tuple(t.shape) for key, t in ours.state_dict().items()} == want
+    assert sum(p.numel() for p in ours.parameters()) == 610_856_096
+
+
+@pytest.mark.parametrize("change", [Identity(), Blur(), Blur(1.0), Drop(), Drop(feed_forward=False)])
+def test_every_change_makes_a_difference_and_leaves_the_model_alone(
+    stirred: Read, change: Identity | Blur | Drop
+) -> None:
+    ours, _ = stirred(TINY)
+    mine, _ = asked(TINY)
+    before = ours(**mine)
+    seen = tapped(ours, Taps((Tap(change),)), (8, 12))
+    assert (seen(**mine) - before).abs().max() > 1e-3
+    assert torch.equal(ours(**mine), before)
+
+
+def test_what_cannot_be_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"norm_type +is 'ada_norm_zero', but what is supported"):
+        PixArtTransformer2DModel(norm_type="ada_norm_zero")
+    with pytest.raises(ConfigError, match=r"cross_attention_dim +is 20, but prompts are projected to 48"):
+        PixArtTransformer2DModel(**{**TINY, "cross_attention_dim": 20})
+    told = PixArtTransformer2DModel(**CONFIGS["alpha, told of sizes"])
+    untold = PixArtTransformer2DModel(**TINY)
+    mine, _ = asked(TINY)
+    with pytest.raises(TypeError, match="sizes are missing"):
+        told(**mine)
+    with pytest.raises(TypeError, match="sizes have no place here"):
+        untold(**{**mine, "sizes": torch.ones(2, 3)})

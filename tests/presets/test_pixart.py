@@ -1,0 +1,153 @@
+"""PixArt beside the reference: same numbers from the same files.
+
+Tolerances are of float32 arithmetic, as for Stable Diffusion: pixels within 0.05 of a step of 255, and latents within
+1e-5 of the largest, which is about 600, since the first step divides what a random model says by 0.006.
+"""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sfumato as sf
+from sfumato import WireError
+from sfumato.blocks.denoise.predict import PredictNoise
+
+from .sd3 import T5, T5_FILES
+from .support import Result, half, picture, quiet, run
+
+Same = Callable[..., object]
+STEPS = 4
+PROMPTS = ["a red apple", "A small CAT "]
+TRANSFORMER: dict[str, Any] = {
+    "sample_size": 8,
+    "num_layers": 3,
+    "attention_head_dim": 12,
+    "num_attention_heads": 4,
+    "cross_attention_dim": 48,
+    "caption_channels": 96,
+    "use_additional_conditions": False,
+}
+VAE: dict[str, Any] = {
+    "sample_size": 64,
+    "block_out_channels": (8, 8, 8, 8),
+    "norm_num_groups": 4,
+    "latent_channels": 4,
+    "scaling_factor": 0.13025,
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+}
+NOISE: dict[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "algorithm_type": "dpmsolver++", "solver_order": 2}
+KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "sigma": ("pixart", "PixArtSigmaPipeline", {}),
+    "alpha": ("pixart-alpha", "PixArtAlphaPipeline", {"sample_size": 128, "use_additional_conditions": True}),
+    "alpha for 512": ("pixart-alpha", "PixArtAlphaPipeline", {"interpolation_scale": 2}),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives the folder of a tiny random checkpoint of one of the `KINDS`."""
+    transformers: Any = import_module("transformers")
+    made: dict[str, Path] = {}
+
+    def make(name: str) -> Path:
+        if name in made:
+            return made[name]
+        _, pipeline, config = KINDS[name]
+        with quiet(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            pipe = getattr(diffusers, pipeline)(
+                transformer=diffusers.PixArtTransformer2DModel(**{**TRANSFORMER, **config}),
+                vae=diffusers.AutoencoderKL(**VAE),
+                text_encoder=transformers.T5EncoderModel(transformers.T5Config(**T5)),
+                tokenizer=transformers.T5Tokenizer.from_pretrained(T5_FILES),
+                scheduler=diffusers.DPMSolverMultistepScheduler(**NOISE),
+            )
+            for parameter in [*pipe.transformer.parameters(), *pipe.text_encoder.parameters()]:
+                torch.nn.init.normal_(parameter, std=0.12)
+            place = tmp_path_factory.mktemp(name.replace(" ", "-"))
+            pipe.save_pretrained(place)
+        return made.setdefault(name, place)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def theirs(diffusers: Any, folder: Callable[[str], Path]) -> Callable[..., Result]:
+    pipes: dict[str, Any] = {}
+
+    def call(name: str, seed: int | Sequence[int] = 0, **inputs: Any) -> Result:
+        with quiet():
+            if name not in pipes:
+                pipes[name] = diffusers.DiffusionPipeline.from_pretrained(folder(name), torch_dtype=torch.float32)
+                pipes[name].set_progress_bar_config(disable=True)
+            last: list[Tensor] = []
+
+            def keep(_step: int, _t: Any, latents: Tensor) -> None:
+                last[:] = [latents]
+
+            made = [torch.Generator("cpu").manual_seed(s) for s in ([seed] if isinstance(seed, int) else seed)]
+            given = {"use_resolution_binning": False, "output_type": "np", **inputs}
+            given["generator"] = made[0] if isinstance(seed, int) else made
+            images = pipes[name](callback=keep, **given).images
+        return Result(last[0], images)
+
+    return call
+
+
+CALLS: dict[str, dict[str, Any]] = {
+    "two prompts": {"prompt": PROMPTS},
+    "two images of two prompts": {"prompt": PROMPTS, "num_images_per_prompt": 2},
+    "a seed for each": {"prompt": PROMPTS, "seed": [3, 4]},
+    "a negative prompt": {"negative_prompt": "blue"},
+    "guidance 1": {"guidance_scale": 1.0},
+    "fewer tokens": {"max_sequence_length": 12},
+    "an odd size": {"height": 48, "width": 112},
+    "an empty prompt": {"prompt": ""},
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
+@pytest.mark.parametrize("name", KINDS)
+def test_the_pictures_of_the_reference(
+    folder: Callable[[str], Path], theirs: Callable[..., Result], same: Same, name: str, what: str
+) -> None:
+    given: dict[str, Any] = {"prompt": "a fish", "num_inference_steps": STEPS, "height": 64, "width": 64, "seed": 7}
+    given |= CALLS[what]
+    pipe = sf.load(folder(name))
+    assert pipe.preset == (KINDS[name][0], "text2image")
+    ours = run(pipe, **given)
+    same(ours, theirs(name, **given), latents=1e-5 * float(ours.latents.abs().max()))
+
+
+def test_the_prompt_and_its_mask_matter(folder: Callable[[str], Path]) -> None:
+    """So that the tests above could fail."""
+    pipe = sf.load(folder("sigma"))
+    one, two = (run(pipe, prompt=text, seed=1, num_inference_steps=STEPS) for text in ("a fish", "a red apple"))
+    assert (one.latents - two.latents).abs().max() > 1e-2
+    positive = pipe.only("positive")(prompt="a fish").positive
+    assert positive.mask.sum() < positive.mask.numel() == 300
+
+
+@pytest.mark.parametrize("task", ["image2image", "inpaint"])
+@pytest.mark.parametrize("guider", ["cfg", "pag", "slg", "seg", "none"])
+def test_other_tasks_and_guiders_come_with_the_vocabulary(
+    folder: Callable[[str], Path], task: str, guider: str
+) -> None:
+    pipe = sf.load(folder("sigma"), task)
+    given: dict[str, Any] = {"prompt": "a fish", "image": picture(), "num_inference_steps": 6, "seed": 2}
+    given |= {"mask_image": half()} if task == "inpaint" else {}
+    out = run(pipe, guider=guider, **given)
+    assert out.latents.isfinite().all()
+    other = run(pipe, guider=guider, **{**given, "image": picture(5)})
+    assert not torch.equal(out.latents, other.latents)
+
+
+def test_another_familys_denoiser_is_refused() -> None:
+    with pytest.raises(WireError, match="SDConditioning"):
+        sf.load("pixart").replace("denoise.predict", PredictNoise())
