@@ -248,6 +248,17 @@ def test_without_t5_nobody_asks_for_it(
     assert image.size == (64, 64)
 
 
+def test_towers_and_tokenizers_of_transformers_may_be_bound_in_place_of_ours(
+    sd3: SD3, sd3_reference: SD3Reference
+) -> None:
+    names = [f"{part}{number}" for part in ("text_encoder", "tokenizer") for number in ("", "_2", "_3")]
+    parts = sd3_reference().pipe.components
+    theirs = {name: parts[name] for name in names}
+    assert all(type(part).__module__.startswith("transformers.") for part in theirs.values())
+    given: dict[str, Any] = {"prompt": PROMPTS, "num_inference_steps": 2, "seed": 3}
+    assert (run(sd3().bind(**theirs), **given).latents - run(sd3(), **given).latents).abs().max() < 1e-4
+
+
 def test_the_family_by_its_name_has_three_towers() -> None:
     pipe = sf.load("sd3")
     assert {"text_encoder", "text_encoder_2", "text_encoder_3", "transformer", "vae", "scheduler"} <= {*pipe.components}
