@@ -101,7 +101,7 @@ def load(
         try:
             graph = family.make(task, {name: told(part) for name, part in known.items()}, **index.config)
         except (LoadError, ConfigError) as error:
-            raise _with_all_problems(error, index, family, swaps) from error
+            raise _with_all_problems(error, index, family, task, swaps) from error
         if not embedded:  # that one was asked for by its name
             _LOG.info("%s: %s, by its pipeline class %s", x, "/".join(graph.preset or ()), index.class_name)
         if defaults := _DEFAULTS.get(str(x)) if embedded else None:
@@ -112,7 +112,10 @@ def load(
     held = with_variant(held, variant)
     graph = graph.bind({name: manager.handle(spec, device=device, dtype=dtype) for name, spec in held.items()})
     left_out = {name for name in specs if name not in graph.components and swaps.get(name, name) is None}
-    swaps = {name: value for name, value in swaps.items() if name not in left_out}
+    swaps = {
+        name: manager.handle(value, device=device, dtype=dtype) if isinstance(value, ComponentSpec) else value
+        for name, value in swaps.items() if name not in left_out
+    }  # fmt: skip
     return graph.using(**swaps) if swaps else graph
 
 
@@ -147,10 +150,11 @@ def _class_names(index: Index) -> Iterator[str]:
         yield index.class_name
 
 
-def _with_all_problems(error: Exception, index: Index, family: Family, swaps: Mapping[str, Any]) -> LoadError:
-    """Everything that is wrong with the components that the family needs, where one is enough to stop it."""
-    made = [family.make(task, {}) for task in family.tasks]
-    needed = {name for graph in made for name, part in graph.components.items() if part.required}
+def _with_all_problems(
+    error: Exception, index: Index, family: Family, task: str, swaps: Mapping[str, Any]
+) -> LoadError:
+    """Everything that is wrong with the components that the task needs, where one is enough to stop it."""
+    needed = {name for name, part in family.make(task, {}).components.items() if part.required}
     lines = [f"{name}: the index has none." for name in sorted(needed - index.loadable.keys() - swaps.keys())]
     for name, spec in index.loadable.items():
         if name in needed and name not in swaps:

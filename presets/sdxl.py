@@ -16,11 +16,8 @@ from ..graph import Graph, Loop, named
 from .control import UNET_CONTROL, attaching
 from .edits import from_image, into_mask, knowing_guidance
 from .family import Family
-from .sdxl_refiner import refined
+from .sdxl_refiner import NEGATIVE, refined
 from .settings import read_config, unet_settings
-
-NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
-"""The reference skips layers for the positive prompt only, so the negative one has a `clip_skip` of its own."""
 
 
 def text2image(
@@ -68,10 +65,13 @@ def text2image(
         slots={"guider": ["denoise.guider"]},
         preset=("sdxl", "text2image"),
     )
-    if distilled:
-        graph = knowing_guidance(graph, PredictDistilled(guidance_scale=guidance_scale))
+    graph = _knowing_guidance(graph, guidance_scale) if distilled else graph
     scored = size_ids == 5 or (size_ids is None and requires_aesthetics_score)
     return graph.insert("score", ScoreInPlaceOfTarget(), after="sizes") if scored else graph
+
+
+def _knowing_guidance(graph: Graph, guidance_scale: float) -> Graph:
+    return knowing_guidance(graph, PredictDistilled(guidance_scale=guidance_scale))
 
 
 def image2image(factor: int = 8, **settings: Any) -> Graph:
@@ -97,9 +97,10 @@ def inpaint(size: int = 1024, channels: int = 4, factor: int = 8, unet_channels:
     )
 
 
-def text2image_refined(**settings: Any) -> Graph:
+def text2image_refined(distilled: bool = False, guidance_scale: float = 5.0, **settings: Any) -> Graph:
     """The base begins a picture, the refiner ends it: one schedule, two models (Podell et al. 2023, section 2.5)."""
-    return refined(text2image(**settings))
+    graph = refined(text2image(guidance_scale=guidance_scale, **settings))
+    return _knowing_guidance(graph, guidance_scale) if distilled else graph
 
 
 def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -9,6 +9,9 @@ from ..blocks.text.sdxl import EncodeRefinerPrompt, MatchNegative
 from ..blocks.text.sizes import AddSizes, ScoreInPlaceOfTarget
 from ..graph import Block, Graph, Loop, named
 
+NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
+"""The reference skips layers for the positive prompt only, so the negative one has a `clip_skip` of its own."""
+
 
 def refined(base: Graph) -> Graph:
     """The base's graph, with the refiner's loop behind its own; `denoising_end` says where one hands over to the other.
@@ -47,11 +50,10 @@ def _loop() -> Loop:
 def _words() -> dict[str, Block]:
     """The same sentence as the base's, from prompt to conditioning. No negative prompt is "" to the refiner."""
     positive, negative = "refine_positive", "refine_negative"
-    both = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
     return {
         positive: named(EncodeRefinerPrompt(), text=positive),
         "refine_match": MatchNegative(force_zeros_for_empty_prompt=False),
-        negative: named(EncodeRefinerPrompt(), text=negative, **both),
+        negative: named(EncodeRefinerPrompt(), text=negative, **NEGATIVE),
         "refine_score": ScoreInPlaceOfTarget(),
         "size_refine_positive": named(AddSizes(), text=positive, conditioning=positive),
         "size_refine_negative": named(AddSizes(), text=negative, conditioning=negative, sizes="negative_sizes"),

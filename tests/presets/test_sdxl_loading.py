@@ -15,8 +15,8 @@ from sfumato.blocks.denoise.predict import PredictNoise
 from sfumato.presets.sdxl import family
 from sfumato.registry import guiders
 
-from .sdxl import ReferenceXL
-from .support import fresh, held, picture, quiet, run
+from .sdxl import KINDS, ReferenceXL
+from .support import fresh, half, held, picture, quiet, run
 
 XL = Callable[..., Graph]
 GIVEN: dict[str, Any] = {"prompt": "a red apple", "negative_prompt": "blue", "num_inference_steps": 2, "seed": 3}
@@ -93,9 +93,9 @@ def test_half_precision_files_of_a_variant(
     plain = run(xl(), **GIVEN).latents
     near = run(sf.load(folder, variant="fp16", manager=fresh()), **GIVEN).latents
     assert 0 < (near - plain).abs().max() < 0.05
-    half = sf.load(folder, variant="fp16", dtype="float16", manager=fresh())
-    out = run(half, **GIVEN)
-    assert held(half, "vae").dtype == torch.float16
+    small = sf.load(folder, variant="fp16", dtype="float16", manager=fresh())
+    out = run(small, **GIVEN)
+    assert held(small, "vae").dtype == torch.float16
     assert (out.latents - plain).abs().max() < 0.2
     with pytest.raises(sf.LoadError, match="fp16"):
         run(sf.load(folder, manager=fresh()), **GIVEN)
@@ -107,6 +107,45 @@ def test_the_first_tower_is_not_asked_for_where_the_index_has_none(xl: XL) -> No
     assert pipe.check() == []
     assert {"aesthetic_score", "negative_aesthetic_score"} <= set(pipe.inputs)
     assert "aesthetic_score" not in xl("base", "image2image").inputs
+
+
+def test_a_refiners_spec_is_loaded_as_the_rest_is(xl_checkpoint: Callable[[str], Path]) -> None:
+    hint = ("diffusers", "UNet2DConditionModel")
+    folder = str(xl_checkpoint("refiner"))
+    spec = sf.ComponentSpec(type_hint=hint, pretrained_model_name_or_path=folder, subfolder="unet")
+    manager = fresh()
+    pipe = sf.load(xl_checkpoint("base"), "refined", refiner=spec, dtype="float16", manager=manager)
+    refiner = pipe.bindings["refiner"]
+    assert (refiner.dtype, refiner.manager) == ("float16", manager)
+    assert pipe.check() == []
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_every_task_of_every_checkpoint_is_a_graph(xl: XL, xl_checkpoint: Callable[[str], Path], name: str) -> None:
+    told = sf.inspect(xl_checkpoint(name))
+    assert (told.family, told.missing) == ("sdxl", ())
+    for task in told.tasks:
+        wanting = {"refiner"} if task == "refined" else set[str]()
+        assert {problem.place for problem in xl(name, task).check()} == wanting
+
+
+def test_what_is_wrong_with_a_checkpoint_is_told_for_the_task_that_was_asked_for(
+    xl_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(xl_checkpoint("base"), tmp_path / "checkpoint")
+    (folder / "unet" / "config.json").write_text("{")
+    (folder / "vae" / "config.json").write_text("{")
+    with pytest.raises(sf.LoadError, match=r"\(2 problems\)\n  unet: .*\n  vae: [^\n]*$"):
+        sf.load(folder)
+
+
+def test_the_task_is_picked_by_the_names_of_a_call(xl_checkpoint: Callable[[str], Path]) -> None:
+    pipe = sf.load(xl_checkpoint("base"), "auto")
+    given: dict[str, Any] = {"prompt": "a fish", "num_inference_steps": 2, "seed": 1, "output_type": "np"}
+    plain = pipe(**given).images
+    changed = pipe(**given, image=picture(), strength=0.5).images
+    painted = pipe(**given, image=picture(), mask_image=half()).images
+    assert len({images.tobytes() for images in (plain, changed, painted)}) == 3
 
 
 def test_sizes_come_from_the_configs(xl: XL) -> None:
