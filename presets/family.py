@@ -39,7 +39,8 @@ class Family:
             return self.make(next(iter(self.tasks)), components, **more).as_preset(self.name, AUTO)
         if task not in self.tasks:
             raise UnknownName(f"The family {self.name!r} has no task {task!r}. {did_you_mean(task, self.tasks)}")
-        return self.attach(self.tasks[task](**{**self.settings(components), **more}), components)
+        graph = self.tasks[task](**{**self.settings(components), **more})
+        return self.attach(graph, components).as_preset(self.name, task)
 
     def sister(self, graph: Graph, task: str) -> Graph:
         """The graph of another task for the components that a graph holds.

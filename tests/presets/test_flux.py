@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import sfumato as sf
-from sfumato import Graph, WireError
+from sfumato import Graph, InputError, WireError
 from sfumato.blocks.denoise.predict import PredictNoise
 from sfumato.registry import guiders
 
@@ -274,9 +274,24 @@ def test_a_denoiser_of_another_family_is_refused_when_the_graph_is_made() -> Non
 
 
 # -------------------------------------------------------------------------------------------------------------- loading
-@pytest.mark.parametrize("name", ["dev", "fill", "kontext", "image2image", "inpaint"])
+@pytest.mark.parametrize("name", ["dev", "fill", "depth", "kontext", "image2image", "inpaint"])
 def test_the_family_is_known_by_every_class_of_pipeline(flux: Load, name: str) -> None:
-    assert (flux(name).preset or ("",))[0] in ("flux", "flux-kontext")
+    assert flux(name).preset == ("flux-kontext" if name == "kontext" else "flux", "text2image")
+
+
+def test_a_kontext_checkpoint_sends_a_picture_to_its_own_task(flux: Load) -> None:
+    with pytest.raises(InputError, match=r"Write pipe\.task\('kontext'\)\(…, image=…\)"):
+        flux("kontext")(prompt="a fish", image=picture(), **SMALL)
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "image": picture(), "auto_resize": False, "max_area": 900}
+    done = [event.path for event in flux("kontext", "auto").stream(**given) if event.kind == "done"]
+    assert "encode_reference" in done
+
+
+@pytest.mark.parametrize("task", ["text2image", "image2image", "inpaint", "fill", "kontext", "redux"])
+def test_every_graph_survives_its_file(tmp_path: Path, task: str) -> None:
+    graph = sf.load("flux", task)
+    graph.save(tmp_path)
+    assert Graph.load(tmp_path) == graph
 
 
 def test_a_folder_of_shards_in_a_variant_is_read_as_its_whole_self_is(
