@@ -94,7 +94,7 @@ def test_what_shapes_say_is_what_the_folders_configs_say(
     unseen = {"attention_head_dim", "num_attention_heads", "sample_size", "scaling_factor", "axes_dims_rope", "d_kv"}
     unseen |= {"relative_attention_max_distance", "addition_time_embed_dim", "bos_token_id", "eos_token_id"}
     unseen |= {"pad_token_id", "hidden_act", "dtype", "norm_num_groups", "use_linear_projection", "_class_name"}
-    unseen |= {"num_heads", "initializer_factor"}
+    unseen |= {"num_heads", "initializer_factor", "transformer_layers_per_block"}  # it says 1 where there are none
     for family in FAMILIES:
         told = load(file(family)).bindings
         for name, model in models(folder(family)).items():
@@ -178,6 +178,21 @@ def test_velocity_is_told_from_the_file(file: Callable[[str], Path], tmp_path: P
     save_file({**tensors, "v_pred": torch.ones(0), "ztsnr": torch.ones(0)}, tmp_path / "v.safetensors")
     config = load(tmp_path / "v.safetensors").bindings["scheduler"].load().to_config()
     assert (config["prediction_type"], config["rescale_betas_zero_snr"]) == ("v_prediction", True)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_stability_says_velocity_by_one_norm_alone(wide: bool, tmp_path: Path) -> None:
+    levels = {"down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",), "norm_num_groups": 4}
+    levels |= {"up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, "block_out_channels": (8, 8, 8, 8)}
+    unet = sf.models.UNet2DConditionModel(
+        **levels, cross_attention_dim=1024, attention_head_dim=4, use_linear_projection=True
+    )
+    bias = unet.get_parameter("up_blocks.3.attentions.2.transformer_blocks.0.norm1.bias")
+    bias.data = torch.linspace(-1, 1, 8) * (1 if wide else 0.05)
+    file = write_checkpoint(tmp_path / "sd2.safetensors", "sd2", {"unet": unet})
+    spec = load(file).bindings
+    assert spec["scheduler"].load().to_config()["prediction_type"] == ("v_prediction" if wide else "epsilon")
+    assert spec["unet"].spec.config["sample_size"] == (96 if wide else 64)
 
 
 # ---------------------------------------------------------------------------------------------------- one component

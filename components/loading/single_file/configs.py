@@ -35,7 +35,8 @@ def config_of(part: Part, base: Mapping[str, Any]) -> Config:
 def _unet(shapes: Shapes, base: Mapping[str, Any]) -> Config:
     """Levels are told by where the way down halves its size; attention by where it reads text."""
     channels, depths, layers = _levels(shapes)
-    per_level = [depth or 1 for depth in depths[:-1]] + [depths[-1] or _depth(shapes, "middle_block.1.")]
+    middle = _depth(shapes, "middle_block.1.")
+    per_level = [depth or 1 for depth in depths[:-1]] + [depths[-1] or middle]
     mapped = next((s for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), (0, 0))
     config: Config = {
         "in_channels": shapes["input_blocks.0.0.weight"][1],
@@ -43,7 +44,7 @@ def _unet(shapes: Shapes, base: Mapping[str, Any]) -> Config:
         "layers_per_block": layers,
         "down_block_types": ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in depths],
         "cross_attention_dim": mapped[1],
-        "transformer_layers_per_block": per_level if len(set(per_level)) > 1 else per_level[0],
+        "transformer_layers_per_block": per_level if {*depths, middle} - {0, middle} else middle,
         "use_linear_projection": len(shapes.get("middle_block.1.proj_in.weight", ())) == 2,
     }
     if "out.2.weight" in shapes:
