@@ -21,6 +21,7 @@ Floats go from 0 to 1, uint8 from 0 to 255.
 """
 Size = Annotated[int, Ge(1)] | None
 """Pixels; None keeps the picture's own."""
+_LATENTS = " Latents are no picture: give them as image_latents."
 
 
 class Read(NamedTuple):
@@ -92,9 +93,10 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
     channels = 3 if mode == "RGB" else 1
     if pixels.ndim != 3 or pixels.shape[0] not in (1, channels) or not pixels.is_floating_point():
         came = f"{type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}"
+        hint = _LATENTS if isinstance(picture, Tensor) and mode == "RGB" else ""
         raise ValueError(
             f"A picture came as {came}. Wanted: a PIL image, or 0 to 1 as ({channels}, rows, columns) in a tensor, "
-            f"(rows, columns, {channels}) in an array."
+            f"(rows, columns, {channels}) in an array.{hint}"
         )
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):  # so written, NaN is refused too

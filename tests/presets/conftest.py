@@ -90,6 +90,7 @@ NOISE = {
 CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "sd": ("StableDiffusionPipeline", {}, {}, {}),
     "sd-inpainting": ("StableDiffusionInpaintPipeline", {"in_channels": 9}, {}, {}),
+    "sd-lcm": ("LatentConsistencyModelPipeline", {"time_cond_proj_dim": 12}, {}, {}),
     "sd2": (
         "StableDiffusionPipeline",
         {"use_linear_projection": True, "attention_head_dim": (2, 4)},
