@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -176,6 +178,18 @@ def test_weights_that_the_cache_lacks_are_named_when_the_hub_is_not_asked(hub: H
         pipe(**CALL)
     text = str(caught.value)
     assert text.startswith("(5 components)\n") and "someone/emoji/unet has no weights" in text
+
+
+def test_eight_threads_fetch_each_file_once(hub: Hub, picture: torch.Tensor) -> None:
+    manager, together = sf.ComponentsManager(), threading.Barrier(8)
+
+    def one(_: int) -> torch.Tensor:
+        together.wait()
+        return sf.load("someone/shards", manager=manager)(**CALL).images
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(torch.equal(images, picture) for images in pool.map(one, range(8)))
+    assert len(hub.given) == len(set(hub.given)) and len(manager) == 5
 
 
 def test_a_cache_elsewhere_and_fetching_anew(hub: Hub, load: Load, tmp_path: Path) -> None:
