@@ -156,7 +156,7 @@ CONFIGS: list[dict[str, Any]] = [
     {},
     {"size": {"shortest_edge": 40}, "crop_size": {"height": 60, "width": 32}},
     {"size": {"height": 50, "width": 30}, "resample": 2, "do_center_crop": False},
-    {"size": {"height": 20, "width": 31}, "do_normalize": False, "crop_size": {"height": 24, "width": 24}},
+    {"size": {"height": 20, "width": 31}, "do_normalize": False, "crop_size": {"height": 25, "width": 24}},
     {"do_resize": False, "do_rescale": False, "crop_size": {"height": 33, "width": 47}, "do_center_crop": True},
 ]
 PROCESSORS: list[Any] = [
