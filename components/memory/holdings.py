@@ -101,7 +101,7 @@ class Holdings:
         """What the policy decides by."""
         leased = self._leased()
         found = [entry.fact(entry.key in leased) for entry in list(self.entries.values()) if entry.parts]
-        working = [self.entries[key] for key in leased if key in self.entries and self.entries[key].window]
+        working = [entry for key in leased if (entry := self.entries.get(key)) is not None and entry.window]
         found += [_at_work(entry, leased[entry.key]) for entry in working]
         return found + [ghost.fact() for ghost in self._ghosts_there()]
 
@@ -207,13 +207,13 @@ class Holdings:
         """
         if entry.component is None:
             return
-        ghost = Ghost(entry, "" if forget else entry.key)
+        ghost = Ghost(entry, "" if forget else entry.key) if isinstance(entry.component, nn.Module) else None
         entry.component = entry.given = entry.stream = None
         entry.where, entry.parts, entry.window = DISK, {}, 0
-        if ghost.there:
+        if ghost is not None and ghost.there:
             gc.collect()  # a model may hold itself in a circle
         self._ghosts = self._ghosts_there()
-        if ghost.there and not (forget and entry.read is None):
+        if ghost is not None and ghost.there and not (forget and entry.read is None):
             self._ghosts.append(ghost)
 
     def remove(self, key: str) -> bool:

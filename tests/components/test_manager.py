@@ -387,6 +387,8 @@ def test_what_is_added_by_hand_is_bound_shared_and_shown() -> None:
     assert manager.bytes < 4 * PARAMETERS + 40_000_000 and manager.get("tower") is None
     vae = AutoencoderKL.from_pretrained(EMOJI / "vae")
     assert manager.add("vae", vae).space == vae.space
+    assert manager.add("words", ("any", "object")).load() == ("any", "object")
+    assert manager.remove("words")
 
 
 def test_what_is_moved_to_another_dtype_is_read_anew_and_not_while_it_is_used() -> None:

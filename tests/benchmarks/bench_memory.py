@@ -1,0 +1,194 @@
+"""Memory: five pipelines in one manager with and without a budget, and loading a large folder beside diffusers.
+
+    python tests/benchmarks/bench_memory.py [GB]
+
+GB is the size of the random SDXL-like folder, 1.2 if not given; the real one has 5.1. A fresh process loads it each
+time, ours and theirs in turn. It is read from the page cache, so what is compared is the loaders and not the disk.
+"""
+
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+import sfumato as sf
+from sfumato.components.loading.weights import on_meta, save_weights
+from sfumato.components.memory.moving import Mover
+from sfumato.components.memory.sizes import show_size
+from sfumato.components.spec import ComponentSpec
+
+EMOJI = Path(sf.__file__).parent / "presets/embedded/emoji"
+PAIRS, STEPS = 2, 6
+
+_TOUCH = """
+import json, resource, sys, time
+import torch
+def touch(models):
+    return sum(float(p.flatten()[::1024].float().sum()) for m in models for p in m.parameters())
+def report(load):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    began = time.perf_counter()
+    models = load()
+    touch(models)
+    seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    size = sum(p.nbytes for m in models for p in m.parameters())
+    print(json.dumps([seconds, peak, size]))
+"""
+OURS = f"""{_TOUCH}
+import sfumato as sf
+from sfumato.components.models import unet_2d_condition, autoencoder_kl, clip
+def load():
+    pipe = sf.load(sys.argv[1], manager=sf.ComponentsManager(dtype=sys.argv[2]))
+    return [pipe.bindings[n].load() for n in ("unet", "vae", "text_encoder", "text_encoder_2")]
+report(load)
+"""
+THEIRS = f"""{_TOUCH}
+import warnings; warnings.filterwarnings("ignore")
+from diffusers import StableDiffusionXLPipeline
+from diffusers import UNet2DConditionModel, AutoencoderKL
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
+def load():
+    pipe = StableDiffusionXLPipeline.from_pretrained(sys.argv[1], torch_dtype=getattr(torch, sys.argv[2]))
+    return [pipe.unet, pipe.vae, pipe.text_encoder, pipe.text_encoder_2]
+report(load)
+"""
+
+
+def sdxl_like(folder: Path, gigabytes: float) -> None:
+    """A folder as SDXL's in float16, with random weights; the depth of its widest level makes up the size."""
+    depth = max(1, round((gigabytes - 0.8) / 0.42))
+    levels = ["DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"]
+    unet = {
+        "sample_size": 128, "in_channels": 4, "out_channels": 4, "block_out_channels": [320, 640, 1280],
+        "layers_per_block": 2, "down_block_types": levels, "transformer_layers_per_block": [1, 2, depth],
+        "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"], "cross_attention_dim": 2048,
+        "attention_head_dim": [5, 10, 20], "use_linear_projection": True, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "projection_class_embeddings_input_dim": 2816,
+    }  # fmt: skip
+    vae = {"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 4}
+    vae |= {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+    text = {"vocab_size": 2048, "num_hidden_layers": 2, "max_position_embeddings": 77, "bos_token_id": 2046}
+    text |= {"eos_token_id": 2047, "pad_token_id": 2047}
+    large = {"hidden_size": 1280, "intermediate_size": 5120, "num_attention_heads": 20, "projection_dim": 1280}
+    index: dict[str, Any] = {"_class_name": "StableDiffusionXLPipeline", "_diffusers_version": "0.42.1"}
+    for name, kind, config in (
+        ("unet", "UNet2DConditionModel", unet),
+        ("vae", "AutoencoderKL", vae),
+        ("text_encoder", "CLIPTextModel", {**text, "hidden_size": 768, "intermediate_size": 3072}),
+        ("text_encoder_2", "CLIPTextModelWithProjection", {**text, **large}),
+    ):
+        with on_meta():
+            model: Any = getattr(sf.models, kind)(**config)
+        noise = torch.randn(1 << 20).half() * 0.02
+        tensors = {
+            n: noise.repeat(p.numel() // len(noise) + 1)[: p.numel()].view(p.shape)
+            for n, p in model.state_dict().items()
+        }
+        place = folder / name
+        place.mkdir()
+        transformers = name.startswith("text")
+        save_weights(tensors, place, stem="model" if transformers else "diffusion_pytorch_model")
+        extra = {"architectures": [kind], "model_type": "clip_text_model"} if transformers else {}
+        (place / "config.json").write_text(json.dumps({**model.to_config(), **extra}))
+        index[name] = ["transformers" if transformers else "diffusers", kind]
+    for name in ("tokenizer", "tokenizer_2"):
+        shutil.copytree(EMOJI / "tokenizer", folder / name)
+        index[name] = ["transformers", "CLIPTokenizer"]
+    shutil.copytree(EMOJI / "scheduler", folder / "scheduler")
+    index["scheduler"] = ["diffusers", "EulerDiscreteScheduler"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+def loaded(code: str, folder: Path, dtype: str) -> tuple[float, float, float]:
+    """Seconds, bytes that the peak rose by, and bytes of the weights, in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", code, str(folder), dtype], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    seconds, peak, size = json.loads(done.stdout.splitlines()[-1])
+    return seconds, peak, size
+
+
+def loading(gigabytes: float) -> Table:
+    """Ours beside diffusers, as the files are and cast to float32."""
+    table = Table("dtype", "weights", "ours, s", "theirs, s", "ratio", "our peak", "their peak", title="loading")
+    with tempfile.TemporaryDirectory() as name:
+        sdxl_like(Path(name), gigabytes)
+        for dtype in ("float16", "float32"):
+            pairs = [(loaded(OURS, Path(name), dtype), loaded(THEIRS, Path(name), dtype)) for _ in range(PAIRS)]
+            mine, other = (statistics.median(p[i][0] for p in pairs) for i in (0, 1))
+            ratio = statistics.median(a[0] / b[0] for a, b in pairs)
+            peaks = [show_size(int(max(p[i][1] for p in pairs))) for i in (0, 1)]
+            size = show_size(int(pairs[0][0][2]))
+            table.add_row(dtype, size, f"{mine:.2f}", f"{other:.2f}", f"{ratio:.2f}", *peaks)
+    return table
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Five checkpoints: each has the embedded U-Net as its own, and all name one tower, tokenizer and autoencoder."""
+    index = json.loads((EMOJI / "model_index.json").read_text())
+    made: list[Path] = []
+    for number in range(5):
+        mine = folder / str(number)
+        shutil.copytree(EMOJI / "unet", mine / "unet")
+        modular: dict[str, Any] = {"_class_name": "StableDiffusionModularPipeline"}
+        for name, hint in index.items():
+            if isinstance(hint, list):
+                source = {"pretrained_model_name_or_path": str(mine if name == "unet" else EMOJI), "subfolder": name}
+                modular[name] = [*hint, {**source, "type_hint": hint, "variant": None, "revision": None}]
+        (mine / "modular_model_index.json").write_text(json.dumps(modular))
+        made.append(mine)
+    return made
+
+
+def five() -> Table:
+    """Five pipelines in turn, without a budget and with ever smaller ones."""
+    table = Table("budget", "s a round", "ratio", "held", "reads a round", title="five pipelines that share, in turn")
+
+    def rounds(folders: list[Path], budget: str | None) -> tuple[float, int, float]:
+        reads: list[str] = []
+
+        class Counting(Mover):
+            def read(self, spec: ComponentSpec, dtype: str, device: str) -> Any:  # any component
+                reads.append(spec.subfolder)
+                return super().read(spec, dtype, device)
+
+        manager = sf.ComponentsManager(budget, mover=Counting())
+        pipes = [sf.load(folder, manager=manager) for folder in folders]
+        taken: list[float] = []
+        for _ in range(2):
+            reads.clear()
+            began = time.perf_counter()
+            for pipe in pipes:
+                pipe(prompt="a fox", seed=1, num_inference_steps=STEPS)
+            taken.append(time.perf_counter() - began)
+        return taken[-1], manager.bytes, len(reads)
+
+    with tempfile.TemporaryDirectory() as name:
+        folders = checkpoints(Path(name))
+        base = rounds(folders, None)
+        for budget in (None, "100MB", "35MB"):
+            seconds, held, reads = base if budget is None else rounds(folders, budget)
+            row = (f"{seconds:.2f}", f"{seconds / base[0]:.2f}", show_size(held), f"{reads:.0f}")
+            table.add_row(budget or "none", *row)
+    return table
+
+
+def main() -> None:
+    """Print both tables."""
+    console = Console(width=110)
+    console.print(five())
+    console.print(loading(float(sys.argv[1]) if len(sys.argv) > 1 else 1.2))
+
+
+if __name__ == "__main__":
+    main()
