@@ -5,8 +5,8 @@ trajectories agree within 1e-5 of the largest value, with the same noise where t
 
 The reference computes its coefficients in float32, and loses digits in differences of logarithms; so a run without
 noise (and SA-Solver's with it) is compared in float64 on both sides, from the same sigmas. Our usual float32 is then
-within 1e-4. Where a run of diffusion starts with less than 1 % of signal, the first estimate is divided by it: float32's
-bound grows with noise to signal above 100.
+within 1e-4. Where a run of diffusion starts with less than 1 % of signal, the first estimate is divided by it, and
+float32's bound grows with noise to signal above 100.
 """
 
 import inspect
