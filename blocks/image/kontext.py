@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from ...components.models.autoencoder import exact
 from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.models.tiling import encode
 from ...components.types import ImageLatents, Images, Rows
 from ...graph import Block, component, knob
 from ..latents.start import Count
@@ -45,15 +46,20 @@ class Encoded(NamedTuple):
 
 
 class EncodeReference(Block):
-    """Turn an image to show into latents: what the autoencoder finds likeliest, so that nothing is drawn."""
+    """Turn an image to show into latents: what the autoencoder finds likeliest, so that nothing is drawn.
+
+    `tile` and `slicing` keep the peak of memory low, as in `DecodeLatents`.
+    """
 
     vae: AutoencoderKL = component()
+    tile: int | None = None
+    slicing: bool = False
 
     def __call__(self, reference: Images, rows: Rows) -> Encoded:
         if len(reference) not in (1, rows.prompts, rows.total):
             raise ValueError(f"{len(reference)} images came for {rows.prompts} prompts. Give one for all, or one each.")
         vae = exact(self.vae)
-        mean = vae.encode((reference * 2 - 1).to(vae.device, vae.dtype)).mean
+        mean = encode(vae, (reference * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing).mean
         return Encoded(row_for_each(vae.scale(mean.float()), rows))
 
 
