@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ..blocks.control.sd3 import ApplyControlNet
+from ..blocks.control.sd3 import ApplyControlNet, ApplyInpaintControlNet
 from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.sd3 import PredictFlow
@@ -101,6 +101,14 @@ def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
+def attach(graph: Graph, components: Mapping[str, Any]) -> Graph:
+    """Control nets that the checkpoint brings; those that were trained to inpaint read a mask too."""
+    nets = [read_config(part) for name, part in components.items() if name.startswith("controlnet")]
+    inpaints = any(net.get("extra_conditioning_channels") for net in nets)
+    block = ApplyInpaintControlNet if inpaints else ApplyControlNet
+    return attaching({"SD3ControlNetModel": block})(graph, components)
+
+
 family = Family(
     name="sd3",
     classes=(
@@ -109,11 +117,11 @@ family = Family(
         "StableDiffusion3InpaintPipeline",
         "StableDiffusion3ModularPipeline",
         "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
         "StableDiffusion3PAGPipeline",
         "StableDiffusion3PAGImg2ImgPipeline",
     ),
     tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint},
     settings=settings,
-    attach=attaching({"SD3ControlNetModel": ApplyControlNet}),
-    refuses={"StableDiffusion3ControlNetInpaintingPipeline": "Its control net reads a mask, which no block shows it"},
+    attach=attach,
 )

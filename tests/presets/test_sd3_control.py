@@ -10,13 +10,13 @@ import torch
 
 import sfumato as sf
 from sfumato import Graph, WireError, named
-from sfumato.blocks.control.sd3 import ApplyControlNet
+from sfumato.blocks.control.sd3 import ApplyControlNet, ApplyInpaintControlNet
 
 from .sd3 import Reference3
 from .sd3 import sd3 as sd3
 from .sd3 import sd3_checkpoint as sd3_checkpoint
 from .sd3 import sd3_reference as sd3_reference
-from .support import Result, picture, quiet, run
+from .support import Result, half, picture, quiet, run
 
 Same = Callable[..., object]
 SD3 = Callable[..., Graph]
@@ -48,11 +48,17 @@ class Net:
             self.theirs.save_pretrained(folder)
         self.ours = sf.models.SD3ControlNetModel.from_pretrained(folder)
 
-    def __call__(self, seed: int | Sequence[int] = 0, others: Sequence["Net"] = (), **inputs: Any) -> Result:
+    def __call__(
+        self,
+        seed: int | Sequence[int] = 0,
+        others: Sequence["Net"] = (),
+        kind: str = "StableDiffusion3ControlNetPipeline",
+        **inputs: Any,
+    ) -> Result:
         nets: Any = [self.theirs, *(net.theirs for net in others)]
         with quiet():
             parts = {**self.reference.pipe.components, "controlnet": nets if others else self.theirs}
-            pipe = self.diffusers.StableDiffusion3ControlNetPipeline(**parts)
+            pipe = getattr(self.diffusers, kind)(**parts)
             pipe.set_progress_bar_config(disable=True)
             last: list[torch.Tensor] = []
 
@@ -131,12 +137,46 @@ def test_it_steers_other_tasks_too(sd3: SD3, net: Callable[..., Net]) -> None:
     assert torch.equal(off.latents, run(sd3("3 medium", "image2image"), **given).latents)
 
 
-def test_a_net_that_reads_a_mask_too_is_refused(
-    diffusers: Any, sd3: SD3, sd3_reference: SD3Reference, tmp_path: Path
-) -> None:
-    inpainting = Net(diffusers, sd3_reference(), tmp_path, extra_conditioning_channels=1)
-    with pytest.raises(ValueError, match="trained to inpaint, and no block shows it a mask"):
-        run(controlled(sd3(), inpainting), **GIVEN)
+HOLES: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "two prompts": {"prompt": PROMPTS},
+    "a picture and a mask for each prompt": {
+        "prompt": PROMPTS,
+        "control_image": [picture(3), picture(4)],
+        "control_mask": [half(), half().rotate(90)],
+    },
+    "no guidance": {"guidance_scale": 1.0, "controlnet_conditioning_scale": 0.6},
+}
+
+
+@pytest.fixture(scope="module")
+def filling(diffusers: Any, sd3_reference: SD3Reference, tmp_path_factory: pytest.TempPathFactory) -> Net:
+    return Net(diffusers, sd3_reference(), tmp_path_factory.mktemp("net"), extra_conditioning_channels=1)
+
+
+@pytest.mark.parametrize("what", HOLES)
+def test_a_net_that_was_trained_to_inpaint_reads_a_mask_too(sd3: SD3, filling: Net, same: Same, what: str) -> None:
+    given: dict[str, Any] = {"seed": 5, **GIVEN, "control_mask": half(), **HOLES[what]}
+    pipe = sd3().insert("control", ApplyInpaintControlNet(), before="denoise.guider").bind(controlnet=filling.ours)
+    ours = run(pipe, **given)
+    same(ours, filling(kind="StableDiffusion3ControlNetInpaintingPipeline", **given))
+    other = run(pipe, **{**given, "control_mask": half().rotate(180)})
+    assert (ours.latents - other.latents).abs().max() > 1e-3
+
+
+def test_a_net_that_was_trained_to_inpaint_is_not_shown_a_picture_alone(sd3: SD3, filling: Net) -> None:
+    with pytest.raises(ValueError, match=r"trained to inpaint\. Put in ApplyInpaintControlNet"):
+        run(controlled(sd3(), filling), **GIVEN)
+    pipe = sd3().insert("control", ApplyInpaintControlNet(), before="denoise.guider").bind(controlnet=filling.ours)
+    with pytest.raises(ValueError, match="control_mask has 2 masks for 1 pictures"):
+        run(pipe, control_mask=[half(), half()], **GIVEN)
+
+
+def test_such_a_net_in_a_folder_stands_in_its_graph(filling: Net, sd3_reference: SD3Reference, tmp_path: Path) -> None:
+    kind = filling.diffusers.StableDiffusion3ControlNetInpaintingPipeline
+    with quiet():
+        kind(**sd3_reference().pipe.components, controlnet=filling.theirs).save_pretrained(tmp_path)
+    assert {"control_image", "control_mask"} <= {*sf.load(tmp_path).inputs}
 
 
 def test_it_steers_no_other_family() -> None:
