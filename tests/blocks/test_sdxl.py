@@ -182,6 +182,9 @@ def test_a_share_is_one_of_the_training_timesteps_not_of_the_steps() -> None:
     assert len(EndSchedule(scheduler=scheduler, denoising_end=0.5)(whole).steps) == 1
     assert len(EndSchedule(scheduler=scheduler, denoising_end=0.95)(whole).steps) == 2
     assert EndSchedule(scheduler=scheduler)(whole).steps == whole
+    whole = scheduler.steps(3, timesteps=[999, 500, 100])  # a timestep at the border belongs to the first part
+    assert [s.timestep for s in EndSchedule(scheduler=scheduler, denoising_end=0.5)(whole).steps] == [999, 500]
+    assert [s.timestep for s in BeginSchedule(scheduler=scheduler, denoising_start=0.5)(whole).steps] == [100]
 
 
 def test_where_a_run_goes_on_strength_is_not_looked_at() -> None:
