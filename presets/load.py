@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..components.loading.component import problems, with_variant
-from ..components.loading.hub import Access, is_repo, open_repo
+from ..components.loading.hub import Access
 from ..components.loading.index import Index, read_index
-from ..components.loading.roots import Folder, Root, root_of
-from ..components.loading.single_file.checkpoint import ENDS, component_of, index_of, open_checkpoint
+from ..components.loading.roots import Folder, Root
+from ..components.loading.single_file.checkpoint import component_of, index_of, open_checkpoint
 from ..components.manager import ComponentsManager, Handle, default_manager
 from ..components.quantization.by_component import with_quantization
 from ..components.quantization.config import read_quantization
@@ -19,19 +19,16 @@ from ..graph import ConfigError, Graph, LoadError
 from ..registry import did_you_mean, models, native, schedulers
 from ..registry import presets as families
 from .family import Family
+from .source import EMBEDDED as EMBEDDED
+from .source import file_of, find_root
+from .source import names as names
 
-EMBEDDED = Path(__file__).parent / "embedded"
 GRAPH = "graph.json"
 _LOG = logging.getLogger("sfumato")  # what a command shows as notes; a program sees them if it wants to
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "emoji": {"guidance_scale": 4.0, "num_inference_steps": 25},  # its card: 15 to 30 steps, guidance 3 to 5
 }
-
-
-def names() -> list[str]:
-    """The presets that `load` knows by name: those with an embedded model, then the families."""
-    return [*sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir()), *families]
 
 
 def load(
@@ -110,7 +107,9 @@ def load(
     replaced = {name for name, value in swaps.items() if not isinstance(value, str | Mapping)}
     held = {name: spec for name, spec in specs.items() if name in graph.components and name not in replaced}
     held = with_variant(held, variant)
-    graph = graph.bind({name: manager.handle(spec, device=device, dtype=dtype) for name, spec in held.items()})
+    graph = graph.bind(
+        {name: manager.handle(spec, device=device, dtype=dtype, name=name) for name, spec in held.items()}
+    )
     left_out = {name for name in specs if name not in graph.components and swaps.get(name, name) is None}
     swaps = {
         name: manager.handle(value, device=device, dtype=dtype) if isinstance(value, ComponentSpec) else value
@@ -191,7 +190,7 @@ def _saved(
     specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
     specs = {name: _at(root, spec).reached(access) for name, spec in specs.items()}
     specs = with_quantization(specs, quantization)
-    held = {name: manager.handle(spec, device=device, dtype=dtype) for name, spec in specs.items()}
+    held = {name: manager.handle(spec, device=device, dtype=dtype, name=name) for name, spec in specs.items()}
     saved = saved.bind(held)
     if saved.preset is not None and task not in ("text2image", saved.preset[1]):
         saved = saved.task(task)
@@ -256,33 +255,6 @@ def _at(root: Root, spec: ComponentSpec) -> ComponentSpec:
         return spec
     inside = str(PurePosixPath(*home.relative_to(here).parts, spec.subfolder))
     return spec.using(pretrained_model_name_or_path=root.source, revision=root.revision, subfolder=inside)
-
-
-def file_of(x: str | Path, revision: str | None, access: Access) -> Path | None:
-    """The single file of weights that a user names, here or as `owner/name/file` on the Hub; None for all else."""
-    path = Path(x).expanduser()
-    if not path.name.endswith(ENDS):
-        return None
-    if path.is_file():
-        return path.absolute()
-    parts = str(x).split("/")
-    if len(parts) > 2 and is_repo("/".join(parts[:2])) and not path.parent.is_dir():
-        repo = open_repo("/".join(parts[:2]), revision, access, fresh=True)
-        inside, name = "/".join(parts[2:-1]), parts[-1]
-        if name not in (there := repo.names(inside)):
-            raise LoadError(f"{repo.source}: has no file {'/'.join(parts[2:])!r}. {did_you_mean(name, sorted(there))}")
-        return repo.local(inside, [name]) / name
-    raise LoadError(f"{path}: there is no such file. The working folder is {Path.cwd()}.")
-
-
-def find_root(x: str | Path, revision: str | None, access: Access) -> Root:
-    """The folder or repo that a user names; a repo is asked for its newest commit."""
-    folder = Path(x).expanduser()
-    if not folder.exists() and isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
-        return open_repo(x, revision, access, fresh=True)
-    if folder.exists() or folder.is_absolute() or str(x).startswith((".", "~")):
-        return root_of(str(folder.absolute()))
-    raise LoadError(f"{str(x)!r} is neither a folder nor a preset. {did_you_mean(str(x), names())}")
 
 
 @dataclass(frozen=True)

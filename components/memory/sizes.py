@@ -115,9 +115,9 @@ def total(parts: Iterable[Parts]) -> int:
 def expected_bytes(spec: ComponentSpec, dtype: str) -> int:
     """What a component will take once loaded in `dtype`, by the headers of its files; 0 where they do not tell.
 
-    Only headers are read. Quantized components and files of other kinds are known after their first load.
+    Only headers are read. What is quantized while it loads, and files of other kinds, are known after the first load.
     """
-    if spec.config is not None or spec.pretrained_model_name_or_path is None:
+    if spec.config is not None or spec.pretrained_model_name_or_path is None or spec.quantization is not None:
         return 0
     try:
         stem = "model" if spec.type_hint and spec.type_hint[0] == "transformers" else STEM
