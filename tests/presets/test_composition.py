@@ -1,0 +1,265 @@
+"""Every preset with every guider, scheduler and control: it runs two steps, or is refused before anything runs.
+
+docs/composition.md shows what came out, and is compared with it. After a change that is meant, `SFUMATO_WRITE=1 pytest
+tests/presets/test_composition.py` writes the page anew.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sfumato as sf
+from sfumato import Block, Graph, InputError, SfumatoError, WireError
+from sfumato.blocks.control import controlnet, t2i_adapter
+from sfumato.blocks.control import flux as flux_control
+from sfumato.blocks.control import sd3 as sd3_control
+from sfumato.registry import guiders, schedulers
+
+from .flux import flux as flux
+from .flux import flux_checkpoint as flux_checkpoint
+from .sd3 import sd3 as sd3
+from .sd3 import sd3_checkpoint as sd3_checkpoint
+from .support import half, held, picture
+from .test_pixart import folder as folder
+
+PAGE = Path(__file__).parents[2] / "docs" / "composition.md"
+WRITING = bool(os.environ.get("SFUMATO_WRITE"))
+RUNS = "yes"
+
+
+class Preset(NamedTuple):
+    """A task on a tiny checkpoint: the fixture that loads it, which checkpoint, and what a call gives."""
+
+    fixture: str
+    checkpoint: str
+    task: str
+    inputs: Mapping[str, Any]
+
+
+class Control(NamedTuple):
+    """A block of control, and the net for it: its component and class, the denoiser that it is for, keys of its own."""
+
+    block: type[Block]
+    component: str
+    net: str
+    denoiser: str
+    keys: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+
+
+KINDS = ("DDIMScheduler", "EulerAncestralDiscreteScheduler", "DPMSolverMultistepScheduler", "HeunDiscreteScheduler",
+         "LCMScheduler", "FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler")  # fmt: skip
+"""One scheduler of each kind: plain, noisy, with history, with two turns a step, few steps, flow, flow in two turns."""
+MORE: Mapping[str, Mapping[str, Any]] = {"PNDMScheduler": {"num_inference_steps": 4}}  # it begins with Runge and Kutta
+FROM_IMAGE: Mapping[str, Any] = MappingProxyType({"image": picture(1, 32, 32), "strength": 1.0})
+INTO_MASK: Mapping[str, Any] = MappingProxyType({**FROM_IMAGE, "mask_image": half(32, 32)})
+SIZED = {"height": 32, "width": 32}
+KONTEXT = {"image": picture(1, 32, 32), "auto_resize": False, "max_area": 32 * 32, **SIZED}
+PRESETS = {
+    "sd text2image": Preset("tiny", "sd", "text2image", SIZED),
+    "sd image2image": Preset("tiny", "sd", "image2image", FROM_IMAGE),
+    "sd inpaint": Preset("tiny", "sd", "inpaint", {**INTO_MASK, **SIZED}),
+    "sd inpaint, 9 channels": Preset("tiny", "sd-inpainting", "inpaint", {**INTO_MASK, **SIZED}),
+    "sdxl text2image": Preset("xl", "base", "text2image", SIZED),
+    "sdxl image2image": Preset("xl", "base", "image2image", FROM_IMAGE),
+    "sdxl inpaint": Preset("xl", "base", "inpaint", {**INTO_MASK, **SIZED}),
+    "sdxl inpaint, 9 channels": Preset("xl", "inpainting", "inpaint", {**INTO_MASK, **SIZED}),
+    "flux text2image": Preset("flux", "dev", "text2image", SIZED),
+    "flux image2image": Preset("flux", "dev", "image2image", {**FROM_IMAGE, **SIZED}),
+    "flux inpaint": Preset("flux", "dev", "inpaint", {**INTO_MASK, **SIZED}),
+    "flux fill": Preset("flux", "fill", "fill", {**INTO_MASK, **SIZED}),
+    "flux kontext": Preset("flux", "kontext", "kontext", KONTEXT),
+    "sd3 text2image": Preset("sd3", "3 medium", "text2image", SIZED),
+    "sd3 image2image": Preset("sd3", "3 medium", "image2image", {**FROM_IMAGE, **SIZED}),
+    "pixart text2image": Preset("pixart", "sigma", "text2image", SIZED),
+    "sd3 inpaint": Preset("sd3", "3 medium", "inpaint", {**INTO_MASK, **SIZED}),
+}
+UNET = {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8, 8, 8)}
+UNION = {"num_trans_channel": 16, "num_proj_channel": 16, "num_trans_head": 2, "addition_time_embed_dim": 8}
+TOKENS = {"in_channels": 16}  # a token is 2 x 2 latents of 4 channels, also where the transformer sees more
+SEEN = {"control_image": picture(3, 32, 32)}
+CONTROLS = {
+    "ControlNet": Control(
+        controlnet.ApplyControlNet, "controlnet", "ControlNetModel", "UNet2DConditionModel", UNET, SEEN
+    ),
+    "ControlNet-Union": Control(
+        controlnet.ApplyControlNetUnion,
+        "controlnet",
+        "ControlNetUnionModel",
+        "UNet2DConditionModel",
+        {**UNET, **UNION},
+        {**SEEN, "control_mode": 1},
+    ),
+    "T2I-Adapter": Control(
+        t2i_adapter.ApplyT2IAdapter,
+        "adapter",
+        "T2IAdapter",
+        "UNet2DConditionModel",
+        {"num_res_blocks": 1},
+        {"adapter_image": picture(3, 32, 32)},
+    ),
+    "Flux ControlNet": Control(
+        flux_control.ApplyControlNet, "controlnet", "FluxControlNetModel", "FluxTransformer2DModel", TOKENS, SEEN
+    ),
+    "SD3 ControlNet": Control(
+        sd3_control.ApplyControlNet, "controlnet", "SD3ControlNetModel", "SD3Transformer2DModel", {}, SEEN
+    ),
+}
+BATCHES: Mapping[str, Mapping[str, Any]] = {
+    "two prompts, two pictures each": {"prompt": ["a cat", "a red apple"], "num_images_per_prompt": 2},
+    "a seed for each picture": {"num_images_per_prompt": 2, "seed": [1, 2]},
+}
+
+
+@pytest.fixture(scope="module")
+def pixart(folder: Callable[[str], Path]) -> Callable[[str, str], Graph]:
+    return lambda name, task: sf.load(folder(name), task)
+
+
+Outcome = tuple[str, str]  # "yes", or the code of the problem and its text
+
+
+@contextmanager
+def forwards(pipe: Graph) -> Generator[list[str]]:
+    """What runs: a list that grows with each forward of a denoiser."""
+    ran: list[str] = []
+
+    def noting(name: str) -> Callable[..., None]:
+        return lambda *_: ran.append(name)
+
+    models = {name: held(pipe, name) for name in ("unet", "transformer") if name in pipe.bindings}
+    hooks = [model.register_forward_hook(noting(name)) for name, model in models.items()]
+    try:
+        yield ran
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def outcome(pipe: Graph, ask: Callable[[Graph], Any]) -> Outcome:
+    """Whether two steps run and give numbers; or the reason for which nothing ran."""
+    with forwards(pipe) as ran, warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            images = ask(pipe).images
+        except SfumatoError as error:
+            refusal = error
+        else:
+            assert ran and np.isfinite(images).all()
+            return RUNS, ""
+    assert not ran, f"it was refused only after the denoiser had run: {refusal}"
+    known = isinstance(refusal, WireError | InputError)
+    return refusal.problems[0].code if known else type(refusal).__name__, str(refusal)
+
+
+def call(preset: Preset, **more: Any) -> Callable[[Graph], Any]:
+    given = {"prompt": "a cat", "seed": 0, "num_inference_steps": 2, "output_type": "np", **preset.inputs, **more}
+    return lambda pipe: pipe(**given)
+
+
+def net_for(control: Control, pipe: Graph) -> nn.Module:
+    """A net of random weights, with the keys of the pipe's denoiser that both classes have."""
+    kind = getattr(sf.models, control.net)
+    shared = next(held(pipe, name) for name in ("unet", "transformer") if name in pipe.bindings).to_config()
+    if shared["_class_name"] != control.denoiser:  # a net of another family, of full size but without weights
+        with torch.device("meta"):
+            return kind(**control.keys)
+    known = {k: v for k, v in shared.items() if k in kind.config_class.model_fields}
+    if control.net == "T2IAdapter":
+        xl = {"adapter_type": "full_adapter_xl", "downscale_factor": 16} if shared["addition_embed_type"] else {}
+        known = {"channels": shared["block_out_channels"], **xl}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return kind(**{**known, **control.keys}).eval()
+
+
+def controlled(preset: Preset, control: Control) -> Callable[[Graph], Any]:
+    def ask(pipe: Graph) -> Any:
+        steered = pipe.insert("control", control.block(), before="denoise.guider")
+        return call(preset, **{control.component: net_for(control, pipe), **control.inputs})(steered)
+
+    return ask
+
+
+def column(name: str, pipe: Graph) -> dict[str, dict[str, Outcome]]:
+    """All that a preset is asked, by table and row. Tasks from an image take one scheduler of each kind."""
+    preset = PRESETS[name]
+    known = schedulers if preset.task == "text2image" else KINDS
+    return {
+        "Guiders": {g: outcome(pipe, call(preset, guider=g)) for g in guiders},
+        "Schedulers": {s: outcome(pipe, call(preset, scheduler=s, **MORE.get(s, {}))) for s in known},
+        "Control": {c: outcome(pipe, controlled(preset, control)) for c, control in CONTROLS.items()},
+        "Batches": {b: outcome(pipe, call(preset, **batch)) for b, batch in BATCHES.items()},
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------ the page
+# A cell speaks for all tasks of a family: "yes", or the code of the problem; a task that differs stands behind it.
+FOUND: dict[str, dict[str, dict[str, Outcome]]] = {}
+"""What came out, by preset, table and row: for writing the page."""
+HEAD = """# What goes with what
+
+Every preset with every guider, scheduler and control, for two steps on tiny models. **yes**: it runs. Anything else is
+the code of the problem with which it is refused, before any denoiser has run; the codes stand below. A cell is for all
+tasks of its family; a task that differs is named.
+
+{tasks}
+
+This page is written and checked by `tests/presets/test_composition.py`.
+"""
+
+
+def cell(family: str, table: str, row: str) -> str:
+    """What the page says of a row for all tasks of a family."""
+    said = {p.partition(" ")[2]: tables[table][row][0] for p, tables in FOUND.items()
+            if p.partition(" ")[0] == family and row in tables[table]}  # fmt: skip
+    usual = next(iter(said.values()))
+    others = "".join(f"; {task}: {code}" for task, code in said.items() if code != usual)
+    return usual + others
+
+
+def families() -> list[str]:
+    return list(dict.fromkeys(name.partition(" ")[0] for name in PRESETS))
+
+
+def page() -> str:
+    tasks = {f: "; ".join(p.partition(" ")[2] for p in PRESETS if p.partition(" ")[0] == f) for f in families()}
+    lines = [HEAD.format(tasks="\n".join(f"- {family}: {names}" for family, names in tasks.items()))]
+    for table, rows in FOUND[next(iter(PRESETS))].items():
+        lines += [f"## {table}\n", f"| | {' | '.join(families())} |", f"|---{'|---' * len(families())}|"]
+        lines += [f"| {row} | {' | '.join(cell(f, table, row) for f in families())} |" for row in rows]
+        lines += [""]
+    reasons = {code: why for tables in FOUND.values() for rows in tables.values() for code, why in rows.values() if why}
+    lines += ["## Codes\n", "Each with a text that came with it.\n"]
+    lines += [f"- **{code}**: `{' '.join(why.split())}`" for code, why in sorted(reasons.items())]
+    return "\n".join(lines) + "\n"
+
+
+def shown(family: str, table: str, row: str, task: str) -> str:
+    """What the page says of a row for one task."""
+    body = PAGE.read_text(encoding="utf-8").partition(f"## {table}\n")[2].partition("\n## ")[0]
+    lines = [[c.strip() for c in line.strip("|").split("|")] for line in body.splitlines() if line[:1] == "|"]
+    said = next((line for line in lines if line[0] == row), None)
+    assert said is not None, f"{PAGE.name} has no row {row!r} in {table!r}. Write it anew: SFUMATO_WRITE=1"
+    usual, *others = said[lines[0].index(family)].split("; ")
+    return dict(other.split(": ") for other in others).get(task, usual)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_combination_runs_or_is_refused_before_anything_runs(name: str, request: pytest.FixtureRequest) -> None:
+    preset, (family, _, task) = PRESETS[name], name.partition(" ")
+    FOUND[name] = column(name, request.getfixturevalue(preset.fixture)(preset.checkpoint, preset.task))
+    if not WRITING:
+        for table, rows in FOUND[name].items():
+            assert {row: shown(family, table, row, task) for row in rows} == {row: o[0] for row, o in rows.items()}
+    elif len(FOUND) == len(PRESETS):
+        PAGE.write_text(page(), encoding="utf-8")
