@@ -126,6 +126,8 @@ def _steered(
     def control(passes: Sequence[Pass]) -> Residuals:
         words = FluxConditioning.joined([p.conditioning for p in passes])
         latents, picture, device = torch.cat([p.latents for p in passes]), seen(passes), passes[0].latents.device
+        if (came := 4 * latents.shape[1]) != (wanted := net.config.in_channels):
+            raise ValueError(f"The control net reads tokens of {wanted} channels, but these latents make {came}.")
         size, count = (latents.shape[2], latents.shape[3]), words.tokens.shape[1] + (mode is not None)
         if (key := (count, size, device)) not in rotations:
             rotations[key] = net.rotary(torch.zeros(count, 3, device=device), places((size,), device))
