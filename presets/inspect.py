@@ -20,7 +20,8 @@ from ..graph import ConfigError, Graph, Lazy, LoadError
 from ..graph.types import say
 from ..registry import presets as families
 from .family import Family
-from .load import EMBEDDED, GRAPH, family_of, file_of, find_root, load, told
+from .load import GRAPH, family_of, load, told
+from .source import EMBEDDED, file_of, find_root
 
 _BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 _DTYPES = {

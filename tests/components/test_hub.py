@@ -231,6 +231,10 @@ def test_one_component_and_one_file_of_a_repo(hub: Hub, tmp_path: Path) -> None:
     assert isinstance(unet, sf.models.UNet2DConditionModel) and weights(hub) == [UNET]
     alone = sf.load_component(f"someone/emoji/{UNET}", manager=sf.ComponentsManager(), config=unet.to_config())
     assert all(torch.equal(a, b) for a, b in zip(alone.parameters(), unet.parameters(), strict=True))
+    address = f"{hub.url}/someone/emoji/blob/old/{UNET}"
+    older = sf.load_component(address, manager=sf.ComponentsManager(), config=unet.to_config())
+    assert torch.equal(next(older.parameters()), next(unet.parameters()))
+    assert "is no file of the Hub at" in _said(lambda: sf.load("https://elsewhere.example/a/b/blob/main/c.safetensors"))
     assert "has no file 'unet/other.safetensors'" in _said(lambda: sf.load("someone/emoji/unet/other.safetensors"))
 
 

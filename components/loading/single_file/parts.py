@@ -30,6 +30,8 @@ _SIGNS: tuple[tuple[Kind, Layout, str], ...] = (
 
 _UNUSED = ("logit_scale", "position_ids", "attn_mask", "scaled_fp8")
 """Last parts of names of what files hold and no model of ours needs."""
+_TRAINING = ("loss.", "model_ema.")
+"""How names begin that an autoencoder's training left in its file."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ class Part:
         """The names in the file that the model has to have a place for."""
         for name in self.shapes:
             # A plain tower has no projection, and the last layer of SD 2's is never read.
-            if name.rpartition(".")[2] not in _UNUSED and not (self.kind == "open_clip" and _beyond(name, self)):
+            unused = name.rpartition(".")[2] in _UNUSED or name.startswith(_TRAINING)
+            if not unused and not (self.kind == "open_clip" and _beyond(name, self)):
                 yield self.prefix + name
 
     def _count(self, *heads: str) -> int:

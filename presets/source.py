@@ -1,0 +1,58 @@
+"""What a user names: a preset, a folder, a repo, or a single file, here or on the Hub."""
+
+from pathlib import Path
+
+from ..components.loading.hub import Access, is_repo, open_repo
+from ..components.loading.roots import Root, root_of
+from ..components.loading.single_file.checkpoint import ENDS
+from ..graph import LoadError
+from ..registry import did_you_mean
+from ..registry import presets as families
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+def names() -> list[str]:
+    """The presets that `load` knows by name: those with an embedded model, then the families."""
+    return [*sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir()), *families]
+
+
+def file_of(x: str | Path, revision: str | None, access: Access) -> Path | None:
+    """The single file of weights that a user names, here or as `owner/name/file` on the Hub; None for all else."""
+    path = Path(x).expanduser()
+    if not path.name.endswith(ENDS):
+        return None
+    if path.is_file():
+        return path.absolute()
+    name, revision = _of_address(str(x), revision)
+    parts = name.split("/")
+    if len(parts) > 2 and is_repo("/".join(parts[:2])) and not path.parent.is_dir():
+        repo = open_repo("/".join(parts[:2]), revision, access, fresh=True)
+        inside, name = "/".join(parts[2:-1]), parts[-1]
+        if name not in (there := repo.names(inside)):
+            raise LoadError(f"{repo.source}: has no file {'/'.join(parts[2:])!r}. {did_you_mean(name, sorted(there))}")
+        return repo.local(inside, [name]) / name
+    raise LoadError(f"{path}: there is no such file. The working folder is {Path.cwd()}.")
+
+
+def _of_address(x: str, revision: str | None) -> tuple[str, str | None]:
+    """`owner/name/file` and the revision, of a file's address on the Hub as a browser shows it; else what came."""
+    if "://" not in x:
+        return x, revision
+    from huggingface_hub import constants
+
+    home, _, rest = x.partition(f"{constants.ENDPOINT}/")
+    parts = rest.split("/")
+    if home or len(parts) < 5 or parts[2] not in ("blob", "resolve"):
+        raise LoadError(f"{x}: is no file of the Hub at {constants.ENDPOINT}. Give owner/name/file, or download it.")
+    return "/".join([*parts[:2], *parts[4:]]), revision or parts[3]
+
+
+def find_root(x: str | Path, revision: str | None, access: Access) -> Root:
+    """The folder or repo that a user names; a repo is asked for its newest commit."""
+    folder = Path(x).expanduser()
+    if not folder.exists() and isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
+        return open_repo(x, revision, access, fresh=True)
+    if folder.exists() or folder.is_absolute() or str(x).startswith((".", "~")):
+        return root_of(str(folder.absolute()))
+    raise LoadError(f"{str(x)!r} is neither a folder nor a preset. {did_you_mean(str(x), names())}")
