@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
-from ..loading.weights import STEM, weight_files
+from ..loading.component import fetched, weights_of
 from ..spec import ComponentSpec
 
 Parts = Mapping[Hashable, int]
@@ -115,14 +115,15 @@ def total(parts: Iterable[Parts]) -> int:
 def expected_bytes(spec: ComponentSpec, dtype: str) -> int:
     """What a component will take once loaded in `dtype`, by the headers of its files; 0 where they do not tell.
 
-    Only headers are read. What is quantized while it loads, and files of other kinds, are known after the first load.
+    Only headers are read; files of a repo are fetched. What is quantized while it loads, and files of other kinds, are
+    known after the first load.
     """
     if spec.config is not None or spec.pretrained_model_name_or_path is None or spec.quantization is not None:
         return 0
     try:
-        stem = "model" if spec.type_hint and spec.type_hint[0] == "transformers" else STEM
-        files = weight_files(spec.folder, stem=stem, variant=spec.variant)
-    except LoadError:
+        names = weights_of(spec)
+        files = [fetched(spec) / name for name in names if name.endswith(".safetensors")]
+    except (LoadError, ConfigError):  # it has no weights, or the loader will say what is wrong with them
         return 0
     width = torch.empty((), dtype=getattr(torch, dtype)).element_size()
     return sum(_bytes_in(file, width) for file in files)
