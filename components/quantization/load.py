@@ -164,7 +164,7 @@ class _Loading:
             self._quantize(path, self.chosen[path])
 
     def _quantize(self, path: str, method: Method) -> None:
-        layer = self.linear[path]
+        layer = self.linear.pop(path)  # the last to hold its numbers
         bias, layer._parameters["bias"] = layer._parameters["bias"], None  # it may not have been read yet
         try:
             made = method.quantize(layer)

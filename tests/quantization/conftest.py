@@ -80,7 +80,7 @@ class Alive(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.now = self.peak = 0
-        self._tensors: dict[int, int] = {}
+        self._seen: set[int] = set()
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Any = None
@@ -89,24 +89,22 @@ class Alive(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if _plain(tensor) and "from_file" not in str(func):
-                self._seen(tensor, came)
+                self._count(tensor.untyped_storage(), came)
         return made
 
-    def _seen(self, tensor: Tensor, came: set[int]) -> None:
-        place, size = tensor.untyped_storage().data_ptr(), tensor.untyped_storage().nbytes()
-        if place not in self._tensors:
-            if place in came:  # a view of what was there before
-                return
-            self.now += size
-            self.peak = max(self.peak, self.now)
-        self._tensors[place] = self._tensors.get(place, 0) + 1
-        weakref.finalize(tensor, self._gone, place, size)
+    def _count(self, storage: torch.UntypedStorage, came: set[int]) -> None:
+        place, size = storage.data_ptr(), storage.nbytes()
+        if place in self._seen or place in came:  # a view of what was there before
+            return
+        self._seen.add(place)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        # Of the storage, not of the tensor: a parameter made of a tensor outlives it.
+        weakref.finalize(storage, self._gone, place, size)
 
     def _gone(self, place: int, size: int) -> None:
-        self._tensors[place] -= 1
-        if not self._tensors[place]:
-            del self._tensors[place]
-            self.now -= size
+        self._seen.discard(place)
+        self.now -= size
 
 
 def _plain(value: object) -> TypeGuard[Tensor]:

@@ -145,17 +145,14 @@ def test_the_model_is_never_there_in_full_precision(folder: Path, plain: UNet2DC
     """Neither while it loads nor while it runs: what is alive at most is one decoded layer and what flows."""
     full = sum(p.nbytes for p in plain.parameters())
     largest = max(p.nbytes for p in plain.parameters())
-    loading, running, other = Alive(), Alive(), Alive()
+    loading, running = Alive(), Alive()
     with loading:
         model = UNet2DConditionModel.from_pretrained(folder)
     with running:
         model(*inputs)
-    with other:
-        plain(*inputs)
     small = sum(p.nbytes for p in plain.parameters() if p.ndim < 2)
     assert loading.peak < 2 * small < full / 20
-    # Decoding a layer takes its bytes, its numbers in float32, and a copy or two of them.
-    assert largest < running.peak - other.peak < 4 * largest < full
+    assert largest < running.peak < full / 4
     held = sum(b.nbytes for b in model.buffers()) + sum(p.nbytes for p in model.parameters())
     assert held < 0.3 * full
 

@@ -51,6 +51,13 @@ def _levels(device: torch.device) -> Tensor:
     return torch.tensor(_IQ4, dtype=torch.float32, device=device)
 
 
+def _leveled(data: Tensor) -> Tensor:
+    """The levels of IQ4 that bytes `n k` stand for: float32, `n 2k`."""
+    places = _unpack(data, 4, 16)
+    # A third of the time that indexing takes.
+    return _levels(data.device).index_select(0, places.flatten().int()).view(places.shape)
+
+
 def _half(data: Tensor) -> Tensor:
     """Half-precision numbers from bytes `n 2k`: float32, `n k`."""
     return data.contiguous().view(torch.float16).float()
@@ -142,14 +149,13 @@ def _q6_k(blocks: Tensor) -> Tensor:
 
 def _iq4_nl(blocks: Tensor) -> Tensor:
     d, qs = blocks.split([2, 16], dim=1)
-    return _half(d) * _levels(blocks.device)[_unpack(qs, 4, 16).int()]
+    return _half(d) * _leveled(qs)
 
 
 def _iq4_xs(blocks: Tensor) -> Tensor:
     d, high, low, qs = blocks.split([2, 2, 4, 128], dim=1)
     scale = _half(d) * _signed(_unpack(low, 4, 1) | (_unpack(high, 2, 1) << 4), 32)  # n 8
-    q = _levels(blocks.device)[_unpack(qs, 4, 16).int()]
-    return (scale[..., None] * _grouped(q, 8)).flatten(1)
+    return (scale[..., None] * _grouped(_leveled(qs), 8)).flatten(1)
 
 
 _DECODERS: dict[str, Callable[[Tensor], Tensor]] = {
