@@ -103,7 +103,8 @@ def test_pickles_run_nothing_asked_for_or_not(
     make: Callable[[Path, Path], None], asked: bool, tmp_path: Path, proof: Path
 ) -> None:
     make(tmp_path / "model.ckpt", proof)
-    with pytest.raises(sf.LoadError, match="is a pickle" if not asked else "cannot be read as plain|is compressed"):
+    read = "is compressed, which torch never writes" if make is bomb else "cannot be read as plain"
+    with pytest.raises(sf.LoadError, match=read if asked else "is a pickle"):
         sf.load(tmp_path / "model.ckpt", allow_pickle=asked)
 
 
