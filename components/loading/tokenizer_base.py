@@ -168,9 +168,7 @@ class Told:
     truncation_side: str
 
     @classmethod
-    def read(
-        cls, root: Path, added: Mapping[int, AddedToken], changes: Mapping[str, JsonValue] | None = None
-    ) -> Self:
+    def read(cls, root: Path, added: Mapping[int, AddedToken], changes: Mapping[str, JsonValue] | None = None) -> Self:
         """From the JSON files beside the vocabulary; `added` are the tokens that `tokenizer.json` lists.
 
         `changes` are keys that hold in place of the file's.
