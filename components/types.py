@@ -1,6 +1,6 @@
 """The values that flow between blocks, as port types."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
@@ -72,26 +72,63 @@ class Pass:
     taps: Taps = NO_TAPS
 
 
-def summed(passes: Sequence[Pass], places: Sequence[str]) -> dict[str, tuple[Tensor, ...]]:
+class RowsOf(Mapping[str, tuple[Tensor, ...]]):
+    """`count` rows from `first` on of what was made for several passes at once; cut out where they are read."""
+
+    def __init__(self, whole: Residuals, first: int, count: int) -> None:
+        self.whole, self.first, self.count = whole, first, count
+
+    def __getitem__(self, place: str) -> tuple[Tensor, ...]:
+        return tuple(t[self.first : self.first + self.count] for t in self.whole[place])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.whole)
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+
+def summed(passes: Sequence[Pass], places: Sequence[str]) -> Residuals:
     """What all control nets add together at each place, for the rows of all passes; {} without any.
 
     Raises:
         TypeError: a control net for a denoiser that has other places.
     """
-    added: list[dict[str, tuple[Tensor, ...]]] = []
-    for p in passes:
-        own: dict[str, tuple[Tensor, ...]] = {}
-        for place, layers in (item for residuals in p.residuals for item in residuals.items()):
-            if place not in places:
-                told = f"This denoiser has no place {place!r} to add to; it has: {', '.join(places)}."
-                raise TypeError(f"{told} The control net was made for another family.")
-            before = own.get(place)
-            own[place] = layers if before is None else tuple(a + b for a, b in zip(before, layers, strict=True))
-        added.append(own)
+    if len({len(p.residuals) for p in passes}) == 1:
+        together = [_uncut(parts) for parts in zip(*(p.residuals for p in passes), strict=True)]
+        whole = [residuals for residuals in together if residuals is not None]
+        if len(whole) == len(together):
+            return _total(whole, places)
+    added = [_total(p.residuals, places) for p in passes]
     return {
         place: tuple(torch.cat(layer) for layer in zip(*(own[place] for own in added), strict=True))
         for place in added[0]
     }
+
+
+def _uncut(parts: Sequence[Residuals]) -> Residuals | None:
+    """What the parts were cut from, if together they are all of it in its order: then nothing is cut and joined."""
+    first = parts[0]
+    if not isinstance(first, RowsOf):
+        return None
+    row = 0
+    for part in parts:
+        if not isinstance(part, RowsOf) or part.whole is not first.whole or part.first != row:
+            return None
+        row += part.count
+    rows = next((len(t) for layers in first.whole.values() for t in layers), row)
+    return first.whole if row == rows else None
+
+
+def _total(residuals: Sequence[Residuals], places: Sequence[str]) -> dict[str, tuple[Tensor, ...]]:
+    total: dict[str, tuple[Tensor, ...]] = {}
+    for place, layers in (item for one in residuals for item in one.items()):
+        if place not in places:
+            told = f"This denoiser has no place {place!r} to add to; it has: {', '.join(places)}."
+            raise TypeError(f"{told} The control net was made for another family.")
+        before = total.get(place)
+        total[place] = layers if before is None else tuple(a + b for a, b in zip(before, layers, strict=True))
+    return total
 
 
 PredictFunction = Callable[[Sequence[Pass]], Sequence[Tensor]]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...components.conditioning import SDConditioning, SDXLConditioning
 from ...components.schedulers.schedule import Step
-from ...components.types import Pass, Predict, PredictFunction, Residuals, Rows
+from ...components.types import Pass, Predict, PredictFunction, Residuals, Rows, RowsOf
 from ...graph import Running
 from ...graph.space import ANY_SPACE
 from ...graph.types import Port
@@ -105,8 +105,7 @@ def _zeros(p: Pass, said: Mapping[Question, Residuals]) -> Residuals | None:
 
 def _split(residuals: Residuals, counts: list[int]) -> list[Residuals]:
     """What is for each pass, of what is for the rows of all."""
-    parts = {place: [t.split(counts) for t in layers] for place, layers in residuals.items()}
-    return [{place: tuple(t[i] for t in layers) for place, layers in parts.items()} for i in range(len(counts))]
+    return [RowsOf(residuals, sum(counts[:i]), count) for i, count in enumerate(counts)]
 
 
 def shown(

@@ -1,0 +1,80 @@
+"""What control nets say of several passes at once goes to the denoiser as it is, and is cut only where it must be."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfumato.blocks.control.steering import steered, steers
+from sfumato.components.conditioning import SDConditioning
+from sfumato.components.schedulers import HeunDiscreteScheduler
+from sfumato.components.schedulers.euler import EulerDiscreteScheduler
+from sfumato.components.types import Pass, Residuals, summed
+from sfumato.graph.ports import ALONE
+
+STEPS = EulerDiscreteScheduler().steps(4)
+LATENTS = torch.zeros(2, 4, 8, 8)
+WORDS = [SDConditioning(torch.full((2, 3, 4), float(k))) for k in range(2)]
+PASSES = [Pass(LATENTS, STEPS[0], WORDS[0], "negative"), Pass(LATENTS, STEPS[0], WORDS[1])]
+
+
+def asked(passes: Sequence[Pass], **more: Any) -> tuple[list[Pass], list[Residuals]]:
+    """What the denoiser is asked, and what the control net has said."""
+    seen: list[Pass] = []
+    said: list[Residuals] = []
+
+    def predict(passes: Sequence[Pass]) -> Sequence[Tensor]:
+        seen.extend(passes)
+        return [p.latents for p in passes]
+
+    def control(passes: Sequence[Pass]) -> Residuals:
+        rows = torch.cat([p.conditioning.tokens[:, :1, :1, None] for p in passes])
+        said.append({"down": (rows + 1, rows + 2), "mid": (rows + 3,)})
+        return said[-1]
+
+    steered(predict, control, lambda _: True, ALONE, **more)(passes)
+    return seen, said
+
+
+def test_what_was_said_of_passes_that_stay_together_is_not_copied() -> None:
+    seen, (said,) = asked(PASSES)
+    joined = summed(seen, ("down", "mid"))
+    assert all(a is b for place in said for a, b in zip(joined[place], said[place], strict=True))
+
+
+def test_in_another_order_or_apart_each_pass_has_its_own_rows() -> None:
+    seen, (said,) = asked(PASSES)
+    turned = summed(seen[::-1], ("down", "mid"))
+    assert torch.equal(turned["mid"][0], said["mid"][0].roll(2, 0))
+    for p, rows in zip(seen, said["mid"][0].split(2), strict=True):
+        assert torch.equal(summed([p], ("down", "mid"))["mid"][0], rows)
+
+
+def test_what_two_nets_say_is_added() -> None:
+    seen, (said,) = asked(PASSES)
+    both, (other,) = asked(seen)
+    assert torch.equal(summed(both, ("down", "mid"))["mid"][0], said["mid"][0] + other["mid"][0])
+
+
+def test_a_negative_pass_that_is_spared_has_zeros_of_that_size() -> None:
+    seen, (said,) = asked(PASSES, spares_negative=True)
+    assert len(said["mid"][0]) == 2
+    joined = summed(seen, ("down", "mid"))["mid"][0]
+    assert not joined[:2].any()
+    assert torch.equal(joined[2:], said["mid"][0])
+
+
+def test_passes_that_differ_in_what_the_denoiser_does_are_one_question() -> None:
+    perturbed = replace(PASSES[1], role="perturbed")
+    seen, (said,) = asked([*PASSES, perturbed])
+    assert len(said["mid"][0]) == 4
+    assert torch.equal(summed([seen[2]], ("down", "mid"))["mid"][0], said["mid"][0][2:])
+
+
+def test_an_interval_counts_the_steps_of_this_run() -> None:
+    on = [steers(step, 0.25, 0.75) for step in STEPS]
+    assert on == [False, True, True, False]
+    assert [steers(step, 0.0, 0.5) for step in STEPS[2:]] == [True, False]
+    assert [steers(step, 0.0, 0.5) for step in HeunDiscreteScheduler().steps(4)] == [True] * 4 + [False] * 3
