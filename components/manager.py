@@ -315,7 +315,8 @@ class ComponentsManager:
         if entry is not None and entry.ready and not entry.window:
             self._holdings.touch(entry)
             return entry.given
-        with self.lease([handle], handle.name) if self.budget else nullcontext(), _LOADING:
+        free = self.budget and not self._leases.held_here(handle)  # asked for by a user, not by a run that leased it
+        with self.lease([handle], handle.name) if free else nullcontext(), _LOADING:
             entry = self._entry(handle)
             if entry.component is None:
                 handle.ready()

@@ -133,6 +133,11 @@ class Leases(Generic[H]):
             self._settle()
             return list(self._leases.values())
 
+    def held_here(self, one: H) -> bool:
+        """Whether this thread has leased it."""
+        me = threading.get_ident()
+        return any(lease.thread == me and one in lease.held for lease in self.all())
+
     def _settle(self) -> None:
         while self._returned:
             lease = self._returned.popleft()

@@ -228,7 +228,8 @@ def test_nothing_holds_a_component_after_its_stretch(lending: Lending) -> None:
 @pytest.mark.parametrize("end", ["error", "cancel", "close", "forget"])
 def test_however_a_run_ends_nothing_stays_held(lending: Lending, end: str) -> None:
     last = Fail() if end == "error" else Use()
-    graph = Graph(make=MakeAsk(), use=last, more=Use(), outputs=("x",)).bind(**handles(lending, model=1))
+    bound = handles(lending, model=1)
+    graph = Graph(make=MakeAsk(), use=last, more=Use(), outputs=("x",)).bind(**bound)
     run = graph.stream(x=1)
     for event in run:
         if (event.kind, event.path) == ("done", "make"):
@@ -244,6 +245,7 @@ def test_however_a_run_ends_nothing_stays_held(lending: Lending, end: str) -> No
             run.result()
     elif end == "close":
         run.close()
+        assert bound["model"].alive() is None
     else:
         del run
         gc.collect()

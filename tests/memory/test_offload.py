@@ -264,6 +264,25 @@ def test_pictures_are_the_same_and_the_device_holds_a_fraction(
     assert {row.where for row in manager.summary() if row.bytes} == {"cpu"}
 
 
+def test_what_streams_takes_its_part_of_the_device_once_for_each_run_and_leaves_nothing_there(
+    five: list[Path], simulated: Simulated
+) -> None:
+    model = UNet2DConditionModel.from_pretrained(five[0] / "unet", dtype=torch.float32)
+    part = window(model, Offload("blocks"), "float32")
+    manager = ComponentsManager({"cuda": part * 3 // 2}, device="cuda", mover=simulated)
+    manager.offload("unet", by="blocks")
+    manager.offload("text_encoder|vae", by="leaves")
+    handle: Any = sf.load(five[0], manager=manager).bindings["unet"]
+    draw(sf.load(five[0], manager=manager))
+    assert [where for copy_, where, _ in simulated._copies if copy_() is not None] == []
+    with (
+        manager.lease([handle], owner="first"),
+        pytest.raises(sf.LoadError, match="memory for first"),
+        manager.lease([handle], owner="second"),
+    ):
+        pass
+
+
 def test_settings_hold_for_what_is_loaded_and_for_what_comes(five: list[Path], pictures: list[Tensor]) -> None:
     manager = ComponentsManager()
     pipes = [sf.load(folder, manager=manager) for folder in five[:2]]

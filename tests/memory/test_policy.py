@@ -58,6 +58,12 @@ def test_without_room_on_the_cpu_what_files_hold_is_dropped_and_what_they_do_not
         room_for(fact("x", GPU, 4), stuck, budget)
 
 
+def test_what_comes_from_the_cpu_takes_room_there_until_it_has_left() -> None:
+    facts = [fact("old", GPU, 4, used=1), fact("x", CPU, 4)]
+    assert keys(room_for(fact("x", GPU, 4), facts, limits(cuda=6, cpu=6))) == ["old cuda:0->disk"]
+    assert keys(room_for(fact("x", GPU, 4), facts, limits(cuda=6, cpu=8))) == ["old cuda:0->cpu"]
+
+
 def test_the_cpu_has_only_the_disk_below_it() -> None:
     facts = [fact("a", CPU, 4, used=2), fact("mine", CPU, 4, used=1, readable=False)]
     assert keys(room_for(fact("x", CPU, 4), facts, limits(cpu=10))) == ["a cpu->disk"]
