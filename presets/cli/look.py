@@ -106,7 +106,8 @@ def _graphs(x: str, task: str | None) -> Iterator[Any]:
 
     first = open_graph(x, task)
     yield first
-    own_file = Path(x).expanduser().is_file() or (Path(x).expanduser() / "graph.json").is_file()
+    path = Path(x).expanduser()
+    own_file = (path.suffix == ".json" and path.is_file()) or (path / "graph.json").is_file()
     if task is None and first.preset is not None and not own_file:
         yield from (first.task(name) for name in families[first.preset[0]].tasks if name != first.preset[1])
 
