@@ -6,13 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from .block import Lazy
-from .errors import Problem
 from .graph import Graph
 from .paths import leaves
-from .spaces import (
-    _problems,  # pyright: ignore[reportPrivateUsage]  # one walk along the edges for all kinds
-    family_problems,
-)
 from .types import port_of
 
 
@@ -45,6 +40,11 @@ class Meeting:
         return Meeting((*self.asks, *other.asks), (*self.asked, *other.asked))
 
 
+def asks(graph: Graph) -> bool:
+    """Whether any block of a graph asks anything."""
+    return any(isinstance(value, Ask) for _, block in leaves(graph) for value in vars(block).values())
+
+
 class Asks:
     """A kind of variable for `graph.spaces`: functions called `predict` carry it."""
 
@@ -59,19 +59,11 @@ class Asks:
             return Meeting(asks=(component,))
         return Meeting(asked=(component,)) if isinstance(component, Lazy) or callable(component) else None
 
-    def is_any(self, value: Any) -> bool:
+    def is_any(self, value: Meeting) -> bool:
+        return True
+
+    def shares(self, value: Meeting) -> bool:
         return True
 
     def told(self, new: Meeting, who: str, old: Meeting) -> str:
         return f"{old.lacking(new)} It meets {who}."
-
-
-def edge_problems(graph: Graph) -> list[Problem]:
-    """What does not fit along the edges of a graph, whenever one is made: families, then what is asked and lacking.
-
-    Reads configs only, never weights.
-    """
-    asking = any(isinstance(value, Ask) for _, block in leaves(graph) for value in vars(block).values())
-    if (found := family_problems(graph)) or not asking:
-        return found
-    return _problems(graph, graph.bindings, Asks())  # pyright: ignore[reportArgumentType]  # a kind of value more

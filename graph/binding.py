@@ -11,7 +11,7 @@ from .functions import asked, is_callable, is_protocol
 from .graph import Graph
 from .named import Named, named
 from .plan import needed, unbound
-from .spaces import layout_problems, space_problems
+from .spaces import bound_problems
 from .types import assignable, say, split
 
 
@@ -38,7 +38,7 @@ def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
             found.append(Problem("component", name, text, came, say(part.type)))
     if not found:
         bindings = {**graph.bindings, **made}
-        found = [*space_problems(graph, bindings), *layout_problems(graph, bindings)]
+        found = bound_problems(graph, bindings)
         if not found:
             return graph._edit(bindings=bindings)
     raise WireError(found)
@@ -200,7 +200,7 @@ def check(graph: Graph) -> list[Problem]:
         kind = say(graph.components[name].type)
         text = f"no component is bound, and {', '.join(nodes)} cannot do without: {kind}. Write graph.bind({name}=…)."
         found.append(Problem("unbound", name, text, wanted=kind))
-    found += [*space_problems(graph, graph.bindings), *layout_problems(graph, graph.bindings)]
+    found += bound_problems(graph, graph.bindings)
     found += _unready(graph, wanted)
     return found
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Protocol, Self, dataclass_transform, get_type_
 
 from ..registry import blocks as BLOCKS
 from ..registry import did_you_mean
+from .code import HUB
 from .errors import ConfigError, Unbound
 from .ports import Component, Input, Malformed, Signature, check_call, class_name, read_call
 from .space import LatentSpace
@@ -153,7 +154,8 @@ class Block:
             raise Malformed(f"{class_name(cls)} has no __call__. Write what it does: def __call__(self, …) -> Result")
         dataclass(frozen=True, kw_only=True, eq=False)(cls)
         cls.registered_name = name or block_name(cls)
-        if BLOCKS.aliases.get(cls.registered_name) is None:
+        # Names inside a repo mean nothing outside of it, so its code cannot stand in for a block of somebody else.
+        if BLOCKS.aliases.get(cls.registered_name) is None and cls.__module__.partition(".")[0] != HUB:
             BLOCKS.add(cls.registered_name, cls)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -179,7 +181,8 @@ class Block:
         """The same block with other fields, unchecked; what the runner uses to fill components and turn knobs."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__)
-        new.__dict__.pop("_signature", None)
+        for known in ("_signature", "_carried"):
+            new.__dict__.pop(known, None)
         new.__dict__.update(changes)
         return new
 

@@ -76,9 +76,9 @@ class Graph(Block, name="Graph"):
             old = misplaced(before.nodes, before.edges, before.declared) if before and touched else []
             found = [*misplaced_by(set(touched), self.nodes, self.edges, self.declared, old), *slot_problems(self)]
         if not found:
-            from .asks import edge_problems  # here, for it reads loops and switches
+            from .spaces import made_problems  # here, for it reads loops and switches
 
-            found = edge_problems(self)
+            found = made_problems(self)
         if found:
             raise WireError(found)
 

@@ -113,7 +113,7 @@ def test_conditioning_of_another_family_is_refused_in_a_pass_too() -> None:
 
 def test_residuals_for_another_kind_of_denoiser_are_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"no place 'single' to add to; it has: down, mid\. The control net was made for"
+        TypeError, match=r"no place 'single' to add to; it has: down, mid, levels\. The control net was made for"
     ):
         predict(Unet(), ask(1, residuals=({"single": (torch.ones(1, 2),)},)))
 
