@@ -31,21 +31,36 @@ _NODE: TypeAdapter[Any] = TypeAdapter(NodeForm)
 _CHECKPOINTS = ("model_index.json", "modular_model_index.json")
 
 
-def load(source: str | os.PathLike[str], manager: Any = None) -> Graph:
+def load(
+    source: str | os.PathLike[str], manager: Any = None, classes: Mapping[str, type[Block]] | None = None
+) -> Graph:
     """Read a graph from a folder, or from its `graph.json`. Components load later, by `manager` (the process's own).
+    `classes` are blocks by the names that the file gives them, before those that are registered.
 
     Raises:
         GraphFileError: whatever is wrong with the file, with the place in it and the way out.
     """
     path = Path(source)
     path = path / NAME if path.is_dir() else path
-    return from_json(_parsed(path), path.parent, where=str(path), manager=manager)
+    return from_json(_parsed(path), path.parent, where=str(path), manager=manager, classes=classes)
 
 
-def from_json(data: Any, folder: str | os.PathLike[str] = ".", *, where: str = "graph", manager: Any = None) -> Graph:
+def read_form(path: Path) -> FileForm:
+    """What a graph file says, its form checked and nothing looked up. GraphFileError where it is none."""
+    return _form(_parsed(path), str(path))
+
+
+def from_json(
+    data: Any,
+    folder: str | os.PathLike[str] = ".",
+    *,
+    where: str = "graph",
+    manager: Any = None,
+    classes: Mapping[str, type[Block]] | None = None,
+) -> Graph:
     """The graph that the content of a graph file describes; relative paths in it are taken from `folder`."""
     form = _form(data, where)
-    reading = _Reading(Path(folder), manager)
+    reading = _Reading(Path(folder), manager, classes or {}, form.auto_map)
     try:
         graph = reading.graph(form.graph, "graph")
     except RecursionError:
@@ -119,9 +134,13 @@ def _short(value: Any) -> str:
 class _Reading:
     """One pass over a file's graph; problems are gathered, and what has one is None."""
 
-    def __init__(self, folder: Path, manager: Any) -> None:
+    def __init__(
+        self, folder: Path, manager: Any, classes: Mapping[str, type[Block]], auto_map: Mapping[str, str]
+    ) -> None:
         self.folder = folder
         self.manager = manager
+        self.classes = classes
+        self.auto_map = auto_map
         self.problems: list[Problem] = []
         self.values = Values(lambda block, at: self._came[id(block)], self._inside)
         self._came: dict[int, Any] = {}
@@ -236,9 +255,13 @@ class _Reading:
         return made
 
     def _class(self, name: str, at: str) -> type[Block] | None:
-        cls = find_block(name)
+        cls = self.classes.get(name) or find_block(name)
         if isinstance(cls, type) and issubclass(cls, Block) and cls not in (Graph, Loop, Switch, Named):
             return cls
+        if name in self.auto_map:
+            text = f"is code that lies beside this file ({self.auto_map[name]}), and reading a graph runs none."
+            self._problem(f"{at}.block", f"{text} sf.load(folder) says what it is, and how it is run.")
+            return None
         near = closest(name, BLOCKS) or [n for n in BLOCKS if n.rpartition(".")[2] == name.rpartition(".")[2]]
         guess = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
         package = name.partition(".")[0]

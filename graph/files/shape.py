@@ -149,12 +149,25 @@ NodeForm: TypeAlias = Annotated[
 ]
 
 
+class CodeForm(_Form):
+    """A Python file beside this one: its hash, and the repo and commit it was taken from, if it was."""
+
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    repo: str | None = None
+    revision: str | None = None
+
+
 class FileForm(_Form):
-    """A graph of sfumato: blocks, every edge, and where the components are. No code, and no weights."""
+    """A graph of sfumato: blocks, every edge, and where the components are. No weights; code lies beside it."""
 
     schema_: Annotated[str | None, Field(alias="$schema")] = None
     format: Literal[1]
     sfumato: Annotated[str, Field(description="The version of sfumato that wrote it; for people.")]
+    auto_map: Annotated[
+        dict[str, str], Field(description='Blocks whose code lies beside this file: name to "file.Class".')
+    ] = {}
+    code: Annotated[dict[str, CodeForm], Field(description="The files of that code, by path.")] = {}
+    requirements: Annotated[dict[str, str], Field(description='What the code needs: {"scipy": ">=1.10"}.')] = {}
     graph: GraphForm
 
 

@@ -1,5 +1,6 @@
 """Writing a graph: everything about it as JSON, whole or not at all."""
 
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,22 +12,28 @@ from typing import Any, get_type_hints
 
 from ...registry import blocks as BLOCKS
 from ..block import EMPTY, Block
+from ..code import HUB
 from ..errors import GraphFileError, Problem
 from ..graph import Graph
 from ..loop import Loop
 from ..named import Named
 from ..switch import Switch
 from ..validate import Unfit
+from . import code
 from .bindings import Writer
 from .shape import FORMAT, NAME
-from .text import pretty
+from .text import parse, pretty
 from .values import Values, same
+
+_LOG = logging.getLogger("sfumato")
 
 
 def save(graph: Graph, folder: str | os.PathLike[str]) -> Path:
     """Write `graph.json` into a folder, and what is held as objects with weights into folders beside it.
 
-    The file appears last and at once, so that a reader never sees half a graph. Gives its path.
+    The source of blocks that no installed package brings goes beside it (`auto_map`); of a class that has no file,
+    the logger `sfumato` is told. The graph file appears last and at once, so that a reader never sees half a graph.
+    Gives its path.
 
     Raises:
         GraphFileError: config or components that no file can hold, all of them at once; or a folder that cannot be
@@ -36,11 +43,17 @@ def save(graph: Graph, folder: str | os.PathLike[str]) -> Path:
     if place.suffix == ".json" or place.is_file():
         raise GraphFileError(f"{place}: is a file, and a folder was wanted. Write graph.save({str(place.parent)!r}).")
     writer = Writer(place)
-    data = _file(graph, writer, str(place / NAME))
+    data, made = _file(graph, writer, str(place / NAME))
+    found = code.code_of(made.classes)
+    for text in found.lost:
+        _LOG.warning("%s: without the code of a block. %s", place / NAME, text)
+    content = {**{key: value for key, value in data.items() if key != "graph"}, **found.keys(), "graph": data["graph"]}
     try:
         place.mkdir(parents=True, exist_ok=True)
+        code.check_free(found, place, _code_before(place / NAME))
         writer.write()
-        _replace(place / NAME, pretty(data) + "\n")
+        code.write(found, place)
+        _replace(place / NAME, pretty(content) + "\n")
     except OSError as error:
         raise GraphFileError(f"{place / NAME}: cannot be written ({error.strerror or error}).") from error
     return place / NAME
@@ -48,15 +61,30 @@ def save(graph: Graph, folder: str | os.PathLike[str]) -> Path:
 
 def to_json(graph: Graph) -> dict[str, Any]:  # JSON values
     """The content of a graph file, for what carries graphs elsewhere. Objects with weights are refused."""
-    return _file(graph, Writer(None), "the graph")
+    return _file(graph, Writer(None), "the graph")[0]
 
 
-def _file(graph: Graph, writer: Writer, where: str) -> dict[str, Any]:
+def without_code(graph: Graph) -> list[str]:
+    """Blocks of a graph whose source cannot be given to others, and why: one text each."""
+    made = _Writing(Writer(None))
+    made.graph(graph, "graph", "")
+    return code.code_of(made.classes).lost
+
+
+def _code_before(path: Path) -> dict[str, Any]:
+    """What the graph file that stands there says of its code."""
+    try:
+        return dict(parse(path.read_text(encoding="utf-8"))["code"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _file(graph: Graph, writer: Writer, where: str) -> tuple[dict[str, Any], "_Writing"]:
     made = _Writing(writer)
     content = made.graph(graph, "graph", "")
     if found := [*made.problems, *writer.problems]:
         raise listed(where, found)
-    return {"format": FORMAT, "sfumato": _version(), "graph": content}
+    return {"format": FORMAT, "sfumato": _version(), "graph": content}, made
 
 
 def listed(where: str, found: list[Problem]) -> GraphFileError:
@@ -94,6 +122,8 @@ class _Writing:
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
         self.problems: list[Problem] = []
+        self.classes: dict[str, type[Block]] = {}
+        """The classes of blocks that were met, by the name that the file gives them."""
 
     def graph(self, graph: Graph, at: str, path: str) -> dict[str, Any]:
         if type(graph) is not Graph:
@@ -130,9 +160,13 @@ class _Writing:
 
     def _leaf(self, block: Block, at: str, path: str) -> dict[str, Any]:
         cls = type(block)
-        if BLOCKS.find(cls.registered_name) is not cls:
+        name = cls.registered_name
+        if cls.__module__.partition(".")[0] == HUB:  # two repos may have blocks of one name
+            name = name if self.classes.setdefault(name, cls) is cls else f"{cls.__module__}.{name}"
+        elif BLOCKS.find(name) is not cls:
             text = f"is called {cls.registered_name!r}, but that name stands for another class. Give it one of its own:"
             self._problem(at, f'{text} class {cls.__name__}(Block, name="package.{cls.__name__}").')
+        self.classes[name] = cls
         hints = get_type_hints(cls, include_extras=True)
         config: dict[str, Any] = {}
         held: dict[str, Any] = {}
@@ -143,7 +177,7 @@ class _Writing:
                     held[f.name] = value
             elif f.init:
                 config[f.name] = self._value(value, hints[f.name], f"{at}.config.{f.name}", path)
-        return {"block": cls.registered_name, "config": config, **self._components(held, at, path)}
+        return {"block": name, "config": config, **self._components(held, at, path)}
 
     def _value(self, value: Any, hint: Any, at: str, path: str) -> Any:
         """The value as JSON, after trying that the file gives it back as it is."""
