@@ -48,7 +48,10 @@ class Case:
 
 
 def _plain(convert: Any) -> Any:
-    return lambda state, config: convert(state)
+    def call(state: dict[str, Tensor], _config: Any) -> dict[str, Tensor]:
+        return convert(state)
+
+    return call
 
 
 def _flux(state: dict[str, Tensor], _config: Any) -> dict[str, Tensor]:
