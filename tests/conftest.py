@@ -2,5 +2,11 @@
 
 import os
 
+from hypothesis import settings
+
 # Models here are tiny, and tests run side by side: threads of one test would only wait for those of another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A law says nothing of the clock, and a machine that does other work as well would break it.
+settings.register_profile("sfumato", deadline=None)
+settings.load_profile("sfumato")
