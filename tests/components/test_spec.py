@@ -101,7 +101,8 @@ def test_the_type_is_our_light_class_where_we_have_one() -> None:
     assert spec.type.__module__ == "sfumato.components.models.clip"
     assert ComponentSpec(type_hint=("transformers", "CLIPTokenizerFast")).type.__name__ == "CLIPTokenizer"
     assert ComponentSpec(type_hint=("diffusers", "DDIMScheduler")).type.__name__ == "DDIMScheduler"
-    assert ComponentSpec(type_hint=("transformers", "T5EncoderModel")).type.__module__.startswith("transformers.")
+    assert ComponentSpec(type_hint=("transformers", "T5EncoderModel")).type.__module__ == "sfumato.components.models.t5"
+    assert ComponentSpec(type_hint=("transformers", "Gemma2Model")).type.__module__.startswith("transformers.")
 
 
 def test_hints_are_not_a_way_to_import_things() -> None:
