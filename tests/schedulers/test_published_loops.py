@@ -219,8 +219,9 @@ def our_run(ours: Scheduler, schedule: Schedule, x: Tensor, draws: Draws) -> Ten
 def test_a_run_is_the_pipeline_s_run(name: str, config: Config, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
     module, loop, _ = LOOPS[name]
     draws = Draws()
-    monkeypatch.setattr(f"diffusers.schedulers.{module}.randn_tensor", draws)
-    ours, theirs = schedulers[name](**config), getattr(import_module(f"diffusers.schedulers.{module}"), name)(**config)
+    source = import_module(f"diffusers.schedulers.{module}")
+    monkeypatch.setattr(source, "randn_tensor", draws)  # by a dotted name a lazy module may be patched, not this one
+    ours, theirs = schedulers[name](**config), getattr(source, name)(**config)
     schedule = ours.steps(n)
     x = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1)) * schedule.noise_scale
     expected = loop(theirs, n, x, draws)
@@ -268,7 +269,7 @@ def test_repaint_paints_around_a_known_part(
     theirs = reference.RePaintScheduler(num_train_timesteps=n, **config)
     ours = RePaintScheduler(num_train_timesteps=n, jump_length=jumps[0], jump_n_sample=jumps[1], **config)
     draws = Draws()
-    monkeypatch.setattr("diffusers.schedulers.scheduling_repaint.randn_tensor", draws)
+    monkeypatch.setattr(import_module("diffusers.schedulers.scheduling_repaint"), "randn_tensor", draws)
     theirs.set_timesteps(n, *jumps)
     theirs.alphas_cumprod = theirs.alphas_cumprod.double()
     theirs.betas = 1 - theirs.alphas_cumprod / torch.cat([torch.ones(1), theirs.alphas_cumprod[:-1]])
