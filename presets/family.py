@@ -1,14 +1,15 @@
 """A family of presets: tasks that one set of components serves."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..graph import Block, Graph, Loop
+from ..graph import Block, Graph
 from ..graph.binding import AUTO
 from ..registry import UnknownName, did_you_mean
 
 Settings = Mapping[str, Any]  # keywords of a preset function
+Path = tuple[str, ...]
 
 
 def as_it_is(graph: Graph, components: Mapping[str, Any]) -> Graph:
@@ -45,25 +46,52 @@ class Family:
     def sister(self, graph: Graph, task: str) -> Graph:
         """The graph of another task for the components that a graph holds.
 
-        Blocks that were swapped or set otherwise stay so where the tasks have the same one: a guider, a step count.
+        What was swapped or set stays so where the tasks have the same block: a guider, a step count. Of blocks that the
+        tasks set differently, what was set is taken over and the rest is the task's own. A slot is swapped as a whole.
         """
         if graph.preset == (self.name, task):
             return graph
         made = self.make(task, graph.bindings)
         own = self.make(graph.preset[1], graph.bindings) if graph.preset else made
-        plain, there = dict(_nodes(own)), dict(_nodes(made))
-        for path, block in _nodes(graph):
-            if path in plain and block != plain[path] and there.get(path) == plain[path]:
-                made = made.replace(".".join(path), block)
+        now, plain = dict(_nodes(graph)), dict(_nodes(own))
+        for path, block in _nodes(made):
+            source = path if path in plain else _slot_mate(path, made, plain)
+            if source in now and now[source] != plain[source]:
+                made = made.replace(".".join(path), _kept(now[source], plain[source], block))
         return made
 
 
-def _nodes(block: Block, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Block]]:
+def _nodes(block: Block, path: Path = ()) -> Iterator[tuple[Path, Block]]:
     """Every node that holds no graph, with its path, as it stands in its graph."""
-    if isinstance(block, Loop):
-        yield from _nodes(block.body, path)
-    elif isinstance(block, Graph):
-        for name, child in block.nodes.items():
-            yield from _nodes(child, (*path, name))
-    else:
+    inner = _inside(block).children()
+    if not inner:
         yield path, block
+    for name, child in inner.items():
+        yield from _nodes(child, (*path, name))
+
+
+def _inside(block: Block) -> Block:
+    """What a renamed block or a loop holds; any other block itself."""
+    while "" in block.children():
+        block = block.children()[""]
+    return block
+
+
+def _slot_mate(path: Path, made: Graph, plain: Mapping[Path, Block]) -> Path:
+    """Of a node that the other task has not: one that it has in the same slot; () where there is none."""
+    slots = [[tuple(p.split(".")) for p in paths] for paths in made.slots.values()]
+    return next((mate for paths in slots if path in paths for mate in paths if mate in plain), ())
+
+
+def _kept(now: Any, plain: Any, other: Any) -> Any:  # blocks, or what their fields hold
+    """What another task has, with what differs between a graph and the one that its own task makes."""
+    if now == plain:
+        return other
+    if not all(isinstance(value, Block) for value in (now, plain, other)):
+        return now
+    if type(_inside(plain)) is not type(_inside(other)):
+        return other
+    if (type(now), type(_inside(now))) != (type(plain), type(_inside(plain))):
+        return now
+    names = [f.name for f in fields(now)]
+    return other.with_(**{n: _kept(getattr(now, n), getattr(plain, n), getattr(other, n)) for n in names})

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from sfumato import Graph
+from sfumato.blocks.denoise.sdxl import PredictNoise
+from sfumato.blocks.guiders.cfg import ClassifierFreeGuidance
 
 from .sdxl import ReferenceXL
 from .support import counted, picture, run
@@ -87,6 +89,19 @@ def test_no_negative_prompt_is_encoded_where_the_index_says_so(xl: XL, xl_refere
     assert (run(pipe, seed=2, **given).latents - run(xl(), seed=2, **given).latents).abs().max() > 1e-3
     sister = pipe.task("image2image")
     assert sister["match"] == pipe["match"] != xl()["match"]
+
+
+def test_sisters_keep_what_was_set_and_have_their_own_defaults_for_the_rest(xl: XL) -> None:
+    pipe = xl().using(guider="AdaptiveProjectedGuidance")
+    pipe = pipe.replace("denoise.predict", PredictNoise(batching="apart"))
+    inpaint, refined = pipe.task("inpaint"), pipe.task("refined")
+    assert inpaint["denoise.guider"] == refined["denoise.guider"] == refined["refine.guider"] == pipe["denoise.guider"]
+    assert inpaint["denoise.predict"] == refined["denoise.predict"] == PredictNoise(batching="apart")
+    assert inpaint.task("text2image") == refined.task("text2image") == pipe
+
+    rescaled = xl().using(guider=ClassifierFreeGuidance(guidance_scale=5.0, guidance_rescale=0.7)).task("inpaint")
+    assert rescaled["denoise.guider"] == ClassifierFreeGuidance(guidance_scale=7.5, guidance_rescale=0.7)
+    assert rescaled["cut"] == xl(task="inpaint")["cut"]
 
 
 def test_a_scheduler_that_draws_nothing_needs_no_seed_for_given_latents(xl: XL) -> None:
