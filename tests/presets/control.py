@@ -53,8 +53,8 @@ class Nets:
         with quiet(), torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(seed)
             shared = {} if unet is None else dict(unet.config)
-            keys = kind.from_config({}).config if name != "ControlNetUnionModel" else kind(**UNION).config
-            shared = {key: value for key, value in shared.items() if key in keys and key[0] != "_"}
+            keys = signature(kind.__init__).parameters
+            shared = {key: value for key, value in shared.items() if key in keys}
             if name == "ControlNetUnionModel" and shared.get("addition_time_embed_dim"):
                 config = {**config, "addition_time_embed_dim": shared["addition_time_embed_dim"]}
             theirs = kind(**{**shared, **config, **({} if unet is None else {"in_channels": 4})}).eval()
