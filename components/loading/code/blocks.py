@@ -1,0 +1,109 @@
+"""Graphs and blocks whose code lies beside them, for those who trust it."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+from ....graph.block import Block
+from ....graph.errors import LoadError
+from ....graph.files import load
+from ....graph.files.code import home_of
+from ....graph.files.reading import read_form
+from ....graph.files.shape import NAME
+from ....graph.graph import Graph
+from ....registry import find_block
+from ..roots import Root
+from .importing import import_blocks
+from .reading import CONFIG, Code, read_code, read_config
+from .trust import check, trust_of
+
+_LOG = logging.getLogger("sfumato")
+
+
+def load_graph(root: Root, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph:
+    """The graph of a `graph.json`, with the blocks whose code lies beside it.
+
+    Without trust, blocks that are imported here already are taken, and if others are needed, it is refused: what would
+    run is told. Raises `LoadError` and `GraphFileError`.
+    """
+    trust = trust_of(trust_remote_code)
+    folder = root.local(subfolder, [NAME])
+    form = read_form(folder / NAME)
+    if not form.auto_map:
+        return load(folder)
+    if not trust.given and all(_known(name) for name in form.auto_map):
+        for name in form.auto_map:
+            _tell_of_another(name, folder / NAME, {file: said.sha256 for file, said in form.code.items()})
+        return load(folder)
+    recorded = {file: said.sha256 for file, said in form.code.items()}
+    code = read_code(root, subfolder, form.auto_map, form.requirements, recorded)
+    return load(folder, classes=_trusted(code, trust_remote_code))
+
+
+def custom_block(root: Root, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph | None:
+    """The block that a repo's `modular_config.json` names, as a graph of one node; None where it names none that lies
+    there: the config of a preset of diffusers names a file of diffusers."""
+    names = root.names(subfolder)
+    if CONFIG not in names:
+        return None
+    auto_map, requirements = read_config(root, subfolder)
+    ((name, address),) = auto_map.items()
+    others = {n for n in names if n.endswith("model_index.json")}
+    if others and f"{address.partition('.')[0]}.py" not in names and "/" not in address:
+        return None
+    code = read_code(root, subfolder, auto_map, requirements)
+    cls = _trusted(code, trust_remote_code)[name]
+    node = "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+    try:
+        return Graph({node: cls()})
+    except TypeError as error:
+        raise LoadError(
+            f"{code.named}: {name} cannot be made without its fields ({error}). Give them defaults, or save a graph "
+            "that holds the block: graph.save(folder)."
+        ) from None
+
+
+def _trusted(code: Code, trust_remote_code: bool | str) -> Mapping[str, type[Block]]:
+    """The classes, where the code may run."""
+    trust = trust_of(trust_remote_code)
+    asked = trust.given and not trust.isolated and trust.digest in (None, code.source.digest)
+    if asked and (same := _same_here(code)) is not None:
+        return same
+    check(code, trust)
+    if trust.isolated:
+        from .isolated import isolated_blocks
+
+        return isolated_blocks(code)
+    return import_blocks(code)
+
+
+def _known(name: str) -> type[Block] | None:
+    found = find_block(name)
+    return found if isinstance(found, type) and issubclass(found, Block) else None
+
+
+def _same_here(code: Code) -> dict[str, type[Block]] | None:
+    """The classes where the very same files are imported here already, by whoever wrote them."""
+    found: dict[str, type[Block]] = {}
+    for name, address in code.auto_map.items():
+        cls = _known(name)
+        home = _home(cls)
+        if cls is None or home is None or not home[0].items() <= code.source.sha256.items() or home[1] != address:
+            return None
+        found[name] = cls
+    return found
+
+
+def _home(cls: type[Block] | None) -> tuple[Mapping[str, str], str] | None:
+    try:
+        home = home_of(cls) if cls is not None else None
+    except LoadError:
+        return None
+    return None if home is None else (home.origin.source.sha256, home.address)
+
+
+def _tell_of_another(name: str, file: Path, recorded: Mapping[str, str]) -> None:
+    """Say so when the block that is imported here is not the one that was saved."""
+    home = _home(_known(name))
+    if recorded and home is not None and not home[0].items() <= recorded.items():
+        _LOG.warning("%s: the block %r that is imported here is not the one that was saved with it.", file, name)

@@ -1,0 +1,181 @@
+"""What may pass between two processes: plain values as JSON, tensors as bytes, and types in words of their own.
+
+Both sides read with the same care; nothing is ever unpickled.
+"""
+
+import collections.abc
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+
+import torch
+from torch import Tensor
+
+from .....graph.ports import Memory, is_memory
+from .....graph.space import ANY_SPACE, LatentSpace
+from .....graph.types import Port, arms, is_array, say, split, union
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,
+        torch.uint8, torch.bool, torch.complex64,
+    )
+}  # fmt: skip
+_PLAIN = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
+_NAMES = {cls: name for name, cls in _PLAIN.items()}
+_ALIGNED = 64  # bytes; where each tensor begins
+
+
+class CannotCross(ValueError):
+    """Something that cannot go to another process; the text says what."""
+
+
+# ------------------------------------------------------------------------------------------------ values
+class Tensors(NamedTuple):
+    """Tensors in one piece of memory: where each lies, and how many bytes all take."""
+
+    header: list[dict[str, Any]]  # JSON values
+    size: int
+
+
+def pack(value: Any, tensors: list[Tensor]) -> Any:  # JSON values
+    """A value as JSON, its tensors put into the list. Raises `CannotCross`."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return {"tensor": len(tensors) - 1}
+    if value is None or type(value) in (bool, int, float, str):
+        return {"value": value}
+    if isinstance(value, list | tuple):
+        return {"items": [pack(item, tensors) for item in value]}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {"table": {key: pack(item, tensors) for key, item in value.items()}}
+    raise CannotCross(f"is a {type(value).__name__}; only tensors and plain values cross")
+
+
+def unpack(data: Any, tensors: Sequence[Tensor]) -> Any:
+    """The value again; lists come as tuples. Raises `CannotCross` for what `pack` does not make."""
+    match data:
+        case {"tensor": int(i)} if 0 <= i < len(tensors):
+            return tensors[i]
+        case {"value": bool() | int() | float() | str() | None as value}:
+            return value
+        case {"items": list(items)}:
+            return tuple(unpack(item, tensors) for item in items)
+        case {"table": dict(table)}:
+            return {str(key): unpack(item, tensors) for key, item in table.items()}
+        case _:
+            raise CannotCross("is nothing that was packed")
+
+
+def layout(tensors: Sequence[Tensor]) -> Tensors:
+    """Where each tensor will lie."""
+    header: list[dict[str, Any]] = []
+    size = 0
+    for tensor in tensors:
+        name = str(tensor.dtype).removeprefix("torch.")
+        if name not in _DTYPES or tensor.layout is not torch.strided:
+            raise CannotCross(f"is a tensor of {name} ({tensor.layout}), which does not cross")
+        header.append({"dtype": name, "shape": list(tensor.shape), "offset": size})
+        size += -(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED
+    return Tensors(header, size)
+
+
+def raw(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, in order."""
+    return tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+
+
+def tensors_in(data: bytearray, header: Any) -> list[Tensor]:
+    """The tensors that lie in these bytes, each a copy. Raises `CannotCross` for a header that does not fit."""
+    found: list[Tensor] = []
+    for entry in header if isinstance(header, list) else [None]:
+        match entry:
+            case {"dtype": str(name), "shape": list(shape), "offset": int(offset)} if name in _DTYPES and all(
+                type(side) is int and 0 <= side < 2**40 for side in shape
+            ):
+                dtype, count = _DTYPES[name], math.prod(shape)
+            case _:
+                raise CannotCross("is no header of tensors")
+        kept = torch.uint8 if dtype is torch.bool else dtype  # a byte that is neither 0 nor 1 is no bool
+        size = count * dtype.itemsize
+        if offset < 0 or offset % _ALIGNED or offset + size > len(data):
+            raise CannotCross(f"says {size} bytes at {offset}, and there are {len(data)}")
+        flat = torch.empty(0, dtype=kept)  # frombuffer makes no empty tensor
+        if count:
+            flat = torch.frombuffer(data, dtype=kept, count=count, offset=offset).clone()
+        found.append((flat != 0 if dtype is torch.bool else flat).reshape(shape))
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ types
+def describe(hint: Any) -> Any:  # JSON values
+    """A port's type as JSON. Raises `CannotCross` for types whose values do not cross."""
+    if is_memory(hint):
+        base, tags = split(hint)
+        inner = [tag for tag in tags if tag not in split(Memory[int])[1]]
+        return {"memory": describe(Annotated[base, *inner] if inner else base)}
+    if len(members := arms(hint)) > 1:
+        return {"union": [describe(member) for member in members]}
+    base, tags = split(hint)
+    if port := next((tag for tag in reversed(tags) if isinstance(tag, Port)), None):
+        if port.family:
+            raise CannotCross(f"{say(hint)} (a function or a family's own class)")
+        space = "any" if port.space == ANY_SPACE else port.space and {
+            f.name: getattr(port.space, f.name) for f in fields(port.space)
+        }  # fmt: skip
+        return {"port": port.kind, "space": space, "of": describe(base)}
+    if is_array(base) and base.array_type is Tensor:
+        return {"array": base.__name__.partition("[")[0], "dims": base.dim_str}
+    if base is Tensor:
+        return {"type": "Tensor"}
+    if base in _NAMES:
+        return {"type": _NAMES[base]}
+    if base is Any or base is object:
+        return {"type": "Any"}
+    origin, args = get_origin(base), get_args(base)
+    if origin is Literal:
+        return {"literal": [pack(value, []) for value in args]}
+    if origin is tuple and args:
+        return {"tuple": [describe(a) for a in args if a is not Ellipsis], "more": args[-1] is Ellipsis}
+    if origin in (list, collections.abc.Sequence):
+        return {"list": describe(args[0])}
+    if origin in (dict, collections.abc.Mapping) and args[0] is str:
+        return {"table": describe(args[1])}
+    raise CannotCross(say(hint))
+
+
+def understand(data: Any) -> Any:
+    """The type that a description stands for. Raises `CannotCross` for what `describe` does not make."""
+    import jaxtyping
+
+    match data:
+        case {"memory": inner}:
+            return Memory[understand(inner)]
+        case {"union": list(members)} if members:
+            return union(understand(member) for member in members)
+        case {"port": str(kind), "space": space, "of": inner}:
+            made = None
+            if space is not None:
+                made = ANY_SPACE if space == "any" else LatentSpace(**space)
+            return Annotated[understand(inner), Port(kind, space=made)]
+        case {"array": "Float" | "Int" | "Bool" | "Num" | "Shaped" | "UInt8" | "Complex" as name, "dims": str(dims)}:
+            return getattr(jaxtyping, name)[Tensor, dims]
+        case {"type": "Tensor"}:
+            return Tensor
+        case {"type": "Any"}:
+            return Any
+        case {"type": str(name)} if name in _PLAIN:
+            return _PLAIN[name]
+        case {"literal": list(values)} if values:
+            return Literal[*[unpack(value, ()) for value in values]]
+        case {"tuple": list(items), "more": bool(more)} if items:
+            inner = [understand(item) for item in items]
+            return tuple[*inner, ...] if more else tuple[*inner]
+        case {"list": inner}:
+            return list[understand(inner)]
+        case {"table": inner}:
+            return Mapping[str, understand(inner)]
+        case _:
+            raise CannotCross("is no description of a type")

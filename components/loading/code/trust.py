@@ -1,0 +1,206 @@
+"""Who may run: nothing unasked, and then only the bytes that were trusted."""
+
+import difflib
+import hashlib
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ....graph.code import hash_of
+from ....graph.errors import LoadError
+from ..files import write_text
+from .reading import Code
+from .requirements import check_requirements
+
+OFF = "SFUMATO_DISABLE_REMOTE_CODE"
+_SHOWN = 120  # lines of a difference
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the user said: `trust_remote_code` of `sf.load`."""
+
+    given: bool = False
+    isolated: bool = False
+    """Run it in a process of its own."""
+    digest: str | None = None
+    """Exactly this code, and none other."""
+
+
+def trust_of(value: bool | str) -> Trust:
+    """What `trust_remote_code` says: True, False, "isolated", "sha256:…" of the code, or both words."""
+    if isinstance(value, bool):
+        return Trust(value)
+    words = value.split() if isinstance(value, str) else [repr(value)]  # pyright: ignore[reportUnnecessaryIsInstance]  a user's value
+    digests = [word for word in words if re.fullmatch(r"sha256:[0-9a-f]{64}", word)]
+    if not words or len(digests) > 1 or {*words} - {"isolated", *digests}:
+        raise LoadError(
+            f"trust_remote_code={value!r}: wanted True, 'isolated', 'sha256:' and 64 digits (of exactly the code that "
+            "may run), or both words: 'isolated sha256:…'."
+        )
+    return Trust(True, "isolated" in words, digests[0] if digests else None)
+
+
+def check(code: Code, trust: Trust) -> None:
+    """Refuse code that may not run, with all that is to be known about it; remember what may.
+
+    Raises:
+        LoadError: not trusted, forbidden in this environment, changed since it was trusted, or without the packages
+            that it needs.
+    """
+    if os.environ.get(OFF, "0").lower() not in ("", "0", "false", "no"):
+        raise LoadError(f"{code.named}: brings code of its own, and {OFF} is set: none may run here.\n{listing(code)}")
+    if not trust.given:
+        raise LoadError(
+            f"{code.named}: brings code of its own, which is not run unasked.\n{listing(code)}\n"
+            "  If you have read it and trust it:   trust_remote_code=True\n"
+            f'  Exactly this code, now and later:   trust_remote_code="{code.source.digest}"\n'
+            '  In a process of its own:            trust_remote_code="isolated"'
+        )
+    if trust.digest is not None:
+        if trust.digest != code.source.digest:
+            before = _kept(code.where, trust.digest)
+            unknown = "The code of that hash was never trusted on this machine, so its text is not known."
+            raise LoadError(
+                f"{code.named}: this is not the code that trust_remote_code names. Nothing was run.\n{listing(code)}\n"
+                + _changes(code, before, unknown)
+                + f'\n  To trust what is there now:   trust_remote_code="{code.source.digest}"'
+            )  # fmt: skip
+    else:
+        _is_as_recorded(code)
+        _is_as_before(code)
+    check_requirements(code.named, code.requirements)
+    _remember(code)
+
+
+def _is_as_recorded(code: Code) -> None:
+    if not code.recorded:
+        return
+    wrong = {n: sha for n, sha in code.source.sha256.items() if code.recorded.get(n) != sha}
+    if wrong:
+        raise LoadError(
+            f"{code.named}: its code is not what its graph.json was saved with: {', '.join(wrong)}. Nothing was run.\n"
+            + _changes(code, code.recorded, "The text that was saved is not known on this machine.")
+            + f'\n  If the change is meant:   trust_remote_code="{code.source.digest}", then save the graph anew'
+        )
+
+
+def _is_as_before(code: Code) -> None:
+    known = _known(code.where)
+    if known and code.source.sha256 not in known:
+        raise LoadError(
+            f"{code.named}: its code has changed since you trusted it. Nothing was run.\n"
+            + _changes(code, known[-1], "Its old text is no longer there.")
+            + f'\n  To trust the new code:   trust_remote_code="{code.source.digest}"'
+            f"\n  What you have trusted:   {_record(code.where)}"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ what is shown
+def listing(code: Code) -> str:
+    """The files that would run, what each imports, and for which blocks."""
+    rows: list[tuple[str, str, str, str]] = []
+    for name, text in sorted(code.source.files.items()):
+        made = code.source.imports[name]
+        words = [*made.outside, *(f"./{other}" for other in made.inside)]
+        more = f"; and calls {', '.join(made.calls)}, which may run more" if made.calls else ""
+        imports = f"imports {', '.join(words) or 'nothing'}{more}"
+        rows.append((name, _bytes(len(text.encode())), f"sha256 {code.source.sha256[name][:16]}…", imports))
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    lines = [f"    {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}  {row[3]}" for row in rows]
+    blocks = ", ".join(f"{name} ({address})" for name, address in code.auto_map.items())
+    packages = ", ".join(f"{name}{spec}" for name, spec in code.requirements.items())
+    count = "1 file" if len(rows) == 1 else f"{len(rows)} files"
+    head = f"  {count} would run, for the block{'s' if len(code.auto_map) > 1 else ''} {blocks}:"
+    asks = [f"  It asks for {packages}."] if packages else []
+    return plain("\n".join([head, *lines, *asks, f"  To read: {code.place}"]))
+
+
+def plain(text: str) -> str:
+    """Text without characters that a terminal would obey or that change the order of what is read."""
+    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs") else f"\\u{ord(c):04x}"
+                   for c in text)  # fmt: skip
+
+
+def _bytes(size: int) -> str:
+    return f"{size} B" if size < 1000 else f"{size / 1000:.1f} kB"
+
+
+def _changes(code: Code, before: Mapping[str, str] | None, otherwise: str) -> str:
+    """The difference between trusted and present text, file by file; `before` has the hash of each trusted file."""
+    if before is None:
+        return f"  {otherwise}"
+    lines: list[str] = []
+    for name in sorted({*before, *code.source.files}):
+        if before.get(name) == code.source.sha256.get(name):
+            continue
+        old = _text(before[name]) if name in before else ""
+        if old is None:
+            lines.append(f"  {name}: {otherwise}")
+            continue
+        new = code.source.files.get(name, "")
+        made = difflib.unified_diff(
+            old.splitlines(), new.splitlines(), f"{name} (trusted)", f"{name} (now)", lineterm=""
+        )
+        lines += [f"    {line}" for line in made]
+    cut = [f"    … {len(lines) - _SHOWN} more lines; read {code.place}"] if len(lines) > _SHOWN else []
+    return plain("\n".join([*lines[:_SHOWN], *cut]))
+
+
+# ------------------------------------------------------------------------------------------------ what is remembered
+def home() -> Path:
+    """Where what was trusted is kept: `SFUMATO_HOME`, else `sfumato` in the user's cache folder."""
+    own = os.environ.get("SFUMATO_HOME")
+    return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sfumato")).expanduser() / "trusted"
+
+
+def _record(where: str) -> Path:
+    return home() / "by_source" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
+
+
+def _known(where: str) -> list[dict[str, str]]:
+    """The code of this source that was trusted, oldest first: for each time, the hash of each file."""
+    try:
+        said = json.loads(_record(where).read_text(encoding="utf-8"))
+        return [{str(name): str(sha) for name, sha in files.items()} for files in said["trusted"]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{_record(where)}: cannot be read ({error}). Remove it to trust {where} anew.") from None
+
+
+def _kept(where: str, digest: str) -> dict[str, str] | None:
+    return next((files for files in _known(where) if hash_of(files) == digest), None)
+
+
+def _text(sha256: str) -> str | None:
+    """The text that was trusted under this hash, if it is still there and still that text."""
+    if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        return None
+    try:
+        data = (home() / "files" / f"{sha256}.txt").read_bytes()
+    except OSError:
+        return None
+    return data.decode() if hashlib.sha256(data).hexdigest() == sha256 else None
+
+
+def _remember(code: Code) -> None:
+    """Keep the text of what runs, and that it was trusted for this source; the last one trusted stands last."""
+    known = [files for files in _known(code.where) if files != code.source.sha256]
+    try:
+        for name, sha in code.source.sha256.items():
+            if _text(sha) is None:
+                path = home() / "files" / f"{sha}.txt"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(code.source.files[name].encode())
+        said = {"source": code.where, "revision": code.revision, "trusted": [*known, code.source.sha256]}
+        write_text(_record(code.where), json.dumps(said, indent=1) + "\n")
+    except OSError as error:
+        raise LoadError(
+            f"{home()}: what was trusted cannot be kept there ({error.strerror or error}). Set SFUMATO_HOME to a "
+            "folder that can be written to."
+        ) from None
