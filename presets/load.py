@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..components.loading.code.blocks import custom_block, load_graph
 from ..components.loading.component import problems, with_variant
 from ..components.loading.hub import Access
-from ..components.loading.index import Index, read_index
+from ..components.loading.index import CLASSIC, MODULAR, Index, read_index
 from ..components.loading.roots import Folder, Root
 from ..components.loading.single_file.checkpoint import component_of, index_of, open_checkpoint
 from ..components.manager import ComponentsManager, Handle, default_manager
@@ -49,6 +50,7 @@ def load(
     allow_pickle: bool = False,
     config: str | Path | None = None,
     quantization: Mapping[str, Any] | None = None,  # a Quantization, its JSON or a name, by component
+    trust_remote_code: bool | str = False,
     **swaps: Any,
 ) -> Graph:
     """A pipeline: the graph of a task, bound to the components of a checkpoint. No weight is read until it runs.
@@ -70,6 +72,10 @@ def load(
     `subfolder` is where in `x` the index stands. For `token` and the other ways of reaching files see `Access`. A
     folder never leads to a download of what lies in it.
 
+    A graph may bring the code of its blocks. Without `trust_remote_code` it is refused, and the error shows what would
+    run. True trusts it from now on as it is, "sha256:…" exactly the code of that hash, and "isolated" runs it in a
+    process of its own.
+
     Raises `LoadError` with every part that is wrong.
     """
     if isinstance(x, str) and x in families and not Path(x).is_dir():
@@ -88,7 +94,11 @@ def load(
         if config is not None:
             raise ConfigError("config= goes with a single file: a folder has its configs beside its weights.")
         if graph is None and GRAPH in root.names(subfolder):
-            return _saved(root, subfolder, access, task, manager, device, dtype, quantization, swaps)
+            return _saved(root, subfolder, access, task, manager, device, dtype, quantization, trust_remote_code, swaps)
+        custom = custom_block(root, subfolder, trust_remote_code) if graph is None else None
+        if custom is not None and not {CLASSIC, MODULAR} & root.names(subfolder):
+            return custom.using(**swaps) if swaps else custom
+        graph = custom if custom is not None else graph
         index = read_index(root, subfolder=subfolder)
     specs = {name: spec.reached(access) for name, spec in index.loadable.items()}
     specs = with_quantization(specs, quantization)
@@ -183,10 +193,11 @@ def _saved(
     device: Any,
     dtype: Any,
     quantization: Mapping[str, Any] | None,
+    trust_remote_code: bool | str,
     swaps: Mapping[str, Any],
 ) -> Graph:  # Any as in load
     """A graph that was saved, held by the manager that was asked for."""
-    saved = Graph.load(root.local(subfolder, [GRAPH]))
+    saved = load_graph(root, subfolder, trust_remote_code)
     specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
     specs = {name: _at(root, spec).reached(access) for name, spec in specs.items()}
     specs = with_quantization(specs, quantization)

@@ -16,6 +16,9 @@ from ..components.loading.single_file.checkpoint import index_of
 from ..components.manager import default_manager
 from ..components.spec import ComponentSpec
 from ..graph import Graph, Lazy, LoadError
+from ..graph.files.reading import read_form
+from ..graph.files.shape import NAME
+from ..graph.files.writing import without_code
 from ..registry import hint_of
 from ..registry import presets as families
 from .card import DRAWING, card
@@ -26,14 +29,15 @@ _SMALL = (".json", ".txt", ".model", ".jinja")
 
 def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None, license: str | None = None) -> Path:
     """Write a bound graph as a folder: a subfolder for each component, `modular_model_index.json`, `model_index.json`,
-    `graph.json`, a drawing and a card. Gives the folder.
+    `graph.json` with the source of your own blocks, a drawing and a card. Gives the folder.
 
     Files of components are copied as they are, dtype and variant included; what is held as an object is written.
     `repo` is the name under which the folder will stand on the Hub; the index names it. The index is written last, so
     that a folder without one is an interrupted save. A README.md that is not ours stays.
 
     Raises:
-        LoadError: components that are not bound, or of classes that no file can name; all of them.
+        LoadError: components that are not bound, or of classes that no file can name, and blocks whose source cannot be
+            given to others; all of them.
     """
     place = Path(folder)
     _check(graph, place)
@@ -43,10 +47,11 @@ def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None
     specs = {name: _written(value, place, name) for name, value in bound.items()}
     graph = graph.bind({name: default_manager().handle(spec) for name, spec in specs.items()})
     graph.save(place)
+    code = sorted(read_form(place / NAME).code)
     write_text(place / DRAWING, graph.show("svg"))
     readme = place / "README.md"
     if not readme.is_file() or "library_name: sfumato" in readme.read_text(encoding="utf-8"):
-        write_text(readme, card(graph, repo or place.absolute().name, specs, license))
+        write_text(readme, card(graph, repo or place.absolute().name, specs, license, code))
     where = {"pretrained_model_name_or_path": repo or place.absolute().name}
     named = {name: spec.model_copy(update=where) for name, spec in specs.items()}
     _indexes(graph, place, named, keys)
@@ -94,6 +99,7 @@ def _check(graph: Graph, place: Path) -> None:
             lacking.append(f"{name}: is a {type(value).__name__}, which no file can name. Bind a published class.")
         elif not name.isidentifier():
             lacking.append(f"{name}: is no plain folder name. Rename the component.")
+    lacking += without_code(graph)
     if lacking:
         raise LoadError("\n  ".join([f"{place}: cannot be written ({len(lacking)} problems)", *lacking]))
 
