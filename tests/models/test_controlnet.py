@@ -25,7 +25,7 @@ SMALL = {"conditioning_embedding_out_channels": [8, 12, 16, 16]}
 
 def control(config: dict[str, Any], **more: Any) -> dict[str, Any]:
     """The config of a control net for a U-Net of this config."""
-    keys = ControlNetModel.from_config({}).to_config()
+    keys = ControlNetModel.config_class.model_fields
     return {key: value for key, value in {**SMALL, **config, **more}.items() if key in keys}
 
 
