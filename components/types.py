@@ -22,9 +22,9 @@ ImageLatents = Annotated[Float[Tensor, "batch channels height width"], Port("ima
 """Clean latents of a given image."""
 Prediction = Annotated[Float[Tensor, "batch channels height width"], Port("prediction", space=ANY_SPACE)]
 """What the denoiser says of the latents; its meaning is the scheduler's `prediction_type`."""
-Images = Annotated[Float[Tensor, "batch 3 rows columns"], Port("images")]
+Images = Annotated[Float[Tensor, "images 3 rows columns"], Port("images")]
 """Pixels, red green blue, from 0 to 1."""
-Mask = Annotated[Float[Tensor, "batch 1 rows columns"], Port("mask")]
+Mask = Annotated[Float[Tensor, "masks 1 rows columns"], Port("mask")]
 """1 where something new is painted, 0 where the image is kept; at pixel size."""
 LatentMask = Annotated[Float[Tensor, "batch 1 height width"], Port("latent_mask")]
 """A mask at latent size."""

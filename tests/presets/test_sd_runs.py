@@ -74,6 +74,8 @@ def test_debug_finds_every_port_as_its_type_says(emoji: Graph) -> None:
         run(emoji, **GIVEN)
         run(emoji.task("image2image"), image=picture(), **GIVEN)
         run(emoji.task("inpaint"), image=picture(), mask_image=half(), **GIVEN)
+        several = {**GIVEN, "prompt": ["a cat", "a fish"], "num_images_per_prompt": 2, "num_inference_steps": 2}
+        run(emoji.task("inpaint"), image=picture(), mask_image=half(), **several)  # one picture, one mask, four rows
 
 
 # --------------------------------------------------------------------------------------------------------------- events
