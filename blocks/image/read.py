@@ -39,7 +39,7 @@ class ReadImage(Block):
     width: Size = knob(None)
 
     def __call__(self, image: PictureInput) -> Read:
-        return Read(torch.cat([_sized(p, self, "RGB") for p in each_picture(image)]))
+        return Read(_together([_sized(p, self, "RGB") for p in each_picture(image)]))
 
 
 class MaskRead(NamedTuple):
@@ -58,7 +58,7 @@ class ReadMask(Block):
     width: Size = knob(None)
 
     def __call__(self, mask_image: PictureInput) -> MaskRead:
-        grey = torch.cat([_sized(p, self, "L") for p in each_picture(mask_image)])
+        grey = _together([_sized(p, self, "L") for p in each_picture(mask_image)])
         return MaskRead((grey >= 0.5).float() if self.binarize else grey)
 
 
@@ -72,6 +72,14 @@ def each_picture(image: PictureInput) -> list[AnyPicture]:
     if not len(image):
         raise ValueError("There is no picture: an empty list came. Give one for all prompts, or one each.")
     return [one for part in image for one in each_picture(part)]
+
+
+def _together(pictures: list[Tensor]) -> Tensor:
+    """Pictures of one size as rows. ValueError where their sizes differ and none was asked for."""
+    if len(sizes := {p.shape[2:]: None for p in pictures}) > 1:
+        told = ", ".join(f"{height}x{width}" for height, width in sizes)
+        raise ValueError(f"Pictures of unlike sizes came: {told} (height x width). Give height and width, or one size.")
+    return torch.cat(pictures)
 
 
 def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tensor:

@@ -59,6 +59,14 @@ def test_a_pictures_own_size_is_rounded_down() -> None:
     assert ReadImage()(Image.new("RGB", (3, 3))).pixels.shape == (1, 3, 8, 8)
 
 
+@pytest.mark.parametrize("read", [ReadImage, ReadMask])
+def test_pictures_of_unlike_sizes_are_read_at_one_that_is_given(read: type[ReadImage] | type[ReadMask]) -> None:
+    pictures = [Image.new("RGB", (16, 8)), Image.new("RGB", (8, 16))]
+    with pytest.raises(ValueError, match=r"unlike sizes came: 8x16, 16x8 \(height x width\). Give height and width"):
+        read()(pictures)
+    assert read(height=8, width=8)(pictures)[0].shape[0] == 2
+
+
 def test_a_size_may_be_asked_for_but_must_be_possible() -> None:
     assert ReadImage(height=8, width=32)(Image.new("RGB", (30, 17))).pixels.shape == (1, 3, 8, 32)
     assert ReadImage(multiple=2, height=6)(Image.new("RGB", (30, 17))).pixels.shape == (1, 3, 6, 30)
