@@ -26,6 +26,12 @@ def _dtypes(have: Any, want: Any) -> bool:
     return isinstance(have, list | tuple | set | frozenset) and set(map(str, have)) <= set(map(str, want))
 
 
+def rank(kind: Any) -> int | None:  # Any: a jaxtyping class
+    """How many dimensions an array type has; None where it takes any number."""
+    dims = kind.dim_str.split()
+    return None if any(map(_is_spread, dims)) else len(dims)
+
+
 def _is_spread(dim: str) -> bool:
     return dim.lstrip("#?").startswith(("*", "..."))
 

@@ -5,6 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NewType, get_args, get_origin
 
+from .arrays import rank
 from .types import arms, is_array, port_of, say, split
 
 _PLAIN = (bool, int, float, str, bytes, type(None), Path)
@@ -39,7 +40,7 @@ def _fit(value: Any, arm: Any) -> Any:
     if _is_plain(base):
         return _by_pydantic(value, arm, base)
     if is_array(base):
-        return _instance(value, base.array_type)
+        return _array(value, base)
     origin = get_origin(base) or base
     if origin in _CONTAINERS and get_args(base):
         if isinstance(value, str | bytes):
@@ -82,6 +83,13 @@ def _instance(value: Any, cls: Any) -> Any:
     if not fits:
         raise Unfit("")
     return value
+
+
+def _array(value: Any, base: Any) -> Any:
+    found, wanted = _instance(value, base.array_type), rank(base)
+    if wanted is not None and len(found.shape) != wanted:
+        raise Unfit(f"with the dimensions {base.dim_str}")
+    return found
 
 
 def _by_pydantic(value: Any, arm: Any, base: Any) -> Any:

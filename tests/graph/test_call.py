@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.graph import Block, BrokenBlock, Graph, InputError, Loop, WireError, component, debug, named
+from sfumato.graph import Block, BrokenBlock, Graph, InputError, Loop, WireError, component, debug, knob, named
 from sfumato.graph.validate import Unfit, fitted
 
 from .fakes import (
@@ -89,6 +89,7 @@ def test_values_that_fit(value: Any, hint: Any, want: Any) -> None:
         (True, Small, None),
         (3, Callable[[int], int], "takes (int) -> int"),
         ([1.0], Float[Tensor, "b"], "takes Float[Tensor, 'b']"),
+        (torch.zeros(2, 2), Float[Tensor, "b"], "takes Float[Tensor, 'b'] (with the dimensions b)"),
         (Tool, Tool, "takes Tool"),
     ],
 )
@@ -102,6 +103,7 @@ def test_objects_pass_by_class_and_are_not_copied() -> None:
     thing, tensor = Thing(), torch.zeros(2)
     assert fitted(thing, Thing | None) is thing and fitted(tensor, Float[Tensor, "b"]) is tensor
     assert fitted([thing], Sequence[Thing])[0] is thing
+    assert fitted(tensor, Float[Tensor, "*batch"]) is tensor is fitted(tensor, Float[Tensor, "... n"])
 
 
 def test_one_value_without_a_name_is_the_first_input() -> None:
@@ -295,6 +297,57 @@ def test_what_comes_into_a_slot_goes_by_the_names_that_stood_there() -> None:
     assert graph(x=1, n=3, factor=2).x == 6
     assert graph(x=1, n=3, factor=2, step=Times()).x == 6 and graph(x=1, n=3, step=Add(n=5)).x == 8
     assert graph(x=1, n=3, step=named(Times(), n="mine"), mine=5).x == 15, "a block with names of its own keeps them"
+
+
+# ------------------------------------------------------------------------------------------------ lighter blocks
+class Keep(Block):
+    """x, as it is"""
+
+    def __call__(self, x: int) -> X:
+        return X(x)
+
+
+class AddTimes(Block):
+    """x + times y; with times 0 nothing of y is read."""
+
+    times: int = knob(1)
+
+    def __call__(self, x: int, y: int) -> X:
+        CALLS.append("add times")
+        return X(x + self.times * y)
+
+    def lighter(self) -> Keep | None:
+        return None if self.times else Keep()
+
+
+@pytest.mark.parametrize("how", ["given", "by default", "renamed", "in a loop"])
+def test_what_a_block_does_not_read_with_these_values_is_not_made(how: str) -> None:
+    add = AddTimes(times=0 if how == "by default" else 1)
+    block = named(add, times="weight") if how == "renamed" else add
+    graph = Graph(y=MakeY(), add=block, outputs=("x",))
+    if how == "in a loop":
+        body = Graph(item=AddItem(), add=block)
+        graph = Graph(y=MakeY(), turns=Loop(over="items", each="item", carry=("x",), body=body), outputs=("x",))
+    nothing: dict[str, Any] = {"given": {"times": 0}, "renamed": {"weight": 0}, "in a loop": {"times": 0}}.get(how, {})
+    items: dict[str, Any] = {"items": [0, 0]} if how == "in a loop" else {}
+    CALLS.clear()
+    assert graph(x=1, seed=5, **nothing, **items).x == 1, "an input that only the idle node reads is no problem"
+    assert "make y" not in CALLS and "add times" not in CALLS
+    if nothing:
+        assert graph(x=1, **items).x == (61 if items else 31) and "make y" in CALLS
+
+
+def test_a_knob_that_is_known_only_while_running_makes_nothing_lighter() -> None:
+    class Times(NamedTuple):
+        times: int
+
+    class MakeTimes(Block):
+        def __call__(self) -> Times:
+            return Times(0)
+
+    CALLS.clear()
+    assert Graph(y=MakeY(), times=MakeTimes(), add=AddTimes(times=0), outputs=("x",))(x=1).x == 1
+    assert CALLS == ["make y", "add times"]
 
 
 def test_overlays_are_bounded() -> None:
