@@ -9,7 +9,7 @@ from .block import Block, Lazy
 from .errors import ConfigError, LoadError, Problem, WireError
 from .functions import asked, is_callable, is_protocol
 from .graph import Graph
-from .named import Named, named
+from .named import like
 from .plan import needed, unbound
 from .spaces import bound_problems
 from .types import assignable, say, split
@@ -117,17 +117,8 @@ def using(graph: Graph, swaps: Mapping[str, Any]) -> Graph:
         raise WireError(found)
     for name, block in blocks.items():
         for path in graph.slots[name]:
-            graph = graph.replace(path, _named_like(graph[path], block))
+            graph = graph.replace(path, like(graph[path], block))
     return bound(graph, components) if components else graph
-
-
-def _named_like(old: Block, new: Block) -> Block:
-    """The block that comes into a slot, its ports called as the preset calls those of the block that stood there."""
-    if not isinstance(old, Named) or isinstance(new, Named):
-        return new
-    s = new.signature
-    has = {*s.inputs, *s.outputs, *s.components}
-    return named(new, **{port: name for port, name in old.names if port in has})
 
 
 def as_block(slot: str, value: Any) -> Block:

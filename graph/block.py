@@ -186,6 +186,13 @@ class Block:
         new.__dict__.update(changes)
         return new
 
+    def lighter(self) -> "Block | None":
+        """A block that does the same with fewer inputs, where the fields of this one make it so; None where not.
+
+        A call puts it in this one's place, and what nobody reads any more is not run.
+        """
+        return None
+
     def config(self) -> dict[str, Any]:
         """The fields that are not components."""
         return {f.name: getattr(self, f.name) for f in _fields(self) if not _is_component(f)}

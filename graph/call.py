@@ -10,6 +10,7 @@ from .binding import AUTO, overlay, sister
 from .block import Lazy
 from .errors import InputError, LoadError, Problem
 from .graph import Graph
+from .lighter import lightened
 from .plan import needed, plan_of, unbound
 from .run import Run
 from .types import say
@@ -50,6 +51,9 @@ def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Ru
             found.append(Problem("value", name, text, type(value).__name__, say(graph.inputs[name].type)))
     if found:
         raise InputError(found)
+    if (light := lightened(graph, taken)) is not graph:
+        graph = _pruned(light)
+        taken = {name: value for name, value in taken.items() if name in graph.inputs}
     _ready(needed(graph, _wanted(graph)))
     return Run(graph, taken, notes)
 

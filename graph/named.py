@@ -60,3 +60,12 @@ def named(block: Block, **names: str) -> Block:
     if found:
         raise WireError(found)
     return Named(block=block, names=tuple(names.items())) if names else block
+
+
+def like(old: Block, new: Block) -> Block:
+    """A block that comes in the place of another, its ports called as those of that one were renamed."""
+    if not isinstance(old, Named) or isinstance(new, Named):
+        return new
+    s = new.signature
+    has = {*s.inputs, *s.outputs, *s.components}
+    return named(new, **{port: name for port, name in old.names if port in has})

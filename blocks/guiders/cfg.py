@@ -4,6 +4,7 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block, knob
 from .files import Published
+from .none import NoGuidance
 from .terms import Guided, Part, Scale, ask_both, ask_one, is_neutral, is_on, leaned, rescaled
 
 
@@ -26,15 +27,20 @@ class ClassifierFreeGuidance(Published, Block):
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
     ) -> Guided:
-        scale, original = self.guidance_scale, self.use_original_formulation
-        scale = scale if original else _meant(scale)
-        if is_neutral(scale, original) or not is_on(self, step):
+        if self.lighter() is not None or not is_on(self, step):
             return ask_one(predict, latents, step, positive)
         towards, away = ask_both(predict, latents, step, positive, negative)
-        guided = leaned(towards, away, scale, original)
+        guided = leaned(towards, away, self._scale, self.use_original_formulation)
         return Guided(rescaled(guided, towards, self.guidance_rescale))
 
+    def lighter(self) -> NoGuidance | None:
+        off = not self.enabled or is_neutral(self._scale, self.use_original_formulation)
+        return NoGuidance() if off else None
 
-def _meant(scale: Scale) -> Scale:
-    """The scale with 1 for 0."""
-    return tuple(s or 1.0 for s in scale) if isinstance(scale, tuple) else scale or 1.0
+    @property
+    def _scale(self) -> Scale:
+        """The scale, with 1 for 0 but where 0 is the paper's own neutral scale."""
+        scale = self.guidance_scale
+        if self.use_original_formulation:
+            return scale
+        return tuple(s or 1.0 for s in scale) if isinstance(scale, tuple) else scale or 1.0

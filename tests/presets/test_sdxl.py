@@ -115,7 +115,7 @@ COSTS: dict[str, tuple[dict[str, Any], int, list[int]]] = {
     "guided": ({}, 1, [2] * STEPS),
     "with a negative prompt": ({"negative_prompt": "blue"}, 2, [2] * STEPS),
     "with an empty negative prompt": ({"negative_prompt": ""}, 2, [2] * STEPS),
-    "guidance 1": ({"guidance_scale": 1.0, "negative_prompt": "blue"}, 2, [1] * STEPS),
+    "guidance 1": ({"guidance_scale": 1.0, "negative_prompt": "blue"}, 1, [1] * STEPS),
     "guidance 0": ({"guidance_scale": 0.0}, 1, [1] * STEPS),
     "no guider": ({"guider": "none"}, 1, [1] * STEPS),
     "two images": ({"num_images_per_prompt": 2}, 1, [4] * STEPS),
