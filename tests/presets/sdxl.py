@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +89,7 @@ KINDS = {
 class ReferenceXL(Reference):
     """An SDXL pipeline of diffusers."""
 
-    CLASSES: ClassVar = {
+    CLASSES = {  # noqa: RUF012  as its base has it
         "text2image": "StableDiffusionXLPipeline",
         "image2image": "StableDiffusionXLImg2ImgPipeline",
         "inpaint": "StableDiffusionXLInpaintPipeline",
