@@ -30,6 +30,10 @@ class Named(Block, name="Named"):
         old = {b: a for a, b in self.names if a in self.block.signature.inputs}
         return self.block(**{old.get(n, n): v for n, v in values.items()})
 
+    def to_config(self) -> dict[str, Any]:
+        """The config of the block inside: what comes into its slot takes over the names."""
+        return self.block.to_config()
+
     def children(self) -> Mapping[str, Block]:
         return {"": self.block}
 

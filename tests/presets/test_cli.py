@@ -18,6 +18,9 @@ from typer.testing import CliRunner
 import sfumato as sf
 from sfumato.presets.cli.app import app
 
+from .flux import flux_checkpoint as flux_checkpoint
+from .sd3 import sd3_checkpoint as sd3_checkpoint
+
 ENV = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
@@ -69,6 +72,21 @@ def test_a_prompt_becomes_a_file_that_carries_its_settings(here: Path) -> None:
     assert told["scheduler"]["_class_name"] == "DDIMScheduler"
     assert told["guider"]["_class_name"] == "ClassifierFreeGuidance"
     assert [p.name for p in here.iterdir()] == ["apple.png"]
+
+
+@pytest.mark.parametrize(
+    ("fixture", "kind"), [("xl_checkpoint", "base"), ("flux_checkpoint", "dev"), ("sd3_checkpoint", "3 medium")]
+)
+def test_a_folder_of_every_family_makes_a_picture_that_carries_its_settings(
+    fixture: str, kind: str, request: pytest.FixtureRequest, here: Path
+) -> None:
+    size = ("--set", "height=32", "--set", "width=32")
+    model: Path = request.getfixturevalue(fixture)(kind)
+    said = sfumato("run", "a red apple", "--model", model, "-o", "apple.png", "--seed", "7", *FEW, *size)
+    assert said.code == 0 and said.out.startswith("apple.png  (32x32, ")
+    told = settings(here / "apple.png")
+    assert told["model"] == str(model) and told["task"] == "text2image"
+    assert told["guider"]["_class_name"] == "ClassifierFreeGuidance"
 
 
 def test_a_fresh_seed_is_told_and_makes_the_same_picture_again(here: Path) -> None:
