@@ -75,10 +75,12 @@ class SDXLText(Conditioning):
 
 
 @dataclass(frozen=True)
-class SDXLConditioning(Conditioning):
-    """What SDXL's U-Net reads (Podell et al. 2023, section 2.2). pooled: (rows, width); time_ids: (rows, 6 or 5)."""
+class SDXLConditioning(SDXLText):
+    """What SDXL's U-Net reads (Podell et al. 2023, section 2.2). time_ids: (rows, 6 or 5).
 
-    pooled: Float[Tensor, "rows width"]
+    It is a text too, so that what one run encoded may be given to another, which adds its own sizes.
+    """
+
     time_ids: Float[Tensor, "rows ids"]
 
 

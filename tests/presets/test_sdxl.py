@@ -104,6 +104,16 @@ def test_sisters_keep_what_was_set_and_have_their_own_defaults_for_the_rest(xl: 
     assert rescaled["cut"] == xl(task="inpaint")["cut"]
 
 
+def test_a_prompt_that_was_encoded_once_is_given_to_other_runs_of_other_sizes(xl: XL) -> None:
+    pipe, prompts = xl(), {"prompt": "a fish", "negative_prompt": "blue"}
+    encoded = pipe.only("positive", "negative")(**prompts)
+    given: dict[str, Any] = {"seed": 2, "num_inference_steps": 2, "height": 40, "width": 48}
+    with counted(pipe) as did:
+        ours = run(pipe, positive=encoded.positive, negative=encoded.negative, **given)
+    assert did.text_encoder == 0
+    assert torch.equal(ours.latents, run(pipe, **prompts, **given).latents)
+
+
 def test_a_scheduler_that_draws_nothing_needs_no_seed_for_given_latents(xl: XL) -> None:
     noise = torch.randn((1, 4, 8, 8), generator=torch.Generator().manual_seed(9))
     given: dict[str, Any] = {"prompt": "a fish", "latents": noise, "num_inference_steps": STEPS}
