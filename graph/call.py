@@ -157,6 +157,8 @@ def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Prob
         elif task := _task_that_takes(plain, name):
             mine = plain.preset[1] if plain.preset else "this graph"
             text = f"is no input of {mine}. Write pipe.task({task!r})(…, {name}=…)."
+            if task == mine:
+                text = f"nothing reads it here: {mine} has a block that does, but this graph is without it."
         else:
             near = closest(name, everything, 1)
             text = f"no such input. {f'Did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(known)}."
@@ -165,12 +167,12 @@ def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Prob
 
 
 def _task_that_takes(graph: Graph, name: str) -> str | None:
-    """The first sister task whose graph takes an input of that name."""
+    """The task whose graph takes an input of that name: the graph's own, which was edited, or the first sister."""
     if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
         return None
-    return next(
-        (task for task, make in family.tasks.items() if task != graph.preset[1] and name in make().inputs), None
-    )
+    own = [task for task in family.tasks if task == graph.preset[1]]
+    tasks = dict.fromkeys([*own, *family.tasks])
+    return next((task for task in tasks if name in family.make(task, graph.bindings).inputs), None)
 
 
 def _missing(graph: Graph, values: Mapping[str, Any]) -> list[Problem]:

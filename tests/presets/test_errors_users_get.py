@@ -217,6 +217,12 @@ def test_a_task_without_its_image_says_so(emoji: Graph, task: str) -> None:
         emoji.task(task)(prompt="a cat")
 
 
+def test_what_only_a_part_of_a_task_lacks_is_not_another_tasks(emoji: Graph) -> None:
+    told = r"height  nothing reads it here: text2image has a block that does, but this graph is without it\."
+    with pytest.raises(InputError, match=told):
+        emoji.only("positive")(prompt="a cat", height=64)
+
+
 def test_an_unknown_task(emoji: Graph) -> None:
     with pytest.raises(WireError, match=r"no such task. Did you mean 'inpaint'.*text2image, image2image, inpaint"):
         emoji.task("inpainting")
