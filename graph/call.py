@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..registry import closest, presets
+from ..registry import INPUTS_ELSEWHERE, closest, presets
 from .binding import AUTO, overlay, sister
 from .block import Lazy
 from .errors import InputError, LoadError, Problem
@@ -160,7 +160,8 @@ def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Prob
             if task == mine:
                 text = f"nothing reads it here: {mine} has a block that does, but this graph is without it."
         else:
-            near = closest(name, everything, 1)
+            customary = INPUTS_ELSEWHERE.get(name)
+            near = [customary] if customary in everything else closest(name, everything, 1)
             text = f"no such input. {f'Did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(known)}."
         found.append(Problem("unknown", name, text, name, candidates=tuple(closest(name, everything))))
     return found

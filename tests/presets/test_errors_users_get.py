@@ -48,6 +48,8 @@ CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["is no input of text2image. Write pipe.task('inpaint')(…, mask_image=…)."],
     ),
     "a strength for text2image": ({"prompt": "a cat", "strength": 0.5}, ["pipe.task('image2image')(…, strength=…)"]),
+    "a generator": ({"prompt": "a cat", "generator": 7}, ["generator  no such input. Did you mean 'seed'?"]),
+    "embeddings": ({"prompt_embeds": 1, "prompt": "a cat"}, ["Did you mean 'positive'?"]),
     "an output": ({"prompt": "a cat", "images": PICTURE}, ["images"]),
     "None for a number": ({"prompt": "a cat", "guidance_scale": None}, ["guidance_scale", "None"]),
 }
