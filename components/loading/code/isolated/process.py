@@ -203,8 +203,8 @@ class Child:
             return ""
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - 800))
-        text = plain(self._errors.read().decode(errors="replace")).strip()
-        return f" It said last:\n  {text}" if text else ""
+        lines = plain(self._errors.read().decode(errors="replace")).strip().splitlines()[-8:]
+        return "\n  ".join([" It said last:", *lines]) if lines else ""
 
 
 def _seconds() -> float:
