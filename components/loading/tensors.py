@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+import weakref
 import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ...graph.errors import LoadError
 from ..quantization.gguf.reader import GGUFFile
+from .pages import let_go_after
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 Shape = tuple[int, ...]
@@ -29,12 +31,16 @@ class Tensors(Protocol):
 
 
 class SafetensorFiles:
-    """The tensors of safetensors files, memory-mapped. LoadError for a file that is damaged."""
+    """The tensors of safetensors files, memory-mapped. LoadError for a file that is damaged.
+
+    What is read is the mapping itself, and its pages go when nobody has it any more.
+    """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
         self._of: dict[str, tuple[Path, Any]] = {}
         self._shapes: dict[str, Shape] = {}
+        self._read: dict[str, weakref.finalize[..., Any] | None] = {}
         for file in files:
             with _told(file):
                 reader: Any = safe_open(file, framework="pt", device="cpu")  # its reader is untyped
@@ -48,7 +54,12 @@ class SafetensorFiles:
     def read(self, name: str) -> Tensor:
         file, reader = self._of[name]
         with _told(file):
-            return cast("Tensor", reader.get_tensor(name))
+            tensor = cast("Tensor", reader.get_tensor(name))
+        if name not in self._read:
+            self._read[name] = let_go_after(tensor, reader)
+        elif (first := self._read[name]) is not None:
+            first.detach()  # the same bytes for two: they stay as long as the file is mapped
+        return tensor
 
     def where(self, name: str) -> str:
         return str(self._of[name][0])
