@@ -8,6 +8,8 @@ from typing import Any
 from ...registry import UnknownName, codecs, hint_of
 from ..block import Lazy
 from ..errors import ConfigError, GraphFileError, LoadError, Problem
+from ..validate import Unfit
+from .values import spelled, unspelled
 
 _PACKAGE = Path(__file__).parent.parent.parent
 _ORDER = ("type_hint", "pretrained_model_name_or_path", "subfolder", "revision", "variant", "dtype")
@@ -28,7 +30,7 @@ class Writer:
             return None
         if id(value) not in self._done:
             try:
-                self._done[id(value)] = self._entry(value, path)
+                self._done[id(value)] = spelled(self._entry(value, path))
             except (GraphFileError, ConfigError) as error:
                 self.problems.append(Problem("component", at, str(error), type(value).__name__))
                 return None
@@ -95,7 +97,7 @@ def read(
     found: list[Problem] = []
     for name, entry in entries.items():
         try:
-            made[name] = None if entry is None else codecs["component"](entry, folder, manager)
-        except (ConfigError, LoadError, UnknownName) as error:
+            made[name] = None if entry is None else codecs["component"](unspelled(entry), folder, manager)
+        except (Unfit, ConfigError, LoadError, UnknownName) as error:
             found.append(Problem("component", f"{at}.components.{name}", str(error)))
     return made, found

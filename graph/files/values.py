@@ -145,6 +145,31 @@ class Values:
         return data
 
 
+def spelled(data: Any) -> Any:
+    """JSON values, of which floats may be inf or nan, as a file holds them."""
+    if isinstance(data, dict):
+        return {key: spelled(item) for key, item in data.items()}
+    if isinstance(data, list | tuple):
+        return [spelled(item) for item in data]
+    return {_FLOAT: str(data)} if isinstance(data, float) and not math.isfinite(data) else data
+
+
+def unspelled(data: Any) -> Any:
+    """The inverse of `spelled`. Raises `Unfit`."""
+    if isinstance(data, dict):
+        if data.keys() == {_FLOAT}:
+            return _number(data[_FLOAT])
+        return {key: unspelled(item) for key, item in data.items()}
+    return [unspelled(item) for item in data] if isinstance(data, list) else data
+
+
+def _number(text: Any) -> float:
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        raise Unfit(f"wants a number in text for {_FLOAT}, such as 'inf', but {text!r} came") from None
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two config values are equal, and of one type all the way down; nan is nan."""
     if type(a) is float and type(b) is float:

@@ -29,6 +29,13 @@ def kept(graph: Graph, folder: Path) -> Graph:
     return other
 
 
+def test_a_scheduler_with_an_infinite_number_in_its_config_comes_back(emoji: Graph, tmp_path: Path) -> None:
+    pipe = emoji.using(scheduler="dpmpp_2m_karras")
+    assert held(pipe, "scheduler").lambda_min_clipped == float("-inf")
+    kept(pipe, tmp_path)
+    assert "Infinity" not in (tmp_path / "graph.json").read_text(), "strict JSON has no word for it"
+
+
 @pytest.mark.parametrize("task", ["text2image", "image2image", "inpaint"])
 def test_every_task_comes_back_and_draws_the_same_picture(emoji: Graph, tmp_path: Path, task: str) -> None:
     pipe = emoji.task(task)
