@@ -110,6 +110,7 @@ def about(pipe: Any, source: Mapping[str, str], was: Read) -> dict[str, Any]:  #
     from sfumato import __version__
 
     from ...graph.binding import overlay
+    from ...graph.files.values import spelled
 
     graph = overlay(pipe, was.swaps)
     parts: dict[str, Any] = {}
@@ -119,7 +120,7 @@ def about(pipe: Any, source: Mapping[str, str], was: Read) -> dict[str, Any]:  #
         parts[slot] = graph[paths[0]].to_config()
     task = {"task": graph.preset[1]} if graph.preset else {}
     inputs = {name: value for name, value in was.shown.items() if value is not None}
-    return {"sfumato": __version__, **source, **task, "inputs": inputs, **parts}
+    return {"sfumato": __version__, **source, **task, "inputs": inputs, **spelled(parts)}
 
 
 def _is_plain(value: Any) -> bool:

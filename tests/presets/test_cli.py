@@ -89,6 +89,13 @@ def test_a_folder_of_every_family_makes_a_picture_that_carries_its_settings(
     assert told["guider"]["_class_name"] == "ClassifierFreeGuidance"
 
 
+def test_settings_are_strict_json_whatever_a_scheduler_holds(here: Path) -> None:
+    said = sfumato("run", "a red apple", "-o", "apple.png", "--scheduler", "dpmpp_2m", "--json", *FEW)
+    with Image.open("apple.png") as image:
+        texts = [said.out, image.info["sfumato"]]
+    assert all("Infinity" not in text and '"-inf"' in text for text in texts)
+
+
 def test_a_fresh_seed_is_told_and_makes_the_same_picture_again(here: Path) -> None:
     first = sfumato("run", "a red apple", "-o", "one.png", "--json", *FEW).data
     seed = str(first["inputs"]["seed"])
