@@ -203,6 +203,24 @@ def test_a_repo_of_a_block_and_components_binds_them(tmp_path: Path) -> None:
     assert torch.equal(images(pipe), PICTURE.flip(-1))
 
 
+def test_the_config_of_a_preset_of_diffusers_brings_no_code(tmp_path: Path) -> None:
+    folder = shutil.copytree(EMBEDDED, tmp_path / "repo")
+    put(folder, {}, "modular_blocks_stable_diffusion_xl.StableDiffusionXLAutoBlocks")
+    assert sf.load(folder, manager=fresh()).preset == ("sd", "text2image")
+    (folder / "modular_config.json").write_text('{"_class_name": "StableDiffusionXLAutoBlocks"}')
+    assert sf.load(folder, manager=fresh()).preset == ("sd", "text2image")
+    put(folder, {}, "../up.Flip")
+    assert "wanted 'file.Class'" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "node"), [("MyHTMLBlock", "my_html_block"), ("_Flip2", "flip2"), ("Inputs", "block"), ("Flip", "flip")]
+)
+def test_the_one_node_is_called_for_its_class(name: str, node: str, tmp_path: Path) -> None:
+    folder = put(tmp_path / "repo", {"block.py": FLIP.replace("class Flip(", f"class {name}(")}, f"block.{name}")
+    assert list(trusted(folder).nodes) == [node]
+
+
 # ---------------------------------------------------------------------------------------------------- saving
 def test_a_saved_graph_brings_the_source_of_ones_own_block(
     module: Own, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -1,6 +1,7 @@
 """Graphs and blocks whose code lies beside them, for those who trust it."""
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from ....graph.files.code import home_of
 from ....graph.files.reading import read_form
 from ....graph.files.shape import NAME
 from ....graph.graph import Graph
+from ....graph.wiring import RESERVED
 from ....registry import find_block
 from ..roots import Root
 from .importing import import_blocks
@@ -46,14 +48,20 @@ def custom_block(root: Root, subfolder: str = "", trust_remote_code: bool | str 
     names = root.names(subfolder)
     if CONFIG not in names:
         return None
-    auto_map, requirements = read_config(root, subfolder)
+    has_index = any(n.endswith("model_index.json") for n in names)
+    try:
+        auto_map, requirements = read_config(root, subfolder)
+    except LoadError:
+        if has_index:
+            return None
+        raise
     ((name, address),) = auto_map.items()
-    others = {n for n in names if n.endswith("model_index.json")}
-    if others and f"{address.partition('.')[0]}.py" not in names and "/" not in address:
+    if has_index and re.fullmatch(r"\w+\.\w+", address) and f"{address.partition('.')[0]}.py" not in names:
         return None
     code = read_code(root, subfolder, auto_map, requirements)
     cls = _trusted(code, trust_remote_code)[name]
-    node = "".join(f"_{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+    node = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().strip("_")
+    node = "block" if node in RESERVED or not node else node
     try:
         return Graph({node: cls()})
     except TypeError as error:
