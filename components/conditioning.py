@@ -35,6 +35,10 @@ class Conditioning:
         """Some of the rows."""
         return replace(self, **{name: t[rows] for name, t in self._tensors.items()})
 
+    def on(self, device: torch.device) -> Self:
+        """The same on a device."""
+        return replace(self, **{name: t.to(device) for name, t in self._tensors.items()})
+
     def expanded(self, prompts: int, each: int) -> Self:
         """`each` rows for each of `prompts` prompts, beside each other; a single row serves all prompts."""
         grown = {n: t.expand(prompts, *t.shape[1:]).repeat_interleave(each, 0) for n, t in self._tensors.items()}

@@ -13,6 +13,7 @@ from ..components.loading.index import CLASSIC, MODULAR, Index, read_index
 from ..components.loading.roots import Folder, Root
 from ..components.loading.single_file.checkpoint import component_of, index_of, open_checkpoint
 from ..components.manager import ComponentsManager, Handle, default_manager
+from ..components.memory.placement import Where
 from ..components.quantization.by_component import with_quantization
 from ..components.quantization.config import read_quantization
 from ..components.spec import ComponentSpec
@@ -39,6 +40,7 @@ def load(
     graph: Graph | None = None,
     manager: ComponentsManager | None = None,
     device: Any = None,  # what torch.device takes
+    device_map: Any = None,  # what torch.device takes, by component, or "balanced"
     dtype: Any = None,  # a torch.dtype or its name
     revision: str | None = None,
     variant: str | None = None,
@@ -65,7 +67,8 @@ def load(
     A single file's family, layout and configs are told from its tensors. `config` is a folder or repo whose configs
     hold instead, and whose components stand where the file has none.
 
-    `quantization` says for components how their weights are held: {"unet": "nf4"}.
+    `quantization` says for components how their weights are held: {"unet": "nf4"}. `device_map` says where they are,
+    {"unet": "cuda:0", "vae": "cpu"}, or is "balanced": see `placed`. Others are on `device`, else on the manager's.
 
     Of a repo, configs are fetched now and weights at their first use: of the components that the graph has, in the
     `variant` ("fp16") that is asked for. `revision` is a branch, tag or commit, and all is taken at one commit.
@@ -85,6 +88,7 @@ def load(
     access = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
     embedded = isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
     manager = manager or default_manager()
+    where = Where(device, device_map)
     if (file := None if embedded else file_of(x, revision, access)) is not None:
         beside = None if config is None else read_index(find_root(config, None, access))
         index = index_of(file, access, beside)
@@ -94,7 +98,7 @@ def load(
         if config is not None:
             raise ConfigError("config= goes with a single file: a folder has its configs beside its weights.")
         if graph is None and GRAPH in root.names(subfolder):
-            return _saved(root, subfolder, access, task, manager, device, dtype, quantization, trust_remote_code, swaps)
+            return _saved(root, subfolder, access, task, manager, where, dtype, quantization, trust_remote_code, swaps)
         custom = custom_block(root, subfolder, trust_remote_code) if graph is None else None
         if custom is not None and not {CLASSIC, MODULAR} & root.names(subfolder):
             return custom.using(**swaps) if swaps else custom
@@ -117,9 +121,7 @@ def load(
     replaced = {name for name, value in swaps.items() if not isinstance(value, str | Mapping)}
     held = {name: spec for name, spec in specs.items() if name in graph.components and name not in replaced}
     held = with_variant(held, variant)
-    graph = graph.bind(
-        {name: manager.handle(spec, device=device, dtype=dtype, name=name) for name, spec in held.items()}
-    )
+    graph = graph.bind(where.handles(held, manager, dtype, specs))
     left_out = {name for name in specs if name not in graph.components and swaps.get(name, name) is None}
     swaps = {
         name: manager.handle(value, device=device, dtype=dtype) if isinstance(value, ComponentSpec) else value
@@ -190,7 +192,7 @@ def _saved(
     access: Access,
     task: str,
     manager: ComponentsManager,
-    device: Any,
+    where: Where,
     dtype: Any,
     quantization: Mapping[str, Any] | None,
     trust_remote_code: bool | str,
@@ -201,8 +203,7 @@ def _saved(
     specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
     specs = {name: _at(root, spec).reached(access) for name, spec in specs.items()}
     specs = with_quantization(specs, quantization)
-    held = {name: manager.handle(spec, device=device, dtype=dtype, name=name) for name, spec in specs.items()}
-    saved = saved.bind(held)
+    saved = saved.bind(where.handles(specs, manager, dtype, specs))
     if saved.preset is not None and task not in ("text2image", saved.preset[1]):
         saved = saved.task(task)
     return saved.using(**swaps) if swaps else saved
