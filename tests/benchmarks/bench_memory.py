@@ -1,11 +1,15 @@
 """Memory: five pipelines in one manager with and without a budget, and loading a large folder beside diffusers.
 
-    python tests/benchmarks/bench_memory.py [GB]
+    python tests/benchmarks/bench_memory.py [--gb 5] [--only loading]
 
-GB is the size of the random SDXL-like folder, 1.7 if not given; the real one has 5.1. A fresh process loads it each
+`--gb` is the size of the random SDXL-like folder, 1.7 and more; the real one has 5.1. A fresh process loads it each
 time, ours and theirs in turn. It is read from the page cache, so what is compared is the loaders and not the disk.
+
+A peak is what the process had in memory at most beyond what it had before. Of it, mapped files can be dropped by the
+kernel at any time, and "own" memory cannot. The bound is about both: the weights and one tensor, `bound` in the table.
 """
 
+import argparse
 import json
 import shutil
 import statistics
@@ -14,7 +18,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -30,22 +34,28 @@ EMOJI = Path(sf.__file__).parent / "presets/embedded/emoji"
 PAIRS, STEPS = 2, 6
 
 _TOUCH = """
-import json, sys, time
+import json, sys, threading, time
 import torch
-def peak_so_far():  # of this program; what getrusage says begins with the parent's
+def status(key):  # of this program; what getrusage says begins with the parent's
     with open("/proc/self/status") as lines:
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 def touch(models):
     return sum(float(p.flatten()[::1024].float().sum()) for m in models for p in m.parameters())
+own = []
+def watch():  # the kernel keeps no peak of it
+    while True:
+        own.append(status("RssAnon"))
+        time.sleep(0.01)
 def report(load):
-    before = peak_so_far()
+    torch.zeros(1).half().float().sum()
+    threading.Thread(target=watch, daemon=True).start()
+    before = status("VmHWM"), status("RssAnon")
     began = time.perf_counter()
     models = load()
     touch(models)
     seconds = time.perf_counter() - began
-    peak = peak_so_far() - before
-    size = sum(p.nbytes for m in models for p in m.parameters())
-    print(json.dumps([seconds, peak, size]))
+    sizes = [p.nbytes for m in models for p in m.parameters()]
+    print(json.dumps([seconds, status("VmHWM") - before[0], max(own) - before[1], sum(sizes), sum(sizes) + max(sizes)]))
 """
 OURS = f"""{_TOUCH}
 import sfumato as sf
@@ -112,27 +122,39 @@ def sdxl_like(folder: Path, gigabytes: float) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
-def loaded(code: str, folder: Path, dtype: str) -> tuple[float, float, float]:
-    """Seconds, bytes that the peak rose by, and bytes of the weights, in a process of its own."""
+class Loaded(NamedTuple):
+    """One load in a process of its own: `peak` and `own` are bytes that came to what the process had before."""
+
+    seconds: float
+    peak: int
+    own: int
+    weights: int
+    bound: int
+
+
+def loaded(code: str, folder: Path, dtype: str) -> Loaded:
+    """Have a fresh process load the folder."""
     done = subprocess.run([sys.executable, "-c", code, str(folder), dtype], capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
-    seconds, peak, size = json.loads(done.stdout.splitlines()[-1])
-    return seconds, peak, size
+    return Loaded(*json.loads(done.stdout.splitlines()[-1]))
 
 
 def loading(gigabytes: float) -> Table:
     """Ours beside diffusers, as the files are and cast to float32."""
-    table = Table("dtype", "weights", "ours, s", "theirs, s", "ratio", "our peak", "their peak", title="loading")
+    table = Table("dtype", "weights", "bound", "", "seconds", "ratio", "peak", "own", title="loading, ours / diffusers")
     with tempfile.TemporaryDirectory() as name:
-        sdxl_like(Path(name), gigabytes)
+        folder = Path(name)
+        sdxl_like(folder, gigabytes)
         for dtype in ("float16", "float32"):
-            pairs = [(loaded(OURS, Path(name), dtype), loaded(THEIRS, Path(name), dtype)) for _ in range(PAIRS)]
-            mine, other = (statistics.median(p[i][0] for p in pairs) for i in (0, 1))
-            ratio = statistics.median(a[0] / b[0] for a, b in pairs)
-            peaks = [show_size(int(max(p[i][1] for p in pairs))) for i in (0, 1)]
-            size = show_size(int(pairs[0][0][2]))
-            table.add_row(dtype, size, f"{mine:.2f}", f"{other:.2f}", f"{ratio:.2f}", *peaks)
+            pairs = [(loaded(OURS, folder, dtype), loaded(THEIRS, folder, dtype)) for _ in range(PAIRS)]
+            ratio = statistics.median(mine.seconds / theirs.seconds for mine, theirs in pairs)
+            about = [dtype, show_size(pairs[0][0].weights), show_size(pairs[0][0].bound)]
+            for who, runs in zip(("ours", "diffusers"), zip(*pairs, strict=True), strict=True):
+                seconds = statistics.median(run.seconds for run in runs)
+                peaks = show_size(max(run.peak for run in runs)), show_size(max(run.own for run in runs))
+                table.add_row(*about, who, f"{seconds:.2f}", f"{ratio:.2f}" if who == "ours" else "", *peaks)
+                about = [""] * len(about)
     return table
 
 
@@ -187,10 +209,16 @@ def five() -> Table:
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print both tables, or the one that is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--gb", type=float, default=1.7, help="size of the folder that is loaded")
+    parser.add_argument("--only", choices=("five", "loading"), help="one of the two tables")
+    asked = parser.parse_args()
     console = Console(width=110)
-    console.print(five())
-    console.print(loading(float(sys.argv[1]) if len(sys.argv) > 1 else 1.7))
+    if asked.only != "loading":
+        console.print(five())
+    if asked.only != "five":
+        console.print(loading(asked.gb))
 
 
 if __name__ == "__main__":
