@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Generator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -404,6 +405,14 @@ def test_what_runs_is_what_was_hashed_even_if_the_file_changes_in_between(
 
     monkeypatch.setattr(code_blocks, "check", slow)
     assert torch.equal(images(trusted(folder)), PICTURE.flip(-1))
+
+
+def test_eight_threads_that_load_at_once_get_one_class(tmp_path: Path) -> None:
+    folder = put(tmp_path / "repo", {"block.py": FLIP, "more.py": ""})
+    with ThreadPoolExecutor(8) as pool:
+        graphs = list(pool.map(trusted, [folder] * 8))
+    assert all(graph == graphs[0] for graph in graphs)
+    assert all(torch.equal(images(graph), PICTURE.flip(-1)) for graph in graphs)
 
 
 def test_an_environment_may_forbid_all_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .reading import CONFIG, Code, read_code, read_config
 from .trust import check, trust_of
 
 _LOG = logging.getLogger("sfumato")
+_LOCK = threading.Lock()
 
 
 def load_graph(root: Root, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph:
@@ -77,7 +79,8 @@ def _trusted(code: Code, trust_remote_code: bool | str) -> Mapping[str, type[Blo
     asked = trust.given and not trust.isolated and trust.digest in (None, code.source.digest)
     if asked and (same := _same_here(code)) is not None:
         return same
-    check(code, trust)
+    with _LOCK:  # what is known of a source is read, and then written
+        check(code, trust)
     if trust.isolated:
         from .isolated import isolated_blocks
 
