@@ -247,6 +247,20 @@ def test_a_saved_graph_brings_the_source_of_ones_own_block(
     assert not caplog.records
 
 
+def test_a_block_that_is_imported_here_and_is_not_the_saved_one_is_told(
+    module: Own, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    sf.Graph(flip=module("acme_flip", FLIP).Flip()).save(tmp_path / "mine")
+    (tmp_path / "mine/acme_flip.py").write_text(DIM)
+    sf.load(tmp_path / "mine")
+    assert not caplog.records  # what is imported here is what was saved
+    said = json.loads((tmp_path / "mine/graph.json").read_text())
+    said["code"]["acme_flip.py"]["sha256"] = Source({"acme_flip.py": DIM}).sha256["acme_flip.py"]
+    (tmp_path / "mine/graph.json").write_text(json.dumps(said))
+    assert torch.equal(images(sf.load(tmp_path / "mine")), PICTURE.flip(-1))
+    assert "the block 'acme_flip.Flip' that is imported here is not the one that was saved" in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's use of its own HTTP library
 def test_a_pipeline_with_ones_own_block_goes_to_the_hub_with_its_code(hub: Hub, module: Own, tmp_path: Path) -> None:
     acme = module("acme_flip", FLIP)

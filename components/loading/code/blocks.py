@@ -35,11 +35,11 @@ def load_graph(root: Root, subfolder: str = "", trust_remote_code: bool | str = 
     form = read_form(folder / NAME)
     if not form.auto_map:
         return load(folder)
+    recorded = {file: said.sha256 for file, said in form.code.items()}
     if not trust.given and all(_known(name) for name in form.auto_map):
         for name in form.auto_map:
-            _tell_of_another(name, folder / NAME, {file: said.sha256 for file, said in form.code.items()})
+            _tell_of_another(name, folder / NAME, recorded)
         return load(folder)
-    recorded = {file: said.sha256 for file, said in form.code.items()}
     code = read_code(root, subfolder, form.auto_map, form.requirements, recorded)
     return load(folder, classes=_trusted(code, trust_remote_code))
 
