@@ -29,6 +29,8 @@ from .flux import flux_checkpoint as flux_checkpoint
 from .sd3 import sd3 as sd3
 from .sd3 import sd3_checkpoint as sd3_checkpoint
 from .support import half, held, picture
+from .test_flux_redux import parts as parts
+from .test_flux_redux import prior as prior
 from .test_pixart import folder as folder
 
 PAGE = Path(__file__).parents[2] / "docs" / "composition.md"
@@ -73,6 +75,9 @@ PRESETS = {
     "sdxl image2image": Preset("xl", "base", "image2image", FROM_IMAGE),
     "sdxl inpaint": Preset("xl", "base", "inpaint", {**INTO_MASK, **SIZED}),
     "sdxl inpaint, 9 channels": Preset("xl", "inpainting", "inpaint", {**INTO_MASK, **SIZED}),
+    "sdxl refined": Preset("refined", "base", "refined", SIZED),
+    "sdxl image2image, refiner alone": Preset("xl", "refiner", "image2image", FROM_IMAGE),
+    "sdxl text2image, distilled": Preset("xl", "lcm", "text2image", SIZED),
     "flux text2image": Preset("flux", "dev", "text2image", SIZED),
     "flux image2image": Preset("flux", "dev", "image2image", {**FROM_IMAGE, **SIZED}),
     "flux inpaint": Preset("flux", "dev", "inpaint", {**INTO_MASK, **SIZED}),
@@ -80,7 +85,10 @@ PRESETS = {
     "flux kontext": Preset("flux", "kontext", "kontext", KONTEXT),
     "sd3 text2image": Preset("sd3", "3 medium", "text2image", SIZED),
     "sd3 image2image": Preset("sd3", "3 medium", "image2image", {**FROM_IMAGE, **SIZED}),
+    "flux redux": Preset("redux", "dev", "redux", {"image": picture(1, 32, 32), **SIZED}),
     "pixart text2image": Preset("pixart", "sigma", "text2image", SIZED),
+    "pixart image2image": Preset("pixart", "sigma", "image2image", {**FROM_IMAGE, **SIZED}),
+    "pixart inpaint": Preset("pixart", "sigma", "inpaint", {**INTO_MASK, **SIZED}),
     "sd3 inpaint": Preset("sd3", "3 medium", "inpaint", {**INTO_MASK, **SIZED}),
 }
 UNET = {"in_channels": 4, "conditioning_embedding_out_channels": (4, 8, 8, 8)}
@@ -125,6 +133,18 @@ def pixart(folder: Callable[[str], Path]) -> Callable[[str, str], Graph]:
     return lambda name, task: sf.load(folder(name), task)
 
 
+@pytest.fixture(scope="session")
+def refined(xl: Callable[..., Graph]) -> Callable[[str, str], Graph]:
+    """Base and refiner as one graph."""
+    refiner = xl("refiner", "image2image").bindings["unet"]
+    return lambda name, task: xl(name, task, refiner=refiner)
+
+
+@pytest.fixture(scope="session")
+def redux(flux_checkpoint: Callable[[str], Path], parts: dict[str, Any]) -> Callable[[str, str], Graph]:
+    return lambda name, task: sf.load(flux_checkpoint(name), task, **parts)
+
+
 Outcome = tuple[str, str]  # "yes", or the code of the problem and its text
 
 
@@ -136,7 +156,7 @@ def forwards(pipe: Graph) -> Generator[list[str]]:
     def noting(name: str) -> Callable[..., None]:
         return lambda *_: ran.append(name)
 
-    models = {name: held(pipe, name) for name in ("unet", "transformer") if name in pipe.bindings}
+    models = {name: held(pipe, name) for name in ("unet", "refiner", "transformer") if name in pipe.bindings}
     hooks = [model.register_forward_hook(noting(name)) for name, model in models.items()]
     try:
         yield ran
@@ -163,6 +183,8 @@ def outcome(pipe: Graph, ask: Callable[[Graph], Any]) -> Outcome:
 
 def call(preset: Preset, **more: Any) -> Callable[[Graph], Any]:
     given = {"prompt": "a cat", "seed": 0, "num_inference_steps": 2, "output_type": "np", **preset.inputs, **more}
+    if preset.task == "redux":  # asked by a picture in place of words
+        del given["prompt"]
     return lambda pipe: pipe(**given)
 
 
