@@ -10,6 +10,7 @@ from ..registry import UnknownName, did_you_mean
 
 Settings = Mapping[str, Any]  # keywords of a preset function
 Path = tuple[str, ...]
+Nodes = Mapping[str, Block]
 
 
 def as_it_is(graph: Graph, components: Mapping[str, Any]) -> Graph:
@@ -48,6 +49,7 @@ class Family:
 
         What was swapped or set stays so where the tasks have the same block: a guider, a step count. Of blocks that the
         tasks set differently, what was set is taken over and the rest is the task's own. A slot is swapped as a whole.
+        What was put in goes before what it stood before.
         """
         if graph.preset == (self.name, task):
             return graph
@@ -58,7 +60,38 @@ class Family:
             source = path if path in plain else _slot_mate(path, made, plain)
             if source in now and now[source] != plain[source]:
                 made = made.replace(".".join(path), _kept(now[source], plain[source], block))
-        return made
+        return _moved(made, graph, own)
+
+
+def _moved(made: Graph, now: Graph, plain: Graph) -> Graph:
+    """A task's graph with the nodes that a graph has beside those that its own task makes.
+
+    From the last to the first and from the inside out, since what reads must be there before what gives.
+    """
+    for path, there, was in reversed([*_levels(now, plain)]):
+        places = list(there)
+        for i, name in reversed([*enumerate(places)]):
+            here = _inside(made[".".join(path)] if path else made).children()
+            if name in was or not here:
+                continue
+            if name in here:  # the other task has one of that name: a control net that the checkpoint brings
+                made = made.replace(".".join((*path, name)), there[name])
+                continue
+            before = next((n for n in places[i + 1 :] if n in here), None)
+            anchor = {"before": before} if before is not None else {"after": [*here][-1]}
+            made = made.insert(name, there[name], **{side: ".".join((*path, n)) for side, n in anchor.items()})
+    return made
+
+
+def _levels(
+    now: Block, plain: Block, path: Path = ()
+) -> Iterator[tuple[Path, Mapping[str, Block], Mapping[str, Block]]]:
+    """The graphs that two graphs both have at a path, outermost first: what each holds."""
+    there, was = _inside(now).children(), _inside(plain).children()
+    if there and was:
+        yield path, there, was
+        for name in [n for n in there if n in was]:
+            yield from _levels(there[name], was[name], (*path, name))
 
 
 def _nodes(block: Block, path: Path = ()) -> Iterator[tuple[Path, Block]]:

@@ -1,13 +1,16 @@
 """Schedulers, guiders and models swapped for one call: by object, published name, customary name or config."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 
 import sfumato as sf
-from sfumato import Graph, UnknownName, WireError
+from sfumato import Block, Graph, UnknownName, WireError, named
+from sfumato.blocks.control.t2i_adapter import ApplyT2IAdapter
+from sfumato.blocks.text.clip import EncodePrompt
+from sfumato.components.types import Conditioning, Images, Predict
 
 from .custom import Darken
 from .support import EMBEDDED, Reference, counted, held, run
@@ -118,6 +121,39 @@ def test_a_sister_task_keeps_what_was_swapped_and_set(emoji: Graph) -> None:
     assert sister.task("inpaint").inputs["guidance_scale"].default == 2.5
     assert pipe.task("text2image") == pipe
     assert emoji.task("inpaint").task("text2image") == emoji
+
+
+class Used(NamedTuple):
+    predict: Predict
+
+
+class Pixels(NamedTuple):
+    images: Images
+
+
+def test_a_sister_task_has_what_was_put_in(emoji: Graph) -> None:
+    """In the loop, beside it, with what it reads from outside, and whole graphs; back again it is the same graph."""
+    steered = emoji.insert("adapt", ApplyT2IAdapter(), before="denoise.guider")
+    sister = steered.task("inpaint")
+    assert list(sister["denoise"].children()[""].children())[:2] == ["predict", "adapt"]
+    assert "adapter_image" in sister.inputs and sister.task("text2image") == steered
+    again = named(EncodePrompt(), prompt="style", conditioning="style")
+    styled = emoji.insert("use", UseStyle(), before="denoise.guider").insert("style", again, after="negative")
+    assert styled.task("image2image").explain("denoise.use.style") == styled.explain("denoise.use.style")
+    ended = emoji.insert("more", Graph(twice=Twice(), outputs=("images",)), before="finish").task("image2image")
+    assert list(ended.nodes)[-2:] == ["more", "finish"]
+
+
+class UseStyle(Block):
+    """Take another conditioning for the positive one."""
+
+    def __call__(self, predict: Predict, style: Conditioning) -> Used:
+        return Used(predict)
+
+
+class Twice(Block):
+    def __call__(self, images: Images) -> Pixels:
+        return Pixels(images)
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused
