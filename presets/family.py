@@ -71,8 +71,8 @@ def _moved(made: Graph, now: Graph, plain: Graph) -> Graph:
     for path, there, was in reversed([*_levels(now, plain)]):
         places = list(there)
         for i, name in reversed([*enumerate(places)]):
-            here = _inside(made[".".join(path)] if path else made).children()
-            if name in was or not here:
+            here = _holds(made, path)
+            if name in was or not here:  # or the other task has no such graph
                 continue
             if name in here:  # the other task has one of that name: a control net that the checkpoint brings
                 made = made.replace(".".join((*path, name)), there[name])
@@ -81,6 +81,16 @@ def _moved(made: Graph, now: Graph, plain: Graph) -> Graph:
             anchor = {"before": before} if before is not None else {"after": [*here][-1]}
             made = made.insert(name, there[name], **{side: ".".join((*path, n)) for side, n in anchor.items()})
     return made
+
+
+def _holds(block: Block, path: Path) -> Nodes:
+    """The nodes of the graph at a path; {} where there is none."""
+    for name in path:
+        children = _inside(block).children()
+        if name not in children:
+            return {}
+        block = children[name]
+    return _inside(block).children()
 
 
 def _levels(
