@@ -8,6 +8,9 @@ from ..blocks.image.read import ReadImage, ReadMask
 from ..blocks.latents.start import CutSchedule, DrawNoiseLike, NoiseImage, SpendNoise
 from ..graph import Block, Graph, named
 
+NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
+"""The reference skips layers for the positive prompt only, so the negative one has a `clip_skip` of its own."""
+
 
 def from_image(graph: Graph, factor: int) -> Graph:
     """Begin at an image in place of pure noise: as much of it changes as `strength` says."""

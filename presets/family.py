@@ -93,9 +93,7 @@ def _holds(block: Block, path: Path) -> Nodes:
     return _inside(block).children()
 
 
-def _levels(
-    now: Block, plain: Block, path: Path = ()
-) -> Iterator[tuple[Path, Mapping[str, Block], Mapping[str, Block]]]:
+def _levels(now: Block, plain: Block, path: Path = ()) -> Iterator[tuple[Path, Nodes, Nodes]]:
     """The graphs that two graphs both have at a path, outermost first: what each holds."""
     there, was = _inside(now).children(), _inside(plain).children()
     if there and was:

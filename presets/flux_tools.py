@@ -11,7 +11,7 @@ from ..blocks.image.kontext import EncodeReference, FitArea, ReadReference
 from ..blocks.image.read import ReadMask
 from ..blocks.text.redux import JoinImages, SayNothing, SeeImages
 from ..graph import Block, Graph, named
-from .settings import read_config
+from .settings import pixels_a_latent, read_config
 
 PATCH = 2  # latents a side of a token
 
@@ -22,7 +22,7 @@ def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
     channels = vae.get("latent_channels", 16)
     return {
         "channels": channels,
-        "factor": 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1),
+        "factor": pixels_a_latent(vae),
         "distilled": transformer.get("guidance_embeds", not transformer),  # published default: false
         "pooled": transformer.get("pooled_projection_dim", 768),
         "steers": transformer.get("in_channels") == 8 * channels,

@@ -14,7 +14,7 @@ from ..blocks.text.pixart import EncodePrompt
 from ..graph import Graph, Loop, named
 from .edits import from_image, into_mask
 from .family import Family
-from .settings import read_config
+from .settings import pixels_a_latent, read_config
 
 
 def text2image(
@@ -76,7 +76,7 @@ def inpaint(size: int = 1024, factor: int = 8, patch: int = 2, preset: str = "pi
 def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
     """Sizes and channels, as the configs of the transformer and the autoencoder have them."""
     transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
-    factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+    factor = pixels_a_latent(vae)
     size, channels = transformer.get("sample_size", 128) * factor, transformer.get("in_channels", 4)
     return {"factor": factor, "size": size, "channels": channels, "patch": transformer.get("patch_size", 2)}
 

@@ -15,12 +15,9 @@ from ..blocks.text.clip import ExpandRows
 from ..blocks.text.sd3 import EncodePrompt, EncodePromptWithoutT5, MatchNegative
 from ..graph import Graph, Loop, named
 from .control import attaching
-from .edits import from_image, into_mask
+from .edits import NEGATIVE, from_image, into_mask
 from .family import Family
-from .settings import read_config
-
-NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
-"""The reference skips layers for the positive prompt only, so the negative one has a `clip_skip` of its own."""
+from .settings import pixels_a_latent, read_config
 
 
 def text2image(
@@ -89,7 +86,7 @@ def inpaint(size: int = 1024, factor: int = 8, patch: int = 2, **settings: Any) 
 def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
     """Sizes and channels, as the configs of the transformer and the autoencoder have them; whether T5 is there."""
     transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
-    factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+    factor = pixels_a_latent(vae)
     given = {"text_encoder", "text_encoder_3"} & components.keys()
     return {
         "factor": factor,

@@ -14,9 +14,9 @@ from ..blocks.text.sdxl import EncodePrompt, EncodeRefinerPrompt, MatchNegative
 from ..blocks.text.sizes import AddSizes, ChooseSizes, ScoreInPlaceOfTarget
 from ..graph import Graph, Loop, named
 from .control import UNET_CONTROL, attaching
-from .edits import from_image, into_mask, knowing_guidance
+from .edits import NEGATIVE, from_image, into_mask, knowing_guidance
 from .family import Family
-from .sdxl_refiner import NEGATIVE, refined
+from .sdxl_refiner import refined
 from .settings import read_config, unet_settings
 
 

@@ -8,9 +8,7 @@ from ..blocks.text.clip import ExpandRows
 from ..blocks.text.sdxl import EncodeRefinerPrompt, MatchNegative
 from ..blocks.text.sizes import AddSizes, ScoreInPlaceOfTarget
 from ..graph import Block, Graph, Loop, named
-
-NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
-"""The reference skips layers for the positive prompt only, so the negative one has a `clip_skip` of its own."""
+from .edits import NEGATIVE
 
 
 def refined(base: Graph) -> Graph:

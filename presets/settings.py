@@ -13,10 +13,15 @@ def read_config(component: Any) -> Mapping[str, Any]:  # whatever is bound
     return cast(Mapping[str, Any], component.to_config()) if hasattr(component, "to_config") else {}
 
 
+def pixels_a_latent(vae: Mapping[str, Any]) -> int:  # Any: JSON values
+    """Pixels a side of a latent, as an autoencoder's config has them; 8 where it says nothing."""
+    return 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+
+
 def unet_settings(components: Mapping[str, Any]) -> dict[str, Any]:  # keywords of a preset function
     """Sizes and channels, as the configs of the U-Net and the autoencoder have them."""
     unet, vae = (read_config(components.get(name)) for name in ("unet", "vae"))
-    factor = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+    factor = pixels_a_latent(vae)
     channels = vae.get("latent_channels", unet.get("out_channels", 4))
     found = {"factor": factor, "channels": channels, "unet_channels": unet.get("in_channels", channels)}
     found["distilled"] = unet.get("time_cond_proj_dim") is not None

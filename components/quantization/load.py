@@ -168,6 +168,7 @@ class _Loading:
         bias, layer._parameters["bias"] = layer._parameters["bias"], None  # it may not have been read yet
         try:
             made = method.quantize(layer)
+        # Backends refuse with whatever is at hand; what it was is told.
         except (RuntimeError, ValueError, AssertionError, ImportError, NotImplementedError) as error:
             raise LoadError(f"{path} could not be quantized by {self.config}: {error}") from error
         made._parameters["bias"] = bias

@@ -317,7 +317,7 @@ class AddTimes(Block):
         return X(x + self.times * y)
 
     def lighter(self) -> Keep | None:
-        return None if self.times else Keep()
+        return None if self.times > 0 else Keep()
 
 
 @pytest.mark.parametrize("how", ["given", "by default", "renamed", "in a loop"])
