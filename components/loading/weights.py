@@ -129,10 +129,14 @@ def load_tensors(
         if kind == torch.float16 and stays_float32(name):
             kind = torch.float32
         held[name] = tensor.to(device=device, dtype=kind).reshape(wanted[name])
-    model.load_state_dict(held, assign=True)
-    for module in model.modules():  # those that no file has
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = buffer.to(device)
+    for path, module in model.named_modules():  # `load_state_dict` does the same in a quarter of all that loading takes
+        prefix = f"{path}." if path else ""
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                module._parameters[name] = nn.Parameter(held[prefix + name], requires_grad=parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:  # of those that no file has, the values are made with the model
+                module._buffers[name] = held[prefix + name] if prefix + name in held else buffer.to(device)
 
 
 def save_weights(
