@@ -91,7 +91,7 @@ def theirs() -> Any:
     return Reference.from_pretrained(str(EMOJI))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts)
 def test_ids_and_decoded_text_are_the_references(ours: CLIPTokenizer, theirs: Any, text: str) -> None:
     ids = theirs(text)["input_ids"]
@@ -100,7 +100,7 @@ def test_ids_and_decoded_text_are_the_references(ours: CLIPTokenizer, theirs: An
     assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(texts, min_size=1, max_size=4),
     st.integers(2, 40),
@@ -125,7 +125,7 @@ def test_every_layout_of_a_folder_gives_the_references_ids(tmp_path: Path, layou
     assert (mine.pad_token_id, mine.model_max_length) == (reference.pad_token_id, reference.model_max_length)
     assert len(mine) == len(reference)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(texts)
     def same(text: str) -> None:
         assert mine.encode(text) == reference(text)["input_ids"]

@@ -76,7 +76,7 @@ def theirs() -> Any:
     return Reference.from_pretrained(str(T5))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts)
 def test_ids_and_decoded_text_are_the_references(ours: T5Tokenizer, theirs: Any, text: str) -> None:
     ids = theirs(text)["input_ids"]
@@ -85,7 +85,7 @@ def test_ids_and_decoded_text_are_the_references(ours: T5Tokenizer, theirs: Any,
     assert ours.decode(ids, skip_special_tokens=True) == theirs.decode(ids, skip_special_tokens=True)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(texts, min_size=1, max_size=4),
     st.integers(1, 40),
@@ -109,7 +109,7 @@ def test_every_layout_of_a_folder_gives_the_references_ids(tmp_path: Path, layou
     assert (mine.pad_token_id, mine.eos_token_id) == (reference.pad_token_id, reference.eos_token_id)
     assert (len(mine), mine.model_max_length) == (len(reference), reference.model_max_length)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(texts)
     def same(text: str) -> None:
         assert mine.encode(text) == reference(text)["input_ids"]
@@ -123,7 +123,7 @@ def from_spiece(tmp_path_factory: pytest.TempPathFactory) -> T5Tokenizer:
     return T5Tokenizer.from_pretrained(a_folder(tmp_path_factory.mktemp("spiece") / "tokenizer", only_spiece))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(texts)
 def test_the_sentencepiece_file_alone_gives_what_transformers_made_of_it(
     ours: T5Tokenizer, from_spiece: T5Tokenizer, text: str

@@ -213,7 +213,7 @@ boxes = st.lists(st.tuples(st.floats(20, 120), st.floats(20, 120), st.floats(20,
 
 
 @given(boxes=boxes, pairs=st.lists(st.tuples(st.integers(0, 8), st.integers(0, 8)), max_size=16))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_box_or_label_ever_lies_on_another(
     boxes: list[tuple[float, float, float]], pairs: list[tuple[int, int]]
 ) -> None:

@@ -241,7 +241,7 @@ blocks = st.one_of(
 
 
 @given(blocks=st.lists(blocks, min_size=1, max_size=6), pins=st.lists(st.integers(0, 99), max_size=3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 def test_random_graphs_survive_their_json(blocks: list[Block], pins: list[int]) -> None:
     graph = Graph()
     for i, block in enumerate(blocks):

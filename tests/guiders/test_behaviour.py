@@ -158,7 +158,7 @@ SCALES = st.floats(-3, 12)
 
 
 @given(st.sampled_from(ALL), SCALES, st.floats(0, 1), st.booleans())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_equal_predictions_are_the_identity(name: str, scale: float, rescale: float, original: bool) -> None:
     own = {"guidance_scales": [scale, 2.0]} if name == "FrequencyDecoupledGuidance" else {"guidance_scale": scale}
     guider = made(name, **own, guidance_rescale=rescale, use_original_formulation=original)
@@ -167,7 +167,7 @@ def test_equal_predictions_are_the_identity(name: str, scale: float, rescale: fl
 
 
 @given(st.sampled_from([n for n in ALL if n != "FrequencyDecoupledGuidance"]), SCALES, SCALES)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_scale_for_each_picture_is_as_each_alone(name: str, one: float, other: float) -> None:
     both = through(made(name, guidance_scale=[one, other]))
     for row, scale in enumerate((one, other)):
@@ -176,7 +176,7 @@ def test_a_scale_for_each_picture_is_as_each_alone(name: str, one: float, other:
 
 
 @given(st.sampled_from(ALL), st.integers(1, 3))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_pictures_do_not_know_of_each_other(name: str, rows: int) -> None:
     shape = (rows, *SHAPE[1:])
     whole = through(made(name), shape=shape)
@@ -192,7 +192,7 @@ def test_pictures_do_not_know_of_each_other(name: str, rows: int) -> None:
 
 
 @given(st.floats(0.5, 12))
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 def test_special_cases_are_plain_guidance(scale: float) -> None:
     plain = through(sf.guiders.ClassifierFreeGuidance(guidance_scale=scale))
     for name, config in (

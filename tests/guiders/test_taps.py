@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -89,7 +89,6 @@ def test_a_blur_is_the_published_one(diffusers: Any, sigma: float, side: int) ->
 
 # ---------------------------------------------------------------------------------------------------------------- laws
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(0, 4), st.booleans())
-@settings(deadline=None)
 def test_a_blur_knows_height_and_width_of_every_level(height: int, width: int, level: int, up: bool) -> None:
     sides = height, width
     for _ in range(level):
@@ -101,7 +100,6 @@ def test_a_blur_knows_height_and_width_of_every_level(height: int, width: int, l
 
 
 @given(st.floats(0.1, 20), st.integers(1, 12), st.integers(1, 12))
-@settings(deadline=None)
 def test_a_blur_keeps_what_is_even(sigma: float, height: int, width: int) -> None:
     q = torch.ones(1, 2, height * width, 3) * torch.tensor([1.0, -2.0, 3.0])
     assert (blurred(q, sigma, (height, width)) - q).abs().max() < 1e-5

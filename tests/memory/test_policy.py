@@ -145,7 +145,7 @@ def after(moves: Sequence[Move], facts: Sequence[Fact]) -> list[Fact]:
     return [replace(f, where=targets.get(f.key, f.where)) for f in facts]
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(tables())
 def test_after_the_moves_every_budget_holds(table: tuple[Fact, list[Fact], Limit]) -> None:
     wanted, facts, limit = table
@@ -158,7 +158,7 @@ def test_after_the_moves_every_budget_holds(table: tuple[Fact, list[Fact], Limit
         assert most is None or _used(where, [*end, wanted]) <= most
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(tables())
 def test_what_may_not_move_does_not_and_what_no_file_has_is_never_dropped(
     table: tuple[Fact, list[Fact], Limit],
@@ -174,7 +174,7 @@ def test_what_may_not_move_does_not_and_what_no_file_has_is_never_dropped(
     assert all(m.source != m.target and m.bytes == total([named[m.key].parts]) for m in moves)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(tables())
 def test_nobody_is_sent_away_for_nothing(table: tuple[Fact, list[Fact], Limit]) -> None:
     """Without its last step, the wanted one would not fit."""
@@ -193,7 +193,7 @@ def test_nobody_is_sent_away_for_nothing(table: tuple[Fact, list[Fact], Limit]) 
     assert len(family) > 1 or _used(wanted.where, [*after(earlier, facts), wanted]) > most
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(tables())
 def test_a_shortage_is_told_only_where_all_that_may_go_has_gone(table: tuple[Fact, list[Fact], Limit]) -> None:
     wanted, facts, limit = table

@@ -89,7 +89,7 @@ def test_slicing_takes_one_picture_at_a_time(pair: tuple[AutoencoderKL, Any]) ->
 sides = st.integers(1, 60)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(height=sides, width=sides, quarter=st.integers(1, 5), factor=st.sampled_from([1, 2, 3]))
 def test_a_model_that_sees_each_pixel_alone_gives_the_same_on_tiles(
     height: int, width: int, quarter: int, factor: int
@@ -104,7 +104,7 @@ def test_a_model_that_sees_each_pixel_alone_gives_the_same_on_tiles(
     assert torch.allclose(tiled(enlarged, side, side * factor)(x), enlarged(x), atol=1e-12)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(height=st.integers(9, 50), width=st.integers(9, 50), seed=st.integers(0, 99))
 def test_no_number_lies_outside_what_the_tiles_say_and_no_step_is_a_seam(height: int, width: int, seed: int) -> None:
     """Tiles that say a constant each, from 0 to 1: blending gives no more, and no step between neighbours is larger

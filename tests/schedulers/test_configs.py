@@ -14,7 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sfumato.components import schedulers as package
@@ -75,7 +75,6 @@ configs = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(configs)
 def test_a_config_read_back_is_the_same_scheduler(scheduler: Scheduler) -> None:
     config = scheduler.to_config()

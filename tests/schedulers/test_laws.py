@@ -77,7 +77,7 @@ def exact(kind: str, x0: Tensor, noise: Tensor, step: Step) -> Tensor:
     return {"epsilon": noise, "sample": x0, "v_prediction": (alpha * noise - sigma * x0) / r}[kind]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(NAMES), betas, st.integers(1, 60), st.integers(0, 59), st.integers(0, 9))
 def test_an_exact_prediction_gives_the_clean_sample_back(
     name: str, config: dict[str, Any], n: int, k: int, seed: int
@@ -91,7 +91,7 @@ def test_an_exact_prediction_gives_the_clean_sample_back(
     torch.testing.assert_close(found, x0, rtol=1e-5, atol=1e-5 + 1e-6 * step.sigma)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.sampled_from(["DDIMScheduler", "EulerDiscreteScheduler"]), betas, st.integers(1, 40), st.integers(0, 9))
 def test_a_denoiser_of_one_point_leads_to_that_point(name: str, config: dict[str, Any], n: int, seed: int) -> None:
     """Within 1e-5 of the point and 1e-6 of the first sigma, for any number of steps.
@@ -111,7 +111,7 @@ def test_a_denoiser_of_one_point_leads_to_that_point(name: str, config: dict[str
     torch.testing.assert_close(sample, point, rtol=1e-5, atol=1e-5 + 1e-6 * schedule.sigmas[0])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(1, 30), st.integers(0, 31), st.integers(0, 31), st.integers(0, 31))
 def test_slices_of_slices_keep_their_place(n: int, a: int, b: int, c: int) -> None:
     schedule = EulerDiscreteScheduler().steps(n)
@@ -335,7 +335,7 @@ SOLVERS = {
 }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.sampled_from(list(SOLVERS)), st.integers(4, 40), st.integers(0, 9))
 def test_every_solver_without_noise_recovers_a_single_point(name: str, n: int, seed: int) -> None:
     """A denoiser that knows one point leads there: within 1e-4, or, where the run ends above no noise, that noise.
