@@ -12,7 +12,6 @@ kernel at any time, and "own" memory cannot. The bound is about both: the weight
 import argparse
 import json
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile

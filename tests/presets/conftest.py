@@ -4,12 +4,12 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 import sfumato as sf
 from sfumato import Graph
@@ -17,7 +17,7 @@ from sfumato import Graph
 from .sdxl import xl as xl
 from .sdxl import xl_checkpoint as xl_checkpoint
 from .sdxl import xl_reference as xl_reference
-from .support import EMBEDDED, Apart, Reference, Result, apart, quiet
+from .support import EMBEDDED, Apart, Reference, Result, apart, seeded
 
 
 @pytest.fixture(scope="session")
@@ -104,14 +104,11 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]
 def checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny random checkpoint, which diffusers made and saved."""
     transformers: Any = import_module("transformers")
-    made: dict[str, Path] = {}
 
+    @cache
     def make(name: str) -> Path:
-        if name in made:
-            return made[name]
         pipeline, unet, text, noise = CHECKPOINTS[name]
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(0):
             parts = {
                 "unet": diffusers.UNet2DConditionModel(**{**UNET, **unet}),
                 "vae": diffusers.AutoencoderKL(**VAE),
@@ -124,7 +121,7 @@ def checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Call
             folder = tmp_path_factory.mktemp(name)
             pipe = getattr(diffusers, pipeline)(**parts, requires_safety_checker=False)
             pipe.save_pretrained(folder)
-        return made.setdefault(name, folder)
+        return folder
 
     return make
 
@@ -142,12 +139,10 @@ def tiny(checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
 @pytest.fixture(scope="session")
 def tiny_reference(diffusers: Any, checkpoint: Callable[[str], Path]) -> Callable[[str], Reference]:
     """Loads a tiny checkpoint with diffusers."""
-    made: dict[str, Reference] = {}
 
+    @cache
     def load(name: str) -> Reference:
-        if name not in made:
-            made[name] = Reference(diffusers, checkpoint(name))
-        return made[name]
+        return Reference(diffusers, checkpoint(name))
 
     return load
 

@@ -1,6 +1,7 @@
 """Tiny random checkpoints of Flux's kinds, which diffusers made and saved, and its pipelines that read them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -13,7 +14,7 @@ from torch import Tensor
 import sfumato as sf
 from sfumato import Graph
 
-from .support import EMBEDDED, Reference, Result, quiet
+from .support import EMBEDDED, Reference, Result, quiet, seeded
 
 T5 = Path(__file__).parents[1] / "files" / "t5"
 CHANNELS = 4
@@ -160,14 +161,11 @@ def _generators(seed: int | Sequence[int] | torch.Generator) -> torch.Generator 
 def flux_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny random checkpoint, which diffusers made and saved."""
     transformers: Any = import_module("transformers")
-    made: dict[str, Path] = {}
 
+    @cache
     def make(name: str) -> Path:
-        if name in made:
-            return made[name]
         kind = KINDS[name]
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(0):
             tokenizer = transformers.T5Tokenizer.from_pretrained(T5)
             config = transformers.T5Config(
                 vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
@@ -183,7 +181,7 @@ def flux_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) ->
             )
             folder = tmp_path_factory.mktemp(f"flux-{name}")
             pipe.save_pretrained(folder)
-        return made.setdefault(name, folder)
+        return folder
 
     return make
 
@@ -201,11 +199,9 @@ def flux(flux_checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
 @pytest.fixture(scope="session")
 def flux_reference(diffusers: Any, flux_checkpoint: Callable[[str], Path]) -> Callable[[str], ReferenceFlux]:
     """Loads a tiny checkpoint with diffusers."""
-    made: dict[str, ReferenceFlux] = {}
 
+    @cache
     def load(name: str = "dev") -> ReferenceFlux:
-        if name not in made:
-            made[name] = ReferenceFlux(diffusers, flux_checkpoint(name))
-        return made[name]
+        return ReferenceFlux(diffusers, flux_checkpoint(name))
 
     return load

@@ -1,6 +1,7 @@
 """Tiny random checkpoints of SD3's kinds, which diffusers made and saved, and its pipelines that read them."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -12,7 +13,7 @@ import torch
 import sfumato as sf
 from sfumato import Graph
 
-from .support import EMBEDDED, Reference, quiet
+from .support import EMBEDDED, Reference, quiet, seeded
 
 T5_FILES = Path(__file__).parents[1] / "files" / "t5"
 
@@ -114,14 +115,11 @@ class Reference3(Reference):
 def sd3_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny random checkpoint of one of the `KINDS`."""
     transformers: Any = import_module("transformers")
-    made: dict[str, Path] = {}
 
+    @cache
     def make(name: str) -> Path:
-        if name in made:
-            return made[name]
         kind = KINDS[name]
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(0):
             tower = transformers.CLIPTextModelWithProjection
             t5 = transformers.T5EncoderModel(transformers.T5Config(**T5))
             pipe = diffusers.StableDiffusion3Pipeline(
@@ -139,7 +137,7 @@ def sd3_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> 
                 torch.nn.init.normal_(parameter, std=0.12)  # else neither the prompt nor the norms matter
             folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
             pipe.save_pretrained(folder)
-        return made.setdefault(name, folder)
+        return folder
 
     return make
 
@@ -157,11 +155,9 @@ def sd3(sd3_checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
 @pytest.fixture(scope="session")
 def sd3_reference(diffusers: Any, sd3_checkpoint: Callable[[str], Path]) -> Callable[[str], Reference3]:
     """Loads a checkpoint with diffusers."""
-    made: dict[str, Reference3] = {}
 
+    @cache
     def load(name: str = "3 medium") -> Reference3:
-        if name not in made:
-            made[name] = Reference3(diffusers, sd3_checkpoint(name))
-        return made[name]
+        return Reference3(diffusers, sd3_checkpoint(name))
 
     return load

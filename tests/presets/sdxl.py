@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 import sfumato as sf
 from sfumato import Graph
 
-from .support import EMBEDDED, Reference, quiet
+from .support import EMBEDDED, Reference, quiet, seeded
 
 UNET = {
     "sample_size": 8,
@@ -110,14 +111,11 @@ class ReferenceXL(Reference):
 def xl_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny random checkpoint of one of the `KINDS`."""
     transformers: Any = import_module("transformers")
-    made: dict[str, Path] = {}
 
+    @cache
     def make(name: str) -> Path:
-        if name in made:
-            return made[name]
         kind = KINDS[name]
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(0):
             tokenizer = transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer")
             other = transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", pad_token="!")
             text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT))
@@ -135,7 +133,7 @@ def xl_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> C
             )
             folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
             pipe.save_pretrained(folder)
-        return made.setdefault(name, folder)
+        return folder
 
     return make
 
@@ -153,11 +151,9 @@ def xl(xl_checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
 @pytest.fixture(scope="session")
 def xl_reference(diffusers: Any, xl_checkpoint: Callable[[str], Path]) -> Callable[[str], ReferenceXL]:
     """Loads a checkpoint with diffusers."""
-    made: dict[str, ReferenceXL] = {}
 
+    @cache
     def load(name: str = "base") -> ReferenceXL:
-        if name not in made:
-            made[name] = ReferenceXL(diffusers, xl_checkpoint(name), KINDS[name].keys)
-        return made[name]
+        return ReferenceXL(diffusers, xl_checkpoint(name), KINDS[name].keys)
 
     return load

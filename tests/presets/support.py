@@ -53,6 +53,14 @@ def quiet() -> Generator[None]:
         yield
 
 
+@contextmanager
+def seeded(seed: int) -> Generator[None]:
+    """Where diffusers makes models: in peace, with random weights that are the same in every run."""
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
 class Reference:
     """A pipeline of diffusers. A call makes its own scheduler, and takes seeds as ours do."""
 

@@ -1,6 +1,7 @@
 """Control nets of Flux beside the reference: of one kind, unions, and XLabs' that read pixels; several at once."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from .flux import SMALL, TRANSFORMER, ReferenceFlux
 from .flux import flux as flux
 from .flux import flux_checkpoint as flux_checkpoint
 from .flux import flux_reference as flux_reference
-from .support import apart, half, picture, quiet, run
+from .support import apart, half, picture, quiet, run, seeded
 
 Load = Callable[..., Graph]
 Theirs = Callable[..., ReferenceFlux]
@@ -33,18 +34,16 @@ NETS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="session")
 def net(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Net:
     """Gives the folder of a control net whose answers are not nothing, which diffusers made and saved."""
-    made: dict[str, Path] = {}
 
+    @cache
     def make(name: str) -> Path:
-        if name not in made:
-            with quiet(), torch.random.fork_rng():
-                torch.manual_seed(1)
-                theirs = diffusers.FluxControlNetModel(**{**TRANSFORMER, **NETS[name]})
-                for parameter in theirs.parameters():  # a fresh one adds nothing
-                    if not parameter.any():
-                        torch.nn.init.normal_(parameter, std=0.3)
-                theirs.save_pretrained(made.setdefault(name, tmp_path_factory.mktemp(name)))
-        return made[name]
+        with seeded(1):
+            theirs = diffusers.FluxControlNetModel(**{**TRANSFORMER, **NETS[name]})
+            for parameter in theirs.parameters():  # a fresh one adds nothing
+                if not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.3)
+            theirs.save_pretrained(place := tmp_path_factory.mktemp(name))
+        return place
 
     return make
 

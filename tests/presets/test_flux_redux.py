@@ -21,7 +21,7 @@ from .flux import TRANSFORMER, ReferenceFlux
 from .flux import flux as flux
 from .flux import flux_checkpoint as flux_checkpoint
 from .flux import flux_reference as flux_reference
-from .support import apart, picture, quiet, run
+from .support import apart, picture, quiet, run, seeded
 
 Load = Callable[..., Graph]
 Theirs = Callable[..., ReferenceFlux]
@@ -35,8 +35,7 @@ def prior(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     transformers: Any = import_module("transformers")
     redux: Any = import_module("diffusers.pipelines.flux.modeling_flux")
     folder = tmp_path_factory.mktemp("redux")
-    with quiet(), torch.random.fork_rng():
-        torch.manual_seed(2)
+    with seeded(2):
         config = transformers.SiglipVisionConfig(
             hidden_size=16,
             intermediate_size=32,

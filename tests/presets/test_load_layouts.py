@@ -5,6 +5,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,9 @@ KINDS = {"sdxl": ("xl_checkpoint", "base", "unet"), "flux": ("flux_checkpoint", 
 @pytest.fixture(scope="session")
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A checkpoint laid out as on the Hub: a denoiser in shards, fp16 files beside the plain ones, older tokenizers."""
-    made: dict[str, Path] = {}
 
+    @cache
     def make(kind: str) -> Path:
-        if kind in made:
-            return made[kind]
         fixture, name, denoiser = KINDS[kind]
         folder = shutil.copytree(request.getfixturevalue(fixture)(name), tmp_path_factory.mktemp(kind) / "whole")
         manager = fresh()
@@ -49,7 +48,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         (folder / denoiser / "diffusion_pytorch_model.bin").write_bytes(b"a pickle")
         (folder / "vae" / "model.onnx").write_bytes(b"for others")
         (folder / "whole.safetensors").write_bytes(b"not for a folder's reader")
-        return made.setdefault(kind, folder)
+        return folder
 
     return make
 

@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,12 @@ def folder(request: pytest.FixtureRequest) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def file(folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The same models in one file of original layout."""
-    made: dict[str, Path] = {}
 
+    @cache
     def make(family: str) -> Path:
-        if family not in made:
-            made[family] = write_checkpoint(
-                tmp_path_factory.mktemp("single") / f"{family}.safetensors", family, models(folder(family))
-            )
-        return made[family]
+        return write_checkpoint(
+            tmp_path_factory.mktemp("single") / f"{family}.safetensors", family, models(folder(family))
+        )
 
     return make
 

@@ -5,6 +5,7 @@ Tolerances are of float32 arithmetic, as for Stable Diffusion: pixels within 0.0
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sfumato import WireError
 from sfumato.blocks.denoise.predict import PredictNoise
 
 from .sd3 import T5, T5_FILES
-from .support import Result, half, picture, quiet, run
+from .support import Result, half, picture, quiet, run, seeded
 
 Same = Callable[..., object]
 STEPS = 4
@@ -53,14 +54,11 @@ KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
 def folder(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny random checkpoint of one of the `KINDS`."""
     transformers: Any = import_module("transformers")
-    made: dict[str, Path] = {}
 
+    @cache
     def make(name: str) -> Path:
-        if name in made:
-            return made[name]
         _, pipeline, config = KINDS[name]
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(0):
             pipe = getattr(diffusers, pipeline)(
                 transformer=diffusers.PixArtTransformer2DModel(**{**TRANSFORMER, **config}),
                 vae=diffusers.AutoencoderKL(**VAE),
@@ -72,7 +70,7 @@ def folder(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable
                 torch.nn.init.normal_(parameter, std=0.12)
             place = tmp_path_factory.mktemp(name.replace(" ", "-"))
             pipe.save_pretrained(place)
-        return made.setdefault(name, place)
+        return place
 
     return make
 

@@ -3,19 +3,19 @@
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import pytest
-import torch
 
 import sfumato as sf
 from sfumato import LoadError
 
 from .conftest import NOISE, TEXT, UNET, VAE
-from .support import EMBEDDED, Reference, half, picture, quiet, run
+from .support import EMBEDDED, Reference, half, picture, run, seeded
 
 Same = Callable[..., object]
 STEPS = 4
@@ -39,14 +39,11 @@ KINDS: dict[str, tuple[str, Mapping[str, Any]]] = {
 def folder(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny random checkpoint of one of the `KINDS`, as the Hub has it."""
     transformers: Any = import_module("transformers")
-    made: dict[str, Path] = {}
 
+    @cache
     def make(name: str) -> Path:
-        if name in made:
-            return made[name]
         scheduler, config = KINDS[name]
-        with quiet(), torch.random.fork_rng():
-            torch.manual_seed(0)
+        with seeded(0):
             place = tmp_path_factory.mktemp(name.replace(" ", "-"))
             diffusers.StableDiffusionPipeline(
                 unet=diffusers.UNet2DConditionModel(**UNET_2),
@@ -61,22 +58,19 @@ def folder(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable
         index = json.loads((place / "model_index.json").read_text())
         image = ["transformers", "CLIPImageProcessor"]  # the repo lists one, and nothing here asks for it
         (place / "model_index.json").write_text(json.dumps({**index, "feature_extractor": image}))
-        return made.setdefault(name, place)
+        return place
 
     return make
 
 
 @pytest.fixture(scope="module")
 def theirs(diffusers: Any, folder: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made: dict[str, Reference] = {}
-
+    @cache
     def load(name: str) -> Reference:
-        if name not in made:
-            place = shutil.copytree(folder(name), tmp_path_factory.mktemp("theirs") / "checkpoint")
-            index = json.loads((place / "model_index.json").read_text())
-            (place / "model_index.json").write_text(json.dumps({**index, "feature_extractor": [None, None]}))
-            made[name] = Reference(diffusers, place)
-        return made[name]
+        place = shutil.copytree(folder(name), tmp_path_factory.mktemp("theirs") / "checkpoint")
+        index = json.loads((place / "model_index.json").read_text())
+        (place / "model_index.json").write_text(json.dumps({**index, "feature_extractor": [None, None]}))
+        return Reference(diffusers, place)
 
     return load
 
