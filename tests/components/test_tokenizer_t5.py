@@ -1,7 +1,10 @@
 """Ids equal those of transformers' T5Tokenizer, whatever the text and the layout of the folder."""
 
+import base64
+import hashlib
 import json
 import shutil
+import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,11 +16,13 @@ from hypothesis import strategies as st
 from transformers import T5Tokenizer as Reference
 
 from sfumato import ComponentSpec
+from sfumato.components.loading import single_file
 from sfumato.components.loading.component import problems
 from sfumato.components.loading.tokenizer_t5 import T5Tokenizer
 from sfumato.graph.errors import ConfigError, LoadError
 
 T5 = Path(__file__).parents[1] / "files" / "t5"
+SHIPPED = Path(single_file.__file__).parent / "t5_tokenizer"
 
 SPECIAL = ["<pad>", "</s>", "<unk>", "<extra_id_0>", "<extra_id_99>", "<extra_id_100>", "<EXTRA_ID_0>", "<sks>", "▁"]
 SPACES = [" ", "  ", "\t\n", "\u00a0", "\u2028", "\u3000", "\u200b", "\x00"]
@@ -130,6 +135,45 @@ def test_the_sentencepiece_file_alone_gives_what_transformers_made_of_it(
 ) -> None:
     """transformers cannot read it here: it wants the packages sentencepiece and protobuf, which we do without."""
     assert from_spiece.encode(text) == ours.encode(text)
+
+
+@pytest.fixture(scope="module")
+def shipped() -> T5Tokenizer:
+    return T5Tokenizer.from_pretrained(SHIPPED)
+
+
+def test_the_shipped_vocabulary_is_the_published_one(shipped: T5Tokenizer) -> None:
+    """Pieces, scores and table of characters are those of Flux's published tokenizer.json; so are the ids of texts."""
+    model = (SHIPPED / "spiece.model").read_bytes()
+    assert hashlib.sha256(model).hexdigest() == "d60acb128cf7b7f2536e8f38a5b18a05535c9e14c7a355904270e15b0945ea86"
+    data = json.loads(shipped._tokenizer.to_str())
+    vocabulary = "".join(f"{text}\t{struct.pack('<f', score).hex()}\n" for text, score in data["model"]["vocab"])
+    wanted = "fa69f0f530de4ba2880d96f270d72dd71558c5c9c877a1b8783a5cb1ad05a59e"
+    assert hashlib.sha256(vocabulary.encode()).hexdigest() == wanted
+    wanted = "0942789e0111452f1cc446f70036e26d24458c3c7858c53cc12ca4d87531279b"
+    assert hashlib.sha256(base64.b64decode(data["normalizer"]["precompiled_charsmap"])).hexdigest() == wanted
+    assert (len(shipped), shipped.model_max_length, shipped.pad_token_id, shipped.eos_token_id) == (32100, 512, 0, 1)
+    for each in json.loads((T5 / "published_ids.json").read_text(encoding="utf-8")):
+        assert shipped.encode(each["text"]) == each["ids"], each["text"]
+
+
+@pytest.fixture(scope="module")
+def reference_of_shipped(shipped: T5Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """transformers' own over the shipped vocabulary, in the file that it reads without further packages."""
+    folder = tmp_path_factory.mktemp("shipped")
+    shipped.save_pretrained(folder)
+    return Reference.from_pretrained(str(folder))
+
+
+@settings(max_examples=300)
+@given(texts, st.integers(1, 40))
+def test_the_shipped_vocabulary_gives_the_references_ids(
+    shipped: T5Tokenizer, reference_of_shipped: Any, text: str, length: int
+) -> None:
+    assert shipped.encode(text) == reference_of_shipped(text)["input_ids"]
+    long = f"{text} {text} a photo of a cat" * 4
+    how: dict[str, Any] = {"padding": "max_length", "max_length": length, "truncation": True}
+    assert shipped(long, **how).input_ids == reference_of_shipped(long, **how)["input_ids"]
 
 
 def test_sentinels_are_as_many_as_the_config_says(tmp_path: Path) -> None:

@@ -19,7 +19,8 @@ from .parts import Part, parts_of
 from .tables import Renamed, Row, ties
 
 FAMILIES = Path(__file__).parent / "families"
-_VOCABULARY = Path(__file__).parent / "clip_tokenizer"
+_VOCABULARIES = {"clip": ("CLIPTokenizer", "clip_tokenizer"), "t5": ("T5TokenizerFast", "t5_tokenizer")}
+"""The tokenizers that come with us: the published class, and the folder beside this file."""
 ENDS = (".safetensors", ".gguf", *PICKLES)
 
 _ALONE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
@@ -189,11 +190,12 @@ def index_of(file: Path, access: Access, beside: Index | None = None) -> Index:
         scheduler = found.scheduler()
         hint = ("diffusers", str(scheduler["_class_name"]))
         components["scheduler"] = ComponentSpec(type_hint=hint, config=scheduler)
-        for name, changed in found.knowledge["tokenizers"].items():
+        for name, told in found.knowledge["tokenizers"].items():
+            class_name, folder = _VOCABULARIES[told["kind"]]
             components[name] = ComponentSpec(
-                type_hint=("transformers", "CLIPTokenizer"),
-                pretrained_model_name_or_path=str(_VOCABULARY),
-                config=changed or None,
+                type_hint=("transformers", class_name),
+                pretrained_model_name_or_path=str(FAMILIES.parent / folder),
+                config=told.get("config"),
             )
     else:
         components |= beside.components

@@ -1,0 +1,97 @@
+"""Models of Flux and SD 3, tiny but of the proportions that single files are read by, so that one needs no config."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import sfumato as sf
+from sfumato.components.loading.single_file.writing import write_checkpoint
+from sfumato.components.models.t5 import T5EncoderModel
+
+VOCABULARY, SENTINELS = 49408, 32128  # of CLIP, and of T5 with its sentinels and the rows that nothing reads
+WIDE = 256
+"""A row of so many numbers is one block of the k-quants."""
+
+
+def flux_models() -> dict[str, nn.Module]:
+    """A transformer of two blocks a kind, its autoencoder, CLIP and T5."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made: dict[str, nn.Module] = {
+            "transformer": sf.models.FluxTransformer2DModel(
+                num_layers=2, num_single_layers=2, num_attention_heads=2, attention_head_dim=128, in_channels=16,
+                joint_attention_dim=WIDE, pooled_projection_dim=64, guidance_embeds=True, axes_dims_rope=(16, 56, 56),
+            ),
+            "vae": _vae(4, scaling_factor=0.3611, shift_factor=0.1159),
+            "text_encoder": sf.models.CLIPTextModel(**_clip(64)),
+            "text_encoder_2": _t5(),
+        }  # fmt: skip
+        return {name: _drawn(model) for name, model in made.items()}
+
+
+def sd3_models() -> dict[str, nn.Module]:
+    """A transformer of two blocks, its autoencoder, both CLIPs and T5."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made: dict[str, nn.Module] = {
+            "transformer": sf.models.SD3Transformer2DModel(
+                num_layers=2, num_attention_heads=4, attention_head_dim=64, joint_attention_dim=WIDE, in_channels=4,
+                out_channels=4, caption_projection_dim=256, pooled_projection_dim=192, sample_size=16,
+                pos_embed_max_size=16, qk_norm="rms_norm",
+            ),
+            "vae": _vae(4, scaling_factor=1.5305, shift_factor=0.0609),
+            "text_encoder": sf.models.CLIPTextModelWithProjection(**_clip(64)),
+            "text_encoder_2": sf.models.CLIPTextModelWithProjection(**_clip(128)),
+            "text_encoder_3": _t5(),
+        }  # fmt: skip
+        return {name: _drawn(model) for name, model in made.items()}
+
+
+@pytest.fixture(scope="session")
+def whole_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A whole checkpoint of a family ("flux", "sd3") in one file of original layout, that loads without a config."""
+
+    @cache
+    def make(family: str) -> Path:
+        models: dict[str, Any] = {"flux": flux_models, "sd3": sd3_models}[family]()
+        return write_checkpoint(tmp_path_factory.mktemp("whole") / f"{family}.safetensors", family, models)
+
+    return make
+
+
+def _vae(channels: int, **factors: float) -> nn.Module:
+    return sf.models.AutoencoderKL(
+        block_out_channels=(32,) * 4, latent_channels=channels, layers_per_block=1, use_quant_conv=False,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+        use_post_quant_conv=False, **factors,
+    )  # fmt: skip
+
+
+def _clip(width: int) -> dict[str, int]:
+    return {
+        "hidden_size": width, "intermediate_size": 2 * width, "num_hidden_layers": 2, "projection_dim": width,
+        "num_attention_heads": width // 64, "vocab_size": VOCABULARY,
+    }  # fmt: skip
+
+
+def _t5() -> nn.Module:
+    return T5EncoderModel(
+        d_model=WIDE, d_kv=64, d_ff=512, num_layers=2, num_heads=4, vocab_size=SENTINELS,
+        feed_forward_proj="gated-gelu",
+    )  # fmt: skip
+
+
+def _drawn(model: nn.Module) -> nn.Module:
+    """Weights by which both the prompt and the norms matter in what comes out."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                nn.init.normal_(parameter, std=0.6 * parameter[0].numel() ** -0.5)
+            elif name.endswith("bias"):
+                nn.init.normal_(parameter, std=0.02)
+    return model.eval()
