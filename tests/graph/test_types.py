@@ -1,6 +1,6 @@
 """Which value flows into which port: the tables of `hints`, and laws."""
-# ruff: noqa: E501, UP007  a table is read in wide rows
-# pyright: reportOperatorIssue=none  pyright takes the rows for annotations; they are values
+# ruff: noqa: E501, UP007  a table is read in wide rows; pyright takes the rows for annotations
+# pyright: reportOperatorIssue=none
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import (
