@@ -65,6 +65,14 @@ class Handle:
         except LoadError:
             return None
 
+    @cached_property
+    def config(self) -> dict[str, JsonValue]:
+        """Its published config, as the file has it; {} where there is none, or it is broken: see `ready`."""
+        try:
+            return self.spec.read_config()
+        except LoadError:
+            return {}
+
     def ready(self) -> None:
         """Check, without opening a weight file, that `load` will find class, config and weights. LoadError if not."""
         self.manager._ready(self)

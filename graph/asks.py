@@ -1,14 +1,15 @@
 """What a block asks of components behind a function that it takes: a guider, of the denoiser behind `predict`."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .block import Lazy
+from .block import Block, Lazy
 from .graph import Graph
 from .paths import leaves
 from .types import port_of
+from .unify import Told, each
 
 
 class Ask(ABC):
@@ -36,9 +37,6 @@ class Meeting:
     def fits(self, other: "Meeting") -> bool:
         return not self.lacking(other)
 
-    def merged(self, other: "Meeting") -> "Meeting":
-        return Meeting((*self.asks, *other.asks), (*self.asked, *other.asked))
-
 
 def asks(graph: Graph) -> bool:
     """Whether any block of a graph asks anything."""
@@ -54,10 +52,8 @@ class Asks:
         tag = port_of(hint)
         return Meeting() if tag is not None and tag.kind == "predict" else None
 
-    def of_component(self, component: Any) -> Meeting | None:
-        if isinstance(component, Ask):
-            return Meeting(asks=(component,))
-        return Meeting(asked=(component,)) if isinstance(component, Lazy) or callable(component) else None
+    def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable[Told]:
+        return each(held, _meeting)
 
     def is_any(self, value: Meeting) -> bool:
         return True
@@ -67,3 +63,9 @@ class Asks:
 
     def told(self, new: Meeting, who: str, old: Meeting) -> str:
         return f"{old.lacking(new)} It meets {who}."
+
+
+def _meeting(value: Any) -> Meeting | None:
+    if isinstance(value, Ask):
+        return Meeting(asks=(value,))
+    return Meeting(asked=(value,)) if isinstance(value, Lazy) or callable(value) else None

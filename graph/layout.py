@@ -1,11 +1,24 @@
-"""What a model is inside, as far as what adds to it from outside must know."""
+"""What a model is inside, as far as those beside it must know: what adds to it, and what makes its prompts."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Values of a key any of which will do."""
+
+    values: tuple[object, ...]
+
+    def __str__(self) -> str:
+        return " or ".join(map(str, self.values))
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Keys of a config that must be equal where one model adds to what another works on: a control net to a denoiser.
+    """Numbers that must be equal where components work together: a control net's and its denoiser's, the width of a
+    prompt's tokens and that of those a denoiser reads.
 
     A key that one of the two lacks fits anything.
     """
@@ -15,14 +28,10 @@ class Layout:
     def differing(self, other: "Layout") -> tuple[str, ...]:
         """The keys that are known on both sides and differ."""
         mine = dict(self.keys)
-        return tuple(key for key, value in other.keys if key in mine and mine[key] != value)
+        return tuple(k for k, value in other.keys if k in mine and not {*_values(mine[k])} & {*_values(value)})
 
     def fits(self, other: "Layout") -> bool:
         return not self.differing(other)
-
-    def merged(self, other: "Layout") -> "Layout":
-        """Both together; what is unknown here is taken from `other`."""
-        return Layout(tuple({**dict(other.keys), **dict(self.keys)}.items()))
 
     def said(self, keys: tuple[str, ...]) -> str:
         """These keys with their values, for people."""
@@ -34,3 +43,40 @@ class Layout:
 
 
 ANY_LAYOUT = Layout()
+
+
+class Measured:
+    """A tag on a port: numbers of its values, each the sum of what configs of what the block holds say.
+
+    `Annotated[Text, Measured(token_width=("text_encoder.hidden_size", "text_encoder_2.hidden_size"))]`. A name without
+    a dot is a field of the block. Where one of them is not known, the number is not.
+    """
+
+    def __init__(self, **sums: Sequence[str]) -> None:
+        self.sums = {key: tuple(names) for key, names in sums.items()}
+
+    def of(self, held: Mapping[str, Any]) -> tuple[Layout, tuple[str, ...]]:  # Any: components and fields of any class
+        """The numbers that are known, and the names of what tells them."""
+        found: dict[str, object] = {}
+        names: list[str] = []
+        for key, parts in self.sums.items():
+            numbers = [_number(held, part) for part in parts]
+            known = [number for number in numbers if number is not None]
+            if len(known) == len(numbers):
+                found[key] = sum(known)
+                names += [part.partition(".")[0] for part in parts]
+        return Layout(tuple(found.items())), tuple(dict.fromkeys(names))
+
+
+def _number(held: Mapping[str, Any], name: str) -> int | None:
+    """A field of a block, or a key of the config of a component that it holds: an object's, or a file's mapping."""
+    holder, _, key = name.partition(".")
+    value = held.get(holder)
+    if key:
+        config = getattr(value, "config", None)
+        value = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)
+    return value if isinstance(value, int) else None
+
+
+def _values(value: object) -> tuple[object, ...]:
+    return value.values if isinstance(value, OneOf) else (value,)

@@ -25,11 +25,6 @@ class LatentSpace:
         a, b = pairs[0]
         return a is None or b is None or a == b
 
-    def merged(self, other: "LatentSpace") -> "LatentSpace":
-        """Both together; what is unknown here is taken from `other`."""
-        mine = {f.name: getattr(self, f.name) for f in fields(self)}
-        return LatentSpace(**{k: getattr(other, k) if v is None else v for k, v in mine.items()})
-
     def __str__(self) -> str:
         numbers = [f"{self.channels} channels" if self.channels is not None else ""]
         numbers += [f"{k} {getattr(self, k):g}" for k in ("scaling", "shift") if getattr(self, k) is not None]

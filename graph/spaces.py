@@ -1,16 +1,17 @@
 """Kinds of things that must be one along the edges: latent spaces, families of conditioning, layouts of denoisers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .asks import Asks, asks
+from .block import Block
 from .errors import Problem
 from .graph import Graph
-from .layout import ANY_LAYOUT, Layout
+from .layout import ANY_LAYOUT, Layout, Measured
 from .space import ANY_SPACE, LatentSpace
-from .types import family_of, port_of
-from .unify import problems
+from .types import arms, family_of, port_of, split
+from .unify import Told, each, problems
 
 
 def made_problems(graph: Graph) -> list[Problem]:
@@ -21,7 +22,7 @@ def made_problems(graph: Graph) -> list[Problem]:
 
 
 def bound_problems(graph: Graph, bindings: Mapping[str, Any]) -> list[Problem]:
-    """Components that do not go together: latent spaces that meet, nets that add to a denoiser."""
+    """Components that do not go together: latent spaces that meet, and what is built for another denoiser."""
     return [found for kind in (Spaces(), Layouts()) for found in problems(graph, bindings, kind)]
 
 
@@ -32,15 +33,7 @@ class Family:
     classes: tuple[type, ...]
 
     def fits(self, other: "Family") -> bool:
-        return bool(self._common(other))
-
-    def merged(self, other: "Family") -> "Family":
-        return Family(self._common(other)) if self.fits(other) else self
-
-    def _common(self, other: "Family") -> tuple[type, ...]:
-        """The narrower of each two that may be one."""
-        pairs = [(a, b) for a in self.classes for b in other.classes if issubclass(a, b) or issubclass(b, a)]
-        return tuple(dict.fromkeys(a if issubclass(a, b) else b for a, b in pairs))
+        return any(issubclass(a, b) or issubclass(b, a) for a in self.classes for b in other.classes)
 
     def __str__(self) -> str:
         return " or ".join(cls.__name__ for cls in self.classes)
@@ -55,9 +48,8 @@ class Spaces:
         tag = port_of(hint)
         return tag.space if tag is not None else None
 
-    def of_component(self, component: Any) -> LatentSpace | None:
-        space = getattr(component, "space", None)
-        return space if isinstance(space, LatentSpace) and space != ANY_SPACE else None
+    def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable[Told]:
+        return each(held, _space)
 
     def is_any(self, value: LatentSpace) -> bool:
         return value == ANY_SPACE
@@ -81,8 +73,8 @@ class Families:
         classes = family_of(hint)
         return Family(classes) if classes else None
 
-    def of_component(self, component: Any) -> None:
-        return None
+    def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable[Told]:
+        return ()
 
     def is_any(self, value: Family) -> bool:
         return any("__family__" in vars(cls) for cls in value.classes)
@@ -97,17 +89,25 @@ class Families:
 
 
 class Layouts:
-    """How denoisers are built: the function `predict` carries it, and what adds to the denoiser must fit."""
+    """How denoisers are built: what adds to one must fit it, and prompts be as wide as those that it reads.
+
+    The function `predict` carries it, and conditioning, so that it is one along both.
+    """
 
     code = "layout"
 
     def of_port(self, hint: Any) -> Layout | None:
         tag = port_of(hint)
-        return ANY_LAYOUT if tag is not None and tag.kind == "predict" else None
+        carries = (tag is not None and tag.kind == "predict") or family_of(hint) or _measured(hint)
+        return ANY_LAYOUT if carries else None
 
-    def of_component(self, component: Any) -> Layout | None:
-        layout = getattr(component, "layout", None)
-        return layout if isinstance(layout, Layout) else None
+    def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable[Told]:
+        yield from each(held, _layout)
+        for port in block.signature.outputs.values():
+            for tag in _measured(port.type):
+                layout, names = tag.of(held)
+                if layout != ANY_LAYOUT:
+                    yield layout, names
 
     def is_any(self, value: Layout) -> bool:
         return value == ANY_LAYOUT
@@ -117,5 +117,19 @@ class Layouts:
 
     def told(self, new: Layout, who: str, old: Layout) -> str:
         keys = old.differing(new)
-        text = f"has {new.said(keys)}, but {who} has {old.said(keys)}, and one adds to the other."
-        return f"{text} Bind a net that was trained for this model."
+        way_out = "Bind components of one checkpoint, all in one call, or nets that were trained for it."
+        return f"has {new.said(keys)}, but {who} has {old.said(keys)}, and they work together. {way_out}"
+
+
+def _space(component: Any) -> LatentSpace | None:
+    space = getattr(component, "space", None)
+    return space if isinstance(space, LatentSpace) and space != ANY_SPACE else None
+
+
+def _layout(component: Any) -> Layout | None:
+    layout = getattr(component, "layout", None)
+    return layout if isinstance(layout, Layout) else None
+
+
+def _measured(hint: Any) -> list[Measured]:
+    return [tag for arm in arms(hint) for tag in split(arm)[1] if isinstance(tag, Measured)]

@@ -4,7 +4,7 @@ Latent spaces, families of conditioning, layouts of denoisers and what guiders a
 `Kind`, and this walk serves them all.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from .block import Block
@@ -21,7 +21,7 @@ Path = tuple[str, ...]
 class Kind(Protocol):
     """A kind of variable: what says something of it, and the text for two that do not fit.
 
-    Its values know whether they fit another, and how they look merged: `a.fits(b)`, `a.merged(b)`.
+    Its values know whether they fit another: `a.fits(b)`.
     """
 
     code: str
@@ -31,8 +31,8 @@ class Kind(Protocol):
         """What a port of this type carries; None if it carries nothing of this kind."""
         ...
 
-    def of_component(self, component: Any) -> Any | None:
-        """What a component, or another value that a block holds, says; None for nothing."""
+    def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable["Told"]:
+        """What is said by what a block holds: its components that are bound, and its fields."""
         ...
 
     def is_any(self, value: Any) -> bool:
@@ -48,21 +48,50 @@ class Kind(Protocol):
         ...
 
 
+Told = tuple[Any, Sequence[str]]
+"""A value of a kind, and the names of the components or fields that tell it."""
+
+
+def each(held: Mapping[str, Any], of: Callable[[Any], Any | None]) -> list[Told]:
+    """What `of` says of each of these alone, where it says anything."""
+    return [(said, (name,)) for name, value in held.items() if (said := of(value)) is not None]
+
+
 def problems(graph: Graph, bindings: Mapping[str, Any], kind: Kind) -> list[Problem]:
     """Where two that do not fit meet. Reads configs only, never weights."""
     union = _Union(kind)
     _walk(graph, (), {**bindings}, union)
-    return list(dict.fromkeys(union.problems))
+    together: dict[Path, list[_Fact]] = {}
+    for at, value, who in union.facts:
+        known = together.setdefault(union.find(at), [])
+        if all(value != was for was, _ in known):
+            known.append((value, who))
+    return list(dict.fromkeys(found for facts in together.values() for found in _apart(facts, kind)))
+
+
+_Fact = tuple[Any, str]
+"""A value, and who was the first to tell it."""
+
+
+def _apart(facts: Sequence[_Fact], kind: Kind) -> Iterable[Problem]:
+    """One problem for each fact that must go: the one that fits the fewest others, of several the last told."""
+    left = [*facts]
+    while True:
+        against = {i: [o for o in left if not o[0].fits(value)] for i, (value, _) in enumerate(left)}
+        odd = max(against, key=lambda i: (len(against[i]), i), default=None)
+        if odd is None or not against[odd]:
+            return
+        (value, who), (was, by) = left.pop(odd), against[odd][-1]
+        yield Problem(kind.code, who, kind.told(value, by, was), str(value), str(was))
 
 
 class _Union:
-    """Union-find over variables, each with what is known of it and who told."""
+    """Union-find over variables, and what is said of each, in order."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.parent: dict[Path, Path] = {}
-        self.known: dict[Path, tuple[Any, str]] = {}
-        self.problems: list[Problem] = []
+        self.facts: list[tuple[Path, Any, str]] = []
 
     def find(self, a: Path) -> Path:
         while self.parent.setdefault(a, a) != a:
@@ -70,28 +99,10 @@ class _Union:
         return a
 
     def fix(self, a: Path, value: Any, who: str) -> None:
-        root = self.find(a)
-        if root in self.known:
-            self._merge(root, (value, who))
-        else:
-            self.known[root] = (value, who)
+        self.facts.append((a, value, who))
 
     def join(self, a: Path, b: Path) -> None:
-        a, b = self.find(a), self.find(b)
-        if a != b:
-            self.parent[b] = a
-            if (told := self.known.pop(b, None)) is not None:
-                if a in self.known:
-                    self._merge(a, told)
-                else:
-                    self.known[a] = told
-
-    def _merge(self, root: Path, new: tuple[Any, str]) -> None:
-        old = self.known[root]
-        if not old[0].fits(new[0]):
-            text = self.kind.told(new[0], old[1], old[0])
-            self.problems.append(Problem(self.kind.code, new[1], text, str(new[0]), str(old[0])))
-        self.known[root] = (old[0].merged(new[0]), old[1])
+        self.parent[self.find(b)] = self.find(a)
 
 
 def _carriers(block: Block, kind: Kind) -> Sequence[tuple[str, str, Any]]:
@@ -125,7 +136,6 @@ def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> d
     block, outside = renamed(outer)
     ports = {"in": outside.inputs, "out": outside.outputs}
     held = {old: bound[new] for old, new in outside.components.items() if new in bound}
-    held |= {n: v for n, v in vars(block).items() if n[0] != "_" and kind.of_component(v) is not None}
     if isinstance(block, Graph | Loop | Switch):
         insides = [block] if isinstance(block, Graph) else list(block.children().values())
         for i, body in enumerate(insides):
@@ -149,9 +159,9 @@ def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> d
             union.fix(own, said, f"{_said(at)}.{name}")
         found[side, ports[side][name]] = own
     if found:
-        for name, value in held.items():
-            if (fixed := kind.of_component(value)) is not None:
-                union.fix(at, fixed, f"{_said(at)} ({outside.components.get(name, name)})")
+        fields = {name: value for name, value in vars(block).items() if name[0] != "_"}
+        for told, names in kind.of_held(block, {**fields, **held}):
+            union.fix(at, told, f"{_said(at)} ({', '.join(outside.components.get(n, n) for n in names)})")
     return found
 
 

@@ -1,6 +1,6 @@
 """Prompts through one CLIP tower: Stable Diffusion 1.x and 2.x."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from ...components.conditioning import Conditioning, SDConditioning
 from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Block, Running, component, knob
+from ...graph.layout import Measured
 from ...graph.ports import ALONE
 from .prompts import LongPrompt, Prompt, Window, matched, side_by_side, texts, windows
 
@@ -31,7 +32,7 @@ class ClipTower(Protocol):
 
 
 class Encoded(NamedTuple):
-    conditioning: SDConditioning
+    conditioning: Annotated[SDConditioning, Measured(token_width=["text_encoder.hidden_size"])]
 
 
 class EncodePrompt(Block):

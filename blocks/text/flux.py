@@ -1,6 +1,6 @@
 """Prompts for Flux: tokens as T5 sees them, and the whole as CLIP sums it up."""
 
-from typing import NamedTuple, Protocol
+from typing import Annotated, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from ...components.conditioning import FluxConditioning
 from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Block, Running, component, knob
+from ...graph.layout import Measured
 from ...graph.ports import ALONE
 from .prompts import Prompt, matched, one_or_each, texts, windows
 from .t5 import Length, T5Tower, read_by_t5
@@ -30,7 +31,10 @@ class PoolingTower(Protocol):
 
 
 class Encoded(NamedTuple):
-    conditioning: FluxConditioning
+    conditioning: Annotated[
+        FluxConditioning,
+        Measured(token_width=["text_encoder_2.d_model"], pooled_width=["text_encoder.hidden_size"]),
+    ]
 
 
 class EncodePrompt(Block):

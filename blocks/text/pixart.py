@@ -1,17 +1,18 @@
 """Prompts for PixArt: through T5 alone, which does not see the filling."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from ...components.conditioning import PixArtConditioning
 from ...components.loading.tokenizer import TextTokenizer
 from ...graph import Block, Running, component, knob
+from ...graph.layout import Measured
 from ...graph.ports import ALONE
 from .prompts import Prompt, texts
 from .t5 import Length, MaskedT5Tower, read_masked_by_t5
 
 
 class Encoded(NamedTuple):
-    conditioning: PixArtConditioning
+    conditioning: Annotated[PixArtConditioning, Measured(token_width=["text_encoder.d_model"])]
 
 
 class EncodePrompt(Block):

@@ -11,10 +11,15 @@ from ...components.conditioning import FluxConditioning
 from ...components.image_processor import ImageProcessor
 from ...components.models.redux import ReduxImageEncoder
 from ...graph import Block, Port, component, knob
+from ...graph.layout import Measured
 from ..guiders.terms import Scale
 from ..image.read import PictureInput, each_picture
 
-ImageTokens = Annotated[Float[Tensor, "images tokens width"], Port("image_tokens")]
+ImageTokens = Annotated[
+    Float[Tensor, "images tokens width"],
+    Port("image_tokens"),
+    Measured(token_width=["image_embedder.txt_in_features"]),
+]
 """Images in the words of a text encoder."""
 
 
@@ -53,7 +58,7 @@ class SeeImages(Block):
 
 
 class Blank(NamedTuple):
-    conditioning: FluxConditioning
+    conditioning: Annotated[FluxConditioning, Measured(pooled_width=["pooled"])]
 
 
 class SayNothing(Block):

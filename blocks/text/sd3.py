@@ -1,6 +1,6 @@
 """Prompts for Stable Diffusion 3: through two CLIP towers and T5, which may be left out."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,14 +10,21 @@ from ...components.conditioning import SD3Conditioning
 from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Block, Running, component, knob
+from ...graph.layout import Measured
 from ...graph.ports import ALONE
 from .prompts import LongPrompt, Prompt, matched, one_or_each, texts
 from .t5 import Length, T5Tower, read_by_t5
 from .towers import ProjectedTower, Read, Reading, read
 
+_POOLED = ("text_encoder.projection_dim", "text_encoder_2.projection_dim")
+
 
 class Encoded(NamedTuple):
-    conditioning: SD3Conditioning
+    conditioning: Annotated[SD3Conditioning, Measured(token_width=["text_encoder_3.d_model"], pooled_width=_POOLED)]
+
+
+class EncodedWithoutT5(NamedTuple):
+    conditioning: Annotated[SD3Conditioning, Measured(token_width=["width"], pooled_width=_POOLED)]
 
 
 class EncodePrompt(Block):
@@ -68,9 +75,9 @@ class EncodePromptWithoutT5(Block):
     clip_skip: int | None = knob(None)
     long_prompt: LongPrompt = knob("cut")
 
-    def __call__(self, prompt: Prompt, prompt_2: Prompt | None = None, running: Running = ALONE) -> Encoded:
+    def __call__(self, prompt: Prompt, prompt_2: Prompt | None = None, running: Running = ALONE) -> EncodedWithoutT5:
         seen = _by_clip(self, prompt, prompt_2, running)
-        return Encoded(_joined(seen, seen.tokens.new_zeros(1, self.max_sequence_length, self.width)))
+        return EncodedWithoutT5(_joined(seen, seen.tokens.new_zeros(1, self.max_sequence_length, self.width)))
 
 
 def _by_clip(

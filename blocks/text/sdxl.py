@@ -1,7 +1,7 @@
 """Prompts for Stable Diffusion XL: through two text towers, or for its refiner through the second alone."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 
@@ -9,13 +9,23 @@ from ...components.conditioning import SDXLText
 from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Block, Running, component, knob
+from ...graph.layout import Measured
 from ...graph.ports import ALONE
 from .prompts import LongPrompt, Prompt, matched
 from .towers import ProjectedTower, Reading, Tower, read
 
+_POOLED = ("text_encoder_2.projection_dim",)
+
 
 class Encoded(NamedTuple):
-    text: SDXLText
+    text: Annotated[
+        SDXLText,
+        Measured(token_width=["text_encoder.hidden_size", "text_encoder_2.hidden_size"], pooled_width=_POOLED),
+    ]
+
+
+class EncodedForRefiner(NamedTuple):
+    text: Annotated[SDXLText, Measured(token_width=["text_encoder_2.hidden_size"], pooled_width=_POOLED)]
 
 
 class EncodePrompt(Block):
@@ -47,9 +57,11 @@ class EncodeRefinerPrompt(Block):
     clip_skip: int | None = knob(None)
     long_prompt: LongPrompt = knob("cut")
 
-    def __call__(self, prompt: Prompt | None, prompt_2: Prompt | None = None, running: Running = ALONE) -> Encoded:
+    def __call__(
+        self, prompt: Prompt | None, prompt_2: Prompt | None = None, running: Running = ALONE
+    ) -> EncodedForRefiner:
         second = Reading(self.text_encoder_2, self.tokenizer_2, prompt if prompt_2 is None else prompt_2)
-        return Encoded(_encode((second,), self.clip_skip or 0, self.long_prompt, running))
+        return EncodedForRefiner(_encode((second,), self.clip_skip or 0, self.long_prompt, running))
 
 
 class Matched(NamedTuple):

@@ -1,33 +1,76 @@
 """How a denoiser is built, as its config tells, and the configs of what adds to it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...graph.layout import Layout
+from ...graph.layout import Layout, OneOf
 
-_SHARED = ("layers_per_block", "cross_attention_dim", "addition_embed_type", "projection_class_embeddings_input_dim")
+Config = Mapping[str, Any]  # JSON values
+
+_SHARED = ("layers_per_block", "addition_embed_type", "projection_class_embeddings_input_dim")
 """What a U-Net and its control nets share beside the widths of their levels. Control nets may attend less."""
+_SIZE_IDS = 6, 5
+"""How many numbers beside the pooled prompt SDXL's U-Nets read: the base's and the refiner's."""
 
 
-LAID_OUT = ("UNet2DConditionModel", "ControlNetModel", "ControlNetUnionModel", "T2IAdapter")
-"""The model classes of which this can be said."""
+def layout_of_config(name: str, config: Config) -> Layout | None:
+    """What a model class with this config must share with what it works with; None for what is on its own.
+
+    `token_width` and `pooled_width` are of the prompts that it reads.
+    """
+    return _LAYOUTS[name](config) if name in _LAYOUTS else None
 
 
-def layout_of_config(name: str, config: Mapping[str, Any]) -> Layout | None:  # Any: JSON values
-    """What a model class with this config must share with a denoiser; None for what adds to none."""
-    if name not in LAID_OUT:
-        return None
-    if name != "T2IAdapter":
-        shared = tuple((key, _one(config[key])) for key in _SHARED if key in config)
-        return Layout((*_widths(config.get("block_out_channels")), *shared))
+def _unet(config: Config) -> Layout:
+    tokens = config.get("encoder_hid_dim") or _one(config.get("cross_attention_dim"))
+    shared = {key: _one(config[key]) for key in _SHARED if key in config}
+    pooled, waves = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
+    if pooled and waves and config.get("addition_embed_type") == "text_time":
+        shared["pooled_width"] = OneOf(tuple(pooled - waves * count for count in _SIZE_IDS))
+    return Layout((*_levels(config.get("block_out_channels")), *shared.items(), *_known(token_width=tokens)))
+
+
+def _adapter(config: Config) -> Layout:
     if config.get("adapter_type") == "full_adapter_xl":
         return Layout()  # its last features may be for the middle, or for the last level
     widths = tuple(config.get("channels") or ())
-    return Layout(_widths((*widths, *widths[-1:]) if config.get("adapter_type") == "light_adapter" else widths))
+    return Layout(_levels((*widths, *widths[-1:]) if config.get("adapter_type") == "light_adapter" else widths))
 
 
-def _widths(given: Any) -> tuple[tuple[str, object], ...]:  # a JSON list
+def _two_streams(config: Config) -> Layout:
+    """Flux's and Stable Diffusion 3's; some control nets for the latter read no tokens."""
+    heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
+    return Layout(
+        _known(
+            width=heads * width if heads and width else None,
+            token_width=config.get("joint_attention_dim"),
+            pooled_width=config.get("pooled_projection_dim"),
+        )
+    )
+
+
+def _pixart(config: Config) -> Layout:
+    return Layout(_known(token_width=config.get("caption_channels") or config.get("cross_attention_dim")))
+
+
+_LAYOUTS: Mapping[str, Callable[[Config], Layout]] = {
+    **dict.fromkeys(("UNet2DConditionModel", "ControlNetModel", "ControlNetUnionModel"), _unet),
+    **dict.fromkeys(("FluxTransformer2DModel", "FluxControlNetModel"), _two_streams),
+    **dict.fromkeys(("SD3Transformer2DModel", "SD3ControlNetModel"), _two_streams),
+    **dict.fromkeys(("PixArtTransformer2DModel", "Transformer2DModel"), _pixart),
+    "T2IAdapter": _adapter,
+}
+LAID_OUT = tuple(_LAYOUTS)
+"""The model classes of which this can be said."""
+
+
+def _levels(given: Any) -> tuple[tuple[str, object], ...]:  # a JSON list
     return (("block_out_channels", tuple(given)),) if given else ()
+
+
+def _known(**widths: Any) -> tuple[tuple[str, object], ...]:  # JSON values
+    """Those that are one number."""
+    return tuple((key, value) for key, value in widths.items() if isinstance(value, int))
 
 
 def _one(value: Any) -> object:  # a JSON value

@@ -5,13 +5,13 @@ from typing import Any
 
 from ...graph.space import LatentSpace
 
-_PACKED = ("FluxTransformer2DModel",)
-"""Denoisers whose channels are those of 2 x 2 latents."""
+_PACKED = ("FluxTransformer2DModel", "FluxControlNetModel")
+"""Models whose channels are those of 2 x 2 latents."""
 
 
 def is_denoiser(name: str) -> bool:
     """Whether a published class name is a denoiser's, or a control net's, which reads the same latents."""
-    return name.startswith(("UNet", "ControlNet")) or (name.endswith("Model") and "Transformer" in name)
+    return name.startswith("UNet") or (name.endswith("Model") and ("Transformer" in name or "ControlNet" in name))
 
 
 def space_of_config(name: str, config: Mapping[str, Any]) -> LatentSpace | None:  # Any: JSON values
@@ -42,8 +42,8 @@ def autoencoder_space(name: str, config: Mapping[str, Any]) -> LatentSpace:
 def latent_channels(name: str, config: Mapping[str, Any]) -> int | None:
     """The channels of the latents that a denoiser class with this config gives, or a control net takes."""
     out, given = config.get("out_channels"), config.get("in_channels")
-    if name.startswith("ControlNet"):
-        return given if isinstance(given, int) else None
+    if "ControlNet" in name:
+        out = given
     if name in _PACKED:
         packed = out or given
         return packed // 4 if isinstance(packed, int) else None

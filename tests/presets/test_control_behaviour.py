@@ -162,7 +162,7 @@ def test_a_net_for_another_unet_is_refused_when_it_is_bound(tiny: Tiny, nets: Ne
     wide = nets.control(unet, block_out_channels=(16, 64)).ours
     with pytest.raises(WireError, match=r"has block_out_channels \(16, 64\), but .*predict \(unet\) has .*\(16, 32\)"):
         controlled(tiny("sd")).bind(controlnet=wide)
-    with pytest.raises(WireError, match=r"cross_attention_dim 24, but .* cross_attention_dim 32"):
+    with pytest.raises(WireError, match=r"token_width 24, but .* token_width 32"):
         controlled(tiny("sd")).bind(controlnet=nets.control(unet, cross_attention_dim=24).ours)
     with pytest.raises(WireError, match=r"has block_out_channels \(16, 16\)"):
         with_adapter(tiny("sd")).bind(adapter=nets.adapter(channels=(16, 16)).ours)

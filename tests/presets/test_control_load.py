@@ -90,5 +90,5 @@ def test_a_net_that_does_not_fit_is_refused_when_the_folder_is_loaded(
 ) -> None:
     other = nets.control(tiny_reference("sd").pipe.unet, cross_attention_dim=24)
     folder, _ = saved("StableDiffusionControlNetPipeline", other)
-    with pytest.raises(sf.SfumatoError, match=r"has cross_attention_dim 24, but .* has cross_attention_dim 32"):
+    with pytest.raises(sf.SfumatoError, match=r"has token_width 24, but .* has token_width 32"):
         sf.load(folder)

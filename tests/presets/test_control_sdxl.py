@@ -180,7 +180,5 @@ def test_an_adapter_gives_the_pictures_of_the_reference(
 # ------------------------------------------------------------------------------------------------------------- refused
 def test_a_control_net_of_sd_is_refused_by_sdxl(xl: XL, nets: Nets, tiny_reference: Callable[[str], Reference]) -> None:
     net = nets.control(tiny_reference("sd").pipe.unet)
-    with pytest.raises(
-        WireError, match=r"has cross_attention_dim 32, addition_embed_type None.*cross_attention_dim 80"
-    ):
+    with pytest.raises(WireError, match=r"has addition_embed_type None.*token_width 32, but .*token_width 80"):
         controlled(xl()).bind(controlnet=net.ours)
