@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
@@ -88,11 +90,19 @@ class RowsOf(Mapping[str, tuple[Tensor, ...]]):
         return len(self.whole)
 
 
-def summed(passes: Sequence[Pass], places: Sequence[str]) -> Residuals:
+Layers = tuple[Tensor, ...]
+Spread = Callable[[Layers], Layers]
+"""Fewer layers as one for each block of a denoiser, where each serves several blocks."""
+
+
+def summed(passes: Sequence[Pass], places: Mapping[str, Spread | None]) -> Residuals:
     """What all control nets add together at each place, for the rows of all passes; {} without any.
 
+    places: those that the denoiser has, each with how layers are spread over its blocks there, or None where there must
+    be as many from each net. Nets of unlike depths are spread, each by its own interval, before they are added.
+
     Raises:
-        TypeError: a control net for a denoiser that has other places.
+        TypeError: a control net for a denoiser that has other places, or other layers there.
     """
     if len({len(p.residuals) for p in passes}) == 1:
         together = [_uncut(parts) for parts in zip(*(p.residuals for p in passes), strict=True)]
@@ -101,7 +111,7 @@ def summed(passes: Sequence[Pass], places: Sequence[str]) -> Residuals:
             return _total(whole, places)
     added = [_total(p.residuals, places) for p in passes]
     return {
-        place: tuple(torch.cat(layer) for layer in zip(*(own[place] for own in added), strict=True))
+        place: tuple(map(torch.cat, zip(*_alike([own[place] for own in added], place, places), strict=True)))
         for place in added[0]
     }
 
@@ -120,15 +130,28 @@ def _uncut(parts: Sequence[Residuals]) -> Residuals | None:
     return first.whole if row == rows else None
 
 
-def _total(residuals: Sequence[Residuals], places: Sequence[str]) -> dict[str, tuple[Tensor, ...]]:
-    total: dict[str, tuple[Tensor, ...]] = {}
+def _total(residuals: Sequence[Residuals], places: Mapping[str, Spread | None]) -> dict[str, Layers]:
+    said: dict[str, list[Layers]] = {}
     for place, layers in (item for one in residuals for item in one.items()):
         if place not in places:
             told = f"This denoiser has no place {place!r} to add to; it has: {', '.join(places)}."
             raise TypeError(f"{told} The control net was made for another family.")
-        before = total.get(place)
-        total[place] = layers if before is None else tuple(a + b for a, b in zip(before, layers, strict=True))
-    return total
+        said.setdefault(place, []).append(layers)
+    return {
+        place: tuple(reduce(add, layer) for layer in zip(*_alike(layers, place, places), strict=True))
+        for place, layers in said.items()
+    }
+
+
+def _alike(several: Sequence[Layers], place: str, places: Mapping[str, Spread | None]) -> Sequence[Layers]:
+    """What several nets or passes have at a place, with as many layers each."""
+    counts = [len(layers) for layers in several]
+    if len(set(counts)) == 1:
+        return several
+    if (spread := places[place]) is None:
+        told = f"Control nets add {' and '.join(map(str, counts))} layers at {place!r}, which wants as many from each."
+        raise TypeError(f"{told} They were made for unlike denoisers.")
+    return [spread(layers) for layers in several]
 
 
 PredictFunction = Callable[[Sequence[Pass]], Sequence[Tensor]]

@@ -143,7 +143,8 @@ def _steered(
             conditioning_scale=scale,
             image_rotary_emb=rotations[key],
         )
-        return {"blocks_in_turn" if said.repeats else "blocks": said.blocks, "single_blocks": said.single}
+        found = {"blocks_in_turn" if said.repeats else "blocks": said.blocks, "single_blocks": said.single}
+        return {place: layers for place, layers in found.items() if layers}
 
     on = partial(steers, start=block.control_guidance_start, end=block.control_guidance_end)
     return Controlled(steered(predict, control, on, running, told_positive=True) if scale else predict)

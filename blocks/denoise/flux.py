@@ -1,6 +1,7 @@
 """Flux's transformer as a function of passes: packing, places and guidance are its own affair."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from ...components.conditioning import FluxConditioning
 from ...components.models.flux import FluxTransformer2DModel
-from ...components.types import Pass, PredictFunction, summed
+from ...components.types import Layers, Pass, PredictFunction, Spread, summed
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
@@ -19,9 +20,6 @@ from .passes import Batching, asking
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=FluxConditioning)]
 Sizes = tuple[tuple[int, int], ...]
 """Height and width in latents: of the picture, then of each reference image."""
-
-PLACES = ("blocks", "blocks_in_turn", "single_blocks")
-"""Where a control net for Flux adds: behind the blocks of two streams, in a row or in turn, and behind the others."""
 
 
 class Predictor(NamedTuple):
@@ -64,7 +62,7 @@ class PredictFlow(Block):
                 rotations[key] = model.rotary(torch.zeros(count, 3, device=device), places(sizes, device))
             times = (step.t / 1000).expand(len(tokens))
             extra = sum(height * width // 4 for height, width in sizes[1:])  # control nets see no reference images
-            added = {place: _filled(t, extra) for place, t in summed(passes, places=PLACES).items()}
+            added = {place: _filled(t, extra) for place, t in summed(passes, _behind(model)).items()}
             said = model(
                 torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
                 words.tokens.to(model.dtype),
@@ -72,7 +70,7 @@ class PredictFlow(Block):
                 times,
                 guidance=torch.full_like(times, scale) if reads and scale is not None else None,
                 image_rotary_emb=rotations[key],
-                controlnet_block_samples=_behind_each(added, len(model.transformer_blocks)),
+                controlnet_block_samples=_behind_each(added, _behind(model)),
                 controlnet_single_block_samples=added.get("single_blocks"),
             )
             return unpacked(said[:, : tokens.shape[1]], *sizes[0])
@@ -102,20 +100,34 @@ def places(sizes: Sizes, device: torch.device) -> Tensor:
     return torch.cat(grids).to(device, torch.float32)
 
 
-def _behind_each(added: Mapping[str, tuple[Tensor, ...]], count: int) -> list[Tensor] | None:
-    """What is added behind each of `count` blocks: by control nets whose answers serve several in a row, or in turn."""
-    found: list[list[Tensor]] = []
-    if in_a_row := added.get("blocks"):
-        each = -(-count // len(in_a_row))
-        found.append([in_a_row[i // each] for i in range(count)])
-    if in_turn := added.get("blocks_in_turn"):
-        found.append([in_turn[i % len(in_turn)] for i in range(count)])
+def _behind(model: FluxTransformer2DModel) -> Mapping[str, Spread]:
+    """Where a control net adds: behind the blocks of two streams, in a row or in turn, and behind the others."""
+    count, single = len(model.transformer_blocks), len(model.single_transformer_blocks)
+    return {
+        "blocks": partial(_in_a_row, count),
+        "blocks_in_turn": partial(_in_turn, count),
+        "single_blocks": partial(_in_a_row, single),
+    }
+
+
+def _in_a_row(count: int, layers: Layers) -> Layers:
+    each = -(-count // len(layers))
+    return tuple(layers[i // each] for i in range(count))
+
+
+def _in_turn(count: int, layers: Layers) -> Layers:
+    return tuple(layers[i % len(layers)] for i in range(count))
+
+
+def _behind_each(added: Mapping[str, Layers], spread: Mapping[str, Spread]) -> Layers | None:
+    """What is added behind each block of two streams, by nets of both kinds together."""
+    found = [spread[place](added[place]) for place in ("blocks", "blocks_in_turn") if place in added]
     if len(found) == 2:
-        return [a + b for a, b in zip(*found, strict=True)]
+        return tuple(a + b for a, b in zip(*found, strict=True))
     return found[0] if found else None
 
 
-def _filled(layers: tuple[Tensor, ...], extra: int) -> tuple[Tensor, ...]:
+def _filled(layers: Layers, extra: int) -> Layers:
     """Nothing is added to the tokens of reference images, which come last."""
     return tuple(pad(t, (0, 0, 0, extra)) for t in layers) if extra else layers
 

@@ -44,7 +44,7 @@ class PredictNoise(Block):
                 raise ValueError(
                     f"The transformer takes {wanted} channels, but the latents (with what is joined) have {came}."
                 )
-            summed(passes, places=())  # refuses what a control net adds: there is no place for it
+            summed(passes, places={})  # refuses what a control net adds: there is no place for it
             if (key := (sample.shape[2:], sample.device)) not in made:
                 height, width = sample.shape[2:]
                 told = torch.tensor([height * self.factor, width * self.factor, height / width], device=sample.device)

@@ -1,6 +1,7 @@
 """Stable Diffusion 3's transformer as a function of passes."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, NamedTuple
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from ...components.conditioning import SD3Conditioning
 from ...components.models.sd3 import SD3Transformer2DModel
-from ...components.types import Pass, PredictFunction, summed
+from ...components.types import Layers, Pass, PredictFunction, summed
 from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
@@ -46,5 +47,10 @@ def _forward(model: SD3Transformer2DModel, passes: Sequence[Pass]) -> Tensor:
         words.tokens.to(model.dtype),
         words.pooled.to(model.dtype),
         step.t.expand(len(sample)),
-        summed(passes, places=(PLACE,)).get(PLACE),
+        summed(passes, {PLACE: partial(_spread, len(model.transformer_blocks))}).get(PLACE),
     )
+
+
+def _spread(count: int, layers: Layers) -> Layers:
+    # In floats, as published and as in the model: i * len(layers) // count is not always the same.
+    return tuple(layers[int(i / (count / len(layers)))] for i in range(count))

@@ -148,6 +148,27 @@ def test_two_nets_at_once(flux: Load, controlled: Callable[..., ReferenceControl
     same(ours, theirs)
 
 
+def test_nets_of_unlike_depths_at_once(flux: Load, net: Net) -> None:
+    """Each serves all blocks by its own interval, whichever comes first. diffusers drops layers of the deeper one."""
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "seed": 3}
+    places = {"controlnet": "second", "control_image": "second_image", "control_mode": "second_mode"}
+    nets = {
+        name: sf.models.FluxControlNetModel.from_pretrained(net(name)) for name in ("plain", "undistilled", "xlabs")
+    }
+
+    def both(first: str, second: str) -> Any:
+        graph = flux().insert("control", ApplyControlNet(), before="denoise.guider")
+        graph = graph.insert("second", named(ApplyControlNet(), **places), before="denoise.guider")
+        pipe = graph.bind(controlnet=nets[first], second=nets[second])
+        return run(pipe, control_image=picture(5), second_image=picture(5), **given)
+
+    assert apart(both("plain", "undistilled"), both("undistilled", "plain")).latents < 1e-5
+    assert both("plain", "xlabs").latents.isfinite().all()  # one of them has no single layers
+    one = flux().insert("control", ApplyControlNet(), before="denoise.guider").bind(controlnet=nets["undistilled"])
+    alone = run(one, control_image=picture(5), **given)
+    assert apart(alone, both("plain", "undistilled")).latents > 1e-2
+
+
 class ReferenceDepth(ReferenceFlux):
     """A Flux pipeline of diffusers for transformers that read a control picture themselves."""
 
