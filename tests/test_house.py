@@ -3,9 +3,13 @@
 import shutil
 import subprocess
 import sys
+import tomllib
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("blocks", "components", "graph", "presets", "registry")
@@ -43,6 +47,18 @@ def test_the_rooms_import_in_one_direction() -> None:
         pytest.skip("import-linter is not installed; `make check` has it")
     done = subprocess.run([tool, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_all_that_tests_need_is_installed() -> None:
+    """So that a test that is skipped for want of a package is skipped only where there is no such package."""
+    asked = map(
+        Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
+    )
+    there = {canonicalize_name(made.name) for made in distributions()}
+    missing = [
+        str(r) for r in asked if (r.marker is None or r.marker.evaluate()) and canonicalize_name(r.name) not in there
+    ]
+    assert not missing, f"pip install {' '.join(missing)}"
 
 
 def modules_after(code: str) -> set[str]:
