@@ -63,13 +63,23 @@ def tensors_of(component: object) -> Iterator[Tensor]:
                     yield from _plain(tensor)
 
 
+_PLAIN = (Tensor, nn.Parameter, nn.Buffer)
+
+
 def _plain(tensor: Tensor) -> Iterator[Tensor]:
-    names: Any = getattr(type(tensor), "__tensor_flatten__", None)  # Any: torch's protocol for such classes is untyped
-    if names is None:
+    if type(tensor) in _PLAIN:
         yield tensor
         return
-    for name in names(tensor)[0]:
-        yield from _plain(getattr(tensor, name))
+    names: Any = getattr(type(tensor), "__tensor_flatten__", None)  # Any: torch's protocol for such classes is untyped
+    if names is not None:
+        for name in names(tensor)[0]:
+            yield from _plain(getattr(tensor, name))
+        return
+    yield tensor
+    if type(tensor).__module__.startswith("bitsandbytes."):  # in 8 bits the parameter itself has them
+        state = getattr(tensor, "quant_state", None)
+        for holder in (tensor, state, getattr(state, "state2", None)):
+            yield from (held for held in getattr(holder, "__dict__", {}).values() if type(held) is Tensor)
 
 
 def device_of(component: object) -> str:

@@ -58,6 +58,7 @@ class _Loading:
     dtype: torch.dtype | None
     device: torch.device
     stays_float32: Callable[[str], bool]
+    method: Callable[[Quantization], Method] = method_for
     linear: dict[str, nn.Linear] = field(init=False)
     plain: dict[str, str] = field(default_factory=dict[str, str], init=False)
     """Names in the model by names in the file, of tensors that are whole parameters."""
@@ -111,7 +112,7 @@ class _Loading:
             rule = self._rule(path)
             if rule is None or self._excluded(path):
                 continue
-            method = self.chosen[path] = method_for(rule)
+            method = self.chosen[path] = self.method(rule)
             if problem := method.problem(layer, self.dtype or torch.float32, self.device):
                 wrong.setdefault(problem, []).append(path)
         if wrong:
@@ -183,7 +184,7 @@ class _Loading:
         read = {part: self.tensors.read(stored) for part, stored in parts.items() if part != "bias"}
         read |= {} if bias is None else {"bias": bias}
         try:
-            made = method_for(rule).restore(layer, read, told, self.device)
+            made = self.method(rule).restore(layer, read, told, self.device)
         except (RuntimeError, ValueError, AssertionError, KeyError, AttributeError, TypeError, ImportError) as error:
             files = self.tensors.where(next(iter(parts.values())))
             raise LoadError(

@@ -1,0 +1,211 @@
+"""What a component will take is told before it is loaded, and a budget holds while it is loaded the first time."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+import sfumato as sf
+from sfumato.components.loading.component import read_component
+from sfumato.components.loading.hub import Access
+from sfumato.components.loading.single_file.checkpoint import component_of
+from sfumato.components.loading.single_file.writing import write_checkpoint
+from sfumato.components.memory.expected import Expected, expected
+from sfumato.components.memory.sizes import parts_of, tensors_of, total
+from sfumato.components.models.autoencoder_kl import AutoencoderKL
+from sfumato.components.models.t5 import T5EncoderModel
+from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
+from sfumato.components.quantization.config import read_quantization
+from sfumato.components.quantization.gguf.kinds import BY_NAME
+from sfumato.components.quantization.gguf.packed import Packed
+from sfumato.components.quantization.gguf.writer import write_gguf
+from sfumato.components.quantization.method import missing_packages
+from sfumato.components.spec import ComponentSpec
+
+from .conftest import EMBEDDED
+
+HINTS = {
+    "unet": ("diffusers", "UNet2DConditionModel"),
+    "vae": ("diffusers", "AutoencoderKL"),
+    "text_encoder": ("transformers", "CLIPTextModel"),
+}
+UNET = ComponentSpec(type_hint=HINTS["unet"], pretrained_model_name_or_path=str(EMBEDDED), subfolder="unet")
+NF4 = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+KINDS: dict[str, Any] = {
+    "nf4": "nf4",
+    "nf4, scales quantized too": {**NF4, "bnb_4bit_use_double_quant": True},
+    "nf4 but for some": {**NF4, "modules_to_not_convert": ["mid_block"], "keep_in_fp32_modules": ["time_embedding"]},
+    "llm_int8": "llm_int8",
+    "int8_weight_only": "int8_weight_only",
+    "float8_weight_only": "float8_weight_only",
+    "int8_dynamic_activation_int8_weight": "int8_dynamic_activation_int8_weight",
+    "quanto_int8": "quanto_int8",
+    "quanto_float8": "quanto_float8",
+    "quanto_int4": "quanto_int4",
+    "quanto_int2": "quanto_int2",
+    "mixed": {
+        "quant_method": "mixed",
+        "modules": {"attn1": "nf4", "attn2": "int8_weight_only", "mid_block": None},
+        "default": "quanto_int4",
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:  # the packages warn of what they deprecate
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"(torchao|optimum|bitsandbytes|torch|transformers)(\..*)?")
+        yield
+
+
+def need(kind: Any) -> Any:
+    """A kind of quantization whose package is there."""
+    if missing := next(missing_packages(read_quantization(kind)), None):
+        pytest.skip(missing)
+    return kind
+
+
+def same(spec: ComponentSpec, dtype: str = "float32") -> Expected:
+    """What was told, which is what is then counted."""
+    told = expected(spec, dtype)
+    assert told.bytes == total([parts_of(read_component(spec, getattr(torch, dtype), "cpu"))]) > 0
+    return told
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("name", HINTS)
+def test_what_a_folder_will_take(name: str, dtype: str) -> None:
+    assert same(UNET.using(type_hint=HINTS[name], subfolder=name), dtype).passing == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_quantized_while_it_is_loaded(kind: str, dtype: str) -> None:
+    told = same(UNET.using(quantization=need(KINDS[kind])), dtype)
+    assert told.bytes < expected(UNET, dtype).bytes
+    assert told.passing > 1280 * 160 * getattr(torch, dtype).itemsize  # its largest linear layer, and what packing makes
+
+
+@pytest.mark.parametrize("kind", ["nf4", "nf4, scales quantized too", "llm_int8", "int8_weight_only", "quanto_int4"])
+def test_what_was_quantized_when_it_was_saved(kind: str, tmp_path: Path) -> None:
+    how: Any = need(KINDS[kind])
+    made = UNet2DConditionModel.from_pretrained(EMBEDDED / "unet", quantization=how, dtype=torch.bfloat16)
+    made.save_pretrained(tmp_path / "unet")
+    spec = UNET.using(pretrained_model_name_or_path=str(tmp_path))
+    assert same(spec, "bfloat16") == (total([parts_of(made)]), 0)
+
+
+def test_tensors_that_stay_float32_are_told_as_such(tmp_path: Path) -> None:
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 50}
+    T5EncoderModel(**sizes).save_pretrained(tmp_path)
+    spec = ComponentSpec(type_hint=("transformers", "T5EncoderModel"), pretrained_model_name_or_path=str(tmp_path))
+    half, other = same(spec, "float16"), same(spec, "bfloat16")
+    assert half.bytes - other.bytes == 2 * 2 * 32 * 64  # the last matrix of each of two layers
+    same(spec.using(quantization=need("nf4")), "float16")
+
+
+def packed(model: nn.Module, kind: str) -> dict[str, Any]:
+    """Its tensors, those of matrices as blocks of zeros."""
+    held = BY_NAME[kind]
+
+    def pack(tensor: torch.Tensor) -> Any:
+        if tensor.ndim < 2 or tensor.shape[-1] % held.values:
+            return tensor
+        return Packed(
+            held, torch.zeros(tensor.numel() // held.values, held.bytes, dtype=torch.uint8), tuple(tensor.shape)
+        )
+
+    return {name: pack(tensor) for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "IQ4_NL"])
+@pytest.mark.parametrize("again", [None, "nf4"])
+def test_what_a_folder_with_a_gguf_file_will_take(kind: str, again: str | None, tmp_path: Path) -> None:
+    model = UNet2DConditionModel.from_pretrained(EMBEDDED / "unet")
+    write_gguf(tmp_path / "diffusion_pytorch_model.gguf", packed(model, kind))
+    config = {**model.to_config(), "quantization_config": {"quant_method": "gguf"}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    spec = ComponentSpec(type_hint=HINTS["unet"], pretrained_model_name_or_path=str(tmp_path))
+    if again is None:
+        assert same(spec, "bfloat16").bytes < expected(UNET, "bfloat16").bytes
+    else:
+        with pytest.raises(sf.LoadError):
+            read_component(spec.using(quantization=need(again)), torch.float32, "cpu")
+        assert expected(spec.using(quantization=again), "float32") == (0, 0)
+
+
+@pytest.mark.parametrize("kind", [None, "nf4"])
+def test_what_the_parts_of_a_single_file_will_take(kind: str | None, tmp_path: Path) -> None:
+    """In the layout of its authors, where several tensors of ours are rows of one."""
+    models = {
+        "unet": UNet2DConditionModel.from_pretrained(EMBEDDED / "unet", dtype=torch.float16),
+        "vae": AutoencoderKL.from_pretrained(EMBEDDED / "vae", dtype=torch.float16),
+    }
+    file = write_checkpoint(tmp_path / "all.safetensors", "sd1", models)
+    for name, model in models.items():
+        spec = component_of(file, Access(), HINTS[name], name).using(config=model.to_config())
+        for dtype in ("float32", "float16"):
+            same(spec.using(quantization=None if kind is None else need(kind)), dtype)
+
+
+def test_what_a_packed_part_of_a_single_file_will_take(tmp_path: Path) -> None:
+    flux = import_module("sfumato.components.models.flux").FluxTransformer2DModel
+    sizes = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
+    model = flux(**sizes, in_channels=16, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 6, 6])
+    plain = write_checkpoint(tmp_path / "plain.safetensors", "flux", {"transformer": model})
+    tensors = {name.removeprefix("model.diffusion_model."): t for name, t in load_file(plain).items()}
+    held = BY_NAME["Q8_0"]
+    blocks = {
+        name: Packed(held, torch.zeros(t.numel() // 32, held.bytes, dtype=torch.uint8), tuple(t.shape))
+        if t.ndim == 2 and t.shape[1] % 32 == 0
+        else t
+        for name, t in tensors.items()
+    }
+    write_gguf(tmp_path / "packed.gguf", blocks)
+    for file in (plain, tmp_path / "packed.gguf"):
+        spec = component_of(file, Access(), None, "transformer").using(config=model.to_config())
+        same(spec, "bfloat16")
+
+
+def test_what_pickles_configs_alone_and_classes_of_transformers_will_take(tmp_path: Path) -> None:
+    transformers: Any = import_module("transformers")
+    sizes = {"vocab_size": 40, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    bert = transformers.BertModel(transformers.BertConfig(**sizes, num_attention_heads=2)).half()
+    bert.save_pretrained(tmp_path)
+    spec = ComponentSpec(type_hint=("transformers", "BertModel"), pretrained_model_name_or_path=str(tmp_path))
+    same(spec)
+    same(spec, "bfloat16")
+    same(spec.using(quantization=need("nf4")))
+    config = AutoencoderKL.from_pretrained(EMBEDDED / "vae").to_config()
+    same(ComponentSpec(type_hint=HINTS["vae"], config=config), "float16")
+
+
+def test_what_has_no_weights_or_cannot_be_loaded_is_told_as_nothing(tmp_path: Path) -> None:
+    scheduler = ComponentSpec(type_hint=("diffusers", "DDIMScheduler"), config={})
+    assert expected(scheduler, "float32") == (0, 0)
+    assert expected(UNET.using(subfolder="vae"), "float32") == (0, 0)
+    assert expected(UNET.using(pretrained_model_name_or_path=str(tmp_path)), "float32") == (0, 0)
+
+
+def test_a_quantization_without_a_form_of_its_own_is_told_as_the_most_it_can_be() -> None:
+    """Its JSON may be any of torchao's; the package need not be there."""
+    unknown = {"quant_method": "torchao", "quant_type": {"default": {"_type": "SomeConfig", "_data": {}}}}
+    assert expected(UNET.using(quantization=unknown), "bfloat16").bytes == expected(UNET, "bfloat16").bytes
+    packed = expected(UNET.using(quantization="int4_weight_only"), "bfloat16")
+    assert packed.passing > 0
+
+
+def test_scales_of_quantized_weights_are_counted() -> None:
+    need("nf4")
+    made = UNet2DConditionModel.from_pretrained(EMBEDDED / "unet", quantization="nf4", dtype=torch.bfloat16)
+    layer: Any = made.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_q")
+    state = layer.weight.quant_state
+    counted = {id(tensor) for tensor in tensors_of(made)}
+    assert {id(layer.weight), id(state.absmax), id(state.code)} <= counted
