@@ -102,7 +102,7 @@ def test_a_sharded_quantized_folder_is_read(
     assert torch.equal(UNet2DConditionModel.from_pretrained(tmp_path)(*inputs), model(*inputs))
 
 
-@pytest.mark.filterwarnings("ignore:.QuantoConfig. is deprecated:FutureWarning")  # of diffusers
+@pytest.mark.filterwarnings("ignore:.Quanto(Config|Quantizer). is deprecated:FutureWarning")  # of diffusers
 @pytest.mark.parametrize("name", ["int8_weight_only", "quanto_int8"])
 def test_the_reference_reads_our_folders_and_we_its(
     name: str, package: Package, unet: Path, inputs: Inputs, apart: Apart, tmp_path: Path
