@@ -7,13 +7,25 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato.components.loading.single_file.writing import write_checkpoint
 from sfumato.components.models.t5 import T5EncoderModel
+from sfumato.components.quantization.gguf.kinds import BY_NAME
+from sfumato.components.quantization.gguf.packed import Packed
 
 VOCABULARY, SENTINELS = 49408, 32128  # of CLIP, and of T5 with its sentinels and the rows that nothing reads
+SCALES = {
+    "Q2_K": (80, 82),
+    "Q3_K": (108,),
+    "Q4_K": (0, 2),
+    "Q5_K": (0, 2),
+    "Q6_K": (208,),
+    "IQ4_NL": (0,),
+    "IQ4_XS": (0,),
+}
+"""Where the blocks that no package writes have their scales."""
 WIDE = 256
 """A row of so many numbers is one block of the k-quants."""
 
@@ -62,6 +74,24 @@ def whole_file(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
         return write_checkpoint(tmp_path_factory.mktemp("whole") / f"{family}.safetensors", family, models)
 
     return make
+
+
+def in_blocks(gguf: Any, kind: str, tensor: Tensor) -> Packed:
+    """A matrix in a type of GGUF: as its package writes it, else random blocks whose numbers spread as these do."""
+    found, shape = BY_NAME[kind], tuple(tensor.shape)
+    try:
+        data = gguf.quantize(tensor.numpy(), gguf.GGMLQuantizationType[kind])
+        return Packed(found, torch.from_numpy(data).view(-1, found.bytes), shape)
+    except NotImplementedError:
+        made = torch.Generator().manual_seed(tensor.numel())
+        data = torch.randint(0, 256, (tensor.numel() // found.values, found.bytes), dtype=torch.uint8, generator=made)
+    packed = Packed(found, data, shape)
+    scale = 0.01
+    for _ in range(2):  # what one scale makes says which is wanted
+        for place in SCALES[kind]:
+            data[:, place : place + 2] = torch.tensor([scale], dtype=torch.float16).view(torch.uint8)
+        scale *= float(tensor.std() / packed.dequantize().std())
+    return packed
 
 
 def _vae(channels: int, **factors: float) -> nn.Module:

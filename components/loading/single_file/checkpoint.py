@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from ..tensors import PICKLES, Shape, Tensors, tensors_of
 from . import latent_diffusion
 from .configs import config_of
 from .parts import Part, parts_of
+from .stored import Stored
 from .tables import Renamed, Row, ties
 
 FAMILIES = Path(__file__).parent / "families"
@@ -23,12 +24,23 @@ _VOCABULARIES = {"clip": ("CLIPTokenizer", "clip_tokenizer"), "t5": ("T5Tokenize
 """The tokenizers that come with us: the published class, and the folder beside this file."""
 ENDS = (".safetensors", ".gguf", *PICKLES)
 
-_ALONE: Mapping[str, tuple[str, str, Mapping[str, Any]]] = {
+_ALONE: Mapping[str, tuple[str, tuple[str, str], Mapping[str, Any]]] = {
     # A model without its family: its part, its class, and what its shapes do not say.
-    "controlnet": ("controlnet", "ControlNetModel", {}),
-    "vae": ("vae", "AutoencoderKL", {}),
+    "controlnet": ("controlnet", ("diffusers", "ControlNetModel"), {}),
+    "vae": ("vae", ("diffusers", "AutoencoderKL"), {}),
+    # The one of Flux and SD 3: nothing else of T5 comes alone.
+    "t5": (
+        "t5",
+        ("transformers", "T5EncoderModel"),
+        {"layer_norm_epsilon": 1e-06, "relative_attention_max_distance": 128},
+    ),
 }
-_SAID = {"original": "the layout of its authors", "diffusers": "diffusers' layout"}
+_SAID = {
+    "original": "the layout of its authors",
+    "diffusers": "diffusers' layout",
+    "transformers": "transformers' layout",
+    "llama.cpp": "the names of llama.cpp",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +52,8 @@ class Checkpoint:
     parts: tuple[Part, ...]
     family: str | None
     """The name of its file in `families/`; None for a model without a denoiser of a known family."""
+    refused: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Of tensors that are packed in a way that is not read, what it is."""
 
     @property
     def knowledge(self) -> Mapping[str, Any]:
@@ -64,16 +78,24 @@ class Checkpoint:
 
     def config(self, name: str) -> dict[str, Any]:  # a config.json
         """The config of a part, as its shapes and its family tell it."""
-        part = self.part(name)
+        part = self._named(name)
+        library, class_name = self.hint(name)
+        named = {"_class_name": class_name} if library == "diffusers" else {}
         if not self.family:
-            _, class_name, base = _ALONE[part.kind]
-            return {"_class_name": class_name, **config_of(part, {**base, **_heads(part)})}
-        told = self.knowledge["models"][name]
-        named = {"_class_name": told["class"][1]} if told["class"][0] == "diffusers" else {}
-        return {**named, **config_of(part, told["config"]), **self._exceptions(name)}
+            return {**named, **config_of(part, {**_ALONE[part.kind][2], **_heads(part)})}
+        return {**named, **config_of(part, self.knowledge["models"][name]["config"]), **self._exceptions(name)}
 
     def part(self, name: str) -> Part:
-        """The part called `name`. LoadError where the file has none."""
+        """The part called `name`. LoadError where the file has none, or has it packed in a way that is not read."""
+        part = self._named(name)
+        if packed := [kind for tensor, kind in self.refused.items() if tensor.startswith(part.prefix)]:
+            raise LoadError(
+                f"{self.file}: {len(packed)} weights of its {name} are packed as {packed[0]}, which is not read from a "
+                "single file. Take one in float16, bfloat16, float8 or bitsandbytes' four bits, or a GGUF file."
+            )
+        return part
+
+    def _named(self, name: str) -> Part:
         models = self.models()
         if name not in models:
             raise LoadError(f"{self.file}: {self.describe()}, and so no {name}. {did_you_mean(name, models)}")
@@ -82,7 +104,7 @@ class Checkpoint:
     def hint(self, name: str) -> tuple[str, str]:
         """The published class of a part."""
         if not self.family:
-            return "diffusers", _ALONE[self.part(name).kind][1]
+            return _ALONE[self._named(name).kind][1]
         library, class_name = self.knowledge["models"][name]["class"]
         return library, class_name
 
@@ -90,8 +112,8 @@ class Checkpoint:
         """What it is, in a phrase."""
         if not self.parts:
             return "holds no model that is known here"
-        # Text towers have transformers' names in every layout.
-        telling = [part for part in self.parts if part.kind not in ("clip", "t5")] or self.parts
+        # Text towers have transformers' names beside a denoiser of any layout.
+        telling = [part for part in self.parts if part.layout != "transformers"] or self.parts
         layouts = " and ".join(dict.fromkeys(_SAID[part.layout] for part in telling))
         names = list(self.models()) or [part.kind for part in self.parts]
         return f"holds {', '.join(names)}{f' of {self.family}' if self.family else ''} in {layouts}"
@@ -141,9 +163,10 @@ def open_checkpoint(file: Path, access: Access) -> Checkpoint:
 
 @lru_cache(maxsize=64)
 def _opened(file: Path, _changed: int, _size: int, allow_pickle: bool) -> Checkpoint:
-    shapes = dict(tensors_of([file], allow_pickle=allow_pickle).shapes())
+    tensors = Stored(tensors_of([file], allow_pickle=allow_pickle))
+    shapes = dict(tensors.shapes())
     parts = tuple(parts_of(shapes))
-    return Checkpoint(file, shapes, parts, _family_of(parts))
+    return Checkpoint(file, shapes, parts, _family_of(parts), tensors.refused)
 
 
 def _family_of(parts: tuple[Part, ...]) -> str | None:
@@ -236,8 +259,8 @@ def tensors_in(spec: ComponentSpec, model: Any) -> Tensors:  # a model of ours
     """The tensors of a part of a file, under published names, for a model of ours."""
     file = Path(str(spec.pretrained_model_name_or_path))
     part = open_checkpoint(file, spec.access).part(spec.subfolder)
-    tensors = tensors_of([file], allow_pickle=spec.access.allow_pickle)
-    if part.layout == "diffusers":
+    tensors = Stored(tensors_of([file], allow_pickle=spec.access.allow_pickle))
+    if part.layout in ("diffusers", "transformers"):
         kept = {name.removeprefix(part.prefix) for name in part.names()}
         plain = {name: shape for name, shape in part.shapes.items() if name in kept}
         return Renamed(tensors, ties(plain, (), part.prefix), plain)

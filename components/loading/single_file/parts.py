@@ -9,7 +9,7 @@ from . import latent_diffusion, transformers
 from .tables import Row, ties
 
 Kind = Literal["unet", "controlnet", "vae", "flux", "sd3", "clip", "open_clip", "t5"]
-Layout = Literal["original", "diffusers"]
+Layout = Literal["original", "diffusers", "transformers", "llama.cpp"]
 
 _SIGNS: tuple[tuple[Kind, Layout, str], ...] = (
     ("controlnet", "original", "input_hint_block.0.weight"),
@@ -18,8 +18,9 @@ _SIGNS: tuple[tuple[Kind, Layout, str], ...] = (
     ("sd3", "original", "joint_blocks.0.x_block.attn.qkv.weight"),
     ("vae", "original", "decoder.mid.block_1.norm1.weight"),
     ("open_clip", "original", "transformer.resblocks.0.attn.in_proj_weight"),
-    ("clip", "diffusers", "text_model.embeddings.token_embedding.weight"),
-    ("t5", "diffusers", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+    ("clip", "transformers", "text_model.embeddings.token_embedding.weight"),
+    ("t5", "transformers", "encoder.block.0.layer.0.SelfAttention.q.weight"),
+    ("t5", "llama.cpp", "enc.blk.0.attn_q.weight"),
     ("controlnet", "diffusers", "controlnet_cond_embedding.conv_in.weight"),
     ("unet", "diffusers", "up_blocks.0.resnets.0.time_emb_proj.weight"),
     ("vae", "diffusers", "decoder.mid_block.resnets.0.norm1.weight"),
@@ -28,10 +29,10 @@ _SIGNS: tuple[tuple[Kind, Layout, str], ...] = (
 )
 """A tensor that each kind of model has in each layout, whatever its size, and no other."""
 
-_UNUSED = ("logit_scale", "position_ids", "attn_mask", "scaled_fp8")
+_UNUSED = ("logit_scale", "position_ids", "attn_mask", "scaled_fp8", "spiece_model")
 """Last parts of names of what files hold and no model of ours needs."""
-_TRAINING = ("loss.", "model_ema.")
-"""How names begin that an autoencoder's training left in its file."""
+_BESIDE = ("loss.", "model_ema.", "dec.", "output.")
+"""How names begin of what an autoencoder's training left in its file, and of T5's decoder as llama.cpp names it."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,13 @@ class Part:
 
     @property
     def original(self) -> Mapping[str, Shape]:
-        """The shapes under the names of the original layout, so that configs are told from one set of names."""
-        if self.layout == "original" or self.kind in ("clip", "t5"):
+        """The shapes under the names that configs are told from: the authors', and of text towers transformers'."""
+        if self.layout in ("original", "transformers"):
             return self.shapes
+        if self.layout == "llama.cpp":
+            names = {row.theirs: row.ours[0] for row in self.rows()}
+            heads = {name: name.removesuffix(".weight") for name in self.shapes}
+            return {f"{names[head]}.weight": self.shapes[n] for n, head in heads.items() if head in names}
         shapes: dict[str, Shape] = {}
         for tie in ties(self.shapes, self.rows()):
             pieces = [self.shapes[name] for name in tie.ours]
@@ -72,6 +77,8 @@ class Part:
                 return transformers.sd3(self._count("joint_blocks.", "transformer_blocks."))
             case "open_clip":
                 return latent_diffusion.open_clip(self._count("transformer.resblocks."))
+            case "t5" if self.layout == "llama.cpp":
+                return transformers.t5(self._count("enc.blk."), gated="enc.blk.0.ffn_gate.weight" in self.shapes)
             case "unet" | "controlnet" | "vae":
                 return _rows_by_counting(self)
             case _:
@@ -81,7 +88,7 @@ class Part:
         """The names in the file that the model has to have a place for."""
         for name in self.shapes:
             # A plain tower has no projection, and the last layer of SD 2's is never read.
-            unused = name.rpartition(".")[2] in _UNUSED or name.startswith(_TRAINING)
+            unused = name.rpartition(".")[2] in _UNUSED or name.startswith(_BESIDE)
             if not unused and not (self.kind == "open_clip" and _beyond(name, self)):
                 yield self.prefix + name
 

@@ -1,4 +1,4 @@
-"""Names of the diffusion transformers' own repos: Black Forest Labs' Flux, Stability's SD 3."""
+"""Names of the transformers' own repos: Black Forest Labs' Flux, Stability's SD 3; and llama.cpp's of T5."""
 
 from .tables import Row, table
 
@@ -62,6 +62,25 @@ _SD3 = """
     norm_out.linear                                        final_layer.adaLN_modulation.1  halves swapped
     proj_out                                               final_layer.linear
 """  # noqa: E501  a table
+_T5 = """
+    shared                                                              token_embd
+    encoder.final_layer_norm                                            enc.output_norm
+    encoder.block.{i}.layer.0.layer_norm                                enc.blk.{i}.attn_norm
+    encoder.block.{i}.layer.0.SelfAttention.q                           enc.blk.{i}.attn_q
+    encoder.block.{i}.layer.0.SelfAttention.k                           enc.blk.{i}.attn_k
+    encoder.block.{i}.layer.0.SelfAttention.v                           enc.blk.{i}.attn_v
+    encoder.block.{i}.layer.0.SelfAttention.o                           enc.blk.{i}.attn_o
+    encoder.block.{i}.layer.0.SelfAttention.relative_attention_bias     enc.blk.{i}.attn_rel_b
+    encoder.block.{i}.layer.1.layer_norm                                enc.blk.{i}.ffn_norm
+    encoder.block.{i}.layer.1.DenseReluDense.wo                         enc.blk.{i}.ffn_down
+"""
+_T5_GATED = """
+    encoder.block.{i}.layer.1.DenseReluDense.wi_0                       enc.blk.{i}.ffn_gate
+    encoder.block.{i}.layer.1.DenseReluDense.wi_1                       enc.blk.{i}.ffn_up
+"""
+_T5_PLAIN = """
+    encoder.block.{i}.layer.1.DenseReluDense.wi                         enc.blk.{i}.ffn_up
+"""
 
 
 def flux(blocks: int) -> tuple[Row, ...]:
@@ -74,3 +93,8 @@ def sd3(blocks: int) -> tuple[Row, ...]:
     last = f"transformer_blocks.{blocks - 1}.norm1_context.linear"
     rows = table(_SD3, blocks)
     return tuple(Row(r.ours, r.theirs, "halves swapped") if r.ours == (last,) else r for r in rows)
+
+
+def t5(blocks: int, *, gated: bool) -> tuple[Row, ...]:
+    """`T5EncoderModel` as llama.cpp names it in GGUF files; T5 1.1 is gated."""
+    return (*table(_T5, blocks), *table(_T5_GATED if gated else _T5_PLAIN, blocks))
