@@ -1,6 +1,6 @@
 """What a graph binds: a component that a manager will have ready when a block needs it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from ..graph.errors import GraphFileError, LoadError
 from ..graph.layout import Layout
 from ..graph.space import LatentSpace
 from ..registry import hint_of
+from .memory.cut import Cut
 from .spec import ComponentSpec
 
 if TYPE_CHECKING:
@@ -30,11 +31,13 @@ class Handle:
     dtype: str
     device: str
     name: str = ""
+    cut: Cut | None = field(default=None, kw_only=True)
+    """Which of it lies where, if it is on several devices; `device` is then the one that it takes values on."""
 
     @cached_property
     def key(self) -> str:
         """The spec's loading key with the dtype and the device that hold for this handle."""
-        return f"{self.spec.using(dtype=self.dtype).key}|{self.device}"
+        return f"{self.spec.using(dtype=self.dtype).key}|{self.device if self.cut is None else self.cut.key}"
 
     @property
     def lender(self) -> "ComponentsManager":
@@ -95,7 +98,7 @@ class Handle:
         return hash((id(self.manager), self.key))
 
     def __repr__(self) -> str:
-        return f"Handle({self.spec}, {self.dtype}, {self.device})"
+        return f"Handle({self.spec}, {self.dtype}, {self.cut or self.device})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)

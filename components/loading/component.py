@@ -18,7 +18,7 @@ from .roots import Folder, Root, small_files
 from .single_file.checkpoint import open_checkpoint, tensors_in
 from .tensors import PICKLES, Tensors, tensors_of
 from .tokenizer_base import FastTokenizer
-from .weights import STEM, on_meta, weight_names
+from .weights import STEM, Device, move, on_meta, weight_names
 
 
 def problems(spec: ComponentSpec) -> list[str]:
@@ -91,18 +91,21 @@ def _has_variant(spec: ComponentSpec) -> bool:
         return False
 
 
-def read_component(spec: ComponentSpec, dtype: torch.dtype, device: str) -> Any:  # an object of the spec's class
+def read_component(spec: ComponentSpec, dtype: torch.dtype, device: Device) -> Any:  # an object of the spec's class
     """The object that a spec describes; models in `dtype` on `device`, ready for inference. LoadError otherwise."""
     kind = spec.type
     try:
         if spec.pretrained_model_name_or_path is None and spec.config is not None:
             made = kind.from_config(dict(spec.config))
-            return made.to(device=device, dtype=dtype).eval() if isinstance(made, nn.Module) else made
+            if isinstance(made, nn.Module):
+                move(made.to(dtype=dtype).eval(), device)
+            return made
         if spec.file is not None:
             return _read_part(spec, kind, dtype, device)
         folder = fetched(spec)
         quantization = _quantization(spec)
         if _of_transformers(kind):
+            assert not callable(device)  # `blank` says so beforehand
             return _read_transformers(kind, folder, spec, dtype, device)
         if not _is_model(kind):
             changed: Mapping[str, Any] = {"config": spec.config} if spec.config is not None else {}
@@ -121,7 +124,7 @@ def made_of(
     config: Mapping[str, Any],
     tensors: Tensors,
     dtype: torch.dtype,
-    device: str,
+    device: Device,
     quantization: Quantization | None = None,
 ) -> Any:  # any class with `from_config`, and an object of it
     """A model of ours with these weights, ready for inference. They are quantized, or packed and kept so, as asked."""
@@ -129,6 +132,19 @@ def made_of(
         model = kind.from_config(config)
     model.load(tensors, dtype=dtype, device=device, quantization=quantization)
     return model.eval().requires_grad_(False)
+
+
+def blank(spec: ComponentSpec) -> nn.Module | str:
+    """A model of this spec without its weights, or why its weights cannot be told apart before they are read."""
+    kind = spec.type
+    if not _is_model(kind):
+        return f"is a {kind.__name__}, which has no weights"
+    if _of_transformers(kind):
+        return f"is a {kind.__name__}, which transformers reads as a whole"
+    if (quantization := _quantization(spec)) is not None:
+        return f"is quantized by {quantization.quant_method}, which is read as a whole"
+    with on_meta():
+        return kind.from_config(spec.read_config())
 
 
 def _quantization(spec: ComponentSpec) -> Quantization | None:
@@ -142,7 +158,7 @@ def _quantization(spec: ComponentSpec) -> Quantization | None:
     return None
 
 
-def _read_part(spec: ComponentSpec, kind: Any, dtype: torch.dtype, device: str) -> Any:  # kind: a class of ours
+def _read_part(spec: ComponentSpec, kind: Any, dtype: torch.dtype, device: Device) -> Any:  # kind: a class of ours
     """A model that is one part of a single file."""
     if not (_is_model(kind) and hasattr(kind, "published_name")):
         raise LoadError(f"{spec}: a {kind.__name__} is not read from a single file. Give a folder.")
@@ -183,7 +199,7 @@ def _missing(spec: ComponentSpec, kind: Any, root: Root, folder: Path) -> Iterat
         yield f"{folder}: no {' or '.join(wanted)}, which a {name} is read from. It has: {', '.join(sorted(names))}."
 
 
-def _read_transformers(kind: Any, folder: Path, spec: ComponentSpec, dtype: torch.dtype, device: str) -> Any:
+def _read_transformers(kind: Any, folder: Path, spec: ComponentSpec, dtype: torch.dtype, device: Any) -> Any:
     # Any: transformers' classes have nothing in common that is typed.
     try:
         if not _is_model(kind):

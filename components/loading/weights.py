@@ -6,8 +6,9 @@ import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors.torch import save_file
@@ -21,6 +22,8 @@ from .tensors import PICKLES, SafetensorFiles, Shape, Tensors
 STEM = "diffusion_pytorch_model"
 _PICKLED = {"model": "pytorch_model"}  # what transformers called its pickles
 _SHOWN = 8  # names in an error text
+Device = str | torch.device | Callable[[str], str]
+"""One device for all, or what gives that of each tensor and module by its name."""
 
 
 def weight_files(
@@ -92,7 +95,7 @@ def load_weights(
     files: Sequence[Path],
     *,
     dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
+    device: Device = "cpu",
     rename: Callable[[str], str | None] = lambda name: name,
     stays_float32: Callable[[str], bool] = lambda name: False,
 ) -> None:
@@ -114,11 +117,12 @@ def load_tensors(
     tensors: Tensors,
     *,
     dtype: torch.dtype | None = None,
-    device: str | torch.device = "cpu",
+    device: Device = "cpu",
     rename: Callable[[str], str | None] = lambda name: name,
     stays_float32: Callable[[str], bool] = lambda name: False,
 ) -> None:
     """The same from any source of tensors."""
+    at = _at(device)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     names = {stored: name for stored in tensors.shapes() if (name := rename(stored)) is not None}
     _compare(type(model).__name__, wanted, names, tensors)
@@ -128,7 +132,7 @@ def load_tensors(
         kind = dtype if tensor.is_floating_point() else None
         if kind == torch.float16 and stays_float32(name):
             kind = torch.float32
-        held[name] = tensor.to(device=device, dtype=kind).reshape(wanted[name])
+        held[name] = tensor.to(device=at(name), dtype=kind).reshape(wanted[name])
     for path, module in model.named_modules():  # `load_state_dict` does the same in a quarter of all that loading takes
         prefix = f"{path}." if path else ""
         for name, parameter in module._parameters.items():
@@ -136,7 +140,24 @@ def load_tensors(
                 module._parameters[name] = nn.Parameter(held[prefix + name], requires_grad=parameter.requires_grad)
         for name, buffer in module._buffers.items():
             if buffer is not None:  # of those that no file has, the values are made with the model
-                module._buffers[name] = held[prefix + name] if prefix + name in held else buffer.to(device)
+                module._buffers[name] = held[prefix + name] if prefix + name in held else buffer.to(at(path))
+
+
+def move(model: nn.Module, device: Device) -> None:
+    """Bring all tensors of a model to a device, or each to its own."""
+    if not callable(device):
+        model.to(device)
+        return
+    for path, module in model.named_modules():
+        there = torch.device(device(path))
+        module._apply(partial(Tensor.to, device=there), recurse=False)
+
+
+def _at(device: Device) -> Callable[[str], str | torch.device]:
+    def everywhere(name: str) -> str | torch.device:
+        return cast("str | torch.device", device)
+
+    return device if callable(device) else everywhere
 
 
 def save_weights(

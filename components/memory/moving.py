@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from ..loading.component import read_component
+from ..loading.weights import move
 from ..spec import ComponentSpec
 from .away import Stream
+from .cut import Cut
 from .sizes import Parts, parts_of
 
 
@@ -17,14 +19,14 @@ class Mover:
     Simulations of a device subclass it: no other code asks a tensor where it is.
     """
 
-    def read(self, spec: ComponentSpec, dtype: str, device: str) -> Any:  # an object of the spec's class
+    def read(self, spec: ComponentSpec, dtype: str, device: str | Cut) -> Any:  # an object of the spec's class
         """The component from its files, in `dtype` on `device`. LoadError says what is wrong."""
-        return read_component(spec, getattr(torch, dtype), device)
+        return read_component(spec, getattr(torch, dtype), device.device if isinstance(device, Cut) else device)
 
-    def move(self, component: Any, device: str) -> None:  # any component
+    def move(self, component: Any, device: str | Cut) -> None:  # any component
         """Bring its tensors to a device, tensor by tensor. Views share its parameters and so come along."""
         if isinstance(component, nn.Module):
-            component.to(device)
+            move(component, device.device if isinstance(device, Cut) else device)
 
     def stream(self, device: str, count: int, prefetch: bool) -> Stream:
         """What brings weights to a device while a model runs."""

@@ -57,6 +57,16 @@ class Offload:
 AS_A_WHOLE = Offload()
 
 
+def refuse_cut(name: str, cut: object, offload: Offload) -> None:
+    """ConfigError for a component on several devices that is to be kept otherwise than as it is."""
+    if cut is not None and not offload.plain:
+        raise ConfigError(
+            f"{name} lies on {cut} by its device_map, so it cannot be kept by={offload.by!r}, storage="
+            f"{offload.storage!r} as well. Name others in manager.offload(…), or give it one device: "
+            f"manager.to({name!r}, device=…)."
+        )
+
+
 def store(model: nn.Module, offload: Offload, device: str) -> None:
     """Make a model's weights what they are kept as, once, after reading: narrower, or pinned.
 

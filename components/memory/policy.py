@@ -12,7 +12,7 @@ Components that share tensors move together.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from .sizes import Parts, total
 
@@ -26,7 +26,8 @@ class Fact:
     """One component, as far as the policy looks at it.
 
     where: "disk", "cpu" or a device. used: larger is more recent. readable: it can be read again from its files.
-    stuck: somebody else holds it, so that it cannot be let go.
+    stuck: somebody else holds it, so that it cannot be let go. beside: the parts of one that is cut that lie on other
+    devices than `where`; it leaves all of them together.
     """
 
     key: str
@@ -37,6 +38,22 @@ class Fact:
     leased: bool = False
     readable: bool = True
     stuck: bool = False
+    beside: Mapping[str, Parts] = field(default_factory=dict[str, Parts])
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        return self.where, *self.beside
+
+    @property
+    def all(self) -> Parts:
+        return {part: size for device in self.devices for part, size in self.at(device).items()}
+
+    def at(self, device: str) -> Parts:
+        """What of it lies on a device."""
+        return self.parts if device == self.where else self.beside.get(device, {})
+
+    def moved(self, target: str) -> "Fact":
+        return replace(self, where=target, parts=self.all, beside={})
 
     @property
     def fixed(self) -> bool:
@@ -86,15 +103,16 @@ def _room_for(wanted: Fact, state: dict[str, Fact], limit: Limit) -> tuple[Move,
     """`room_for`, with what it decides done in `state`."""
     if (now := state.get(wanted.key)) is not None:  # where it lies it stays until there is room where it goes
         state[wanted.key] = replace(now, leased=True)
-    device, most = wanted.where, limit(wanted.where)
     moves: list[Move] = []
-    while most is not None and total([wanted.parts, *_at(device, state)]) > most:
-        step = _next(device, state, limit, kin=wanted)
-        if step is None:
-            stays = [wanted, *(f for f in state.values() if f.where == device and f.key != wanted.key)]
-            raise Shortage(device, most, total(f.parts for f in stays), stays)
-        moves += step
-        _do(step, state)
+    for device in wanted.devices:
+        most = limit(device)
+        while most is not None and total([wanted.at(device), *_at(device, state)]) > most:
+            step = _next(device, state, limit, kin=wanted)
+            if step is None:
+                stays = [wanted, *(f for f in state.values() if f.at(device) and f.key != wanted.key)]
+                raise Shortage(device, most, total(f.at(device) for f in stays), stays)
+            moves += step
+            _do(step, state)
     return tuple(moves)
 
 
@@ -112,7 +130,7 @@ def _do(moves: Iterable[Move], state: dict[str, Fact]) -> None:
     for move in moves:
         fact = state.pop(move.key)
         if move.target != DISK:
-            state[move.key] = replace(fact, where=move.target)
+            state[move.key] = fact.moved(move.target)
 
 
 def over(parts: Mapping[str, Sequence[Parts]], limit: Limit) -> Mapping[str, tuple[int, int]]:
@@ -122,17 +140,17 @@ def over(parts: Mapping[str, Sequence[Parts]], limit: Limit) -> Mapping[str, tup
 
 
 def _at(device: str, state: Mapping[str, Fact]) -> list[Parts]:
-    return [f.parts for f in state.values() if f.where == device]
+    return [parts for f in state.values() if (parts := f.at(device))]
 
 
 def _next(device: str, state: Mapping[str, Fact], limit: Limit, kin: Fact | None = None) -> Sequence[Move] | None:
     """The next to leave, with all that shares its tensors and what must make room for them; None if nothing may."""
-    waiting = sorted((f for f in state.values() if f.where == device), key=lambda f: f.used)
+    waiting = sorted((f for f in state.values() if f.at(device)), key=lambda f: f.used)
     for victim in waiting:
         family = _family(victim, waiting)
-        if any(f.fixed or (kin and f.parts.keys() & kin.parts.keys()) for f in family):
+        if any(f.fixed or (kin and f.all.keys() & kin.all.keys()) for f in family):
             continue
-        if (found := _refuge(family, state, limit)) is not None:
+        if (found := _refuge(device, family, state, limit)) is not None:
             return found
     return None
 
@@ -141,19 +159,19 @@ def _family(one: Fact, others: Sequence[Fact]) -> list[Fact]:
     """A component and all that share tensors with it."""
     found, grown = [one], True
     while grown:
-        more = [f for f in others if f not in found and any(f.parts.keys() & g.parts.keys() for g in found)]
+        more = [f for f in others if f not in found and any(f.all.keys() & g.all.keys() for g in found)]
         found += more
         grown = bool(more)
     return found
 
 
-def _refuge(family: Sequence[Fact], state: Mapping[str, Fact], limit: Limit) -> Sequence[Move] | None:
+def _refuge(source: str, family: Sequence[Fact], state: Mapping[str, Fact], limit: Limit) -> Sequence[Move] | None:
     """Where they go together, and who leaves the CPU for them first."""
-    source, readable = family[0].where, all(f.readable for f in family)
+    readable = all(f.readable for f in family)
     if source == CPU:
         return [_move(f, DISK, "least recently used") for f in family] if readable else None
     most = limit(CPU)
-    parts = [f.parts for f in family]
+    parts = [f.all for f in family]
 
     def fits(held: Mapping[str, Fact]) -> bool:
         return most is None or total([*parts, *_at(CPU, held)]) <= most
@@ -175,4 +193,4 @@ def _refuge(family: Sequence[Fact], state: Mapping[str, Fact], limit: Limit) -> 
 
 
 def _move(fact: Fact, target: str, why: str) -> Move:
-    return Move(fact.key, fact.name, fact.where, target, total([fact.parts]), why)
+    return Move(fact.key, fact.name, " + ".join(fact.devices), target, total([fact.all]), why)

@@ -14,7 +14,7 @@ from ...graph.layout import Layout
 from ...graph.space import LatentSpace
 from ..loading.files import write_json
 from ..loading.tensors import Tensors
-from ..loading.weights import STEM, load_tensors, on_meta, save_weights
+from ..loading.weights import STEM, Device, load_tensors, on_meta, save_weights
 from ..quantization.config import Quantization
 from ..quantization.files import quantization_of, save_quantized, weights_in
 from ..quantization.load import load_quantized
@@ -127,13 +127,14 @@ class Model(nn.Module, Generic[C]):
         subfolder: str | None = None,
         variant: str | None = None,
         dtype: torch.dtype | None = None,
-        device: str | torch.device = "cpu",
+        device: Device = "cpu",
         quantization: object = None,
     ) -> Self:
         """Read `config.json` and the weights beside it, straight into `dtype` on `device`, ready for inference.
 
         `dtype=None` is torch's default dtype, float32, whatever the files hold: as published, so that half-precision
         files run everywhere. On the CPU, where the files hold that dtype, the weights stay memory-mapped.
+        `device` may be a function that gives that of each tensor by its name.
         `quantization` is a config, its JSON or a name ("nf4"); files that are quantized already need none.
 
         Raises:
@@ -155,13 +156,15 @@ class Model(nn.Module, Generic[C]):
         tensors: Tensors,
         *,
         dtype: torch.dtype | None = None,
-        device: str | torch.device = "cpu",
+        device: Device = "cpu",
         quantization: Quantization | None = None,
     ) -> None:
         """Take all weights, made under `on_meta`, from any source; see `load_tensors` and `load_quantized`."""
         names: Any = {"rename": self.published_name, "stays_float32": self.stays_float32}
         if quantization is None:
             load_tensors(self, tensors, dtype=dtype, device=device, **names)
+        elif callable(device):
+            raise ConfigError(f"A quantized {type(self).__name__} is read to one device. Name it as device.")
         else:
             self.quantization = load_quantized(self, tensors, quantization, dtype=dtype, device=device, **names)
 
