@@ -8,6 +8,7 @@ from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
 from jaxtyping import Float
+from pydantic import FiniteFloat
 from torch import Tensor
 
 from ..graph.space import ANY_SPACE
@@ -32,6 +33,9 @@ LatentMask = Annotated[Float[Tensor, "batch 1 height width"], Port("latent_mask"
 """A mask at latent size."""
 Steps = Annotated[Schedule, Port("steps")]
 """The turns of a denoising loop."""
+
+Number = FiniteFloat
+"""A float that is neither infinite nor no number."""
 
 Role = Literal["positive", "negative", "perturbed"]
 

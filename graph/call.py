@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..registry import INPUTS_ELSEWHERE, closest, presets
+from ..registry import WAYS, closest, presets
 from .binding import AUTO, overlay, sister
 from .block import Lazy
 from .errors import InputError, LoadError, Problem
@@ -47,7 +47,8 @@ def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Ru
         try:
             taken[name] = fitted(value, graph.inputs[name].type)
         except Unfit as error:
-            text = f"{error}, but {_shown(value)} came."
+            way = WAYS.get(f"{name}={value!r}") if isinstance(value, str) else None
+            text = f"{error}, but {_shown(value)} came.{f' {way}' if way else ''}"
             found.append(Problem("value", name, text, type(value).__name__, say(graph.inputs[name].type)))
     if found:
         raise InputError(found)
@@ -159,9 +160,10 @@ def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Prob
             text = f"is no input of {mine}. Write pipe.task({task!r})(…, {name}=…)."
             if task == mine:
                 text = f"nothing reads it here: {mine} has a block that does, but this graph is without it."
+        elif name in WAYS:
+            text = f"no such input. {WAYS[name]}"
         else:
-            customary = INPUTS_ELSEWHERE.get(name)
-            near = [customary] if customary in everything else closest(name, everything, 1)
+            near = closest(name, everything, 1)
             text = f"no such input. {f'Did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(known)}."
         found.append(Problem("unknown", name, text, name, candidates=tuple(closest(name, everything))))
     return found

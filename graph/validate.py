@@ -21,14 +21,22 @@ def fitted(value: Any, hint: Any) -> Any:
 
     Raises `Unfit`.
     """
-    reasons: list[str] = []
-    for arm in sorted(arms(hint), key=lambda arm: type(value) is not split(arm)[0]):  # 1 stays 1 in `float | int`
+    reasons: list[tuple[bool, str]] = []
+    for arm in sorted(arms(hint), key=lambda arm: not _like(value, arm)):  # 1 stays 1 in `float | int`
         try:
             return _fit(value, arm)
         except Unfit as error:
-            reasons.append(str(error))
-    told = [] if len(reasons) > 1 else [r for r in reasons if r]  # a union says what it takes itself
+            reasons.append((_like(value, arm), str(error)))
+    # A union says itself what it takes; why a value does not fit the one that it is like must be told.
+    told = [reason for like, reason in reasons if reason and (like or len(reasons) == 1)]
     raise Unfit(f"takes {say(hint)}{f' ({told[0]})' if told else ''}")
+
+
+def _like(value: Any, arm: Any) -> bool:
+    """Whether a value is of exactly this type; a list is as good as a tuple, and both are sequences."""
+    base = split(arm)[0]
+    kind = get_origin(base) or base
+    return type(value) is kind or (kind in (tuple, collections.abc.Sequence) and type(value) in (list, tuple))
 
 
 def _fit(value: Any, arm: Any) -> Any:

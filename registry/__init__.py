@@ -1,10 +1,11 @@
 """Names of things: what a published or customary name stands for, found without importing it."""
 
+from .elsewhere import WAYS as WAYS
 from .names import Names as Names
 from .names import UnknownName as UnknownName
 from .names import closest as closest
+from .names import counted as counted
 from .names import did_you_mean as did_you_mean
-from .tables import INPUTS_ELSEWHERE as INPUTS_ELSEWHERE
 from .tables import blocks as blocks
 from .tables import codecs as codecs
 from .tables import find_block as find_block

@@ -36,6 +36,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return question + (f"There are: {', '.join(shown)}." if shown else "There are none.")
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "picture"), counted(2, "picture")
+    ('1 picture', '2 pictures')
+    """
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 class Names(Mapping[str, Any]):
     """Name -> thing. A value may be a "module:attribute" string, imported at its first use.
 

@@ -201,16 +201,6 @@ def resolve(hint: Sequence[str]) -> Any:
     )
 
 
-INPUTS_ELSEWHERE = {
-    "generator": "seed",
-    "prompt_embeds": "positive",
-    "pooled_prompt_embeds": "positive",
-    "negative_prompt_embeds": "negative",
-    "negative_pooled_prompt_embeds": "negative",
-}
-"""What a call gives here, by the names that diffusers' pipelines have for it."""
-
-
 def hint_of(cls: type) -> tuple[str, str] | None:
     """The `(library, class)` hint under which files name this class: the inverse of `resolve`; None if none.
 

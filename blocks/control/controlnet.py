@@ -10,7 +10,7 @@ from torch import Tensor
 from ...components.conditioning import SDXLConditioning
 from ...components.models.controlnet import ControlEncoder, ControlNetModel, ControlNetOutput
 from ...components.models.controlnet_union import ControlNetUnionModel
-from ...components.types import Pass, Residuals, Rows
+from ...components.types import Number, Pass, Residuals, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ..guiders.terms import Part
@@ -28,7 +28,7 @@ class ApplyControlNet(Block):
     """
 
     controlnet: ControlNetModel = component()
-    controlnet_conditioning_scale: float = knob(1.0)
+    controlnet_conditioning_scale: Number = knob(1.0)
     control_guidance_start: Part = knob(0.0)
     control_guidance_end: Part = knob(1.0)
     guess_mode: bool = knob(False)
@@ -58,7 +58,7 @@ class ApplyControlNetUnion(Block):
     """
 
     controlnet: ControlNetUnionModel = component()
-    controlnet_conditioning_scale: float | tuple[float, ...] = knob(1.0)
+    controlnet_conditioning_scale: Number | tuple[Number, ...] = knob(1.0)
     control_guidance_start: Part = knob(0.0)
     control_guidance_end: Part = knob(1.0)
     guess_mode: bool = knob(False)

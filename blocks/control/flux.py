@@ -12,7 +12,7 @@ from ...components.models.autoencoder import exact
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.flux_controlnet import FluxControlNetModel
 from ...components.random import Random
-from ...components.types import ImageLatents, Pass, Residuals, Rows
+from ...components.types import ImageLatents, Number, Pass, Residuals, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ..denoise.flux import Predict, packed, places
@@ -40,11 +40,11 @@ class ApplyControlNet(Block):
 
     controlnet: FluxControlNetModel = component()
     vae: AutoencoderKL = component()
-    controlnet_conditioning_scale: float = knob(1.0)
+    controlnet_conditioning_scale: Number = knob(1.0)
     control_guidance_start: Part = knob(0.0)
     control_guidance_end: Part = knob(1.0)
     control_mode: int | None = knob(None)
-    guidance_scale: float | None = knob(3.5)
+    guidance_scale: Number | None = knob(3.5)
 
     def __call__(
         self, predict: Predict, control_image: PictureInput, rows: Rows, running: Running = ALONE
@@ -94,11 +94,11 @@ class ApplyControlLatents(Block):
     """`ApplyControlNet` with a picture that is encoded already."""
 
     controlnet: FluxControlNetModel = component()
-    controlnet_conditioning_scale: float = knob(1.0)
+    controlnet_conditioning_scale: Number = knob(1.0)
     control_guidance_start: Part = knob(0.0)
     control_guidance_end: Part = knob(1.0)
     control_mode: int | None = knob(None)
-    guidance_scale: float | None = knob(3.5)
+    guidance_scale: Number | None = knob(3.5)
 
     def __call__(self, predict: Predict, control_latents: ImageLatents, running: Running = ALONE) -> Controlled:
         net = self.controlnet

@@ -11,9 +11,10 @@ from ...components.conditioning import SD3Conditioning
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.sd3 import SD3Transformer2DModel
 from ...components.models.sd3_controlnet import SD3ControlNetModel
-from ...components.types import Pass, Residuals, Rows
+from ...components.types import Number, Pass, Residuals, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
+from ...registry import counted
 from ..denoise.sd3 import PLACE, Predict
 from ..guiders.terms import Part
 from ..image.read import PictureInput, ReadMask
@@ -34,7 +35,7 @@ class ApplyControlNet(Block):
     controlnet: SD3ControlNetModel = component()
     transformer: SD3Transformer2DModel = component()
     vae: AutoencoderKL = component()
-    controlnet_conditioning_scale: float = knob(1.0)
+    controlnet_conditioning_scale: Number = knob(1.0)
     control_guidance_start: Part = knob(0.0)
     control_guidance_end: Part = knob(1.0)
 
@@ -69,7 +70,7 @@ class ApplyInpaintControlNet(Block):
     controlnet: SD3ControlNetModel = component()
     transformer: SD3Transformer2DModel = component()
     vae: AutoencoderKL = component()
-    controlnet_conditioning_scale: float = knob(1.0)
+    controlnet_conditioning_scale: Number = knob(1.0)
     control_guidance_start: Part = knob(0.0)
     control_guidance_end: Part = knob(1.0)
 
@@ -102,7 +103,8 @@ def _with_hole(
     """Latents of pictures that are black where they are to be painted, and behind them 1 where they are not."""
     mask = ReadMask(multiple=1, height=pixels.shape[2], width=pixels.shape[3])(control_mask).mask
     if len(mask) not in (1, len(pixels)):
-        raise ValueError(f"control_mask has {len(mask)} masks for {len(pixels)} pictures. Give one for all, or each.")
+        told = f"control_mask has {counted(len(mask), 'mask')} for {counted(len(pixels), 'picture')}"
+        raise ValueError(f"{told}. Give one for all, or one each.")
     hidden = torch.where(mask > 0.5, 0.0, pixels)
     latents = vae.scale(vae.encode((hidden * 2 - 1).to(vae.device, vae.dtype)).mode())
     kept = 1 - torch.nn.functional.interpolate(mask, size=latents.shape[2:]).to(latents)

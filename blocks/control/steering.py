@@ -13,6 +13,7 @@ from ...components.types import Pass, Predict, PredictFunction, Residuals, Rows,
 from ...graph import Running
 from ...graph.space import ANY_SPACE
 from ...graph.types import Port
+from ...registry import counted
 from ..denoise.passes import groups
 from ..image.read import AnyPicture, PictureInput, ReadImage, ReadMask, each_picture
 
@@ -125,7 +126,7 @@ def shown(
     """
     pictures = each_picture(image)
     if len(pictures) not in (1, rows.prompts, rows.total):
-        told = f"{name} has {len(pictures)} pictures for {rows.prompts} prompts"
+        told = f"{name} has {counted(len(pictures), 'picture')} for {counted(rows.prompts, 'prompt')}"
         raise ValueError(f"{told}. Give one for all, or one each.")
     read: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # as long as this function
 

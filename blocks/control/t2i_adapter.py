@@ -5,7 +5,7 @@ from functools import partial
 from torch import Tensor
 
 from ...components.models.t2i_adapter import T2IAdapter
-from ...components.types import Rows
+from ...components.types import Number, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ..guiders.terms import Part
@@ -21,7 +21,7 @@ class ApplyT2IAdapter(Block):
     """
 
     adapter: T2IAdapter = component()
-    adapter_conditioning_scale: float = knob(1.0)
+    adapter_conditioning_scale: Number = knob(1.0)
     adapter_conditioning_factor: Part = knob(1.0)
 
     def __call__(

@@ -10,7 +10,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from ...components.conditioning import FluxConditioning
 from ...components.models.flux import FluxTransformer2DModel
-from ...components.types import Layers, Pass, PredictFunction, Spread, summed
+from ...components.types import Layers, Number, Pass, PredictFunction, Spread, summed
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
@@ -34,7 +34,7 @@ class PredictFlow(Block):
     """
 
     transformer: FluxTransformer2DModel = component()
-    guidance_scale: float | None = knob(3.5)
+    guidance_scale: Number | None = knob(3.5)
     batching: Batching = "together"
 
     def __call__(self, running: Running = ALONE) -> Predictor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...components.conditioning import SDXLConditioning
 from ...components.models.unet_2d_condition import UNet2DConditionModel
-from ...components.types import Pass, PredictFunction
+from ...components.types import Number, Pass, PredictFunction
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
@@ -41,7 +41,7 @@ class PredictDistilled(Block):
 
     unet: UNet2DConditionModel = component()
     batching: Batching = "together"
-    guidance_scale: float = knob(8.5)
+    guidance_scale: Number = knob(8.5)
 
     def __call__(self, running: Running = ALONE) -> Predictor:
         forward = partial(_forward, guidance=embedded_guidance(self.unet, self.guidance_scale))

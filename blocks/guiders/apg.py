@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Predict, Prediction
+from ...components.types import Conditioning, Latents, Number, Predict, Prediction
 from ...graph import Block, Memory, knob
 from .files import Published
 from .terms import Part, Scale, ask_both, ask_one, is_neutral, is_on, leaned, parallel_part, per_row, place_of, rescaled
@@ -31,7 +31,7 @@ class AdaptiveProjectedGuidance(Published, Block):
     adaptive_projected_guidance_momentum: float | None = None
     adaptive_projected_guidance_rescale: float = 15.0
     adaptive_projected_guidance_norm_dim: int | tuple[int, ...] | None = None
-    eta: float = knob(1.0)
+    eta: Number = knob(1.0)
     guidance_rescale: Part = knob(0.0)
     use_original_formulation: bool = False
     start: Part = 0.0
@@ -70,7 +70,7 @@ class AdaptiveProjectedMixGuidance(Published, Block):
     adaptive_projected_guidance_scale: Scale = knob(10.0)
     adaptive_projected_guidance_momentum: float | None = -0.5
     adaptive_projected_guidance_rescale: float = 10.0
-    eta: float = knob(0.0)
+    eta: Number = knob(0.0)
     use_original_formulation: bool = False
     start: Part = 0.0
     stop: Part = 1.0

@@ -4,14 +4,15 @@ import math
 from typing import Annotated, NamedTuple, Protocol
 
 import torch
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Pass, Predict, Prediction
+from ...components.types import Conditioning, Latents, Number, Pass, Predict, Prediction
+from ...registry import counted
 
 Part = Annotated[float, Ge(0), Le(1)]
-Scale = float | tuple[float, ...]
+Scale = Number | Annotated[tuple[Number, ...], MinLen(1)]
 """One number, or one for each picture; for fewer numbers than pictures, each serves as many in a row."""
 
 
@@ -77,7 +78,8 @@ def per_row(scale: Scale, like: Tensor) -> float | Tensor:
         return scale
     rows = len(like)
     if not scale or rows % len(scale):
-        raise ValueError(f"There are {len(scale)} guidance scales for {rows} pictures. Give one, or one for each.")
+        told = f"There are {counted(len(scale), 'guidance scale')} for {counted(rows, 'picture')}"
+        raise ValueError(f"{told}. Give one, or one for each.")
     each = torch.tensor(scale, dtype=like.dtype).repeat_interleave(rows // len(scale))
     return each.reshape(-1, *[1] * (like.ndim - 1)).to(like.device, non_blocking=True)
 

@@ -10,6 +10,7 @@ from ...components.models.tiling import encode
 from ...components.random import Random
 from ...components.types import ImageLatents, Images, LatentMask, Mask, Rows, Steps
 from ...graph import Block, component
+from ...registry import counted
 
 
 class Encoded(NamedTuple):
@@ -30,7 +31,8 @@ class EncodeImage(Block):
 
     def __call__(self, pixels: Images, rows: Rows, random: Random) -> Encoded:
         if len(pixels) not in (1, rows.prompts, rows.total):
-            raise ValueError(f"{len(pixels)} images came for {rows.prompts} prompts. Give one for all, or one each.")
+            came = f"{counted(len(pixels), 'image')} came for {counted(rows.prompts, 'prompt')}"
+            raise ValueError(f"{came}. Give one for all, or one each.")
         vae = exact(self.vae)
         said = encode(vae, (pixels * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing)
         mean, std = said.mean.float(), said.std.float()
@@ -80,5 +82,6 @@ class ShrinkMask(Block):
 
     def __call__(self, mask: Mask, image_latents: ImageLatents, rows: Rows) -> Shrunk:
         if len(mask) not in (1, rows.prompts, rows.total):
-            raise ValueError(f"{len(mask)} masks came for {rows.prompts} prompts. Give one for all, or one each.")
+            came = f"{counted(len(mask), 'mask')} came for {counted(rows.prompts, 'prompt')}"
+            raise ValueError(f"{came}. Give one for all, or one each.")
         return Shrunk(row_for_each(torch.nn.functional.interpolate(mask, size=image_latents.shape[2:]), rows))

@@ -7,6 +7,7 @@ from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.tiling import encode
 from ...components.types import ImageLatents, Images, Rows
 from ...graph import Block, component, knob
+from ...registry import counted
 from ..latents.start import Count
 from .encode import row_for_each
 from .read import PictureInput, ReadImage
@@ -57,7 +58,8 @@ class EncodeReference(Block):
 
     def __call__(self, reference: Images, rows: Rows) -> Encoded:
         if len(reference) not in (1, rows.prompts, rows.total):
-            raise ValueError(f"{len(reference)} images came for {rows.prompts} prompts. Give one for all, or one each.")
+            came = f"{counted(len(reference), 'image')} came for {counted(rows.prompts, 'prompt')}"
+            raise ValueError(f"{came}. Give one for all, or one each.")
         vae = exact(self.vae)
         mean = encode(vae, (reference * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing).mean
         return Encoded(row_for_each(vae.scale(mean.float()), rows))

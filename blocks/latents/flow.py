@@ -8,7 +8,7 @@ from annotated_types import Gt, Le
 
 from ...components.schedulers import Scheduler
 from ...components.schedulers.flow_match import FlowMatch
-from ...components.types import Latents, Steps
+from ...components.types import Latents, Number, Steps
 from ...graph import Block, component, knob
 from .start import Count, Scheduled
 
@@ -27,7 +27,7 @@ class MakeSchedule(Block):
     patch: int = 2
 
     def __call__(
-        self, latents: Latents, timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None
+        self, latents: Latents, timesteps: Sequence[Number] | None = None, sigmas: Sequence[Number] | None = None
     ) -> Scheduled:
         n = self.num_inference_steps
         height, width = latents.shape[2:]

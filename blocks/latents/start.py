@@ -9,12 +9,13 @@ from annotated_types import Ge, Gt, Le
 
 from ...components.random import Random
 from ...components.schedulers import Scheduler
-from ...components.types import Conditioning, ImageLatents, Images, Latents, Mask, Rows, Steps
+from ...components.types import Conditioning, ImageLatents, Images, Latents, Mask, Number, Rows, Steps
 from ...graph import Block, component, knob
+from ...registry import counted
 
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(-(2**63)), Le(2**64 - 1)]
-"""What a generator of torch takes."""
+"""What a generator of torch takes: those below 0 are counted from 2**64, as torch does."""
 
 
 class Counted(NamedTuple):
@@ -41,9 +42,8 @@ class SeedRandom(Block):
         if isinstance(seed, int):
             return Seeded(Random.seeded([seed]))
         if len(seed) != rows.total:
-            raise ValueError(
-                f"seed has {len(seed)} numbers, but {rows.total} pictures are made. Give one for all, or one each."
-            )
+            told = f"seed has {counted(len(seed), 'number')} for {counted(rows.total, 'picture')}"
+            raise ValueError(f"{told}. Give one for all, or one each.")
         return Seeded(Random.seeded(list(seed)))
 
 
@@ -104,7 +104,7 @@ class MakeSchedule(Block):
     scheduler: Scheduler = component()
     num_inference_steps: Count = knob(50)
 
-    def __call__(self, timesteps: Sequence[float] | None = None, sigmas: Sequence[float] | None = None) -> Scheduled:
+    def __call__(self, timesteps: Sequence[Number] | None = None, sigmas: Sequence[Number] | None = None) -> Scheduled:
         return Scheduled(self.scheduler.steps(self.num_inference_steps, timesteps=timesteps, sigmas=sigmas))
 
 
@@ -118,7 +118,7 @@ class CutSchedule(Block):
         kept = min(int(whole * self.strength), whole)
         if not kept:
             way_out = f"Give strength={ceil(1000 / whole) / 1000:g} or more, or more steps"
-            raise ValueError(f"strength={self.strength} of {whole} steps leaves none. {way_out}.")
+            raise ValueError(f"strength={self.strength} of {counted(whole, 'step')} leaves none. {way_out}.")
         return Scheduled(steps[steps.places.index(whole - kept) :])
 
 
@@ -132,7 +132,8 @@ class ScaleNoise(Block):
 
     def __call__(self, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
         if len(latents) != positive.rows:
-            raise ValueError(f"latents has {len(latents)} rows, but {positive.rows} pictures are made. Give one each.")
+            told = f"latents has {counted(len(latents), 'row')} for {counted(positive.rows, 'picture')}"
+            raise ValueError(f"{told}. Give one each.")
         device = positive.tokens.device
         return Started(latents.to(device).float() * steps.noise_scale, steps.to(device))
 
@@ -144,8 +145,8 @@ class NoiseImage(Block):
 
     def __call__(self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
         if not len(latents) == len(image_latents) == positive.rows:
-            rows = f"{len(image_latents)} images and {len(latents)} rows of noise"
-            raise ValueError(f"{rows} came, but {positive.rows} pictures are made. Give one each.")
+            came = f"{counted(len(image_latents), 'image')} and {counted(len(latents), 'row')} of noise came"
+            raise ValueError(f"{came} for {counted(positive.rows, 'picture')}. Give one each.")
         device = positive.tokens.device
         noised = self.scheduler.add_noise(image_latents.to(device), latents.to(device), steps[0])
         return Started(noised, steps.to(device))

@@ -10,6 +10,7 @@ from ...components.schedulers import Scheduler
 from ...components.schedulers.schedule import Schedule
 from ...components.types import Conditioning, ImageLatents, Latents, Steps
 from ...graph import Block, component, knob
+from ...registry import counted
 from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started
 
 End = Annotated[float, Gt(0), Le(1)]
@@ -29,8 +30,8 @@ class EndSchedule(Block):
         kept = steps[: _place(steps, self.scheduler, self.denoising_end)]
         if not kept:
             raise ValueError(
-                f"denoising_end={self.denoising_end} leaves none of the {len(steps)} steps. Give a larger one, or more "
-                "steps; with denoising_start it must lie above that."
+                f"denoising_end={self.denoising_end} leaves none of {counted(len(steps), 'step')}. Give a larger "
+                "one, or more steps; with denoising_start it must lie above that."
             )
         return Scheduled(kept)
 
@@ -50,7 +51,7 @@ class BeginSchedule(Block):
             return CutSchedule(strength=self.strength)(steps)
         kept = steps[_place(steps, self.scheduler, self.denoising_start) :]
         if not kept:
-            raise ValueError(f"denoising_start={self.denoising_start} leaves none of the {len(steps)} steps.")
+            raise ValueError(f"denoising_start={self.denoising_start} leaves none of {counted(len(steps), 'step')}.")
         return Scheduled(kept)
 
 
@@ -106,7 +107,7 @@ class ContinueOrNoise(Block):
         going = image_latents if noisy_latents is None else noisy_latents
         if len(going) != positive.rows:
             raise ValueError(
-                f"{len(going)} rows of latents came, but {positive.rows} pictures are made. Give one each."
+                f"{counted(len(going), 'row')} of latents came for {counted(positive.rows, 'picture')}. Give one each."
             )
         device = positive.tokens.device
         return Started(going.to(device).float(), steps.to(device))

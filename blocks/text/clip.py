@@ -11,7 +11,8 @@ from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
-from .prompts import LongPrompt, Prompt, Window, matched, side_by_side, texts, windows
+from ...registry import counted
+from .prompts import LongPrompt, Prompt, Skip, Window, matched, side_by_side, texts, windows
 
 
 class ClipOutput(Protocol):
@@ -43,7 +44,7 @@ class EncodePrompt(Block):
 
     text_encoder: ClipTower = component()
     tokenizer: TextTokenizer = component()
-    clip_skip: int | None = knob(None)
+    clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
 
     def __call__(self, prompt: Prompt, running: Running = ALONE) -> Encoded:
@@ -59,7 +60,9 @@ class EncodePrompt(Block):
         states = tower.forward(rows, output_hidden_states=True).hidden_states
         assert states is not None
         if not 0 < self.clip_skip < len(states):
-            raise ValueError(f"clip_skip={self.clip_skip}, but this text encoder has {len(states) - 1} layers.")
+            raise ValueError(
+                f"clip_skip={self.clip_skip}, but this text encoder has {counted(len(states) - 1, 'layer')}."
+            )
         inner: Any = getattr(tower, "text_model", tower)  # Any: transformers 4 nests the tower, 5 and ours do not
         return inner.final_layer_norm(states[-(self.clip_skip + 1)])
 
@@ -69,9 +72,12 @@ class Matched(NamedTuple):
 
 
 class MatchNegative(Block):
-    """Give each prompt its negative prompt: one for all, or one each. Unequal numbers are refused, not repeated."""
+    """Give each prompt its negative prompt: one for all, or one each. Unequal numbers are refused, not repeated.
 
-    def __call__(self, rows: Rows, negative_prompt: Prompt = "") -> Matched:
+    None is "".
+    """
+
+    def __call__(self, rows: Rows, negative_prompt: Prompt | None = None) -> Matched:
         return Matched(matched("negative_prompt", negative_prompt, rows))
 
 
@@ -85,7 +91,7 @@ class ExpandRows(Block):
     def __call__(self, conditioning: Conditioning, rows: Rows) -> Expanded:
         if conditioning.rows not in (1, rows.prompts):
             raise ValueError(
-                f"conditioning has {conditioning.rows} rows, but there are {rows.prompts} prompts. "
+                f"conditioning has {counted(conditioning.rows, 'row')} for {counted(rows.prompts, 'prompt')}. "
                 "Give one for all, or one each."
             )
         return Expanded(conditioning.expanded(rows.prompts, rows.each))

@@ -70,8 +70,13 @@ class Matched(NamedTuple):
 
 
 class MatchNegative(Block):
-    """Give each prompt its negative prompts: one for all, or one each. Unequal numbers are refused, not repeated."""
+    """Give each prompt its negative prompts: one for all, or one each. Unequal numbers are refused, not repeated.
 
-    def __call__(self, rows: Rows, negative_prompt: Prompt = "", negative_prompt_2: Prompt | None = None) -> Matched:
+    A first one of None is "".
+    """
+
+    def __call__(
+        self, rows: Rows, negative_prompt: Prompt | None = None, negative_prompt_2: Prompt | None = None
+    ) -> Matched:
         second = None if negative_prompt_2 is None else matched("negative_prompt_2", negative_prompt_2, rows)
         return Matched(matched("negative_prompt", negative_prompt, rows), second)

@@ -1,16 +1,21 @@
 """Prompts as texts, and texts as token ids in windows of a tower's length: what all CLIP towers read."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Running
+from ...registry import counted
 
 Prompt = str | Sequence[str]
 LongPrompt = Literal["cut", "chunk"]
 """A prompt longer than the tower's window is `"cut"`, with a note of the words dropped; `"chunk"` reads all of it, a
 window at a time."""
+Skip = Annotated[int, Ge(0)] | None
+"""How many of a tower's last layers are left out; None is none."""
 Window = list[int]
 """Token ids of the tower's length: begin, words, end, filling."""
 
@@ -23,13 +28,13 @@ def texts(prompt: Prompt) -> list[str]:
     return found
 
 
-def matched(name: str, prompt: Prompt, rows: Rows) -> tuple[str, ...]:
-    """The texts of a prompt that goes with others: one for all, or one each. ValueError for another number."""
+def matched(name: str, prompt: Prompt | None, rows: Rows) -> tuple[str, ...]:
+    """The texts of a prompt that goes with others: one for all, or one each; None is "". Else a ValueError."""
+    prompt = "" if prompt is None else prompt
     found = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     if len(found) not in (1, rows.prompts):
-        raise ValueError(
-            f"{name} has {len(found)} texts, but there are {rows.prompts} prompts. Give one for all, or one each."
-        )
+        told = f"{name} has {counted(len(found), 'text')} for {counted(rows.prompts, 'prompt')}"
+        raise ValueError(f"{told}. Give one for all, or one each.")
     return found
 
 
@@ -43,7 +48,7 @@ def one_or_each(prompts: Sequence[Sequence[object]]) -> int:
     total = max(counts)
     if not {*counts} <= {1, total}:
         names = ["prompt", *(f"prompt_{i}" for i in range(2, len(counts) + 1))]
-        told = [f"{name} has {count} texts" for name, count in zip(names, counts, strict=True)]
+        told = [f"{name} has {counted(count, 'text')}" for name, count in zip(names, counts, strict=True)]
         raise ValueError(f"{', '.join(told[:-1])}, and {told[-1]}. Give one for all, or one each.")
     return total
 

@@ -12,6 +12,7 @@ from ...components.image_processor import ImageProcessor
 from ...components.models.redux import ReduxImageEncoder
 from ...graph import Block, Port, component, knob
 from ...graph.layout import Measured
+from ...registry import counted
 from ..guiders.terms import Scale
 from ..image.read import PictureInput, each_picture
 
@@ -91,7 +92,7 @@ class JoinImages(Block):
         count = len(image_tokens)
         if conditioning.rows not in (1, count):
             raise ValueError(
-                f"There are {conditioning.rows} prompts for {count} images. Give one for all, or one each."
+                f"There are {conditioning.rows} prompts for {counted(count, 'image')}. Give one for all, or one each."
             )
         words = conditioning.expanded(count // conditioning.rows, 1) if conditioning.rows == 1 else conditioning
         tokens = torch.cat([words.tokens.to(image_tokens), image_tokens], dim=1)
@@ -107,6 +108,7 @@ def _sum(rows: Tensor, scale: Scale, name: str) -> Tensor:
     """One row: the sum of all, each times its scale."""
     scales = (scale,) * len(rows) if isinstance(scale, int | float) else scale
     if len(scales) != len(rows):
-        raise ValueError(f"{name} has {len(scales)} numbers for {len(rows)} images. Give one for all, or one each.")
+        told = f"{name} has {counted(len(scales), 'number')} for {counted(len(rows), 'image')}"
+        raise ValueError(f"{told}. Give one for all, or one each.")
     weights = torch.tensor(scales, dtype=rows.dtype, device=rows.device).reshape(-1, *[1] * (rows.ndim - 1))
     return (rows * weights).sum(0, keepdim=True)

@@ -12,7 +12,7 @@ from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
-from .prompts import LongPrompt, Prompt, matched, one_or_each, texts
+from .prompts import LongPrompt, Prompt, Skip, matched, one_or_each, texts
 from .t5 import Length, T5Tower, read_by_t5
 from .towers import ProjectedTower, Read, Reading, read
 
@@ -42,7 +42,7 @@ class EncodePrompt(Block):
     tokenizer_2: TextTokenizer = component()
     tokenizer_3: TextTokenizer = component()
     max_sequence_length: Length = knob(256)
-    clip_skip: int | None = knob(None)
+    clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
 
     def __call__(
@@ -72,7 +72,7 @@ class EncodePromptWithoutT5(Block):
     tokenizer_2: TextTokenizer = component()
     width: int = 4096
     max_sequence_length: Length = knob(256)
-    clip_skip: int | None = knob(None)
+    clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
 
     def __call__(self, prompt: Prompt, prompt_2: Prompt | None = None, running: Running = ALONE) -> EncodedWithoutT5:
@@ -104,12 +104,15 @@ class Matched(NamedTuple):
 
 
 class MatchNegative(Block):
-    """Give each prompt its negative prompts: one for all, or one each. Unequal numbers are refused, not repeated."""
+    """Give each prompt its negative prompts: one for all, or one each. Unequal numbers are refused, not repeated.
+
+    A first one of None is "".
+    """
 
     def __call__(
         self,
         rows: Rows,
-        negative_prompt: Prompt = "",
+        negative_prompt: Prompt | None = None,
         negative_prompt_2: Prompt | None = None,
         negative_prompt_3: Prompt | None = None,
     ) -> Matched:

@@ -11,7 +11,7 @@ from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
-from .prompts import LongPrompt, Prompt, matched
+from .prompts import LongPrompt, Prompt, Skip, matched
 from .towers import ProjectedTower, Reading, Tower, read
 
 _POOLED = ("text_encoder_2.projection_dim",)
@@ -40,7 +40,7 @@ class EncodePrompt(Block):
     text_encoder_2: ProjectedTower = component()
     tokenizer: TextTokenizer = component()
     tokenizer_2: TextTokenizer = component()
-    clip_skip: int | None = knob(None)
+    clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
 
     def __call__(self, prompt: Prompt | None, prompt_2: Prompt | None = None, running: Running = ALONE) -> Encoded:
@@ -54,7 +54,7 @@ class EncodeRefinerPrompt(Block):
 
     text_encoder_2: ProjectedTower = component()
     tokenizer_2: TextTokenizer = component()
-    clip_skip: int | None = knob(None)
+    clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
 
     def __call__(

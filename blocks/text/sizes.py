@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 import torch
 
 from ...components.conditioning import SDXLConditioning, SDXLText
-from ...components.types import Latents
+from ...components.types import Latents, Number
 from ...graph import Block, Port, knob
 
 Pair = tuple[int, int]
@@ -51,8 +51,8 @@ class ScoreInPlaceOfTarget(Block):
     The refiner was trained so; its numbers are five.
     """
 
-    aesthetic_score: float = knob(6.0)
-    negative_aesthetic_score: float = knob(2.5)
+    aesthetic_score: Number = knob(6.0)
+    negative_aesthetic_score: Number = knob(2.5)
 
     def __call__(self, sizes: SizeIds, negative_sizes: SizeIds) -> Chosen:
         return Chosen((*sizes[:4], self.aesthetic_score), (*negative_sizes[:4], self.negative_aesthetic_score))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...components.loading.tokenizer import TextTokenizer
 from ...graph import Running
+from ...registry import counted
 from .clip import ClipOutput, ClipTower
 from .prompts import LongPrompt, Prompt, Window, one_or_each, side_by_side, texts, windows
 
@@ -86,5 +87,7 @@ def _penultimate(said: ClipOutput, skip: int) -> Tensor:
     states = said.hidden_states
     assert states is not None
     if not 0 <= skip <= len(states) - 2:
-        raise ValueError(f"clip_skip={skip}, but this text encoder has {len(states) - 1} layers, the last not read.")
+        raise ValueError(
+            f"clip_skip={skip}, but this text encoder has {counted(len(states) - 1, 'layer')}, the last not read."
+        )
     return states[-(skip + 2)]

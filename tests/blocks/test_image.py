@@ -141,7 +141,7 @@ def test_masks_shrink_to_a_row_for_each_picture() -> None:
     mask[1, :, :, 8:] = 1
     rows = ShrinkMask()(mask, torch.zeros(4, 3, 2, 2), Rows(2, 2)).latent_mask
     assert rows[:, 0, 0].tolist() == [[0, 0], [0, 0], [0, 1], [0, 1]]
-    with pytest.raises(ValueError, match="2 masks came for 1 prompts"):
+    with pytest.raises(ValueError, match="2 masks came for 1 prompt"):
         ShrinkMask()(mask, torch.zeros(4, 3, 2, 2), Rows(1, 4))
 
 

@@ -65,7 +65,7 @@ def test_seeds_may_be_one_one_each_or_none() -> None:
     assert len(seeded(Rows(2, 2), [1, 2, 3, 4]).random.states) == 4
     fresh = [seeded(Rows(1, 1)).random.draw(1, (4,))[0] for _ in range(2)]
     assert not torch.equal(*fresh)
-    with pytest.raises(ValueError, match="seed has 2 numbers, but 4 pictures are made"):
+    with pytest.raises(ValueError, match="seed has 2 numbers for 4 pictures"):
         seeded(Rows(2, 2), [1, 2])
 
 
@@ -125,7 +125,7 @@ def test_strength_1_is_the_whole_schedule() -> None:
 def test_pure_noise_is_brought_to_the_first_level() -> None:
     steps, noise = EULER.steps(4), torch.randn(2, 4, 3, 3)
     assert torch.equal(ScaleNoise()(noise, steps, words(2)).latents, noise * steps.noise_scale)
-    with pytest.raises(ValueError, match="latents has 2 rows, but 3 pictures are made"):
+    with pytest.raises(ValueError, match="latents has 2 rows for 3 pictures"):
         ScaleNoise()(noise, steps, words(3))
 
 
@@ -134,7 +134,7 @@ def test_an_image_is_noised_to_where_the_steps_begin() -> None:
     alpha, sigma = steps[0].level
     started = NoiseImage(scheduler=DDIM)(image, noise, steps, words(1))
     assert (started.latents - (alpha * image + sigma * noise)).abs().max() < 1e-6
-    with pytest.raises(ValueError, match="1 images and 2 rows of noise came, but 1 pictures"):
+    with pytest.raises(ValueError, match="1 image and 2 rows of noise came for 1 picture"):
         NoiseImage(scheduler=DDIM)(image, torch.randn(2, 4, 3, 3), steps, words(1))
 
 

@@ -129,7 +129,7 @@ def test_no_negative_prompt_is_none_or_an_empty_one() -> None:
     assert MatchNegative()(rows, "") == (("",), None)
     assert MatchNegative()(rows, negative_prompt_2="blue") == (("",), ("blue",))
     assert MatchNegative()(rows, ["a", "b"], "c") == (("a", "b"), ("c",))
-    with pytest.raises(ValueError, match="negative_prompt_2 has 3 texts, but there are 2 prompts"):
+    with pytest.raises(ValueError, match="negative_prompt_2 has 3 texts for 2 prompts"):
         MatchNegative()(rows, "a", ["a", "b", "c"])
 
 
@@ -209,7 +209,7 @@ def test_where_a_run_goes_on_nothing_is_drawn_or_added() -> None:
     assert after is not random
     noised = ContinueOrNoise(scheduler=scheduler)(image, noise, steps, words).latents
     assert torch.equal(noised, scheduler.add_noise(image, noise, steps[0]))
-    with pytest.raises(ValueError, match="2 rows of latents came, but 1 pictures are made"):
+    with pytest.raises(ValueError, match="2 rows of latents came for 1 picture"):
         going(image, latents, steps, words, torch.ones(2, 4, 2, 2))
 
 

@@ -104,7 +104,7 @@ def test_one_negative_prompt_serves_all_and_other_numbers_are_refused() -> None:
     assert match(Rows(3, 2)) == (("",),)
     assert match(Rows(3, 2), "no") == (("no",),)
     assert match(Rows(2, 1), ["a", "b"]) == (("a", "b"),)
-    with pytest.raises(ValueError, match="negative_prompt has 2 texts, but there are 3 prompts"):
+    with pytest.raises(ValueError, match="negative_prompt has 2 texts for 3 prompts"):
         match(Rows(3, 1), ["a", "b"])
 
 
@@ -113,5 +113,5 @@ def test_rows_of_a_prompt_lie_beside_each_other() -> None:
     expand = ExpandRows()
     assert expand(two, Rows(2, 2)).conditioning.tokens.flatten().tolist() == [0, 0, 1, 1]
     assert expand(one, Rows(2, 2)).conditioning.tokens.flatten().tolist() == [0, 0, 0, 0]
-    with pytest.raises(ValueError, match="conditioning has 2 rows, but there are 3 prompts"):
+    with pytest.raises(ValueError, match="conditioning has 2 rows for 3 prompts"):
         expand(two, Rows(3, 1))

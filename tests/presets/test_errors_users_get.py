@@ -25,7 +25,6 @@ CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"prompt": "a cat", "num_inference_step": 2},
         ["num_inference_step ", "Did you mean 'num_inference_steps'?"],
     ),
-    "an argument of diffusers": ({"prompt": "a cat", "callback_on_step_end": print}, ["no such input"]),
     "a height as text": ({"prompt": "a cat", "height": "64"}, ["height", "takes int", "'64' (str) came"]),
     "steps as text": ({"prompt": "a cat", "num_inference_steps": "2"}, ["num_inference_steps", "'2' (str) came"]),
     "no steps": ({"prompt": "a cat", "num_inference_steps": 0}, ["num_inference_steps", "greater than or equal to 1"]),
@@ -35,7 +34,10 @@ CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a prompt of numbers": ({"prompt": [1, 2]}, ["prompt", "str | Sequence[str]"]),
     "a seed as text": ({"prompt": "a cat", "seed": "7"}, ["seed"]),
     "a picture format": ({"prompt": "a cat", "output_type": "jpg"}, ["output_type", "'pil' | 'np' | 'pt'", "'jpg'"]),
-    "a seed too large": ({"prompt": "a cat", "seed": 2**64}, ["seed", "18446744073709551616 (int) came"]),
+    "a seed too large": (
+        {"prompt": "a cat", "seed": 2**64},
+        ["less than or equal to 18446744073709551615", "18446744073709551616 (int) came"],
+    ),
     "guidance as text": ({"prompt": "a cat", "guidance_scale": "7"}, ["guidance_scale", "takes float"]),
     "rescaling above 1": ({"prompt": "a cat", "guidance_rescale": 1.5}, ["guidance_rescale"]),
     "nothing": ({}, ["prompt", "must be given"]),
@@ -48,8 +50,43 @@ CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["is no input of text2image. Write pipe.task('inpaint')(…, mask_image=…)."],
     ),
     "a strength for text2image": ({"prompt": "a cat", "strength": 0.5}, ["pipe.task('image2image')(…, strength=…)"]),
-    "a generator": ({"prompt": "a cat", "generator": 7}, ["generator  no such input. Did you mean 'seed'?"]),
-    "embeddings": ({"prompt_embeds": 1, "prompt": "a cat"}, ["Did you mean 'positive'?"]),
+    "no number": (
+        {"prompt": "a cat", "guidance_scale": float("nan")},
+        ["guidance_scale", "finite number), but nan (float)"],
+    ),
+    "infinite guidance": (
+        {"prompt": "a cat", "guidance_scale": float("-inf")},
+        ["(input should be a finite number), but -inf"],
+    ),
+    "no scales": ({"prompt": "a cat", "guidance_scale": ()}, ["should have at least 1 item", "but () (tuple) came"]),
+    "a scale of no number": (
+        {"prompt": "a cat", "guidance_scale": [2.0, float("nan")]},
+        ["[1]: input should be a finite"],
+    ),
+    "a timestep of no number": (
+        {"prompt": "a cat", "timesteps": [float("nan")]},
+        ["timesteps", "[0]: input should be a"],
+    ),
+    "skipping less than nothing": ({"prompt": "a cat", "clip_skip": -1}, ["clip_skip", "greater than or equal to 0"]),
+    "fewer than no steps": (
+        {"prompt": "a cat", "num_inference_steps": -1},
+        ["num_inference_steps", "but -1 (int) came"],
+    ),
+    "a seed below all": ({"prompt": "a cat", "seed": -(2**63) - 1}, ["greater than or equal to -9223372036854775808"]),
+    "a seed of True": ({"prompt": "a cat", "seed": True}, ["seed", "True (bool) came"]),
+    "a generator": ({"prompt": "a cat", "generator": 7}, ["generator  no such input. Write seed=7, or a list"]),
+    "embeddings": (
+        {"prompt_embeds": 1, "prompt": "a cat"},
+        ["Give positive=…, which pipe.only('positive')(…).positive"],
+    ),
+    "a callback": ({"prompt": "a cat", "callback_on_step_end": print}, ["Write `for event in pipe.stream(…)`"]),
+    "an eta": ({"prompt": "a cat", "eta": 0.5}, ["Write scheduler={'eta': …}"]),
+    "keywords of attention": ({"prompt": "a cat", "cross_attention_kwargs": {}}, ["what changes it is a view"]),
+    "no dict": ({"prompt": "a cat", "return_dict": False}, ["outputs by name: pipe(…).images"]),
+    "latents wanted": (
+        {"prompt": "a cat", "output_type": "latent"},
+        ["came. For latents write pipe.only('latents')(…)"],
+    ),
     "an output": ({"prompt": "a cat", "images": PICTURE}, ["images"]),
     "None for a number": ({"prompt": "a cat", "guidance_scale": None}, ["guidance_scale", "None"]),
 }
@@ -73,6 +110,29 @@ def test_what_diffusers_ignores_with_a_warning_works_here(emoji: Graph) -> None:
     plain = emoji(**given).images
     for swap in ({"guidance_scale": 3.0}, {"scheduler": "euler"}, {"guider": sf.guiders.NoGuidance()}):
         assert not torch.equal(emoji(**given, **swap).images, plain)
+
+
+def test_what_hints_write_works(emoji: Graph) -> None:
+    given: dict[str, Any] = {"prompt": "a cat", "num_inference_steps": 2}
+    whole = emoji(**given, seed=3, output_type="pt").images
+    drawn = torch.Generator().manual_seed(3)
+    assert torch.equal(emoji(**given, seed=drawn.initial_seed(), output_type="pt").images, whole)
+    latents = emoji.only("latents")(**given, seed=3).latents
+    noisy = emoji.only("latents")(**given, seed=3, scheduler={"eta": 1.0}).latents
+    assert not torch.equal(noisy, latents)
+    turns = [event for event in emoji.stream(**given, seed=3) if event.kind == "turn"]
+    assert [turn.turn for turn in turns] == [1, 2]
+    assert torch.equal(turns[-1].values["latents"], latents)
+
+
+def test_a_negative_prompt_of_none_is_none_given(emoji: Graph) -> None:
+    given: dict[str, Any] = {"prompt": "a cat", "num_inference_steps": 1, "seed": 3, "output_type": "pt"}
+    assert torch.equal(emoji(**given, negative_prompt=None).images, emoji(**given).images)
+
+
+def test_a_seed_below_zero_is_the_one_that_torch_makes_of_it(emoji: Graph) -> None:
+    given: dict[str, Any] = {"prompt": "a cat", "num_inference_steps": 1, "output_type": "pt"}
+    assert torch.equal(emoji(**given, seed=-1).images, emoji(**given, seed=2**64 - 1).images)
 
 
 def test_one_value_without_a_name_is_the_prompt(emoji: Graph) -> None:
@@ -168,11 +228,11 @@ VALUES: dict[str, tuple[str, dict[str, Any], str]] = {
     "height": ("text2image", {"height": 70}, "height=70 cannot be made.*a multiple of 8. The nearest is 72"),
     "width": ("text2image", {"width": 3}, r"width=3 cannot be made.*The nearest is 8"),
     "size of an inpainting": ("inpaint", {"image": PICTURE, "mask_image": half(), "height": 70}, "height=70 cannot"),
-    "negatives": ("text2image", {"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts, but there are 1"),
-    "seeds": ("text2image", {"seed": [1, 2]}, "seed has 2 numbers, but 1 pictures are made"),
-    "images": ("image2image", {"image": [PICTURE] * 2}, "2 images came for 1 prompts"),
-    "masks": ("inpaint", {"image": PICTURE, "mask_image": [half()] * 3}, "3 masks came for 1 prompts"),
-    "latents": ("text2image", {"latents": torch.zeros(2, 8, 8, 8)}, "latents has 2 rows, but 1 pictures"),
+    "negatives": ("text2image", {"negative_prompt": ["a", "b"]}, "negative_prompt has 2 texts for 1 prompt. Give one"),
+    "seeds": ("text2image", {"seed": [1, 2]}, "seed has 2 numbers for 1 picture. Give one"),
+    "images": ("image2image", {"image": [PICTURE] * 2}, "2 images came for 1 prompt. Give"),
+    "masks": ("inpaint", {"image": PICTURE, "mask_image": [half()] * 3}, "3 masks came for 1 prompt. Give"),
+    "latents": ("text2image", {"latents": torch.zeros(2, 8, 8, 8)}, "latents has 2 rows for 1 picture"),
     "noise for images": ("image2image", {"image": PICTURE, "latents": torch.zeros(3, 8, 8, 8)}, "3 rows of noise"),
     "channels": ("text2image", {"latents": torch.zeros(1, 4, 8, 8)}, "takes 8 channels, but the latents .* have 4"),
     "clip_skip": ("text2image", {"clip_skip": 9}, "clip_skip=9, but this text encoder has 2 layers"),

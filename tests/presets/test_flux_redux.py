@@ -129,7 +129,7 @@ def test_words_and_an_image_together(
 
 def test_scales_that_do_not_fit_are_refused(flux: Load, parts: dict[str, Any]) -> None:
     pipe = flux("dev", "redux").bind(parts)
-    with pytest.raises(Exception, match=r"prompt_embeds_scale has 2 numbers for 1 images"):
+    with pytest.raises(Exception, match=r"prompt_embeds_scale has 2 numbers for 1 image\."):
         pipe(image=picture(1), prompt_embeds_scale=(1.0, 2.0), **SIZES)
 
 

@@ -168,7 +168,7 @@ def test_a_net_that_was_trained_to_inpaint_is_not_shown_a_picture_alone(sd3: SD3
     with pytest.raises(ValueError, match=r"trained to inpaint\. Put in ApplyInpaintControlNet"):
         run(controlled(sd3(), filling), **GIVEN)
     pipe = sd3().insert("control", ApplyInpaintControlNet(), before="denoise.guider").bind(controlnet=filling.ours)
-    with pytest.raises(ValueError, match="control_mask has 2 masks for 1 pictures"):
+    with pytest.raises(ValueError, match="control_mask has 2 masks for 1 picture"):
         run(pipe, control_mask=[half(), half()], **GIVEN)
 
 
