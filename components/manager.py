@@ -14,14 +14,16 @@ from .handle import Added as Added
 from .handle import Handle as Handle
 from .handle import name_of, spec_of
 from .loading.component import problems
+from .memory.cut import Cut
+from .memory.expected import Expected, expected
 from .memory.holdings import Entry, Holdings
 from .memory.leases import Lease, Leases
 from .memory.limits import Limits, account
 from .memory.moving import Mover
-from .memory.offload import AS_A_WHOLE, By, Offload
+from .memory.offload import AS_A_WHOLE, By, Offload, refuse_cut
 from .memory.patterns import matcher
 from .memory.policy import Move, Shortage, order, plan_for
-from .memory.sizes import device_of, expected_bytes, show_size
+from .memory.sizes import device_of, show_size
 from .memory.table import Held as Held
 from .memory.table import lack_text, render, row, short_text
 from .spec import ComponentSpec, dtype_name
@@ -58,7 +60,7 @@ class ComponentsManager:
         self.budget = Limits.read(budget, self.device)
         self._mover = mover or Mover()
         self._leases: Leases[Handle] = Leases(self._lack, self._ended)
-        self._holdings = Holdings(self.budget, self._mover, self._leased)
+        self._holdings = Holdings(self.budget, self._mover, self._leased, self._leases.still)
         self._handles: dict[str, Handle] = {}
         self._names: dict[str, dict[str, None]] = {}
         self._collections: dict[str, dict[str, None]] = {}
@@ -72,19 +74,21 @@ class ComponentsManager:
         self,
         spec: ComponentSpec,
         *,
-        device: str | torch.device | None = None,
+        device: str | torch.device | Cut | None = None,
         dtype: str | torch.dtype | None = None,
         name: str | None = None,
         collection: str | None = None,
     ) -> Handle:
         """A handle to bind. `dtype` overrides the spec's, `device` the manager's. Loads and reads nothing.
 
+        A `Cut` in place of a device has it on several; `memory/placement.py` makes one from a `device_map`.
         `name` is what patterns find it by; else the name of its folder.
         """
         if dtype is not None:
             spec = spec.using(dtype=dtype_name(dtype))
-        place = self.device if device is None else str(torch.device(device))
-        made = self._known(Handle(spec, self, spec.dtype or self.dtype, place, name or name_of(spec)))
+        cut = device if isinstance(device, Cut) else None
+        where = cut.main if cut else self.device if device is None else str(torch.device(device))  # type: ignore[arg-type]
+        made = self._known(Handle(spec, self, spec.dtype or self.dtype, where, name or name_of(spec), cut=cut))
         if collection is not None:
             self.collect(collection, [made])
         return made
@@ -159,11 +163,14 @@ class ComponentsManager:
     def remove(self, component: "ComponentSpec | Handle | str") -> bool:
         """Forget a component, or all that a pattern finds. Whether something was held.
 
-        Graphs that run keep theirs until they end, and their bytes count till then.
+        What is leased goes when its last lease ends: runs keep what they have, its bytes count till then, and others
+        wait for its room. Whoever asks for it before that shares it, and it stays.
         """
         handles = self._found(component)
         with _LOADING:
-            return sum(self._forget(handle.key) for handle in handles) > 0
+            held = [self._forget(handle.key) for handle in handles]
+        self._leases.wake()
+        return any(held)
 
     # ------------------------------------------------------------------------------------------ memory
     def lease(
@@ -176,8 +183,11 @@ class ComponentsManager:
         """
         handles = self.search(components) if isinstance(components, str) else list(components)
         for handle in handles:
-            self._entry(handle)
-        return self._leases.take(handles, owner, stop)
+            _ = self._entry(handle).expected  # reads headers, while nobody waits for it
+        lease = self._leases.take(handles, owner, stop)
+        for handle in handles:
+            self._stays(handle)
+        return lease
 
     def wake(self) -> None:
         """Have leases that wait look at their `stop`."""
@@ -191,7 +201,7 @@ class ComponentsManager:
         """
         facts = self._holdings.facts()
         if pattern is None:
-            devices = dict.fromkeys(fact.where for fact in facts if self.budget(fact.where) is not None)
+            devices = dict.fromkeys(d for fact in facts for d in fact.devices if self.budget(d) is not None)
             return tuple(move for device in devices for move in order(device, facts, self.budget))
         entries = [self._entry(handle) for handle in self.search(pattern)]
         try:
@@ -236,10 +246,11 @@ class ComponentsManager:
     def free(self, pattern: str = "*") -> int:
         """Let go of all that nobody uses: to disk, or to the CPU what cannot be read again. Gives the bytes freed."""
         with _LOADING:
-            keys = {handle.key for handle in self.search(pattern)}
             before = self._holdings.bytes
-            self._holdings.free(keys - self._leased().keys())
-            return before - self._holdings.bytes
+            self._holdings.free([handle.key for handle in self.search(pattern)])
+            freed = before - self._holdings.bytes
+        self._leases.wake()
+        return freed
 
     # ------------------------------------------------------------------------------------------ what is held
     def summary(self) -> list[Held]:
@@ -289,15 +300,20 @@ class ComponentsManager:
     def _entry(self, handle: Handle) -> Entry:
         """What is known of a component, begun if nothing is."""
         entries = self._holdings.entries
-        if (entry := entries.get(handle.key)) is not None:
+        if (entry := entries.get(handle.key) or self._holdings.leaving.get(handle.key)) is not None:
             return entry
-        expected = expected_bytes(handle.spec, handle.dtype) if self.budget else 0  # reads a header
+        rule = self._rule(handle.name)
+        refuse_cut(handle.name, handle.cut, rule)
         self._known(handle)
         with self._lock:
-            made = Entry(handle.key, handle.name, account(handle.device), handle.dtype, None, self._rule(handle.name))
+            made = Entry(handle.key, handle.name, account(handle.device), handle.dtype, None, rule)
+            made.cut = handle.cut
             made.read = lambda device: self._mover.read(handle.spec, made.dtype, device)
-            made.expected = expected
+            made.tell = lambda offload: self._tell(handle.spec, made.dtype, offload)
             return entries.setdefault(handle.key, made)
+
+    def _tell(self, spec: ComponentSpec, dtype: str, offload: Offload) -> Expected | None:
+        return expected(spec, dtype, offload) if self.budget else None
 
     def _ready(self, handle: Handle) -> None:
         key = handle.key
@@ -312,11 +328,13 @@ class ComponentsManager:
 
     def _load(self, handle: Handle) -> Any:  # the object
         entry = self._holdings.entries.get(handle.key)
-        if entry is not None and entry.ready and not entry.window:
+        if entry is not None and not entry.window and (given := entry.ready) is not None:
             self._holdings.touch(entry)
-            return entry.given
-        free = self.budget and not self._leases.held_here(handle)  # asked for by a user, not by a run that leased it
-        with self.lease([handle], handle.name) if free else nullcontext(), _LOADING:
+            return given
+        free = not self._leases.held_here(handle)  # asked for by a user, not by a run that leased it
+        with self.lease([handle], handle.name) if free and self.budget else nullcontext(), _LOADING:
+            if free:
+                self._stays(handle)
             entry = self._entry(handle)
             if entry.component is None:
                 handle.ready()
@@ -324,6 +342,12 @@ class ComponentsManager:
                 return self._holdings.bring(entry)
             except Shortage as short:
                 raise LoadError(short_text(short)) from None
+
+    def _stays(self, handle: Handle) -> None:
+        """It was asked for: if it was to go when its last lease ends, it does not."""
+        if handle.key in self._holdings.leaving:
+            self._holdings.stays(handle.key)
+            self._known(handle)
 
     def _leased(self) -> Mapping[str, int]:
         return Counter(handle.key for lease in self._leases.all() for handle in lease.held)
@@ -336,19 +360,16 @@ class ComponentsManager:
         return lack_text(leases, self._holdings, self.budget)
 
     def _ended(self, lease: Lease[Handle]) -> None:
-        """Nobody holds what streams its weights: what it has on the device can go."""
-        leased = self._leased()
-        for handle in lease.held:
-            entry = self._holdings.entries.get(handle.key)
-            if entry is not None and entry.stream is not None and handle.key not in leased:
-                entry.stream.clear()
+        self._holdings.ended({handle.key for handle in lease.held} - self._leased().keys())
 
     def _change(self, entry: Entry, **changes: Any) -> None:  # fields of Entry
-        if owners := [lease.owner for lease in self._leases.all() if any(h.key == entry.key for h in lease.held)]:
-            raise ConfigError(
-                f"{entry.name} is in use by {', '.join(dict.fromkeys(owners))}. Change it when that run has ended."
-            )
-        self._holdings.change(entry, **changes)
+        with self._leases.still:
+            if owners := [lease.owner for lease in self._leases.all() if any(h.key == entry.key for h in lease.held)]:
+                raise ConfigError(
+                    f"{entry.name} is in use by {', '.join(dict.fromkeys(owners))}. Change it when that run has ended."
+                )
+            self._holdings.change(entry, **changes)
+        self._leases.wake()
 
     def _forget(self, key: str) -> bool:
         with self._lock:

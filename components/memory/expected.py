@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ...graph.errors import ConfigError, LoadError
 from ..loading.component import _is_model, _of_transformers, _quantization, fetched, weights_of
 from ..loading.single_file.checkpoint import tensors_in
+from ..loading.single_file.stored import Stored
 from ..loading.tensors import Joined, SafetensorFiles, Shape, Tensors, tensors_of
 from ..loading.weights import on_meta
 from ..quantization.config import Quantization, read_quantization
@@ -18,14 +19,20 @@ from ..quantization.load import _Loading
 from ..quantization.paths import named
 from ..quantization.weighed import Weighing
 from ..spec import ComponentSpec
+from .offload import AS_A_WHOLE, Offload, store, window
 from .sizes import tensors_of as held_by
 
 
 class Expected(NamedTuple):
-    """The bytes of a component once it is loaded, and those beyond while it is."""
+    """What a component takes once it is loaded.
+
+    bytes: its weights. passing: what takes room beside them while it is loaded. window: what of it is on its device at
+    once, if it streams.
+    """
 
     bytes: int = 0
     passing: int = 0
+    window: int = 0
 
 
 _STORED: Mapping[str, torch.dtype] = {
@@ -70,9 +77,9 @@ def _unread(tensors: Tensors, name: str) -> Any:  # a Tensor, or a Packed
             return tensors.read(name).to("meta")
 
 
-def expected(spec: ComponentSpec, dtype: str) -> Expected:
-    """What a component will take in `dtype`, and what its loading takes besides. Reads headers; files of a repo are
-    fetched. Nothing for what has no weights, and for what cannot be loaded: the loader will say why.
+def expected(spec: ComponentSpec, dtype: str, offload: Offload = AS_A_WHOLE) -> Expected:
+    """What a component will take in `dtype`, kept so. Reads headers; files of a repo are fetched. Nothing for what has
+    no weights, and for what cannot be loaded: the loader will say why.
 
     Of a model of ours it is exact, but for quantizations by a config of torchao's that has no short name, and its
     int4: there it is the most that it can be.
@@ -81,8 +88,14 @@ def expected(spec: ComponentSpec, dtype: str) -> Expected:
         kind = spec.type
         if not _is_model(kind):
             return Expected()
-        told = _of_theirs if _of_transformers(kind) else _of_ours
-        return told(spec, kind, getattr(torch, dtype))
+        wide: torch.dtype = getattr(torch, dtype)
+        told = _of_theirs(spec, kind, wide) if _of_transformers(kind) else _of_ours(spec, kind, wide)
+        if isinstance(told, Expected):
+            return told
+        before = weight_of(told)
+        store(told, offload, "cpu")
+        kept = weight_of(told)
+        return Expected(kept, before - kept, window(told, offload, dtype) if offload.streams else 0)
     except (LoadError, ConfigError):
         return Expected()
 
@@ -92,20 +105,21 @@ def expected_bytes(spec: ComponentSpec, dtype: str) -> int:
     return expected(spec, dtype).bytes
 
 
-def _of_ours(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected:  # kind: a class of ours
+def _of_ours(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected | nn.Module:  # kind: a class of ours
     with on_meta():
         model = kind.from_config(spec.read_config())
     if spec.pretrained_model_name_or_path is None:
-        return Expected(weight_of(model.to("meta", dtype)))
+        return model.to("meta", dtype)
     if spec.file is not None:
-        found: Any = tensors_in(spec, model)
-        found.tensors = Unread(found.tensors)
+        found = tensors_in(spec, model)
+        assert isinstance(found.tensors, Stored)
+        found.tensors.tensors = Unread(found.tensors.tensors)
     else:
         files = [fetched(spec) / name for name in weights_of(spec)]
         found = Unread(tensors_of(files, allow_pickle=spec.access.allow_pickle))
     if (quantization := _quantization(spec)) is None:
         model.load(found, dtype=dtype, device="meta")
-        return Expected(weight_of(model))
+        return model
     return _packed(model, found, quantization, dtype)
 
 
@@ -118,8 +132,8 @@ def _packed(model: Any, tensors: Tensors, quantization: Quantization, dtype: tor
     return Expected(weight_of(model), weighing.passing)
 
 
-def _of_theirs(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected:  # kind: a class of transformers
-    """By its class; where the files are quantized, by them."""
+def _of_theirs(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected | nn.Module:
+    """By its class, which is one of transformers; where the files are quantized, by them."""
     folder = fetched(spec)
     if "quantization_config" in spec.read_config():
         unread = Unread(SafetensorFiles([folder / name for name in weights_of(spec)]))
@@ -130,7 +144,7 @@ def _of_theirs(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected: 
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         raise LoadError(f"{spec}: {error}") from error
     if (quantization := read_quantization(spec.quantization)) is None:
-        return Expected(weight_of(model))
+        return model
     weighing = Weighing()
     method, head = weighing.method(quantization), model.get_output_embeddings()
     for path, layer in list(model.named_modules()):

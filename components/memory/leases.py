@@ -5,7 +5,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, TypeVar
+from contextlib import AbstractContextManager
+from typing import Any, Generic, Protocol, TypeVar
 
 from ...graph.errors import Cancelled, LoadError
 
@@ -59,6 +60,11 @@ class Leases(Generic[H]):
         self._line: list[object] = []
         self._waiting: set[int] = set()
         self._returned: deque[Lease[H]] = deque()
+
+    @property
+    def still(self) -> AbstractContextManager[Any]:
+        """While it is entered, nobody leases anything or gives it back. Not for long."""
+        return self._changed
 
     def take(self, asked: Sequence[H], owner: str, stop: threading.Event | None = None) -> Lease[H]:
         """A lease, once there is room. LoadError where there will be none; Cancelled if `stop` is set meanwhile."""

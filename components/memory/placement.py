@@ -1,6 +1,6 @@
-"""Which component goes to which device: as a user says, or by sizes and free memory."""
+"""Which component goes to which device, or to which devices: as a user says, or by sizes and free memory."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -8,13 +8,16 @@ import torch
 
 from ...graph.errors import ConfigError
 from ...registry import did_you_mean
+from ..loading.component import blank
 from ..spec import ComponentSpec, dtype_name
-from .sizes import expected_bytes
+from .cut import Cut, cut_as, cut_evenly, device_named
+from .expected import expected_bytes
 
 if TYPE_CHECKING:
     from ..manager import ComponentsManager, Handle
 
 BY_SIZE = ("balanced", "auto")
+Place = str | Cut
 SPARE = 0.1  # of a device's free memory, for what models compute
 
 
@@ -43,21 +46,26 @@ def placed(
     dtype: str,
     known: Collection[str],
     room: Mapping[str, int] | None = None,
-) -> dict[str, str]:
-    """A device for each of `specs` that the map decides about; the others go where the manager says.
+) -> dict[str, Place]:
+    """A device, or a cut over several, for each of `specs` that the map decides about; the others go where the manager
+    says.
 
     `{"unet": "cuda:0", "text_encoder": "cpu"}`, or "balanced" (and "auto", which accelerate has for the same): see
-    `balanced`. `known` are the names that a map may have; `room` the bytes that devices have, by default what CUDA says
-    is free. What has no size beforehand, as a component that is quantized while it loads, is not placed by size.
+    `balanced`. A component's entry may be a map of its own, from module paths to devices, of which the longest holds:
+    `{"unet": {"": "cuda:0", "up_blocks": "cuda:1"}}`; or "balanced", which cuts it over all devices by their room.
+    `known` are the names that a map may have; `room` the bytes that devices have, by default what CUDA says is free.
+    What has no size beforehand, as a component that is quantized while it loads, is not placed by size.
 
     Raises:
-        ConfigError: names that no component has, devices that torch does not know, or no such map.
+        ConfigError: names that no component has, devices that torch does not know, maps that do not cover a component,
+            or no such map.
     """
     if device_map is None:
         return {}
+    room = _free() if room is None else room
+    sizes = _Sizes(specs, dtype)
     if device_map in BY_SIZE:
-        sizes = {name: expected_bytes(spec, spec.dtype or dtype) for name, spec in specs.items()}
-        return balanced({name: size for name, size in sizes.items() if size}, _free() if room is None else room)
+        return balanced(sizes.all(), room, sizes.cut)
     if not isinstance(device_map, Mapping):
         raise ConfigError(
             f"device_map: came {device_map!r}; wanted 'balanced', or a device for each component, as in "
@@ -66,33 +74,90 @@ def placed(
     asked = {str(name): place for name, place in cast("Mapping[object, Any]", device_map).items()}
     if lost := [name for name in asked if name not in known]:
         raise ConfigError(f"device_map: no component {lost[0]!r}. {did_you_mean(lost[0], known)}")
-    return {name: place for name, given in asked.items() if (place := _device(name, given)) and name in specs}
+    by_size = [name for name, given in asked.items() if given in BY_SIZE and name in specs]
+    found: dict[str, Place] = {}
+    for name, given in asked.items():
+        if isinstance(given, Mapping):
+            if name in specs:
+                found[name] = _as_told(name, specs[name], cast("Mapping[object, object]", given), dtype)
+        elif given not in BY_SIZE and (device := device_named(name, given)) and name in specs:
+            found[name] = device
+    left = dict(room)
+    if by_size:
+        for name, place in found.items():
+            _take(left, place, sizes.of(name))
+    for name in by_size:
+        found[name] = sizes.cut(name, left) or balanced({name: sizes.of(name)}, left)[name]
+        _take(left, found[name], sizes.of(name))
+    return found
 
 
-def balanced(sizes: Mapping[str, int], room: Mapping[str, int]) -> dict[str, str]:
-    """Components as wholes, the largest first, each to the device that then has the most room left; those that fit
-    nowhere stay on the CPU.
+def place_of(device_map: object, spec: ComponentSpec, dtype: str) -> Place | None:
+    """The same for one component: a device, a map of its module paths, or "balanced"."""
+    return placed({"it": device_map}, {"it": spec}, dtype, ("it",)).get("it") if device_map is not None else None
+
+
+def balanced(
+    sizes: Mapping[str, int],
+    room: Mapping[str, int],
+    cut: Callable[[str, Mapping[str, int]], Place | None] = lambda name, room: None,
+) -> dict[str, Place]:
+    """The largest component first, each to the device that then has the most room left. One that is larger than that is
+    cut by its blocks over all devices, if it fits them together; else it stays on the CPU.
+
+    `cut` cuts a component of that name to fit what devices have left, or gives None.
 
     >>> balanced({"unet": 5, "text_encoder": 3, "vae": 1}, {"cuda:0": 8, "cuda:1": 7})
     {'unet': 'cuda:0', 'text_encoder': 'cuda:1', 'vae': 'cuda:1'}
     """
     left = dict(room)
-    found: dict[str, str] = {}
+    found: dict[str, Place] = {}
     for name in sorted(sizes, key=lambda name: -sizes[name]):
-        device = max(left, key=lambda place: left[place], default=None)
-        if device is None or sizes[name] > left[device]:
-            found[name] = "cpu"
-        else:
-            found[name] = device
-            left[device] -= sizes[name]
+        device = max(left, key=lambda place: left[place], default="cpu")
+        fits = sizes[name] <= left.get(device, 0)
+        parts = None if fits or sizes[name] > sum(left.values()) else cut(name, left)
+        found[name] = device if fits else parts or "cpu"
+        _take(left, found[name], sizes[name])
     return found
 
 
-def _device(name: str, place: Any) -> str:  # what torch.device takes
-    try:
-        return str(torch.device(place))
-    except (RuntimeError, TypeError):
-        raise ConfigError(f"device_map: {name} came as {place!r}; wanted a device such as 'cuda:0' or 'cpu'.") from None
+def _take(left: dict[str, int], place: Place, size: int) -> None:
+    shares = place.shares if isinstance(place, Cut) else ((place, size),)
+    for device, share in shares:
+        if device in left:
+            left[device] = max(0, left[device] - share)
+
+
+class _Sizes:
+    """What components will take, read where it is asked."""
+
+    def __init__(self, specs: Mapping[str, ComponentSpec], dtype: str) -> None:
+        self._specs, self._dtype = specs, dtype
+
+    def of(self, name: str) -> int:
+        spec = self._specs[name]
+        return expected_bytes(spec, spec.dtype or self._dtype)
+
+    def all(self) -> dict[str, int]:
+        """Those of all that have one."""
+        return {name: size for name in self._specs if (size := self.of(name))}
+
+    def cut(self, name: str, room: Mapping[str, int]) -> Place | None:
+        """A component over these devices; None for one that does not fit, or is read as a whole."""
+        model = blank(spec := self._specs[name])
+        return None if isinstance(model, str) else cut_evenly(model, room, _dtype(spec, self._dtype))
+
+
+def _as_told(name: str, spec: ComponentSpec, asked: Mapping[object, object], dtype: str) -> Place:
+    """A component as a map of its module paths says."""
+    places = {str(path): device for path, device in asked.items()}
+    if isinstance(model := blank(spec), str):
+        raise ConfigError(f"device_map: {name} {model}, and came with a map of its modules. Give it one device.")
+    return cut_as(name, model, places, _dtype(spec, dtype))
+
+
+def _dtype(spec: ComponentSpec, dtype: str) -> torch.dtype:
+    return getattr(torch, spec.dtype or dtype)
 
 
 def _free() -> dict[str, int]:

@@ -1,18 +1,12 @@
-"""Bytes: read from texts, counted in what is loaded, and told beforehand for what is not."""
+"""Bytes: read from texts, and counted in what is loaded."""
 
-import json
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from math import prod
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from ...graph.errors import ConfigError, LoadError
-from ..loading.component import fetched, weights_of
-from ..spec import ComponentSpec
+from ...graph.errors import ConfigError
 
 Parts = Mapping[Hashable, int]
 """What takes memory, by its identity, and its bytes: what two components share stands in both under one identity."""
@@ -22,8 +16,6 @@ _UNITS = {
     **{f"{u}B": 1000**i for i, u in enumerate("KMGT", 1)},
     **{f"{u}iB": 1024**i for i, u in enumerate("KMGT", 1)},
 }
-_FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-_OTHERS = {"I64": 8, "U64": 8, "I32": 4, "U32": 4, "I16": 2, "U16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
 def parse_size(size: int | str, what: str) -> int:
@@ -55,7 +47,7 @@ def show_size(count: int) -> str:
 
 
 def tensors_of(component: object) -> Iterator[Tensor]:
-    """All parameters and buffers; of tensors made of tensors (quantized ones), what they are made of."""
+    """All parameters and buffers; of quantized ones what they are made of, and the scales that hang on them."""
     if isinstance(component, nn.Module):
         for module in component.modules():
             for tensor in (*module._parameters.values(), *module._buffers.values()):
@@ -120,31 +112,3 @@ def total(parts: Iterable[Parts]) -> int:
     for each in parts:
         union.update(each)
     return sum(union.values())
-
-
-def expected_bytes(spec: ComponentSpec, dtype: str) -> int:
-    """What a component will take once loaded in `dtype`, by the headers of its files; 0 where they do not tell.
-
-    Only headers are read; files of a repo are fetched. What is quantized while it loads, and files of other kinds, are
-    known after the first load.
-    """
-    if spec.config is not None or spec.pretrained_model_name_or_path is None or spec.quantization is not None:
-        return 0
-    try:
-        names = weights_of(spec)
-        files = [fetched(spec) / name for name in names if name.endswith(".safetensors")]
-    except (LoadError, ConfigError):  # it has no weights, or the loader will say what is wrong with them
-        return 0
-    width = torch.empty((), dtype=getattr(torch, dtype)).element_size()
-    return sum(_bytes_in(file, width) for file in files)
-
-
-def _bytes_in(file: Path, width: int) -> int:
-    """By the header of a safetensors file: eight bytes of length, then JSON."""
-    try:
-        with file.open("rb") as opened:
-            header: dict[str, dict[str, Any]] = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
-        tensors = [(entry["dtype"], prod(entry["shape"])) for name, entry in header.items() if name != "__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError):
-        return 0  # the loader will say what is wrong with it
-    return sum(count * (width if kind in _FLOATS else _OTHERS.get(kind, 1)) for kind, count in tensors)

@@ -85,7 +85,7 @@ def row(handle: Handle, entry: Entry | None, used_by: tuple[str, ...], leaves: i
         class_name=handle.kind.__name__ if isinstance(handle, Added) else hint,
         source="added by hand" if isinstance(handle, Added) else source,
         dtype=f"{entry.dtype if entry else handle.dtype}{kept}" if weighty else "-",
-        device=(entry.device if entry else handle.device) if weighty else "-",
+        device=str((entry.cut or entry.device) if entry else (handle.cut or handle.device)) if weighty else "-",
         where=(entry.where if entry else DISK) if weighty else "-",
         bytes=total([entry.parts]) if entry else 0,
         loaded=component is not None,
@@ -107,13 +107,12 @@ def lack_text(leases: Sequence[Sequence[Entry]], holdings: Holdings, limit: Limi
 
 
 def _on(entry: Entry, device: str) -> int:
-    whole = total([entry.parts]) if entry.component is not None else entry.expected
-    return (whole if entry.home == device else 0) + (entry.window if entry.device == device else 0)
+    return total([entry.needs.get(device, {})]) + (entry.window if entry.device == device else 0)
 
 
 def short_text(short: Shortage) -> str:
     """The same for what was decided on facts."""
-    sizes = {f.name + (" still held by others" if f.stuck else ""): total([f.parts]) for f in short.stays}
+    sizes = {f.name + (" still held by others" if f.stuck else ""): total([f.at(short.device)]) for f in short.stays}
     return _lack(short.device, short.limit, short.needed, sizes)
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 import sfumato as sf
 from sfumato import ComponentsManager
 from sfumato.components.manager import Handle
-from sfumato.components.memory.sizes import expected_bytes, parts_of, total
+from sfumato.components.memory.expected import expected_bytes
+from sfumato.components.memory.sizes import parts_of, total
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 
 from .conftest import EMBEDDED, GPU, Simulated, draw
