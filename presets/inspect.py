@@ -9,14 +9,19 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..components.loading.code.blocks import code_in
+from ..components.loading.code.reading import CONFIG
+from ..components.loading.code.trust import listing
 from ..components.loading.component import problems, weights_of, with_variant
 from ..components.loading.hub import Access, Repo
 from ..components.loading.index import Index, read_index
-from ..components.loading.roots import Folder
+from ..components.loading.roots import Folder, Root
 from ..components.loading.single_file.checkpoint import Checkpoint, index_of, open_checkpoint, part_spec
 from ..components.quantization.gguf.reader import GGUFFile
 from ..components.spec import ComponentSpec
 from ..graph import ConfigError, Graph, Lazy, LoadError
+from ..graph.files.bindings import read as read_bindings
+from ..graph.files.reading import read_form
 from ..graph.types import say
 from ..registry import presets as families
 from .family import Family
@@ -64,6 +69,8 @@ class Inspection:
     """What would keep a task from running: absent components and files, classes that are not here, each in a line."""
     layout: str = ""
     """Of a single file: which models it holds, and in whose names."""
+    code: str = ""
+    """The code that it brings: files with hashes and imports. It was read, and nothing of it run."""
 
     @property
     def bytes(self) -> int:
@@ -89,6 +96,8 @@ class Inspection:
         widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
         rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
         lines = [*head, "", *(f"  {row.rstrip()}" for row in rows)] if self.components else head
+        if self.code:
+            lines += ["", "  code", *(f"  {line}" for line in self.code.splitlines())]
         if self.missing:
             lines += ["", "  missing", *(f"    {line}" for line in self.missing)]
         return "\n".join(lines)
@@ -118,17 +127,47 @@ def inspect(
         return _of_file(str(x), open_checkpoint(file, access), access)
     path = Path(x).expanduser()
     if path.is_file():
-        return _of_graph(str(x), Graph.load(path))
+        found = _of_graph_file(str(x), path)
+        return _with_code(found, Folder(path.absolute().parent), "") if path.name == GRAPH else found
     if not embedded and isinstance(x, str) and x in families and not path.is_dir():
         return _of_graph(x, load(x))
     root = Folder(EMBEDDED / str(x)) if embedded else find_root(x, revision, access)
-    if not any(name.endswith("model_index.json") for name in root.names(subfolder)) and GRAPH in root.names(subfolder):
-        return _of_graph(str(x), Graph.load(root.local(subfolder, [GRAPH])))
+    return _with_code(_of_root(str(x), root, subfolder, access, variant), root, subfolder)
+
+
+def _of_root(source: str, root: Root, subfolder: str, access: Access, variant: str | None) -> Inspection:
+    names = root.names(subfolder)
+    if not any(name.endswith("model_index.json") for name in names):
+        if GRAPH in names:
+            return _of_graph_file(source, root.local(subfolder, [GRAPH]) / GRAPH)
+        if CONFIG in names:
+            return Inspection(source, str(root.local(subfolder, [CONFIG])), None, None, (), (), ())
     index = read_index(root, subfolder=subfolder)
     specs = {name: spec.reached(access) for name, spec in index.components.items() if spec is not None}
     if variant is not None:
         specs |= with_variant({name: spec for name, spec in specs.items() if spec.loadable}, variant)
-    return _of_index(str(x), index, specs)
+    return _of_index(source, index, specs)
+
+
+def _with_code(found: Inspection, root: Root, subfolder: str) -> Inspection:
+    """What was found, with the code that lies beside it."""
+    try:
+        code = code_in(root, subfolder)
+    except LoadError as error:
+        return replace(found, missing=(*found.missing, str(error)))
+    return found if code is None else replace(found, code=listing(code))
+
+
+def _of_graph_file(source: str, file: Path) -> Inspection:
+    """A graph file. Where code of its own would have to run for its blocks, what it binds is told all the same."""
+    form = read_form(file)
+    if not form.auto_map:
+        return _of_graph(source, Graph.load(file))
+    entries = {n: None if e is None else e.model_dump(exclude_unset=True) for n, e in form.graph.components.items()}
+    bound, problems = read_bindings(entries, "graph", file.parent, None)
+    parts = [_part(n, held.spec, used=True) if hasattr(held, "spec") else _of_object(n, held)
+             for n, held in bound.items() if held is not None]  # fmt: skip
+    return Inspection(source, None, None, None, (), tuple(parts), (*map(str, problems), *_missing(parts)))
 
 
 def _of_index(source: str, index: Index, specs: Mapping[str, ComponentSpec]) -> Inspection:

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from .look import check, inspect, presets, show
 from .run import run
-from .telling import fail
+from .telling import fail, with_word
 
 NAME = "sfumato"
 
@@ -26,7 +26,7 @@ class Commands(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,  # what click hands through
     ) -> Any:
-        given = list(sys.argv[1:] if args is None else args)
+        given = with_word(sys.argv[1:] if args is None else args)
         try:
             code = self._told(given, complete_var, **extra)
         except typer.Exit as stop:

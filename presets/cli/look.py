@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .telling import Debug, Json, Refused, as_data, note, say, telling
+from .telling import Debug, Json, Refused, Trust, as_data, note, say, telling
 
 _X = Annotated[str, typer.Argument(metavar="X", help="Preset (see: sfumato presets), folder, or graph file.")]
 _Task = Annotated[str | None, typer.Option(help="Which of the family's graphs.", show_default="text2image")]
@@ -20,6 +20,7 @@ def show(
         str | None, typer.Option(metavar="FILE", help="Write the drawing to this file.", show_default=False)
     ] = None,
     mermaid: Annotated[bool, typer.Option("--mermaid", help="Print it as a mermaid flowchart.")] = False,
+    trust_remote_code: Trust = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -29,7 +30,7 @@ def show(
             raise Refused("--json, --mermaid and --svg are three ways to show it. Give one.")
         from .source import open_graph
 
-        graph = open_graph(x, task)
+        graph = open_graph(x, task, trust=trust_remote_code)
         if svg is not None:
             from ...components.loading.weights import write_atomically
 
@@ -43,13 +44,13 @@ def show(
             typer.echo(graph.show("mermaid" if mermaid else "text"))
 
 
-def check(x: _X, task: _Task = None, json: Json = False, debug: Debug = False) -> None:
+def check(x: _X, task: _Task = None, trust_remote_code: Trust = None, json: Json = False, debug: Debug = False) -> None:
     """Check a graph, or every task of a checkpoint: wires, components, files. Exits 1 where something is wrong.
 
     No weights are read.
     """
     with telling(as_json=json, debug=debug):
-        graphs = list(_graphs(x, task))
+        graphs = list(_graphs(x, task, trust_remote_code))
         found = list({(p.code, p.place): p for graph in reversed(graphs) for p in graph.check()}.values())
         if json:
             say({"ok": not found, "checked": [_name(g) for g in graphs], "problems": [as_data(p) for p in found]})
@@ -99,12 +100,12 @@ def presets(json: Json = False, debug: Debug = False) -> None:
             typer.echo(f"{row['name']:<{width}}  {kind}  ({', '.join(row['tasks'])})")
 
 
-def _graphs(x: str, task: str | None) -> Iterator[Any]:
+def _graphs(x: str, task: str | None, trust: str | None) -> Iterator[Any]:
     """The graph of a file or of the task that was asked for; else one for each task of the family."""
     from ...registry import presets as families
     from .source import open_graph
 
-    first = open_graph(x, task)
+    first = open_graph(x, task, trust=trust)
     yield first
     path = Path(x).expanduser()
     own_file = (path.suffix == ".json" and path.is_file()) or (path / "graph.json").is_file()

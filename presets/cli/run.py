@@ -27,7 +27,7 @@ from .options import (
 from .output import as_pictures, files, size, target, write
 from .progress import Watch
 from .source import EMOJI, importing, open_pipe
-from .telling import Debug, Json, say, telling
+from .telling import Debug, Json, Trust, say, telling
 
 
 def run(
@@ -45,6 +45,7 @@ def run(
     scheduler: Scheduler = None,
     device: Device = None,
     dtype: Dtype = None,
+    trust_remote_code: Trust = None,
     output: Output = None,
     json: Json = False,
     debug: Debug = False,
@@ -62,7 +63,7 @@ def run(
         first, replace = target(output, prompt)
         watch.stage("importing torch")
         with importing():
-            pipe = open_pipe(model, task, graph, wanted.names, device, dtype)
+            pipe = open_pipe(model, task, graph, wanted.names, device, dtype, trust_remote_code)
             settled = read(pipe, wanted)
         watch.stage("checking")
         began = time.perf_counter()

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .telling import Refused
+from .telling import TRUSTED, Refused
 
 EMOJI = "emoji"
 """The model that is run where none is named: it is inside this package."""
@@ -31,6 +31,7 @@ def open_pipe(
     names: Collection[str],
     device: str | None,
     dtype: str | None,
+    trust: str | None = None,
 ) -> Any:  # a Graph
     """The graph to run: of the task that was asked for, or of the first that takes these names. Refuses one that
     gives no pictures, or that lacks components."""
@@ -41,11 +42,11 @@ def open_pipe(
     if graph is not None and task is not None:
         raise Refused("--task goes with the graphs that a model's family has; a --graph is what it is. Give one.")
     if graph is not None:
-        pipe = _read_file(graph, manager)
+        pipe = _read_file(graph, manager, trust)
         if model is not None:
             pipe = open_graph(model, manager=manager, graph=pipe)
     else:
-        pipe = open_graph(model or EMOJI, task, manager=manager)
+        pipe = open_graph(model or EMOJI, task, manager=manager, trust=trust)
         if task is None:
             pipe = for_names(pipe, names)
     if "images" not in pipe.outputs:
@@ -78,19 +79,27 @@ def make_manager(device: str | None, dtype: str | None) -> Any:  # a ComponentsM
     return ComponentsManager(device=device or "cpu", dtype=dtype or "float32")
 
 
-def open_graph(x: str, task: str | None = None, *, manager: Any = None, graph: Any = None) -> Any:  # a Graph
-    """The graph that `x` stands for, or `graph` with the components of `x`."""
+def open_graph(
+    x: str, task: str | None = None, *, manager: Any = None, graph: Any = None, trust: str | None = None
+) -> Any:  # a Graph
+    """The graph that `x` stands for, or `graph` with the components of `x`; its own code runs where it is trusted."""
     from ..load import load
 
     path = Path(x).expanduser()
     if path.is_file() and path.suffix == ".json":
         if graph is not None or task is not None:
             raise Refused(f"{x}: is a file with one graph. --task and --graph go with a preset or checkpoint.")
-        return _read_file(x, manager)
-    return load(x, task or "text2image", graph=graph, manager=manager)
+        return _read_file(x, manager, trust)
+    trusted = trust == TRUSTED or trust or False
+    return load(x, task or "text2image", graph=graph, manager=manager, trust_remote_code=trusted)
 
 
-def _read_file(x: str, manager: Any) -> Any:  # a Graph
+def _read_file(x: str, manager: Any, trust: str | None) -> Any:  # a Graph
     from ...graph.files import load
+    from ...graph.files.reading import read_form
+    from ...graph.files.shape import NAME
 
-    return load(Path(x).expanduser(), manager)
+    path = Path(x).expanduser()
+    if path.name == NAME and read_form(path).auto_map:
+        return open_graph(str(path.absolute().parent), manager=manager, trust=trust)
+    return load(path, manager)

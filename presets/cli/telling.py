@@ -7,6 +7,7 @@ and for those who ask: `--debug`, or SFUMATO_DEBUG=1.
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Generator, Sequence
@@ -17,6 +18,21 @@ import typer
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, also for errors.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Also: SFUMATO_DEBUG=1.")]
+
+
+TRUST = "--trust-remote-code"
+TRUSTED = "as it is"
+"""What the flag says when no word stands behind it."""
+Trust = Annotated[
+    str | None,
+    typer.Option(
+        TRUST,
+        metavar="[isolated|sha256:…]",
+        help="Run code that the model brings; it is shown first. With isolated: in a process of its own. With a hash: "
+        "exactly that code.",
+        show_default=False,
+    ),
+]
 
 
 class Refused(Exception):
@@ -118,8 +134,29 @@ def _is_exit(error: Exception) -> bool:
 
 
 def _text(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = as_flag(str(error).strip()) or type(error).__name__
     return f"out of memory: {text.splitlines()[0]}" if "Memory" in type(error).__name__ else text
+
+
+def as_flag(text: str) -> str:
+    """A text of the library about trusting code, as it is said on a command line."""
+    text = re.sub(r'trust_remote_code="([^"]*)"', rf"{TRUST} \1", text)
+    return re.sub(r"\btrust_remote_code(=True)?\b", TRUST, text)
+
+
+def with_word(args: Sequence[str]) -> list[str]:
+    """A command line with a word behind each flag of trust: `run --trust-remote-code "a fox"` gives it no prompt."""
+    given: list[str] = []
+    rest = [*args]
+    while rest:
+        arg = rest.pop(0)
+        if arg == "--":
+            return [*given, arg, *rest]
+        if arg == TRUST:
+            word = [] if not rest or not re.fullmatch(r"isolated|(isolated )?sha256:\S*", rest[0]) else [rest.pop(0)]
+            arg = f"{arg}={word[0] if word else TRUSTED}"
+        given.append(arg)
+    return given
 
 
 def _show(

@@ -11,14 +11,14 @@ from ....graph.errors import LoadError
 from ....graph.files import load
 from ....graph.files.code import home_of
 from ....graph.files.reading import read_form
-from ....graph.files.shape import NAME
+from ....graph.files.shape import NAME, FileForm
 from ....graph.graph import Graph
 from ....graph.wiring import RESERVED
 from ....registry import find_block
 from ..roots import Root
 from .importing import import_blocks
 from .reading import CONFIG, Code, read_code, read_config
-from .trust import check, trust_of
+from .trust import check, listing, trust_of
 
 _LOG = logging.getLogger("sfumato")
 _LOCK = threading.Lock()
@@ -35,33 +35,19 @@ def load_graph(root: Root, subfolder: str = "", trust_remote_code: bool | str = 
     form = read_form(folder / NAME)
     if not form.auto_map:
         return load(folder)
-    recorded = {file: said.sha256 for file, said in form.code.items()}
     if not trust.given and all(_known(name) for name in form.auto_map):
         for name in form.auto_map:
-            _tell_of_another(name, folder / NAME, recorded)
+            _tell_of_another(name, folder / NAME, _recorded(form))
         return load(folder)
-    code = read_code(root, subfolder, form.auto_map, form.requirements, recorded)
-    return load(folder, classes=_trusted(code, trust_remote_code))
+    return load(folder, classes=_trusted(_of_graph(root, subfolder, form), trust_remote_code))
 
 
 def custom_block(root: Root, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph | None:
     """The block that a repo's `modular_config.json` names, as a graph of one node; None where it names none that lies
     there: the config of a preset of diffusers names a file of diffusers."""
-    names = root.names(subfolder)
-    if CONFIG not in names:
+    if (code := _of_config(root, subfolder)) is None:
         return None
-    has_index = any(n.endswith("model_index.json") for n in names)
-    try:
-        auto_map, requirements = read_config(root, subfolder)
-    except LoadError:
-        if has_index:
-            return None
-        raise
-    ((name, address),) = auto_map.items()
-    if has_index and re.fullmatch(r"\w+\.\w+", address) and f"{address.partition('.')[0]}.py" not in names:
-        return None
-    code = read_code(root, subfolder, auto_map, requirements)
-    cls = _trusted(code, trust_remote_code)[name]
+    ((name, cls),) = _trusted(code, trust_remote_code).items()
     node = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower().strip("_")
     node = "block" if node in RESERVED or not node else node
     try:
@@ -73,6 +59,39 @@ def custom_block(root: Root, subfolder: str = "", trust_remote_code: bool | str 
         ) from None
 
 
+def code_in(root: Root, subfolder: str = "") -> Code | None:
+    """The code that a folder or repo brings, as text; nothing of it is run. Raises as the two above."""
+    if NAME not in root.names(subfolder):
+        return _of_config(root, subfolder)
+    form = read_form(root.local(subfolder, [NAME]) / NAME)
+    return _of_graph(root, subfolder, form) if form.auto_map else None
+
+
+def _of_graph(root: Root, subfolder: str, form: FileForm) -> Code:
+    return read_code(root, subfolder, form.auto_map, form.requirements, _recorded(form))
+
+
+def _recorded(form: FileForm) -> dict[str, str]:
+    return {file: said.sha256 for file, said in form.code.items()}
+
+
+def _of_config(root: Root, subfolder: str) -> Code | None:
+    names = root.names(subfolder)
+    if CONFIG not in names:
+        return None
+    has_index = any(n.endswith("model_index.json") for n in names)
+    try:
+        auto_map, requirements = read_config(root, subfolder)
+    except LoadError:
+        if has_index:
+            return None
+        raise
+    (address,) = auto_map.values()
+    if has_index and re.fullmatch(r"\w+\.\w+", address) and f"{address.partition('.')[0]}.py" not in names:
+        return None
+    return read_code(root, subfolder, auto_map, requirements)
+
+
 def _trusted(code: Code, trust_remote_code: bool | str) -> Mapping[str, type[Block]]:
     """The classes, where the code may run."""
     trust = trust_of(trust_remote_code)
@@ -81,6 +100,8 @@ def _trusted(code: Code, trust_remote_code: bool | str) -> Mapping[str, type[Blo
         return same
     with _LOCK:  # what is known of a source is read, and then written
         check(code, trust)
+    where = ", in a process of its own" if trust.isolated else ""
+    _LOG.info("%s: runs code of its own, which is trusted%s.\n%s", code.named, where, listing(code, "run"))
     if trust.isolated:
         from .isolated import isolated_blocks
 

@@ -101,8 +101,8 @@ def _is_as_before(code: Code) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ what is shown
-def listing(code: Code) -> str:
-    """The files that would run, what each imports, and for which blocks."""
+def listing(code: Code, verb: str = "would run") -> str:
+    """The files that run or would run, what each imports, and for which blocks."""
     rows: list[tuple[str, str, str, str]] = []
     for name, text in sorted(code.source.files.items()):
         made = code.source.imports[name]
@@ -114,8 +114,9 @@ def listing(code: Code) -> str:
     lines = [f"    {row[0]:<{widths[0]}}  {row[1]:>{widths[1]}}  {row[2]}  {row[3]}" for row in rows]
     blocks = ", ".join(f"{name} ({address})" for name, address in code.auto_map.items())
     packages = ", ".join(f"{name}{spec}" for name, spec in code.requirements.items())
+    verb = "runs" if (verb, len(rows)) == ("run", 1) else verb
     count = "1 file" if len(rows) == 1 else f"{len(rows)} files"
-    head = f"  {count} would run, for the block{'s' if len(code.auto_map) > 1 else ''} {blocks}:"
+    head = f"  {count} {verb}, for the block{'s' if len(code.auto_map) > 1 else ''} {blocks}:"
     asks = [f"  It asks for {packages}."] if packages else []
     return plain("\n".join([head, *lines, *asks, f"  To read: {code.place}"]))
 
