@@ -13,10 +13,10 @@ from ..components.loading.index import CLASSIC, MODULAR, Index, read_index
 from ..components.loading.roots import Folder, Root
 from ..components.loading.single_file.checkpoint import component_of, index_of, open_checkpoint
 from ..components.manager import ComponentsManager, Handle, default_manager
-from ..components.memory.placement import Where
+from ..components.memory.placement import Where, place_of
 from ..components.quantization.by_component import with_quantization
 from ..components.quantization.config import read_quantization
-from ..components.spec import ComponentSpec
+from ..components.spec import ComponentSpec, dtype_name
 from ..graph import ConfigError, Graph, LoadError
 from ..registry import did_you_mean, models, native, schedulers
 from ..registry import presets as families
@@ -68,7 +68,8 @@ def load(
     hold instead, and whose components stand where the file has none.
 
     `quantization` says for components how their weights are held: {"unet": "nf4"}. `device_map` says where they are,
-    {"unet": "cuda:0", "vae": "cpu"}, or is "balanced": see `placed`. Others are on `device`, else on the manager's.
+    {"unet": "cuda:0", "vae": "cpu"}, modules by themselves too, {"unet": {"": "cuda:0", "up_blocks": "cuda:1"}}, or is
+    "balanced": see `placed`. Others are on `device`, else on the manager's.
 
     Of a repo, configs are fetched now and weights at their first use: of the components that the graph has, in the
     `variant` ("fp16") that is asked for. `revision` is a branch, tag or commit, and all is taken at one commit.
@@ -121,12 +122,15 @@ def load(
     replaced = {name for name, value in swaps.items() if not isinstance(value, str | Mapping)}
     held = {name: spec for name, spec in specs.items() if name in graph.components and name not in replaced}
     held = with_variant(held, variant)
-    graph = graph.bind(where.handles(held, manager, dtype, specs))
+    if graph.preset is not None and variant is None:
+        needed = families[graph.preset[0]].needed(specs.keys() - graph.components.keys())
+        spare = {name: manager.handle(specs[name], device=device, dtype=dtype, name=name) for name in needed}
+        graph = graph.sparing(spare)
+    given = {name: value for name, value in swaps.items() if isinstance(value, ComponentSpec)}
+    handles = where.handles({**held, **given}, manager, dtype, {**specs, **given})
+    graph = graph.bind({name: handles[name] for name in held if name not in given})
     left_out = {name for name in specs if name not in graph.components and swaps.get(name, name) is None}
-    swaps = {
-        name: manager.handle(value, device=device, dtype=dtype) if isinstance(value, ComponentSpec) else value
-        for name, value in swaps.items() if name not in left_out
-    }  # fmt: skip
+    swaps = {name: handles[name] if name in given else v for name, v in swaps.items() if name not in left_out}
     return graph.using(**swaps) if swaps else graph
 
 
@@ -226,12 +230,14 @@ def load_component(
     allow_pickle: bool = False,
     config: Mapping[str, Any] | None = None,
     quantization: Any = None,  # a Quantization, its JSON or a name
+    device_map: Any = None,  # devices by module path, or "balanced"
 ) -> Any:  # an object of that class
     """One component: from its folder, from a repo and its `subfolder`, or from a single file of weights.
 
     `class_name` is a published name ("AutoencoderKL"); None takes what the component's own config says. `config` has
-    keys that hold in place of those of its config, `quantization` says how its weights are held. The object belongs to
-    `manager`, which gives it again for equal arguments. Raises `LoadError`.
+    keys that hold in place of those of its config, `quantization` says how its weights are held. `device_map` has its
+    modules on several devices, by their paths, {"": "cuda:0", "up_blocks": "cuda:1"}, or "balanced". The object belongs
+    to `manager`, which gives it again for equal arguments. Raises `LoadError`.
     """
     access = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
     hint = None if class_name is None else _hint(class_name)
@@ -250,7 +256,9 @@ def load_component(
         spec = spec.using(config={**spec.read_config(), **config})
     if quantization is not None:
         spec = spec.using(quantization=read_quantization(quantization))
-    return (manager or default_manager()).handle(spec, device=device, dtype=dtype).load()
+    manager = manager or default_manager()
+    spec = spec if dtype is None else spec.using(dtype=dtype_name(dtype))
+    return manager.handle(spec, device=place_of(device_map, spec, manager.dtype) or device).load()
 
 
 def _hint(class_name: str) -> tuple[str, str]:
