@@ -1,17 +1,19 @@
 """Repos of the Hub, each at one commit, through the cache of the `huggingface_hub` client."""
 
+import errno
 import hashlib
 import re
 import shutil
 import threading
 from collections.abc import Generator, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from ...graph.errors import LoadError
 from .files import write_text
+from .together import Stopped, together
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
@@ -91,8 +93,8 @@ class Repo:
 
         path = str(PurePosixPath(subfolder, name))
         if not self.reached:
-            raise LoadError(f"{self.source}: {_offline(self.access)}, and the cache has no {path}.")
-        with telling(self.source, self.revision):
+            raise LoadError(self.lacks(path))
+        with telling(self.source, self.revision, self.access):
             header = HfApi().parse_safetensors_file_metadata(
                 self.source, path, revision=self.revision, token=self.access.token
             )
@@ -105,7 +107,7 @@ class Repo:
     def local(self, subfolder: str, names: Iterable[str]) -> Path:
         """The local copy of a folder, with these files in it: fetched, unless the cache has them.
 
-        Each appears whole or not at all; a download that broke goes on where it stopped. LoadError where it fails.
+        Each appears whole or not at all; a connection that breaks is taken up where it broke. LoadError where it fails.
         """
         paths = sorted(str(PurePosixPath(subfolder, name)) for name in names)
         root = self._root()
@@ -114,6 +116,10 @@ class Repo:
             if lacking:
                 self._fetch(lacking)
         return root / subfolder
+
+    def lacks(self, what: str) -> str:
+        """What to say of files that the cache lacks, where the Hub was not reached."""
+        return f"{self.source}: {_offline(self.access)}, and the cache has no {what}. {_way_online(self.access)}."
 
     def _root(self) -> Path:
         from huggingface_hub import constants
@@ -127,24 +133,22 @@ class Repo:
 
     def _fetch(self, paths: list[str]) -> None:
         if not self.reached:
-            raise LoadError(f"{self.source}: {_offline(self.access)}, and the cache has no {', '.join(paths[:8])}.")
+            raise LoadError(self.lacks(", ".join(paths[:8])))
         self._needs(sum(self.files[path].size or 0 for path in paths))
-        with telling(self.source, self.revision), ThreadPoolExecutor(4) as pool:
-            for path, file in zip(paths, pool.map(self._download, paths), strict=True):
-                self._verify(path, file)
-                self._fresh.add(path)
-        if self.branch is not None and self.branch != self.revision:  # where the cache's readers look for its commit
-            write_text(self._root().parents[1] / "refs" / self.branch, self.revision)
+        with telling(self.source, self.revision, self.access):
+            together(self._download, paths)
+            if self.branch is not None and self.branch != self.revision:  # where readers of the cache find its commit
+                write_text(self._root().parents[1] / "refs" / self.branch, self.revision)
 
-    def _download(self, path: str) -> Path:
+    def _download(self, path: str, stop: threading.Event) -> None:
         from huggingface_hub import hf_hub_download
 
-        return Path(
-            hf_hub_download(
-                self.source, path, revision=self.revision, token=self.access.token, cache_dir=self.access.cache_dir,
-                force_download=self._again(path),
-            )
+        file = hf_hub_download(
+            self.source, path, revision=self.revision, token=self.access.token, cache_dir=self.access.cache_dir,
+            force_download=self._again(path), tqdm_class=_bar(stop),
         )  # fmt: skip
+        self._verify(path, Path(file))
+        self._fresh.add(path)
 
     def _verify(self, path: str, file: Path) -> None:
         wanted = self.files[path].sha256
@@ -187,7 +191,7 @@ def open_repo(name: str, revision: str | None = None, access: Access | None = No
     with _LOCK:
         key = (name, revision, access)
         if fresh or key not in _opened:
-            with telling(name, revision):
+            with telling(name, revision, access):
                 repo = _listed(name, revision, access) or _cached(name, revision, access)
             _opened[key] = repo
             _opened[name, repo.revision, access] = repo
@@ -225,12 +229,36 @@ def _cached(name: str, revision: str | None, access: Access) -> Repo:
     return Repo(name, root.name, files, access, reached=False)
 
 
+def _bar(stop: threading.Event) -> type[Any]:  # the client's bars are untyped
+    """The client's progress bar, which each piece of a download moves on: the place to stop one."""
+    from huggingface_hub.utils import tqdm
+
+    class Bar(tqdm):
+        def update(self, n: float | None = 1) -> bool | None:
+            if stop.is_set():
+                raise Stopped
+            return super().update(n)
+
+    return Bar
+
+
 def _offline(access: Access) -> str:
-    return "local_files_only is set" if access.local_files_only else "the Hub cannot be reached"
+    if access.local_files_only:
+        return "local_files_only is set"
+    from huggingface_hub import constants
+
+    return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
+
+
+def _way_online(access: Access) -> str:
+    return {
+        "local_files_only is set": "Leave local_files_only out to fetch it",
+        "HF_HUB_OFFLINE is set": "Unset HF_HUB_OFFLINE to fetch it",
+    }.get(_offline(access), "Check the connection and HF_ENDPOINT")
 
 
 @contextmanager
-def telling(repo: str, revision: str | None = None) -> Generator[None]:
+def telling(repo: str, revision: str | None = None, access: Access | None = None) -> Generator[None]:
     """Errors of the client as LoadErrors that say what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -245,8 +273,12 @@ def telling(repo: str, revision: str | None = None) -> Generator[None]:
     assert issubclass(broken, Exception)
     try:
         yield
-    except GatedRepoError:
-        raise LoadError(f"{repo}: the repo is gated. Ask for access on its page, then `hf auth login`.") from None
+    except GatedRepoError as error:
+        page = str(error.response.request.url).partition(f"/{repo}")[0] + f"/{repo}"
+        known = error.response.status_code == 403
+        who = "and your token has no access to it" if known else "and no token came"
+        way_out = f"Ask for access at {page}" + ("" if known else ", then `hf auth login` or token=")
+        raise LoadError(f"{repo}: the repo is gated, {who}. {way_out}.") from None
     except RevisionNotFoundError:
         raise LoadError(f"{repo}: there is no revision {revision!r}. Leave it out for the newest.") from None
     except RepositoryNotFoundError:
@@ -254,12 +286,22 @@ def telling(repo: str, revision: str | None = None) -> Generator[None]:
         raise LoadError(f"{repo}: there is no such folder here, and no such repo on the Hub. {way_out}.") from None
     except LocalEntryNotFoundError:
         at = f" at revision {revision!r}" if revision else ""
-        way_out = "Check the connection and HF_ENDPOINT, or give a local folder"
-        raise LoadError(f"{repo}: the Hub cannot be reached, and the cache has no copy{at}. {way_out}.") from None
+        access = access or Access()
+        way_out = f"{_way_online(access)}, or give a local folder"
+        raise LoadError(f"{repo}: {_offline(access)}, and the cache has no copy{at}. {way_out}.") from None
     except HFValidationError as error:
         raise LoadError(f"{repo}: {error}") from None
     except HfHubHTTPError as error:
         raise LoadError(f"{repo}: the Hub answered with an error: {error}. Try again later.") from error
     except (OSError, broken) as error:
-        way_out = "What has come is kept, and the next call goes on from there"
-        raise LoadError(f"{repo}: the download failed ({type(error).__name__}: {error}). {way_out}.") from error
+        raise LoadError(f"{repo}: the download failed ({type(error).__name__}: {error}). {_way_on(error)}.") from error
+
+
+def _way_on(error: Exception) -> str:
+    match error:
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return "The disk is full: make room, or give cache_dir= on a larger one (or set HF_HOME)"
+        case OSError(errno=errno.EROFS | errno.EACCES | errno.EPERM):
+            return "The cache cannot be written: give cache_dir= (or set HF_HOME) where you may write"
+        case _:
+            return "Files that came whole are kept; the next call fetches the others"

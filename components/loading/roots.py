@@ -71,6 +71,8 @@ def root_of(source: str, revision: str | None = None, access: Access | None = No
 def small_files(root: Root, subfolder: str) -> Path:
     """The local folder of a component with all but its weights. For a repo, LoadError where there is no such folder."""
     names = root.names(subfolder)
+    if isinstance(root, Repo) and not names and not root.reached:
+        raise LoadError(root.lacks(f"files of {subfolder or 'it'}"))
     if isinstance(root, Repo) and not names:
         there = ", ".join(sorted({str(PurePosixPath(path).parent) for path in root.files} - {"."})) or "none"
         raise LoadError(f"{root.source}: there is no folder {subfolder!r} in it. There are: {there}.")

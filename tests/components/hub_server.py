@@ -6,7 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,11 @@ LARGE = (".safetensors", ".bin", ".ckpt")
 class Hub(ThreadingHTTPServer):
     """Serves the folders of `root` as repos `owner/name`, and remembers what it gave.
 
-    A repo called "gated" is gated and one called "private" wants the token "hf_let_me_in". A revision `old` or `OLD`
-    is the folder `name@old`. `drop` and `cut` say of which files the connection breaks once after so many bytes, and
-    which come short; `lie` which are said to have another hash.
+    A repo called "gated" tells its files to everybody and gives them with the token "hf_let_me_in"; one called
+    "private" wants it for both. A revision `old` or `OLD` is the folder `name@old`. `drop` and `cut` say of which files
+    the connection breaks once after so many bytes, and which come short; `lie` which are said to have another hash.
+    `moved` has old names of repos and their new ones. A file in `held` is sent up to so many bytes, and the rest when
+    `go_on` is set.
     """
 
     daemon_threads = True
@@ -36,6 +38,9 @@ class Hub(ThreadingHTTPServer):
         self.drop: dict[str, int] = {}
         self.cut: dict[str, int] = {}
         self.lie: set[str] = set()
+        self.moved: dict[str, str] = {}
+        self.held: dict[str, int] = {}
+        self.waiting, self.go_on = threading.Event(), threading.Event()
         self.objects: dict[str, bytes] = {}
 
     @property
@@ -90,6 +95,8 @@ class _Handler(BaseHTTPRequestHandler):
         path = unquote(self.path.partition("?")[0]).strip("/")
         if found := re.fullmatch(r"api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?(/.*)?", path):
             repo, kind, revision = found[1], found[2], found[3] or "main"
+            if repo in self.server.moved:
+                return self._moved(repo)
             if (folder := self._folder(repo, revision)) is None:
                 return None
             files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
@@ -102,6 +109,10 @@ class _Handler(BaseHTTPRequestHandler):
             )
         if found := re.fullmatch(r"([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo, revision, name = found.groups()
+            if repo in self.server.moved:
+                return self._moved(repo)
+            if repo.endswith("/gated") and not self._let_in:
+                return self._fail(403 if "Authorization" in self.headers else 401, "GatedRepo")
             if (folder := self._folder(repo, revision)) is not None:
                 self._file(folder, name, body=body)
             return None
@@ -110,12 +121,20 @@ class _Handler(BaseHTTPRequestHandler):
     def _folder(self, repo: str, revision: str) -> Path | None:
         if not (self.server.root / repo).is_dir():
             return self._fail(404, "RepoNotFound")
-        if repo.endswith("/gated"):
-            return self._fail(403, "GatedRepo")
-        if repo.endswith("/private") and self.headers.get("Authorization") != "Bearer hf_let_me_in":
+        if repo.endswith("/private") and not self._let_in:
             return self._fail(401, "RepoNotFound")
         folder = self.server.folder(repo, revision)
         return self._fail(404, "RevisionNotFound") if folder is None else folder
+
+    @property
+    def _let_in(self) -> bool:
+        return self.headers.get("Authorization") == "Bearer hf_let_me_in"
+
+    def _moved(self, repo: str) -> None:
+        self.send_response(307)
+        self.send_header("Location", self.path.replace(repo, self.server.moved[repo], 1))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
 
     def _sibling(self, folder: Path, name: str) -> dict[str, Any]:
         data = (folder / name).read_bytes()
@@ -142,13 +161,15 @@ class _Handler(BaseHTTPRequestHandler):
         headers["ETag"] = f'"{hashlib.sha256(whole).hexdigest()}"'
         headers["Accept-Ranges"] = "bytes"
         stop = self.server.drop.pop(name, None) if body else None
+        if body and (size := self.server.held.get(name)) is not None and status == 200:
+            return self._send(data, "application/octet-stream", status, headers, body=True, pause=size)
         return self._send(data, "application/octet-stream", status, headers, body=body, stop=stop)
 
     # ---------------------------------------------------------------------------------------------------- writing
     def do_POST(self) -> None:
         data = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(self.path.partition("?")[0]).strip("/")
-        if self.headers.get("Authorization") != "Bearer hf_let_me_in":
+        if not self._let_in:
             return self._fail(401, "")
         if path == "api/repos/create":
             asked = json.loads(data)
@@ -196,14 +217,29 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(json.dumps(data).encode(), "application/json", 200, {}, body=True)
 
     def _send(
-        self, data: bytes, kind: str, status: int, headers: dict[str, str], *, body: bool, stop: int | None = None
+        self,
+        data: bytes,
+        kind: str,
+        status: int,
+        headers: dict[str, str],
+        *,
+        body: bool,
+        stop: int | None = None,
+        pause: int | None = None,
     ) -> None:
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **headers}.items():
             self.send_header(name, value)
         self.end_headers()
+        if pause is not None:
+            self.wfile.write(data[:pause])
+            self.wfile.flush()
+            self.server.waiting.set()
+            self.server.go_on.wait(20)
+            data = data[pause:]
         if body:
-            self.wfile.write(data[:stop])
+            with suppress(OSError):  # the client may have gone
+                self.wfile.write(data[:stop])
         if stop is not None:
             self.close_connection = True
 

@@ -18,7 +18,8 @@ from sfumato.registry import UnknownName
 diffusers: Any = import_module("diffusers")  # Any: its types refuse what its own files hold
 transformers: Any = import_module("transformers")
 
-FORMATS = Path("/work/shared/formats")
+EMOJI = Path(__file__).parents[2] / "presets/embedded/emoji"
+FORMATS = Path(__file__).parents[1] / "files/formats"
 MakeIndex = Callable[..., Path]
 SPEC = {"pretrained_model_name_or_path": "org/repo", "revision": None, "subfolder": "unet", "variant": None}
 UNET = {**SPEC, "type_hint": ["diffusers", "UNet2DConditionModel"]}
@@ -237,7 +238,7 @@ def a_tiny_pipeline() -> Any:
     return diffusers.StableDiffusionPipeline(
         vae=diffusers.AutoencoderKL(**small, **levels),
         text_encoder=transformers.CLIPTextModel(config),
-        tokenizer=transformers.CLIPTokenizer.from_pretrained("/work/shared/models/emoji/tokenizer"),
+        tokenizer=transformers.CLIPTokenizer.from_pretrained(EMOJI / "tokenizer"),
         unet=unet,
         scheduler=diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
         safety_checker=None,

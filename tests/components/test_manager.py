@@ -23,7 +23,7 @@ from sfumato.graph.block import Lazy
 from sfumato.graph.errors import ConfigError, LoadError
 from sfumato.graph.space import LatentSpace
 
-EMOJI = Path("/work/shared/models/emoji")
+EMOJI = Path(__file__).parents[2] / "presets/embedded/emoji"
 TEXT = ComponentSpec(
     type_hint=("transformers", "CLIPTextModel"), pretrained_model_name_or_path=str(EMOJI), subfolder="text_encoder"
 )

@@ -17,7 +17,7 @@ from sfumato.components.spec import ComponentSpec
 from sfumato.graph.errors import ConfigError, LoadError
 from sfumato.graph.space import LatentSpace
 
-EMOJI = Path("/work/shared/models/emoji")
+EMOJI = Path(__file__).parents[2] / "presets/embedded/emoji"
 UNET = ("diffusers", "UNet2DConditionModel")
 VAE = ("diffusers", "AutoencoderKL")
 
@@ -57,7 +57,7 @@ def test_the_key_begins_with_the_id_that_diffusers_gives() -> None:
 
 def test_a_folder_written_in_several_ways_is_one_component(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(EMOJI.parent)
-    paths: list[Any] = ["emoji", "./emoji/", str(EMOJI), EMOJI, "../models/emoji"]
+    paths: list[Any] = ["emoji", "./emoji/", str(EMOJI), EMOJI, f"../{EMOJI.parent.name}/emoji"]
     assert len({ComponentSpec(pretrained_model_name_or_path=path, subfolder="vae") for path in paths}) == 1
     assert ComponentSpec(subfolder="vae/") == ComponentSpec(subfolder="./vae")
 

@@ -15,7 +15,7 @@ from transformers import CLIPTokenizer as Reference
 from sfumato.components.loading.tokenizer import CLIPTokenizer, TextTokenizer
 from sfumato.graph.errors import ConfigError, LoadError
 
-EMOJI = Path("/work/shared/models/emoji/tokenizer")
+EMOJI = Path(__file__).parents[2] / "presets/embedded/emoji/tokenizer"
 
 SPECIAL = ["<|startoftext|>", "<|endoftext|>", "<|ENDOFTEXT|>", "<|StartOfText|>", "</w>", "<", "|>"]
 SPACES = [" ", "\t\n", "\u00a0", "\u2028", "\x00"]

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from sfumato.components.models.clip import CLIPTextModel, CLIPTextModelWithProjection, TextEncoding
 from sfumato.graph.errors import ConfigError, LoadError
 
-EMOJI = Path("/work/shared/models/emoji/text_encoder")
-FORMATS = Path("/work/shared/formats")
+EMOJI = Path(__file__).parents[2] / "presets/embedded/emoji/text_encoder"
+FORMATS = Path(__file__).parents[1] / "files/formats"
 TINY: dict[str, Any] = {
     "hidden_size": 32,
     "intermediate_size": 37,
