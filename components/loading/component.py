@@ -14,6 +14,7 @@ from ..quantization.files import for_transformers, gguf_name, quantization_of
 from ..quantization.method import missing_packages
 from ..spec import ComponentSpec
 from .files import CONFIGS, TOKENIZERS, WEIGHTS
+from .hub import Repo
 from .roots import Folder, Root, small_files
 from .single_file.checkpoint import open_checkpoint, tensors_in
 from .tensors import PICKLES, Tensors, tensors_of
@@ -57,6 +58,8 @@ def weights_of(spec: ComponentSpec) -> tuple[str, ...]:
     there = root.names(spec.subfolder)
     if (file := gguf_name(stem, spec.variant)) in there and isinstance(_quantization(spec), GGUFQuantizationConfig):
         return (file,)
+    if isinstance(root, Repo) and not root.reached and not any(name.endswith(WEIGHTS) for name in there):
+        raise LoadError(root.lacks(f"weights of {spec.subfolder or 'it'}"))
     return weight_names(
         there,
         f"{root.source}/{spec.subfolder}".rstrip("/"),
