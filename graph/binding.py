@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType, MethodType
 from typing import Any, cast
 
-from ..registry import UnknownName, closest, did_you_mean, presets, table
+from ..registry import WAYS, UnknownName, closest, did_you_mean, presets, table
 from .block import Block, Lazy
 from .errors import ConfigError, LoadError, Problem, WireError
 from .functions import asked, is_callable, is_protocol
@@ -22,6 +22,7 @@ def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
     for name, value in components.items():
         if name not in graph.components:
             hint = "It is an input: give it in the call. " if name in graph.inputs else ""
+            hint = hint or (f"{WAYS[name]} " if name in WAYS else "")
             text = f"no block of this graph needs such a component. {hint}{did_you_mean(name, graph.components)}"
             found.append(Problem("no-component", name, text, name, candidates=tuple(closest(name, graph.components))))
             continue
@@ -101,6 +102,7 @@ def using(graph: Graph, swaps: Mapping[str, Any]) -> Graph:
     found = [
         Problem(
             "no-slot", name, "is neither a slot nor a component. "
+            + (f"{WAYS[name]} " if name in WAYS else "")
             + (f"Did you mean {closest(name, known, 1)[0]!r}? " if closest(name, known, 1) else "")
             + f"Slots: {', '.join(graph.slots) or 'none'}. Components: {', '.join(graph.components) or 'none'}.",
             name, candidates=tuple(closest(name, known)),
@@ -170,7 +172,10 @@ AUTO = "auto"
 
 
 def sister(graph: Graph, task: str) -> Graph:
-    """`graph.task`: the preset of the same family for another task, holding the same components."""
+    """`graph.task`: the preset of the same family for another task, holding the same components.
+
+    What the other task has no block for is kept at hand, for a task that has.
+    """
     if graph.preset is None:
         text = "this graph was not made by a preset, so it has no sister tasks. Make one: sf.load(…, task=…)."
         raise WireError(Problem("task", task, text))
@@ -180,7 +185,9 @@ def sister(graph: Graph, task: str) -> Graph:
         text = f"{graph.preset[0]} has no such task. {did_you_mean(task, family.tasks)}"
         raise WireError(Problem("task", task, text, candidates=tuple(near)))
     made: Graph = family.sister(graph, task)
-    return made.bind({n: v for n, v in graph.bindings.items() if n in made.components})
+    held = {**graph.spare, **graph.bindings}
+    bound = made.bind({name: value for name, value in held.items() if name in made.components})
+    return bound.sparing({name: value for name, value in held.items() if name not in made.components})
 
 
 def check(graph: Graph) -> list[Problem]:

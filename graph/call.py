@@ -100,16 +100,23 @@ def makers(graph: Graph) -> dict[str, str]:
 
 
 def for_names(graph: Graph, names: Collection[str]) -> Graph:
-    """The graph itself if it takes these names, else the first sister task that does; itself where none does."""
+    """The graph itself if it takes these names, else the first sister task that does; itself where none does.
+
+    A task that needs components which this one does without, and which are not there, is not chosen unasked.
+    """
     if graph.preset is None or _takes(graph, names):
         return graph
     sisters: dict[str, Graph] = graph.__dict__.setdefault("_sisters", {})
     for task in presets[graph.preset[0]].tasks:
         if task not in sisters:
             sisters[task] = sister(graph, task)
-        if _takes(sisters[task], names):
+        if _takes(sisters[task], names) and _lacks(sisters[task]) - {*names} <= _lacks(graph):
             return sisters[task]
     return graph
+
+
+def _lacks(graph: Graph) -> set[str]:
+    return {name for name, part in graph.components.items() if part.required and name not in graph.bindings}
 
 
 def _takes(graph: Graph, names: Collection[str]) -> bool:
@@ -156,7 +163,7 @@ def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Prob
             makes = [n for n, b in graph.nodes.items() if name in b.signature.outputs]
             text = f"is made by {' and '.join(makes)}. A call may give what one node alone makes: rename one of them."
         elif task := _task_that_takes(plain, name):
-            mine = plain.preset[1] if plain.preset else "this graph"
+            mine = _task_of(plain)
             text = f"is no input of {mine}. Write pipe.task({task!r})(…, {name}=…)."
             if task == mine:
                 text = f"nothing reads it here: {mine} has a block that does, but this graph is without it."
@@ -167,6 +174,13 @@ def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Prob
             text = f"no such input. {f'Did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(known)}."
         found.append(Problem("unknown", name, text, name, candidates=tuple(closest(name, everything))))
     return found
+
+
+def _task_of(graph: Graph) -> str:
+    """The task that a graph is, for people; of one that may be several, the first."""
+    if graph.preset is None:
+        return "this graph"
+    return next(iter(presets[graph.preset[0]].tasks)) if graph.preset[1] == AUTO else graph.preset[1]
 
 
 def _task_that_takes(graph: Graph, name: str) -> str | None:

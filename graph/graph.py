@@ -91,6 +91,7 @@ class Graph(Block, name="Graph"):
         lost = [e for e in pinned if e not in edges]
         parts: dict[str, Any] = {n: self.__dict__[n] for n in ("declared", "slots", "bindings", "preset")}
         new._fill(nodes, (*edges, *lost), **{**parts, **{k: v for k, v in changes.items() if k != "nodes"}})
+        new.__dict__["_spare"] = self.spare
         new._verify(touched, self)
         return new
 
@@ -254,6 +255,17 @@ class Graph(Block, name="Graph"):
         pinned = [e for e in self.pinned if e.taker in kept]
         new_slots = {s: p for s, p in slots.items() if p}
         return self._edit(nodes=nodes, pinned=pinned, declared=tuple(outputs), slots=new_slots, bindings=bindings)
+
+    @property
+    def spare(self) -> Mapping[str, Any]:
+        """Components that no block here needs, for sister tasks that do: see `task`. No part of what the graph is."""
+        return self.__dict__.get("_spare", {})
+
+    def sparing(self, components: Mapping[str, Any]) -> Self:
+        """The same graph with these components at hand for its sister tasks."""
+        new = self._edit()
+        new.__dict__["_spare"] = {**self.spare, **components}
+        return new
 
     def as_preset(self, family: str, task: str) -> Self:
         """The same graph, known as this task of a preset family: what `task` and error texts refer to."""

@@ -1,6 +1,6 @@
 """A family of presets: tasks that one set of components serves."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -44,23 +44,40 @@ class Family:
         graph = self.tasks[task](**{**self.settings(components), **more})
         return self.attach(graph, components).as_preset(self.name, task)
 
+    def needed(self, names: Collection[str]) -> list[str]:
+        """Those of these names that are components of some task."""
+        if not names:
+            return []
+        all_of_them = {name for task in self.tasks for name in self.make(task, {}).components}
+        return [name for name in names if name in all_of_them]
+
     def sister(self, graph: Graph, task: str) -> Graph:
         """The graph of another task for the components that a graph holds.
 
         What was swapped or set stays so where the tasks have the same block: a guider, a step count. Of blocks that the
         tasks set differently, what was set is taken over and the rest is the task's own. A slot is swapped as a whole.
-        What was put in goes before what it stood before.
+        What was put in goes before what it stood before, and what was taken out is not there.
         """
         if graph.preset == (self.name, task):
             return graph
-        made = self.make(task, graph.bindings)
-        own = self.make(graph.preset[1], graph.bindings) if graph.preset else made
+        held = {**graph.spare, **graph.bindings}
+        made = self.make(task, held)
+        own = self.make(graph.preset[1], held) if graph.preset else made
         now, plain = dict(_nodes(graph)), dict(_nodes(own))
         for path, block in _nodes(made):
             source = path if path in plain else _slot_mate(path, made, plain)
             if source in now and now[source] != plain[source]:
                 made = made.replace(".".join(path), _kept(now[source], plain[source], block))
-        return _moved(made, graph, own)
+        return _without(_moved(made, graph, own), graph, own)
+
+
+def _without(made: Graph, now: Graph, plain: Graph) -> Graph:
+    """A task's graph without the nodes that a graph lacks of those that its own task makes: what reads goes first."""
+    for path, there, was in reversed([*_levels(now, plain)]):
+        for name in reversed([*was]):
+            if name not in there and name in _holds(made, path):
+                made = made.remove(".".join((*path, name)))
+    return made
 
 
 def _moved(made: Graph, now: Graph, plain: Graph) -> Graph:

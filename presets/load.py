@@ -109,7 +109,7 @@ def load(
     specs = with_quantization(specs, quantization)
     if graph is None:
         family = family_of(index)
-        known = {**specs, **{name: value for name, value in swaps.items() if name in specs}}
+        known = {**specs, **{name: value for name, value in swaps.items() if name in specs or value is not None}}
         try:
             graph = family.make(task, {name: told(part) for name, part in known.items()}, **index.config)
         except (LoadError, ConfigError) as error:

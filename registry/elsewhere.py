@@ -8,7 +8,7 @@ _ATTENTION = "Attention takes no keywords here: what changes it is a view of the
 _OUTPUTS = "A call always gives its outputs by name: pipe(…).images."
 _NET = (
     "No block here reads one. Load with it, sf.load(…, {0}={1}), or put in its block first: "
-    "pipe.insert('{2}', {3}(), before='denoise.guider').bind({0}={1})."
+    "pipe.insert('{2}', {3}(), before='denoise.guider').bind({0}={1}). A second one is {0}_1."
 )
 
 WAYS: Mapping[str, str] = {

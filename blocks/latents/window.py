@@ -30,7 +30,7 @@ class EndSchedule(Block):
         kept = steps[: _place(steps, self.scheduler, self.denoising_end)]
         if not kept:
             raise ValueError(
-                f"denoising_end={self.denoising_end} leaves none of {counted(len(steps), 'step')}. Give a larger "
+                f"denoising_end={self.denoising_end} leaves none of the {counted(len(steps), 'step')}. Give a larger "
                 "one, or more steps; with denoising_start it must lie above that."
             )
         return Scheduled(kept)
@@ -51,7 +51,9 @@ class BeginSchedule(Block):
             return CutSchedule(strength=self.strength)(steps)
         kept = steps[_place(steps, self.scheduler, self.denoising_start) :]
         if not kept:
-            raise ValueError(f"denoising_start={self.denoising_start} leaves none of {counted(len(steps), 'step')}.")
+            raise ValueError(
+                f"denoising_start={self.denoising_start} leaves none of the {counted(len(steps), 'step')}."
+            )
         return Scheduled(kept)
 
 

@@ -1,0 +1,108 @@
+"""From one task to another, and which task a call means."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sfumato as sf
+from sfumato import Graph, InputError, WireError
+from sfumato.graph.call import for_names
+
+from .control import Net, Nets, controlled
+from .control import nets as nets
+from .flux import flux as flux
+from .flux import flux_checkpoint as flux_checkpoint
+from .support import Reference, picture, run
+
+Tiny = Callable[..., Graph]
+GIVEN: dict[str, Any] = {"prompt": "a fish", "num_inference_steps": 2, "seed": 1, "height": 64, "width": 64}
+
+
+# ------------------------------------------------------------------------------------------------------- which is meant
+def test_a_task_whose_components_are_not_there_is_not_chosen_unasked() -> None:
+    xl = sf.load("sdxl")
+    assert for_names(xl, {"prompt", "image"}).preset == ("sdxl", "image2image")
+    assert for_names(xl, {"prompt", "aesthetic_score"}).preset == ("sdxl", "text2image")
+    assert for_names(xl, {"prompt", "aesthetic_score", "refiner"}).preset == ("sdxl", "refined")
+    with pytest.raises(InputError, match=r"aesthetic_score  is no input of text2image. Write pipe.task\('refined'\)"):
+        xl(prompt="a fish", aesthetic_score=6.0)
+    with pytest.raises(InputError, match=r"aesthetic_score  is no input of text2image. Write pipe.task\('refined'\)"):
+        sf.load("sdxl", task="auto")(prompt="a fish", aesthetic_score=6.0)
+
+
+# ------------------------------------------------------------------------------------------------- what is carried over
+def test_what_a_task_has_no_block_for_is_there_for_the_next(flux: Callable[..., Graph]) -> None:
+    """Redux reads no words, so that its graph holds no text encoder."""
+    plain = flux("dev")
+    assert plain.task("redux").task("image2image") == plain.task("image2image")
+    loaded = flux("dev", "redux")
+    assert "text_encoder" not in loaded.bindings
+    assert loaded.task("text2image") == plain
+    small: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 1, "prompt": "a fish"}
+    assert loaded.task("text2image").only("latents")(**small).latents.isfinite().all()
+
+
+def test_what_is_at_hand_is_no_part_of_what_a_graph_is(flux: Callable[..., Graph]) -> None:
+    redux = flux("dev").task("redux")
+    assert redux == redux.sparing({"text_encoder": object()})
+    assert hash(redux) == hash(redux.sparing({"text_encoder": object()}))
+
+
+def test_a_block_that_was_taken_out_is_not_in_another_task(tiny: Tiny, nets: Nets, unet: Any) -> None:
+    net = nets.control(unet).ours
+    pipe = sf.load("sd", controlnet=net, **tiny("sd").bindings)
+    assert "controlnet" in pipe.task("image2image").components
+    assert pipe.remove("denoise.control").task("image2image") == tiny("sd", "image2image")
+
+
+def test_blocks_that_were_taken_out_together_go_in_an_order_that_works(emoji: Graph) -> None:
+    without = emoji.replace("denoise.guider", sf.guiders.NoGuidance())
+    for name in ("expand_negative", "negative", "match"):
+        without = without.remove(name)
+    other = without.task("inpaint")
+    assert {"expand_negative", "negative", "match"}.isdisjoint(other.nodes)
+    assert "negative_prompt" not in other.inputs
+    assert other.task("text2image") == without
+
+
+# ------------------------------------------------------------------------------------------- nets that a load is given
+@pytest.fixture(scope="module")
+def unet(tiny_reference: Callable[[str], Reference]) -> Any:
+    return tiny_reference("sd").pipe.unet
+
+
+@pytest.fixture(scope="module")
+def net(nets: Nets, unet: Any) -> Net:
+    return nets.control(unet)
+
+
+@pytest.mark.parametrize("task", ["text2image", "inpaint"])
+def test_a_load_with_a_control_net_puts_its_block_in(
+    tiny: Tiny, checkpoint: Callable[[str], Path], net: Net, task: str
+) -> None:
+    """As StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=net) does."""
+    pipe = sf.load(checkpoint("sd"), task, controlnet=net.ours)
+    assert pipe == controlled(tiny("sd", task)).bind(controlnet=net.ours)
+
+
+def test_several_nets_are_numbered(checkpoint: Callable[[str], Path], net: Net, nets: Nets) -> None:
+    pipe = sf.load(
+        checkpoint("sd"),
+        controlnet=net.ours,
+        controlnet_1=net.ours,
+        adapter=nets.adapter(channels=(16, 32), num_res_blocks=1).ours,
+    )
+    pictures = {name: picture(k) for k, name in enumerate(("control_image", "control_image_1", "adapter_image"))}
+    assert torch.isfinite(run(pipe, **pictures, **GIVEN).latents).all()
+
+
+def test_a_net_for_a_graph_without_its_block_is_refused_with_the_call_that_puts_it_in(tiny: Tiny, net: Net) -> None:
+    told = r"Load with it, sf.load\(…, controlnet=net\), or put in its block first: pipe.insert\('control'"
+    for take in (tiny("sd").bind, tiny("sd").using):
+        with pytest.raises(WireError, match=told):
+            take(controlnet=net.ours)
+    with pytest.raises(InputError, match=told):
+        tiny("sd")(prompt="a fish", controlnet=net.ours)
