@@ -21,7 +21,7 @@ from .offload import AS_A_WHOLE, Offload, offloaded, refuse_cut, store, window
 from .policy import CPU, DISK, Fact, Limit, Move, Shortage, room_for
 from .sizes import Parts, tensors_of, total
 
-_LOADING = "loading"
+LOADING = "loading"
 """What loading takes besides: one part for all, since one is loaded after another."""
 
 
@@ -97,7 +97,7 @@ class Entry:
         """What it will be, and what its loading takes besides."""
         needs = {**self.needs}
         for device, size in self.passing.items():
-            needs[device] = {**needs.get(device, {}), _LOADING: size}
+            needs[device] = {**needs.get(device, {}), LOADING: size}
         return _fact(self.key, self.name, needs, leased=True, readable=self.read is not None)
 
     @property
@@ -202,7 +202,7 @@ class Holdings:
             for device, parts in ghost.lies.items():
                 found.setdefault(device, []).append(parts)
         for device, size in passing.items():
-            found.setdefault(device, []).append({_LOADING: size})
+            found.setdefault(device, []).append({LOADING: size})
         return found
 
     def _passing(self, entry: Entry) -> Mapping[str, int]:

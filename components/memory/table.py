@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ..handle import Added, Handle
-from .holdings import Entry, Holdings
+from .holdings import LOADING, Entry, Holdings
 from .policy import CPU, DISK, Limit, Shortage, over
 from .sizes import show_size, total
 
@@ -97,11 +97,14 @@ def row(handle: Handle, entry: Entry | None, used_by: tuple[str, ...], leaves: i
 
 def lack_text(leases: Sequence[Sequence[Entry]], holdings: Holdings, limit: Limit) -> str:
     """What there is not enough of for these leases together; "" where all fit."""
-    for device, (needed, most) in over(holdings.demand(leases), limit).items():
+    demand = holdings.demand(leases)
+    for device, (needed, most) in over(demand, limit).items():
         entries = {entry.key: entry for lease in leases for entry in lease}
         sizes = {e.name: _on(e, device) for e in entries.values() if _on(e, device)}
         if others := holdings.others(device, entries):
             sizes["what was let go and others still hold"] = others
+        if loading := sum(parts.get(LOADING, 0) for parts in demand[device]):
+            sizes["what loading takes"] = loading
         return _lack(device, most, needed, sizes)
     return ""
 
@@ -123,10 +126,11 @@ def _lack(device: str, most: int, needed: int, sizes: Mapping[str, int]) -> str:
     ways = [
         "give a larger budget",
         "load in a narrower dtype",
-        f'keep it so: manager.offload("{largest}", storage="float8_e4m3fn")',
+        f'pack weights: sf.load(…, quantization={{"{largest}": "nf4"}})',
     ]
-    if device != CPU:
+    if device != CPU:  # there it is read as a whole, and lies while it streams
         ways.insert(1, f'bring the largest in parts: manager.offload("{largest}", by="blocks")')
+        ways.append(f'keep it in a narrower dtype: manager.offload("{largest}", storage="float8_e4m3fn")')
     return (
         f"The memory budget of {device} is {show_size(most)}, and {show_size(needed)} are needed there at once: "
         f"{parts}. Ways out: {'; '.join(ways)}."

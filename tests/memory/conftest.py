@@ -71,6 +71,7 @@ class Simulated(Mover):
     def _place(self, component: Any, device: str, what: str) -> None:
         if isinstance(component, nn.Module):
             with self._lock:
+                self._parts.pop(component, None)  # it may have been made narrower since it was read
                 self._where[component] = device
                 self.log.append(what)
             self._measure()

@@ -18,6 +18,7 @@ from sfumato.components.loading.hub import Access
 from sfumato.components.loading.single_file.checkpoint import component_of
 from sfumato.components.loading.single_file.writing import write_checkpoint
 from sfumato.components.memory.expected import Expected, expected
+from sfumato.components.memory.offload import Offload
 from sfumato.components.memory.sizes import parts_of, tensors_of, total
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.models.t5 import T5EncoderModel
@@ -29,7 +30,8 @@ from sfumato.components.quantization.gguf.writer import write_gguf
 from sfumato.components.quantization.method import missing_packages
 from sfumato.components.spec import ComponentSpec
 
-from .conftest import EMBEDDED
+from ..quantization.conftest import Alive
+from .conftest import EMBEDDED, GPU, Simulated
 
 HINTS = {
     "unet": ("diffusers", "UNet2DConditionModel"),
@@ -90,7 +92,9 @@ def test_what_a_folder_will_take(name: str, dtype: str) -> None:
 def test_what_is_quantized_while_it_is_loaded(kind: str, dtype: str) -> None:
     told = same(UNET.using(quantization=need(KINDS[kind])), dtype)
     assert told.bytes < expected(UNET, dtype).bytes
-    assert told.passing > 1280 * 160 * getattr(torch, dtype).itemsize  # its largest linear layer, and what packing makes
+    assert (
+        told.passing > 1280 * 160 * getattr(torch, dtype).itemsize
+    )  # its largest linear layer, and what packing makes
 
 
 @pytest.mark.parametrize("kind", ["nf4", "nf4, scales quantized too", "llm_int8", "int8_weight_only", "quanto_int4"])
@@ -209,3 +213,51 @@ def test_scales_of_quantized_weights_are_counted() -> None:
     state = layer.weight.quant_state
     counted = {id(tensor) for tensor in tensors_of(made)}
     assert {id(layer.weight), id(state.absmax), id(state.code)} <= counted
+
+
+# ------------------------------------------------------------------------------------------------- the first load
+@pytest.mark.parametrize("kind", ["nf4", "llm_int8", "int8_weight_only", "float8_weight_only", "quanto_int4"])
+def test_the_first_load_of_what_is_quantized_stays_within_the_budget(kind: str) -> None:
+    """Counted with torch's own allocations: files are mapped, and each tensor is cast, so that all of it is counted."""
+    spec = UNET.using(quantization=need(KINDS[kind]))
+    read_component(spec, torch.float32, "cpu")  # what a package makes at its first use, it keeps
+    told = expected(spec, "float32")
+    tower = ComponentSpec(
+        type_hint=HINTS["text_encoder"], pretrained_model_name_or_path=str(EMBEDDED), subfolder="text_encoder"
+    )
+    with pytest.raises(sf.LoadError, match=r"at once: unet .*, what loading takes "):
+        sf.ComponentsManager(told.bytes + told.passing - 1).handle(spec, name="unet").load()
+    budget = told.bytes + told.passing
+    manager = sf.ComponentsManager(budget)
+    manager.handle(tower).load()
+    with Alive() as counted:
+        model = manager.handle(spec, name="unet").load()
+    assert told.bytes < counted.peak <= budget
+    assert manager.bytes == total([parts_of(model)]) == told.bytes
+    assert {row.name: row.where for row in manager.summary()} == {"text_encoder": "disk", "unet": "cpu"}
+
+
+def test_what_streams_or_is_kept_narrower_is_told_as_it_is_kept() -> None:
+    full, half = expected(UNET, "float32"), expected(UNET, "float16")
+    narrow = expected(UNET, "float32", Offload(storage="float8_e4m3fn"))
+    assert half.bytes > narrow.bytes and narrow.bytes + narrow.passing == full.bytes
+    streamed = expected(UNET, "float32", Offload(by="blocks"))
+    assert streamed.bytes == full.bytes and 0 < streamed.window < full.bytes / 2
+    manager = sf.ComponentsManager("1GB")
+    manager.offload("unet", by="blocks", storage="float8_e4m3fn")
+    manager.handle(UNET).load()
+    entry = manager._holdings.entries[manager.handle(UNET).key]
+    assert entry.told == expected(UNET, "float32", Offload(by="blocks", storage="float8_e4m3fn"))
+
+
+def test_the_whole_of_what_is_kept_narrower_is_on_the_cpu_alone(simulated: Simulated) -> None:
+    full = expected(UNET, "float32").bytes
+    kept = expected(UNET, "float32", Offload(storage="float8_e4m3fn")).bytes
+    manager = sf.ComponentsManager({"cuda": kept + 1000, "cpu": full}, device="cuda", mover=simulated)
+    manager.offload("unet", storage="float8_e4m3fn")
+    manager.handle(UNET).load()
+    assert simulated.peak[GPU] == kept and manager.bytes == kept
+    tight = sf.ComponentsManager({"cuda": kept + 1000, "cpu": full - 1}, device="cuda", mover=Simulated())
+    tight.offload("unet", storage="float8_e4m3fn")
+    with pytest.raises(sf.LoadError, match=r"The memory budget of cpu is .* at once: what loading takes 29\.0 MB"):
+        tight.handle(UNET).load()
