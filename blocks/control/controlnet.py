@@ -47,7 +47,8 @@ class ApplyControlNet(Block):
             return _residuals(net(*_asked(net, passes), picture, scale, **_added(net, passes), guess_mode=guesses))
 
         on = partial(steers, start=self.control_guidance_start, end=self.control_guidance_end)
-        return Controlled(steered(predict, control, on, running, spares_negative=guesses) if scale else predict)
+        how: Mapping[str, Any] = {"device": net.device, "spares_negative": guesses}
+        return Controlled(steered(predict, control, on, running, **how) if scale else predict)
 
 
 class ApplyControlNetUnion(Block):
@@ -90,7 +91,8 @@ class ApplyControlNetUnion(Block):
             return _residuals(net(*_asked(net, passes), *given, **_added(net, passes), guess_mode=guesses))
 
         on = partial(steers, start=self.control_guidance_start, end=self.control_guidance_end)
-        return Controlled(steered(predict, control, on, running, spares_negative=guesses) if any(scales) else predict)
+        how: Mapping[str, Any] = {"device": net.device, "spares_negative": guesses}
+        return Controlled(steered(predict, control, on, running, **how) if any(scales) else predict)
 
 
 def _placed(net: ControlEncoder[Any], pixels: Tensor) -> tuple[Tensor]:

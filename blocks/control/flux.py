@@ -147,7 +147,9 @@ def _steered(
         return {place: layers for place, layers in found.items() if layers}
 
     on = partial(steers, start=block.control_guidance_start, end=block.control_guidance_end)
-    return Controlled(steered(predict, control, on, running, told_positive=True) if scale else predict)
+    if not scale:
+        return Controlled(predict)
+    return Controlled(steered(predict, control, on, running, device=net.device, told_positive=True))
 
 
 def _check_mode(mode: int | None, kinds: int | None) -> None:

@@ -56,7 +56,7 @@ class ApplyControlNet(Block):
             return {PLACE: _ask(net, self.transformer, passes, seen(passes)[0], scale, blind)}
 
         on = partial(steers, start=self.control_guidance_start, end=self.control_guidance_end)
-        return Controlled(steered(predict, control, on, running) if scale else predict)
+        return Controlled(steered(predict, control, on, running, device=net.device) if scale else predict)
 
 
 class ApplyInpaintControlNet(Block):
@@ -90,7 +90,7 @@ class ApplyInpaintControlNet(Block):
             return {PLACE: _ask(net, self.transformer, passes, seen(passes)[0], scale, blind=True)}
 
         on = partial(steers, start=self.control_guidance_start, end=self.control_guidance_end)
-        return Controlled(steered(predict, control, on, running) if scale else predict)
+        return Controlled(steered(predict, control, on, running, device=net.device) if scale else predict)
 
 
 def _size(vae: AutoencoderKL, height: int, width: int) -> tuple[int, int]:
@@ -131,7 +131,7 @@ def _ask(
     words = SD3Conditioning.joined([p.conditioning for p in passes])
     sample = torch.cat([p.latents * step.scale_in for p in passes]).to(net.dtype)
     if net.pos_embed is None:  # those of SD 3.5 large share the transformer's places
-        sample = transformer.pos_embed(sample.to(transformer.dtype)).to(net.dtype)
+        sample = transformer.pos_embed(sample.to(transformer.device, transformer.dtype)).to(net.device, net.dtype)
     pooled = words.pooled.to(net.dtype)
     pooled = torch.zeros_like(pooled) if blind else pooled
     return net(sample, seen, words.tokens.to(net.dtype), pooled, step.t.expand(len(sample)), scale)

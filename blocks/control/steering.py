@@ -14,7 +14,7 @@ from ...graph import Running
 from ...graph.space import ANY_SPACE
 from ...graph.types import Port
 from ...registry import counted
-from ..denoise.passes import groups
+from ..denoise.passes import Here, groups
 from ..image.read import AnyPicture, PictureInput, ReadImage, ReadMask, each_picture
 
 PredictUNet = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=(SDConditioning, SDXLConditioning))]
@@ -52,15 +52,19 @@ def steered(
     on: Callable[[Step], bool],
     running: Running,
     *,
+    device: torch.device | None = None,
     spares_negative: bool = False,
     told_positive: bool = False,
 ) -> Predict:
     """`predict` with what `control` says added to each pass, in the steps in which it is on.
 
-    `control(passes)` answers passes of equal shapes, with rows for all of them. Passes that differ in taps alone are
-    one question. With `spares_negative` nothing is added to negative passes; with `told_positive` what is said of the
-    positive pass is added to all.
+    `control(passes)` answers passes of equal shapes, with rows for all of them; they are brought to its `device`. What
+    it says stays there, and the denoiser brings it to its own. Passes that differ in taps alone are one question. With
+    `spares_negative` nothing is added to negative passes; with `told_positive` what is said of the positive pass is
+    added to all.
     """
+
+    here = None if device is None else Here(device)
 
     def question(p: Pass) -> Question:
         return p.latents.shape, id(p.latents), 0 if told_positive else id(p.conditioning), p.step.index
@@ -74,7 +78,7 @@ def steered(
         said: dict[Question, Residuals] = {}
         for group in groups(different):
             running.check()
-            together = [different[i] for i in group]
+            together = [here.brought(different[i]) if here else different[i] for i in group]
             answers = _split(control(together), [len(p.latents) for p in together])
             said.update(zip((keys[i] for i in group), answers, strict=True))
         return predict([_with(p, said) for p in passes])
@@ -117,7 +121,8 @@ def shown(
     features: Callable[[Tensor], tuple[Tensor, ...]],
     name: str = "control_image",
 ) -> Callable[[Sequence[Pass]], tuple[Tensor, ...]]:
-    """What `features` says of the pictures `b channels r c`, for the rows of passes. Each is read once for a run.
+    """What `features` says of the pictures `b channels r c`, for the rows of passes, on their device. Each is read, and
+    brought there, once for a run.
 
     `size` gives rows and columns of pixels for latents of a height and width.
 
@@ -128,16 +133,17 @@ def shown(
     if len(pictures) not in (1, rows.prompts, rows.total):
         told = f"{name} has {counted(len(pictures), 'picture')} for {counted(rows.prompts, 'prompt')}"
         raise ValueError(f"{told}. Give one for all, or one each.")
-    read: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # as long as this function
+    read: dict[tuple[int, int, torch.device], tuple[Tensor, ...]] = {}  # as long as this function
 
     def of(passes: Sequence[Pass]) -> tuple[Tensor, ...]:
-        height, width = passes[0].latents.shape[2:]
-        if (height, width) not in read:
+        (height, width), device = passes[0].latents.shape[2:], passes[0].latents.device
+        if (height, width, device) not in read:
             pixels = torch.cat([_pixels(p, size(height, width), channels) for p in pictures])
             said = features(pixels)
             each = 1 if len(pixels) in (1, rows.total) else rows.each
-            read[height, width] = tuple(t.repeat_interleave(each, 0) for t in said)
-        return tuple(torch.cat([t.expand(len(p.latents), -1, -1, -1) for p in passes]) for t in read[height, width])
+            read[height, width, device] = tuple(t.to(device).repeat_interleave(each, 0) for t in said)
+        there = read[height, width, device]
+        return tuple(torch.cat([t.expand(len(p.latents), -1, -1, -1) for p in passes]) for t in there)
 
     return of
 

@@ -11,7 +11,7 @@ from ...components.conditioning import Conditioning
 from ...components.memory.sizes import device_of
 from ...components.models.taps import Size, Taps, tapped
 from ...components.schedulers.schedule import Schedule, Step
-from ...components.types import Pass, Predict
+from ...components.types import Pass, Predict, RowsOf
 from ...graph import Running
 
 M = TypeVar("M", bound=nn.Module)
@@ -29,7 +29,7 @@ def asking(model: M, forward: Callable[[M, Sequence[Pass]], Tensor], batching: B
     `forward(model, passes)` answers passes that go together: (rows of all passes, channels, height, width). Passes with
     taps go through a view of the model. Passes may lie on another device than the model; answers lie where they do.
     """
-    here = _Here(torch.device(device_of(model)))
+    here = Here(torch.device(device_of(model)))
     views: dict[tuple[Taps, Size], M] = {}  # as long as this function, and its alone
 
     def seen(taps: Taps, size: Size) -> M:
@@ -52,7 +52,7 @@ def asking(model: M, forward: Callable[[M, Sequence[Pass]], Tensor], batching: B
     return predict
 
 
-class _Here:
+class Here:
     """Passes on the device of a model. What the turns share is brought there once."""
 
     def __init__(self, device: torch.device) -> None:
@@ -61,7 +61,7 @@ class _Here:
         self._schedule: tuple[Schedule, Schedule] | None = None
 
     def brought(self, asked: Pass) -> Pass:
-        if self._device == asked.latents.device == asked.conditioning.tokens.device:
+        if {self._device} == _places(asked):
             return asked
         return replace(
             asked,
@@ -84,6 +84,14 @@ class _Here:
                 self._words.clear()
             self._words[id(words)] = words, words.on(self._device)
         return self._words[id(words)][1]
+
+
+def _places(asked: Pass) -> set[torch.device]:
+    found = {asked.latents.device, asked.conditioning.tokens.device}
+    for residuals in asked.residuals:
+        whole = residuals.whole if isinstance(residuals, RowsOf) else residuals  # so that nothing is cut out for this
+        found.update(t.device for layers in whole.values() for t in layers[:1])
+    return found
 
 
 def groups(passes: Sequence[Pass], batching: Batching = "together") -> list[list[int]]:
