@@ -1,5 +1,6 @@
 """Weights into a model that is to be quantized, or whose files are: one layer after another."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -11,10 +12,13 @@ from ...graph.errors import ConfigError, LoadError
 from ..loading.tensors import SafetensorFiles, Tensors
 from ..loading.weights import _compare, _some
 from .config import GGUFQuantizationConfig, MixedQuantization, Quantization
+from .four_bit import FourBit, MayBeFourBit
 from .gguf.layers import holds_packed, packed_layer
 from .gguf.packed import Packed
 from .method import Method, completed, method_for
 from .paths import check_entries, named, names
+
+_LOG = logging.getLogger("sfumato")
 
 
 def load_quantized(
@@ -64,12 +68,17 @@ class _Loading:
     """Names in the model by names in the file, of tensors that are whole parameters."""
     parts: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]], init=False)
     """Of layers that the file has quantized, by path: part -> name in the file."""
+    packed: frozenset[str] = field(init=False)
+    """Names in the file of weights that it has in four bits, each under one name."""
+    decoded: list[str] = field(default_factory=list[str], init=False)
+    """Of those, the paths of the layers that take them as numbers."""
     chosen: dict[str, Method] = field(default_factory=dict[str, Method], init=False)
     """Of layers that are quantized now."""
 
     def __post_init__(self) -> None:
         # Subclasses compute in ways of their own; no method has a layer for them.
         self.linear = {path: layer for path, layer in self.model.named_modules() if type(layer) is nn.Linear}
+        self.packed = frozenset(self.tensors.four_bit() if isinstance(self.tensors, MayBeFourBit) else ())
 
     def find(self, rename: Callable[[str], str | None]) -> None:
         """Sort the names of the file, and compare them with those of the model before anything is read."""
@@ -100,7 +109,7 @@ class _Loading:
     def choose(self) -> None:
         """Decide which layers are quantized now, and check all of them."""
         owner = type(self.model).__name__
-        if self.parts:  # those who saved it chose
+        if self.parts or self.packed:  # those who saved it chose
             return
         rules = self.config.modules if isinstance(self.config, MixedQuantization) else ()
         paths = [path for path, _ in self.model.named_modules() if path]
@@ -137,17 +146,29 @@ class _Loading:
     def fill(self) -> None:
         """Read, quantize and place, in the order of the file."""
         for stored, name in self.plain.items():
-            self._place(name, self.tensors.read(stored))
+            self._place(name, self.tensors.read(stored), stored)
+        if self.decoded and self.device.type != "meta":
+            _LOG.info(
+                "%s: decoded, for blocks lie across the rows that are theirs: %s", self.config, _some(self.decoded)
+            )
         told = self.tensors.metadata() if isinstance(self.tensors, SafetensorFiles) else {}
         for path, parts in self.parts.items():
-            self._restore(path, parts, told.get(f"{path}.weight", ""))
+            read = {part: self.tensors.read(stored) for part, stored in parts.items() if part != "bias"}
+            self._restore(path, read, told.get(f"{path}.weight", ""), self.tensors.where(next(iter(parts.values()))))
         for module in self.model.modules():  # those that no file has
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(self.device)
 
-    def _place(self, name: str, tensor: Tensor | Packed) -> None:
+    def _place(self, name: str, tensor: Tensor | Packed | FourBit, stored: str) -> None:
         path, _, leaf = name.rpartition(".")
         module = self.model.get_submodule(path)
+        if isinstance(tensor, FourBit):
+            if leaf == "weight" and path in self.linear and not self._excluded(path):
+                self._restore(path, tensor.stored(), "", self.tensors.where(stored))
+                return
+            tensor = tensor.dequantize()
+        elif stored in self.packed:
+            self.decoded.append(path)
         if isinstance(tensor, Packed):
             if leaf == "weight" and self._stays_packed(path, module):
                 self._set(path, packed_layer(module, tensor.to(self.device), self._compute_dtype()))
@@ -175,28 +196,27 @@ class _Loading:
         made._parameters["bias"] = bias
         self._set(path, made)
 
-    def _restore(self, path: str, parts: Mapping[str, str], told: str) -> None:
+    def _restore(self, path: str, parts: Mapping[str, Tensor], told: str, files: str) -> None:
         rule = self._rule(path)
         if rule is None or isinstance(rule, GGUFQuantizationConfig):
             raise LoadError(f"{path} is quantized in its file, and the config says {self.config} of it.")
         layer = self.linear[path]
         bias = layer._parameters.get("bias")
-        read = {part: self.tensors.read(stored) for part, stored in parts.items() if part != "bias"}
-        read |= {} if bias is None else {"bias": bias}
+        read = {**parts, **({} if bias is None else {"bias": bias})}
         try:
             made = self.method(rule).restore(layer, read, told, self.device)
         except (RuntimeError, ValueError, AssertionError, KeyError, AttributeError, TypeError, ImportError) as error:
-            files = self.tensors.where(next(iter(parts.values())))
             raise LoadError(
                 f"{files}: {path} cannot be read as {rule.quant_method}: {type(error).__name__}: {error}. "
-                f"It has: {', '.join(sorted(parts))}."
+                f"It has: {', '.join(sorted(read))}."
             ) from error
         made._parameters["bias"] = bias
         self._set(path, made)
 
     def _stays_packed(self, path: str, module: nn.Module) -> bool:
         gguf = isinstance(self.config, GGUFQuantizationConfig)
-        return gguf and holds_packed(module) and not self._excluded(path)
+        # What stays float32 may be packed, for it is decoded to float32 where the model asks for its dtype.
+        return gguf and holds_packed(module) and not named(self.config.excluded, path)
 
     def _compute_dtype(self) -> torch.dtype | None:
         named_dtype = cast("GGUFQuantizationConfig", self.config).compute_dtype

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import sfumato as sf
+from sfumato.components.quantization.gguf.kinds import BY_NAME
 from sfumato.components.quantization.gguf.layers import packed_in
 from sfumato.components.quantization.gguf.packed import Packed
 from sfumato.components.quantization.gguf.writer import write_gguf
@@ -22,6 +23,7 @@ from .whole_files import whole_file as whole_file
 
 CALL: dict[str, Any] = {"num_inference_steps": 2, "seed": 0, "output_type": "pt", "max_sequence_length": 16}
 SIZE = {"height": 32, "width": 32}
+BESIDE = ("vae", "text_encoder", "text_encoder_2")
 Whole = Callable[[str], Path]
 
 
@@ -164,9 +166,70 @@ def test_t5_with_llama_cpps_names_reads_prompts_as_its_decoded_weights_do(
         sf.load_component(tmp_path / name, "T5EncoderModel", manager=fresh())
         for name in ("t5.gguf", "meant.safetensors")
     )
-    assert len(packed_in(t5)) == (0 if kind == "F16" else 13)  # all but the two that stay float32
+    assert len(packed_in(t5)) == (0 if kind == "F16" else 15)
     ids = torch.tensor([[3, 9, 1202, 13, 3, 9, 1712, 1]])
     assert (t5(ids).last_hidden_state - plain(ids).last_hidden_state).abs().max() < 1e-5
     assert "in the names of llama.cpp" in sf.inspect(tmp_path / "t5.gguf").layout
     pipe = load(whole_file("flux"), text_encoder_2=t5)
     assert (picture(pipe) - picture(load(whole_file("flux"), text_encoder_2=plain))).abs().max() < 1e-5
+
+
+# ------------------------------------------------------------------------------------- whole files that are quantized
+def test_a_whole_file_with_its_transformer_in_four_bits_draws_what_its_numbers_draw(
+    whole_file: Whole, tmp_path: Path
+) -> None:
+    """As lllyasviel/flux1-dev-bnb-nf4: beside it T5 in float8, CLIP in float16 and the autoencoder as it is."""
+    bnb: Any = pytest.importorskip("bitsandbytes", reason="pip install bitsandbytes")
+    stored: dict[str, Tensor] = {}
+    meant: dict[str, Tensor] = {}
+    for name, tensor in load_file(whole_file("flux")).items():
+        stored[name] = tensor
+        if name.startswith("model.diffusion_model.") and tensor.ndim == 2:
+            stored[name], state = bnb.functional.quantize_4bit(tensor, quant_type="nf4", compress_statistics=True)
+            stored |= {f"{name}.{part}": told for part, told in state.as_dict(packed=True).items()}
+            meant[name] = bnb.functional.dequantize_4bit(stored[name], state)
+        elif name.startswith("text_encoders."):
+            stored[name] = tensor.to(torch.float8_e4m3fn if "t5xxl" in name else torch.float16)
+        meant.setdefault(name, stored[name].float())
+    save_file(stored, tmp_path / "packed.safetensors")
+    save_file(meant, tmp_path / "meant.safetensors")
+    pipe = load(tmp_path / "packed.safetensors")
+    assert not pipe.check()
+    told = {part.name: part for part in sf.inspect(tmp_path / "packed.safetensors").components}
+    assert told["text_encoder_2"].dtype == "float8_e4m3fn"
+    assert (picture(pipe) - picture(load(tmp_path / "meant.safetensors"))).abs().max() < 1e-3
+    block = held(pipe, "transformer").single_transformer_blocks[0]
+    assert type(block.proj_mlp).__name__ == type(block.attn.to_v).__name__ == "Linear4bit"
+
+
+@pytest.mark.parametrize("kind", [name for name, kind in BY_NAME.items() if kind.dtype is None])
+def test_a_gguf_file_in_each_type_draws_what_its_decoded_tensors_draw(
+    kind: str, whole_file: Whole, tmp_path: Path
+) -> None:
+    """Blocks that the format's package cannot write are random bytes; `kind` also holds the fused matrices."""
+    gguf: Any = pytest.importorskip("gguf", reason="pip install gguf")
+    writer = gguf.GGUFWriter(str(tmp_path / "flux.gguf"), "flux")
+    meant = load_file(whole_file("flux"))
+    head = "model.diffusion_model."
+    for name, tensor in meant.items():
+        if not name.startswith(head):
+            continue
+        if tensor.ndim == 2 and tensor.shape[1] % 256 == 0:
+            packed = in_blocks(gguf, kind, tensor)
+            rows = packed.blocks.view(tensor.shape[0], -1).numpy()
+            theirs = gguf.GGMLQuantizationType[kind]
+            writer.add_tensor(name.removeprefix(head), rows, raw_dtype=theirs)
+            meant[name] = torch.from_numpy(gguf.dequantize(rows, theirs))
+        else:
+            writer.add_tensor(name.removeprefix(head), tensor.numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    save_file(meant, tmp_path / "meant.safetensors")
+    plain = load(tmp_path / "meant.safetensors")
+    pipe = load(tmp_path / "flux.gguf", **{name: held(plain, name) for name in BESIDE})
+    assert not pipe.check()
+    assert (picture(pipe) - picture(plain)).abs().max() < 1e-4
+    packed_paths = packed_in(held(pipe, "transformer"))
+    assert len(packed_paths) > 30 and {str(packed.kind) for packed in packed_paths.values()} == {kind}

@@ -36,10 +36,10 @@ def flux_models() -> dict[str, nn.Module]:
         torch.manual_seed(0)
         made: dict[str, nn.Module] = {
             "transformer": sf.models.FluxTransformer2DModel(
-                num_layers=2, num_single_layers=2, num_attention_heads=2, attention_head_dim=128, in_channels=16,
+                num_layers=2, num_single_layers=2, num_attention_heads=2, attention_head_dim=128, in_channels=64,
                 joint_attention_dim=WIDE, pooled_projection_dim=64, guidance_embeds=True, axes_dims_rope=(16, 56, 56),
             ),
-            "vae": _vae(4, scaling_factor=0.3611, shift_factor=0.1159),
+            "vae": _vae(scaling_factor=0.3611, shift_factor=0.1159),
             "text_encoder": sf.models.CLIPTextModel(**_clip(64)),
             "text_encoder_2": _t5(),
         }  # fmt: skip
@@ -52,11 +52,11 @@ def sd3_models() -> dict[str, nn.Module]:
         torch.manual_seed(0)
         made: dict[str, nn.Module] = {
             "transformer": sf.models.SD3Transformer2DModel(
-                num_layers=2, num_attention_heads=4, attention_head_dim=64, joint_attention_dim=WIDE, in_channels=4,
-                out_channels=4, caption_projection_dim=256, pooled_projection_dim=192, sample_size=16,
+                num_layers=2, num_attention_heads=4, attention_head_dim=64, joint_attention_dim=WIDE, in_channels=16,
+                out_channels=16, caption_projection_dim=256, pooled_projection_dim=192, sample_size=16,
                 pos_embed_max_size=16, qk_norm="rms_norm",
             ),
-            "vae": _vae(4, scaling_factor=1.5305, shift_factor=0.0609),
+            "vae": _vae(scaling_factor=1.5305, shift_factor=0.0609),
             "text_encoder": sf.models.CLIPTextModelWithProjection(**_clip(64)),
             "text_encoder_2": sf.models.CLIPTextModelWithProjection(**_clip(128)),
             "text_encoder_3": _t5(),
@@ -94,9 +94,9 @@ def in_blocks(gguf: Any, kind: str, tensor: Tensor) -> Packed:
     return packed
 
 
-def _vae(channels: int, **factors: float) -> nn.Module:
+def _vae(**factors: float) -> nn.Module:
     return sf.models.AutoencoderKL(
-        block_out_channels=(32,) * 4, latent_channels=channels, layers_per_block=1, use_quant_conv=False,
+        block_out_channels=(32,) * 4, latent_channels=16, layers_per_block=1, use_quant_conv=False,
         down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
         use_post_quant_conv=False, **factors,
     )  # fmt: skip

@@ -9,10 +9,11 @@ from typing import Any
 
 from ....graph.errors import LoadError
 from ....registry import did_you_mean
+from ...quantization.four_bit import FourBitState
 from ...spec import ComponentSpec
 from ..hub import Access
 from ..index import Index
-from ..tensors import PICKLES, Shape, Tensors, tensors_of
+from ..tensors import PICKLES, Shape, tensors_of
 from . import latent_diffusion
 from .configs import config_of
 from .parts import Part, parts_of
@@ -54,6 +55,8 @@ class Checkpoint:
     """The name of its file in `families/`; None for a model without a denoiser of a known family."""
     refused: Mapping[str, str] = field(default_factory=dict[str, str])
     """Of tensors that are packed in a way that is not read, what it is."""
+    four_bit: Mapping[str, FourBitState] = field(default_factory=dict[str, FourBitState])
+    """Of weights in bitsandbytes' four bits, what the file says of them."""
 
     @property
     def knowledge(self) -> Mapping[str, Any]:
@@ -107,6 +110,15 @@ class Checkpoint:
             return _ALONE[self._named(name).kind][1]
         library, class_name = self.knowledge["models"][name]["class"]
         return library, class_name
+
+    def quantization(self, name: str) -> dict[str, Any]:  # a key of a config.json
+        """The `quantization_config` of a part whose weights are in four bits; nothing for others."""
+        prefix = self._named(name).prefix
+        states = [state for tensor, state in self.four_bit.items() if tensor.startswith(prefix)]
+        if not states:
+            return {}
+        config = {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": states[0].kind}
+        return {"quantization_config": {**config, "bnb_4bit_use_double_quant": any(state.nested for state in states)}}
 
     def describe(self) -> str:
         """What it is, in a phrase."""
@@ -166,7 +178,7 @@ def _opened(file: Path, _changed: int, _size: int, allow_pickle: bool) -> Checkp
     tensors = Stored(tensors_of([file], allow_pickle=allow_pickle))
     shapes = dict(tensors.shapes())
     parts = tuple(parts_of(shapes))
-    return Checkpoint(file, shapes, parts, _family_of(parts), tensors.refused)
+    return Checkpoint(file, shapes, parts, _family_of(parts), tensors.refused, tensors.states)
 
 
 def _family_of(parts: tuple[Part, ...]) -> str | None:
@@ -251,11 +263,11 @@ def part_spec(found: Checkpoint, name: str, other: ComponentSpec | None = None) 
         type_hint=other.type_hint if other else found.hint(name),
         pretrained_model_name_or_path=str(found.file),
         subfolder=name,
-        config=other.read_config() if other else found.config(name),
+        config={**(other.read_config() if other else found.config(name)), **found.quantization(name)},
     )
 
 
-def tensors_in(spec: ComponentSpec, model: Any) -> Tensors:  # a model of ours
+def tensors_in(spec: ComponentSpec, model: Any) -> Renamed:  # a model of ours
     """The tensors of a part of a file, under published names, for a model of ours."""
     file = Path(str(spec.pretrained_model_name_or_path))
     part = open_checkpoint(file, spec.access).part(spec.subfolder)

@@ -1,13 +1,14 @@
 """Tensors that a file stores as several: a weight in few bits, and beside it what its numbers are made of."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from ....graph.errors import LoadError
+from ...quantization.four_bit import PARTS, STATE, FourBit, FourBitState
 from ..tensors import Shape, Tensors
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -28,7 +29,8 @@ class Stored:
     """The tensors of a file, each whole: float8 weights with their scale applied, and no scales beside them.
 
     ComfyUI's scaled files have `x.scale_weight` (or `x.weight_scale`) beside `x.weight` in float8: the weight is the
-    product, and the scale is one number or one for each row. `refused` says of what cannot be read what it is.
+    product, and the scale is one number or one for each row. Weights in bitsandbytes' four bits are told by the state
+    beside them, and have the shape that it says. `refused` says of what cannot be read what it is.
     """
 
     def __init__(self, tensors: Tensors) -> None:
@@ -42,14 +44,41 @@ class Stored:
                     hidden.add(name)
                     if end in _SCALES:
                         self._scales[weight] = name
-        self._shapes = {name: shape for name, shape in shapes.items() if name not in hidden}
+        self.states: dict[str, FourBitState] = {}
+        for name in shapes:
+            weight, found, kind = name.partition(STATE)
+            if found and weight in shapes:
+                self.states[weight] = self._state(name, kind)
+                hidden |= {name, *(f"{weight}{end}" for end in PARTS)}
+        whole = {weight: state.shape for weight, state in self.states.items()}
+        self._shapes = {name: shape for name, shape in shapes.items() if name not in hidden} | whole
         self.refused: Mapping[str, str] = dict(_refused(tensors))
 
     def shapes(self) -> Mapping[str, Shape]:
         return self._shapes
 
-    def read(self, name: str) -> Tensor:
+    def four_bit(self) -> Collection[str]:
+        """The names of weights in bitsandbytes' four bits; `read` gives a `FourBit` of each."""
+        return self.states.keys()
+
+    def _state(self, name: str, kind: str) -> FourBitState:
+        try:
+            return FourBitState.read(kind, self.tensors.read(name))
+        except ValueError as error:
+            raise LoadError(f"{self.where(name)}: {name} is damaged: {error}.") from error
+
+    def _four_bit(self, name: str, codes: Tensor) -> FourBit:
+        there = self.tensors.shapes()
+        parts = {end: self.tensors.read(f"{name}{end}") for end in PARTS if f"{name}{end}" in there}
+        try:
+            return FourBit(self.states[name], codes, parts)
+        except ValueError as error:
+            raise LoadError(f"{self.where(name)}: {name} is damaged: {error}.") from error
+
+    def read(self, name: str) -> Any:  # a Tensor, or a FourBit or Packed that is cut and joined like one
         tensor = self.tensors.read(name)
+        if name in self.states:
+            return self._four_bit(name, tensor)
         if (scale := self._scales.get(name)) is None:
             return tensor
         if tensor.dtype not in _FLOAT8:

@@ -1,12 +1,13 @@
 """Tables of names: which tensors of a published file are which of a model, read in both directions."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
+from ...quantization.four_bit import MayBeFourBit
 from ..tensors import Shape, Tensors
 
 How = Literal["", "transposed", "halves swapped", "1x1"]
@@ -85,6 +86,7 @@ class Renamed:
         self, tensors: Tensors, made: Sequence[Tie], wanted: Mapping[str, Shape], keep: Iterable[str] = ()
     ) -> None:
         self.tensors = tensors
+        """What the file has. May be exchanged for one of the same names and shapes."""
         there = tensors.shapes()
         self._of: dict[str, tuple[Tie, list[int], int]] = {}
         self._shapes: dict[str, Shape] = {}
@@ -106,12 +108,17 @@ class Renamed:
 
     def read(self, name: str) -> Tensor:
         tie, sizes, place = self._of[name]
-        whole: Any = self.tensors.read(tie.theirs)  # a Tensor, or a Packed of a GGUF file, which does alike
+        whole: Any = self.tensors.read(tie.theirs)  # a Tensor, or a Packed or FourBit, which do alike
         if len(sizes) > 1:
             return whole.split(sizes)[place]
         if tie.how == "transposed":
             return whole.T.contiguous()
         return _swapped(whole) if tie.how == "halves swapped" else whole
+
+    def four_bit(self) -> Collection[str]:
+        """The names of what the file has in four bits; pieces that begin inside a block are decoded by `read`."""
+        there = self.tensors.four_bit() if isinstance(self.tensors, MayBeFourBit) else ()
+        return [name for name, (tie, _, _) in self._of.items() if tie.theirs in there]
 
     def where(self, name: str) -> str:
         return self.tensors.where(self._of[name][0].theirs if name in self._of else name)
