@@ -2,9 +2,10 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import prod
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
@@ -13,6 +14,7 @@ from ..components.loading.code.blocks import code_in
 from ..components.loading.code.reading import CONFIG
 from ..components.loading.code.trust import listing
 from ..components.loading.component import problems, weights_of, with_variant
+from ..components.loading.files import has_files
 from ..components.loading.hub import Access, Repo
 from ..components.loading.index import Index, read_index
 from ..components.loading.roots import Folder, Root
@@ -23,10 +25,11 @@ from ..graph import ConfigError, Graph, Lazy, LoadError
 from ..graph.files.bindings import read as read_bindings
 from ..graph.files.reading import read_form
 from ..graph.types import say
+from ..registry import UnknownName, hint_of
 from ..registry import presets as families
 from .family import Family
-from .load import GRAPH, family_of, load, told
-from .source import EMBEDDED, file_of, find_root
+from .load import GRAPH, alone, at, family_of, load, saved_graph, told
+from .source import file_of, find_root, is_embedded
 
 _BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 _DTYPES = {
@@ -122,7 +125,7 @@ def inspect(
     if isinstance(x, Graph):
         return _of_graph("graph", x)
     access = Access(token, cache_dir and str(cache_dir), local_files_only, allow_pickle=allow_pickle)
-    embedded = isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
+    embedded = is_embedded(x)
     if not embedded and (file := file_of(x, revision, access)) is not None:
         return _of_file(str(x), open_checkpoint(file, access), access)
     path = Path(x).expanduser()
@@ -131,7 +134,7 @@ def inspect(
         return _with_code(found, Folder(path.absolute().parent), "") if path.name == GRAPH else found
     if not embedded and isinstance(x, str) and x in families and not path.is_dir():
         return _of_graph(x, load(x))
-    root = Folder(EMBEDDED / str(x)) if embedded else find_root(x, revision, access)
+    root = find_root(x, revision, access)
     return _with_code(_of_root(str(x), root, subfolder, access, variant), root, subfolder)
 
 
@@ -139,9 +142,13 @@ def _of_root(source: str, root: Root, subfolder: str, access: Access, variant: s
     names = root.names(subfolder)
     if not any(name.endswith("model_index.json") for name in names):
         if GRAPH in names:
-            return _of_graph_file(source, root.local(subfolder, [GRAPH]) / GRAPH)
+            if not read_form(file := root.local(subfolder, [GRAPH]) / GRAPH).auto_map:
+                return _of_graph(source, saved_graph(root, subfolder, access, variant))
+            return _of_graph_file(source, file, root, access)
         if CONFIG in names:
             return Inspection(source, str(root.local(subfolder, [CONFIG])), None, None, (), (), ())
+        if has_files(names) or "config.json" in names:
+            return _of_component(source, alone(root, subfolder).using(variant=variant).reached(access))
     index = read_index(root, subfolder=subfolder)
     specs = {name: spec.reached(access) for name, spec in index.components.items() if spec is not None}
     if variant is not None:
@@ -158,14 +165,17 @@ def _with_code(found: Inspection, root: Root, subfolder: str) -> Inspection:
     return found if code is None else replace(found, code=listing(code))
 
 
-def _of_graph_file(source: str, file: Path) -> Inspection:
+def _of_graph_file(source: str, file: Path, root: Root | None = None, access: Access | None = None) -> Inspection:
     """A graph file. Where code of its own would have to run for its blocks, what it binds is told all the same."""
     form = read_form(file)
     if not form.auto_map:
         return _of_graph(source, Graph.load(file))
     entries = {n: None if e is None else e.model_dump(exclude_unset=True) for n, e in form.graph.components.items()}
     bound, problems = read_bindings(entries, "graph", file.parent, None)
-    parts = [_part(n, held.spec, used=True) if hasattr(held, "spec") else _of_object(n, held)
+    specs = {
+        n: held.spec if root is None else at(root, held.spec) for n, held in bound.items() if hasattr(held, "spec")
+    }
+    parts = [_part(n, specs[n].reached(access or Access()), used=True) if n in specs else _of_object(n, held)
              for n, held in bound.items() if held is not None]  # fmt: skip
     return Inspection(source, None, None, None, (), tuple(parts), (*map(str, problems), *_missing(parts)))
 
@@ -199,6 +209,17 @@ def _of_file(source: str, found: Checkpoint, access: Access) -> Inspection:
         return replace(told, folder=None, layout=found.describe(), missing=absent)
     parts = tuple(_part(name, spec, used=True) for name, spec in specs.items())
     return Inspection(source, None, None, None, (), parts, tuple(_missing(parts)), found.describe())
+
+
+def _of_component(source: str, spec: ComponentSpec) -> Inspection:
+    """One component without a pipeline around it."""
+    with suppress(LoadError, UnknownName):  # what keeps it from loading is told below
+        spec = spec.using(type_hint=hint_of(spec.type))
+    root = spec.root
+    place = f"{root.source}/{spec.subfolder}".rstrip("/")
+    part = _part(PurePosixPath(place).name, spec, used=True)
+    text = "one component, which sf.load_component gives"
+    return Inspection(source, place, None, None, (), (part,), tuple(_missing([part])), text)
 
 
 def _of_graph(source: str, graph: Graph) -> Inspection:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..components.loading.code.blocks import custom_block, load_graph
 from ..components.loading.component import problems, with_variant
+from ..components.loading.files import CONFIGS
 from ..components.loading.hub import Access
 from ..components.loading.index import CLASSIC, MODULAR, Index, read_index
 from ..components.loading.roots import Folder, Root
@@ -16,13 +17,13 @@ from ..components.manager import ComponentsManager, Handle, default_manager
 from ..components.memory.placement import Where, place_of
 from ..components.quantization.by_component import with_quantization
 from ..components.quantization.config import read_quantization
-from ..components.spec import ComponentSpec, dtype_name
+from ..components.spec import ComponentSpec, class_of, dtype_name
 from ..graph import ConfigError, Graph, LoadError
 from ..registry import did_you_mean, models, native, schedulers
 from ..registry import presets as families
 from .family import Family
 from .source import EMBEDDED as EMBEDDED
-from .source import file_of, find_root
+from .source import file_of, find_root, is_embedded
 from .source import names as names
 
 GRAPH = "graph.json"
@@ -87,7 +88,7 @@ def load(
         made = family.make(task, swaps) if graph is None else graph
         return made.using(**swaps) if swaps else made
     access = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
-    embedded = isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
+    embedded = is_embedded(x)
     manager = manager or default_manager()
     where = Where(device, device_map)
     if (file := None if embedded else file_of(x, revision, access)) is not None:
@@ -95,11 +96,16 @@ def load(
         index = index_of(file, access, beside)
         _LOG.info("%s: %s", file.name, open_checkpoint(file, access).describe())
     else:
-        root = Folder(EMBEDDED / x) if embedded else find_root(x, revision, access)
+        root = find_root(x, revision, access)
         if config is not None:
             raise ConfigError("config= goes with a single file: a folder has its configs beside its weights.")
         if graph is None and GRAPH in root.names(subfolder):
-            return _saved(root, subfolder, access, task, manager, where, dtype, quantization, trust_remote_code, swaps)
+            saved = saved_graph(
+                root, subfolder, access, variant, manager, where, dtype, quantization, trust_remote_code
+            )
+            if saved.preset is not None and task not in ("text2image", saved.preset[1]):
+                saved = saved.task(task)
+            return saved.using(**swaps) if swaps else saved
         custom = custom_block(root, subfolder, trust_remote_code) if graph is None else None
         if custom is not None and not {CLASSIC, MODULAR} & root.names(subfolder):
             return custom.using(**swaps) if swaps else custom
@@ -190,27 +196,23 @@ def _with_defaults(graph: Graph, defaults: Mapping[str, Any]) -> Graph:
     return graph
 
 
-def _saved(
+def saved_graph(
     root: Root,
-    subfolder: str,
-    access: Access,
-    task: str,
-    manager: ComponentsManager,
-    where: Where,
-    dtype: Any,
-    quantization: Mapping[str, Any] | None,
-    trust_remote_code: bool | str,
-    swaps: Mapping[str, Any],
+    subfolder: str = "",
+    access: Access | None = None,
+    variant: str | None = None,
+    manager: ComponentsManager | None = None,
+    where: Where | None = None,
+    dtype: Any = None,
+    quantization: Mapping[str, Any] | None = None,
+    trust_remote_code: bool | str = False,
 ) -> Graph:  # Any as in load
     """A graph that was saved, held by the manager that was asked for."""
     saved = load_graph(root, subfolder, trust_remote_code)
     specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
-    specs = {name: _at(root, spec).reached(access) for name, spec in specs.items()}
-    specs = with_quantization(specs, quantization)
-    saved = saved.bind(where.handles(specs, manager, dtype, specs))
-    if saved.preset is not None and task not in ("text2image", saved.preset[1]):
-        saved = saved.task(task)
-    return saved.using(**swaps) if swaps else saved
+    specs = {name: at(root, spec).reached(access or Access()) for name, spec in specs.items()}
+    specs = with_variant(with_quantization(specs, quantization), variant)
+    return saved.bind((where or Where(None, None)).handles(specs, manager or default_manager(), dtype, specs))
 
 
 def load_component(
@@ -232,7 +234,8 @@ def load_component(
     quantization: Any = None,  # a Quantization, its JSON or a name
     device_map: Any = None,  # devices by module path, or "balanced"
 ) -> Any:  # an object of that class
-    """One component: from its folder, from a repo and its `subfolder`, or from a single file of weights.
+    """One component: from its folder, from a repo and its `subfolder`, or from a single file of weights. In a whole
+    pipeline (a preset's name, a folder or repo with an index) it is the one of that class.
 
     `class_name` is a published name ("AutoencoderKL"); None takes what the component's own config says. `config` has
     keys that hold in place of those of its config, `quantization` says how its weights are held. `device_map` has its
@@ -245,13 +248,8 @@ def load_component(
         spec = component_of(file, access, hint, subfolder)
     else:
         root = find_root(x, revision, access)
-        spec = ComponentSpec(
-            type_hint=hint or ("diffusers", "AutoModel"),
-            pretrained_model_name_or_path=root.source,
-            subfolder=subfolder,
-            revision=root.revision,
-            variant=variant,
-        ).reached(access)
+        spec = _member(root, hint, access) if not subfolder and is_pipeline(root) else alone(root, subfolder, hint)
+        spec = spec.using(variant=variant or spec.variant).reached(access)
     if config is not None:
         spec = spec.using(config={**spec.read_config(), **config})
     if quantization is not None:
@@ -261,6 +259,46 @@ def load_component(
     return manager.handle(spec, device=place_of(device_map, spec, manager.dtype) or device).load()
 
 
+def is_pipeline(root: Root, subfolder: str = "") -> bool:
+    """Whether there is an index, and no component beside it."""
+    names = root.names(subfolder)
+    return not names.isdisjoint((CLASSIC, MODULAR)) and names.isdisjoint(CONFIGS)
+
+
+def alone(root: Root, subfolder: str = "", hint: tuple[str, str] | None = None) -> ComponentSpec:
+    """The component whose files lie here, of this class or of what its config says."""
+    return ComponentSpec(
+        type_hint=hint or ("diffusers", "AutoModel"),
+        pretrained_model_name_or_path=root.source,
+        subfolder=subfolder,
+        revision=root.revision,
+    )
+
+
+def _member(root: Root, hint: tuple[str, str] | None, access: Access) -> ComponentSpec:
+    """The one component of a class in a whole pipeline. LoadError where there is none, or several."""
+    index = read_index(root)
+    specs = {name: spec.reached(access) for name, spec in index.loadable.items()}
+    classes = {name: spec.type_hint[1] if spec.type_hint else "unknown" for name, spec in specs.items()}
+    wanted = None if hint is None else class_of(hint)
+    found = [name for name, spec in specs.items() if wanted is not None and _type(spec) is wanted]
+    if len(found) == 1:
+        return specs[found[0]]
+    there = ", ".join(f"{name} ({kind})" for name, kind in classes.items())
+    if hint is None:
+        raise LoadError(f"{index.path}: is a whole pipeline. Say which: subfolder='unet', or a class. It has: {there}.")
+    some = f"has {len(found)} of the class {hint[1]}" if found else f"has no {hint[1]}"
+    way_out = f"Say which: subfolder={found[0]!r}. " if found else ""
+    raise LoadError(f"{index.path}: {some}. {way_out}It has: {there}.")
+
+
+def _type(spec: ComponentSpec) -> Any:  # a class of any library
+    try:
+        return spec.type
+    except LoadError:
+        return None
+
+
 def _hint(class_name: str) -> tuple[str, str]:
     library = "transformers" if ("transformers", class_name) in native else "diffusers"
     if library == "diffusers" and class_name not in {*models, *schedulers}:
@@ -268,7 +306,7 @@ def _hint(class_name: str) -> tuple[str, str]:
     return library, class_name
 
 
-def _at(root: Root, spec: ComponentSpec) -> ComponentSpec:
+def at(root: Root, spec: ComponentSpec) -> ComponentSpec:
     """A component beside a graph file of a repo: in that repo, for the copy here has only what was asked for."""
     home = Path(spec.pretrained_model_name_or_path or "")
     if isinstance(root, Folder) or not home.is_relative_to(here := root.local("", ())):

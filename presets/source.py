@@ -1,9 +1,10 @@
 """What a user names: a preset, a folder, a repo, or a single file, here or on the Hub."""
 
 from pathlib import Path
+from typing import TypeGuard
 
 from ..components.loading.hub import Access, is_repo, open_repo
-from ..components.loading.roots import Root, root_of
+from ..components.loading.roots import Folder, Root, root_of
 from ..components.loading.single_file.checkpoint import ENDS
 from ..graph import LoadError
 from ..registry import did_you_mean
@@ -15,6 +16,11 @@ EMBEDDED = Path(__file__).parent / "embedded"
 def names() -> list[str]:
     """The presets that `load` knows by name: those with an embedded model, then the families."""
     return [*sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir()), *families]
+
+
+def is_embedded(x: str | Path) -> TypeGuard[str]:
+    """Whether this is the name of a preset with a model inside."""
+    return isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
 
 
 def file_of(x: str | Path, revision: str | None, access: Access) -> Path | None:
@@ -36,20 +42,34 @@ def file_of(x: str | Path, revision: str | None, access: Access) -> Path | None:
 
 
 def _of_address(x: str, revision: str | None) -> tuple[str, str | None]:
-    """`owner/name/file` and the revision, of a file's address on the Hub as a browser shows it; else what came."""
+    """`owner/name`, or `owner/name/file`, and the revision, of an address on the Hub as a browser shows it; else what
+    came."""
     if "://" not in x:
         return x, revision
     from huggingface_hub import constants
 
     home, _, rest = x.partition(f"{constants.ENDPOINT}/")
-    parts = rest.split("/")
-    if home or len(parts) < 5 or parts[2] not in ("blob", "resolve"):
-        raise LoadError(f"{x}: is no file of the Hub at {constants.ENDPOINT}. Give owner/name/file, or download it.")
-    return "/".join([*parts[:2], *parts[4:]]), revision or parts[3]
+    match [] if home else rest.rstrip("/").split("/"):
+        case [owner, name]:
+            return f"{owner}/{name}", revision
+        case [owner, name, "tree", at]:
+            return f"{owner}/{name}", revision or at
+        case [owner, name, "blob" | "resolve", at, *file] if file:
+            return "/".join([owner, name, *file]), revision or at
+        case _:
+            pass
+    raise LoadError(
+        f"{x}: is no repo and no file of the Hub at {constants.ENDPOINT}. Give owner/name or owner/name/file with "
+        "revision= and subfolder=, or download it."
+    )
 
 
 def find_root(x: str | Path, revision: str | None, access: Access) -> Root:
-    """The folder or repo that a user names; a repo is asked for its newest commit."""
+    """The folder, embedded model or repo that a user names; a repo is asked for its newest commit."""
+    if is_embedded(x):
+        return Folder(EMBEDDED / x)
+    if isinstance(x, str) and "://" in x:
+        x, revision = _of_address(x, revision)
     folder = Path(x).expanduser()
     if not folder.exists() and isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
         return open_repo(x, revision, access, fresh=True)

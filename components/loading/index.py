@@ -89,6 +89,9 @@ def read_index(folder: str | Path | Root, file: IndexFile | None = None, subfold
     """
     root = folder if isinstance(folder, Repo) else Folder(_plain(folder).absolute())
     names = root.names(subfolder)
+    if isinstance(root, Folder) and not (root.path / subfolder).is_dir():
+        beside = ", ".join(sorted(p.name for p in root.path.iterdir() if p.is_dir())) or "no folder"
+        raise LoadError(f"{root.path / subfolder}: there is no such folder. {root.path} has: {beside}.")
     if file is None:
         file = next((name for name in (MODULAR, CLASSIC) if name in names), None)
         if file is None:

@@ -1,6 +1,7 @@
 """Repos of the Hub, through the real client, from a small server on this machine."""
 
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -148,7 +149,9 @@ def test_one_component_and_one_file_of_a_repo(hub: Hub, tmp_path: Path) -> None:
     address = f"{hub.url}/someone/emoji/blob/old/{UNET}"
     older = sf.load_component(address, manager=sf.ComponentsManager(), config=unet.to_config())
     assert torch.equal(next(older.parameters()), next(unet.parameters()))
-    assert "is no file of the Hub at" in _said(lambda: sf.load("https://elsewhere.example/a/b/blob/main/c.safetensors"))
+    assert "is no repo and no file of the Hub at" in _said(
+        lambda: sf.load("https://elsewhere.example/a/b/blob/main/c.safetensors")
+    )
     assert "has no file 'unet/other.safetensors'" in _said(lambda: sf.load("someone/emoji/unet/other.safetensors"))
 
 
@@ -161,3 +164,39 @@ def _said(do: Callable[[], object]) -> str:
 def test_names_of_repos() -> None:
     assert is_repo("owner/name.v1-5")
     assert not is_repo("owner/name/more") and not is_repo("owner/../x") and not is_repo("..%2f/x")
+
+
+def test_an_address_as_a_browser_shows_it_is_a_repo_at_a_revision(hub: Hub, load: Load) -> None:
+    assert load(f"{hub.url}/someone/emoji").bindings["unet"].spec.revision == COMMIT
+    assert load(f"{hub.url}/someone/emoji/tree/old").bindings["unet"].spec.revision == OLD
+    assert "is no repo and no file of the Hub" in _said(lambda: load("https://elsewhere.example/a/b"))
+
+
+def test_a_class_finds_its_component_in_a_whole_pipeline(hub: Hub, load: Load) -> None:
+    # The last has it in another repo, and its hint is AutoModel.
+    for source in ("someone/emoji", EMOJI, "emoji", "someone/parts"):
+        found = sf.load_component(source, "AutoencoderKL", manager=sf.ComponentsManager())
+        assert isinstance(found, sf.models.AutoencoderKL)
+    assert {name.partition("/")[0] for name in weights(hub)} == {"vae"}
+    said = _said(lambda: sf.load_component("someone/emoji", "FluxTransformer2DModel"))
+    assert said.startswith("someone/emoji: has no FluxTransformer2DModel. It has: scheduler (DDIMScheduler), ")
+    said = _said(lambda: sf.load_component("someone/emoji"))
+    assert said.startswith("someone/emoji: is a whole pipeline. Say which: subfolder='unet', or a class. It has: ")
+
+
+def test_a_variant_is_asked_of_a_saved_graph_too(hub: Hub, load: Load, repos: Path, tmp_path: Path) -> None:
+    load("someone/emoji").save(tmp_path / "saved")
+    pipe = load(str(tmp_path / "saved"), variant="fp16")
+    assert {pipe.bindings[name].spec.variant for name in MODELS} == {"fp16"}
+    assert "no variant 'bf16'" in _said(lambda: load(str(tmp_path / "saved"), variant="bf16"))
+
+
+def test_inspecting_a_component_and_a_saved_graph_of_a_repo(hub: Hub, repos: Path) -> None:
+    shutil.copytree(EMOJI / "vae", repos / "someone/vae", dirs_exist_ok=True)
+    found = sf.inspect("someone/vae")
+    assert [(p.name, p.class_name, p.dtype) for p in found.components] == [("vae", "AutoencoderKL", "float16")]
+    assert found.missing == () and weights(hub) == []
+    pipe = sf.load("emoji")
+    pipe.bind({"vae": pipe.bindings["vae"].load()}).save(repos / "someone/graph")  # writes it beside graph.json
+    told = {part.name: part for part in sf.inspect("someone/graph").components}["vae"]
+    assert told.source == "someone/graph/vae" and told.missing == () and weights(hub) == []
