@@ -10,10 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 ONE, TWO = "lazy:0", "lazy:1"
+Move = tuple[str, str, torch.Size]
+_moves: list[Move] = []
 
 
 class There(Tensor):
@@ -61,6 +64,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:  # any operation 
     if asked is not None:
         kwargs["device"] = "cpu" if target.type == "lazy" else target
         kwargs.pop("pin_memory", None)
+    if moves and "lazy" in (target.type, args[0].device.type) and target != args[0].device:
+        _moves.append((str(args[0].device), str(target), args[0].shape))
     inner_args, inner_kwargs = tree_map_only(There, lambda t: t.inside, (args, kwargs))
     made = func(*inner_args, **inner_kwargs)
     if func._schema.is_mutable and isinstance(args[0], Tensor):
@@ -82,8 +87,21 @@ class _Machine(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Values(TorchFunctionMode):
+    """Makes tensors of numbers on the CPU first: torch does so out of sight."""
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        device = named.pop("device", None) if func is torch.tensor else None
+        made = func(*args, **named)
+        return made if device is None else made.to(device)
+
+
 @contextmanager
-def devices() -> Generator[None]:
-    """Inside, this thread has the devices `ONE` and `TWO`."""
-    with _Machine():
-        yield
+def devices() -> Generator[list[Move]]:
+    """Inside, this thread has the devices `ONE` and `TWO`. Gives what moves: from where, to where, its shape."""
+    _moves.clear()
+    with _Machine(), _Values():
+        yield _moves

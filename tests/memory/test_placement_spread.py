@@ -16,15 +16,15 @@ from sfumato.components.memory.cut import Cut, cut_as, own
 from sfumato.components.memory.elsewhere import Elsewhere, lent, spread
 from sfumato.components.models.taps import Drop, Identity, Tap, Taps, tapped
 
-from .simulated import ONE, TWO, devices
+from .simulated import ONE, TWO, Move, devices
 
 HOME = torch.device(ONE)
 
 
 @pytest.fixture(autouse=True)
-def _two_devices() -> Iterator[None]:
-    with devices():
-        yield
+def moves() -> Iterator[list[Move]]:
+    with devices() as found:
+        yield found
 
 
 def noise(*shape: int) -> Tensor:
@@ -226,26 +226,17 @@ class Chain(nn.Module):
         return x, stack
 
 
-def test_from_one_to_the_next_on_the_same_device_nothing_travels(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_one_to_the_next_on_the_same_device_nothing_travels(moves: list[Move]) -> None:
     model = Chain()
     cut = cut_as("chain", model, {"layers": TWO, "layers.0": ONE, "layers.4": ONE}, torch.float32)
     assert isinstance(cut, Cut)
     move(model, cut.device)
-    moved: list[tuple[str, str]] = []
-    plain = Tensor.to
-
-    def to(tensor: Tensor, device: Any, *more: Any) -> Any:
-        if tensor.device != torch.device(device):
-            moved.append((str(tensor.device), str(device)))
-        return plain(tensor, device, *more)
-
     view, x = spread(model, cut), torch.ones(2).to(ONE)
-    monkeypatch.setattr(Tensor, "to", to)
+    moves.clear()
     _, stack = view(x)
-    there, back = moved[:2]
-    assert (there, back) == ((ONE, TWO), (TWO, ONE))
+    assert [move[:2] for move in moves[:2]] == [(ONE, TWO), (TWO, ONE)]
     assert len(stack) == 5 and {t.device for t in stack} == {HOME}  # what modules put on a list, too
-    assert len(moved) == 2 + 3  # the three that were put there on the second device come with the answer
+    assert len(moves) == 2 + 3  # the three that were put there on the second device come with the answer
 
 
 def test_what_lies_elsewhere_is_read_where_all_is_and_written_where_it_lies() -> None:
