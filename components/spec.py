@@ -88,7 +88,7 @@ class ComponentSpec(BaseModel):
             return ""
         if isinstance(value, str):
             path = PurePosixPath(value)
-            if path.is_absolute() or ".." in path.parts or "\\" in value or ":" in value:
+            if path.is_absolute() or ".." in path.parts or {*"\\:\0"} & {*value}:
                 raise ValueError(
                     f"came {value!r}, which leads out of the folder; wanted a name inside it such as 'unet'"
                 )

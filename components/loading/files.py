@@ -5,6 +5,7 @@ import os
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from ...graph.errors import LoadError
@@ -35,7 +36,10 @@ def locate(source: str) -> Path:
 def read_json(path: Path) -> dict[str, Any]:  # JSON may be anything below its keys
     """The JSON object in the file `path`. A missing file, bad JSON or a list is a LoadError that says where."""
     try:
-        if (size := path.stat().st_size) > _MOST:
+        there = path.stat()
+        if not S_ISREG(there.st_mode):  # to read a pipe or a device may never end
+            raise LoadError(f"{path}: is no plain file. Put the file itself there.")
+        if (size := there.st_size) > _MOST:
             raise LoadError(f"{path}: has {size / 1e6:.0f} MB, and no config is larger than {_MOST / 1e6:.0f} MB.")
         data = json.loads(path.read_text(encoding="utf-8"))
     except RecursionError:
@@ -49,6 +53,8 @@ def read_json(path: Path) -> dict[str, Any]:  # JSON may be anything below its k
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}"
         raise LoadError(f"{path}: not JSON at {where} ({error.msg}). Fetch the file again, or mend it.") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise LoadError(f"{path}: cannot be read as JSON ({error}).") from None
     if not isinstance(data, dict):
         raise LoadError(f"{path}: came {type(data).__name__}, wanted a JSON object of keys. Fetch the file again.")
     return data

@@ -28,6 +28,9 @@ class Folder:
 
     def names(self, subfolder: str = "") -> frozenset[str]:
         """The names of the files in a folder inside, links included."""
+        inside = PurePosixPath(subfolder)
+        if inside.is_absolute() or ".." in inside.parts or "\\" in subfolder or "\0" in subfolder:
+            raise LoadError(f"{self.path}: came the subfolder {subfolder!r}; wanted a folder inside, such as 'unet'.")
         place = self.path / subfolder
         return frozenset(p.name for p in place.iterdir() if not p.is_dir()) if place.is_dir() else frozenset()
 
@@ -36,15 +39,19 @@ class Folder:
         return (self.path / subfolder / name).stat().st_size
 
     def local(self, subfolder: str, names: Iterable[str]) -> Path:
-        """The folder inside. LoadError if it or one of the files is a link that leads out of this one."""
+        """The folder inside. LoadError if it or one of the files is a link that leads out of this one, or no file."""
         place = self.path / subfolder
         home = _home(self.path)
-        for path in (place, *(place / name for name in names)):
+        files = [place / name for name in names]
+        for path in (place, *files):
             if not path.resolve().is_relative_to(home):
                 raise LoadError(
                     f"{path}: is a link that leads out of {self.path}. A checkpoint from elsewhere could show any file "
                     "so. Put the file itself there, or give the folder that the link leads to."
                 )
+        for path in files:
+            if path.exists() and not path.is_file():  # to read a pipe or a device may never end
+                raise LoadError(f"{path}: is no plain file. Put the file itself there.")
         return place
 
 

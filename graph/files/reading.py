@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -28,6 +29,7 @@ from .wires import edges_of
 from .writing import listed
 
 _NODE: TypeAdapter[Any] = TypeAdapter(NodeForm)
+_MOST = 64 * 2**20  # bytes
 _CHECKPOINTS = ("model_index.json", "modular_model_index.json")
 
 
@@ -72,6 +74,12 @@ def from_json(
 
 def _parsed(path: Path) -> Any:
     try:
+        there = path.stat()
+        if not S_ISREG(there.st_mode):  # to read a pipe or a device may never end
+            raise GraphFileError(f"{path}: is no plain file. Put the file itself there.")
+        if there.st_size > _MOST:
+            size = f"has {there.st_size / 1e6:.0f} MB, and no graph file is larger than {_MOST / 1e6:.0f} MB"
+            raise GraphFileError(f"{path}: {size}.")
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []

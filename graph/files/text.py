@@ -33,6 +33,10 @@ def parse(text: str) -> Any:  # JSON values
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise NotJson(f"is not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
+    except NotJson:
+        raise
+    except ValueError as error:  # a number of more digits than Python reads
+        raise NotJson(f"cannot be read as JSON: {error}.") from None
     except RecursionError:
         raise NotJson("is nested too deep to be a graph file.") from None
 
