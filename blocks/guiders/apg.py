@@ -9,7 +9,21 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Number, Predict, Prediction
 from ...graph import Block, Memory, knob
 from .files import Published
-from .terms import Part, Scale, ask_both, ask_one, is_neutral, is_on, leaned, parallel_part, per_row, place_of, rescaled
+from .none import NoGuidance
+from .terms import (
+    Part,
+    Scale,
+    ask_both,
+    ask_one,
+    is_neutral,
+    is_off,
+    is_on,
+    leaned,
+    parallel_part,
+    per_row,
+    place_of,
+    rescaled,
+)
 
 Average = tuple[Tensor, ...]
 """The running average of what guidance adds; empty before there is one."""
@@ -58,6 +72,9 @@ class AdaptiveProjectedGuidance(Published, Block):
         guided = base + per_row(self.guidance_scale, towards) * shift
         return GuidedOn(rescaled(guided, towards, self.guidance_rescale), average)
 
+    def lighter(self) -> NoGuidance | None:
+        return NoGuidance() if is_off(self) else None
+
 
 class AdaptiveProjectedMixGuidance(Published, Block):
     """Classifier-free guidance up to the step `start_step`, and adaptive projected guidance after it.
@@ -97,6 +114,9 @@ class AdaptiveProjectedMixGuidance(Published, Block):
             shift = projected(shift, towards, self.adaptive_projected_guidance_rescale, self.eta)
             guided = (towards if original else away) + per_row(scale, towards) * shift
         return GuidedOn(rescaled(guided, towards, self.guidance_rescale), average)
+
+    def lighter(self) -> NoGuidance | None:
+        return NoGuidance() if is_off(self) else None
 
 
 def averaged(shift: Tensor, average: Average, momentum: float | None) -> tuple[Tensor, Average]:

@@ -5,7 +5,7 @@ from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block, knob
 from .files import Published
 from .none import NoGuidance
-from .terms import Guided, Part, Scale, ask_both, ask_one, is_neutral, is_on, leaned, rescaled
+from .terms import Guided, Part, Scale, ask_both, ask_one, is_neutral, is_off, is_on, leaned, rescaled
 
 
 class ClassifierFreeGuidance(Published, Block):
@@ -34,8 +34,8 @@ class ClassifierFreeGuidance(Published, Block):
         return Guided(rescaled(guided, towards, self.guidance_rescale))
 
     def lighter(self) -> NoGuidance | None:
-        off = not self.enabled or is_neutral(self._scale, self.use_original_formulation)
-        return NoGuidance() if off else None
+        neutral = is_neutral(self._scale, self.use_original_formulation)
+        return NoGuidance() if neutral or is_off(self) else None
 
     @property
     def _scale(self) -> Scale:

@@ -10,6 +10,7 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block, ConfigError, knob
 from .files import Published
+from .none import NoGuidance
 from .terms import Guided, Part, ask_both, ask_one, is_neutral, leaned, parallel_part, rescaled, within
 
 Levels = Part | tuple[Part, ...]
@@ -48,12 +49,8 @@ class FrequencyDecoupledGuidance(Published, Block):
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
     ) -> Guided:
-        levels, original = len(self.guidance_scales), self.use_original_formulation
-        starts, stops = _each(self.start, levels), _each(self.stop, levels)
-        on = [
-            self.enabled and not is_neutral(scale, original) and within(step, start, stop)
-            for scale, start, stop in zip(self.guidance_scales, starts, stops, strict=True)
-        ]
+        levels = len(self.guidance_scales)
+        on = [part is not None and within(step, *part) for part in self._parts]
         if not any(on):
             return ask_one(predict, latents, step, positive)
         towards, away = ask_both(predict, latents, step, positive, negative)
@@ -67,6 +64,21 @@ class FrequencyDecoupledGuidance(Published, Block):
                     octaves[k] = rescaled(octaves[k], c, amounts[k])
         guided = from_pyramid(octaves)
         return Guided(rescaled(guided, towards, amounts[0] if self.guidance_rescale_space == "data" else 0.0))
+
+    def lighter(self) -> NoGuidance | None:
+        return NoGuidance() if not any(self._parts) else None
+
+    @property
+    def _parts(self) -> list[tuple[float, float] | None]:
+        """From where to where in the run each octave is guided; None for one that never is."""
+        levels = len(self.guidance_scales)
+        each = zip(self.guidance_scales, _each(self.start, levels), _each(self.stop, levels), strict=True)
+        return [
+            (start, stop)
+            if self.enabled and start < stop and not is_neutral(scale, self.use_original_formulation)
+            else None
+            for scale, start, stop in each
+        ]
 
     def _guided(self, c: Tensor, u: Tensor, scale: float, weight: float) -> Tensor:
         if weight == 1:

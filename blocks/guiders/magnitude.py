@@ -6,7 +6,8 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block, knob
 from .files import Published
-from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_on, per_row, rescaled
+from .none import NoGuidance
+from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_off, is_on, per_row, rescaled
 
 
 class MagnitudeAwareGuidance(Published, Block):
@@ -34,3 +35,6 @@ class MagnitudeAwareGuidance(Published, Block):
         scale = neutral + (per_row(self.guidance_scale, towards) - neutral) * damping
         guided = (towards if self.use_original_formulation else away) + scale * shift
         return Guided(rescaled(guided, towards, self.guidance_rescale))
+
+    def lighter(self) -> NoGuidance | None:
+        return NoGuidance() if is_off(self) else None

@@ -18,7 +18,8 @@ from .layers import (
     settle,
     skipping,
 )
-from .terms import Common, Guided, Part, Scale, is_neutral, is_on, leaned, per_row, perturbing, rescaled
+from .none import NoGuidance, WithoutNegative
+from .terms import Common, Guided, Part, Scale, is_neutral, is_off, is_on, leaned, per_row, perturbing, rescaled
 
 SCORES = LayerSkipConfig((), skip_attention=False, skip_attention_scores=True, skip_ff=False)
 WHOLE = LayerSkipConfig(())
@@ -60,6 +61,10 @@ class PerturbedAttentionGuidance(Published, Block):
         scale = self.perturbed_guidance_scale
         return _guided(self, predict, latents, step, positive, negative, scale, taps)
 
+    def lighter(self) -> Block | None:
+        asks = self.perturbed_guidance_start < self.perturbed_guidance_stop
+        return _lighter(self, self.perturbed_guidance_scale, asks)
+
 
 class SkipLayerGuidance(Published, Block):
     """Lean away from a pass in which some layers are skipped (SLG; Hyung et al. 2024, published with SD 3.5).
@@ -97,6 +102,10 @@ class SkipLayerGuidance(Published, Block):
         scale = self.skip_layer_guidance_scale
         return _guided(self, predict, latents, step, positive, negative, scale, taps)
 
+    def lighter(self) -> Block | None:
+        asks = self.skip_layer_guidance_start < self.skip_layer_guidance_stop
+        return _lighter(self, self.skip_layer_guidance_scale, asks)
+
 
 class SmoothedEnergyGuidance(Published, Block):
     """Lean away from a pass whose attention is smoothed by blurring its queries (SEG, Hong 2024).
@@ -131,6 +140,19 @@ class SmoothedEnergyGuidance(Published, Block):
         if sigma > 0 and perturbing(step, self.seg_guidance_start, self.seg_guidance_stop):
             taps = blurring(self.seg_guidance_layers, self.seg_guidance_config, sigma)
         return _guided(self, predict, latents, step, positive, negative, self.seg_guidance_scale, taps)
+
+    def lighter(self) -> Block | None:
+        asks = self.seg_guidance_start < self.seg_guidance_stop and self.seg_blur_sigma > 0
+        return _lighter(self, self.seg_guidance_scale, asks)
+
+
+def _lighter(guider: Common, scale: Scale, perturbs: bool) -> Block | None:
+    """What does the same where the guider does not lean away from the negative prompt."""
+    assert isinstance(guider, Block)
+    if not is_off(guider):
+        return None
+    perturbs = guider.enabled and perturbs and not is_neutral(scale, original=True)
+    return WithoutNegative(guider=guider) if perturbs else NoGuidance()
 
 
 def _guided(

@@ -11,6 +11,7 @@ from ...graph.ports import ALONE
 from .cfg import ClassifierFreeGuidance
 from .files import Published, from_config
 from .layers import ask, asked_by
+from .none import NoGuidance, WithoutNegative
 from .terms import Part, place_of
 
 Kept = tuple[tuple[int, str, Any], ...]  # Any: whatever a guider remembers
@@ -81,6 +82,13 @@ class GuidanceSchedule(Published, Block):
         out = guider(**args)
         mine = tuple((part, name, getattr(out, name)) for name in s.memory)
         return Scheduled(out.prediction, (*(one for one in kept if one[0] != part), *mine))
+
+    def lighter(self) -> Block | None:
+        parts = [guider.lighter() or guider for _, guider in self.parts]
+        if all(isinstance(guider, NoGuidance) for guider in parts):
+            return NoGuidance()
+        reads = any("negative" in guider.signature.inputs or guider.signature.memory for guider in parts)
+        return None if reads else WithoutNegative(guider=self)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

@@ -7,7 +7,8 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block, knob
 from .files import Published
-from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_on, leaned, precise, rescaled
+from .none import NoGuidance
+from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_off, is_on, leaned, precise, rescaled
 
 
 class TangentialClassifierFreeGuidance(Published, Block):
@@ -28,6 +29,9 @@ class TangentialClassifierFreeGuidance(Published, Block):
         towards, away = ask_both(predict, latents, step, positive, negative)
         guided = leaned(towards, on_main_direction(away, towards), self.guidance_scale, self.use_original_formulation)
         return Guided(rescaled(guided, towards, self.guidance_rescale))
+
+    def lighter(self) -> NoGuidance | None:
+        return NoGuidance() if is_off(self) else None
 
 
 def on_main_direction(x: Tensor, other: Tensor) -> Tensor:

@@ -66,10 +66,15 @@ def is_neutral(scale: Scale, original: bool = False) -> bool:
     return scale == nothing or (isinstance(scale, tuple) and all(s == nothing for s in scale))
 
 
+def is_off(guider: Common) -> bool:
+    """Whether a guider needs its second prediction in no step of any run."""
+    neutral = is_neutral(guider.guidance_scale, guider.use_original_formulation)
+    return not guider.enabled or neutral or guider.start >= guider.stop
+
+
 def is_on(guider: Common, step: Step) -> bool:
     """Whether a guider needs its second prediction in this step."""
-    off = not guider.enabled or is_neutral(guider.guidance_scale, guider.use_original_formulation)
-    return not off and within(step, guider.start, guider.stop)
+    return not is_off(guider) and within(step, guider.start, guider.stop)
 
 
 def per_row(scale: Scale, like: Tensor) -> float | Tensor:

@@ -6,7 +6,8 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block, knob
 from .files import Published
-from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_on, leaned, place_of, rescaled
+from .none import NoGuidance, WithoutNegative
+from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_off, is_on, leaned, place_of, rescaled
 
 
 class ClassifierFreeZeroStarGuidance(Published, Block):
@@ -34,3 +35,8 @@ class ClassifierFreeZeroStarGuidance(Published, Block):
         away = away * (inner(towards, away) / (inner(away, away) + 1e-8))
         guided = leaned(towards, away, self.guidance_scale, self.use_original_formulation)
         return Guided(rescaled(guided, towards, self.guidance_rescale))
+
+    def lighter(self) -> Block | None:
+        if not is_off(self):
+            return None
+        return WithoutNegative(guider=self) if self.enabled and self.zero_init_steps > 0 else NoGuidance()
