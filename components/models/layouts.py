@@ -26,7 +26,9 @@ def _unet(config: Config) -> Layout:
     shared = {key: _one(config[key]) for key in _SHARED if key in config}
     pooled, waves = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
     if pooled and waves and config.get("addition_embed_type") == "text_time":
-        shared["pooled_width"] = OneOf(tuple(pooled - waves * count for count in _SIZE_IDS))
+        widths = tuple(pooled - waves * count for count in _SIZE_IDS)
+        # A tiny model in a single file has its family's waves, which leave no width: then none is told.
+        shared |= {"pooled_width": OneOf(widths)} if min(widths) > 0 else {}
     return Layout((*_levels(config.get("block_out_channels")), *shared.items(), *_known(token_width=tokens)))
 
 
