@@ -31,7 +31,7 @@ def problems(spec: ComponentSpec) -> list[str]:
             return [] if fits else [f"a {kind.__name__} is not made from a config. Give the folder of its files."]
         if (file := spec.file) is not None:
             open_checkpoint(file, spec.access).part(spec.subfolder)
-            return []
+            return list(missing_packages(_quantization(spec)))
         root = spec.root
         if isinstance(root, Folder) and not (folder := root.path / spec.subfolder).is_dir():
             beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []

@@ -153,6 +153,7 @@ def test_without_the_package_the_pip_line_is_said_and_the_numbers_can_be_had(
         LoadError, match=r'BitsAndBytesConfig needs bitsandbytes.*pip install "sfumato\[bitsandbytes\]"'
     ):
         sf.load_component(file, manager=sf.ComponentsManager(), config=config)
+    assert "bitsandbytes, which is not installed" in sf.inspect(file).missing[-1]
     config["quantization_config"] = None
     model = sf.load_component(file, manager=sf.ComponentsManager(), config=config)
     assert apart(model(**INPUTS), plain(**INPUTS)) < 1e-6
