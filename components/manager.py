@@ -202,7 +202,8 @@ class ComponentsManager:
         facts = self._holdings.facts()
         if pattern is None:
             devices = dict.fromkeys(d for fact in facts for d in fact.devices if self.budget(d) is not None)
-            return tuple(move for device in devices for move in order(device, facts, self.budget))
+            moves = [move for device in devices for move in order(device, facts, self.budget)]
+            return tuple({move.key: move for move in reversed(moves)}.values())[::-1]  # one that is cut leaves all
         entries = [self._entry(handle) for handle in self.search(pattern)]
         try:
             return plan_for([e.wanted for e in entries], facts, self.budget)

@@ -376,7 +376,8 @@ class Holdings:
         if offload is not None:
             refuse_cut(entry.name, entry.cut, offload)
         if device and entry.cut is not None:
-            entry.cut, entry.given = None, None  # from now on it is whole
+            self.let_go(entry, forget=True)  # at its next use it is read whole
+            entry.cut = None
         dtype = dtype or entry.dtype
         again = dtype != entry.dtype or (offload is not None and offload != entry.offload)
         entry.offload, entry.device, entry.dtype = offload or entry.offload, device or entry.device, dtype

@@ -11,13 +11,20 @@ from torch import Tensor, nn
 import sfumato as sf
 from sfumato.blocks.denoise.passes import asking
 from sfumato.components.conditioning import SDXLConditioning
+from sfumato.components.memory.cut import cut_as
+from sfumato.components.memory.expected import expected_bytes
+from sfumato.components.memory.moving import Mover
 from sfumato.components.memory.placement import balanced
+from sfumato.components.memory.sizes import total
+from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
+from sfumato.components.spec import ComponentSpec
 from sfumato.components.types import Pass
 from sfumato.graph import ConfigError
 from sfumato.graph.ports import ALONE
 
-from .conftest import GPU, Simulated, draw
+from .conftest import EMBEDDED, GPU, Simulated, draw
+from .simulated import ONE, TWO, devices
 
 
 def test_components_lie_where_the_map_says_and_the_picture_is_the_same(simulated: Simulated) -> None:
@@ -86,3 +93,146 @@ def test_a_denoiser_elsewhere_gets_all_of_a_pass_and_its_answer_comes_back() -> 
         brought += [*asked.channels, *asked.references, *asked.residuals[0]["mid"]]
         assert {t.device.type for t in brought} == {"meta"}
     assert seen[0].conditioning is seen[1].conditioning  # it travels once, not in every turn
+
+
+# ------------------------------------------------------------------------------------------------ on several devices
+CUT = {"": ONE, "up_blocks": TWO}
+
+
+def spec_of(name: str) -> ComponentSpec:
+    return sf.load("emoji").bindings[name].spec
+
+
+@pytest.fixture(scope="module")
+def whole() -> Tensor:
+    """The picture that one simulated device gives."""
+    with devices(), torch.no_grad():
+        return draw(sf.load("emoji", manager=sf.ComponentsManager(device=ONE))).to("cpu")
+
+
+def test_a_pipeline_of_components_that_are_cut_gives_the_bits_of_one_device(whole: Tensor) -> None:
+    manager = sf.ComponentsManager(device=ONE)
+    asked = {"unet": CUT, "vae": {"": TWO, "decoder.up_blocks": ONE}, "text_encoder": TWO}
+    with devices():
+        pipe = sf.load("emoji", manager=manager, device_map=asked)
+        assert torch.equal(draw(pipe).to("cpu"), whole)
+        rows = {row.name: (row.device, row.where) for row in manager.summary()}
+        both, turned = f"{ONE} + {TWO}", f"{TWO} + {ONE}"  # the first is where it takes and gives values
+        assert rows["unet"] == (both, both) and rows["vae"] == (turned, turned) and rows["text_encoder"] == (TWO, TWO)
+        assert both in repr(manager) and both in repr(pipe.bindings["unet"])
+        unet: Any = manager.get("unet")
+        assert {p.device == torch.device(TWO) for n, p in unet.named_parameters() if n.startswith("up_b")} == {True}
+
+
+def test_weights_are_read_straight_to_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+    with devices() as moves:
+        monkeypatch.delattr(Mover, "move")  # what moved them would fail
+        manager = sf.ComponentsManager(device=ONE)
+        model = sf.load_component(str(EMBEDDED / "unet"), manager=manager, device_map=CUT)
+        assert {(source, target) for source, target, _ in moves} == {("cpu", ONE), ("cpu", TWO)}
+        assert sum(shape.numel() for _, _, shape in moves) == sum(p.numel() for p in model.parameters())
+        assert sf.load_component(str(EMBEDDED / "unet"), manager=manager, device_map=CUT) is model
+        other = sf.load_component(str(EMBEDDED / "unet"), manager=manager, device_map={"": ONE, "down_blocks": TWO})
+        assert other is not model and len(manager) == 2
+        assert str(sf.load_component(str(EMBEDDED / "unet"), manager=manager, device_map={"": TWO}).device) == TWO
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"up_block": ONE, "": TWO}, "which has no such modules.\n  'up_block': Did you mean 'up_blocks'?"),
+        ({"up_blocks.0.resnet": ONE, "": TWO}, "'up_blocks.0.resnet': Did you mean 'up_blocks.0.resnets'?"),
+        ({"up_blocks": ONE}, "device_map: unet says no device for conv_in, time_embedding.linear_1, "),
+        ({"up_blocks": ONE}, f"or a device for all that is not named: {{'': {ONE!r}}}."),
+        ({"": ONE, "up_blocks": "gpu"}, "device_map: unet, 'up_blocks' came as 'gpu'; wanted a device such as"),
+    ],
+)
+def test_a_map_of_modules_that_makes_no_sense_is_refused(asked: Any, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        sf.load("emoji", manager=sf.ComponentsManager(), device_map={"unet": asked})
+    assert said in str(caught.value)
+
+
+def test_what_has_no_modules_and_what_is_read_as_a_whole_is_not_cut() -> None:
+    with pytest.raises(ConfigError, match="scheduler is a DDIMScheduler, which has no weights, and came with a map"):
+        sf.load("emoji", manager=sf.ComponentsManager(), device_map={"scheduler": {"": ONE}})
+    quantization = {"unet": {"quant_method": "quanto", "weights_dtype": "int8"}}
+    with pytest.raises(ConfigError, match="unet is quantized by quanto, which is read as a whole, and came with a map"):
+        sf.load("emoji", manager=sf.ComponentsManager(), device_map={"unet": CUT}, quantization=quantization)
+
+
+def test_one_tensor_in_two_places_has_one_device() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    model[1].weight = model[0].weight
+    with pytest.raises(ConfigError, match=r"net's 0 and 1 share one tensor, and came as lazy:0 and lazy:1. Give them"):
+        cut_as("net", model, {"0": ONE, "1": TWO}, torch.float32)
+
+
+def test_balanced_cuts_what_is_larger_than_every_device_by_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = expected_bytes(spec_of("unet"), "float32")
+    rooms = {ONE: size * 2 // 3, TWO: size * 2 // 3}
+    monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: rooms)
+    pipe = sf.load("emoji", manager=sf.ComponentsManager(), device_map="balanced")
+    cut = pipe.bindings["unet"].cut
+    assert cut is not None and sum(share for _, share in cut.shares) == size
+    assert all(share <= rooms[device] for device, share in cut.shares)
+    shares = [share / rooms[device] for device, share in cut.shares]
+    assert max(shares) - min(shares) < 0.15  # as even as whole blocks can be
+    model = UNet2DConditionModel.from_pretrained(EMBEDDED / "unet")
+    lists = {path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    assert {path.rpartition(".")[0] for path, _ in cut.places if path} <= lists
+    small = {ONE: size // 3, TWO: size // 3}
+    monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: small)
+    assert sf.load("emoji", manager=sf.ComponentsManager(), device_map="balanced").bindings["unet"].device == "cpu"
+
+
+def test_one_component_is_cut_by_the_room_that_the_others_leave(monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
+    monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: {ONE: 30 << 20, TWO: 15 << 20})
+    with devices():
+        pipe = sf.load("emoji", manager=sf.ComponentsManager(device=ONE), device_map={"unet": "auto", "vae": TWO})
+        shares = dict(pipe.bindings["unet"].cut.shares)
+        vae = expected_bytes(spec_of("vae"), "float32")
+        parts = shares[ONE] / (30 << 20), shares[TWO] / ((15 << 20) - vae)
+        assert 0 < parts[1] <= 1 and abs(parts[0] - parts[1]) < 0.3  # as even as whole blocks can be
+        assert torch.equal(draw(pipe).to("cpu"), whole)
+
+
+def test_a_budget_counts_what_lies_on_each_device_and_one_that_is_cut_leaves_all_of_them(whole: Tensor) -> None:
+    with devices():
+        pipe = sf.load("emoji", device_map={"unet": CUT}, manager=(m := sf.ComponentsManager(device=ONE)))
+        draw(pipe)
+        shares = dict(pipe.bindings["unet"].cut.shares)
+        facts = {fact.name: fact for fact in m._holdings.facts()}
+        assert {d: total([facts["unet"].at(d)]) for d in (ONE, TWO)} == shares
+        # Beside its share of the first device there is no room for the VAE.
+        manager = sf.ComponentsManager({ONE: shares[ONE] + (1 << 20), TWO: shares[TWO]}, device=ONE)
+        pipe = sf.load("emoji", manager=manager, device_map={"unet": CUT})
+        assert torch.equal(draw(pipe).to("cpu"), whole)
+        rows = {row.name: row for row in manager.summary()}
+        assert rows["unet"].where == "cpu" and rows["unet"].device == f"{ONE} + {TWO}" and rows["vae"].where == ONE
+        assert torch.equal(draw(pipe).to("cpu"), whole)  # it comes back, each part to its place
+        tight = sf.ComponentsManager({TWO: shares[TWO] - 1}, device=ONE)
+        with pytest.raises(sf.LoadError, match=rf"memory budget of {TWO} is .*: unet"):
+            draw(sf.load("emoji", manager=tight, device_map={"unet": CUT}))
+
+
+def test_one_that_is_cut_does_not_stream_and_is_whole_where_it_is_sent(whole: Tensor) -> None:
+    with devices():
+        manager = sf.ComponentsManager({ONE: "100MB", TWO: "100MB"}, device=ONE)
+        pipe = sf.load("emoji", manager=manager, device_map={"unet": CUT})
+        draw(pipe)
+        with pytest.raises(ConfigError, match=f"unet lies on {ONE} .* {TWO} by its device_map, so it cannot be kept"):
+            manager.offload("unet", by="blocks")
+        assert len([move for move in manager.plan() if move.name == "unet"]) == 1
+        manager.to("unet", device=TWO)
+        assert torch.equal(draw(pipe).to("cpu"), whole)
+        assert {row.name: row.where for row in manager.summary()}["unet"] == TWO
+        streaming = sf.ComponentsManager(device=ONE)
+        streaming.offload("*", by="leaves")
+        with pytest.raises(ConfigError, match="give it one device"):
+            draw(sf.load("emoji", manager=streaming, device_map={"unet": CUT}))
+
+
+def test_a_component_given_in_the_call_lies_where_the_map_says() -> None:
+    pipe = sf.load("emoji", manager=sf.ComponentsManager(), unet=spec_of("unet"), device_map={"unet": CUT, "vae": TWO})
+    assert str(pipe.bindings["unet"].cut) == f"{ONE} + {TWO}" and pipe.bindings["vae"].device == TWO
