@@ -2,16 +2,19 @@
 
 import shutil
 import tempfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
+from uuid import uuid4
 
 from pydantic import JsonValue
+from safetensors import SafetensorError
 
 from ..components.loading.component import fetched, weights_of
-from ..components.loading.files import write_json, write_text
+from ..components.loading.files import has_files, write_json, write_text
 from ..components.loading.hub import telling
-from ..components.loading.index import CLASSIC, FORMAT_VERSION, read_index, write_modular_index
+from ..components.loading.index import CLASSIC, FORMAT_VERSION, MODULAR, read_index, write_modular_index
 from ..components.loading.single_file.checkpoint import index_of
 from ..components.manager import default_manager
 from ..components.spec import ComponentSpec
@@ -32,19 +35,26 @@ def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None
     `graph.json` with the source of your own blocks, a drawing and a card. Gives the folder.
 
     Files of components are copied as they are, dtype and variant included; what is held as an object is written.
-    `repo` is the name under which the folder will stand on the Hub; the index names it. The index is written last, so
-    that a folder without one is an interrupted save. A README.md that is not ours stays.
+    `repo` is the name under which the folder will stand on the Hub; the index names it.
+
+    Components are written aside first, so that a failure, such as a full disk, changes nothing. The index is written
+    last: a folder without one is an interrupted save. Weights and configs of an earlier save in the same places go;
+    other files stay, and so does a README.md that is not ours.
 
     Raises:
         LoadError: components that are not bound, or of classes that no file can name, and blocks whose source cannot be
-            given to others; all of them.
+            given to others; all of them. A folder that cannot be written.
     """
     place = Path(folder)
     _check(graph, place)
     keys = _keys(graph)
-    place.mkdir(parents=True, exist_ok=True)
     bound = {name: value for name, value in graph.bindings.items() if name in graph.components and value is not None}
-    specs = {name: _written(value, place, name) for name, value in bound.items()}
+    with _aside(place) as draft:
+        specs = {name: _written(value, place, draft, name) for name, value in bound.items()}
+        for index in (CLASSIC, MODULAR):
+            (place / index).unlink(missing_ok=True)
+        for made in sorted(draft.iterdir()):
+            _put(made, place / made.name)
     graph = graph.bind({name: default_manager().handle(spec) for name, spec in specs.items()})
     graph.save(place)
     code = sorted(read_form(place / NAME).code)
@@ -104,12 +114,45 @@ def _check(graph: Graph, place: Path) -> None:
         raise LoadError("\n  ".join([f"{place}: cannot be written ({len(lacking)} problems)", *lacking]))
 
 
-def _written(value: Any, place: Path, name: str) -> ComponentSpec:  # whatever is bound
-    """Put one component into the folder; gives its spec there."""
+@contextmanager
+def _aside(place: Path) -> Generator[Path]:
+    """A folder in `place` to write into, which is gone afterwards; and so is `place`, if it was made here in vain."""
+    new = [p for p in (place, *place.parents) if not p.exists()]
+    draft = place / f".{uuid4().hex}.part"
+    try:
+        draft.mkdir(parents=True)
+        yield draft
+    except BaseException as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        for made in new:
+            with suppress(OSError):  # something is in it
+                made.rmdir()
+        if isinstance(error, OSError | SafetensorError):
+            full = (
+                "Make room, or give a folder on another disk." if "No space" in str(error) else "Give another folder."
+            )
+            raise LoadError(f"{place}: cannot be written ({error}). {full}") from error
+        raise
+    shutil.rmtree(draft)
+
+
+def _put(made: Path, target: Path) -> None:
+    """Move a component's files to where they belong. Those that its reader would take instead of them go."""
+    target.mkdir(exist_ok=True)
+    names = {file.name for file in made.iterdir()}
+    for name in sorted(names):
+        (made / name).replace(target / name)
+    for old in target.iterdir():
+        if old.name not in names and old.is_file() and has_files([old.name]):
+            old.unlink()
+
+
+def _written(value: Any, place: Path, draft: Path, name: str) -> ComponentSpec:  # whatever is bound
+    """Write one component into the draft of the folder; gives its spec in the folder itself."""
     spec = getattr(value, "spec", None)
-    target = place / name
+    target = draft / name
     if isinstance(spec, ComponentSpec) and _is_plain_files(spec):
-        _copy(spec, target)
+        _copy(spec, target, place / name)
         hint, variant, dtype = spec.type_hint, spec.variant, spec.dtype
     else:
         held = value.load() if isinstance(value, Lazy) else value
@@ -132,22 +175,18 @@ def _is_plain_files(spec: ComponentSpec) -> bool:
     return plain and spec.pretrained_model_name_or_path is not None and not spec.access.allow_pickle
 
 
-def _copy(spec: ComponentSpec, target: Path) -> None:
+def _copy(spec: ComponentSpec, target: Path, final: Path) -> None:
     source = fetched(spec)
     names = {n for n in spec.root.names(spec.subfolder) if n.endswith(_SMALL) and not n.endswith("model_index.json")}
     names = {name for name in names if ".index." not in name and name != "graph.json"}
     if hasattr(spec.type, "state_dict"):
         weights = weights_of(spec)
         names |= {*weights, *(n for n in spec.root.names(spec.subfolder) if len(weights) > 1 and _indexes_of(n, spec))}
-    if target.is_dir() and target.resolve() == source.resolve():
+    if final.is_dir() and final.resolve() == source.resolve():
         return  # saved over itself
-    if target.is_dir():
-        shutil.rmtree(target)
-    target.mkdir(parents=True)
+    target.mkdir()
     for name in sorted(names):
-        draft = target / f".{name}.part"
-        shutil.copyfile((spec.root.local(spec.subfolder, [name]) / name), draft)
-        draft.replace(target / name)
+        shutil.copyfile(spec.root.local(spec.subfolder, [name]) / name, target / name)
 
 
 def _indexes_of(name: str, spec: ComponentSpec) -> bool:
@@ -175,10 +214,11 @@ def _keys(graph: Graph) -> Mapping[str, JsonValue]:
         spec = getattr(value, "spec", None)
         if not isinstance(spec, ComponentSpec) or spec.pretrained_model_name_or_path is None:
             continue
-        try:
-            if spec.file is not None:
+        if spec.file is not None:
+            with suppress(LoadError):
                 return index_of(spec.file, spec.access).config
-            return read_index(spec.root).config
-        except LoadError:
             continue
+        for parent in PurePosixPath(spec.subfolder).parents:
+            with suppress(LoadError):
+                return read_index(spec.root, subfolder="" if parent == PurePosixPath() else str(parent)).config
     return {}

@@ -1,6 +1,8 @@
 """What `save_pretrained` writes, others load: ours, the reference, and the Hub's client."""
 
+import errno
 import json
+import shutil
 from collections.abc import Callable, Generator
 from importlib import import_module
 from pathlib import Path
@@ -100,6 +102,54 @@ def test_a_graph_that_lacks_parts_or_holds_what_no_file_names_is_refused_whole(e
     (tmp_path / "file").touch()
     with pytest.raises(sf.LoadError, match="is a file, and a folder was wanted"):
         emoji.save_pretrained(tmp_path / "file")
+
+
+def test_a_full_disk_changes_nothing(emoji: sf.Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fill(source: Path, target: Path) -> None:
+        if source.name.endswith(".safetensors") and source.parent.name == "unet":
+            target.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        target.write_bytes(source.read_bytes())
+
+    emoji.save_pretrained(tmp_path / "mine")
+    before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
+    monkeypatch.setattr(shutil, "copyfile", fill)
+    for name in ("mine", "new/er"):
+        with pytest.raises(sf.LoadError, match=r"cannot be written \(.*No space left on device\)\. Make room"):
+            emoji.using(scheduler="euler").save_pretrained(tmp_path / name)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_others_put_into_the_folders_stays_and_old_weights_go(emoji: sf.Graph, tmp_path: Path) -> None:
+    (tmp_path / "vae/notes").mkdir(parents=True)
+    (tmp_path / "vae/notes/mine.txt").write_text("mine")
+    (tmp_path / "vae/train.py").write_text("mine")
+    (tmp_path / "vae/diffusion_pytorch_model.fp16.safetensors").write_bytes(b"of an earlier save")
+    emoji.save_pretrained(tmp_path)
+    assert tree(tmp_path / "vae") == {
+        "config.json", "diffusion_pytorch_model.safetensors", "notes/mine.txt", "train.py"
+    }  # fmt: skip
+
+
+def test_a_pipe_is_saved_over_what_it_is_made_of(emoji: sf.Graph, tmp_path: Path) -> None:
+    emoji.save_pretrained(tmp_path / "mine")
+    twice = load(tmp_path / "mine")
+    files = tree(tmp_path / "mine")
+    twice.using(scheduler="euler").save_pretrained(tmp_path / "mine")
+    again = load(tmp_path / "mine")
+    assert tree(tmp_path / "mine") == files
+    assert again.bindings["scheduler"].type is sf.schedulers.EulerDiscreteScheduler
+    assert torch.equal(again(**CALL).images, emoji.using(scheduler="euler")(**CALL).images)
+
+
+def test_plain_keys_of_an_index_deep_in_a_folder_are_kept(tmp_path: Path) -> None:
+    inside = shutil.copytree(EMBEDDED, tmp_path / "deep/down")
+    keys = json.loads((inside / "model_index.json").read_text())
+    (inside / "model_index.json").write_text(json.dumps({**keys, "requires_safety_checker": False}))
+    sf.load(tmp_path, subfolder="deep/down").save_pretrained(tmp_path / "saved")
+    for index in ("model_index.json", "modular_model_index.json"):
+        assert json.loads((tmp_path / "saved" / index).read_text())["requires_safety_checker"] is False
 
 
 def test_a_readme_of_ones_own_stays(emoji: sf.Graph, tmp_path: Path) -> None:
