@@ -192,12 +192,31 @@ def _task_that_takes(graph: Graph, name: str) -> str | None:
     return next((task for task in tasks if name in family.make(task, graph.bindings).inputs), None)
 
 
+def _without(graph: Graph, name: str) -> str:
+    """Of a part of a task's graph: how another task makes the same without that input; "" where none does."""
+    if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
+        return ""
+    wanted, own = _wanted(graph), _task_of(graph)
+    if family.make(own, graph.bindings).declared == wanted:
+        return ""
+    for task in family.tasks:
+        whole: Graph = family.make(task, graph.bindings)
+        if task != own and {*wanted} <= {
+            output for block in whole.nodes.values() for output in block.signature.outputs
+        }:
+            part = whole.only(*wanted)
+            if name not in part.inputs:
+                asked = ", ".join(map(repr, wanted))
+                return f" pipe.task({task!r}).only({asked}) gives the same without it, from: {', '.join(part.inputs)}."
+    return ""
+
+
 def _missing(graph: Graph, values: Mapping[str, Any]) -> list[Problem]:
     found: list[Problem] = []
     for name, port in graph.inputs.items():
         if port.required and name not in values:
             readers = ", ".join(e.target for e in graph.edges if e.giver == INPUTS and e.output == name)
-            text = f"must be given: {say(port.type)}, read by {readers}."
+            text = f"must be given: {say(port.type)}, read by {readers}.{_without(graph, name)}"
             found.append(Problem("missing", name, text, wanted=say(port.type)))
     for name, nodes in unbound(graph, _wanted(graph), graph.bindings).items():
         kind = say(graph.components[name].type)

@@ -15,6 +15,8 @@ from .control import Net, Nets, controlled
 from .control import nets as nets
 from .flux import flux as flux
 from .flux import flux_checkpoint as flux_checkpoint
+from .sdxl import xl as xl
+from .sdxl import xl_checkpoint as xl_checkpoint
 from .support import Reference, picture, run
 
 Tiny = Callable[..., Graph]
@@ -66,6 +68,27 @@ def test_blocks_that_were_taken_out_together_go_in_an_order_that_works(emoji: Gr
     assert {"expand_negative", "negative", "match"}.isdisjoint(other.nodes)
     assert "negative_prompt" not in other.inputs
     assert other.task("text2image") == without
+
+
+def test_a_part_that_asks_for_an_image_says_which_task_gives_it_without() -> None:
+    """SDXL is told how large the picture is, which an image task knows from its image."""
+    told = (
+        r"image .* pipe.task\('text2image'\).only\('positive'\) gives the same without it, from: prompt.* height, width"
+    )
+    with pytest.raises(InputError, match=told):
+        sf.load("sdxl", task="inpaint").only("positive")(prompt="a fish")
+    with pytest.raises(InputError) as caught:
+        sf.load("sdxl", task="inpaint")(prompt="a fish")
+    assert "gives the same" not in str(caught.value)
+
+
+def test_both_tasks_say_the_same_of_a_prompt(xl: Callable[..., Graph]) -> None:
+    given: dict[str, Any] = {"prompt": "a fish"}
+    pipe = xl()
+    plain = pipe.only("positive")(**given, height=32, width=48).positive
+    image = pipe.task("image2image").only("positive")(**given, image=picture(1, 32, 48)).positive
+    assert torch.equal(plain.tokens, image.tokens)
+    assert torch.equal(plain.time_ids, image.time_ids)
 
 
 # ------------------------------------------------------------------------------------------- nets that a load is given
