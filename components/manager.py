@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -99,7 +99,7 @@ class ComponentsManager:
         Gives what to bind. An object that is there already keeps its handle.
         """
         with self._lock:
-            for key, entry in self._holdings.entries.items():
+            for key, entry in list(self._holdings.entries.items()):
                 if entry.read is None and entry.component is component:
                     self._names[key][name] = None
                     return self._handles[key]
@@ -111,6 +111,8 @@ class ComponentsManager:
             entry.component, entry.parts, entry.where = component, self._mover.parts(component), device_of(component)
             self._handles[made.key], self._names[made.key] = made, {name: None}
             self._holdings.entries[made.key] = entry
+        with _LOADING, suppress(Shortage):  # where nobody can make room for it, those who load are told
+            self._holdings.make_room(entry.fact(leased=True))
         if collection is not None:
             self.collect(collection, [made])
         return made
@@ -121,9 +123,10 @@ class ComponentsManager:
 
     def get(self, name: str) -> Any | None:  # the object
         """The object of this name or key if it is loaded, else None. Never loads. ConfigError where several are."""
-        entries = self._holdings.entries
+        entries = self._holdings.entries.copy()
         keys = [name] if name in entries else [h.key for h in self.search(name) if h.key in entries]
-        found = {key: entry.given or entry.component for key in keys if (entry := entries[key]).component is not None}
+        there = {key: (entries[key].given, entries[key].component) for key in keys}
+        found = {key: whole if given is None else given for key, (given, whole) in there.items() if whole is not None}
         if len(found) > 1:
             raise ConfigError(f"{len(found)} components are called {name!r}. Give a key: {'; '.join(found)}.")
         return next(iter(found.values()), None)

@@ -180,7 +180,7 @@ def test_ready_tells_a_missing_folder_variant_and_scheduler(emoji: Path, opened:
         return str(caught.value)
 
     here = TEXT.using(pretrained_model_name_or_path=str(emoji))
-    assert "Beside it: scheduler, text_encoder, tokenizer, unet, vae" in told(here.using(subfolder="text_encoder_2"))
+    assert "Beside it: adapter, scheduler, text_encoder, tokenizer, unet, vae" in told(here.using(subfolder="text_encoder_2"))
     assert "Looked for model.fp16.safetensors" in told(here.using(variant="fp16"))
     unet = ("diffusers", "UNet2DConditionModel")
     wrong = told(here.using(type_hint=unet, subfolder="vae"))
@@ -282,7 +282,7 @@ def test_the_summary_says_what_is_held_and_the_table_shows_it() -> None:
     assert 0 <= time.time() - text.last_used < 60
     assert (words.class_name, words.dtype, words.bytes, words.loaded) == ("CLIPTokenizer", "-", 0, True)
     assert (scheduler.class_name, scheduler.source, scheduler.loaded) == ("DDIMScheduler", "inline config", False)
-    text, words = "…/models/emoji/text_encoder", "…/models/emoji/tokenizer"  # the end of a path tells them apart
+    text, words = "…/embedded/emoji/text_encoder", "…/embedded/emoji/tokenizer"  # the end of a path tells them apart
     width = len(text)
     with manager.lease("text*", owner="me"):
         shown = [re.sub(r"\d+ s ago", "0 s ago", line) for line in repr(manager).split("\n")]
