@@ -15,6 +15,7 @@ from sfumato.components.memory.cut import cut_as
 from sfumato.components.memory.expected import expected_bytes
 from sfumato.components.memory.moving import Mover
 from sfumato.components.memory.placement import balanced
+from sfumato.components.memory.policy import Fact, Shortage, room_for
 from sfumato.components.memory.sizes import total
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
@@ -236,3 +237,15 @@ def test_one_that_is_cut_does_not_stream_and_is_whole_where_it_is_sent(whole: Te
 def test_a_component_given_in_the_call_lies_where_the_map_says() -> None:
     pipe = sf.load("emoji", manager=sf.ComponentsManager(), unet=spec_of("unet"), device_map={"unet": CUT, "vae": TWO})
     assert str(pipe.bindings["unet"].cut) == f"{ONE} + {TWO}" and pipe.bindings["vae"].device == TWO
+
+
+def test_room_is_made_on_each_device_and_made_by_leaving_all() -> None:
+    cut = Fact("cut", "cut", ONE, {"p": 1}, beside={TWO: {"q": 5}})
+    other = Fact("other", "other", TWO, {"r": 5})
+    limit = {ONE: 9, TWO: 5}.get
+    assert [(move.key, move.source, move.target) for move in room_for(cut, [other], limit)] == [("other", TWO, "cpu")]
+    (move,) = room_for(other, [cut], limit)
+    assert (move.key, move.source, move.target, move.bytes) == ("cut", f"{ONE} + {TWO}", "cpu", 6)
+    with pytest.raises(Shortage) as short:
+        room_for(cut, [replace(other, leased=True)], limit)
+    assert (short.value.device, short.value.needed) == (TWO, 10)

@@ -175,6 +175,16 @@ def test_a_model_on_two_devices_gives_the_bits_of_one(name: str, parts: Callable
             ask(model)  # the model itself knows nothing of it
 
 
+def test_modules_that_take_from_a_list_what_others_put_there() -> None:
+    model, ask = made("unet")
+    whole = copy.deepcopy(model)
+    move(whole, lambda path: ONE)
+    cut = cut_as("unet", model, {"": ONE, "down_blocks.1": TWO, "up_blocks.1": TWO}, torch.float32)
+    assert isinstance(cut, Cut)
+    move(model, cut.device)
+    assert all(torch.equal(a, b) for a, b in zip(ask(spread(model, cut)), ask(whole), strict=True))
+
+
 @pytest.mark.parametrize("change", [Identity(), Drop(), Drop(dropout=0.4)], ids=str)
 def test_views_of_one_that_is_cut_lie_where_it_does(change: Any) -> None:
     model, _ = made("unet")
