@@ -144,8 +144,9 @@ class _Loading:
         return named(self.config.excluded, path) or self.stays_float32(f"{path}.weight")
 
     def fill(self) -> None:
-        """Read, quantize and place, in the order of the file."""
-        for stored, name in self.plain.items():
+        """Read, quantize and place, in the order of the file but for what is packed."""
+        # A packed weight takes its layer's place with the bias, which is read before.
+        for stored, name in sorted(self.plain.items(), key=lambda item: item[0] in self.packed):
             self._place(name, self.tensors.read(stored), stored)
         if self.decoded and self.device.type != "meta":
             _LOG.info(

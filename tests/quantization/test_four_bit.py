@@ -13,9 +13,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import sfumato as sf
+from sfumato.components.loading.hub import Access
+from sfumato.components.loading.single_file.checkpoint import component_of
 from sfumato.components.loading.single_file.stored import Stored
 from sfumato.components.loading.single_file.writing import write_checkpoint
 from sfumato.components.loading.tensors import SafetensorFiles
+from sfumato.components.memory.expected import expected_bytes, weight_of
 from sfumato.components.quantization import method
 from sfumato.components.quantization.four_bit import FourBit
 from sfumato.graph.errors import LoadError
@@ -124,6 +127,9 @@ def test_a_file_of_original_layout_is_held_as_it_is_stored(
     assert type(model.x_embedder) is nn.Linear  # which the file has as numbers
     assert model.quantization.to_json()["bnb_4bit_quant_type"] == kind
     assert apart(model(**INPUTS), plain(**INPUTS)) < 1e-4
+    spec = component_of(file, Access(), None)
+    spec = spec.using(config={**spec.read_config(), "axes_dims_rope": [8, 4, 4]})
+    assert expected_bytes(spec, "float32") == weight_of(model)
     model.save_pretrained(tmp_path / "saved")
     again = sf.models.FluxTransformer2DModel.from_pretrained(tmp_path / "saved")
     assert torch.equal(again(**INPUTS), model(**INPUTS))
