@@ -24,7 +24,7 @@ from .....graph.ports import Input
 from .....graph.validate import Unfit, fitted
 from ..importing import import_blocks
 from ..reading import Code
-from .crossing import CannotCross, describe, layout, pack, raw, tensors_in, unpack
+from .crossing import WHAT, CannotCross, describe, layout, pack, raw, tensors_in, unpack
 
 
 class Server:
@@ -47,7 +47,7 @@ class Server:
                 self.say({"error": str(error), "trace": ""})
             except BaseException as error:  # whatever the code does; the parent is told
                 trace = "".join(traceback.format_exception(error)[-6:])
-                self.say({"error": f"{type(error).__name__}: {error}", "trace": trace})
+                self.say({"error": f"{type(error).__name__}: {_text(error)}", "trace": trace})
 
     def hear(self) -> dict[str, Any] | None:
         line = self.asked.readline()
@@ -97,6 +97,13 @@ class Server:
             self.say({"done": True})
 
 
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # its own __str__ is code of theirs too
+        return "its text cannot be had"
+
+
 def _put(memory: SharedMemory, offset: int, data: Tensor) -> None:
     if data.numel():
         torch.frombuffer(memory.buf, dtype=torch.uint8, count=data.numel(), offset=offset).copy_(data)
@@ -144,7 +151,7 @@ def _described(name: str, cls: type[Block]) -> dict[str, Any]:
     outputs = {n: told(n, hint) for n, hint in gives.items()}
     if problems:
         text = "; ".join(problems)
-        raise CannotCross(f"{name}: only tensors and plain values cross between processes, and {text}")
+        raise CannotCross(f"{name}: {WHAT} cross between processes, and {text}")
     return {
         "class": cls.__name__, "doc": cls.__doc__ or "", "fields": held, "inputs": inputs, "outputs": outputs,
         "returns": ports.returns.__name__ if ports.returns else None,

@@ -10,11 +10,13 @@ from dataclasses import fields
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from .....graph.ports import Memory, is_memory
 from .....graph.space import ANY_SPACE, LatentSpace
 from .....graph.types import Port, arms, is_array, say, split, union
+from .records import parts_of, records, remade
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -25,6 +27,9 @@ _DTYPES = {
 }  # fmt: skip
 _PLAIN = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
 _NAMES = {cls: name for name, cls in _PLAIN.items()}
+_MODES = ("1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
+"""Modes of pictures whose bytes are all of them."""
+WHAT = "only tensors, plain values, pictures, conditionings, schedules and generator states"
 _ALIGNED = 64  # bytes; where each tensor begins
 
 
@@ -47,11 +52,17 @@ def pack(value: Any, tensors: list[Tensor]) -> Any:  # JSON values
         return {"tensor": len(tensors) - 1}
     if value is None or type(value) in (bool, int, float, str):
         return {"value": value}
-    if isinstance(value, list | tuple):
+    if records().get(type(value).__name__) is type(value):
+        parts = {part: pack(held, tensors) for part, held in parts_of(value).items()}
+        return {"record": type(value).__name__, "parts": parts}
+    if isinstance(value, Image.Image) and value.mode in _MODES:
+        tensors.append(torch.frombuffer(bytearray(value.tobytes()), dtype=torch.uint8))
+        return {"picture": value.mode, "size": list(value.size), "bytes": len(tensors) - 1}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
         return {"items": [pack(item, tensors) for item in value]}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {"table": {key: pack(item, tensors) for key, item in value.items()}}
-    raise CannotCross(f"is a {type(value).__name__}; only tensors and plain values cross")
+    raise CannotCross(f"is a {type(value).__name__}; {WHAT} cross")
 
 
 def unpack(data: Any, tensors: Sequence[Tensor]) -> Any:
@@ -61,6 +72,20 @@ def unpack(data: Any, tensors: Sequence[Tensor]) -> Any:
             return tensors[i]
         case {"value": bool() | int() | float() | str() | None as value}:
             return value
+        case {"record": str(name), "parts": dict(parts)} if name in records():
+            try:
+                return remade(name, {str(part): unpack(held, tensors) for part, held in parts.items()})
+            except CannotCross:
+                raise
+            except ValueError as error:
+                raise CannotCross(str(error)) from None
+        case {"picture": str(mode), "size": [int(width), int(height)], "bytes": int(i)} if (
+            mode in _MODES and 0 <= i < len(tensors) and tensors[i].dtype is torch.uint8
+        ):
+            try:
+                return Image.frombytes(mode, (width, height), tensors[i].cpu().numpy().tobytes())
+            except ValueError as error:
+                raise CannotCross(f"is no picture: {error}") from None
         case {"items": list(items)}:
             return tuple(unpack(item, tensors) for item in items)
         case {"table": dict(table)}:
@@ -132,6 +157,10 @@ def describe(hint: Any) -> Any:  # JSON values
         return {"type": "Tensor"}
     if base in _NAMES:
         return {"type": _NAMES[base]}
+    if records().get(getattr(base, "__name__", "")) is base:
+        return {"record": base.__name__}
+    if base is Image.Image:
+        return {"type": "picture"}
     if base is Any or base is object:
         return {"type": "Any"}
     origin, args = get_origin(base), get_args(base)
@@ -166,6 +195,10 @@ def understand(data: Any) -> Any:
             return Tensor
         case {"type": "Any"}:
             return Any
+        case {"type": "picture"}:
+            return Image.Image
+        case {"record": str(name)} if name in records():
+            return records()[name]
         case {"type": str(name)} if name in _PLAIN:
             return _PLAIN[name]
         case {"literal": list(values)} if values:

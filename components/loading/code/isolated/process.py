@@ -42,6 +42,7 @@ class Child:
         self.code = code
         self.blocks: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._midway = False  # asked, and not all of the answer has come
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
         self._errors: IO[bytes] | None = None
@@ -73,8 +74,12 @@ class Child:
                         _write(memory, entry["offset"], raw(tensor))
                 name = memory and memory.name
                 request = {"do": "call", "block": block, "config": plain_config, "values": values}
-                answer = self._ask({**request, "tensors": made.header, "memory": name}, deadline, block)
-            return self._result(answer, block, deadline, device)
+                try:
+                    answer = self._ask({**request, "tensors": made.header, "memory": name}, deadline, block)
+                    return self._result(answer, block, deadline, device)
+                finally:
+                    if self._midway:  # Ctrl-C, or no memory: what comes now would be taken for the next answer
+                        self.end()
 
     def _pack(self, block: str, name: str, value: Any, tensors: list[Tensor]) -> Any:
         try:
@@ -91,6 +96,7 @@ class Child:
             if memory is not None:
                 self._ask({"memory": memory.name}, deadline, block)
                 data = _read(memory, size)
+        self._midway = False
         try:
             tensors = tensors_in(data, answer.get("tensors"))
             tensors = [tensor.to(device) for tensor in tensors] if device is not None else tensors
@@ -127,8 +133,10 @@ class Child:
         if self._end is not None:
             self._end()
         self._process = self._end = None
+        self._midway = False
 
     def _ask(self, request: dict[str, Any], deadline: float, what: str) -> dict[str, Any]:
+        self._midway = True
         self._write_all(json.dumps(request).encode() + b"\n", deadline, what)
         line = self._line(deadline, what)
         try:
@@ -138,6 +146,7 @@ class Child:
         if not isinstance(answer, dict):
             raise self._wrong(what)
         if "error" in answer:
+            self._midway = False
             trace = "\n  ".join(["", *plain(str(answer.get("trace", ""))).rstrip().splitlines()]).rstrip()
             raise BrokenBlock(f"{self.code.named}, in its own process: {plain(str(answer['error']))}{trace}")
         return answer
