@@ -85,13 +85,13 @@ class Graph(Block, name="Graph"):
     def _edit(self, touched: Iterable[str] = (), **changes: Any) -> Self:
         """A graph with some of its parts changed: edges that are not pinned are ruled anew."""
         new = object.__new__(type(self))
+        new.__dict__["_spare"] = changes.pop("spare", self.spare)
         nodes = changes.get("nodes", self.nodes)
         pinned = changes.pop("pinned", [e for e in self.edges if e.pinned and e.taker in nodes])
         edges = rule(nodes, pinned) if "nodes" in changes or pinned != self.pinned else self.edges
         lost = [e for e in pinned if e not in edges]
         parts: dict[str, Any] = {n: self.__dict__[n] for n in ("declared", "slots", "bindings", "preset")}
         new._fill(nodes, (*edges, *lost), **{**parts, **{k: v for k, v in changes.items() if k != "nodes"}})
-        new.__dict__["_spare"] = self.spare
         new._verify(touched, self)
         return new
 
@@ -263,9 +263,7 @@ class Graph(Block, name="Graph"):
 
     def sparing(self, components: Mapping[str, Any]) -> Self:
         """The same graph with these components at hand for its sister tasks."""
-        new = self._edit()
-        new.__dict__["_spare"] = {**self.spare, **components}
-        return new
+        return self._edit(spare={**self.spare, **components})
 
     def as_preset(self, family: str, task: str) -> Self:
         """The same graph, known as this task of a preset family: what `task` and error texts refer to."""
