@@ -85,7 +85,16 @@ def room_for(wanted: Fact, facts: Iterable[Fact], limit: Limit) -> tuple[Move, .
 
     Raises `Shortage` where no moves can help.
     """
-    return _room_for(wanted, {f.key: f for f in facts if f.where != DISK}, limit)
+    return _direct(_room_for(wanted, {f.key: f for f in facts if f.where != DISK}, limit))
+
+
+def _direct(moves: Iterable[Move]) -> tuple[Move, ...]:
+    """The same moves, where what would go to the CPU and then be dropped there is dropped at once."""
+    found: dict[str, Move] = {}
+    for move in moves:
+        first = found.get(move.key, move)
+        found[move.key] = replace(first, target=move.target, why=move.why)
+    return tuple(found.values())
 
 
 def plan_for(wanted: Iterable[Fact], facts: Iterable[Fact], limit: Limit) -> tuple[Move, ...]:
@@ -113,7 +122,7 @@ def _room_for(wanted: Fact, state: dict[str, Fact], limit: Limit) -> tuple[Move,
                 raise Shortage(device, most, total(f.at(device) for f in stays), stays)
             moves += step
             _do(step, state)
-    return tuple(moves)
+    return _direct(moves)
 
 
 def order(device: str, facts: Iterable[Fact], limit: Limit) -> tuple[Move, ...]:
