@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,8 +14,8 @@ from sfumato.components.memory.sizes import Parts, total
 GPU = "cuda:0"
 
 
-def fact(key: str, where: str, size: int, used: int = 0, **flags: bool) -> Fact:
-    return Fact(key, key, where, {key: size}, used, **flags)
+def fact(key: str, where: str, size: int, used: int = 0, **more: Any) -> Fact:
+    return Fact(key, key, where, {key: size}, used, **more)
 
 
 def limits(**most: int) -> Limit:
