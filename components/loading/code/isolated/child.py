@@ -6,7 +6,10 @@ parent makes and removes. What the code prints goes to the standard error.
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
 import traceback
 from dataclasses import MISSING, fields
 from multiprocessing import resource_tracker
@@ -167,4 +170,20 @@ def main() -> None:
     sys.stdout = sys.stderr
     # The parent owns all memory; Python before 3.13 would let this process remove it as well.
     resource_tracker.register = lambda name, rtype: None  # pyright: ignore[reportAttributeAccessIssue, reportUnknownLambdaType]
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
     Server(asked, said).serve()
+    _end()
+
+
+def _watch(parent: int) -> None:
+    """End when the parent is gone, whatever the code does then: in the middle of a call, nobody hears its end close."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    _end()
+
+
+def _end() -> None:
+    """End this process and all that it has started."""
+    if hasattr(os, "killpg"):
+        os.killpg(0, signal.SIGKILL)
+    os._exit(1)
