@@ -31,13 +31,13 @@ def problems(spec: ComponentSpec) -> list[str]:
             return [] if fits else [f"a {kind.__name__} is not made from a config. Give the folder of its files."]
         if (file := spec.file) is not None:
             open_checkpoint(file, spec.access).part(spec.subfolder)
-            return list(missing_packages(_quantization(spec)))
+            return list(missing_packages(quantization_for(spec)))
         root = spec.root
         if isinstance(root, Folder) and not (folder := root.path / spec.subfolder).is_dir():
             beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
             return [f"{folder}: there is no such folder. Beside it: {', '.join(beside) or 'none'}."]
         folder = small_files(root, spec.subfolder)
-        return list(_missing(spec, kind, root, folder)) or list(missing_packages(_quantization(spec)))
+        return list(_missing(spec, kind, root, folder)) or list(missing_packages(quantization_for(spec)))
     except (LoadError, ConfigError) as error:
         return [str(error).removeprefix(f"{spec}: ")]
 
@@ -45,7 +45,7 @@ def problems(spec: ComponentSpec) -> list[str]:
 def fetched(spec: ComponentSpec) -> Path:
     """The local folder with all files of a component: those of a repo are fetched now, if they have not been before."""
     folder = spec.folder
-    if _is_model(spec.type):
+    if is_model(spec.type):
         spec.root.local(spec.subfolder, weights_of(spec))
     return folder
 
@@ -56,7 +56,7 @@ def weights_of(spec: ComponentSpec) -> tuple[str, ...]:
     root = spec.root
     stem = "model" if library == "transformers" else STEM
     there = root.names(spec.subfolder)
-    if (file := gguf_name(stem, spec.variant)) in there and isinstance(_quantization(spec), GGUFQuantizationConfig):
+    if (file := gguf_name(stem, spec.variant)) in there and isinstance(quantization_for(spec), GGUFQuantizationConfig):
         return (file,)
     if isinstance(root, Repo) and not root.reached and not any(name.endswith(WEIGHTS) for name in there):
         raise LoadError(root.lacks(f"weights of {spec.subfolder or 'it'}"))
@@ -78,7 +78,7 @@ def with_variant(specs: Mapping[str, ComponentSpec], variant: str | None) -> dic
     if variant is None:
         return dict(specs)
     made = {name: spec.using(variant=variant) for name, spec in specs.items()}
-    has = {name for name, spec in made.items() if _is_model(spec.type) and _has_variant(spec)}
+    has = {name for name, spec in made.items() if is_model(spec.type) and _has_variant(spec)}
     if not has:
         there = sorted(
             {name for spec in specs.values() for name in spec.root.names(spec.subfolder) if name.endswith(WEIGHTS)}
@@ -106,11 +106,11 @@ def read_component(spec: ComponentSpec, dtype: torch.dtype, device: Device) -> A
         if spec.file is not None:
             return _read_part(spec, kind, dtype, device)
         folder = fetched(spec)
-        quantization = _quantization(spec)
-        if _of_transformers(kind):
+        quantization = quantization_for(spec)
+        if of_transformers(kind):
             assert not callable(device)  # `blank` says so beforehand
             return _read_transformers(kind, folder, spec, dtype, device)
-        if not _is_model(kind):
+        if not is_model(kind):
             changed: Mapping[str, Any] = {"config": spec.config} if spec.config is not None else {}
             return kind.from_pretrained(folder, **changed)
         if any(name.endswith(PICKLES) for name in weights_of(spec)) or spec.config is not None:
@@ -140,19 +140,19 @@ def made_of(
 def blank(spec: ComponentSpec) -> nn.Module | str:
     """A model of this spec without its weights, or why its weights cannot be told apart before they are read."""
     kind = spec.type
-    if not _is_model(kind):
+    if not is_model(kind):
         return f"is a {kind.__name__}, which has no weights"
-    if _of_transformers(kind):
+    if of_transformers(kind):
         return f"is a {kind.__name__}, which transformers reads as a whole"
-    if (quantization := _quantization(spec)) is not None:
+    if (quantization := quantization_for(spec)) is not None:
         return f"is quantized by {quantization.quant_method}, which is read as a whole"
     with on_meta():
         return kind.from_config(spec.read_config())
 
 
-def _quantization(spec: ComponentSpec) -> Quantization | None:
+def quantization_for(spec: ComponentSpec) -> Quantization | None:
     """How the weights of a component are to be held. ConfigError for one that has none."""
-    if _is_model(spec.type):
+    if is_model(spec.type):
         found = quantization_of(spec.read_config(), spec.quantization)
         packed = spec.file is not None and spec.file.suffix == ".gguf"
         return GGUFQuantizationConfig() if packed and found is None else found
@@ -163,18 +163,18 @@ def _quantization(spec: ComponentSpec) -> Quantization | None:
 
 def _read_part(spec: ComponentSpec, kind: Any, dtype: torch.dtype, device: Device) -> Any:  # kind: a class of ours
     """A model that is one part of a single file."""
-    if not (_is_model(kind) and hasattr(kind, "published_name")):
+    if not (is_model(kind) and hasattr(kind, "published_name")):
         raise LoadError(f"{spec}: a {kind.__name__} is not read from a single file. Give a folder.")
     with on_meta():
         model = kind.from_config(spec.read_config())
-    model.load(tensors_in(spec, model), dtype=dtype, device=device, quantization=_quantization(spec))
+    model.load(tensors_in(spec, model), dtype=dtype, device=device, quantization=quantization_for(spec))
     return model.eval().requires_grad_(False)
 
 
 def _missing(spec: ComponentSpec, kind: Any, root: Root, folder: Path) -> Iterator[str]:  # a class of any library
     names = set(root.names(spec.subfolder))
     library, name = spec.type_hint or ("", kind.__name__)
-    if _is_model(kind):
+    if is_model(kind):
         try:
             found = spec.read_config().get("_class_name")
             # transformers' files have no such key, and one file may serve several of its classes.
@@ -205,7 +205,7 @@ def _missing(spec: ComponentSpec, kind: Any, root: Root, folder: Path) -> Iterat
 def _read_transformers(kind: Any, folder: Path, spec: ComponentSpec, dtype: torch.dtype, device: Any) -> Any:
     # Any: transformers' classes have nothing in common that is typed.
     try:
-        if not _is_model(kind):
+        if not is_model(kind):
             return kind.from_pretrained(str(folder), local_files_only=True)
         model, told = kind.from_pretrained(
             str(folder),
@@ -227,7 +227,7 @@ def _read_transformers(kind: Any, folder: Path, spec: ComponentSpec, dtype: torc
     return (model if spec.quantization else model.to(device)).eval().requires_grad_(False)
 
 
-def _is_model(kind: Any) -> bool:  # a class of any library
+def is_model(kind: Any) -> bool:  # a class of any library
     return isinstance(kind, type) and issubclass(kind, nn.Module)
 
 
@@ -235,5 +235,5 @@ def _is_tokenizer(kind: Any) -> bool:  # a class of any library
     return isinstance(kind, type) and issubclass(kind, FastTokenizer)
 
 
-def _of_transformers(kind: Any) -> bool:  # a class of any library
+def of_transformers(kind: Any) -> bool:  # a class of any library
     return kind.__module__.partition(".")[0] == "transformers"

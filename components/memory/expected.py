@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
-from ..loading.component import _is_model, _of_transformers, _quantization, fetched, weights_of
+from ..loading.component import fetched, is_model, of_transformers, quantization_for, weights_of
 from ..loading.single_file.checkpoint import tensors_in
 from ..loading.single_file.stored import Stored
 from ..loading.tensors import Joined, SafetensorFiles, Shape, Tensors, tensors_of
@@ -15,7 +15,7 @@ from ..loading.weights import on_meta
 from ..quantization.config import Quantization, read_quantization
 from ..quantization.gguf.packed import Packed
 from ..quantization.gguf.reader import GGUFFile
-from ..quantization.load import _Loading
+from ..quantization.load import Loading
 from ..quantization.paths import named
 from ..quantization.weighed import Weighing
 from ..spec import ComponentSpec
@@ -86,10 +86,10 @@ def expected(spec: ComponentSpec, dtype: str, offload: Offload = AS_A_WHOLE) -> 
     """
     try:
         kind = spec.type
-        if not _is_model(kind):
+        if not is_model(kind):
             return Expected()
         wide: torch.dtype = getattr(torch, dtype)
-        told = _of_theirs(spec, kind, wide) if _of_transformers(kind) else _of_ours(spec, kind, wide)
+        told = _of_theirs(spec, kind, wide) if of_transformers(kind) else _of_ours(spec, kind, wide)
         if isinstance(told, Expected):
             return told
         before = weight_of(told)
@@ -117,7 +117,7 @@ def _of_ours(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected | n
     else:
         files = [fetched(spec) / name for name in weights_of(spec)]
         found = Unread(tensors_of(files, allow_pickle=spec.access.allow_pickle))
-    if (quantization := _quantization(spec)) is None:
+    if (quantization := quantization_for(spec)) is None:
         model.load(found, dtype=dtype, device="meta")
         return model
     return _packed(model, found, quantization, dtype)
@@ -125,7 +125,7 @@ def _of_ours(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected | n
 
 def _packed(model: Any, tensors: Tensors, quantization: Quantization, dtype: torch.dtype) -> Expected:
     weighing = Weighing()
-    loading = _Loading(model, tensors, quantization, dtype, torch.device("meta"), model.stays_float32, weighing.method)
+    loading = Loading(model, tensors, quantization, dtype, torch.device("meta"), model.stays_float32, weighing.method)
     loading.find(model.published_name)
     loading.choose()
     loading.fill()

@@ -45,7 +45,7 @@ def load_quantized(
         ConfigError: layers that cannot be quantized so, or entries that name no module; all of them.
         LoadError: a package that is not installed, and what `load_tensors` raises.
     """
-    loading = _Loading(model, tensors, quantization, dtype, torch.device(device), stays_float32)
+    loading = Loading(model, tensors, quantization, dtype, torch.device(device), stays_float32)
     loading.find(rename)
     loading.choose()
     loading.fill()
@@ -53,7 +53,7 @@ def load_quantized(
 
 
 @dataclass
-class _Loading:
+class Loading:
     """The state of one load: what lies where, what becomes of it."""
 
     model: nn.Module

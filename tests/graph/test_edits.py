@@ -223,6 +223,10 @@ def test_replace_and_replace_back_is_the_identity(graph: Graph, data: st.DataObj
     path = data.draw(st.sampled_from(where))
     old, new = graph[path], data.draw(st.sampled_from(BLOCKS))
     try:
+        graph.replace(path, old)
+    except WireError:
+        return  # a pin left it resting, so that nobody reads what it gives, which touching it tells
+    try:
         changed = graph.replace(path, new)
     except WireError:
         pass
