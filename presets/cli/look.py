@@ -7,15 +7,29 @@ from typing import Annotated, Any
 
 import typer
 
+from .source import Reach
 from .telling import Debug, Json, Refused, Trust, as_data, note, say, telling
 
-_X = Annotated[str, typer.Argument(metavar="X", help="Preset (see: sfumato presets), folder, or graph file.")]
+_X = Annotated[
+    str,
+    typer.Argument(
+        metavar="X", help="Preset (see: sfumato presets), folder, repo of the Hub, file of weights, or graph file."
+    ),
+]
+_Revision = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Branch, tag or commit of a repo.", show_default="main")
+]
+_Variant = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Weights of this form, such as fp16.", show_default=False)
+]
 _Task = Annotated[str | None, typer.Option(help="Which of the family's graphs.", show_default="text2image")]
 
 
 def show(
     x: _X,
     task: _Task = None,
+    revision: _Revision = None,
+    variant: _Variant = None,
     svg: Annotated[
         str | None, typer.Option(metavar="FILE", help="Write the drawing to this file.", show_default=False)
     ] = None,
@@ -30,7 +44,7 @@ def show(
             raise Refused("--json, --mermaid and --svg are three ways to show it. Give one.")
         from .source import open_graph
 
-        graph = open_graph(x, task, trust=trust_remote_code)
+        graph = open_graph(x, task, reach=Reach(trust_remote_code, revision, variant))
         if svg is not None:
             from ...components.loading.weights import write_atomically
 
@@ -44,13 +58,21 @@ def show(
             typer.echo(graph.show("mermaid" if mermaid else "text"))
 
 
-def check(x: _X, task: _Task = None, trust_remote_code: Trust = None, json: Json = False, debug: Debug = False) -> None:
+def check(
+    x: _X,
+    task: _Task = None,
+    revision: _Revision = None,
+    variant: _Variant = None,
+    trust_remote_code: Trust = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
     """Check a graph, or every task of a checkpoint: wires, components, files. Exits 1 where something is wrong.
 
     No weights are read.
     """
     with telling(as_json=json, debug=debug):
-        graphs = list(_graphs(x, task, trust_remote_code))
+        graphs = list(_graphs(x, task, Reach(trust_remote_code, revision, variant)))
         found = list({(p.code, p.place): p for graph in reversed(graphs) for p in graph.check()}.values())
         if json:
             say({"ok": not found, "checked": [_name(g) for g in graphs], "problems": [as_data(p) for p in found]})
@@ -64,15 +86,17 @@ def check(x: _X, task: _Task = None, trust_remote_code: Trust = None, json: Json
             raise typer.Exit(1)
 
 
-def inspect(x: _X, json: Json = False, debug: Debug = False) -> None:
-    """Say what a preset or folder holds: family, tasks, and each component with class, dtype and size.
+def inspect(
+    x: _X, revision: _Revision = None, variant: _Variant = None, json: Json = False, debug: Debug = False
+) -> None:
+    """Say what a preset, folder, repo or file holds: family, tasks, and each component with class, dtype and size.
 
     Reads the headers of weight files, no weights.
     """
     with telling(as_json=json, debug=debug):
         from ..inspect import inspect as inspected
 
-        found = inspected(x)
+        found = inspected(x, revision=revision, variant=variant)
         if json:
             say({**asdict(found), "bytes": found.bytes, "parameters": found.parameters})
         else:
@@ -100,12 +124,12 @@ def presets(json: Json = False, debug: Debug = False) -> None:
             typer.echo(f"{row['name']:<{width}}  {kind}  ({', '.join(row['tasks'])})")
 
 
-def _graphs(x: str, task: str | None, trust: str | None) -> Iterator[Any]:
+def _graphs(x: str, task: str | None, reach: Reach) -> Iterator[Any]:
     """The graph of a file or of the task that was asked for; else one for each task of the family."""
     from ...registry import presets as families
     from .source import open_graph
 
-    first = open_graph(x, task, trust=trust)
+    first = open_graph(x, task, reach=reach)
     yield first
     path = Path(x).expanduser()
     own_file = (path.suffix == ".json" and path.is_file()) or (path / "graph.json").is_file()

@@ -45,6 +45,14 @@ Model = Annotated[
         help="A preset with a model inside (sfumato presets lists them), a folder, or a repo of the Hub.",
     ),
 ]  # fmt: skip
+Revision = Annotated[
+    str | None,
+    _option(panel=_WITH, metavar="NAME", show_default="main", help="Branch, tag or commit of the model's repo."),
+]
+Variant = Annotated[
+    str | None,
+    _option(panel=_WITH, metavar="NAME", help="Weights of this form, such as fp16, where the model has them."),
+]
 Task = Annotated[
     str | None,
     _option(

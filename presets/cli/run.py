@@ -19,14 +19,16 @@ from .options import (
     Negative,
     Output,
     Prompt,
+    Revision,
     Scheduler,
     Seed,
     Setting,
     Task,
+    Variant,
 )  # fmt: skip
 from .output import as_pictures, files, size, target, write
 from .progress import Watch
-from .source import EMOJI, importing, open_pipe
+from .source import EMOJI, Reach, importing, open_pipe
 from .telling import Debug, Json, Trust, say, telling
 
 
@@ -39,6 +41,8 @@ def run(
     seed: Seed = None,
     settings: Setting = None,
     model: Model = None,
+    revision: Revision = None,
+    variant: Variant = None,
     task: Task = None,
     graph: GraphFile = None,
     guider: Guider = None,
@@ -63,7 +67,8 @@ def run(
         first, replace = target(output, prompt)
         watch.stage("importing torch")
         with importing():
-            pipe = open_pipe(model, task, graph, wanted.names, device, dtype, trust_remote_code)
+            reach = Reach(trust_remote_code, revision, variant)
+            pipe = open_pipe(model, task, graph, wanted.names, device, dtype, reach)
             settled = read(pipe, wanted)
         watch.stage("checking")
         began = time.perf_counter()
@@ -72,7 +77,8 @@ def run(
             watch.see(event)
         made = as_pictures(stream.outputs["images"])
         watch.stage("writing")
-        named = {"model": model if graph else model or EMOJI, "graph": graph, "dtype": dtype or "float32"}
+        named = {"model": model if graph else model or EMOJI, "revision": revision, "variant": variant, "graph": graph}
+        named["dtype"] = dtype or "float32"
         source = {name: text for name, text in named.items() if text is not None}
         told = about(pipe, source, settled)
         rows: list[tuple[Path, Any]] = []

@@ -4,12 +4,20 @@ import gc
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .telling import TRUSTED, Refused
 
 EMOJI = "emoji"
 """The model that is run where none is named: it is inside this package."""
+
+
+class Reach(NamedTuple):
+    """How a checkpoint is reached: the code of it that is trusted, and which of a repo's files are taken."""
+
+    trust: str | None = None
+    revision: str | None = None
+    variant: str | None = None
 
 
 @contextmanager
@@ -31,7 +39,7 @@ def open_pipe(
     names: Collection[str],
     device: str | None,
     dtype: str | None,
-    trust: str | None = None,
+    reach: Reach = Reach(),
 ) -> Any:  # a Graph
     """The graph to run: of the task that was asked for, or of the first that takes these names. Refuses one that
     gives no pictures, or that lacks components."""
@@ -42,11 +50,11 @@ def open_pipe(
     if graph is not None and task is not None:
         raise Refused("--task goes with the graphs that a model's family has; a --graph is what it is. Give one.")
     if graph is not None:
-        pipe = _read_file(graph, manager, trust)
+        pipe = _read_file(graph, manager, reach)
         if model is not None:
-            pipe = open_graph(model, manager=manager, graph=pipe)
+            pipe = open_graph(model, manager=manager, graph=pipe, reach=reach)
     else:
-        pipe = open_graph(model or EMOJI, task, manager=manager, trust=trust)
+        pipe = open_graph(model or EMOJI, task, manager=manager, reach=reach)
         if task is None:
             pipe = for_names(pipe, names)
     if "images" not in pipe.outputs:
@@ -80,7 +88,7 @@ def make_manager(device: str | None, dtype: str | None) -> Any:  # a ComponentsM
 
 
 def open_graph(
-    x: str, task: str | None = None, *, manager: Any = None, graph: Any = None, trust: str | None = None
+    x: str, task: str | None = None, *, manager: Any = None, graph: Any = None, reach: Reach = Reach()
 ) -> Any:  # a Graph
     """The graph that `x` stands for, or `graph` with the components of `x`; its own code runs where it is trusted."""
     from ..load import load
@@ -89,17 +97,19 @@ def open_graph(
     if path.is_file() and path.suffix == ".json":
         if graph is not None or task is not None:
             raise Refused(f"{x}: is a file with one graph. --task and --graph go with a preset or checkpoint.")
-        return _read_file(x, manager, trust)
-    trusted = trust == TRUSTED or trust or False
-    return load(x, task or "text2image", graph=graph, manager=manager, trust_remote_code=trusted)
+        return _read_file(x, manager, reach)
+    return load(
+        x, task or "text2image", graph=graph, manager=manager, revision=reach.revision, variant=reach.variant,
+        trust_remote_code=reach.trust == TRUSTED or reach.trust or False,
+    )  # fmt: skip
 
 
-def _read_file(x: str, manager: Any, trust: str | None) -> Any:  # a Graph
+def _read_file(x: str, manager: Any, reach: Reach) -> Any:  # a Graph
     from ...graph.files import load
     from ...graph.files.reading import read_form
     from ...graph.files.shape import NAME
 
     path = Path(x).expanduser()
     if path.name == NAME and read_form(path).auto_map:
-        return open_graph(str(path.absolute().parent), manager=manager, trust=trust)
+        return open_graph(str(path.absolute().parent), manager=manager, reach=reach)
     return load(path, manager)

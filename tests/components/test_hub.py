@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from typer.testing import CliRunner
 
 import sfumato as sf
 from sfumato.components.loading import hub as loading_hub
 from sfumato.components.loading.hub import is_repo
+from sfumato.presets.cli.app import app
 
 from .hub_repos import CALL, EMOJI, MODELS, UNET, Load, weights
 from .hub_server import COMMIT, OLD, Hub
@@ -46,6 +49,20 @@ def test_checking_a_graph_fetches_no_weights(hub: Hub, load: Load) -> None:
 def test_a_variant_is_fetched_in_place_of_the_plain_files(hub: Hub, load: Load, picture: torch.Tensor) -> None:
     assert torch.equal(load("someone/emoji", variant="fp16")(**CALL).images, picture)
     assert weights(hub) == sorted(f"{name}/{stem}.fp16.safetensors" for name, stem in MODELS.items())
+
+
+def test_the_command_line_names_a_revision_and_a_variant(hub: Hub, tmp_path: Path) -> None:
+    which = ["--revision", "old", "--variant", "fp16"]
+    shown = CliRunner().invoke(app, ["inspect", "someone/emoji", "--variant", "fp16", "--json"])
+    assert shown.exit_code == 0 and json.loads(shown.stdout)["family"] == "sd"
+    refused = CliRunner().invoke(app, ["check", "someone/emoji", *which])
+    assert refused.exit_code == 1 and "no variant 'fp16'" in refused.stderr  # the old commit has none
+    few = ["--set", "num_inference_steps=1", "-o", str(tmp_path / "fox.png")]
+    drawn = CliRunner().invoke(app, ["run", "a fox", "--model", "someone/emoji", "--variant", "fp16", *few])
+    assert drawn.exit_code == 0, drawn.stderr
+    assert weights(hub) == sorted(f"{name}/{stem}.fp16.safetensors" for name, stem in MODELS.items())
+    with Image.open(tmp_path / "fox.png") as image:
+        assert json.loads(image.info["sfumato"])["variant"] == "fp16"
 
 
 def test_a_local_folder_never_asks_the_hub(hub: Hub, load: Load) -> None:
