@@ -87,7 +87,7 @@ class ComponentsManager:
         if dtype is not None:
             spec = spec.using(dtype=dtype_name(dtype))
         cut = device if isinstance(device, Cut) else None
-        where = cut.main if cut else self.device if device is None else str(torch.device(device))  # type: ignore[arg-type]
+        where = cut.main if cut else self.device if device is None else str(torch.device(device))  # type: ignore[arg-type]  # whatever came
         made = self._known(Handle(spec, self, spec.dtype or self.dtype, where, name or name_of(spec), cut=cut))
         if collection is not None:
             self.collect(collection, [made])

@@ -8,13 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 import sfumato as sf
-from sfumato.components.loading import hub as loading_hub
 
 from .hub_repos import CALL, EMOJI, MODELS
-from .hub_server import Hub, serving
+from .hub_server import Hub, asked_here
 
 
 @pytest.fixture
@@ -79,14 +77,7 @@ def repos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def hub(repos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
     """The server, and this process's client pointed at it with an empty cache."""
-    with serving(repos) as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(loading_hub, "_opened", {})
-        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    with asked_here(repos, tmp_path / "cache", monkeypatch) as server:
         yield server
 
 

@@ -12,6 +12,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import pytest
+from huggingface_hub import constants
+
+from sfumato.components.loading import hub as loading_hub
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLD = "89abcdef0123456789abcdef0123456789abcdef"
 LARGE = (".safetensors", ".bin", ".ckpt")
@@ -70,6 +75,21 @@ def serving(root: Path) -> Generator[Hub]:
     finally:
         hub.shutdown()
         hub.server_close()
+
+
+@contextmanager
+def asked_here(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
+    """A server of these repos, and this process's client pointed at it with an empty cache."""
+    with serving(root) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        )
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(loading_hub, "_opened", {})
+        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+        yield hub
 
 
 def _commit_of(folder: Path) -> str:

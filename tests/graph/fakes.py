@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from sfumato.graph import ANY_SPACE, Block, LatentSpace, Memory, Port, Running, component, knob
+from sfumato.graph import ANY_SPACE, Block, Graph, LatentSpace, Loop, Memory, Port, Running, component, knob
 
 CALLS: list[str] = []
 """What ran, in order; a test clears it first."""
@@ -248,3 +248,8 @@ FLUX = LatentSpace("flux", 16, 0.3611, 0.1159)
 
 def paths(events: Sequence[Any], kind: str) -> list[str]:
     return [event.path for event in events if event.kind == kind]
+
+
+def loop(**body: Block) -> Loop:
+    """A body that is turned over `items`, and carries x."""
+    return Loop(over="items", each="item", carry=("x",), body=Graph(body))

@@ -8,10 +8,6 @@ from hypothesis import strategies as st
 from sfumato.graph import Block, Graph, Loop, WireError, named
 
 
-def loop(**body: Block) -> Loop:
-    return Loop(over="items", each="item", carry=("x",), body=Graph(body))
-
-
 class Arith(NamedTuple):
     a: int
     b: int

@@ -259,6 +259,10 @@ def test_what_lies_elsewhere_is_read_where_all_is_and_written_where_it_lies() ->
     first = x[:2]
     first += y[:2]
     assert there.to("cpu").tolist() == [10, 11, 2, 3]  # a part of it, as a part of any tensor
+    x.mul_(torch.ones(4).to(ONE))  # what is written into stays where it is, wherever the rest lies
+    x += y
+    assert there.to("cpu").tolist() == [20, 21, 12, 13]
+    x -= y
     y.add_(x)
     assert y.to("cpu").tolist() == [20, 21, 12, 13]
     assert type(x.to("cpu")) is Tensor and torch.zeros_like(x, device="cpu").device.type == "cpu"

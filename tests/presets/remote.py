@@ -9,14 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 import sfumato as sf
-from sfumato.components.loading import hub as loading_hub
 from sfumato.components.loading.code.trust import home
 from sfumato.registry import blocks as BLOCKS
 
-from ..components.hub_server import Hub, serving
+from ..components.hub_server import Hub, asked_here
 
 PICTURE = torch.rand(1, 3, 4, 6, generator=torch.Generator().manual_seed(0))
 FLIP = """
@@ -73,15 +71,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
-    with serving(tmp_path / "hub") as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(loading_hub, "_opened", {})
-        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        monkeypatch.setattr(importlib.import_module("huggingface_hub.constants"), "HF_HUB_DISABLE_XET", True)
+    with asked_here(tmp_path / "hub", tmp_path / "cache", monkeypatch) as server:
         yield server
 
 

@@ -4,19 +4,16 @@ import errno
 import json
 import shutil
 from collections.abc import Callable, Generator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants
 
 import sfumato as sf
-from sfumato.components.loading import hub as loading_hub
 from sfumato.components.loading.single_file.writing import write_checkpoint
 
-from ..components.hub_server import Hub, serving
+from ..components.hub_server import Hub, asked_here
 from .support import EMBEDDED, fresh, held
 
 CALL: dict[str, Any] = {"prompt": "a red apple", "num_inference_steps": 2, "seed": 0, "output_type": "pt"}
@@ -163,15 +160,7 @@ def test_a_readme_of_ones_own_stays(emoji: sf.Graph, tmp_path: Path) -> None:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
     (tmp_path / "hub").mkdir()
-    with serving(tmp_path / "hub") as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(loading_hub, "_opened", {})
-        monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-        monkeypatch.setattr(import_module("huggingface_hub.constants"), "HF_HUB_DISABLE_XET", True)
+    with asked_here(tmp_path / "hub", tmp_path / "cache", monkeypatch) as server:
         yield server
 
 
