@@ -55,17 +55,20 @@ def _others(types: Iterable[type]) -> bool:
 def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:  # any operation of torch
     read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
     places = {t.device for t in read if t.ndim or t.device.type != "cpu"}
-    moves = func is torch.ops.aten._to_copy.default or func is torch.ops.aten.copy_.default
+    aten = torch.ops.aten
+    moves = func in (aten._to_copy.default, aten.copy_.default, aten.to.dtype_layout)
     if len(places) > 1 and not moves:
         raise RuntimeError(f"Expected all tensors to be on the same device: {func} got {sorted(map(str, places))}")
     asked = kwargs.get("device")
     target = torch.device(asked) if asked is not None else next(iter(places), torch.device("cpu"))
-    target = args[0].device if func is torch.ops.aten.copy_.default else target
+    target = args[0].device if func is aten.copy_.default else target
     if asked is not None:
         kwargs["device"] = "cpu" if target.type == "lazy" else target
         kwargs.pop("pin_memory", None)
     if moves and "lazy" in (target.type, args[0].device.type) and target != args[0].device:
         _moves.append((str(args[0].device), str(target), args[0].shape))
+        if func is aten.to.dtype_layout:  # inside, both places are the CPU, and it would give the same tensor
+            kwargs["copy"] = True
     inner_args, inner_kwargs = tree_map_only(There, lambda t: t.inside, (args, kwargs))
     made = func(*inner_args, **inner_kwargs)
     if func._schema.is_mutable and isinstance(args[0], Tensor):
