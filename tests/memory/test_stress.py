@@ -90,7 +90,8 @@ class Books(RuleBasedStateMachine):
         self.files = Files()
         self.budget = {"cuda": 2400, "cpu": 2000}
         self.manager = ComponentsManager(self.budget, device="cuda", mover=self.files)
-        self.leases: list[Any] = []
+        self.leases: list[tuple[Any, list[Any]]] = []
+        """Each with the handles of what was brought under it: not of what there was no room for beside `mine`."""
         self.mine: list[Any] = []
         self.added: list[nn.Module] = []
 
@@ -123,16 +124,22 @@ class Books(RuleBasedStateMachine):
         except sf.LoadError as error:
             refused(error)
             return
-        self.leases.append(lease)
-        for handle in handles:  # granted is granted
-            with suppress(sf.LoadError):
+        brought: list[Any] = []
+        self.leases.append((lease, brought))
+        for handle in handles:
+            try:
                 net = handle.load()
+            except sf.LoadError as error:
+                refused(error, "damaged")
+            else:
                 assert self.files._where[net] == handle_device(self.manager, handle)
+                brought.append(handle)
 
     @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
-        self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1))).release()
+        lease, _ = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
+        lease.release()
 
     @precondition(lambda self: self.mine)
     @rule()
@@ -196,9 +203,9 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def what_is_leased_stays(self) -> None:
-        for handle in {handle for lease in self.leases for handle in lease.held}:
+        for handle in {handle for _, brought in self.leases for handle in brought}:
             entry = self.manager._entry(handle)
-            assert entry.component is None or entry.where == entry.home
+            assert entry.ready is not None and entry.where == entry.home
 
     @invariant()
     def nobody_leaves_for_ever(self) -> None:
