@@ -1,6 +1,5 @@
-"""How the house is built: links, sizes, directions, and what starting up imports."""
+"""How the package is put together: its links, its dependencies, and what `import sfumato` imports."""
 
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -13,59 +12,39 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 ROOMS = ("blocks", "components", "graph", "presets", "registry")
-FILES = sorted(str(p.relative_to(ROOT)) for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 
 
 @pytest.mark.parametrize("room", ROOMS)
 def test_the_rooms_are_linked_under_src(room: str) -> None:
     link = ROOT / "src" / "sfumato" / room
-    mend = (
+    advice = (
         f"src/sfumato/{room} must be a link to ../../{room}. This checkout was made without symbolic links: run "
         "`git config core.symlinks true && git checkout -- src` (on Windows in developer mode), then install again."
     )
-    assert link.is_symlink(), mend
-    assert link.readlink() == Path(f"../../{room}"), mend
+    assert link.is_symlink(), advice
+    assert link.readlink() == Path(f"../../{room}"), advice
 
 
-@pytest.mark.parametrize("path", FILES)
-def test_a_file_is_one_thing(path: str) -> None:
-    lines = len((ROOT / path).read_text().splitlines())
-    assert lines < 400, f"{path} has {lines} lines: it has become two things. Split it."
-
-
-@pytest.mark.parametrize("path", FILES)
-def test_inside_the_library_imports_are_relative(path: str) -> None:
-    wrong = [
-        line for line in (ROOT / path).read_text().splitlines() if line.startswith(("import sfumato", "from sfumato"))
-    ]
-    assert not wrong, f"{path} imports {wrong[0]!r}: write `from ..{wrong[0].split('.', 1)[-1]}`"
-
-
-def test_the_rooms_import_in_one_direction() -> None:
-    tool = shutil.which("lint-imports", path=str(Path(sys.executable).parent)) or shutil.which("lint-imports")
-    if tool is None:
-        pytest.skip("import-linter is not installed; `make check` has it")
-    done = subprocess.run([tool, "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout
-
-
-def test_all_that_tests_need_is_installed() -> None:
-    """So that a test that is skipped for want of a package is skipped only where there is no such package."""
-    asked = map(
+def test_every_package_of_the_dev_extra_is_installed() -> None:
+    """Else tests that need one would be skipped, and nobody would see it."""
+    required = map(
         Requirement, tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["dev"]
     )
-    there = {canonicalize_name(made.name) for made in distributions()}
+    installed = {canonicalize_name(made.name) for made in distributions()}
     missing = [
-        str(r) for r in asked if (r.marker is None or r.marker.evaluate()) and canonicalize_name(r.name) not in there
+        str(r)
+        for r in required
+        if (r.marker is None or r.marker.evaluate()) and canonicalize_name(r.name) not in installed
     ]
     assert not missing, f"pip install {' '.join(missing)}"
 
 
 def modules_after(code: str) -> set[str]:
-    said = subprocess.run(
+    """The modules that a new process has imported after it ran the code."""
+    done = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"], capture_output=True, text=True, check=True
     )
-    return set(said.stdout.split())
+    return set(done.stdout.split())
 
 
 def test_importing_sfumato_imports_nothing_heavy() -> None:
