@@ -12,7 +12,7 @@ from pydantic import FiniteFloat
 from torch import Tensor
 
 from ..graph.space import ANY_SPACE
-from ..graph.types import Port
+from ..graph.typing import Port
 from .conditioning import Conditioning as Conditioning
 from .models.taps import NO_TAPS
 from .models.taps import Taps as Taps

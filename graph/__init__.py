@@ -29,6 +29,6 @@ from .shapes import debug as debug
 from .space import ANY_SPACE as ANY_SPACE
 from .space import LatentSpace as LatentSpace
 from .switch import Switch as Switch
-from .types import Port as Port
-from .types import assignable as assignable
+from .typing import Port as Port
+from .typing import assignable as assignable
 from .wiring import Edge as Edge

@@ -8,7 +8,7 @@ from typing import Any
 from .block import Block, Lazy
 from .graph import Graph
 from .paths import leaves
-from .types import port_of
+from .typing import port_of
 from .unify import Told, each
 
 

@@ -7,12 +7,11 @@ from typing import Any, cast
 from ..registry import WAYS, UnknownName, closest, did_you_mean, presets, table
 from .block import Block, Lazy
 from .errors import ConfigError, LoadError, Problem, WireError
-from .functions import asked, is_callable, is_protocol
 from .graph import Graph
 from .named import like
 from .plan import needed, unbound
 from .spaces import bound_problems
-from .types import assignable, say, split
+from .typing import assignable, is_callable, is_protocol, protocol_members, type_text, untagged
 
 
 def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
@@ -30,13 +29,13 @@ def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
         try:
             made[name] = value = _coerced(value, part.type, graph.bindings.get(name), alone=len(components) == 1)
         except (ConfigError, UnknownName) as error:
-            found.append(Problem("component", name, str(error), type(value).__name__, say(part.type)))
+            found.append(Problem("component", name, str(error), type(value).__name__, type_text(part.type)))
             continue
         if not _is_a(value, part.type):
-            came = say(value.type) if isinstance(value, Lazy) else type(value).__name__
+            came = type_text(value.type) if isinstance(value, Lazy) else type(value).__name__
             who = ", ".join(n for n, b in graph.nodes.items() if name in b.signature.components)
-            text = f"is {came}, but {who} needs {say(part.type)}{_lacking(value, part.type)}."
-            found.append(Problem("component", name, text, came, say(part.type)))
+            text = f"is {came}, but {who} needs {type_text(part.type)}{_lacking(value, part.type)}."
+            found.append(Problem("component", name, text, came, type_text(part.type)))
     if not found:
         bindings = {**graph.bindings, **made}
         found = bound_problems(graph, bindings)
@@ -51,7 +50,7 @@ def _coerced(value: Any, kind: Any, current: Any, *, alone: bool) -> Any:
     `coerce` also refuses an object that cannot follow on `current`; not where others are bound with it, which it may
     belong to.
     """
-    cls = split(kind)[0]
+    cls = untagged(kind)
     if isinstance(value, type) and not is_callable(cls):
         raise ConfigError(f"is the class {value.__name__}, not an object of it. Make one: {value.__name__}(…).")
     if hasattr(cls, "coerce") and (isinstance(value, str | Mapping) or (alone and current and isinstance(value, cls))):
@@ -61,12 +60,12 @@ def _coerced(value: Any, kind: Any, current: Any, *, alone: bool) -> Any:
 
 
 def _is_a(value: Any, kind: Any) -> bool:
-    cls = split(kind)[0]
+    cls = untagged(kind)
     if isinstance(value, Lazy):
         return value.type is None or assignable(value.type, cls) or _answers(value.type, cls)
     if isinstance(cls, type) and not is_protocol(cls):
         return isinstance(value, cls)
-    if callable(value) and (is_callable(cls) or (is_protocol(cls) and asked(cls) == {"__call__"})):
+    if callable(value) and (is_callable(cls) or (is_protocol(cls) and protocol_members(cls) == {"__call__"})):
         seen = value if isinstance(value, FunctionType | MethodType) else type(value)
         return isinstance(value, type) or assignable(seen, cls)
     return assignable(type(value), cls) or _answers(value, cls)
@@ -85,12 +84,12 @@ def _answers(value: Any, cls: Any) -> bool:
             return any(name in vars(c) for c in (value if isinstance(value, type) else type(value)).__mro__)
         return hasattr(value, name) or (isinstance(value, type) and not callable(getattr(cls, name, None)))
 
-    return all(map(answers, asked(cls)))
+    return all(map(answers, protocol_members(cls)))
 
 
 def _lacking(value: Any, kind: Any) -> str:
-    cls, given = split(kind)[0], value.type if isinstance(value, Lazy) else value
-    lost = sorted(n for n in asked(cls) if not hasattr(given, n)) if is_protocol(cls) else []
+    cls, given = untagged(kind), value.type if isinstance(value, Lazy) else value
+    lost = sorted(n for n in protocol_members(cls) if not hasattr(given, n)) if is_protocol(cls) else []
     return f": it has no {', '.join(lost)}" if lost else ", an object of that class"
 
 
@@ -195,7 +194,7 @@ def check(graph: Graph) -> list[Problem]:
     wanted = graph.declared or tuple(graph.outputs)
     found: list[Problem] = []
     for name, nodes in unbound(graph, wanted, graph.bindings).items():
-        kind = say(graph.components[name].type)
+        kind = type_text(graph.components[name].type)
         text = f"no component is bound, and {', '.join(nodes)} cannot do without: {kind}. Write graph.bind({name}=…)."
         found.append(Problem("unbound", name, text, wanted=kind))
     found += bound_problems(graph, graph.bindings)

@@ -13,7 +13,7 @@ from .graph import Graph
 from .lighter import lightened
 from .plan import needed, plan_of, unbound
 from .run import Run
-from .types import say
+from .typing import type_text
 from .validate import Unfit, fitted
 from .wiring import INPUTS, last_givers
 
@@ -49,7 +49,7 @@ def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Ru
         except Unfit as error:
             way = WAYS.get(f"{name}={value!r}") if isinstance(value, str) else None
             text = f"{error}, but {_shown(value)} came.{f' {way}' if way else ''}"
-            found.append(Problem("value", name, text, type(value).__name__, say(graph.inputs[name].type)))
+            found.append(Problem("value", name, text, type(value).__name__, type_text(graph.inputs[name].type)))
     if found:
         raise InputError(found)
     if (light := lightened(graph, taken)) is not graph:
@@ -216,10 +216,10 @@ def _missing(graph: Graph, values: Mapping[str, Any]) -> list[Problem]:
     for name, port in graph.inputs.items():
         if port.required and name not in values:
             readers = ", ".join(e.target for e in graph.edges if e.giver == INPUTS and e.output == name)
-            text = f"must be given: {say(port.type)}, read by {readers}.{_without(graph, name)}"
-            found.append(Problem("missing", name, text, wanted=say(port.type)))
+            text = f"must be given: {type_text(port.type)}, read by {readers}.{_without(graph, name)}"
+            found.append(Problem("missing", name, text, wanted=type_text(port.type)))
     for name, nodes in unbound(graph, _wanted(graph), graph.bindings).items():
-        kind = say(graph.components[name].type)
+        kind = type_text(graph.components[name].type)
         way = f"Write graph.bind({name}=…), or load a checkpoint: sf.load(…)."
         text = f"no component is bound; {', '.join(nodes)} needs {kind}. {way}"
         found.append(Problem("unbound", name, text, wanted=kind))

@@ -9,7 +9,7 @@ from .graph import Graph
 from .loop import Loop
 from .paths import block_at, leaves, renamed
 from .switch import Switch
-from .types import say
+from .typing import type_text
 from .wiring import INPUTS, Edge, last_givers
 
 
@@ -90,7 +90,7 @@ def explain(graph: Graph, port: str) -> str:
         takes, gives = ", ".join(s.inputs) or "nothing", ", ".join(s.outputs) or "nothing"
         text = f"{path} has no port {name!r}. It takes {takes} and gives {gives}."
         raise WireError(Problem("no-input", port, text))
-    return "\n".join([f"{port}  {say(s.inputs[name].type)}", *_chain(graph, port)])
+    return "\n".join([f"{port}  {type_text(s.inputs[name].type)}", *_chain(graph, port)])
 
 
 def _full(target: str, edge: Edge) -> str:

@@ -9,7 +9,7 @@ from .block import Block
 from .errors import Problem, WireError
 from .graph import Graph
 from .ports import VARIES, Input, Output, Outputs, Signature
-from .types import assignable, meet, say, split
+from .typing import assignable, meet, type_text, untagged
 from .wiring import misplaced
 
 
@@ -69,21 +69,21 @@ class Loop(Block, name="Loop"):
                 )
                 found.append(Problem("carry", "carry", text, name))
             elif not assignable(gives[name].type, takes[name].type):
-                have, want = say(gives[name].type), say(takes[name].type)
+                have, want = type_text(gives[name].type), type_text(takes[name].type)
                 text = f"{name!r} leaves a turn as {have}, but the next turn takes {want}. Give it one type."
                 found.append(Problem("carry", "carry", text, have, want))
             elif takes[name].default is VARIES:
                 text = f"the readers of {name!r} have unlike defaults, and a turn begins with one. Give them one."
                 found.append(Problem("carry", "carry", text, name))
         if not found and self.over in takes and meet(takes[self.over].type, self._items) is None:
-            mine = say(takes[self.over].type)
-            text = f"the body takes {self.over!r} itself as {mine}, which is no {say(self._items)} to go over."
-            found.append(Problem("over", "over", text, mine, say(self._items)))
+            mine = type_text(takes[self.over].type)
+            text = f"the body takes {self.over!r} itself as {mine}, which is no {type_text(self._items)} to go over."
+            found.append(Problem("over", "over", text, mine, type_text(self._items)))
         return found
 
     @property
     def _items(self) -> Any:
-        return Sequence[split(self.body.inputs[self.each].type)[0]]
+        return Sequence[untagged(self.body.inputs[self.each].type)]
 
     @property
     def signature(self) -> Signature:

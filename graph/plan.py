@@ -8,7 +8,7 @@ from .analysis import wanted
 from .block import Block, ports_of
 from .paths import renamed
 from .ports import Output
-from .types import arms, split
+from .typing import union_members, untagged
 from .wiring import INPUTS, last_givers
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _remembers(block: Block) -> bool:
 
 def gives_function(output: Output) -> bool:
     """Whether an output is a function, which lives on what its maker has read."""
-    return any(get_origin(split(arm)[0]) is get_origin(Callable[[], None]) for arm in arms(output.type))
+    return any(get_origin(untagged(arm)) is get_origin(Callable[[], None]) for arm in union_members(output.type))
 
 
 def turn_plans(body: "Graph", each: str, carry: tuple[str, ...]) -> tuple[Plan, Plan]:

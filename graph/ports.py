@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
 from .errors import Malformed
-from .types import Port, say, split
+from .typing import Port, tags_of, type_text
 
 T = TypeVar("T")
 
@@ -87,7 +87,7 @@ class Input:
         return self.default is REQUIRED
 
     def __str__(self) -> str:
-        return say(self.type) + ("" if self.required else f" = {self.default!r}")
+        return type_text(self.type) + ("" if self.required else f" = {self.default!r}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ class Output:
     type: Any
 
     def __str__(self) -> str:
-        return say(self.type)
+        return type_text(self.type)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class Component:
     required: bool = True
 
     def __str__(self) -> str:
-        return say(self.type) + ("" if self.required else " (optional)")
+        return type_text(self.type) + ("" if self.required else " (optional)")
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,9 @@ def _fields(returns: Any, where: str) -> Mapping[str, Any]:
     if returns is None or returns is type(None):
         return {}  # a block for its effect: it gives nothing
     if not (isinstance(returns, type) and issubclass(returns, tuple) and hasattr(returns, "_fields")):
-        raise Malformed(f"{where} returns {say(returns)}, but outputs need names: return a NamedTuple. Write: {_HOW}")
+        raise Malformed(
+            f"{where} returns {type_text(returns)}, but outputs need names: return a NamedTuple. Write: {_HOW}"
+        )
     hints = get_type_hints(returns, include_extras=True)
     if untyped := [name for name in getattr(returns, "_fields") if name not in hints]:  # noqa: B009  pyright sees a tuple
         raise Malformed(
@@ -194,7 +196,7 @@ def _fields(returns: Any, where: str) -> Mapping[str, Any]:
 
 def is_memory(hint: Any) -> bool:
     """Whether a type is `Memory[…]`."""
-    return _MEMORY in split(hint)[1]
+    return _MEMORY in tags_of(hint)
 
 
 def read_call(cls: type) -> tuple[dict[str, Input], dict[str, Output], dict[str, Input], str | None, type | None]:

@@ -21,7 +21,7 @@ from .plan import Line, Plan, Value, plan_of, turn_plans
 from .ports import Outputs
 from .shapes import check_shapes, debugging
 from .switch import Switch
-from .types import say
+from .typing import type_text
 from .wiring import INPUTS
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ class Run:
             error.add_note(f"  in {path!r} ({type(block).__name__})")
             raise
         if type(out) is not line.returns and not (line.returns is None and out is None):
-            want = say(line.returns) if line.returns else "None"
+            want = type_text(line.returns) if line.returns else "None"
             raise BrokenBlock(
                 f"{path} ({type(block).__name__}) gave {type(out).__name__}, but its signature says {want}."
             )

@@ -7,7 +7,7 @@ from typing import Any
 
 from .block import Block, ports_of
 from .errors import BrokenBlock
-from .types import arms, is_array, say, split
+from .typing import is_array, type_text, union_members, untagged
 
 _DEBUG: ContextVar[bool] = ContextVar("sfumato_debug", default=False)
 
@@ -42,13 +42,15 @@ def check_shapes(block: Block, args: Mapping[str, Any], out: Any) -> None:
 
 
 def _check(block: Block, place: str, hint: Any, value: Any, sizes: dict[str, tuple[int, str]]) -> None:
-    wanted = [split(arm)[0] for arm in arms(hint)]
+    wanted = [untagged(arm) for arm in union_members(hint)]
     arrays = [w for w in wanted if is_array(w)]
     if len(arrays) != 1 or not isinstance(value, arrays[0].array_type):
         return
     where, array = f"{type(block).__name__}: {place}", arrays[0]
     if not isinstance(value, array):
-        raise BrokenBlock(f"{where} is {value.dtype} of shape {tuple(value.shape)}, but its type is {say(array)}.")
+        raise BrokenBlock(
+            f"{where} is {value.dtype} of shape {tuple(value.shape)}, but its type is {type_text(array)}."
+        )
     dims = array.dim_str.split()
     if any(d.startswith(("*", "...")) for d in dims):
         return

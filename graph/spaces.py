@@ -10,7 +10,7 @@ from .errors import Problem
 from .graph import Graph
 from .layout import ANY_LAYOUT, Layout, Measured
 from .space import ANY_SPACE, LatentSpace
-from .types import arms, family_of, port_of, split
+from .typing import families_of, port_of, tags_of, union_members
 from .unify import Told, each, problems
 
 
@@ -70,7 +70,7 @@ class Families:
     code = "family"
 
     def of_port(self, hint: Any) -> Family | None:
-        classes = family_of(hint)
+        classes = families_of(hint)
         return Family(classes) if classes else None
 
     def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable[Told]:
@@ -98,7 +98,7 @@ class Layouts:
 
     def of_port(self, hint: Any) -> Layout | None:
         tag = port_of(hint)
-        carries = (tag is not None and tag.kind == "predict") or family_of(hint) or _measured(hint)
+        carries = (tag is not None and tag.kind == "predict") or families_of(hint) or _measured(hint)
         return ANY_LAYOUT if carries else None
 
     def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable[Told]:
@@ -132,4 +132,4 @@ def _layout(component: Any) -> Layout | None:
 
 
 def _measured(hint: Any) -> list[Measured]:
-    return [tag for arm in arms(hint) for tag in split(arm)[1] if isinstance(tag, Measured)]
+    return [tag for arm in union_members(hint) for tag in tags_of(arm) if isinstance(tag, Measured)]

@@ -8,7 +8,7 @@ from .block import Block
 from .errors import InputError, Problem, WireError
 from .graph import Graph
 from .ports import Input, Output, Outputs, Signature
-from .types import meet, say
+from .typing import meet, type_text
 from .wiring import RESERVED, component_problems, joint, parts_of
 
 
@@ -56,8 +56,9 @@ class Switch(Block, name="Switch"):
             kinds = [(c, case.inputs[name].type) for c, case in self._all().items() if name in case.inputs]
             for case, kind in kinds[1:]:
                 if meet(kinds[0][1], kind) is None:
-                    text = f"no value fits all cases: {kinds[0][0]} takes {say(kinds[0][1])}, {case} takes {say(kind)}."
-                    raise WireError(Problem("readers", f"cases.{name}", text, say(kind), say(kinds[0][1])))
+                    have, want = type_text(kind), type_text(kinds[0][1])
+                    text = f"no value fits all cases: {kinds[0][0]} takes {want}, {case} takes {have}."
+                    raise WireError(Problem("readers", f"cases.{name}", text, have, want))
 
     def _all(self) -> dict[str, Graph]:
         return {**self.cases, **({"default": self.default} if self.default is not None else {})}

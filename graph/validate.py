@@ -5,8 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NewType, get_args, get_origin
 
-from .arrays import rank
-from .types import arms, is_array, port_of, say, split
+from .typing import is_array, port_of, rank, type_text, union_members, untagged
 
 _PLAIN = (bool, int, float, str, bytes, type(None), Path)
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.abc.Sequence, collections.abc.Mapping)
@@ -22,25 +21,25 @@ def fitted(value: Any, hint: Any) -> Any:
     Raises `Unfit`.
     """
     reasons: list[tuple[bool, str]] = []
-    for arm in sorted(arms(hint), key=lambda arm: not _like(value, arm)):  # 1 stays 1 in `float | int`
+    for arm in sorted(union_members(hint), key=lambda arm: not _like(value, arm)):  # 1 stays 1 in `float | int`
         try:
             return _fit(value, arm)
         except Unfit as error:
             reasons.append((_like(value, arm), str(error)))
     # A union says itself what it takes; why a value does not fit the one that it is like must be told.
     told = [reason for like, reason in reasons if reason and (like or len(reasons) == 1)]
-    raise Unfit(f"takes {say(hint)}{f' ({told[0]})' if told else ''}")
+    raise Unfit(f"takes {type_text(hint)}{f' ({told[0]})' if told else ''}")
 
 
 def _like(value: Any, arm: Any) -> bool:
     """Whether a value is of exactly this type; a list is as good as a tuple, and both are sequences."""
-    base = split(arm)[0]
+    base = untagged(arm)
     kind = get_origin(base) or base
     return type(value) is kind or (kind in (tuple, collections.abc.Sequence) and type(value) in (list, tuple))
 
 
 def _fit(value: Any, arm: Any) -> Any:
-    base = split(arm)[0]
+    base = untagged(arm)
     if isinstance(base, NewType):
         return fitted(value, base.__supertype__)
     if base is Any or base is object:
@@ -66,7 +65,8 @@ def _is_plain(base: Any) -> bool:
         return True
     args = [a for a in get_args(base) if a is not Ellipsis]
     return (get_origin(base) in _CONTAINERS) and all(
-        _is_plain(split(a)[0]) or (len(arms(a)) > 1 and all(_is_plain(split(x)[0]) for x in arms(a))) for a in args
+        _is_plain(untagged(a)) or (len(union_members(a)) > 1 and all(_is_plain(untagged(x)) for x in union_members(a)))
+        for a in args
     )
 
 

@@ -12,7 +12,7 @@ from ..registry import closest, did_you_mean
 from .block import Block
 from .errors import Problem
 from .ports import REQUIRED, VARIES, Component, Input, Output, Signature
-from .types import assignable, meet, port_of, say, split
+from .typing import assignable, meet, port_of, type_text, untagged
 
 INPUTS = "inputs"
 """The node name under which a graph's own inputs stand in its edges."""
@@ -149,8 +149,8 @@ def _types(signatures: Mapping[str, Signature], edges: Sequence[Edge]) -> list[P
         have, want = signatures[e.giver].outputs[e.output].type, signatures[e.taker].inputs[e.input].type
         if not assignable(have, want):
             port = "" if e.output == e.input else f" as {e.output!r}"
-            text = f"takes {say(want)}, but {e.giver} gives {say(have)}{port}. {_way_out(have, want, e)}"
-            found.append(Problem("type", e.target, text, say(have), say(want)))
+            text = f"takes {type_text(want)}, but {e.giver} gives {type_text(have)}{port}. {_way_out(have, want, e)}"
+            found.append(Problem("type", e.target, text, type_text(have), type_text(want)))
     return found
 
 
@@ -158,10 +158,10 @@ def _way_out(have: Any, want: Any, e: Edge) -> str:
     a, b = port_of(have), port_of(want)
     if a and b and a.kind == b.kind and a.space != b.space:
         return "Insert a decode and an encode between them, or use components of one latent space."
-    if b and not a and assignable(have, split(want)[0]):
-        return f"If it is one, say so where it is made: {e.output}: {say(want)}."
+    if b and not a and assignable(have, untagged(want)):
+        return f"If it is one, say so where it is made: {e.output}: {type_text(want)}."
     return (
-        f"Put a block that makes {say(want)} between them, or wire another source: "
+        f"Put a block that makes {type_text(want)} between them, or wire another source: "
         f"graph.wire({e.target!r}, 'node.output')."
     )
 
@@ -180,11 +180,12 @@ def _readers(signatures: Mapping[str, Signature], edges: Sequence[Edge]) -> list
             both = meet(kind, more)
             if both is None:
                 first = taking[0].target
+                have, want = type_text(more), type_text(kind)
                 text = (
-                    f"no value fits all its readers: {first} takes {say(kind)}, {e.target} takes {say(more)}. "
+                    f"no value fits all its readers: {first} takes {want}, {e.target} takes {have}. "
                     f"Rename one: named(block, {e.input}='…')."
                 )
-                found.append(Problem("readers", f"{INPUTS}.{name}", text, say(more), say(kind)))
+                found.append(Problem("readers", f"{INPUTS}.{name}", text, have, want))
                 break
             kind = both
     return found
@@ -198,10 +199,10 @@ def component_problems(signatures: Mapping[str, Signature]) -> list[Problem]:
             first, kind = seen.setdefault(name, (node, part.type))
             if (both := meet(kind, part.type)) is None:
                 text = (
-                    f"is {say(kind)} in {first}, but {say(part.type)} in {node}. "
+                    f"is {type_text(kind)} in {first}, but {type_text(part.type)} in {node}. "
                     f"Rename one: named(block, {name}='{name}_2')."
                 )
-                found.append(Problem("component", name, text, say(part.type), say(kind)))
+                found.append(Problem("component", name, text, type_text(part.type), type_text(kind)))
             else:
                 seen[name] = (first, both)
     return found

@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 
 from ..components.spec import ComponentSpec
 from ..graph import Graph
-from ..graph.types import say
+from ..graph.typing import type_text
 
 DRAWING = "graph.svg"
 _TAGS = {"text2image": "text-to-image", "image2image": "image-to-image", "inpaint": "image-to-image"}
@@ -29,11 +29,15 @@ def card(
     given = "prompt='…'" if required[:1] == ["prompt=…"] else ", ".join(required)
     gives = next(iter(graph.outputs), "images")
     inputs = [
-        (f"`{port}`", f"`{_cell(say(made.type))}`", "required" if made.required else f"`{_cell(repr(made.default))}`")
+        (
+            f"`{port}`",
+            f"`{_cell(type_text(made.type))}`",
+            "required" if made.required else f"`{_cell(repr(made.default))}`",
+        )
         for port, made in graph.inputs.items()
     ]
     parts = [(f"`{n}`", spec.type_hint[1] if spec.type_hint else "", _note(spec)) for n, spec in specs.items()]
-    outputs = [(f"`{port}`", f"`{_cell(say(made.type))}`") for port, made in graph.outputs.items()]
+    outputs = [(f"`{port}`", f"`{_cell(type_text(made.type))}`") for port, made in graph.outputs.items()]
     trust = ", trust_remote_code=True" if code else ""
     files = ", ".join(f"[`{file}`]({file})" for file in code)
     slots = ", ".join(f"`{slot}`" for slot in graph.slots)

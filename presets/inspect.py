@@ -24,7 +24,7 @@ from ..components.spec import ComponentSpec
 from ..graph import ConfigError, Graph, Lazy, LoadError
 from ..graph.files.bindings import read as read_bindings
 from ..graph.files.reading import read_form
-from ..graph.types import say
+from ..graph.typing import type_text
 from ..registry import UnknownName, hint_of
 from ..registry import presets as families
 from .family import Family
@@ -236,14 +236,14 @@ def _of_graph(source: str, graph: Graph) -> Inspection:
         elif held is not None:
             parts.append(_of_object(name, held))
         elif needed.required:
-            absent.append(f"{name}: nothing is bound, and a {say(needed.type)} is needed.")
+            absent.append(f"{name}: nothing is bound, and a {type_text(needed.type)} is needed.")
     return Inspection(source, None, None, family, tasks, tuple(parts), (*absent, *_missing(parts)))
 
 
 def _needed(family: Family, index: Index, specs: Mapping[str, ComponentSpec]) -> tuple[dict[str, str], frozenset[str]]:
     """The components, with their classes, that some task cannot do without; and the names of those that all need."""
     made = [_made(family, task, index, specs) for task in family.tasks]
-    each = [{name: say(part.type) for name, part in graph.components.items() if part.required} for graph in made]
+    each = [{name: type_text(part.type) for name, part in graph.components.items() if part.required} for graph in made]
     return {name: kind for kinds in each for name, kind in kinds.items()}, frozenset.intersection(*map(frozenset, each))
 
 

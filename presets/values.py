@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from ..graph.types import arms, split
+from ..graph.typing import union_members, untagged
 
 _TRUE = ("true", "yes", "on")
 _FALSE = ("false", "no", "off")
@@ -25,7 +25,7 @@ def parsed(text: str, hint: Any) -> Any:  # Any: a type form; a value of it, or 
     >>> parsed("a red apple", str), parsed("many", int)
     ('a red apple', 'many')
     """
-    kinds = [split(arm)[0] for arm in arms(hint)]
+    kinds = [untagged(arm) for arm in union_members(hint)]
     word = text.strip().lower()
     if type(None) in kinds and word in _NONE:
         return None
@@ -62,7 +62,7 @@ def picture(path: str | Path) -> Any:  # a PIL image
 
 def takes_picture(hint: Any) -> bool:  # Any: a type form
     """Whether a picture may be given where this type is wanted."""
-    return any(_is_picture(split(arm)[0]) for arm in arms(hint))
+    return any(_is_picture(untagged(arm)) for arm in union_members(hint))
 
 
 def name_and_config(text: str) -> tuple[str, dict[str, str]]:

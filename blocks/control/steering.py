@@ -12,7 +12,7 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Pass, Predict, PredictFunction, Residuals, Rows, RowsOf
 from ...graph import Running
 from ...graph.space import ANY_SPACE
-from ...graph.types import Port
+from ...graph.typing import Port
 from ...registry import counted
 from ..denoise.passes import Here, groups
 from ..image.read import AnyPicture, PictureInput, ReadImage, ReadMask, each_picture

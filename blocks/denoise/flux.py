@@ -14,7 +14,7 @@ from ...components.types import Layers, Number, Pass, PredictFunction, Spread, s
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
-from ...graph.types import Port
+from ...graph.typing import Port
 from .passes import Batching, asking
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=FluxConditioning)]

@@ -12,7 +12,7 @@ from ...components.types import Pass, PredictFunction, summed
 from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
-from ...graph.types import Port
+from ...graph.typing import Port
 from .passes import Batching, asking
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=PixArtConditioning)]

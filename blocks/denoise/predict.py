@@ -13,7 +13,7 @@ from ...components.types import Number, Pass, PredictFunction
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
-from ...graph.types import Port
+from ...graph.typing import Port
 from .passes import Batching, asking
 from .unet import ask_unet, embedded_guidance
 

@@ -13,7 +13,7 @@ from ...components.types import Layers, Pass, PredictFunction, summed
 from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
-from ...graph.types import Port
+from ...graph.typing import Port
 from .passes import Batching, asking
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=SD3Conditioning)]

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..types import say
+from ..typing import type_text
 from ..wiring import INPUTS
 from .ink import ACCENT, CARD, CARRIED, DIM, FAINT, INK, LINE, PAPER, TINTS, box, clipped, measure, spans, tip, words
 from .scene import Node, Part, Scene, default_of
@@ -136,7 +136,7 @@ def _pills(node: Node, scene: Scene) -> list[_Pill]:
             continue
         said = e.output if e.output == e.input else f"{e.output} → {e.input}"
         port = scene.graph.inputs[e.output]
-        told = f"input {e.output}: {say(port.type)}"
+        told = f"input {e.output}: {type_text(port.type)}"
         if not scene.top:
             kind = "each" if e.output == scene.each else "carried" if e.output in scene.carried else "around"
             rest = {"each": "", "carried": " ↻", "around": ""}[kind]
@@ -176,7 +176,7 @@ def _pill(pill: _Pill, wide: float, y: float, node: tuple[float, float, float]) 
 
 def output_pill(name: str, scene: Scene) -> Card:
     """An output of the graph, at its end."""
-    kind = say(scene.graph.outputs[name].type)
+    kind = type_text(scene.graph.outputs[name].type)
     carried = name in scene.carried
     rest = " ↻" if carried else "" if kind.lower() == name.lower() else f" {clipped(kind, 26)}"
     width = measure(name, 12, bold=True) + measure(rest, 10.5) + 26

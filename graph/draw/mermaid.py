@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from ..graph import Graph
-from ..types import say
+from ..typing import type_text
 from ..wiring import INPUTS
 from .scene import Node, Scene, default_of, scene_of
 
@@ -39,11 +39,11 @@ def _graph(scene: Scene, at: str, indent: str) -> Iterator[str]:
     for name in dict.fromkeys(e.output for e in scene.edges if e.giver == INPUTS):
         port = scene.graph.inputs[name]
         default = f" = {default_of(port)}" if scene.top and default_of(port) else ""
-        yield f'{indent}{at}__in_{name}(["{_safe(f"{name}: {say(port.type)}{default}")}"]):::input'
+        yield f'{indent}{at}__in_{name}(["{_safe(f"{name}: {type_text(port.type)}{default}")}"]):::input'
     for node in scene.nodes:
         yield from _node(node, f"{at}_{node.name}", indent)
     for name in scene.outputs:
-        kind = say(scene.graph.outputs[name].type)
+        kind = type_text(scene.graph.outputs[name].type)
         yield f'{indent}{at}__out_{name}(["{_safe(f"{name}: {kind}")}"]):::output'
     for e in scene.edges:
         source = f"{at}__in_{e.output}" if e.giver == INPUTS else f"{at}_{e.giver}"

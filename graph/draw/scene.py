@@ -13,7 +13,7 @@ from ..paths import unwrapped
 from ..plan import plan_of
 from ..ports import REQUIRED, VARIES, Input
 from ..switch import Switch
-from ..types import say
+from ..typing import type_text
 from ..wiring import INPUTS, Edge, last_givers
 
 
@@ -66,8 +66,8 @@ class Scene:
     def type_of(self, edge: Edge) -> str:
         """The type of what flows along an edge, in words."""
         if edge.giver == INPUTS:
-            return say(self.graph.nodes[edge.taker].signature.inputs[edge.input].type)
-        return say(self.graph.nodes[edge.giver].signature.outputs[edge.output].type)
+            return type_text(self.graph.nodes[edge.taker].signature.inputs[edge.input].type)
+        return type_text(self.graph.nodes[edge.giver].signature.outputs[edge.output].type)
 
 
 def scene_of(graph: Graph) -> Scene:
@@ -119,7 +119,9 @@ def _parts(block: Block, renamed: Mapping[str, str], bound: Mapping[str, Any]) -
     for name, part in ports_of(type(block)).components.items():
         own = getattr(block, name, EMPTY)
         held = bound.get(name, None if own is EMPTY else own)
-        yield Part(renamed.get(name, name), say(part.type), "" if held is None else class_name(held), part.required)
+        yield Part(
+            renamed.get(name, name), type_text(part.type), "" if held is None else class_name(held), part.required
+        )
 
 
 def class_name(held: Any) -> str:

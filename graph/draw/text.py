@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from textwrap import wrap
 
 from ..graph import Graph
-from ..types import say
+from ..typing import type_text
 from ..wiring import INPUTS
 from .scene import Node, Scene, class_name, default_of, scene_of
 
@@ -17,7 +17,7 @@ def text(graph: Graph) -> str:
     head = f"Graph {' · '.join(graph.preset)}" if graph.preset else "Graph"
     lines = [f"{head}  ({_count(len(graph.nodes), 'node')}, {_count(len(graph.components), 'component')})"]
     lines += ["", "inputs", *_inputs(graph), "", "nodes", *_nodes(scene, "  "), "", "outputs"]
-    lines += _table({name: (say(graph.outputs[name].type), f"<- {node}") for name, node in scene.outputs.items()})
+    lines += _table({name: (type_text(graph.outputs[name].type), f"<- {node}") for name, node in scene.outputs.items()})
     if graph.components:
         lines += ["", "components", *_components(graph, scene)]
     if graph.slots:
@@ -33,7 +33,7 @@ def _inputs(graph: Graph) -> Iterator[str]:
     rows: dict[str, tuple[str, str]] = {}
     for name, port in graph.inputs.items():
         default = default_of(port)
-        rows[name] = (say(port.type), "(required)" if not default else f"= {default}")
+        rows[name] = (type_text(port.type), "(required)" if not default else f"= {default}")
     yield from _table(rows)
 
 
@@ -101,5 +101,5 @@ def _components(graph: Graph, scene: Scene) -> Iterator[str]:
     rows: dict[str, tuple[str, str]] = {}
     for name, part in graph.components.items():
         held = graph.bindings.get(name)
-        rows[name] = (say(part.type), _held("" if held is None else class_name(held), part.required))
+        rows[name] = (type_text(part.type), _held("" if held is None else class_name(held), part.required))
     yield from _table(rows)

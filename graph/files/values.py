@@ -11,7 +11,7 @@ from pathlib import Path, PurePath
 from typing import Any, NewType, get_args, get_origin, get_type_hints
 
 from ..block import Block, tagged
-from ..types import arms, say, split
+from ..typing import type_text, union_members, untagged
 from ..validate import Unfit, fitted
 
 _FLOAT = "$float"  # JSON has no word for inf and nan
@@ -61,7 +61,7 @@ class Values:
         Of a union's members, the one whose value is written exactly so again, else the first that takes it.
         """
         loose: list[Any] = []
-        for arm in arms(hint):
+        for arm in union_members(hint):
             try:
                 value = self._as(data, arm, at)
                 if tagged(self.encode(value, at)) == tagged(data):
@@ -70,11 +70,11 @@ class Values:
             except (Unfit, TypeError):
                 continue
         if not loose:
-            raise Unfit(f"takes {say(hint)}, but {json.dumps(data)} came")
+            raise Unfit(f"takes {type_text(hint)}, but {json.dumps(data)} came")
         return loose[0]
 
     def _as(self, data: Any, arm: Any, at: str) -> Any:
-        base = split(arm)[0]
+        base = untagged(arm)
         if isinstance(base, NewType):
             return self.decode(data, base.__supertype__, at)
         if base is Any or base is object:
@@ -87,7 +87,7 @@ class Values:
         if issubclass(cls, Block):
             block = self.block_from_json(data, at)
             if not isinstance(block, cls):
-                raise Unfit(f"takes {say(base)}, but a {type(block).__name__} came")
+                raise Unfit(f"takes {type_text(base)}, but a {type(block).__name__} came")
             return block
         if cls.__module__ == "torch" and cls.__name__ == "dtype":
             return fitted(getattr(sys.modules["torch"], str(data), None), base)

@@ -82,7 +82,7 @@ def read(pipe: Any, wanted: Asked) -> Read:  # pipe: a Graph
 def _part(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes for a component or a slot
     """A component or the block of a slot from `NAME:key=value,…`."""
     from ...graph.binding import as_block
-    from ...graph.types import split
+    from ...graph.typing import untagged
     from ...registry import did_you_mean, table
     from ..values import name_and_config, parsed_config
 
@@ -94,7 +94,7 @@ def _part(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes
         raise Refused(f"{name}={text}: only names of schedulers and guiders can be given here, not a {name}.")
     if name in pipe.slots:
         return as_block(name, {"_class_name": called, **parsed_config(texts, names[called])})
-    kind = split(pipe.components[name].type)[0]
+    kind = untagged(pipe.components[name].type)
     current = pipe.bindings.get(name)
     made = kind.coerce(called, current.load() if hasattr(current, "load") else current)  # customary names too
     cls = type(made)

@@ -144,7 +144,7 @@ def _name(graph: Any) -> str:
 def _described(graph: Any) -> dict[str, Any]:
     """A graph as JSON: what it takes, needs and gives, and the nodes and edges of its file."""
     from ...graph.files import to_json
-    from ...graph.types import say as in_words
+    from ...graph.typing import type_text as in_words
 
     inputs = {
         name: {"type": in_words(port.type), "required": port.required}

@@ -32,7 +32,7 @@ from jaxtyping import Float, Float32, Int, Integer, Num, Shaped
 from torch import Tensor
 
 from sfumato.graph.space import ANY_SPACE, LatentSpace
-from sfumato.graph.types import Port
+from sfumato.graph.typing import Port
 
 if TYPE_CHECKING:
     from decimal import Decimal  # for the protocol that cannot be read

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from sfumato.graph.types import assignable, meet, say
+from sfumato.graph.typing import assignable, meet, type_text
 
 if TYPE_CHECKING:
     pass  # for the protocol that cannot be read
@@ -50,7 +50,7 @@ from .hints import (
 
 
 def name_of(pair: tuple[Any, Any]) -> str:
-    return f"{say(pair[0])} -> {say(pair[1])}"
+    return f"{type_text(pair[0])} -> {type_text(pair[1])}"
 
 
 @pytest.mark.parametrize("pair", YES, ids=name_of)
@@ -66,19 +66,19 @@ def test_does_not_flow(pair: tuple[Any, Any]) -> None:
 ALL = list({id(t): t for pair in (*YES, *NO) for t in pair}.values())
 
 
-@pytest.mark.parametrize("hint", ALL, ids=say)
+@pytest.mark.parametrize("hint", ALL, ids=type_text)
 def test_every_type_flows_into_itself_and_into_object(hint: Any) -> None:
     assert assignable(hint, hint) and assignable(hint, object)
 
 
 # Python itself breaks transitivity here: a list is a Sequence, a Sequence may be hashed, a list may not.
-LAWFUL = [t for t in ALL if "Hashable" not in say(t)]
+LAWFUL = [t for t in ALL if "Hashable" not in type_text(t)]
 
 
 def test_the_table_is_transitive() -> None:
     into = {id(a): [b for b in LAWFUL if assignable(a, b)] for a in LAWFUL}
     wrong = [
-        f"{say(a)} -> {say(b)} -> {say(z)}"
+        f"{type_text(a)} -> {type_text(b)} -> {type_text(z)}"
         for a in LAWFUL
         for b in into[id(a)] if id(b) in into
         for z in into[id(b)] if not assignable(a, z)
@@ -153,7 +153,7 @@ def test_what_meets_flows_into_both(a: Any, b: Any) -> None:
 
 @given(types_())
 def test_every_type_can_be_said_in_words(a: Any) -> None:
-    assert "typing." not in say(a) and "<class" not in say(a)
+    assert "typing." not in type_text(a) and "<class" not in type_text(a)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_every_type_can_be_said_in_words(a: Any) -> None:
     ],
 )  # fmt: skip
 def test_types_in_words(hint: Any, words: str) -> None:
-    assert say(hint) == words
+    assert type_text(hint) == words
 
 
 def test_a_protocol_that_mentions_itself_is_not_remembered_under_its_assumption() -> None:

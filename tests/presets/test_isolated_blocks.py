@@ -21,7 +21,7 @@ from sfumato.components.loading.code.isolated import crossing, process
 from sfumato.components.loading.code.isolated.crossing import CannotCross, layout, pack, raw, tensors_in, unpack
 from sfumato.components.types import Images, Latents, Mask
 from sfumato.graph.ports import Memory, is_memory
-from sfumato.graph.types import say, union
+from sfumato.graph.typing import type_text, union
 
 CODE = '''
 import os, sys, time
@@ -120,7 +120,7 @@ def here(folder: Path) -> sf.Graph:
 
 def alike(a: Any, b: Any) -> bool:
     """Whether two types are one: what fits the one fits the other, and they are called alike."""
-    return sf.assignable(a, b) and sf.assignable(b, a) and say(a) == say(b)
+    return sf.assignable(a, b) and sf.assignable(b, a) and type_text(a) == type_text(b)
 
 
 def same(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:

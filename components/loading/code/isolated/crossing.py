@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .....graph.ports import Memory, is_memory
 from .....graph.space import ANY_SPACE, LatentSpace
-from .....graph.types import Port, arms, is_array, say, split, union
+from .....graph.typing import Port, is_array, split_annotated, tags_of, type_text, union, union_members
 from .records import parts_of, records, remade
 
 _DTYPES = {
@@ -138,15 +138,15 @@ def tensors_in(data: bytearray, header: Any) -> list[Tensor]:
 def describe(hint: Any) -> Any:  # JSON values
     """A port's type as JSON. Raises `CannotCross` for types whose values do not cross."""
     if is_memory(hint):
-        base, tags = split(hint)
-        inner = [tag for tag in tags if tag not in split(Memory[int])[1]]
+        base, tags = split_annotated(hint)
+        inner = [tag for tag in tags if tag not in tags_of(Memory[int])]
         return {"memory": describe(Annotated[base, *inner] if inner else base)}
-    if len(members := arms(hint)) > 1:
+    if len(members := union_members(hint)) > 1:
         return {"union": [describe(member) for member in members]}
-    base, tags = split(hint)
+    base, tags = split_annotated(hint)
     if port := next((tag for tag in reversed(tags) if isinstance(tag, Port)), None):
         if port.family:
-            raise CannotCross(f"{say(hint)} (a function or a family's own class)")
+            raise CannotCross(f"{type_text(hint)} (a function or a family's own class)")
         space = "any" if port.space == ANY_SPACE else port.space and {
             f.name: getattr(port.space, f.name) for f in fields(port.space)
         }  # fmt: skip
@@ -172,7 +172,7 @@ def describe(hint: Any) -> Any:  # JSON values
         return {"list": describe(args[0])}
     if origin in (dict, collections.abc.Mapping) and args[0] is str:
         return {"table": describe(args[1])}
-    raise CannotCross(say(hint))
+    raise CannotCross(type_text(hint))
 
 
 def understand(data: Any) -> Any:

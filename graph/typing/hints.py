@@ -19,37 +19,8 @@ from typing import (
     get_type_hints,
 )
 
-from .space import LatentSpace
 
-
-class Port:
-    """A tag on a type that says what kind of value it is: `Annotated[Tensor, Port("latents")]`.
-
-    A value of kind "latents" flows only into ports of that kind or of no kind. `space` says that values of this
-    kind live in a latent space; `ANY_SPACE` is one variable a block, found from what it is joined to. `family` is the
-    class of the values that a function of this kind reads, if values of that class come in families, or several.
-    """
-
-    def __init__(self, kind: str, *, space: LatentSpace | None = None, family: type | tuple[type, ...] = ()) -> None:
-        self.kind = kind
-        self.space = space
-        self.family = family if isinstance(family, tuple) else (family,)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Port) and self._parts == other._parts
-
-    def __hash__(self) -> int:
-        return hash(self._parts)
-
-    @property
-    def _parts(self) -> tuple[object, ...]:
-        return self.kind, self.space, self.family
-
-    def __repr__(self) -> str:
-        return f"Port({self.kind!r}{'' if self.space is None else f', space={self.space}'})"
-
-
-def split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+def split_annotated(hint: Any) -> tuple[Any, tuple[Any, ...]]:
     """`Annotated[T, *tags]` as T and its tags; a TypeVar, a ClassVar and None as what they stand for."""
     tags: tuple[Any, ...] = ()
     while True:
@@ -64,22 +35,14 @@ def split(hint: Any) -> tuple[Any, tuple[Any, ...]]:
             return (type(None) if hint is None else hint), tags
 
 
-def port_of(hint: Any) -> Port | None:
-    """The port tag of a type, if it has one; of several the outermost."""
-    return next((tag for tag in reversed(split(hint)[1]) if isinstance(tag, Port)), None)
+def untagged(hint: Any) -> Any:
+    """The type without its tags."""
+    return split_annotated(hint)[0]
 
 
-def family_of(hint: Any) -> tuple[type, ...]:
-    """The families of a port: those that its tag names, or its own class where that comes in families.
-
-    A class whose subclasses are families says `__family__ = True`.
-    """
-    for arm in arms(hint):
-        if (tag := port_of(arm)) is not None and tag.family:
-            return tag.family
-        if isinstance(cls := split(arm)[0], type) and getattr(cls, "__family__", False):
-            return (cls,)
-    return ()
+def tags_of(hint: Any) -> tuple[Any, ...]:
+    """The tags of a type, the outermost last."""
+    return split_annotated(hint)[1]
 
 
 def tagged(hint: Any, tags: tuple[Any, ...]) -> Any:
@@ -93,11 +56,11 @@ def union(members: Any) -> Any:
     return Union[members] if members else Never  # noqa: UP007  built at run time
 
 
-def arms(hint: Any) -> tuple[Any, ...]:
+def union_members(hint: Any) -> tuple[Any, ...]:
     """The members of a union; any other type alone. Tags of the union go to each member."""
-    base, tags = split(hint)
+    base, tags = split_annotated(hint)
     if get_origin(base) in (Union, types.UnionType):
-        return tuple(tagged(arm, tags) for member in get_args(base) for arm in arms(member))
+        return tuple(tagged(arm, tags) for member in get_args(base) for arm in union_members(member))
     if get_origin(base) is Literal and len(get_args(base)) > 1:
         return tuple(tagged(Literal[value], tags) for value in get_args(base))
     return (hint,)
@@ -148,22 +111,22 @@ def items_of(hint: Any) -> tuple[Any, ...] | None:
     if hasattr(origin, "_fields"):
         known = dict(zip(getattr(origin, "__parameters__", ()), args, strict=False))
         fields = get_type_hints(origin, include_extras=True)
-        return tuple(filled(fields.get(name, object), known) for name in origin._fields)
+        return tuple(substitute(fields.get(name, object), known) for name in origin._fields)
     return _through_bases(origin, args, tuple)
 
 
 def _unpacked(items: tuple[Any, ...]) -> list[Any]:
     """The types of all items: `int, *tuple[str, ...]` holds int and str."""
-    inner = [get_args(i) if is_star(i) else (i,) for i in items if i is not Ellipsis]
+    inner = [get_args(i) if is_unpacked(i) else (i,) for i in items if i is not Ellipsis]
     return [i for group in inner for i in group if i is not Ellipsis]
 
 
-def is_star(item: Any) -> bool:
+def is_unpacked(item: Any) -> bool:
     """Whether an item of a tuple is `*tuple[…]`."""
     return getattr(item, "__unpacked__", False) is True
 
 
-def filled(hint: Any, known: Any) -> Any:
+def substitute(hint: Any, known: Any) -> Any:
     """A hint with its type variables replaced."""
     if isinstance(hint, TypeVar):
         return known.get(hint, hint)
@@ -187,5 +150,5 @@ def _through_bases(origin: type, args: tuple[Any, ...], target: type) -> tuple[A
     for base in bases:
         cls = get_origin(base) or base
         if isinstance(cls, type) and cls not in (Generic, Protocol) and is_subclass(cls, target):
-            return args_as(filled(base, known) if cls is not base else base, target)
+            return args_as(substitute(base, known) if cls is not base else base, target)
     return None

@@ -7,23 +7,16 @@ type, dtypes, dimensions), since two spellings of one `Float[Tensor, "b c"]` are
 """
 
 import collections.abc
-import types
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import Annotated as Annotated
-from typing import Any, Literal, Never, NewType, NoReturn, Union, get_args, get_origin
+from typing import Any, Literal, Never, NewType, NoReturn, get_args, get_origin
 
+from ..space import ANY_SPACE
 from .arrays import aligned, arrays_fit
-from .functions import asked, call_of, calls_fit, is_callable, is_protocol, meets
-from .hints import Port as Port
-from .hints import args_as as args_as
-from .hints import arms as arms
-from .hints import family_of as family_of
-from .hints import is_array as is_array
-from .hints import is_star, is_subclass, items_of, tagged, union
-from .hints import port_of as port_of
-from .hints import split as split
-from .space import ANY_SPACE
+from .callables import call_of, calls_fit, is_callable
+from .hints import args_as, is_array, is_subclass, is_unpacked, items_of, split_annotated, tagged, union, union_members
+from .port import Port, port_of
+from .protocols import has_members, is_protocol, protocol_members
 
 _ASSUMED: ContextVar[frozenset[tuple[Any, Any]]] = ContextVar("sfumato_assumed", default=frozenset())
 """Protocols that are being checked: one that mentions itself holds unless something else speaks against it."""
@@ -51,13 +44,13 @@ def _assignable(source: Any, target: Any) -> bool:
 
 
 def _decide(source: Any, target: Any) -> bool:
-    wanted_arms = arms(target)
-    return all(any(_one(have, want) for want in wanted_arms) for have in arms(source))
+    wanted_arms = union_members(target)
+    return all(any(_one(have, want) for want in wanted_arms) for have in union_members(source))
 
 
 def _one(source: Any, target: Any) -> bool:
     """The relation between two types that are no unions."""
-    (have, tags), (want, _) = split(source), split(target)
+    (have, tags), (want, _) = split_annotated(source), split_annotated(target)
     if isinstance(have, NewType) and have is not want:
         return assignable(tagged(have.__supertype__, tags), target) or want is Any or want is object
     wanted, given = port_of(target), port_of(source)
@@ -77,7 +70,7 @@ def _one(source: Any, target: Any) -> bool:
         call, wanted_call = call_of(have), call_of(want)
         return call is not None and wanted_call is not None and calls_fit(call, wanted_call, assignable)
     if is_callable(have):
-        return want is collections.abc.Hashable or (is_protocol(get_origin(want) or want) and _meets(have, want))
+        return want is collections.abc.Hashable or (is_protocol(get_origin(want) or want) and _has_members(have, want))
     return _nominal(have, want)
 
 
@@ -103,9 +96,9 @@ def _nominal(have: Any, want: Any) -> bool:
     if (t is float and issubclass(s, int)) or (t is complex and issubclass(s, int | float)):
         return True  # PEP 484: an int is fine where a float is wanted
     if not is_subclass(s, t):
-        return is_protocol(t) and _meets(have, want)
+        return is_protocol(t) and _has_members(have, want)
     if is_protocol(t) and get_args(want) and t not in s.__mro__:
-        return _meets(have, want)
+        return _has_members(have, want)
     if t is tuple:
         return _tuples(items_of(have), items_of(want))
     wanted = get_args(want)
@@ -120,7 +113,7 @@ def _tuples(given: tuple[Any, ...] | None, wanted: tuple[Any, ...] | None) -> bo
         for item in (object, Ellipsis) if items is None else items:
             if item is Ellipsis:
                 found[-1] = [found[-1]]
-            elif is_star(item):
+            elif is_unpacked(item):
                 found += row(get_args(item))
             else:
                 found.append(item)
@@ -135,7 +128,7 @@ def _tuples(given: tuple[Any, ...] | None, wanted: tuple[Any, ...] | None) -> bo
     return aligned(row(given), row(wanted), repeats, fits)
 
 
-def _meets(have: Any, protocol: Any) -> bool:
+def _has_members(have: Any, protocol: Any) -> bool:
     assumed = _ASSUMED.get()
     if (have, protocol) in assumed:
         return True
@@ -143,14 +136,13 @@ def _meets(have: Any, protocol: Any) -> bool:
     try:
         if is_callable(have):
             call, wanted = call_of(have), call_of(protocol)
-            only = asked(get_origin(protocol) or protocol) == {"__call__"}
+            only = protocol_members(get_origin(protocol) or protocol) == {"__call__"}
             return only and call is not None and wanted is not None and calls_fit(call, wanted, assignable)
-        return meets(have, protocol, assignable)
+        return has_members(have, protocol, assignable)
     finally:
         _ASSUMED.reset(token)
 
 
-# ------------------------------------------------------------------------------------------------ meet, words
 def meet(a: Any, b: Any) -> Any | None:
     """The widest type known here that flows into both `a` and `b`, or None where there is none.
 
@@ -161,35 +153,9 @@ def meet(a: Any, b: Any) -> Any | None:
         return a
     if assignable(b, a):
         return b
-    common = [arm for arm in dict.fromkeys((*arms(a), *arms(b))) if assignable(arm, a) and assignable(arm, b)]
+    common = [
+        arm
+        for arm in dict.fromkeys((*union_members(a), *union_members(b)))
+        if assignable(arm, a) and assignable(arm, b)
+    ]
     return union(common) if common else None
-
-
-def say(hint: Any) -> str:
-    """A type in words for people: `Latents[sdxl]`-like for ports, short class names, no modules.
-
-    >>> say(int | None), say(list[str]), say(Annotated[int, Port("steps")])
-    ('int | None', 'list[str]', 'Steps')
-    """
-    if (port := port_of(hint)) is not None:
-        word = "".join(part.capitalize() for part in port.kind.split("_"))
-        space = f"[{port.space.name or port.space}]" if port.space not in (None, ANY_SPACE) else ""
-        optional = " | None" if any(split(a)[0] is type(None) for a in arms(split(hint)[0])) else ""
-        return word + space + optional
-    base = split(hint)[0]
-    if base is type(None) or base is Ellipsis:
-        return "None" if base is not Ellipsis else "…"
-    if is_array(base):
-        return f"{base.__name__.split('[')[0]}[{say(base.array_type)}, {base.dim_str!r}]"
-    origin, args = get_origin(base), get_args(base)
-    if origin in (Union, types.UnionType):
-        return " | ".join(say(a) for a in args)
-    if origin is Literal:
-        return " | ".join(map(repr, args))
-    if is_callable(base) and args:
-        takes = ", ".join(say(a) for a in args[0]) if isinstance(args[0], list) else "…"
-        return f"({takes}) -> {say(args[1])}"
-    if origin is not None:
-        star = "*" if is_star(base) else ""
-        return f"{star}{getattr(origin, '__name__', origin)}[{', '.join(say(a) for a in args) or '()'}]"
-    return getattr(base, "__name__", None) or str(base)

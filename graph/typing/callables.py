@@ -11,10 +11,10 @@ import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter
-from typing import Any, Generic, Protocol, Self, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, Self, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from .arrays import Flows
-from .hints import args_as, filled, is_array
+from .hints import args_as, is_array, substitute
 
 
 class _Unknown:
@@ -58,7 +58,7 @@ def call_of(hint: Any) -> Call | None:
         return Call(gives=(*get_args(hint), object)[0], trusted=True)
     if not isinstance(origin, type) or is_array(origin) or not any("__call__" in vars(c) for c in origin.__mro__):
         return None
-    member = _member(hint, "__call__", {})
+    member = member_type(hint, "__call__", {})
     return member if isinstance(member, Call) else Call(trusted=True)
 
 
@@ -89,7 +89,7 @@ def _known(hint: Any, known: Mapping[Any, Any]) -> Any:
         return known.get(Self, UNKNOWN)
     if isinstance(hint, TypeVar) and hint not in known and hint.__bound__ is None:
         return UNKNOWN
-    return filled(hint, known)
+    return substitute(hint, known)
 
 
 def hints_of(thing: Any) -> dict[str, Any]:
@@ -142,52 +142,7 @@ def calls_fit(have: Call, want: Call, flows: Flows) -> bool:
     return not any(needed for _, needed in named.values())
 
 
-# ------------------------------------------------------------------------------------------------ protocols
-_NOT_ASKED = {*dir(Protocol), *dir(Generic), *dir(object), "__annotations__", "__match_args__", "__type_params__"} | {
-    "__protocol_attrs__", "__non_callable_proto_members__", "__static_attributes__", "__firstlineno__", "_abc_impl",
-    "_is_protocol", "_is_runtime_protocol", "__orig_bases__", "__parameters__", "__abstractmethods__",
-    "__annotate__", "__annotations_cache__", "__annotate_func__", "__slots__", "__dict__", "__weakref__",
-}  # fmt: skip
-
-
-def is_protocol(cls: Any) -> bool:
-    """Whether this class is itself a Protocol."""
-    return isinstance(cls, type) and bool(getattr(cls, "_is_protocol", False))
-
-
-def asked(protocol: type) -> set[str]:
-    """The names of the members that a protocol asks for."""
-    owners = [c for c in protocol.__mro__ if is_protocol(c) and c not in (Protocol, Generic)]
-    names = {n for c in owners for n in (*vars(c), *inspect.get_annotations(c))}
-    return {n for n in names if n == "__call__" or n not in _NOT_ASKED}
-
-
-def meets(have: Any, protocol: Any, flows: Flows) -> bool:
-    """Whether a class has what a protocol asks for: each attribute of a fitting type, each method of a fitting call."""
-    cls, wanted = get_origin(have) or have, get_origin(protocol) or protocol
-    given_hints, wanted_hints = hints_of(cls), hints_of(wanted)
-    for name in asked(wanted):
-        if name not in given_hints and not any(name in vars(c) for c in cls.__mro__):  # not those of the metaclass
-            return False
-        mine = call_of(have) if name == "__call__" else _member(have, name, given_hints)
-        theirs = _member(protocol, name, wanted_hints, have)
-        if isinstance(theirs, Call):
-            call = mine if isinstance(mine, Call) or mine is UNKNOWN else call_of(mine)
-            if call is None or (isinstance(call, Call) and not calls_fit(call, theirs, flows)):
-                return False
-        elif isinstance(mine, Call):
-            called = call_of(theirs)
-            if called is None:
-                if theirs is not UNKNOWN and theirs is not object and theirs is not Any:
-                    return False
-            elif not calls_fit(mine, called, flows):
-                return False
-        elif mine is not UNKNOWN and theirs is not UNKNOWN and not flows(mine, theirs):
-            return False
-    return True
-
-
-def _member(hint: Any, name: str, hints: Mapping[str, Any], me: Any = None) -> Any:
+def member_type(hint: Any, name: str, hints: Mapping[str, Any], me: Any = None) -> Any:
     """The type of a class's attribute: a hint, a `Call`, or `UNKNOWN`."""
     cls = get_origin(hint) or hint
     owner = next((c for c in cls.__mro__ if name in vars(c) or name in inspect.get_annotations(c)), cls)
