@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType, MethodType
 from typing import Any, cast
 
-from ..registry import WAYS, UnknownName, closest, did_you_mean, presets, table
+from ..registry import HINTS, UnknownName, closest, did_you_mean, presets, table
 from .block import Block, Lazy
 from .errors import ConfigError, LoadError, Problem, WireError
 from .graph import Graph
@@ -21,7 +21,7 @@ def bound(graph: Graph, components: Mapping[str, Any]) -> Graph:
     for name, value in components.items():
         if name not in graph.components:
             hint = "It is an input: give it in the call. " if name in graph.inputs else ""
-            hint = hint or (f"{WAYS[name]} " if name in WAYS else "")
+            hint = hint or (f"{HINTS[name]} " if name in HINTS else "")
             text = f"no block of this graph needs such a component. {hint}{did_you_mean(name, graph.components)}"
             found.append(Problem("no-component", name, text, name, candidates=tuple(closest(name, graph.components))))
             continue
@@ -101,7 +101,7 @@ def using(graph: Graph, swaps: Mapping[str, Any]) -> Graph:
     found = [
         Problem(
             "no-slot", name, "is neither a slot nor a component. "
-            + (f"{WAYS[name]} " if name in WAYS else "")
+            + (f"{HINTS[name]} " if name in HINTS else "")
             + (f"Did you mean {closest(name, known, 1)[0]!r}? " if closest(name, known, 1) else "")
             + f"Slots: {', '.join(graph.slots) or 'none'}. Components: {', '.join(graph.components) or 'none'}.",
             name, candidates=tuple(closest(name, known)),
@@ -196,7 +196,7 @@ def check(graph: Graph) -> list[Problem]:
     for name, nodes in unbound(graph, wanted, graph.bindings).items():
         kind = type_text(graph.components[name].type)
         text = f"no component is bound, and {', '.join(nodes)} cannot do without: {kind}. Write graph.bind({name}=…)."
-        found.append(Problem("unbound", name, text, wanted=kind))
+        found.append(Problem("unbound", name, text, needed=kind))
     found += bound_problems(graph, graph.bindings)
     found += _unready(graph, wanted)
     return found

@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..registry import WAYS, closest, presets
+from ..registry import HINTS, closest, presets
 from .binding import AUTO, overlay, sister
 from .block import Lazy
 from .errors import InputError, LoadError, Problem
@@ -47,7 +47,7 @@ def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Ru
         try:
             taken[name] = fitted(value, graph.inputs[name].type)
         except Unfit as error:
-            way = WAYS.get(f"{name}={value!r}") if isinstance(value, str) else None
+            way = HINTS.get(f"{name}={value!r}") if isinstance(value, str) else None
             text = f"{error}, but {_shown(value)} came.{f' {way}' if way else ''}"
             found.append(Problem("value", name, text, type(value).__name__, type_text(graph.inputs[name].type)))
     if found:
@@ -167,8 +167,8 @@ def _unknown(plain: Graph, graph: Graph, values: Mapping[str, Any]) -> list[Prob
             text = f"is no input of {mine}. Write pipe.task({task!r})(…, {name}=…)."
             if task == mine:
                 text = f"nothing reads it here: {mine} has a block that does, but this graph is without it."
-        elif name in WAYS:
-            text = f"no such input. {WAYS[name]}"
+        elif name in HINTS:
+            text = f"no such input. {HINTS[name]}"
         else:
             near = closest(name, everything, 1)
             text = f"no such input. {f'Did you mean {near[0]!r}? ' if near else ''}There are: {', '.join(known)}."
@@ -217,10 +217,10 @@ def _missing(graph: Graph, values: Mapping[str, Any]) -> list[Problem]:
         if port.required and name not in values:
             readers = ", ".join(e.target for e in graph.edges if e.giver == INPUTS and e.output == name)
             text = f"must be given: {type_text(port.type)}, read by {readers}.{_without(graph, name)}"
-            found.append(Problem("missing", name, text, wanted=type_text(port.type)))
+            found.append(Problem("missing", name, text, needed=type_text(port.type)))
     for name, nodes in unbound(graph, _wanted(graph), graph.bindings).items():
         kind = type_text(graph.components[name].type)
         way = f"Write graph.bind({name}=…), or load a checkpoint: sf.load(…)."
         text = f"no component is bound; {', '.join(nodes)} needs {kind}. {way}"
-        found.append(Problem("unbound", name, text, wanted=kind))
+        found.append(Problem("unbound", name, text, needed=kind))
     return found

@@ -27,14 +27,15 @@ class SfumatoError(Exception):
 class Problem:
     """One thing that is wrong, where it is, and the way out.
 
-    `code` is stable and meant for machines; `came` and `wanted` are what met at `place`; `candidates` are near names.
+    `code` is stable, for programs. `got` was passed at `place` where `needed` was expected. `candidates` are similar
+    names.
     """
 
     code: str
     place: str
     message: str
-    came: str = ""
-    wanted: str = ""
+    got: str = ""
+    needed: str = ""
     candidates: tuple[str, ...] = ()
 
     def __str__(self) -> str:

@@ -69,7 +69,7 @@ def _placed(error: WireError, done: list[str]) -> list[Problem]:
     if not done:
         return list(error.problems)
     head = ".".join(done)
-    return [Problem(p.code, f"{head}.{p.place}", p.message, p.came, p.wanted, p.candidates) for p in error.problems]
+    return [Problem(p.code, f"{head}.{p.place}", p.message, p.got, p.needed, p.candidates) for p in error.problems]
 
 
 def leaves(block: Block, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Block]]:

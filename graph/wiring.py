@@ -108,7 +108,7 @@ def problems(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequenc
     found += [
         Problem(
             "no-output", name, f"is declared as an output, but no node gives it. {did_you_mean(name, last)}",
-            came=name, candidates=tuple(closest(name, last)),
+            got=name, candidates=tuple(closest(name, last)),
         )
         for name in outputs if name not in last
     ]  # fmt: skip

@@ -1,6 +1,6 @@
 """Names of things: what a published or customary name stands for, found without importing it."""
 
-from .elsewhere import WAYS as WAYS
+from .diffusers_hints import HINTS as HINTS
 from .names import Names as Names
 from .names import UnknownName as UnknownName
 from .names import closest as closest

@@ -300,7 +300,7 @@ class _Reading:
 
     def _list(self, at: str, found: Iterable[Problem]) -> None:
         dot = "." if at else ""
-        self.problems += [Problem(p.code, f"{at}{dot}{p.place}", p.message, p.came, p.wanted) for p in found]
+        self.problems += [Problem(p.code, f"{at}{dot}{p.place}", p.message, p.got, p.needed) for p in found]
 
     def _wire(self, error: Exception, at: str) -> None:
         """What a block, a loop or a graph refused, under its place."""

@@ -101,7 +101,7 @@ def test_conditioning_of_another_family_is_refused_when_the_graph_is_made() -> N
     with pytest.raises(sf.WireError) as error:
         text2image().replace("denoise.predict", sdxl.PredictNoise())
     (problem,) = error.value.problems
-    assert (problem.code, problem.came, problem.wanted) == ("family", "SDXLConditioning", "SDConditioning")
+    assert (problem.code, problem.got, problem.needed) == ("family", "SDXLConditioning", "SDConditioning")
     assert problem.place == "denoise.predict.predict" and "positive.conditioning is for SDCond" in problem.message
 
 

@@ -74,12 +74,15 @@ CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a generator": ({"prompt": "a cat", "generator": 7}, ["generator  no such input. Write seed=7, or a list"]),
     "embeddings": (
         {"prompt_embeds": 1, "prompt": "a cat"},
-        ["Give positive=…, which pipe.only('positive')(…).positive"],
+        ["value = pipe.only('positive')(prompt=…).positive. Then pass positive=value."],
     ),
     "a callback": ({"prompt": "a cat", "callback_on_step_end": print}, ["Write `for event in pipe.stream(…)`"]),
     "an eta": ({"prompt": "a cat", "eta": 0.5}, ["Write scheduler={'eta': …}"]),
-    "keywords of attention": ({"prompt": "a cat", "cross_attention_kwargs": {}}, ["what changes it is a view"]),
-    "no dict": ({"prompt": "a cat", "return_dict": False}, ["outputs by name: pipe(…).images"]),
+    "keywords of attention": (
+        {"prompt": "a cat", "cross_attention_kwargs": {}},
+        ["Change it with a view of the model"],
+    ),
+    "no dict": ({"prompt": "a cat", "return_dict": False}, ["returns named outputs: pipe(…).images"]),
     "latents wanted": (
         {"prompt": "a cat", "output_type": "latent"},
         ["came. For latents write pipe.only('latents')(…)"],
