@@ -130,10 +130,12 @@ class Run:
         self._held.wake()
 
     def check(self) -> None:
+        """Raise `Cancelled` if `cancel` was called; for blocks, as `Running.check`."""
         if self._stop.is_set():
             raise Cancelled("The run was cancelled.")
 
     def note(self, text: str) -> None:
+        """Add a note for the user; for blocks, as `Running.note`."""
         self._notes.append(text)
 
     # ------------------------------------------------------------------------------------------- inside

@@ -32,10 +32,12 @@ class Edge:
 
     @property
     def source(self) -> str:
+        """`"node.output"`."""
         return f"{self.giver}.{self.output}"
 
     @property
     def target(self) -> str:
+        """`"node.input"`."""
         return f"{self.taker}.{self.input}"
 
     def __str__(self) -> str:

@@ -7,10 +7,22 @@ from ...registry import models as _models
 if TYPE_CHECKING:
     from .autoencoder_kl import AutoencoderKL as AutoencoderKL
     from .autoencoder_tiny import AutoencoderTiny as AutoencoderTiny
+    from .clip import CLIPTextModel as CLIPTextModel
+    from .clip import CLIPTextModelWithProjection as CLIPTextModelWithProjection
     from .controlnet import ControlNetModel as ControlNetModel
     from .controlnet_union import ControlNetUnionModel as ControlNetUnionModel
+    from .flux import FluxTransformer2DModel as FluxTransformer2DModel
+    from .flux_controlnet import FluxControlNetModel as FluxControlNetModel
+    from .pixart import PixArtTransformer2DModel as PixArtTransformer2DModel
+    from .redux import ReduxImageEncoder as ReduxImageEncoder
+    from .sd3 import SD3Transformer2DModel as SD3Transformer2DModel
+    from .sd3_controlnet import SD3ControlNetModel as SD3ControlNetModel
     from .t2i_adapter import T2IAdapter as T2IAdapter
+    from .t5 import T5EncoderModel as T5EncoderModel
+    from .t5 import UMT5EncoderModel as UMT5EncoderModel
     from .unet_2d_condition import UNet2DConditionModel as UNet2DConditionModel
+    from .vision import CLIPVisionModelWithProjection as CLIPVisionModelWithProjection
+    from .vision import SiglipVisionModel as SiglipVisionModel
 
 
 def __getattr__(name: str) -> Any:
