@@ -7,6 +7,7 @@ from operator import add
 from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Float
 from pydantic import FiniteFloat
 from torch import Tensor
@@ -36,6 +37,8 @@ Steps = Annotated[Schedule, Port("steps")]
 
 Number = FiniteFloat
 """A float that is neither infinite nor no number."""
+ZeroToOne = Annotated[float, Ge(0), Le(1)]
+"""A fraction, from 0 to 1."""
 
 Role = Literal["positive", "negative", "perturbed"]
 

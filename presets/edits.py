@@ -1,11 +1,12 @@
 """From an image, into a mask: what the graphs of U-Net families have in common, as edits of one from words alone."""
 
-from ..blocks.denoise.inpaint import JoinMaskChannels, KeepUnmasked
+from ..blocks.denoise.extra_inputs import AddMaskChannels
+from ..blocks.denoise.inpaint import KeepUnmasked
 from ..blocks.guiders.none import NoGuidance
 from ..blocks.image.crop import CropToMask, PutBackCrop
 from ..blocks.image.encode import EncodeImage, EncodeStart, HideMasked, ShrinkMask
 from ..blocks.image.read import ReadImage, ReadMask
-from ..blocks.latents.start import CutSchedule, DrawNoiseLike, NoiseImage, SpendNoise
+from ..blocks.latents.start import CutSchedule, DiscardNoise, DrawNoiseLike, NoiseImage
 from ..graph import Block, Graph, named
 
 NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
@@ -46,14 +47,16 @@ def _blended(graph: Graph) -> Graph:
     return (
         graph.insert("keep", KeepUnmasked(), after="denoise.advance")
         .wire("denoise.noise", "noise.latents")
-        .insert("spend", SpendNoise(), after="noise")  # the reference encodes the masked image here, and draws for it
+        .insert(
+            "discard_noise", DiscardNoise(), after="noise"
+        )  # the reference encodes the masked image here, and draws for it
     )
 
 
 def _joined(graph: Graph) -> Graph:
     """With a U-Net that was trained to inpaint: it sees the mask and the masked picture as channels."""
     return (
-        graph.insert("mask_channels", JoinMaskChannels(), after="denoise.predict")
+        graph.insert("add_mask_channels", AddMaskChannels(), after="denoise.predict")
         .insert("encode_masked", named(EncodeImage(), pixels="hidden", image_latents="masked_latents"), after="noise")
         .insert("hide", HideMasked(), after="noise")
         .replace("encode_image", EncodeStart())

@@ -9,8 +9,8 @@ from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.image.read import ReadImage
 from ..blocks.latents.flow import CutSchedule, MakeSchedule
 from ..blocks.latents.start import CountRows, DrawNoise, ScaleNoise, SeedRandom
-from ..blocks.text.clip import ExpandRows
 from ..blocks.text.flux import EncodePrompt, MatchNegative
+from ..blocks.text.rows import ExpandRows
 from ..graph import Block, Graph, Loop, named
 from .edits import from_image, into_mask
 from .family import Family

@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..blocks.control.flux import ApplyControlLatents, ApplyControlNet, EncodeControl
-from ..blocks.denoise.shown import ShowControl, ShowMasked, ShowReference
+from ..blocks.denoise.extra_inputs import AddControlChannels, AddFillChannels, AddReferenceImage
 from ..blocks.guiders.none import NoGuidance
 from ..blocks.image.encode import EncodeImage, HideMasked
 from ..blocks.image.kontext import EncodeReference, FitArea, ReadReference
 from ..blocks.image.read import ReadMask
-from ..blocks.text.redux import JoinImages, SayNothing, SeeImages
+from ..blocks.text.redux import AddImagePrompt, EncodeImagePrompt, MakeEmptyPrompt
 from ..graph import Block, Graph, named
 from .settings import pixels_a_latent, read_config
 
@@ -33,7 +33,7 @@ def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
 def filling(graph: Graph, size: int, multiple: int) -> Graph:
     """Of a graph from an image: show the transformer the mask and the masked picture as channels (Fill)."""
     return (
-        graph.insert("show_masked", ShowMasked(), after="denoise.predict")
+        graph.insert("add_fill_channels", AddFillChannels(), after="denoise.predict")
         .insert("encode_masked", named(EncodeImage(), pixels="hidden", image_latents="masked_latents"), after="noise")
         .insert("hide", HideMasked(), after="noise")
         .insert("read_mask", ReadMask(multiple=multiple, height=size, width=size), after="read")
@@ -43,7 +43,7 @@ def filling(graph: Graph, size: int, multiple: int) -> Graph:
 def looking(graph: Graph, size: int, multiple: int) -> Graph:
     """Show the transformer a picture to look at, as further tokens (Kontext, Labs et al. 2025)."""
     return (
-        graph.insert("show", ShowReference(), after="denoise.predict")
+        graph.insert("add_reference", AddReferenceImage(), after="denoise.predict")
         .insert("fit", FitArea(multiple=multiple, height=size, width=size), before="noise")
         .insert("encode_reference", EncodeReference(), before="fit")
         .insert("read", ReadReference(multiple=multiple), before="encode_reference")
@@ -53,7 +53,7 @@ def looking(graph: Graph, size: int, multiple: int) -> Graph:
 def steered(graph: Graph, size: int, multiple: int) -> Graph:
     """Show the transformer a control picture as channels (Canny and Depth)."""
     encode = EncodeControl(multiple=multiple, height=size, width=size)
-    return graph.insert("show_control", ShowControl(), after="denoise.predict").insert(
+    return graph.insert("add_control_channels", AddControlChannels(), after="denoise.predict").insert(
         "encode_control", encode, before="noise"
     )
 
@@ -65,9 +65,9 @@ def said_by_images(graph: Graph, pooled: int) -> Graph:
         .remove("expand_negative")
         .remove("negative")
         .remove("match")
-        .replace("positive", named(JoinImages(), conditioning="positive"))
-        .insert("nothing", named(SayNothing(pooled=pooled), conditioning="positive"), before="positive")
-        .insert("see", SeeImages(), before="nothing")
+        .replace("positive", named(AddImagePrompt(), conditioning="positive"))
+        .insert("empty_prompt", named(MakeEmptyPrompt(pooled=pooled), conditioning="positive"), before="positive")
+        .insert("encode_images", EncodeImagePrompt(), before="empty_prompt")
     )
 
 

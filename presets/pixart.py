@@ -9,8 +9,8 @@ from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.pixart import PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.latents.start import CountRows, DrawNoise, MakeSchedule, NoiseImageFully, ScaleNoise, SeedRandom
-from ..blocks.text.clip import ExpandRows, MatchNegative
 from ..blocks.text.pixart import EncodePrompt
+from ..blocks.text.rows import ExpandRows, MatchNegative
 from ..graph import Graph, Loop, named
 from .edits import from_image, into_mask
 from .family import Family

@@ -15,7 +15,8 @@ from ..blocks.latents.start import (
     ScaleNoise,
     SeedRandom,
 )  # fmt: skip
-from ..blocks.text.clip import EncodePrompt, ExpandRows, MatchNegative
+from ..blocks.text.rows import ExpandRows, MatchNegative
+from ..blocks.text.sd import EncodePrompt
 from ..graph import Block, Graph, Loop, named
 from .control import UNET_CONTROL, attaching
 from .edits import from_image, into_mask, knowing_guidance

@@ -11,7 +11,7 @@ from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.image.read import ReadImage
 from ..blocks.latents.flow import CutSchedule, MakeSchedule
 from ..blocks.latents.start import CountRows, DrawNoise, NoiseImageFully, ScaleNoise, SeedRandom
-from ..blocks.text.clip import ExpandRows
+from ..blocks.text.rows import ExpandRows
 from ..blocks.text.sd3 import EncodePrompt, EncodePromptWithoutT5, MatchNegative
 from ..graph import Graph, Loop, named
 from .control import attaching

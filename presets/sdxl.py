@@ -7,11 +7,11 @@ from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.sdxl import PredictDistilled, PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
+from ..blocks.latents.denoising_range import BeginSchedule, ContinueOrNoise, DrawNoiseToBegin, EndSchedule
 from ..blocks.latents.start import CountRows, DrawNoise, DrawNoiseLike, MakeSchedule, ScaleNoise, SeedRandom
-from ..blocks.latents.window import BeginSchedule, ContinueOrNoise, DrawNoiseToBegin, EndSchedule
-from ..blocks.text.clip import ExpandRows
+from ..blocks.text.micro_conditioning import AddSizes, ChooseSizes, UseAestheticScore
+from ..blocks.text.rows import ExpandRows
 from ..blocks.text.sdxl import EncodePrompt, EncodeRefinerPrompt, MatchNegative
-from ..blocks.text.sizes import AddSizes, ChooseSizes, ScoreInPlaceOfTarget
 from ..graph import Graph, Loop, named
 from .control import UNET_CONTROL, attaching
 from .edits import NEGATIVE, from_image, into_mask, knowing_guidance
@@ -67,7 +67,7 @@ def text2image(
     )
     graph = _knowing_guidance(graph, guidance_scale) if distilled else graph
     scored = size_ids == 5 or (size_ids is None and requires_aesthetics_score)
-    return graph.insert("score", ScoreInPlaceOfTarget(), after="sizes") if scored else graph
+    return graph.insert("score", UseAestheticScore(), after="sizes") if scored else graph
 
 
 def _knowing_guidance(graph: Graph, guidance_scale: float) -> Graph:

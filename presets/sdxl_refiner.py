@@ -3,10 +3,10 @@
 from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.sdxl import PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
-from ..blocks.latents.window import SplitSchedule
-from ..blocks.text.clip import ExpandRows
+from ..blocks.latents.denoising_range import SplitSchedule
+from ..blocks.text.micro_conditioning import AddSizes, UseAestheticScore
+from ..blocks.text.rows import ExpandRows
 from ..blocks.text.sdxl import EncodeRefinerPrompt, MatchNegative
-from ..blocks.text.sizes import AddSizes, ScoreInPlaceOfTarget
 from ..graph import Block, Graph, Loop, named
 from .edits import NEGATIVE
 
@@ -52,7 +52,7 @@ def _words() -> dict[str, Block]:
         positive: named(EncodeRefinerPrompt(), text=positive),
         "refine_match": MatchNegative(force_zeros_for_empty_prompt=False),
         negative: named(EncodeRefinerPrompt(), text=negative, **NEGATIVE),
-        "refine_score": ScoreInPlaceOfTarget(),
+        "refine_score": UseAestheticScore(),
         "size_refine_positive": named(AddSizes(), text=positive, conditioning=positive),
         "size_refine_negative": named(AddSizes(), text=negative, conditioning=negative, sizes="negative_sizes"),
         "expand_refine_positive": named(ExpandRows(), conditioning=positive),

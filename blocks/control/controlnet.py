@@ -10,10 +10,9 @@ from torch import Tensor
 from ...components.conditioning import SDXLConditioning
 from ...components.models.controlnet import ControlEncoder, ControlNetModel, ControlNetOutput
 from ...components.models.controlnet_union import ControlNetUnionModel
-from ...components.types import Number, Pass, Residuals, Rows
+from ...components.types import Number, Pass, Residuals, Rows, ZeroToOne
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
-from ..guiders.terms import Part
 from ..image.read import PictureInput
 from .steering import Controlled, PredictUNet, check_interval, shown, steered, steers
 
@@ -29,8 +28,8 @@ class ApplyControlNet(Block):
 
     controlnet: ControlNetModel = component()
     controlnet_conditioning_scale: Number = knob(1.0)
-    control_guidance_start: Part = knob(0.0)
-    control_guidance_end: Part = knob(1.0)
+    control_guidance_start: ZeroToOne = knob(0.0)
+    control_guidance_end: ZeroToOne = knob(1.0)
     guess_mode: bool = knob(False)
 
     def __call__(
@@ -60,8 +59,8 @@ class ApplyControlNetUnion(Block):
 
     controlnet: ControlNetUnionModel = component()
     controlnet_conditioning_scale: Number | tuple[Number, ...] = knob(1.0)
-    control_guidance_start: Part = knob(0.0)
-    control_guidance_end: Part = knob(1.0)
+    control_guidance_start: ZeroToOne = knob(0.0)
+    control_guidance_end: ZeroToOne = knob(1.0)
     guess_mode: bool = knob(False)
 
     def __call__(

@@ -12,11 +12,10 @@ from ...components.models.autoencoder import exact
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.flux_controlnet import FluxControlNetModel
 from ...components.random import Random
-from ...components.types import ImageLatents, Number, Pass, Residuals, Rows
+from ...components.types import ImageLatents, Number, Pass, Residuals, Rows, ZeroToOne
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ..denoise.flux import Predict, packed, places
-from ..guiders.terms import Part
 from ..image.encode import row_for_each
 from ..image.read import PictureInput, ReadImage
 from ..latents.start import Count
@@ -41,8 +40,8 @@ class ApplyControlNet(Block):
     controlnet: FluxControlNetModel = component()
     vae: AutoencoderKL = component()
     controlnet_conditioning_scale: Number = knob(1.0)
-    control_guidance_start: Part = knob(0.0)
-    control_guidance_end: Part = knob(1.0)
+    control_guidance_start: ZeroToOne = knob(0.0)
+    control_guidance_end: ZeroToOne = knob(1.0)
     control_mode: int | None = knob(None)
     guidance_scale: Number | None = knob(3.5)
 
@@ -95,8 +94,8 @@ class ApplyControlLatents(Block):
 
     controlnet: FluxControlNetModel = component()
     controlnet_conditioning_scale: Number = knob(1.0)
-    control_guidance_start: Part = knob(0.0)
-    control_guidance_end: Part = knob(1.0)
+    control_guidance_start: ZeroToOne = knob(0.0)
+    control_guidance_end: ZeroToOne = knob(1.0)
     control_mode: int | None = knob(None)
     guidance_scale: Number | None = knob(3.5)
 

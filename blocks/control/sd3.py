@@ -11,12 +11,11 @@ from ...components.conditioning import SD3Conditioning
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.sd3 import SD3Transformer2DModel
 from ...components.models.sd3_controlnet import SD3ControlNetModel
-from ...components.types import Number, Pass, Residuals, Rows
+from ...components.types import Number, Pass, Residuals, Rows, ZeroToOne
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...registry import counted
 from ..denoise.sd3 import PLACE, Predict
-from ..guiders.terms import Part
 from ..image.read import PictureInput, ReadMask
 from .steering import check_interval, shown, steered, steers
 
@@ -36,8 +35,8 @@ class ApplyControlNet(Block):
     transformer: SD3Transformer2DModel = component()
     vae: AutoencoderKL = component()
     controlnet_conditioning_scale: Number = knob(1.0)
-    control_guidance_start: Part = knob(0.0)
-    control_guidance_end: Part = knob(1.0)
+    control_guidance_start: ZeroToOne = knob(0.0)
+    control_guidance_end: ZeroToOne = knob(1.0)
 
     def __call__(
         self, predict: Predict, control_image: PictureInput, rows: Rows, running: Running = ALONE
@@ -71,8 +70,8 @@ class ApplyInpaintControlNet(Block):
     transformer: SD3Transformer2DModel = component()
     vae: AutoencoderKL = component()
     controlnet_conditioning_scale: Number = knob(1.0)
-    control_guidance_start: Part = knob(0.0)
-    control_guidance_end: Part = knob(1.0)
+    control_guidance_start: ZeroToOne = knob(0.0)
+    control_guidance_end: ZeroToOne = knob(1.0)
 
     def __call__(
         self,

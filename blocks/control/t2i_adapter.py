@@ -5,10 +5,9 @@ from functools import partial
 from torch import Tensor
 
 from ...components.models.t2i_adapter import T2IAdapter
-from ...components.types import Number, Rows
+from ...components.types import Number, Rows, ZeroToOne
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
-from ..guiders.terms import Part
 from ..image.read import PictureInput
 from .steering import Controlled, PredictUNet, shown, steered, steers
 
@@ -22,7 +21,7 @@ class ApplyT2IAdapter(Block):
 
     adapter: T2IAdapter = component()
     adapter_conditioning_scale: Number = knob(1.0)
-    adapter_conditioning_factor: Part = knob(1.0)
+    adapter_conditioning_factor: ZeroToOne = knob(1.0)
 
     def __call__(
         self, predict: PredictUNet, adapter_image: PictureInput, rows: Rows, running: Running = ALONE

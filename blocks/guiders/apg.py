@@ -6,12 +6,11 @@ import torch
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Number, Predict, Prediction
+from ...components.types import Conditioning, Latents, Number, Predict, Prediction, ZeroToOne
 from ...graph import Block, Memory, knob
 from .files import Published
 from .none import NoGuidance
 from .terms import (
-    Part,
     Scale,
     ask_both,
     ask_one,
@@ -46,10 +45,10 @@ class AdaptiveProjectedGuidance(Published, Block):
     adaptive_projected_guidance_rescale: float = 15.0
     adaptive_projected_guidance_norm_dim: int | tuple[int, ...] | None = None
     eta: Number = knob(1.0)
-    guidance_rescale: Part = knob(0.0)
+    guidance_rescale: ZeroToOne = knob(0.0)
     use_original_formulation: bool = False
-    start: Part = 0.0
-    stop: Part = 1.0
+    start: ZeroToOne = 0.0
+    stop: ZeroToOne = 1.0
     enabled: bool = True
 
     def __call__(
@@ -83,14 +82,14 @@ class AdaptiveProjectedMixGuidance(Published, Block):
     """
 
     guidance_scale: Scale = knob(3.5)
-    guidance_rescale: Part = knob(0.0)
+    guidance_rescale: ZeroToOne = knob(0.0)
     adaptive_projected_guidance_scale: Scale = knob(10.0)
     adaptive_projected_guidance_momentum: float | None = -0.5
     adaptive_projected_guidance_rescale: float = 10.0
     eta: Number = knob(0.0)
     use_original_formulation: bool = False
-    start: Part = 0.0
-    stop: Part = 1.0
+    start: ZeroToOne = 0.0
+    stop: ZeroToOne = 1.0
     adaptive_projected_guidance_start_step: int = 5
     enabled: bool = True
 

@@ -2,11 +2,11 @@
 
 from ...components.models.taps import Taps
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Pass, Predict
+from ...components.types import Conditioning, Latents, Pass, Predict, ZeroToOne
 from ...graph import Block, knob
 from .files import Published
 from .layers import Layers, LayersConfig, LayerSkipConfig, ask, settle, skipping
-from .terms import Guided, Part, Scale, ask_one, is_on, leaned, rescaled
+from .terms import Guided, Scale, ask_one, is_on, leaned, rescaled
 
 
 class AutoGuidance(Published, Block):
@@ -19,11 +19,11 @@ class AutoGuidance(Published, Block):
     guidance_scale: Scale = knob(7.5)
     auto_guidance_layers: Layers = None
     auto_guidance_config: LayersConfig = None
-    dropout: Part | None = None
-    guidance_rescale: Part = knob(0.0)
+    dropout: ZeroToOne | None = None
+    guidance_rescale: ZeroToOne = knob(0.0)
     use_original_formulation: bool = False
-    start: Part = 0.0
-    stop: Part = 1.0
+    start: ZeroToOne = 0.0
+    stop: ZeroToOne = 1.0
     enabled: bool = True
 
     def __post_init__(self) -> None:

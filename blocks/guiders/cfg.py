@@ -1,11 +1,11 @@
 """Classifier-free guidance (Ho and Salimans 2022)."""
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Predict
+from ...components.types import Conditioning, Latents, Predict, ZeroToOne
 from ...graph import Block, knob
 from .files import Published
 from .none import NoGuidance
-from .terms import Guided, Part, Scale, ask_both, ask_one, is_neutral, is_off, is_on, leaned, rescaled
+from .terms import Guided, Scale, ask_both, ask_one, is_neutral, is_off, is_on, leaned, rescaled
 
 
 class ClassifierFreeGuidance(Published, Block):
@@ -18,10 +18,10 @@ class ClassifierFreeGuidance(Published, Block):
     """
 
     guidance_scale: Scale = knob(7.5)
-    guidance_rescale: Part = knob(0.0)
+    guidance_rescale: ZeroToOne = knob(0.0)
     use_original_formulation: bool = False
-    start: Part = 0.0
-    stop: Part = 1.0
+    start: ZeroToOne = 0.0
+    stop: ZeroToOne = 1.0
     enabled: bool = True
 
     def __call__(

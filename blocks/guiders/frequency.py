@@ -7,13 +7,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Predict
+from ...components.types import Conditioning, Latents, Predict, ZeroToOne
 from ...graph import Block, ConfigError, knob
 from .files import Published
 from .none import NoGuidance
-from .terms import Guided, Part, ask_both, ask_one, is_neutral, leaned, parallel_part, rescaled, within
+from .terms import Guided, ask_both, ask_one, is_neutral, leaned, parallel_part, rescaled, within
 
-Levels = Part | tuple[Part, ...]
+Levels = ZeroToOne | tuple[ZeroToOne, ...]
 
 
 class FrequencyDecoupledGuidance(Published, Block):

@@ -3,11 +3,11 @@
 import torch
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Predict
+from ...components.types import Conditioning, Latents, Predict, ZeroToOne
 from ...graph import Block, knob
 from .files import Published
 from .none import NoGuidance
-from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_off, is_on, per_row, rescaled
+from .terms import Guided, Scale, ask_both, ask_one, inner, is_off, is_on, per_row, rescaled
 
 
 class MagnitudeAwareGuidance(Published, Block):
@@ -18,10 +18,10 @@ class MagnitudeAwareGuidance(Published, Block):
 
     guidance_scale: Scale = knob(10.0)
     alpha: float = knob(8.0)
-    guidance_rescale: Part = knob(0.0)
+    guidance_rescale: ZeroToOne = knob(0.0)
     use_original_formulation: bool = False
-    start: Part = 0.0
-    stop: Part = 1.0
+    start: ZeroToOne = 0.0
+    stop: ZeroToOne = 1.0
     enabled: bool = True
 
     def __call__(

@@ -4,7 +4,7 @@ import math
 
 from ...components.models.taps import Taps
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Pass, Predict
+from ...components.types import Conditioning, Latents, Pass, Predict, ZeroToOne
 from ...graph import Block, knob
 from .files import Published
 from .layers import (
@@ -19,7 +19,7 @@ from .layers import (
     skipping,
 )
 from .none import NoGuidance, WithoutNegative
-from .terms import Common, Guided, Part, Scale, is_neutral, is_off, is_on, leaned, per_row, perturbing, rescaled
+from .terms import Common, Guided, Scale, is_neutral, is_off, is_on, leaned, per_row, perturbing, rescaled
 
 SCORES = LayerSkipConfig((), skip_attention=False, skip_attention_scores=True, skip_ff=False)
 WHOLE = LayerSkipConfig(())
@@ -34,14 +34,14 @@ class PerturbedAttentionGuidance(Published, Block):
 
     guidance_scale: Scale = knob(7.5)
     perturbed_guidance_scale: Scale = knob(2.8)
-    perturbed_guidance_start: Part = 0.01
-    perturbed_guidance_stop: Part = 0.2
+    perturbed_guidance_start: ZeroToOne = 0.01
+    perturbed_guidance_stop: ZeroToOne = 0.2
     perturbed_guidance_layers: Layers = None
     perturbed_guidance_config: LayersConfig = None
-    guidance_rescale: Part = knob(0.0)
+    guidance_rescale: ZeroToOne = knob(0.0)
     use_original_formulation: bool = False
-    start: Part = 0.0
-    stop: Part = 1.0
+    start: ZeroToOne = 0.0
+    stop: ZeroToOne = 1.0
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -75,14 +75,14 @@ class SkipLayerGuidance(Published, Block):
 
     guidance_scale: Scale = knob(7.5)
     skip_layer_guidance_scale: Scale = knob(2.8)
-    skip_layer_guidance_start: Part = 0.01
-    skip_layer_guidance_stop: Part = 0.2
+    skip_layer_guidance_start: ZeroToOne = 0.01
+    skip_layer_guidance_stop: ZeroToOne = 0.2
     skip_layer_guidance_layers: Layers = None
     skip_layer_config: LayersConfig = None
-    guidance_rescale: Part = knob(0.0)
+    guidance_rescale: ZeroToOne = knob(0.0)
     use_original_formulation: bool = False
-    start: Part = 0.0
-    stop: Part = 1.0
+    start: ZeroToOne = 0.0
+    stop: ZeroToOne = 1.0
     enabled: bool = True
 
     def __post_init__(self) -> None:
@@ -118,14 +118,14 @@ class SmoothedEnergyGuidance(Published, Block):
     seg_guidance_scale: Scale = knob(2.8)
     seg_blur_sigma: float = knob(9999999.0)
     seg_blur_threshold_inf: float = 9999.0
-    seg_guidance_start: Part = 0.0
-    seg_guidance_stop: Part = 1.0
+    seg_guidance_start: ZeroToOne = 0.0
+    seg_guidance_stop: ZeroToOne = 1.0
     seg_guidance_layers: Layers = None
     seg_guidance_config: BlurConfig = None
-    guidance_rescale: Part = knob(0.0)
+    guidance_rescale: ZeroToOne = knob(0.0)
     use_original_formulation: bool = False
-    start: Part = 0.0
-    stop: Part = 1.0
+    start: ZeroToOne = 0.0
+    stop: ZeroToOne = 1.0
     enabled: bool = True
 
     def __post_init__(self) -> None:

@@ -5,14 +5,14 @@ from itertools import pairwise
 from typing import Any, NamedTuple, Self, cast
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Predict, Prediction
+from ...components.types import Conditioning, Latents, Predict, Prediction, ZeroToOne
 from ...graph import Block, ConfigError, Memory, Running
 from ...graph.ports import ALONE
 from .cfg import ClassifierFreeGuidance
 from .files import Published, from_config
 from .layers import ask, asked_by
 from .none import NoGuidance, WithoutNegative
-from .terms import Part, place_of
+from .terms import place_of
 
 Kept = tuple[tuple[int, str, Any], ...]  # Any: whatever a guider remembers
 """What each part remembers: its place, the name of the memory, the value."""
@@ -34,7 +34,7 @@ class GuidanceSchedule(Published, Block):
     which it is not asked.
     """
 
-    parts: tuple[tuple[Part, Block], ...] = ((0.0, ClassifierFreeGuidance()),)
+    parts: tuple[tuple[ZeroToOne, Block], ...] = ((0.0, ClassifierFreeGuidance()),)
 
     def __post_init__(self) -> None:
         self.__dict__["parts"] = tuple((float(start), guider) for start, guider in self.parts)

@@ -4,21 +4,21 @@ import torch
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Predict
+from ...components.types import Conditioning, Latents, Predict, ZeroToOne
 from ...graph import Block, knob
 from .files import Published
 from .none import NoGuidance
-from .terms import Guided, Part, Scale, ask_both, ask_one, inner, is_off, is_on, leaned, precise, rescaled
+from .terms import Guided, Scale, ask_both, ask_one, inner, is_off, is_on, leaned, precise, rescaled
 
 
 class TangentialClassifierFreeGuidance(Published, Block):
     """Classifier-free guidance with the negative prediction laid onto the main direction that both share."""
 
     guidance_scale: Scale = knob(7.5)
-    guidance_rescale: Part = knob(0.0)
+    guidance_rescale: ZeroToOne = knob(0.0)
     use_original_formulation: bool = False
-    start: Part = 0.0
-    stop: Part = 1.0
+    start: ZeroToOne = 0.0
+    stop: ZeroToOne = 1.0
     enabled: bool = True
 
     def __call__(

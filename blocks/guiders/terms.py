@@ -4,14 +4,13 @@ import math
 from typing import Annotated, NamedTuple, Protocol
 
 import torch
-from annotated_types import Ge, Le, MinLen
+from annotated_types import MinLen
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Number, Pass, Predict, Prediction
 from ...registry import counted
 
-Part = Annotated[float, Ge(0), Le(1)]
 Scale = Number | Annotated[tuple[Number, ...], MinLen(1)]
 """One number, or one for each picture; for fewer numbers than pictures, each serves as many in a row."""
 

@@ -86,7 +86,7 @@ class Spent(NamedTuple):
     random: Random
 
 
-class SpendNoise(Block):
+class DiscardNoise(Block):
     """Draw as much noise as encoding the masked image takes, and drop it: keeps the order of draws that others have."""
 
     def __call__(self, pixels: Images, mask: Mask, image_latents: ImageLatents, random: Random) -> Spent:

@@ -45,7 +45,7 @@ class Seen(NamedTuple):
     image_tokens: ImageTokens
 
 
-class SeeImages(Block):
+class EncodeImagePrompt(Block):
     """Say images in the words of the text encoder: what SigLIP sees, through Redux's two layers."""
 
     image_encoder: VisionTower = component()
@@ -62,7 +62,7 @@ class Blank(NamedTuple):
     conditioning: Annotated[FluxConditioning, Measured(pooled_width=["pooled"])]
 
 
-class SayNothing(Block):
+class MakeEmptyPrompt(Block):
     """No prompt: zeros, as Redux is published without text encoders. pooled: the width of CLIP's summary."""
 
     tokens: int = 512
@@ -79,7 +79,7 @@ class Joined(NamedTuple):
     conditioning: FluxConditioning
 
 
-class JoinImages(Block):
+class AddImagePrompt(Block):
     """Put images behind the prompt's tokens. Several are one prompt: the sum of all, each times its scale.
 
     One scale for all images, or one each: `prompt_embeds_scale` of tokens, `pooled_prompt_embeds_scale` of the summary.

@@ -9,8 +9,24 @@ from torch import Tensor
 from ...components.loading.tokenizer import TextTokenizer
 from ...graph import Running
 from ...registry import counted
-from .clip import ClipOutput, ClipTower
 from .prompts import LongPrompt, Prompt, Window, one_or_each, side_by_side, texts, windows
+
+
+class ClipOutput(Protocol):
+    """What a CLIP text tower gives."""
+
+    @property
+    def last_hidden_state(self) -> Tensor: ...
+    @property
+    def hidden_states(self) -> tuple[Tensor, ...] | None: ...
+
+
+class ClipTower(Protocol):
+    """A CLIP text tower, ours or transformers'."""
+
+    @property
+    def device(self) -> torch.device: ...
+    def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False) -> ClipOutput: ...
 
 
 class TowerConfig(Protocol):

@@ -10,7 +10,8 @@ from torch import Tensor
 import sfumato as sf
 from sfumato.blocks.denoise import sdxl
 from sfumato.blocks.denoise.advance import AdvanceLatents
-from sfumato.blocks.denoise.inpaint import JoinMaskChannels, KeepUnmasked
+from sfumato.blocks.denoise.extra_inputs import AddMaskChannels
+from sfumato.blocks.denoise.inpaint import KeepUnmasked
 from sfumato.blocks.denoise.predict import PredictNoise
 from sfumato.components.conditioning import SDXLConditioning
 from sfumato.components.random import Random
@@ -160,7 +161,7 @@ def test_the_mask_and_the_masked_image_join_every_pass_behind_what_it_has() -> N
         return [p.latents for p in passes]
 
     mask, masked, own = torch.zeros(1, 1, 3, 3), torch.ones(1, 2, 3, 3), torch.full((1, 1, 3, 3), 7.0)
-    joined = JoinMaskChannels()(inner, mask, masked).predict
+    joined = AddMaskChannels()(inner, mask, masked).predict
     joined([ask(1), ask(2, channels=(own,))])
     assert [len(p.channels) for p in asked] == [2, 3]
     assert asked[1].channels[0] is own

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sfumato as sf
+from sfumato.blocks.denoise.extra_inputs import AddControlChannels, AddFillChannels, AddReferenceImage
 from sfumato.blocks.denoise.flux import PredictFlow, packed, places, unpacked
-from sfumato.blocks.denoise.shown import ShowControl, ShowMasked, ShowReference
 from sfumato.blocks.image.kontext import FitArea
 from sfumato.blocks.latents.flow import CutSchedule, MakeSchedule
 from sfumato.blocks.text.t5 import read_by_t5
@@ -113,9 +113,9 @@ def test_a_mask_is_shown_with_every_pixel_of_a_latent() -> None:
 
     step = DYNAMIC.steps(1, image_tokens=2)[0]
     ask = Pass(latents, step, words(3, 2))
-    ShowMasked()(predict, latents, mask, rows).predict([ask])
-    ShowControl()(predict, latents).predict([ask])
-    ShowReference()(predict, latents).predict([ask])
+    AddFillChannels()(predict, latents, mask, rows).predict([ask])
+    AddControlChannels()(predict, latents).predict([ask])
+    AddReferenceImage()(predict, latents).predict([ask])
     masked, controlled, referred = seen
     assert [t.shape[1] for t in masked.channels] == [4, 64]
     assert torch.equal(masked.channels[1][1, :, 1, 3].reshape(8, 8), mask[0, 0, 8:, 24:])

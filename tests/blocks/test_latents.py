@@ -9,6 +9,7 @@ import sfumato as sf
 from sfumato.blocks.latents.start import (
     CountRows,
     CutSchedule,
+    DiscardNoise,
     DrawNoise,
     DrawNoiseLike,
     MakeSchedule,
@@ -16,7 +17,6 @@ from sfumato.blocks.latents.start import (
     NoiseImageFully,
     ScaleNoise,
     SeedRandom,
-    SpendNoise,
 )  # fmt: skip
 from sfumato.components.random import Random
 from sfumato.components.types import Conditioning, Rows
@@ -90,9 +90,9 @@ def test_sizes_between_are_refused_and_the_nearest_is_named(height: int, nearest
 @pytest.mark.parametrize(("images", "masks", "drawn"), [(1, 1, 1), (2, 1, 2), (1, 3, 3)])
 def test_spending_draws_as_much_as_encoding_the_masked_images(images: int, masks: int, drawn: int) -> None:
     latents = torch.zeros(2, 4, 2, 2)
-    after = SpendNoise()(torch.zeros(images, 3, 16, 16), torch.zeros(masks, 1, 16, 16), latents, Random.seeded([0]))
+    after = DiscardNoise()(torch.zeros(images, 3, 16, 16), torch.zeros(masks, 1, 16, 16), latents, Random.seeded([0]))
     assert torch.equal(after.random.states[0], Random.seeded([0]).draw(drawn, (4, 2, 2))[1].states[0])
-    each = SpendNoise()(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16), latents, Random.seeded([0, 1]))
+    each = DiscardNoise()(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16), latents, Random.seeded([0, 1]))
     assert len(each.random.states) == 2
 
 

@@ -14,9 +14,15 @@ from torch import Tensor
 
 from sfumato.blocks.denoise.unet import embedded_guidance
 from sfumato.blocks.image.crop import WHOLE, CropToMask, PutBackCrop
-from sfumato.blocks.latents.window import BeginSchedule, ContinueOrNoise, DrawNoiseToBegin, EndSchedule, SplitSchedule
+from sfumato.blocks.latents.denoising_range import (
+    BeginSchedule,
+    ContinueOrNoise,
+    DrawNoiseToBegin,
+    EndSchedule,
+    SplitSchedule,
+)
+from sfumato.blocks.text.micro_conditioning import AddSizes, ChooseSizes, UseAestheticScore
 from sfumato.blocks.text.sdxl import EncodePrompt, EncodeRefinerPrompt, MatchNegative
-from sfumato.blocks.text.sizes import AddSizes, ChooseSizes, ScoreInPlaceOfTarget
 from sfumato.components.conditioning import SDXLConditioning, SDXLText
 from sfumato.components.models.autoencoder import exact
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
@@ -151,7 +157,7 @@ def test_the_negative_prompts_sizes_are_the_positives_unless_said() -> None:
 
 def test_a_score_stands_in_place_of_the_target() -> None:
     sizes = ChooseSizes()(LATENTS)
-    assert ScoreInPlaceOfTarget()(*sizes) == ((64, 48, 0, 0, 6.0), (64, 48, 0, 0, 2.5))
+    assert UseAestheticScore()(*sizes) == ((64, 48, 0, 0, 6.0), (64, 48, 0, 0, 2.5))
 
 
 def test_each_row_is_told_the_sizes() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.blocks.text.clip import EncodePrompt, ExpandRows, MatchNegative
+from sfumato.blocks.text.rows import ExpandRows, MatchNegative
+from sfumato.blocks.text.sd import EncodePrompt
 from sfumato.components.types import Conditioning, Rows
 
 

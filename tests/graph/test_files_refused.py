@@ -86,7 +86,7 @@ def test_an_unknown_block_is_told_with_the_nearest_names() -> None:
 def test_a_block_name_never_leads_to_an_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "evil.py").write_text("raise SystemExit('run')")
     monkeypatch.syspath_prepend(str(tmp_path))
-    for name in ("evil.Block", "os.system", "..evil.Block", "text.clip.os", "graph.graph.Graph"):
+    for name in ("evil.Block", "os.system", "..evil.Block", "text.sd.os", "graph.graph.Graph"):
         assert "no block is called" in refused(lambda d, name=name: nodes(d)[0].update(block=name))
 
 

@@ -8,7 +8,7 @@ import torch
 
 import sfumato as sf
 from sfumato import Graph, InputError, LoadError, WireError
-from sfumato.blocks.text.clip import EncodePrompt
+from sfumato.blocks.text.sd import EncodePrompt
 
 from .support import counted, fresh, half, picture
 

@@ -13,7 +13,7 @@ import torch
 import sfumato as sf
 from sfumato import Graph, named
 from sfumato.blocks.text.flux import EncodePrompt
-from sfumato.blocks.text.redux import JoinImages
+from sfumato.blocks.text.redux import AddImagePrompt
 from sfumato.components.conditioning import FluxConditioning
 from sfumato.components.image_processor import SiglipImageProcessor
 
@@ -120,7 +120,7 @@ def test_words_and_an_image_together(
     same: Same,
 ) -> None:
     """The prompt's own block in place of none: one replace."""
-    pipe = flux("dev", "redux").replace("nothing", named(EncodePrompt(), conditioning="positive"))
+    pipe = flux("dev", "redux").replace("empty_prompt", named(EncodePrompt(), conditioning="positive"))
     towers = {name: value for name, value in flux().bindings.items() if name in pipe.components}
     said = their_prior(image=picture(1), prompt="a fish", prompt_2="a shark")
     given: dict[str, Any] = {"prompt": "a fish", "prompt_2": "a shark", "image": picture(1)}
@@ -136,7 +136,7 @@ def test_scales_that_do_not_fit_are_refused(flux: Load, parts: dict[str, Any]) -
 def test_prompts_and_images_of_unequal_number_are_refused() -> None:
     words = FluxConditioning(torch.zeros(2, 4, 8), torch.zeros(2, 8))
     with pytest.raises(ValueError, match="There are 2 prompts for 3 images"):
-        JoinImages()(words, torch.zeros(3, 5, 8))
+        AddImagePrompt()(words, torch.zeros(3, 5, 8))
 
 
 # ------------------------------------------------------------------------------ control nets in a checkpoint's folder

@@ -12,7 +12,7 @@ import sfumato as sf
 from sfumato import Graph, GraphFileError
 from sfumato.blocks.image.read import ReadImage
 from sfumato.blocks.latents.start import CutSchedule, MakeSchedule
-from sfumato.blocks.text.clip import EncodePrompt
+from sfumato.blocks.text.sd import EncodePrompt
 from sfumato.components.types import Images
 
 from .custom import Darken, Pictures

@@ -9,7 +9,7 @@ import torch
 import sfumato as sf
 from sfumato import Block, Graph, UnknownName, WireError, named
 from sfumato.blocks.control.t2i_adapter import ApplyT2IAdapter
-from sfumato.blocks.text.clip import EncodePrompt
+from sfumato.blocks.text.sd import EncodePrompt
 from sfumato.components.types import Conditioning, Images, Predict
 
 from .custom import Darken

@@ -1,35 +1,18 @@
-"""Prompts through one CLIP tower: Stable Diffusion 1.x and 2.x."""
+"""Prompts for Stable Diffusion 1.x and 2.x: through one CLIP text encoder."""
 
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...components.conditioning import Conditioning, SDConditioning
+from ...components.conditioning import SDConditioning
 from ...components.loading.tokenizer import TextTokenizer
-from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
 from ...registry import counted
-from .prompts import LongPrompt, Prompt, Skip, Window, matched, side_by_side, texts, windows
-
-
-class ClipOutput(Protocol):
-    """What a CLIP text tower gives."""
-
-    @property
-    def last_hidden_state(self) -> Tensor: ...
-    @property
-    def hidden_states(self) -> tuple[Tensor, ...] | None: ...
-
-
-class ClipTower(Protocol):
-    """A CLIP text tower, ours or transformers'."""
-
-    @property
-    def device(self) -> torch.device: ...
-    def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False) -> ClipOutput: ...
+from .prompts import LongPrompt, Prompt, Skip, Window, side_by_side, texts, windows
+from .towers import ClipTower
 
 
 class Encoded(NamedTuple):
@@ -65,33 +48,3 @@ class EncodePrompt(Block):
             )
         inner: Any = getattr(tower, "text_model", tower)  # Any: transformers 4 nests the tower, 5 and ours do not
         return inner.final_layer_norm(states[-(self.clip_skip + 1)])
-
-
-class Matched(NamedTuple):
-    negative_prompt: tuple[str, ...]
-
-
-class MatchNegative(Block):
-    """Give each prompt its negative prompt: one for all, or one each. Unequal numbers are refused, not repeated.
-
-    None is "".
-    """
-
-    def __call__(self, rows: Rows, negative_prompt: Prompt | None = None) -> Matched:
-        return Matched(matched("negative_prompt", negative_prompt, rows))
-
-
-class Expanded(NamedTuple):
-    conditioning: Conditioning
-
-
-class ExpandRows(Block):
-    """One row of conditioning for each image: encoded once a prompt, repeated here."""
-
-    def __call__(self, conditioning: Conditioning, rows: Rows) -> Expanded:
-        if conditioning.rows not in (1, rows.prompts):
-            raise ValueError(
-                f"conditioning has {counted(conditioning.rows, 'row')} for {counted(rows.prompts, 'prompt')}. "
-                "Give one for all, or one each."
-            )
-        return Expanded(conditioning.expanded(rows.prompts, rows.each))

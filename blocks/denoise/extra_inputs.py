@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pixel_unshuffle
 
-from ...components.types import ImageLatents, Mask, Pass, Predict, PredictFunction, Rows
+from ...components.types import ImageLatents, LatentMask, Mask, Pass, Predict, PredictFunction, Rows
 from ...graph import Block
 from ..image.encode import row_for_each
 
@@ -17,7 +17,7 @@ class Shown(NamedTuple):
     predict: Predict
 
 
-class ShowReference(Block):
+class AddReferenceImage(Block):
     """Show a clean image to a denoiser that may look at one while it paints, such as Flux Kontext."""
 
     def __call__(self, predict: Predict, reference_latents: ImageLatents) -> Shown:
@@ -30,7 +30,14 @@ class ShowReference(Block):
         return Shown(shown)
 
 
-class ShowMasked(Block):
+class AddMaskChannels(Block):
+    """Show the mask and the masked image to a U-Net trained to inpaint, as 1 + c channels behind the latents."""
+
+    def __call__(self, predict: Predict, latent_mask: LatentMask, masked_latents: ImageLatents) -> Shown:
+        return Shown(_with_channels(predict, latent_mask, masked_latents))
+
+
+class AddFillChannels(Block):
     """Show the masked image and the mask as channels, the mask with all pixels of a latent: Flux Fill's training."""
 
     def __call__(self, predict: Predict, masked_latents: ImageLatents, mask: Mask, rows: Rows) -> Shown:
@@ -39,7 +46,7 @@ class ShowMasked(Block):
         return Shown(_with_channels(predict, masked_latents, row_for_each(folded, rows)))
 
 
-class ShowControl(Block):
+class AddControlChannels(Block):
     """Show a control picture as channels, as Flux Canny and Depth were trained."""
 
     def __call__(self, predict: Predict, control_latents: ImageLatents) -> Shown:

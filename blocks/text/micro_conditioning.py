@@ -45,7 +45,7 @@ class ChooseSizes(Block):
         return Chosen((*original, *crop, *target), (*negative[0], *negative[1], *(negative_target_size or target)))
 
 
-class ScoreInPlaceOfTarget(Block):
+class UseAestheticScore(Block):
     """Ask for looks where other U-Nets of SDXL read the target size: LAION's aesthetic score, about 1 to 10.
 
     The refiner was trained so; its numbers are five.
