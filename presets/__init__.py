@@ -11,7 +11,7 @@ from types import ModuleType
 class _Presets(ModuleType):
     def __call__(self) -> list[str]:
         """The presets that `sf.load` knows by name."""
-        from .load import names
+        from .names import names
 
         return names()
 

@@ -13,8 +13,7 @@ from ..blocks.text.flux import EncodePrompt, MatchNegative
 from ..blocks.text.rows import ExpandRows
 from ..graph import Block, Graph, Loop, named
 from .edits import from_image, into_mask
-from .family import Family
-from .flux_tools import PATCH, controlled, filling, looking, said_by_images, settings, steered
+from .flux_tools import PATCH, filling, looking, said_by_images, steered
 
 NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2"}
 SIZE = 1024  # pixels a side; no config of Flux says it
@@ -103,37 +102,3 @@ def redux(pooled: int = 768, **settings: Any) -> Graph:
     """Pictures like one that is given, or like several at once."""
     settings = {"guidance_scale": 2.5, **settings}
     return said_by_images(text2image(**settings), pooled).as_preset("flux", "redux")
-
-
-family = Family(
-    name="flux",
-    classes=(
-        "FluxPipeline",
-        "FluxImg2ImgPipeline",
-        "FluxInpaintPipeline",
-        "FluxFillPipeline",
-        "FluxControlPipeline",
-        "FluxControlImg2ImgPipeline",
-        "FluxControlNetPipeline",
-        "FluxControlNetImg2ImgPipeline",
-        "FluxControlNetInpaintPipeline",
-        "FluxModularPipeline",
-    ),
-    tasks={
-        "text2image": text2image,
-        "image2image": image2image,
-        "inpaint": inpaint,
-        "fill": fill,
-        "kontext": kontext,
-        "redux": redux,
-    },
-    settings=settings,
-    attach=controlled,
-)
-kontext_family = Family(
-    name="flux-kontext",
-    classes=("FluxKontextPipeline", "FluxKontextModularPipeline"),
-    tasks={"text2image": text2image, "kontext": kontext},
-    settings=settings,
-    attach=controlled,
-)

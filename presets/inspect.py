@@ -29,7 +29,8 @@ from ..registry import UnknownName, hint_of
 from ..registry import presets as families
 from .family import Family
 from .load import GRAPH, alone, at, family_of, load, saved_graph, told
-from .source import file_of, find_root, is_embedded
+from .names import is_embedded
+from .source import file_of, find_root
 
 _BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 _DTYPES = {

@@ -22,9 +22,8 @@ from ..graph import ConfigError, Graph, LoadError
 from ..registry import did_you_mean, models, native, schedulers
 from ..registry import presets as families
 from .family import Family
-from .source import EMBEDDED as EMBEDDED
-from .source import file_of, find_root, is_embedded
-from .source import names as names
+from .names import is_embedded
+from .source import file_of, find_root
 
 GRAPH = "graph.json"
 _LOG = logging.getLogger("sfumato")  # what a command shows as notes; a program sees them if it wants to

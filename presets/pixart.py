@@ -1,7 +1,6 @@
 """PixArt-Sigma (Chen et al. 2024) and PixArt-Alpha (Chen et al. 2023), and every checkpoint of that layout."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from ..blocks.decode.images import DecodeLatents, FinishImages
@@ -13,7 +12,6 @@ from ..blocks.text.pixart import EncodePrompt
 from ..blocks.text.rows import ExpandRows, MatchNegative
 from ..graph import Graph, Loop, named
 from .edits import from_image, into_mask
-from .family import Family
 from .settings import pixels_a_latent, read_config
 
 
@@ -79,17 +77,3 @@ def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
     factor = pixels_a_latent(vae)
     size, channels = transformer.get("sample_size", 128) * factor, transformer.get("in_channels", 4)
     return {"factor": factor, "size": size, "channels": channels, "patch": transformer.get("patch_size", 2)}
-
-
-family = Family(
-    name="pixart",
-    classes=("PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
-    tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint},
-    settings=settings,
-)
-alpha = Family(
-    name="pixart-alpha",
-    classes=("PixArtAlphaPipeline",),
-    tasks={name: partial(make, words=120, preset="pixart-alpha") for name, make in family.tasks.items()},
-    settings=settings,
-)

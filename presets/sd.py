@@ -20,8 +20,6 @@ from ..blocks.text.sd import EncodePrompt
 from ..graph import Block, Graph, Loop, named
 from .control import UNET_CONTROL, attaching
 from .edits import from_image, into_mask, knowing_guidance
-from .family import Family
-from .settings import unet_settings
 
 SLOTS = {"guider": ["denoise.guider"]}
 
@@ -80,30 +78,5 @@ def inpaint(size: int = 512, channels: int = 4, factor: int = 8, unet_channels: 
     )
 
 
-family = Family(
-    name="sd",
-    classes=(
-        "StableDiffusionPipeline",
-        "StableDiffusionImg2ImgPipeline",
-        "StableDiffusionInpaintPipeline",
-        "StableDiffusionModularPipeline",
-        "StableDiffusionControlNetPipeline",
-        "StableDiffusionControlNetImg2ImgPipeline",
-        "StableDiffusionControlNetInpaintPipeline",
-        "StableDiffusionAdapterPipeline",
-        "LatentConsistencyModelPipeline",
-        "LatentConsistencyModelImg2ImgPipeline",
-    ),
-    tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint},
-    settings=unet_settings,
-    attach=attaching(UNET_CONTROL),
-    refuses={
-        "StableDiffusionUpscalePipeline": "Its U-Net reads a small picture and how much noise is on it",
-        "StableDiffusionLatentUpscalePipeline": "Its U-Net reads small latents and denoises by other rules",
-        "StableDiffusionDepth2ImgPipeline": "Its U-Net reads a depth map, which no block estimates",
-        "StableDiffusionInstructPix2PixPipeline": "Its U-Net reads a picture, and is guided by that and by the prompt",
-        "StableDiffusionImageVariationPipeline": "Its U-Net reads a picture in place of a prompt",
-        "StableUnCLIPPipeline": "Its U-Net reads what CLIP sees in a picture, which a prior makes of the prompt",
-        "StableUnCLIPImg2ImgPipeline": "Its U-Net reads what CLIP sees in a picture",
-    },
-)
+attach = attaching(UNET_CONTROL)
+"""Inserts the blocks of the control nets and adapters that a checkpoint has."""

@@ -16,7 +16,6 @@ from ..blocks.text.sd3 import EncodePrompt, EncodePromptWithoutT5, MatchNegative
 from ..graph import Graph, Loop, named
 from .control import attaching
 from .edits import NEGATIVE, from_image, into_mask
-from .family import Family
 from .settings import pixels_a_latent, read_config
 
 
@@ -104,21 +103,3 @@ def attach(graph: Graph, components: Mapping[str, Any]) -> Graph:
     inpaints = any(net.get("extra_conditioning_channels") for net in nets)
     block = ApplyInpaintControlNet if inpaints else ApplyControlNet
     return attaching({"SD3ControlNetModel": block})(graph, components)
-
-
-family = Family(
-    name="sd3",
-    classes=(
-        "StableDiffusion3Pipeline",
-        "StableDiffusion3Img2ImgPipeline",
-        "StableDiffusion3InpaintPipeline",
-        "StableDiffusion3ModularPipeline",
-        "StableDiffusion3ControlNetPipeline",
-        "StableDiffusion3ControlNetInpaintingPipeline",
-        "StableDiffusion3PAGPipeline",
-        "StableDiffusion3PAGImg2ImgPipeline",
-    ),
-    tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint},
-    settings=settings,
-    attach=attach,
-)

@@ -15,7 +15,6 @@ from ..blocks.text.sdxl import EncodePrompt, EncodeRefinerPrompt, MatchNegative
 from ..graph import Graph, Loop, named
 from .control import UNET_CONTROL, attaching
 from .edits import NEGATIVE, from_image, into_mask, knowing_guidance
-from .family import Family
 from .sdxl_refiner import refined
 from .settings import read_config, unet_settings
 
@@ -117,22 +116,5 @@ def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**found, "size_ids": (width - pooled) // waves} if width and waves and pooled else found
 
 
-family = Family(
-    name="sdxl",
-    classes=(
-        "StableDiffusionXLPipeline",
-        "StableDiffusionXLImg2ImgPipeline",
-        "StableDiffusionXLInpaintPipeline",
-        "StableDiffusionXLModularPipeline",
-        "StableDiffusionXLControlNetPipeline",
-        "StableDiffusionXLControlNetImg2ImgPipeline",
-        "StableDiffusionXLControlNetInpaintPipeline",
-        "StableDiffusionXLControlNetUnionPipeline",
-        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
-        "StableDiffusionXLControlNetUnionInpaintPipeline",
-        "StableDiffusionXLAdapterPipeline",
-    ),
-    tasks={"text2image": text2image, "image2image": image2image, "inpaint": inpaint, "refined": text2image_refined},
-    settings=settings,
-    attach=attaching(UNET_CONTROL),
-)
+attach = attaching(UNET_CONTROL)
+"""Inserts the blocks of the control nets and adapters that a checkpoint has."""

@@ -1,26 +1,13 @@
 """What a user names: a preset, a folder, a repo, or a single file, here or on the Hub."""
 
 from pathlib import Path
-from typing import TypeGuard
 
 from ..components.loading.hub import Access, is_repo, open_repo
 from ..components.loading.roots import Folder, Root, root_of
 from ..components.loading.single_file.checkpoint import ENDS
 from ..graph import LoadError
 from ..registry import did_you_mean
-from ..registry import presets as families
-
-EMBEDDED = Path(__file__).parent / "embedded"
-
-
-def names() -> list[str]:
-    """The presets that `load` knows by name: those with an embedded model, then the families."""
-    return [*sorted(p.name for p in EMBEDDED.iterdir() if p.is_dir()), *families]
-
-
-def is_embedded(x: str | Path) -> TypeGuard[str]:
-    """Whether this is the name of a preset with a model inside."""
-    return isinstance(x, str) and x.isidentifier() and (EMBEDDED / x).is_dir()
+from .names import EMBEDDED, is_embedded, names
 
 
 def file_of(x: str | Path, revision: str | None, access: Access) -> Path | None:

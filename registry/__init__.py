@@ -1,6 +1,7 @@
 """Names of things: what a published or customary name stands for, found without importing it."""
 
 from .diffusers_hints import HINTS as HINTS
+from .names import LazyFunction as LazyFunction
 from .names import Names as Names
 from .names import UnknownName as UnknownName
 from .names import closest as closest

@@ -7,7 +7,7 @@ _EVENTS = "Write `for event in pipe.stream(…)`. Each turn of a loop is an even
 _ATTENTION = "Attention takes no keywords. Change it with a view of the model, as the attention guiders do."
 _OUTPUTS = "A call always returns named outputs: pipe(…).images."
 _NET = (
-    "No block of this graph reads it. Load it with the pipeline: sf.load(…, {0}={1}). Or insert its block first: "
+    "Load it with the pipeline: sf.load(…, {0}={1}). Or insert its block first: "
     "pipe.insert('{2}', {3}(), before='denoise.guider').bind({0}={1}). A second one is called {0}_1."
 )
 

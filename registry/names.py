@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
@@ -45,6 +46,27 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
+def imported(path: str) -> Any:
+    """The object at a "module:attribute" path."""
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True)
+class LazyFunction:
+    """A function that is imported when it is called.
+
+    >>> LazyFunction("math:sqrt")(9)
+    3.0
+    """
+
+    path: str
+    """ "module:attribute". """
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:  # Any: those of the function
+        return imported(self.path)(*args, **keywords)
+
+
 class Names(Mapping[str, Any]):
     """Name -> thing. A value may be a "module:attribute" string, imported at its first use.
 
@@ -69,9 +91,7 @@ class Names(Mapping[str, Any]):
             self._read_plugins()
         thing = self._table.get(name)
         if isinstance(thing, str):
-            module, _, attribute = thing.partition(":")
-            thing = getattr(import_module(module), attribute)
-            self._table[name] = thing
+            thing = self._table[name] = imported(thing)
         return thing
 
     def name_of(self, thing: Any) -> str | None:

@@ -11,6 +11,7 @@ _SCHEDULERS = "sfumato.components.schedulers"
 _MODELS = "sfumato.components.models"
 _IMAGES = "sfumato.components.image_processor"
 _BLOCKS = "sfumato.blocks"
+_FAMILIES = "sfumato.presets.families"
 _ROOM = Path(__file__).parent.parent / "blocks"
 
 schedulers = Names(
@@ -130,13 +131,13 @@ blocks = Names("block")
 presets = Names(
     "preset",
     {
-        "flux": "sfumato.presets.flux:family",
-        "flux-kontext": "sfumato.presets.flux:kontext_family",
-        "pixart": "sfumato.presets.pixart:family",
-        "pixart-alpha": "sfumato.presets.pixart:alpha",
-        "sd": "sfumato.presets.sd:family",
-        "sd3": "sfumato.presets.sd3:family",
-        "sdxl": "sfumato.presets.sdxl:family",
+        "flux": f"{_FAMILIES}:flux",
+        "flux-kontext": f"{_FAMILIES}:flux_kontext",
+        "pixart": f"{_FAMILIES}:pixart",
+        "pixart-alpha": f"{_FAMILIES}:pixart_alpha",
+        "sd": f"{_FAMILIES}:sd",
+        "sd3": f"{_FAMILIES}:sd3",
+        "sdxl": f"{_FAMILIES}:sdxl",
     },
 )
 codecs = Names(

@@ -107,14 +107,14 @@ def presets(json: Json = False, debug: Debug = False) -> None:
     """List what can be named: presets with a model inside, and families that a folder's model may be of."""
     with telling(as_json=json, debug=debug):
         from ...registry import presets as families
-        from ..inspect import inspect as inspected
-        from ..load import names
+        from ..names import family_name, names
 
         rows: list[dict[str, Any]] = []
         for name in names():
-            found = inspected(name)
-            family = found.family or name
-            rows.append({"name": name, "family": family, "tasks": list(found.tasks), "model": name not in families})
+            family = family_name(name)
+            rows.append(
+                {"name": name, "family": family, "tasks": [*families[family].tasks], "model": name not in families}
+            )
         if json:
             say(rows)
             return

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
     from .presets.load import load_component as load_component
-    from .presets.load import names
+    from .presets.names import names
     from .presets.save import push_to_hub as push_to_hub
     from .registry import UnknownName as UnknownName
 

@@ -286,8 +286,12 @@ def imported(*args: str) -> set[str]:
     return set(done.stderr.split())
 
 
-def test_help_imports_nothing_heavy() -> None:
-    assert not {"torch", "transformers", "numpy", "PIL"} & imported("run", "--help")
+@pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["presets"], ["presets", "--json"]], ids=" ".join)
+def test_help_and_the_list_of_presets_import_no_model(args: list[str]) -> None:
+    modules = imported(*args)
+    heavy = {"torch", "transformers", "numpy", "PIL", "networkx", "huggingface_hub", "safetensors", "jaxtyping"}
+    assert not heavy & modules
+    assert not {m for m in modules if m.startswith(("sfumato.components", "sfumato.blocks"))}
 
 
 def test_a_run_imports_no_more_than_it_needs(here: Path) -> None:

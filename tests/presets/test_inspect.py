@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 import sfumato as sf
-from sfumato.presets.load import EMBEDDED
+from sfumato.presets.names import EMBEDDED
 
 
 @pytest.fixture

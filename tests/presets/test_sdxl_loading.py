@@ -12,7 +12,7 @@ import torch
 import sfumato as sf
 from sfumato import Graph
 from sfumato.blocks.denoise.predict import PredictNoise
-from sfumato.presets.sdxl import family
+from sfumato.presets.families import sdxl as family
 from sfumato.registry import guiders
 
 from .sdxl import KINDS, ReferenceXL

@@ -123,7 +123,7 @@ def test_several_nets_are_numbered(checkpoint: Callable[[str], Path], net: Net, 
 
 
 def test_a_net_for_a_graph_without_its_block_is_refused_with_the_call_that_puts_it_in(tiny: Tiny, net: Net) -> None:
-    told = r"Load with it, sf.load\(…, controlnet=net\), or put in its block first: pipe.insert\('control'"
+    told = r"Load it with the pipeline: sf.load\(…, controlnet=net\). Or insert its block first: pipe.insert\('control'"
     for take in (tiny("sd").bind, tiny("sd").using):
         with pytest.raises(WireError, match=told):
             take(controlnet=net.ours)

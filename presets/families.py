@@ -1,0 +1,121 @@
+"""The families of checkpoints: their pipeline classes, and the functions that make the graphs of their tasks.
+
+A function is imported when it is called, so that this module, and with it the list of all presets, needs no torch.
+"""
+
+from functools import partial
+
+from ..registry import LazyFunction
+from .family import Family
+
+
+def _function(path: str) -> LazyFunction:
+    return LazyFunction(f"sfumato.presets.{path}")
+
+
+def _tasks(module: str, *names: str) -> dict[str, LazyFunction]:
+    return {name: _function(f"{module}:{name}") for name in names}
+
+
+sd = Family(
+    name="sd",
+    classes=(
+        "StableDiffusionPipeline",
+        "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionInpaintPipeline",
+        "StableDiffusionModularPipeline",
+        "StableDiffusionControlNetPipeline",
+        "StableDiffusionControlNetImg2ImgPipeline",
+        "StableDiffusionControlNetInpaintPipeline",
+        "StableDiffusionAdapterPipeline",
+        "LatentConsistencyModelPipeline",
+        "LatentConsistencyModelImg2ImgPipeline",
+    ),
+    tasks=_tasks("sd", "text2image", "image2image", "inpaint"),
+    settings=_function("settings:unet_settings"),
+    attach=_function("sd:attach"),
+    refuses={
+        "StableDiffusionUpscalePipeline": "Its U-Net reads a small picture and how much noise is on it",
+        "StableDiffusionLatentUpscalePipeline": "Its U-Net reads small latents and denoises by other rules",
+        "StableDiffusionDepth2ImgPipeline": "Its U-Net reads a depth map, which no block estimates",
+        "StableDiffusionInstructPix2PixPipeline": "Its U-Net reads a picture, and is guided by that and by the prompt",
+        "StableDiffusionImageVariationPipeline": "Its U-Net reads a picture in place of a prompt",
+        "StableUnCLIPPipeline": "Its U-Net reads what CLIP sees in a picture, which a prior makes of the prompt",
+        "StableUnCLIPImg2ImgPipeline": "Its U-Net reads what CLIP sees in a picture",
+    },
+)
+sdxl = Family(
+    name="sdxl",
+    classes=(
+        "StableDiffusionXLPipeline",
+        "StableDiffusionXLImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline",
+        "StableDiffusionXLModularPipeline",
+        "StableDiffusionXLControlNetPipeline",
+        "StableDiffusionXLControlNetImg2ImgPipeline",
+        "StableDiffusionXLControlNetInpaintPipeline",
+        "StableDiffusionXLControlNetUnionPipeline",
+        "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+        "StableDiffusionXLControlNetUnionInpaintPipeline",
+        "StableDiffusionXLAdapterPipeline",
+    ),
+    tasks={
+        **_tasks("sdxl", "text2image", "image2image", "inpaint"),
+        "refined": _function("sdxl:text2image_refined"),
+    },
+    settings=_function("sdxl:settings"),
+    attach=_function("sdxl:attach"),
+)
+sd3 = Family(
+    name="sd3",
+    classes=(
+        "StableDiffusion3Pipeline",
+        "StableDiffusion3Img2ImgPipeline",
+        "StableDiffusion3InpaintPipeline",
+        "StableDiffusion3ModularPipeline",
+        "StableDiffusion3ControlNetPipeline",
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        "StableDiffusion3PAGPipeline",
+        "StableDiffusion3PAGImg2ImgPipeline",
+    ),
+    tasks=_tasks("sd3", "text2image", "image2image", "inpaint"),
+    settings=_function("sd3:settings"),
+    attach=_function("sd3:attach"),
+)
+flux = Family(
+    name="flux",
+    classes=(
+        "FluxPipeline",
+        "FluxImg2ImgPipeline",
+        "FluxInpaintPipeline",
+        "FluxFillPipeline",
+        "FluxControlPipeline",
+        "FluxControlImg2ImgPipeline",
+        "FluxControlNetPipeline",
+        "FluxControlNetImg2ImgPipeline",
+        "FluxControlNetInpaintPipeline",
+        "FluxModularPipeline",
+    ),
+    tasks=_tasks("flux", "text2image", "image2image", "inpaint", "fill", "kontext", "redux"),
+    settings=_function("flux_tools:settings"),
+    attach=_function("flux_tools:controlled"),
+)
+flux_kontext = Family(
+    name="flux-kontext",
+    classes=("FluxKontextPipeline", "FluxKontextModularPipeline"),
+    tasks=_tasks("flux", "text2image", "kontext"),
+    settings=_function("flux_tools:settings"),
+    attach=_function("flux_tools:controlled"),
+)
+pixart = Family(
+    name="pixart",
+    classes=("PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
+    tasks=_tasks("pixart", "text2image", "image2image", "inpaint"),
+    settings=_function("pixart:settings"),
+)
+pixart_alpha = Family(
+    name="pixart-alpha",
+    classes=("PixArtAlphaPipeline",),
+    tasks={name: partial(make, words=120, preset="pixart-alpha") for name, make in pixart.tasks.items()},
+    settings=_function("pixart:settings"),
+)
