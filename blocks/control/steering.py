@@ -40,9 +40,9 @@ def steers(step: Step, start: float, end: float) -> bool:
     Counted in whole steps, and in those that are left where strength cuts some off, as the reference does.
     """
     schedule = step.schedule
-    before = schedule.places[schedule.begin]
-    whole = schedule.places[schedule.end - 1] + 1 - before
-    place = schedule.places[step.index] - before
+    before = schedule.whole_step_of[schedule.begin]
+    whole = schedule.whole_step_of[schedule.end - 1] + 1 - before
+    place = schedule.whole_step_of[step.index] - before
     return place / whole >= start and (place + 1) / whole <= end
 
 

@@ -38,7 +38,7 @@ class Common(Protocol):
 
 def place_of(step: Step) -> tuple[int, int]:
     """Which whole step this turn belongs to, and how many the whole schedule has."""
-    places = step.schedule.places
+    places = step.schedule.whole_step_of
     return places[step.index], places[-1] + 1
 
 

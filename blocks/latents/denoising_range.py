@@ -121,7 +121,7 @@ def _place(steps: Schedule, scheduler: Scheduler, share: float) -> int:
         return len(steps)
     total: int = getattr(scheduler, "num_train_timesteps", 1000)  # for schedulers that know no other count
     cutoff = round(total - share * total)
-    places = steps.places
+    places = steps.whole_step_of
     begins = (step for step in steps if step.first or places[step.index] != places[step.index - 1])
     first = next((step.index for step in begins if step.timestep < cutoff), steps.end)
     return first - steps.begin

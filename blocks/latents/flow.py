@@ -48,7 +48,7 @@ class CutSchedule(Block):
     strength: Annotated[float, Gt(0), Le(1)] = knob(0.6)
 
     def __call__(self, steps: Steps) -> Scheduled:
-        whole = steps.places[-1] + 1
+        whole = steps.whole_step_of[-1] + 1
         # Counted from what is left out, as published: in floats, what is kept would round otherwise.
         left_out = min(int(whole - whole * self.strength), whole - 1)
-        return Scheduled(steps[steps.places.index(left_out) :])
+        return Scheduled(steps[steps.whole_step_of.index(left_out) :])

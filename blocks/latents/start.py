@@ -114,12 +114,12 @@ class CutSchedule(Block):
     strength: Annotated[float, Gt(0), Le(1)] = knob(0.8)
 
     def __call__(self, steps: Steps) -> Scheduled:
-        whole = steps.places[-1] + 1
+        whole = steps.whole_step_of[-1] + 1
         kept = min(int(whole * self.strength), whole)
         if not kept:
             way_out = f"Give strength={ceil(1000 / whole) / 1000:g} or more, or more steps"
             raise ValueError(f"strength={self.strength} of {counted(whole, 'step')} leaves none. {way_out}.")
-        return Scheduled(steps[steps.places.index(whole - kept) :])
+        return Scheduled(steps[steps.whole_step_of.index(whole - kept) :])
 
 
 class Started(NamedTuple):

@@ -101,7 +101,7 @@ class Scheduler(ABC):
     def _refuse_middle(self, step: Step) -> ConfigError:
         return ConfigError(
             f"{type(self).__name__} takes several turns for a step, and turn {step.index} lies inside one, but came "
-            "without the history of its start. Start at a whole step: schedule[schedule.places.index(k):]."
+            "without the history of its start. Start at a whole step: schedule[schedule.whole_step_of.index(k):]."
         )
 
     # -- configs -------------------------------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class CogVideoX(DiffusionScheduler):
             timesteps=visited,
             levels=levels,
             targets=targets,
-            noises=(self._draws,) * len(visited),
+            adds_noise=(self._draws,) * len(visited),
         )
 
     @property

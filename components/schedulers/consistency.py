@@ -71,7 +71,7 @@ class CMStochasticIterativeScheduler(Scheduler):
             timesteps=tuple(250 * log(sigma) for sigma in levels.tolist()),
             noise_scale=self.sigma_max,
             scales_in=tuple((sigma**2 + self.sigma_data**2) ** -0.5 for sigma in values[:-1]),
-            noises=(len(levels) > 1,) * len(levels),  # drawn in the last turn too, with weight 0
+            adds_noise=(len(levels) > 1,) * len(levels),  # drawn in the last turn too, with weight 0
         )
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
@@ -133,7 +133,7 @@ class ConsistencyDecoderScheduler(Scheduler):
             noise_scale=levels[0].sigma,
             levels=levels,
             scales_in=tuple((level.ratio**2 + self.sigma_data**2) ** -0.5 / level.alpha for level in levels[:-1]),
-            noises=(*(True for _ in visited[1:]), False),
+            adds_noise=(*(True for _ in visited[1:]), False),
         )
 
     def _distilled(self, n: int) -> tuple[int, ...]:
@@ -208,7 +208,7 @@ class SCMScheduler(Scheduler):
             sigmas=tuple(level.ratio if level.alpha > 0 else inf for level in levels),
             timesteps=tuple(clock[:-1]),
             levels=levels,
-            noises=(True,) * (len(clock) - 1),  # drawn in the last turn too, with weight 0
+            adds_noise=(True,) * (len(clock) - 1),  # drawn in the last turn too, with weight 0
         )
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:

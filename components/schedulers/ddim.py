@@ -57,7 +57,7 @@ class DDIMScheduler(Clipped, ZeroTerminalSNR):
             timesteps=visited,
             levels=levels,
             targets=targets,
-            noises=(self.eta > 0,) * len(visited),
+            adds_noise=(self.eta > 0,) * len(visited),
         )
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:

@@ -77,7 +77,7 @@ def ancestral(visited: Floats, bars: Float32s) -> Schedule:
         sigmas=tuple(level.ratio for level in levels),
         timesteps=whole,
         levels=levels,
-        noises=tuple(t > 0 for t in whole),
+        adds_noise=tuple(t > 0 for t in whole),
     )
 
 

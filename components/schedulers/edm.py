@@ -62,7 +62,7 @@ class EDM(Scheduler):
             timesteps=tuple(self._clock(sigma) for sigma in values[:-1]),
             noise_scale=(self.sigma_max**2 + 1) ** 0.5,
             scales_in=tuple((sigma**2 + self.sigma_data**2) ** -0.5 for sigma in values[:-1]),  # c_in
-            noises=tuple(self._draws(sigma, len(values) - 1) for sigma in values[:-1]),
+            adds_noise=tuple(self._draws(sigma, len(values) - 1) for sigma in values[:-1]),
         )
 
     def _levels(self, n: int) -> Floats:

@@ -68,7 +68,7 @@ class EulerDiscreteScheduler(Curved, SigmaScheduler, ZeroTerminalSNR):
                     "EulerDiscreteScheduler takes no timesteps with timestep_type='continuous': they follow sigma."
                 )
             clock = 0.25 * np.log(levels[:-1])
-        return self._schedule(levels, clock, noises=[self._gamma(s, len(clock)) > 0 for s in levels[:-1].tolist()])
+        return self._schedule(levels, clock, adds_noise=[self._gamma(s, len(clock)) > 0 for s in levels[:-1].tolist()])
 
     def _planned(self, visited: Floats) -> tuple[Floats, Floats]:
         training, n = self.training_sigmas, len(visited)
@@ -122,7 +122,7 @@ class EulerAncestralDiscreteScheduler(SigmaScheduler, ZeroTerminalSNR):
         else:
             clock = self._visited(n, timesteps).astype(np.float32)
             levels = np.append(self._at(clock), 0.0).astype(np.float32)
-        return self._schedule(levels, clock, noises=[True] * len(clock))
+        return self._schedule(levels, clock, adds_noise=[True] * len(clock))
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None

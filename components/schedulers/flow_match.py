@@ -52,7 +52,7 @@ class FlowMatch(Scheduler):
         return levels
 
     def _schedule(
-        self, sigmas: Floats, timesteps: Floats, noises: Sequence[bool] = (), turns_a_step: int = 1
+        self, sigmas: Floats, timesteps: Floats, adds_noise: Sequence[bool] = (), turns_a_step: int = 1
     ) -> Schedule:
         """sigmas: (turns + 1,). timesteps: (turns,)."""
         levels: list[float] = sigmas.astype(np.float32).tolist()
@@ -61,8 +61,8 @@ class FlowMatch(Scheduler):
             sigmas=tuple(levels),
             timesteps=tuple(clock),
             levels=tuple(Level(1 - sigma, sigma) for sigma in levels),
-            noises=tuple(noises),
-            places=tuple(turn // turns_a_step for turn in range(len(clock))),
+            adds_noise=tuple(adds_noise),
+            whole_step_of=tuple(turn // turns_a_step for turn in range(len(clock))),
         )
 
 
@@ -135,7 +135,7 @@ class Shifting(FlowMatch):
         if self.invert_sigmas:
             levels = 1 - levels
         clock = np.asarray(timesteps) if timesteps is not None else levels[:-1] * self.num_train_timesteps
-        return self._schedule(levels, clock, noises=[self._draws(after) for after in levels[1:].tolist()])
+        return self._schedule(levels, clock, adds_noise=[self._draws(after) for after in levels[1:].tolist()])
 
     def _draws(self, after: float) -> bool:
         """Does a turn to this level take noise?"""
@@ -187,7 +187,7 @@ class FlowMatchHeunDiscreteScheduler(FlowMatch):
         gammas = [self._gamma(sigma, len(turns) - 1) for sigma in turns[:-1].tolist()]
         noisy = [gamma > 0 and turn % 2 == 0 for turn, gamma in enumerate(gammas)]
         clock = turns[:-1] * np.float32(self.num_train_timesteps)
-        return self._schedule(turns, clock, noises=noisy, turns_a_step=2)
+        return self._schedule(turns, clock, adds_noise=noisy, turns_a_step=2)
 
     def _gamma(self, sigma: float, turns: int) -> float:
         """By how much churn raises sigma: Karras et al. 2022, algorithm 2, line 5."""

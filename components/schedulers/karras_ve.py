@@ -60,8 +60,8 @@ class KarrasVeScheduler(Scheduler):
             sigmas=(*levels, 0.0),
             timesteps=tuple(levels),
             noise_scale=(self.sigma_max**2 + self._added(visited[0], raised[0]) ** 2) ** 0.5,
-            noises=(False, *(noisy for churn in churns for noisy in (churn, False))),
-            places=tuple(turn // 2 for turn in range(len(levels))),
+            adds_noise=(False, *(noisy for churn in churns for noisy in (churn, False))),
+            whole_step_of=tuple(turn // 2 for turn in range(len(levels))),
         )
 
     def _gamma(self, sigma: float, n: int) -> float:

@@ -65,7 +65,7 @@ class LCMScheduler(Distilled):
             sigmas=tuple(level.ratio for level in levels),
             timesteps=visited,
             levels=levels,
-            noises=(*(True for _ in visited[1:]), False),
+            adds_noise=(*(True for _ in visited[1:]), False),
         )
 
     def advance(
@@ -109,7 +109,7 @@ class TCDScheduler(Distilled):
             sigmas=tuple(level.ratio for level in levels),
             timesteps=visited,
             levels=levels,
-            noises=(*(self.eta > 0 for _ in visited[1:]), False),
+            adds_noise=(*(self.eta > 0 for _ in visited[1:]), False),
         )
 
     def advance(

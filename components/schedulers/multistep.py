@@ -81,7 +81,7 @@ class LambdaScheduler(Curved, Thresholded):
     def _schedule(self, sigmas: list[float], timesteps: list[int]) -> Schedule:
         levels = tuple(Level(1 - s, s) if self.use_flow_sigmas else preserving(s) for s in sigmas)
         noisy = (self._draws,) * len(timesteps)
-        return Schedule(sigmas=tuple(sigmas), timesteps=tuple(timesteps), levels=levels, noises=noisy)
+        return Schedule(sigmas=tuple(sigmas), timesteps=tuple(timesteps), levels=levels, adds_noise=noisy)
 
     @property
     def _draws(self) -> bool:

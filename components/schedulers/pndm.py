@@ -69,7 +69,7 @@ class PNDMScheduler(DiffusionScheduler):
             timesteps=tuple(turns),
             levels=levels,
             targets=targets,
-            places=tuple(places),
+            whole_step_of=tuple(places),
         )
 
     def _at(self, t: int) -> Level:
@@ -85,7 +85,7 @@ class PNDMScheduler(DiffusionScheduler):
             return self._runge_kutta(sample, answer, step, history)
         if self.skip_prk_steps and index == 1 and len(history) == 2:  # the first step again, with both ends known
             first = history[1]
-            start = self._at(int(step.timestep) + self.num_train_timesteps // (schedule.places[-1] + 1))
+            start = self._at(int(step.timestep) + self.num_train_timesteps // (schedule.whole_step_of[-1] + 1))
             return self._transfer(history[0], (first + answer) / 2, start, step.target), (first,)
         answers = newest((*history, answer), 4)
         mean = sum((weight * a for weight, a in zip(ADAMS[len(answers) - 1], answers, strict=True)), 0 * answer)

@@ -77,7 +77,7 @@ class RePaintScheduler(Scheduler):
             sigmas=tuple(level.ratio for level in levels),
             timesteps=visited,
             levels=levels,
-            noises=(*(jump or (self.eta > 0 and t > 0) for jump, t in zip(jumps, visited, strict=False)), False),
+            adds_noise=(*(jump or (self.eta > 0 and t > 0) for jump, t in zip(jumps, visited, strict=False)), False),
         )
 
     def _places(self, n: int) -> list[int]:

@@ -60,7 +60,7 @@ class Step:
     @property
     def t(self) -> Tensor:
         """`timestep` as a 0-d view (int64 or float32) of `schedule.device_timesteps`; costs no transfer."""
-        return self.schedule.ticks[self.index]
+        return self.schedule.timestep_tensors[self.index]
 
     @property
     def level(self) -> Level:
@@ -87,8 +87,8 @@ class Step:
     @property
     def fraction(self) -> float:
         """How much of the whole schedule was done before this turn, in whole steps: 0 at the start, always below 1."""
-        places = self.schedule.places
-        return places[self.index] / (places[-1] + 1)
+        whole_step_of = self.schedule.whole_step_of
+        return whole_step_of[self.index] / (whole_step_of[-1] + 1)
 
     @property
     def first(self) -> bool:
@@ -103,7 +103,7 @@ class Step:
     @property
     def noisy(self) -> bool:
         """Does `advance` take noise in this turn? Where it does, it is drawn, even if its weight comes out as 0."""
-        return self.schedule.noises[self.index]
+        return self.schedule.adds_noise[self.index]
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,13 +125,13 @@ class Schedule(Sequence[Step]):
     """Where each turn leads. Default: to the next level."""
     scales_in: tuple[float, ...] = ()
     """What the model's input is multiplied by in each turn. Default: 1."""
-    noises: tuple[bool, ...] = ()
+    adds_noise: tuple[bool, ...] = ()
     """Whether each turn takes noise. Default: none does."""
-    places: tuple[int, ...] = ()
+    whole_step_of: tuple[int, ...] = ()
     """The whole step that each turn belongs to, from 0. Default: one turn a step."""
     device_timesteps: Tensor = field(init=False, compare=False)
     """`timesteps` as one tensor on this schedule's device."""
-    ticks: tuple[Tensor, ...] = field(init=False, compare=False)
+    timestep_tensors: tuple[Tensor, ...] = field(init=False, compare=False)
     """0-d views of `device_timesteps`, made once."""
 
     def __post_init__(self) -> None:
@@ -142,10 +142,10 @@ class Schedule(Sequence[Step]):
             levels=levels,
             targets=self.targets or levels[1:],
             scales_in=self.scales_in or (1.0,) * n,
-            noises=self.noises or (False,) * n,
-            places=self.places or tuple(range(n)),
+            adds_noise=self.adds_noise or (False,) * n,
+            whole_step_of=self.whole_step_of or tuple(range(n)),
         )
-        per_turn = (self.targets, self.scales_in, self.noises, self.places)
+        per_turn = (self.targets, self.scales_in, self.adds_noise, self.whole_step_of)
         if not len(self.sigmas) == len(self.levels) == n + 1 or any(len(values) != n for values in per_turn):
             raise ValueError(
                 f"A schedule of {n} timesteps needs {n + 1} sigmas and levels, which came as {len(self.sigmas)} and "
@@ -157,8 +157,8 @@ class Schedule(Sequence[Step]):
         with torch.inference_mode(False):  # so that a schedule made in one mode serves in any
             self._place(torch.tensor(self.timesteps, dtype=torch.int64 if whole else torch.float32, device="cpu"))
 
-    def _place(self, ticks: Tensor) -> None:
-        self.__dict__.update(device_timesteps=ticks, ticks=ticks.unbind())
+    def _place(self, timestep_tensors: Tensor) -> None:
+        self.__dict__.update(device_timesteps=timestep_tensors, timestep_tensors=timestep_tensors.unbind())
 
     def _but(self, **changes: Any) -> "Schedule":  # Any: values of fields
         """This schedule with other fields and the same tensors; dataclasses.replace would make them anew."""
@@ -203,7 +203,9 @@ class Schedule(Sequence[Step]):
 
     def __getstate__(self) -> dict[str, Any]:  # Any: values of fields
         """Plain numbers. The device stays behind: what was saved on a GPU opens anywhere, on the CPU."""
-        return {name: value for name, value in self.__dict__.items() if name not in ("device_timesteps", "ticks")}
+        return {
+            name: value for name, value in self.__dict__.items() if name not in ("device_timesteps", "timestep_tensors")
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

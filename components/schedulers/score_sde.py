@@ -65,8 +65,8 @@ class ScoreSdeVeScheduler(Scheduler):
             timesteps=tuple(sigma for sigma in told for _ in range(turns)),
             noise_scale=self.sigma_max,
             targets=tuple(Level(1.0, sigma) for sigma in targets),
-            noises=(*(True for _ in levels[1:]), False),
-            places=tuple(k for k in range(n) for _ in range(turns)),
+            adds_noise=(*(True for _ in levels[1:]), False),
+            whole_step_of=tuple(k for k in range(n) for _ in range(turns)),
         )
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
@@ -119,7 +119,7 @@ class ScoreSdeVpScheduler(Scheduler):
             sigmas=tuple(level.ratio for level in levels),
             timesteps=tuple(times),
             levels=levels,
-            noises=(*(True for _ in times[1:]), False),
+            adds_noise=(*(True for _ in times[1:]), False),
         )
 
     def _level(self, t: float) -> Level:

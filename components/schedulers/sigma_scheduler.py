@@ -84,7 +84,9 @@ class Curved(ByLevels):
 class SigmaScheduler(ByLevels):
     """A scheduler whose sample is clean + sigma * noise; the model sees it scaled to unit variance."""
 
-    def _schedule(self, levels: Floats, clock: Floats, noises: Sequence[bool] = (), turns_a_step: int = 1) -> Schedule:
+    def _schedule(
+        self, levels: Floats, clock: Floats, adds_noise: Sequence[bool] = (), turns_a_step: int = 1
+    ) -> Schedule:
         """levels: (turns + 1,). clock: (turns,). Both as float32 numbers, which is what is published."""
         sigmas: list[float] = levels.astype(np.float32).tolist()
         timesteps: list[float] = clock.astype(np.float32).tolist()
@@ -95,6 +97,6 @@ class SigmaScheduler(ByLevels):
             # "leading" starts below the noisiest level, so the published start is a little noisier than sigma.
             noise_scale=(top**2 + 1) ** 0.5 if self.timestep_spacing == "leading" else top,
             scales_in=tuple((sigma**2 + 1) ** -0.5 for sigma in sigmas[:-1]),
-            noises=tuple(noises),
-            places=tuple(turn // turns_a_step for turn in range(len(timesteps))),
+            adds_noise=tuple(adds_noise),
+            whole_step_of=tuple(turn // turns_a_step for turn in range(len(timesteps))),
         )

@@ -55,7 +55,7 @@ class DDPMWuerstchenScheduler(Scheduler):
             sigmas=tuple(level.ratio for level in levels),
             timesteps=tuple(times[:-1].tolist()),
             levels=levels,
-            noises=(True,) * (len(times) - 1),  # drawn in the last turn too, and not used
+            adds_noise=(True,) * (len(times) - 1),  # drawn in the last turn too, and not used
         )
 
     def _bars(self, t: Tensor) -> Tensor:
