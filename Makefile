@@ -25,8 +25,12 @@ check: $(VENV)/.dev  ## what CI runs: ruff, pyright strict, import-linter, the t
 	$(BIN)/lint-imports --no-cache
 	$(MAKE) test
 
-bench: $(VENV)/.bench  ## measure: overhead, denoising, start-up, each beside its peer in one run
+bench: $(VENV)/.bench  ## measure: overhead, denoising, start-up, each beside its peer in one run; or AGAINST=../other-checkout
+ifdef AGAINST
+	for what in overhead start; do $(BIN)/python tests/benchmarks/bench_$$what.py --against "$(AGAINST)" || exit 1; done
+else
 	for file in tests/benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+endif
 
 docs: $(VENV)/.docs  ## build the documentation into site/
 	$(BIN)/python -m mkdocs build --strict --quiet

@@ -2,6 +2,7 @@
 
 A chain of n blocks `x -> x + 1`, the same chain eight graphs deep, and a loop of n turns. The peers are extras:
 `pip install "sfumato[bench]"`. Ratios are medians of pairs, so that a busy machine slows both sides of each.
+With `--against FOLDER` the other side is another checkout of this repository, and calls are measured too.
 """
 
 import gc
@@ -10,9 +11,11 @@ import sys
 import time
 import types
 from collections.abc import Callable
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
+from checkouts import HERE, Worker, compare, other_checkout, serve
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -45,6 +48,7 @@ class AddItem(sf.Block):
 Runner = Callable[[], object]
 
 
+@cache
 def ours(n: int) -> Runner:
     """A chain of n blocks."""
     graph = sf.Graph({f"n{i}": Add() for i in range(n)}, outputs=("x",))
@@ -52,6 +56,7 @@ def ours(n: int) -> Runner:
     return lambda: graph(x=0)
 
 
+@cache
 def nested(n: int) -> Runner:
     """The same chain, eight graphs deep."""
     graph = sf.Graph({f"n{i}": Add() for i in range(n)})
@@ -61,6 +66,7 @@ def nested(n: int) -> Runner:
     return lambda: graph(x=0)
 
 
+@cache
 def loop(n: int) -> Runner:
     """n turns of a loop of one block."""
     graph = sf.Graph(loop=sf.Loop(over="items", each="item", carry=("x",), body=sf.Graph(add=AddItem())))
@@ -153,7 +159,37 @@ def paired(mine: Runner, other: Runner) -> tuple[float, float, float]:
     )
 
 
+@cache
+def call(**swaps: str) -> Runner:
+    """A call of the embedded model up to its first node: sorting, overlay, checks and plan, and no model."""
+    pipe = sf.load("emoji")
+    return lambda: pipe.stream(prompt="a fox", seed=7, **swaps)
+
+
+MEASURES: dict[str, Callable[[], float]] = {
+    **{f"a block of a chain of {n}": lambda n=n: microseconds(ours(n)) / n for n in SIZES},
+    "a block, 8 graphs deep": lambda: microseconds(nested(100)) / 100,
+    "a turn of a loop": lambda: microseconds(loop(100)) / 100,
+    "a call": lambda: microseconds(call()),
+    "a call with another guider": lambda: microseconds(call(guider="none")),
+    "a call with another scheduler": lambda: microseconds(call(scheduler="euler_a")),
+}
+
+
 def main() -> None:
+    """Print what the arguments ask for."""
+    if sys.argv[1:] == ["--serve"]:
+        return serve(MEASURES)
+    if other := other_checkout(sys.argv[1:]):
+        workers = {checkout: Worker(__file__, checkout) for checkout in (HERE, other)}
+        compare("overhead", "µs", list(MEASURES), lambda name, checkout: workers[checkout](name), other)
+        for worker in workers.values():
+            worker.close()
+        return None
+    return beside_peers()
+
+
+def beside_peers() -> None:
     """Print the cost of a block, and how many times as long each peer takes."""
     console = Console()
     peers: dict[str, Callable[[int], Runner]] = {"plain calls": plain}

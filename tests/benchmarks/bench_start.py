@@ -1,4 +1,7 @@
-"""Time from process start to a written picture, beside diffusers doing the same, in pairs."""
+"""Time from process start to a written picture, beside diffusers doing the same, in pairs.
+
+With `--against FOLDER`: start-up of this checkout beside another one's, also of the commands that need no model.
+"""
 
 import statistics
 import subprocess
@@ -7,12 +10,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from checkouts import HERE, compare, environment, other_checkout
 from rich.console import Console
 from rich.table import Table
 
-import sfumato as sf
-
-EMOJI = Path(sf.__file__).parent / "presets/embedded/emoji"
+EMOJI = HERE / "presets/embedded/emoji"
 PAIRS = 5
 
 THEIRS = f"""
@@ -23,24 +25,39 @@ image = pipe("a red apple", num_inference_steps=5, guidance_scale=4.0, height=64
              generator=torch.Generator().manual_seed(7)).images[0]
 image.save("theirs.png")
 """
+PICTURE = ["-m", "sfumato", "run", "a red apple", "-o", "ours.png", "--seed", "7", "--set", "num_inference_steps=5"]
+STARTS = {
+    "import sfumato": ["-c", "import sfumato"],
+    "import torch": ["-c", "import torch"],
+    "sfumato --help": ["-m", "sfumato", "--help"],
+    "sfumato presets": ["-m", "sfumato", "presets"],
+    "sfumato run, 5 steps": PICTURE,
+}
+"""What is measured against another checkout: arguments of Python. torch's own start is there to be compared with."""
 
 
-def seconds(command: list[str], folder: str) -> float:
-    """How long a process takes from start to end."""
+def seconds(arguments: list[str], folder: str, checkout: Path = HERE) -> float:
+    """How long a Python process takes from start to end."""
     began = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    subprocess.run([sys.executable, *arguments], cwd=folder, env=environment(checkout), check=True, capture_output=True)
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Print both medians and the ratio of each pair's median."""
-    ours = [sys.executable, "-m", "sfumato", "run", "a red apple", "-o", "ours.png", "--seed", "7"]
-    ours += ["--set", "num_inference_steps=5"]
+    """Print what the arguments ask for."""
     with tempfile.TemporaryDirectory() as folder:
-        pairs = [(seconds(ours, folder), seconds([sys.executable, "-c", THEIRS], folder)) for _ in range(PAIRS + 1)][1:]
-    mine, other = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+        if other := other_checkout(sys.argv[1:]):
+            compare("start-up", "s", list(STARTS), lambda name, root: seconds(STARTS[name], folder, root), other)
+        else:
+            beside_diffusers(folder)
+
+
+def beside_diffusers(folder: str) -> None:
+    """Print both medians, and the median ratio of pairs."""
+    pairs = [(seconds(PICTURE, folder), seconds(["-c", THEIRS], folder)) for _ in range(PAIRS + 1)][1:]
+    ours, theirs = (statistics.median(p[i] for p in pairs) for i in (0, 1))
     table = Table("ours, s", "diffusers, s", "ratio", title="process start to picture, 5 steps")
-    table.add_row(f"{mine:.2f}", f"{other:.2f}", f"{statistics.median(a / b for a, b in pairs):.2f}")
+    table.add_row(f"{ours:.2f}", f"{theirs:.2f}", f"{statistics.median(a / b for a, b in pairs):.2f}")
     Console().print(table)
 
 
