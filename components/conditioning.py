@@ -27,7 +27,7 @@ class Conditioning:
         return len(self.tokens)
 
     @property
-    def shape(self) -> Hashable:
+    def row_shape(self) -> Hashable:
         """What must be equal for two to be joined: the class, and the shape of a row of each tensor."""
         return type(self), tuple((name, t.shape[1:]) for name, t in self._tensors.items())
 
@@ -35,17 +35,17 @@ class Conditioning:
         """Some of the rows."""
         return replace(self, **{name: t[rows] for name, t in self._tensors.items()})
 
-    def on(self, device: torch.device) -> Self:
+    def to(self, device: torch.device) -> Self:
         """The same on a device."""
         return replace(self, **{name: t.to(device) for name, t in self._tensors.items()})
 
-    def expanded(self, prompts: int, each: int) -> Self:
+    def expand(self, prompts: int, each: int) -> Self:
         """`each` rows for each of `prompts` prompts, beside each other; a single row serves all prompts."""
         grown = {n: t.expand(prompts, *t.shape[1:]).repeat_interleave(each, 0) for n, t in self._tensors.items()}
         return replace(self, **grown)
 
     @classmethod
-    def joined(cls, parts: "Sequence[Conditioning]") -> Self:
+    def cat(cls, parts: "Sequence[Conditioning]") -> Self:
         """The rows of several, under each other.
 
         Raises:

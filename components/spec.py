@@ -19,7 +19,7 @@ from ..registry import UnknownName, did_you_mean, native, resolve
 from .loading.files import CONFIGS, read_json
 from .loading.hub import Access, is_revision
 from .loading.roots import Root, root_of, small_files
-from .models.layouts import LAID_OUT, layout_of_config
+from .models.layouts import CLASSES_WITH_LAYOUT, layout_of_config
 from .quantization.config import read_quantization
 
 PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
@@ -231,7 +231,7 @@ class ComponentSpec(BaseModel):
     def layout(self) -> Layout | None:
         """What its model must share with one that adds to it, as far as its config says; else None."""
         name = self.type_hint[1] if self.type_hint else ""
-        return layout_of_config(name, self.read_config()) if name in LAID_OUT else None
+        return layout_of_config(name, self.read_config()) if name in CLASSES_WITH_LAYOUT else None
 
     def bindable(self) -> Any:  # a Handle; manager.py needs this class
         """What a graph binds for this spec: a handle of the process's own manager."""

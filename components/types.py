@@ -81,7 +81,7 @@ class Pass:
     taps: Taps = NO_TAPS
 
 
-class RowsOf(Mapping[str, tuple[Tensor, ...]]):
+class RowSlice(Mapping[str, tuple[Tensor, ...]]):
     """`count` rows from `first` on of what was made for several passes at once; cut out where they are read."""
 
     def __init__(self, whole: Residuals, first: int, count: int) -> None:
@@ -98,11 +98,11 @@ class RowsOf(Mapping[str, tuple[Tensor, ...]]):
 
 
 Layers = tuple[Tensor, ...]
-Spread = Callable[[Layers], Layers]
+RepeatLayers = Callable[[Layers], Layers]
 """Fewer layers as one for each block of a denoiser, where each serves several blocks."""
 
 
-def summed(passes: Sequence[Pass], places: Mapping[str, Spread | None]) -> Residuals:
+def sum_residuals(passes: Sequence[Pass], places: Mapping[str, RepeatLayers | None]) -> Residuals:
     """What all control nets add together at each place, for the rows of all passes; {} without any.
 
     places: those that the denoiser has, each with how layers are spread over its blocks there, or None where there must
@@ -126,18 +126,18 @@ def summed(passes: Sequence[Pass], places: Mapping[str, Spread | None]) -> Resid
 def _uncut(parts: Sequence[Residuals]) -> Residuals | None:
     """What the parts were cut from, if together they are all of it in its order: then nothing is cut and joined."""
     first = parts[0]
-    if not isinstance(first, RowsOf):
+    if not isinstance(first, RowSlice):
         return None
     row = 0
     for part in parts:
-        if not isinstance(part, RowsOf) or part.whole is not first.whole or part.first != row:
+        if not isinstance(part, RowSlice) or part.whole is not first.whole or part.first != row:
             return None
         row += part.count
     rows = next((len(t) for layers in first.whole.values() for t in layers), row)
     return first.whole if row == rows else None
 
 
-def _total(residuals: Sequence[Residuals], places: Mapping[str, Spread | None]) -> dict[str, Layers]:
+def _total(residuals: Sequence[Residuals], places: Mapping[str, RepeatLayers | None]) -> dict[str, Layers]:
     said: dict[str, list[Layers]] = {}
     for place, layers in (item for one in residuals for item in one.items()):
         if place not in places:
@@ -150,7 +150,7 @@ def _total(residuals: Sequence[Residuals], places: Mapping[str, Spread | None]) 
     }
 
 
-def _alike(several: Sequence[Layers], place: str, places: Mapping[str, Spread | None]) -> Sequence[Layers]:
+def _alike(several: Sequence[Layers], place: str, places: Mapping[str, RepeatLayers | None]) -> Sequence[Layers]:
     """What several nets or passes have at a place, with as many layers each."""
     counts = [len(layers) for layers in several]
     if len(set(counts)) == 1:
@@ -166,7 +166,7 @@ Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=Con
 """The denoiser as a function: one prediction for each pass, in order. How passes share a forward is its own affair."""
 
 
-def ask_each(
+def predict_each(
     predict: Predict,
     passes: Sequence[Pass],
     into: Callable[[Pass], Sequence[Pass]],

@@ -110,7 +110,7 @@ def _added(net: ControlEncoder[Any], passes: Sequence[Pass]) -> Mapping[str, Any
     """What SDXL's control nets read beside that."""
     if net.config.addition_embed_type is None:
         return {}
-    words = SDXLConditioning.joined([p.conditioning for p in passes])
+    words = SDXLConditioning.cat([p.conditioning for p in passes])
     return {"added_cond_kwargs": {"text_embeds": words.pooled.to(net.dtype), "time_ids": words.time_ids}}
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...components.conditioning import FluxConditioning
-from ...components.models.autoencoder import exact
+from ...components.models.autoencoder import upcast_vae
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.flux_controlnet import FluxControlNetModel
 from ...components.random import Random
@@ -57,7 +57,7 @@ class ApplyControlNet(Block):
             if net.reads_pixels:
                 return ((pixels * 2 - 1).to(net.device, net.dtype),)
             # What the autoencoder finds likeliest, so that noise is the same with and without control.
-            whole = exact(vae)
+            whole = upcast_vae(vae)
             said = whole.encode((pixels * 2 - 1).to(whole.device, whole.dtype)).mean
             return (whole.scale(said.float()).to(net.device, net.dtype),)
 
@@ -83,7 +83,7 @@ class EncodeControl(Block):
 
     def __call__(self, control_image: PictureInput, rows: Rows, random: Random) -> Encoded:
         pixels = ReadImage(multiple=self.multiple, height=self.height, width=self.width)(control_image).pixels
-        vae = exact(self.vae)
+        vae = upcast_vae(self.vae)
         said = vae.encode((row_for_each(pixels, rows) * 2 - 1).to(vae.device, vae.dtype))
         noise, random = random.draw(rows.total, said.mean.shape[1:])
         return Encoded(vae.scale(said.mean.float() + said.std.float() * noise.to(said.mean.device)), random)
@@ -123,7 +123,7 @@ def _steered(
     rotations: dict[object, Tensor] = {}  # as long as the function that is given
 
     def control(passes: Sequence[Pass]) -> Residuals:
-        words = FluxConditioning.joined([p.conditioning for p in passes])
+        words = FluxConditioning.cat([p.conditioning for p in passes])
         latents, picture, device = torch.cat([p.latents for p in passes]), seen(passes), passes[0].latents.device
         if (came := 4 * latents.shape[1]) != (wanted := net.config.in_channels):
             raise ValueError(f"The control net reads tokens of {wanted} channels, but these latents make {came}.")

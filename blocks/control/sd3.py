@@ -127,7 +127,7 @@ def _ask(
 ) -> tuple[Tensor, ...]:
     """What the net adds for the rows of all passes; a blind one sees no pooled prompt."""
     step = passes[0].step
-    words = SD3Conditioning.joined([p.conditioning for p in passes])
+    words = SD3Conditioning.cat([p.conditioning for p in passes])
     sample = torch.cat([p.latents * step.scale_in for p in passes]).to(net.dtype)
     if net.pos_embed is None:  # those of SD 3.5 large share the transformer's places
         sample = transformer.pos_embed(sample.to(transformer.device, transformer.dtype)).to(net.device, net.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...components.conditioning import SDConditioning, SDXLConditioning
 from ...components.schedulers.schedule import Step
-from ...components.types import Pass, Predict, PredictFunction, Residuals, Rows, RowsOf
+from ...components.types import Pass, Predict, PredictFunction, Residuals, Rows, RowSlice
 from ...graph import Running
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
@@ -110,7 +110,7 @@ def _zeros(p: Pass, said: Mapping[Question, Residuals]) -> Residuals | None:
 
 def _split(residuals: Residuals, counts: list[int]) -> list[Residuals]:
     """What is for each pass, of what is for the rows of all."""
-    return [RowsOf(residuals, sum(counts[:i]), count) for i, count in enumerate(counts)]
+    return [RowSlice(residuals, sum(counts[:i]), count) for i, count in enumerate(counts)]
 
 
 def shown(

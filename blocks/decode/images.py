@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from ...components.models.autoencoder import Autoencoder, exact
+from ...components.models.autoencoder import Autoencoder, upcast_vae
 from ...components.models.tiling import decode
 from ...components.types import Images, Latents
 from ...graph import Block, Port, component, knob
@@ -30,7 +30,7 @@ class DecodeLatents(Block):
     slicing: bool = False
 
     def __call__(self, latents: Latents) -> Decoded:
-        vae = exact(self.vae)
+        vae = upcast_vae(self.vae)
         z = vae.unscale(latents.to(vae.device, vae.dtype))
         pixels = decode(vae, z, self.tile, self.slicing)
         return Decoded(pixels.float().add(1).div(2).clamp(0, 1))

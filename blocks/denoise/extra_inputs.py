@@ -24,7 +24,7 @@ class AddReferenceImage(Block):
         there = _Moved((reference_latents,))
 
         def shown(passes: Sequence[Pass]) -> Sequence[Tensor]:
-            more = there.on(passes[0].latents.device)
+            more = there.to(passes[0].latents.device)
             return predict([replace(p, references=(*p.references, *more)) for p in passes])
 
         return Shown(shown)
@@ -57,7 +57,7 @@ def _with_channels(predict: PredictFunction, *channels: Tensor) -> PredictFuncti
     there = _Moved(channels)
 
     def shown(passes: Sequence[Pass]) -> Sequence[Tensor]:
-        more = there.on(passes[0].latents.device)
+        more = there.to(passes[0].latents.device)
         return predict([replace(p, channels=(*p.channels, *more)) for p in passes])
 
     return shown
@@ -69,7 +69,7 @@ class _Moved:
     def __init__(self, tensors: tuple[Tensor, ...]) -> None:
         self.tensors = tensors
 
-    def on(self, device: torch.device) -> tuple[Tensor, ...]:
+    def to(self, device: torch.device) -> tuple[Tensor, ...]:
         if self.tensors[0].device != device or self.tensors[-1].device != device:
             self.tensors = tuple(t.to(device) for t in self.tensors)
         return self.tensors

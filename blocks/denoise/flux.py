@@ -10,7 +10,7 @@ from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from ...components.conditioning import FluxConditioning
 from ...components.models.flux import FluxTransformer2DModel
-from ...components.types import Layers, Number, Pass, PredictFunction, Spread, summed
+from ...components.types import Layers, Number, Pass, PredictFunction, RepeatLayers, sum_residuals
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
@@ -50,7 +50,7 @@ class PredictFlow(Block):
 
         def forward(model: FluxTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
             step = passes[0].step
-            words = FluxConditioning.joined([p.conditioning for p in passes])
+            words = FluxConditioning.cat([p.conditioning for p in passes])
             latents = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
             references = [torch.cat(rows) for rows in zip(*(p.references for p in passes), strict=True)]
             sizes = tuple((t.shape[2], t.shape[3]) for t in (latents, *references))
@@ -62,7 +62,7 @@ class PredictFlow(Block):
                 rotations[key] = model.rotary(torch.zeros(count, 3, device=device), places(sizes, device))
             times = (step.t / 1000).expand(len(tokens))
             extra = sum(height * width // 4 for height, width in sizes[1:])  # control nets see no reference images
-            added = {place: _filled(t, extra) for place, t in summed(passes, _behind(model)).items()}
+            added = {place: _filled(t, extra) for place, t in sum_residuals(passes, _behind(model)).items()}
             said = model(
                 torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
                 words.tokens.to(model.dtype),
@@ -100,7 +100,7 @@ def places(sizes: Sizes, device: torch.device) -> Tensor:
     return torch.cat(grids).to(device, torch.float32)
 
 
-def _behind(model: FluxTransformer2DModel) -> Mapping[str, Spread]:
+def _behind(model: FluxTransformer2DModel) -> Mapping[str, RepeatLayers]:
     """Where a control net adds: behind the blocks of two streams, in a row or in turn, and behind the others."""
     count, single = len(model.transformer_blocks), len(model.single_transformer_blocks)
     return {
@@ -119,7 +119,7 @@ def _in_turn(count: int, layers: Layers) -> Layers:
     return tuple(layers[i % len(layers)] for i in range(count))
 
 
-def _behind_each(added: Mapping[str, Layers], spread: Mapping[str, Spread]) -> Layers | None:
+def _behind_each(added: Mapping[str, Layers], spread: Mapping[str, RepeatLayers]) -> Layers | None:
     """What is added behind each block of two streams, by nets of both kinds together."""
     found = [spread[place](added[place]) for place in ("blocks", "blocks_in_turn") if place in added]
     if len(found) == 2:

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ...components.conditioning import Conditioning
 from ...components.memory.sizes import device_of
-from ...components.models.taps import Size, Taps, tapped
+from ...components.models.taps import Size, Taps, apply_taps
 from ...components.schedulers.schedule import Schedule, Step
-from ...components.types import Pass, Predict, RowsOf
+from ...components.types import Pass, Predict, RowSlice
 from ...graph import Running
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,7 +36,7 @@ def asking(model: M, forward: Callable[[M, Sequence[Pass]], Tensor], batching: B
         if not taps:
             return model
         if (taps, size) not in views:
-            views[taps, size] = tapped(model, taps, size)
+            views[taps, size] = apply_taps(model, taps, size)
         return views[taps, size]
 
     def predict(passes: Sequence[Pass]) -> Sequence[Tensor]:
@@ -82,14 +82,14 @@ class Here:
         if id(words) not in self._words:
             if len(self._words) >= _WORDS:  # made anew in every turn
                 self._words.clear()
-            self._words[id(words)] = words, words.on(self._device)
+            self._words[id(words)] = words, words.to(self._device)
         return self._words[id(words)][1]
 
 
 def _places(asked: Pass) -> set[torch.device]:
     found = {asked.latents.device, asked.conditioning.tokens.device}
     for residuals in asked.residuals:
-        whole = residuals.whole if isinstance(residuals, RowsOf) else residuals  # so that nothing is cut out for this
+        whole = residuals.whole if isinstance(residuals, RowSlice) else residuals  # so that nothing is cut out for this
         found.update(t.device for layers in whole.values() for t in layers[:1])
     return found
 
@@ -102,6 +102,6 @@ def groups(passes: Sequence[Pass], batching: Batching = "together") -> list[list
     for i, p in enumerate(passes):
         joined = tuple(t.shape[1:] for t in p.channels), tuple(t.shape[1:] for t in p.references)
         places = frozenset(place for residuals in p.residuals for place in residuals)
-        key = p.latents.shape[1:], p.conditioning.shape, joined, places, p.step.index, p.taps
+        key = p.latents.shape[1:], p.conditioning.row_shape, joined, places, p.step.index, p.taps
         found.setdefault(key, []).append(i)
     return list(found.values())

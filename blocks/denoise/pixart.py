@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...components.conditioning import PixArtConditioning
 from ...components.models.pixart import PixArtTransformer2DModel
-from ...components.types import Pass, PredictFunction, summed
+from ...components.types import Pass, PredictFunction, sum_residuals
 from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
@@ -38,25 +38,25 @@ class PredictNoise(Block):
 
         def forward(model: PixArtTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
             step = passes[0].step
-            words = PixArtConditioning.joined([p.conditioning for p in passes])
+            words = PixArtConditioning.cat([p.conditioning for p in passes])
             sample = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
             if (came := sample.shape[1]) != (wanted := model.config.in_channels):
                 raise ValueError(
                     f"The transformer takes {wanted} channels, but the latents (with what is joined) have {came}."
                 )
-            summed(passes, places={})  # refuses what a control net adds: there is no place for it
+            sum_residuals(passes, places={})  # refuses what a control net adds: there is no place for it
             if (key := (sample.shape[2:], sample.device)) not in made:
                 height, width = sample.shape[2:]
                 told = torch.tensor([height * self.factor, width * self.factor, height / width], device=sample.device)
-                made[key] = model.places(height, width, sample.device), told
-            places, sizes = made[key]
+                made[key] = model.positions(height, width, sample.device), told
+            positions, sizes = made[key]
             said = model(
                 sample.to(model.dtype),
                 words.tokens.to(model.dtype),
                 step.t.expand(len(sample)),
                 words.mask,
                 sizes.expand(len(sample), -1) if model.config.reads_sizes else None,
-                places,
+                positions,
             )
             return said[:, : passes[0].latents.shape[1]]
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...components.conditioning import SD3Conditioning
 from ...components.models.sd3 import SD3Transformer2DModel
-from ...components.types import Layers, Pass, PredictFunction, summed
+from ...components.types import Layers, Pass, PredictFunction, sum_residuals
 from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
@@ -38,7 +38,7 @@ class PredictFlow(Block):
 
 def _forward(model: SD3Transformer2DModel, passes: Sequence[Pass]) -> Tensor:
     step = passes[0].step
-    words = SD3Conditioning.joined([p.conditioning for p in passes])
+    words = SD3Conditioning.cat([p.conditioning for p in passes])
     sample = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
     if (came := sample.shape[1]) != (wanted := model.config.in_channels):
         raise ValueError(f"The transformer takes {wanted} channels, but the latents (with what is joined) have {came}.")
@@ -47,7 +47,7 @@ def _forward(model: SD3Transformer2DModel, passes: Sequence[Pass]) -> Tensor:
         words.tokens.to(model.dtype),
         words.pooled.to(model.dtype),
         step.t.expand(len(sample)),
-        summed(passes, {PLACE: partial(_spread, len(model.transformer_blocks))}).get(PLACE),
+        sum_residuals(passes, {PLACE: partial(_spread, len(model.transformer_blocks))}).get(PLACE),
     )
 
 

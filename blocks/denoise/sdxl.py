@@ -49,6 +49,6 @@ class PredictDistilled(Block):
 
 
 def _forward(unet: UNet2DConditionModel, passes: Sequence[Pass], guidance: Tensor | None = None) -> Tensor:
-    words = SDXLConditioning.joined([p.conditioning for p in passes])
+    words = SDXLConditioning.cat([p.conditioning for p in passes])
     added = {"text_embeds": words.pooled.to(unet.dtype), "time_ids": words.time_ids}
     return ask_unet(unet, passes, words.tokens, added, guidance)

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ...components.models.embeddings import Sinusoid
 from ...components.models.unet_2d_condition import UNet2DConditionModel
-from ...components.types import Pass, Spread, summed
+from ...components.types import Pass, RepeatLayers, sum_residuals
 
-_PLACES: Mapping[str, Spread | None] = {"down": None, "mid": None, "levels": None}
+_PLACES: Mapping[str, RepeatLayers | None] = {"down": None, "mid": None, "levels": None}
 
 
 def ask_unet(
@@ -28,7 +28,7 @@ def ask_unet(
     sample = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
     if sample.shape[1] != unet.config.in_channels:
         raise ValueError(_channels(sample.shape[1], unet.config.in_channels))
-    inside = summed(passes, _PLACES)
+    inside = sum_residuals(passes, _PLACES)
     return unet(
         sample.to(unet.dtype),
         step.t,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, cast
 
-from ...components.models.taps import Blur, Drop, Identity, Tap, Taps, chosen, layers_of
+from ...components.models.taps import Blur, Drop, Identity, Tap, Taps, find_perturbable, select_blocks
 from ...graph import ConfigError
 from ...graph.asks import Ask
 from ...registry import did_you_mean
@@ -72,13 +72,13 @@ class LayersAsked(Ask):
     taps: tuple[Tap, ...]
 
     def unmet(self, component: Any) -> str | None:  # Any: whatever the guider meets
-        layers = layers_of(component)
+        layers = find_perturbable(component)
         if layers is None:
             return None
         model = component.type if hasattr(component, "spec") else type(component)
         try:
             for tap in self.taps:
-                chosen(tap, layers, model.__name__)
+                select_blocks(tap, layers, model.__name__)
         except ConfigError as error:
             return str(error)
         return None

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 
-from ...components.models.autoencoder import exact
+from ...components.models.autoencoder import upcast_vae
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.tiling import encode
 from ...components.random import Random
@@ -33,7 +33,7 @@ class EncodeImage(Block):
         if len(pixels) not in (1, rows.prompts, rows.total):
             came = f"{counted(len(pixels), 'image')} came for {counted(rows.prompts, 'prompt')}"
             raise ValueError(f"{came}. Give one for all, or one each.")
-        vae = exact(self.vae)
+        vae = upcast_vae(self.vae)
         said = encode(vae, (pixels * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing)
         mean, std = said.mean.float(), said.std.float()
         if not random.single:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from ...components.models.autoencoder import exact
+from ...components.models.autoencoder import upcast_vae
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.tiling import encode
 from ...components.types import ImageLatents, Images, Rows
@@ -60,7 +60,7 @@ class EncodeReference(Block):
         if len(reference) not in (1, rows.prompts, rows.total):
             came = f"{counted(len(reference), 'image')} came for {counted(rows.prompts, 'prompt')}"
             raise ValueError(f"{came}. Give one for all, or one each.")
-        vae = exact(self.vae)
+        vae = upcast_vae(self.vae)
         mean = encode(vae, (reference * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing).mean
         return Encoded(row_for_each(vae.scale(mean.float()), rows))
 

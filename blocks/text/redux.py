@@ -94,7 +94,7 @@ class AddImagePrompt(Block):
             raise ValueError(
                 f"There are {conditioning.rows} prompts for {counted(count, 'image')}. Give one for all, or one each."
             )
-        words = conditioning.expanded(count // conditioning.rows, 1) if conditioning.rows == 1 else conditioning
+        words = conditioning.expand(count // conditioning.rows, 1) if conditioning.rows == 1 else conditioning
         tokens = torch.cat([words.tokens.to(image_tokens), image_tokens], dim=1)
         return Joined(
             FluxConditioning(

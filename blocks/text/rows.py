@@ -35,4 +35,4 @@ class ExpandRows(Block):
                 f"conditioning has {counted(conditioning.rows, 'row')} for {counted(rows.prompts, 'prompt')}. "
                 "Give one for all, or one each."
             )
-        return Expanded(conditioning.expanded(rows.prompts, rows.each))
+        return Expanded(conditioning.expand(rows.prompts, rows.each))

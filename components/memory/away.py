@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from ..models.views import shallow
+from ..models.views import shallow_copy
 
 M = TypeVar("M", bound=nn.Module)
 Carry = Callable[[Tensor, torch.device, torch.dtype], Tensor]
@@ -169,7 +169,7 @@ def away(model: M, stream: Stream, groups: Mapping[int, int], dtype: Callable[[T
 
     def twin(module: nn.Module) -> nn.Module:
         if id(module) not in twins:
-            new = twins[id(module)] = shallow(module)
+            new = twins[id(module)] = shallow_copy(module)
             for table in (new._parameters, new._buffers):
                 held = cast("dict[str, Tensor | None]", table)
                 held.update({name: wrap(tensor) for name, tensor in held.items() if tensor is not None})

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
-from ..models.views import Change, shallow, view
+from ..models.views import Change, shallow_copy, view
 from .cut import Cut, own
 
 M = TypeVar("M", bound=nn.Module)
@@ -126,7 +126,7 @@ def _lending(home: torch.device, kind: type[nn.Module] | None = None) -> Change:
     """A module whose own tensors are at home for those that read them."""
 
     def change(module: nn.Module) -> nn.Module:
-        twin = shallow(module, kind)
+        twin = shallow_copy(module, kind)
         for table in (twin._parameters, twin._buffers):
             held = cast("dict[str, Tensor | None]", table)
             held.update({name: lent(t, home) for name, t in held.items() if t is not None and t.device != home})
@@ -141,7 +141,7 @@ def _piece(device: torch.device, home: torch.device) -> Change:
     def change(module: nn.Module) -> nn.Module:
         kind = _at(type(module), device, home, bool(module._modules))
         # Others read a layer's weights past its forward, as CLIP does those of its places.
-        return shallow(module, kind) if module._modules else _lending(home, kind)(module)
+        return shallow_copy(module, kind) if module._modules else _lending(home, kind)(module)
 
     return change
 

@@ -44,7 +44,7 @@ class Autoencoder(Model[C], ABC):
         """What `encode` gives -> a pipeline's latents."""
 
 
-def exact(vae: A) -> A:
+def upcast_vae(vae: A) -> A:
     """The autoencoder itself; or a float32 copy, where its config says `force_upcast` and it is in float16.
 
     SDXL's activations grow larger than float16 can hold, and NaN comes of it. The copy lives as long as the caller

@@ -42,7 +42,7 @@ class Model(nn.Module, Generic[C]):
     config_class: ClassVar[type[Config]]
     stem: ClassVar[str] = STEM
     """What its weight files are called."""
-    files_rule_dtype: ClassVar[bool] = False
+    keeps_file_dtype: ClassVar[bool] = False
     """Whether `dtype=None` is the dtype of the files, and not torch's default."""
     quantization: Quantization | None = None
     """How its weights are held, where they are quantized."""
@@ -147,7 +147,7 @@ class Model(nn.Module, Generic[C]):
         tensors = weights_in(place, kind, stem=cls.stem, variant=variant)
         with on_meta():
             model = cls.from_config(config)
-        dtype = dtype or (None if cls.files_rule_dtype else torch.get_default_dtype())
+        dtype = dtype or (None if cls.keeps_file_dtype else torch.get_default_dtype())
         model.load(tensors, dtype=dtype, device=device, quantization=kind)
         return model.eval().requires_grad_(False)
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .towers import Encoder, Layers, embedding, spread
+from .encoder_layers import Encoder, Layers, embedding, spread
 from .transformers_files import TransformersModel
 
 _TOWER = ("embeddings.", "encoder.", "final_layer_norm.")

@@ -147,8 +147,8 @@ class ControlNetModel(ControlEncoder[ControlNetConfig]):
             ValueError: a picture of another size or number of channels.
         """
         emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs)
-        context, mask = self.read_prompt(encoder_hidden_states, encoder_attention_mask)
-        check_picture(self, controlnet_cond, sample)
+        context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
+        check_control_image(self, controlnet_cond, sample)
         if self.config.controlnet_conditioning_channel_order == "bgr":
             controlnet_cond = controlnet_cond.flip(1)
         x = self.conv_in(sample) + self.controlnet_cond_embedding(controlnet_cond)
@@ -185,7 +185,7 @@ def zeros(layer: Z) -> Z:
     return layer
 
 
-def check_picture(net: ControlEncoder[C], picture: Tensor, sample: Tensor) -> None:
+def check_control_image(net: ControlEncoder[C], picture: Tensor, sample: Tensor) -> None:
     """Refuse a picture that does not fit the latents."""
     rows, columns = net.image_size(sample.shape[2], sample.shape[3])
     wanted = (net.config.conditioning_channels, rows, columns)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .controlnet import ControlConfig, ControlEncoder, ControlNetOutput, check_picture, zeros
+from .controlnet import ControlConfig, ControlEncoder, ControlNetOutput, check_control_image, zeros
 from .embeddings import Sinusoid, TimestepEmbedding
 from .unet_encoder import time_channels
 
@@ -95,9 +95,9 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
         kinds = self.control_type_proj(control_type.flatten()).reshape(len(sample), -1)
         more = self.control_add_embedding(kinds.to(sample.dtype))
         emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs, more=more)
-        context, mask = self.read_prompt(encoder_hidden_states, encoder_attention_mask)
+        context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
         for picture in controlnet_cond:
-            check_picture(self, picture, sample)
+            check_control_image(self, picture, sample)
         x = self.conv_in(sample)
         x = x + self._fused(controlnet_cond, control_type_idx, scales)
         return self.control(x, emb, context, mask, total, guess_mode)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .base import Model
 from .config import Config
 from .embeddings import TimeTextEmbedding
-from .taps import Perturbable, usual_blocks
+from .taps import PerturbableLayers, default_blocks
 from .transformer_layers import (
     AdaptiveNorm,
     AdaptiveNormOut,
@@ -205,12 +205,12 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
                 x = torch.cat([x[:, :start], x[:, start:] + added[i // per]], dim=1)
         return self.proj_out(self.norm_out(x[:, start:], emb))
 
-    def perturbable_layers(self) -> Perturbable:
+    def perturbable_layers(self) -> PerturbableLayers:
         """All blocks; usually some of those with two streams are perturbed."""
         first = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
         blocks = [*first, *(f"single_transformer_blocks.{i}" for i in range(len(self.single_transformer_blocks)))]
-        return Perturbable(
-            blocks, usual_blocks(first or blocks), blocks, ("attn",), ("ff", "ff_context", "act_mlp"), patch=2
+        return PerturbableLayers(
+            blocks, default_blocks(first or blocks), blocks, ("attn",), ("ff", "ff_context", "act_mlp"), patch=2
         )
 
 

@@ -62,7 +62,7 @@ _LAYOUTS: Mapping[str, Callable[[Config], Layout]] = {
     **dict.fromkeys(("PixArtTransformer2DModel", "Transformer2DModel"), _pixart),
     "T2IAdapter": _adapter,
 }
-LAID_OUT = tuple(_LAYOUTS)
+CLASSES_WITH_LAYOUT = tuple(_LAYOUTS)
 """The model classes of which this can be said."""
 
 

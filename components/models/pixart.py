@@ -11,8 +11,8 @@ from .attention import Attention
 from .base import Model
 from .config import Config
 from .embeddings import Sinusoid, TimestepEmbedding
-from .patches import PatchEmbed, sincos_places, unpatched
-from .taps import Perturbable, usual_blocks
+from .patch_embedding import PatchEmbed, sincos_positions, unpatchify
+from .taps import PerturbableLayers, default_blocks
 from .transformer_layers import GELUFeedForward, gated, modulated
 
 _LEGACY = "Transformer2DModel"  # the class that the first files name, and keys of it that say nothing here
@@ -93,7 +93,7 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig]):
 
     def build(self, config: PixArtTransformer2DConfig) -> None:
         width = config.width
-        self.pos_embed = PatchEmbed(config.in_channels, width, config.patch_size, places=None)
+        self.pos_embed = PatchEmbed(config.in_channels, width, config.patch_size, positions=None)
         self.transformer_blocks = nn.ModuleList(PixArtBlock(config) for _ in range(config.num_layers))
         self.scale_shift_table = nn.Parameter(_spread(torch.empty(2, width)))
         self.proj_out = nn.Linear(width, config.patch_size**2 * (config.out_channels or config.in_channels))
@@ -108,12 +108,12 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig]):
             config = {k: v for k, v in config.items() if k not in ("_class_name", *_LEGACY_KEYS)}
         return super().from_config(config)
 
-    def places(self, height: int, width: int, device: torch.device | None = None) -> Tensor:
-        """What tells tokens of latents of that size their places, `1 n c`. Depends on no step: make it once a size."""
+    def positions(self, height: int, width: int, device: torch.device | None = None) -> Tensor:
+        """Position embeddings `1 n c` for latents of that size. They depend on no step: make them once a size."""
         patch, side = self.config.patch_size, self.config.sample_size
         scale = self.config.interpolation_scale or max(side // 64, 1)
         size = height // patch, width // patch
-        return sincos_places(self.config.width, size, side // patch, scale=scale, device=device)[None]
+        return sincos_positions(self.config.width, size, side // patch, scale=scale, device=device)[None]
 
     def forward(
         self,
@@ -122,7 +122,7 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig]):
         timestep: Tensor,
         encoder_attention_mask: Tensor | None = None,
         sizes: Tensor | None = None,
-        places: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
         """The prediction for latents.
 
@@ -132,7 +132,7 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig]):
             timestep: one for each row, from 0 to 1000.
             encoder_attention_mask: `b m`, 0 where a token is not to be seen.
             sizes: height, width and their ratio, `b 3`, for models that read them and no others.
-            places: what `places` gives for this size; made anew where it is not given.
+            positions: what `positions` gives for this size; made anew where it is not given.
 
         Returns:
             `b out_channels h w`.
@@ -143,7 +143,7 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig]):
         patch = self.config.patch_size
         rows, columns = hidden_states.shape[2:]
         x = self.pos_embed(hidden_states)
-        x = (x + (self.places(rows, columns, x.device) if places is None else places)).to(x.dtype)
+        x = (x + (self.positions(rows, columns, x.device) if positions is None else positions)).to(x.dtype)
         emb, table = self.adaln_single(timestep, sizes, x.dtype)
         words = encoder_hidden_states
         if self.caption_projection is not None:
@@ -155,12 +155,12 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig]):
             x = block(x, words, table, mask)
         shift, scale = (self.scale_shift_table + emb[:, None]).chunk(2, dim=1)
         x = self.proj_out(modulated(x, shift, scale))
-        return unpatched(x, (rows // patch, columns // patch), patch)
+        return unpatchify(x, (rows // patch, columns // patch), patch)
 
-    def perturbable_layers(self) -> Perturbable:
+    def perturbable_layers(self) -> PerturbableLayers:
         """All blocks; their self-attention is `attn1`."""
         blocks = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
-        return Perturbable(blocks, usual_blocks(blocks), blocks, patch=self.config.patch_size)
+        return PerturbableLayers(blocks, default_blocks(blocks), blocks, patch=self.config.patch_size)
 
 
 class _TimeModulation(nn.Module):

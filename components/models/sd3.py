@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from .base import Model
 from .config import Config
 from .embeddings import TimeTextEmbedding
-from .patches import PatchEmbed, unpatched
-from .taps import Perturbable, usual_blocks
+from .patch_embedding import PatchEmbed, unpatchify
+from .taps import PerturbableLayers, default_blocks
 from .transformer_layers import (
     AdaptiveNorm,
     AdaptiveNormOut,
@@ -48,10 +48,13 @@ class SD3Config(Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         if self.width % 4:
-            yield "attention_head_dim", f"gives {self.width} channels; places are waves of four kinds, so wanted: 4 n."
+            yield (
+                "attention_head_dim",
+                f"gives {self.width} channels; positions are waves of four kinds, so wanted: 4 n.",
+            )
 
 
-def unlike_widths(config: SD3Config) -> Iterator[tuple[str, str]]:
+def stream_width_problems(config: SD3Config) -> Iterator[tuple[str, str]]:
     """What is wrong where two streams meet that are not as wide."""
     if config.caption_projection_dim != config.width:
         yield (
@@ -69,7 +72,7 @@ class SD3Transformer2DConfig(SD3Config):
 
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
-        yield from unlike_widths(self)
+        yield from stream_width_problems(self)
 
 
 class JointTransformerBlock(nn.Module):
@@ -124,10 +127,10 @@ class SD3Trunk(Model[C]):
         return F.silu(self.time_text_embed(times, pooled))
 
 
-def patches(config: SD3Config, places: int | None) -> PatchEmbed:
-    """Latents to tokens, with places in a map of that size."""
+def patches(config: SD3Config, positions: int | None) -> PatchEmbed:
+    """Latents to tokens, with positions in a map of that size."""
     side = config.sample_size // config.patch_size
-    return PatchEmbed(config.in_channels, config.width, config.patch_size, places=places, side=side)
+    return PatchEmbed(config.in_channels, config.width, config.patch_size, positions=positions, side=side)
 
 
 class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
@@ -186,11 +189,11 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
             if added and i + 1 < count:
                 # In floats, as published: i * len(added) // count is not always the same.
                 x = x + added[int(i / (count / len(added)))]
-        return unpatched(self.proj_out(self.norm_out(x, emb)), size, patch)
+        return unpatchify(self.proj_out(self.norm_out(x, emb)), size, patch)
 
-    def perturbable_layers(self) -> Perturbable:
+    def perturbable_layers(self) -> PerturbableLayers:
         """All blocks; usually the seventh to ninth are perturbed, as published with SD 3.5 medium."""
         blocks = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
-        return Perturbable(
-            blocks, usual_blocks(blocks), blocks, ("attn", "attn2"), ("ff", "ff_context"), self.config.patch_size
+        return PerturbableLayers(
+            blocks, default_blocks(blocks), blocks, ("attn", "attn2"), ("ff", "ff_context"), self.config.patch_size
         )

@@ -5,8 +5,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .patches import PatchEmbed
-from .sd3 import JointTransformerBlock, SD3Config, SD3Trunk, patches, unlike_widths
+from .patch_embedding import PatchEmbed
+from .sd3 import JointTransformerBlock, SD3Config, SD3Trunk, patches, stream_width_problems
 from .transformer_layers import AdaptiveNorm, GELUFeedForward, SelfAttention, gated, modulated
 
 
@@ -23,9 +23,9 @@ class SD3ControlNetConfig(SD3Config):
     def problems(self) -> Iterator[tuple[str, str]]:
         yield from super().problems()
         if self.joint_attention_dim is not None:
-            yield from unlike_widths(self)
+            yield from stream_width_problems(self)
         if self.use_pos_embed and self.pos_embed_type is not None and self.pos_embed_max_size is None:
-            yield "pos_embed_max_size", "is null, but use_pos_embed wants a map of places. Give its size."
+            yield "pos_embed_max_size", "is null, but use_pos_embed wants a map of positions. Give its size."
 
 
 class SD3SingleTransformerBlock(nn.Module):
@@ -47,8 +47,8 @@ class SD3SingleTransformerBlock(nn.Module):
 class SD3ControlNetModel(SD3Trunk[SD3ControlNetConfig]):
     """Reads the same as the transformer, and a control image (Zhang et al. 2023, with transformer blocks).
 
-    Those published with SD 3.5 large read no prompt tokens (`joint_attention_dim` null) and have no map of places: the
-    transformer turns latents into tokens for them.
+    Those published with SD 3.5 large read no prompt tokens (`joint_attention_dim` null) and have no position map: they
+    take the tokens that the transformer's own `pos_embed` makes of the latents.
     """
 
     config_class = SD3ControlNetConfig
@@ -61,8 +61,8 @@ class SD3ControlNetModel(SD3Trunk[SD3ControlNetConfig]):
             config.dual_attention_layers,
             config.joint_attention_dim,
         )
-        places = None if config.pos_embed_type is None else config.pos_embed_max_size
-        self.pos_embed = patches(config, places) if config.use_pos_embed else None
+        positions = None if config.pos_embed_type is None else config.pos_embed_max_size
+        self.pos_embed = patches(config, positions) if config.use_pos_embed else None
         self.context_embedder = None if tokens is None else nn.Linear(tokens, config.caption_projection_dim)
         self.transformer_blocks = nn.ModuleList(
             SD3SingleTransformerBlock(width, heads)
@@ -72,7 +72,7 @@ class SD3ControlNetModel(SD3Trunk[SD3ControlNetConfig]):
         )
         self.controlnet_blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(config.num_layers))
         channels = config.in_channels + config.extra_conditioning_channels
-        self.pos_embed_input = PatchEmbed(channels, width, config.patch_size, places=None)
+        self.pos_embed_input = PatchEmbed(channels, width, config.patch_size, positions=None)
         for parameter in [*self.controlnet_blocks.parameters(), *self.pos_embed_input.parameters()]:
             nn.init.zeros_(parameter)  # at first it adds nothing
 

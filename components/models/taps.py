@@ -15,7 +15,7 @@ from ...graph.errors import ConfigError, LoadError
 from ...registry import did_you_mean
 from ..loading.weights import on_meta
 from .attention import Mixing
-from .views import Change, shallow, view
+from .views import Change, shallow_copy, view
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -73,7 +73,7 @@ class Taps:
 NO_TAPS = Taps()
 
 
-class Perturbable(NamedTuple):
+class PerturbableLayers(NamedTuple):
     """What a model says of its layers: `model.perturbable_layers()`."""
 
     blocks: Sequence[str]
@@ -92,13 +92,13 @@ class Perturbable(NamedTuple):
 Size: TypeAlias = tuple[int, int]
 
 
-def usual_blocks(blocks: Sequence[str]) -> Sequence[str]:
+def default_blocks(blocks: Sequence[str]) -> Sequence[str]:
     """Those of a diffusion transformer that are perturbed where nobody says which: the seventh to ninth, as published
     with SD 3.5 medium, or the middle of fewer."""
     return blocks[7:10] if len(blocks) >= 10 else blocks[len(blocks) // 2 :][:1]
 
 
-def layers_of(component: Any) -> Perturbable | None:
+def find_perturbable(component: Any) -> PerturbableLayers | None:
     """What a model, or a handle whose model is not loaded, says of its layers; None where it says nothing.
 
     Any: whatever a graph binds. A model that is not loaded is made once without memory, from its config.
@@ -116,12 +116,12 @@ def layers_of(component: Any) -> Perturbable | None:
 
 
 @lru_cache(maxsize=16)
-def _layers_by(kind: Any, config: str) -> Perturbable:  # Any: a model class that says
+def _layers_by(kind: Any, config: str) -> PerturbableLayers:  # Any: a model class that says
     with on_meta():
         return kind.from_config(json.loads(config)).perturbable_layers()
 
 
-def tapped(model: M, taps: Taps, size: Size) -> M:
+def apply_taps(model: M, taps: Taps, size: Size) -> M:
     """The model with these taps, sharing every parameter, for latents of `size` (height, width).
 
     Raises:
@@ -130,16 +130,16 @@ def tapped(model: M, taps: Taps, size: Size) -> M:
     says = getattr(model, "perturbable_layers", None)
     if says is None:
         raise ConfigError(f"{type(model).__name__} does not say which of its layers can be perturbed. Guide otherwise.")
-    layers: Perturbable = says()
+    layers: PerturbableLayers = says()
     for tap in taps.taps:
         changes: dict[str, Change] = {}
-        for path in chosen(tap, layers, type(model).__name__):
+        for path in select_blocks(tap, layers, type(model).__name__):
             changes |= _changes(tap.change, model.get_submodule(path), path, layers, size)
         model = view(model, changes)
     return model
 
 
-def chosen(tap: Tap, layers: Perturbable, model: str) -> list[str]:
+def select_blocks(tap: Tap, layers: PerturbableLayers, model: str) -> list[str]:
     """The paths of the blocks that a tap names; ConfigError, with those there are, where the model has none such."""
     if not layers.blocks:
         raise ConfigError(f"This {model} has no transformer blocks, so no guider can perturb them. Guide otherwise.")
@@ -177,7 +177,7 @@ def _found(layer: int | str, stack: Sequence[str]) -> Sequence[str]:
 
 
 def _changes(
-    change: Identity | Blur | Drop, block: nn.Module, path: str, layers: Perturbable, size: Size
+    change: Identity | Blur | Drop, block: nn.Module, path: str, layers: PerturbableLayers, size: Size
 ) -> dict[str, Change]:
     attention, feed_forward = (
         [f"{path}.{name}" for name in names if name in block._modules]
@@ -212,17 +212,17 @@ class BlurredMix(Mixing):
 
     def ask(self, q: Tensor, start: int = 0) -> Tensor:
         if self.patch is None:
-            return blurred(q, self.sigma, self.size)
+            return blur(q, self.sigma, self.size)
         sides = self.size[0] // self.patch, self.size[1] // self.patch
         end = start + sides[0] * sides[1]  # behind it lie the tokens of images that are shown, which stay
-        return torch.cat([q[:, :, :start], blurred(q[:, :, start:end], self.sigma, sides), q[:, :, end:]], dim=2)
+        return torch.cat([q[:, :, :start], blur(q[:, :, start:end], self.sigma, sides), q[:, :, end:]], dim=2)
 
 
 def _mixing(how: type[Mixing], **held: object) -> Change:
     """Another way to mix, for attention of any kind."""
 
     def change(module: nn.Module) -> nn.Module:
-        twin = shallow(module, also(how, type(module)))
+        twin = shallow_copy(module, also(how, type(module)))
         twin.__dict__.update(held)
         return twin
 
@@ -266,7 +266,7 @@ def _dropping(part: float, seed: int, *, keeps: bool) -> Change:
 
 
 # ---------------------------------------------------------------------------------------------------------------- blur
-def blurred(q: Tensor, sigma: float, size: Size) -> Tensor:
+def blur(q: Tensor, sigma: float, size: Size) -> Tensor:
     """Queries `b heads n d` blurred over their image; `size` is its latents', of which they may be a smaller level."""
     if sigma == math.inf:
         return q.mean(2, keepdim=True).expand_as(q)

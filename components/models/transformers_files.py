@@ -11,7 +11,7 @@ class TransformersModel(Model[C]):
     """A model of ours that reads and writes the files of a model of transformers."""
 
     stem = "model"
-    files_rule_dtype = True
+    keeps_file_dtype = True
     model_type: ClassVar[str]
 
     @classmethod

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from .activations import activation
 from .attention import BasicTransformerBlock
-from .taps import Perturbable
+from .taps import PerturbableLayers
 from .unet_blocks import UpBlock, plus
 from .unet_config import UNet2DConditionConfig, up_levels
 from .unet_encoder import UNetEncoder, resnet_style, transformer_style
@@ -89,7 +89,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
         if self.center_input_sample:
             sample = 2 * sample - 1
         emb = self.embed(sample, timestep, class_labels, timestep_cond, added_cond_kwargs)
-        context, mask = self.read_prompt(encoder_hidden_states, encoder_attention_mask)
+        context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
         x, skips = self.descend(self.conv_in(sample), emb, context, mask, down_intrablock_additional_residuals)
         if down_block_additional_residuals is not None:
             skips = _added(skips, down_block_additional_residuals)
@@ -98,7 +98,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
             x = block(x, skips, emb, context, mask)
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
-    def perturbable_layers(self) -> Perturbable:
+    def perturbable_layers(self) -> PerturbableLayers:
         """Its transformer blocks; usually the middle's are perturbed (Ahn et al. 2024), else the deepest."""
         inside = [*self.down_blocks.named_modules(prefix="down_blocks")]
         if self.mid_block is not None:
@@ -108,7 +108,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
         middle = [path for path in found if path.startswith("mid_block.")]
         deepest = [path for path in found if path.startswith("down_blocks.")][-1:]
         attending = [path for path, block in found.items() if not block.only_cross_attention]
-        return Perturbable(list(found), middle or deepest or list(found)[:1], attending)
+        return PerturbableLayers(list(found), middle or deepest or list(found)[:1], attending)
 
 
 def _added(skips: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:

@@ -117,7 +117,7 @@ class UNetEncoder(Model[C]):
             emb = self.time_embed_act(emb)
         return self.emb_act(emb)
 
-    def read_prompt(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def project_prompt(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The prompt as the layers take it, and what is added to their scores `b 1 1 m`."""
         context = encoder_hidden_states
         if self.encoder_hid_proj is not None:

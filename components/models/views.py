@@ -20,7 +20,7 @@ def view(model: M, changes: Mapping[str, Change]) -> M:
     it was made from never notices, whatever other threads do. Views of views compose. Where one path lies inside
     another, the inner change comes first. The path "" is the model itself.
 
-        view(unet, {"mid_block.attentions.0.transformer_blocks.0.attn1": seen_as(IdentityAttention)})
+        view(unet, {"mid_block.attentions.0.transformer_blocks.0.attn1": as_class(IdentityAttention)})
 
     Raises:
         ConfigError: paths at which the model has no module; all of them, with the nearest ones.
@@ -30,17 +30,17 @@ def view(model: M, changes: Mapping[str, Change]) -> M:
     return cast("M", _changed(model, changes))
 
 
-def seen_as(kind: type[nn.Module]) -> Change:
+def as_class(kind: type[nn.Module]) -> Change:
     """A change that keeps a module with all it holds and looks at it as another class: a subclass with one method
     replaced, for example."""
 
     def change(module: nn.Module) -> nn.Module:
-        return shallow(module, kind)
+        return shallow_copy(module, kind)
 
     return change
 
 
-def shallow(module: M, kind: type[nn.Module] | None = None) -> M:
+def shallow_copy(module: M, kind: type[nn.Module] | None = None) -> M:
     """A module that holds the same parameters and children as `module`, in tables of its own."""
     twin = cast("M", object.__new__(kind or type(module)))
     # torch keeps parameters, buffers, children and hooks in dicts; shared, an addition to the twin would show in both.
@@ -55,7 +55,7 @@ def _changed(module: nn.Module, changes: Mapping[str, Change]) -> nn.Module:
             head, _, rest = path.partition(".")
             inner.setdefault(head, {})[rest] = change
     if inner:
-        module = shallow(module)
+        module = shallow_copy(module)
         for head, below in inner.items():
             module._modules[head] = _changed(cast("nn.Module", module._modules[head]), below)
     return changes[""](module) if "" in changes else module

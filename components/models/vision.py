@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .base import C
 from .config import Config
-from .towers import MLP, Activation, Encoder, Layers, embedding, spread
+from .encoder_layers import MLP, Activation, Encoder, Layers, embedding, spread
 from .transformers_files import TransformersModel
 
 _TOWER = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.", "head.")

@@ -12,11 +12,11 @@ from sfumato.blocks.control.steering import steered, steers
 from sfumato.components.conditioning import SDConditioning
 from sfumato.components.schedulers import HeunDiscreteScheduler
 from sfumato.components.schedulers.euler import EulerDiscreteScheduler
-from sfumato.components.types import Pass, Residuals, Spread, summed
+from sfumato.components.types import Pass, RepeatLayers, Residuals, sum_residuals
 from sfumato.graph.ports import ALONE
 
 STEPS = EulerDiscreteScheduler().steps(4)
-PLACES: dict[str, Spread | None] = {"down": None, "mid": None}
+PLACES: dict[str, RepeatLayers | None] = {"down": None, "mid": None}
 LATENTS = torch.zeros(2, 4, 8, 8)
 WORDS = [SDConditioning(torch.full((2, 3, 4), float(k))) for k in range(2)]
 PASSES = [Pass(LATENTS, STEPS[0], WORDS[0], "negative"), Pass(LATENTS, STEPS[0], WORDS[1])]
@@ -42,22 +42,22 @@ def asked(passes: Sequence[Pass], **more: Any) -> tuple[list[Pass], list[Residua
 
 def test_what_was_said_of_passes_that_stay_together_is_not_copied() -> None:
     seen, (said,) = asked(PASSES)
-    joined = summed(seen, PLACES)
+    joined = sum_residuals(seen, PLACES)
     assert all(a is b for place in said for a, b in zip(joined[place], said[place], strict=True))
 
 
 def test_in_another_order_or_apart_each_pass_has_its_own_rows() -> None:
     seen, (said,) = asked(PASSES)
-    turned = summed(seen[::-1], PLACES)
+    turned = sum_residuals(seen[::-1], PLACES)
     assert torch.equal(turned["mid"][0], said["mid"][0].roll(2, 0))
     for p, rows in zip(seen, said["mid"][0].split(2), strict=True):
-        assert torch.equal(summed([p], PLACES)["mid"][0], rows)
+        assert torch.equal(sum_residuals([p], PLACES)["mid"][0], rows)
 
 
 def test_what_two_nets_say_is_added() -> None:
     seen, (said,) = asked(PASSES)
     both, (other,) = asked(seen)
-    assert torch.equal(summed(both, PLACES)["mid"][0], said["mid"][0] + other["mid"][0])
+    assert torch.equal(sum_residuals(both, PLACES)["mid"][0], said["mid"][0] + other["mid"][0])
 
 
 def test_nets_of_unlike_depths_are_spread_each_by_its_own_interval() -> None:
@@ -68,10 +68,10 @@ def test_nets_of_unlike_depths_are_spread_each_by_its_own_interval() -> None:
         return tuple(layers[i * len(layers) // 6] for i in range(6))
 
     both = replace(PASSES[0], residuals=({"blocks": two}, {"blocks": three}, {"blocks": two}))
-    (found,) = summed([both], {"blocks": over_six}).values()
+    (found,) = sum_residuals([both], {"blocks": over_six}).values()
     assert all(torch.equal(t, 2 * two[i // 3] + three[i // 2]) for i, t in enumerate(found))
     alone = replace(PASSES[0], residuals=({"blocks": three},))
-    rows = summed([replace(both, residuals=({"blocks": two},)), alone], {"blocks": over_six})["blocks"]
+    rows = sum_residuals([replace(both, residuals=({"blocks": two},)), alone], {"blocks": over_six})["blocks"]
     assert all(torch.equal(t, torch.cat([two[i // 3], three[i // 2]])) for i, t in enumerate(rows))
 
 
@@ -79,13 +79,13 @@ def test_where_layers_cannot_be_spread_unlike_nets_are_refused() -> None:
     layers = torch.zeros(2, 1), torch.zeros(2, 1)
     both = replace(PASSES[0], residuals=({"down": layers}, {"down": layers[:1]}))
     with pytest.raises(TypeError, match="add 2 and 1 layers at 'down', which wants as many from each"):
-        summed([both], PLACES)
+        sum_residuals([both], PLACES)
 
 
 def test_a_negative_pass_that_is_spared_has_zeros_of_that_size() -> None:
     seen, (said,) = asked(PASSES, spares_negative=True)
     assert len(said["mid"][0]) == 2
-    joined = summed(seen, PLACES)["mid"][0]
+    joined = sum_residuals(seen, PLACES)["mid"][0]
     assert not joined[:2].any()
     assert torch.equal(joined[2:], said["mid"][0])
 
@@ -94,7 +94,7 @@ def test_passes_that_differ_in_what_the_denoiser_does_are_one_question() -> None
     perturbed = replace(PASSES[1], role="perturbed")
     seen, (said,) = asked([*PASSES, perturbed])
     assert len(said["mid"][0]) == 4
-    assert torch.equal(summed([seen[2]], PLACES)["mid"][0], said["mid"][0][2:])
+    assert torch.equal(sum_residuals([seen[2]], PLACES)["mid"][0], said["mid"][0][2:])
 
 
 def test_an_interval_counts_the_steps_of_this_run() -> None:

@@ -15,7 +15,7 @@ from sfumato.blocks.denoise.inpaint import KeepUnmasked
 from sfumato.blocks.denoise.predict import PredictNoise
 from sfumato.components.conditioning import SDXLConditioning
 from sfumato.components.random import Random
-from sfumato.components.types import Conditioning, Pass, ask_each
+from sfumato.components.types import Conditioning, Pass, predict_each
 from sfumato.presets.sd import text2image
 
 EULER, ANCESTRAL, DDIM = (
@@ -171,7 +171,7 @@ def test_the_mask_and_the_masked_image_join_every_pass_behind_what_it_has() -> N
 def test_several_passes_in_place_of_each_are_asked_in_one_call() -> None:
     unet = Unet()
     (predicted,) = PredictNoise(unet=cast(Any, unet))()
-    answers = ask_each(
+    answers = predict_each(
         predicted,
         [ask(1), ask(2)],
         into=lambda p: [p, replace(p, latents=p.latents * 10)] if p.conditioning.tokens[0, 0, 0] == 2 else [p],

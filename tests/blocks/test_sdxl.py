@@ -24,7 +24,7 @@ from sfumato.blocks.latents.denoising_range import (
 from sfumato.blocks.text.micro_conditioning import AddSizes, ChooseSizes, UseAestheticScore
 from sfumato.blocks.text.sdxl import EncodePrompt, EncodeRefinerPrompt, MatchNegative
 from sfumato.components.conditioning import SDXLConditioning, SDXLText
-from sfumato.components.models.autoencoder import exact
+from sfumato.components.models.autoencoder import upcast_vae
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.random import Random
 from sfumato.components.schedulers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler
@@ -165,7 +165,7 @@ def test_each_row_is_told_the_sizes() -> None:
     conditioning = AddSizes()(text, (1.0, 2.0, 3.0)).conditioning
     assert isinstance(conditioning, SDXLConditioning)
     assert conditioning.time_ids.tolist() == [[1, 2, 3]] * 2
-    assert conditioning.expanded(2, 3).time_ids.shape == (6, 3)
+    assert conditioning.expand(2, 3).time_ids.shape == (6, 3)
 
 
 # -------------------------------------------------------------------------------------------------------------- windows
@@ -300,7 +300,7 @@ def test_an_autoencoder_that_float16_cannot_hold_is_copied_to_float32() -> None:
     expected = vae.decode(latents)
     half = vae.half()
     assert not half.decode(latents.half()).isfinite().all()
-    whole = exact(half)
+    whole = upcast_vae(half)
     assert whole.dtype == torch.float32
     assert half.dtype == torch.float16
     assert (whole.decode(latents) - expected).abs().max() < 0.05
@@ -309,10 +309,10 @@ def test_an_autoencoder_that_float16_cannot_hold_is_copied_to_float32() -> None:
 @pytest.mark.parametrize("keys", [{}, {"force_upcast": False}], ids=["silent", "no"])
 def test_other_autoencoders_stay_what_they_are(keys: dict[str, bool]) -> None:
     vae = AutoencoderKL(**KEYS, **keys).half()
-    assert exact(vae) is vae
+    assert upcast_vae(vae) is vae
     vae = AutoencoderKL(**KEYS, force_upcast=True)
-    assert exact(vae) is vae
-    assert exact(vae.bfloat16()) is vae
+    assert upcast_vae(vae) is vae
+    assert upcast_vae(vae.bfloat16()) is vae
 
 
 def test_an_embedded_guidance_scale_is_waves_of_what_is_above_1() -> None:

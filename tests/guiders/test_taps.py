@@ -15,7 +15,7 @@ from torch import Tensor
 import sfumato as sf
 from sfumato import Graph
 from sfumato.blocks.denoise.predict import PredictNoise
-from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, blurred, level_size, tapped
+from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps, blur, level_size
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.types import Conditioning, Pass
 
@@ -71,7 +71,7 @@ def test_a_perturbed_u_net_is_the_references_under_its_hooks(
         (under(smooth._apply_smoothed_energy_guidance_hook, blur, 1.0), Blur()),
         (under(smooth._apply_smoothed_energy_guidance_hook, blur, 1e6), Blur(1e6)),
     ):
-        ours = asked(tapped(unet_of(emoji), taps(change, 0, stack=stack), (8, 8)))
+        ours = asked(apply_taps(unet_of(emoji), taps(change, 0, stack=stack), (8, 8)))
         assert (ours - expected).abs().max() < 1e-5
         assert (ours - asked(unet_of(emoji))).abs().max() > 1e-3
 
@@ -84,7 +84,7 @@ def test_a_blur_is_the_published_one(diffusers: Any, sigma: float, side: int) ->
     count = math.ceil(6 * sigma) + 1 - math.ceil(6 * sigma) % 2
     flat = q.transpose(1, 2).flatten(2)
     expected = module._gaussian_blur_2d(flat.clone(), count, sigma, 0.0)
-    assert (blurred(q, sigma, (side, side)).transpose(1, 2).flatten(2) - expected).abs().max() < 1e-5
+    assert (blur(q, sigma, (side, side)).transpose(1, 2).flatten(2) - expected).abs().max() < 1e-5
 
 
 # ---------------------------------------------------------------------------------------------------------------- laws
@@ -102,14 +102,14 @@ def test_a_blur_knows_height_and_width_of_every_level(height: int, width: int, l
 @given(st.floats(0.1, 20), st.integers(1, 12), st.integers(1, 12))
 def test_a_blur_keeps_what_is_even(sigma: float, height: int, width: int) -> None:
     q = torch.ones(1, 2, height * width, 3) * torch.tensor([1.0, -2.0, 3.0])
-    assert (blurred(q, sigma, (height, width)) - q).abs().max() < 1e-5
-    assert (blurred(q, math.inf, (height, width)) - q).abs().max() < 1e-5
+    assert (blur(q, sigma, (height, width)) - q).abs().max() < 1e-5
+    assert (blur(q, math.inf, (height, width)) - q).abs().max() < 1e-5
 
 
 def test_a_wide_blur_along_one_side_leaves_the_other_alone() -> None:
     """The reference takes every picture for a square."""
     q = torch.arange(3.0).repeat_interleave(9).reshape(1, 1, 27, 1)  # 3 x 9: rows that are even inside
-    assert (blurred(q, 1.0, (3, 9)).reshape(3, 9).std(1)).max() < 1e-6
+    assert (blur(q, 1.0, (3, 9)).reshape(3, 9).std(1)).max() < 1e-6
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -118,7 +118,7 @@ def test_a_view_never_touches_the_model(emoji: Graph, change: Any, size: tuple[i
     unet = unet_of(emoji)
     weights = {name: value.clone() for name, value in unet.state_dict().items()}
     modules, before = dict(unet.named_modules()), asked(unet, size=size)
-    other = tapped(unet, taps(change), size)
+    other = apply_taps(unet, taps(change), size)
     assert (asked(other, size=size) - before).abs().max() > 1e-4
     assert torch.equal(asked(unet, size=size), before)
     assert dict(unet.named_modules()) == modules
@@ -129,11 +129,11 @@ def test_a_view_never_touches_the_model(emoji: Graph, change: Any, size: tuple[i
 
 def test_dropout_of_nothing_is_the_model_and_of_all_is_skipping(emoji: Graph) -> None:
     unet = unet_of(emoji)
-    assert torch.equal(asked(tapped(unet, taps(Drop(dropout=0.0)), (8, 8))), asked(unet))
+    assert torch.equal(asked(apply_taps(unet, taps(Drop(dropout=0.0)), (8, 8))), asked(unet))
 
 
 def test_dropout_is_the_same_in_every_turn_and_row(emoji: Graph) -> None:
-    weak = tapped(unet_of(emoji), taps(Drop(dropout=0.5)), (8, 8))
+    weak = apply_taps(unet_of(emoji), taps(Drop(dropout=0.5)), (8, 8))
     assert torch.equal(asked(weak), asked(weak))
     x, words = noise(1, (1, 8, 8, 8)).expand(2, -1, -1, -1), noise(2, (1, 5, 128)).expand(2, -1, -1)
     with torch.no_grad():
@@ -144,8 +144,8 @@ def test_dropout_is_the_same_in_every_turn_and_row(emoji: Graph) -> None:
 def test_taps_join(emoji: Graph) -> None:
     unet = unet_of(emoji)
     both = Taps((Tap(Identity(), (0,)), Tap(Drop(), ("mid",))))
-    step_by_step = tapped(tapped(unet, taps(Identity(), 0), (8, 8)), taps(Drop(), "mid"), (8, 8))
-    assert torch.equal(asked(tapped(unet, both, (8, 8))), asked(step_by_step))
+    step_by_step = apply_taps(apply_taps(unet, taps(Identity(), 0), (8, 8)), taps(Drop(), "mid"), (8, 8))
+    assert torch.equal(asked(apply_taps(unet, both, (8, 8))), asked(step_by_step))
 
 
 # -------------------------------------------------------------------------------------------------------------- layers
@@ -161,7 +161,7 @@ def test_taps_join(emoji: Graph) -> None:
 )
 def test_layers_are_named_by_place_or_path(emoji: Graph, one: Taps, other: Taps) -> None:
     unet = unet_of(emoji)
-    assert torch.equal(asked(tapped(unet, one, (8, 8))), asked(tapped(unet, other, (8, 8))))
+    assert torch.equal(asked(apply_taps(unet, one, (8, 8))), asked(apply_taps(unet, other, (8, 8))))
 
 
 def test_without_attention_in_the_middle_the_deepest_layers_are_perturbed() -> None:
@@ -173,7 +173,7 @@ def test_without_attention_in_the_middle_the_deepest_layers_are_perturbed() -> N
             mid_block_type=None,
         )
     with pytest.raises(sf.ConfigError, match="has no transformer blocks"):
-        tapped(plain, taps(Identity()), (8, 8))
+        apply_taps(plain, taps(Identity()), (8, 8))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_without_attention_in_the_middle_the_deepest_layers_are_perturbed() -> N
 )
 def test_a_layer_that_is_not_there_is_refused_with_those_there_are(emoji: Graph, wrong: Taps, told: str) -> None:
     with pytest.raises(sf.ConfigError, match=told):
-        tapped(unet_of(emoji), wrong, (8, 8))
+        apply_taps(unet_of(emoji), wrong, (8, 8))
 
 
 def test_layers_that_only_look_at_the_prompt_cannot_be_made_to_look_at_themselves() -> None:
@@ -198,12 +198,12 @@ def test_layers_that_only_look_at_the_prompt_cannot_be_made_to_look_at_themselve
     assert set(first.attending) < set(first.blocks)
     other = next(path for path in first.blocks if path not in first.attending)
     with pytest.raises(sf.ConfigError, match="has no self-attention to perturb"):
-        tapped(unet, taps(Identity(), other), (8, 8))
+        apply_taps(unet, taps(Identity(), other), (8, 8))
 
 
 def test_a_model_that_does_not_know_its_layers_says_so() -> None:
     with pytest.raises(sf.ConfigError, match="Linear does not say which of its layers"):
-        tapped(torch.nn.Linear(1, 1), taps(Identity()), (8, 8))
+        apply_taps(torch.nn.Linear(1, 1), taps(Identity()), (8, 8))
 
 
 # -------------------------------------------------------------------------------------------------- sharing a forward

@@ -18,7 +18,7 @@ from sfumato.components.memory.offload import Offload, offloaded, store, window
 from sfumato.components.memory.sizes import parts_of, tensors_of, total
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.models.clip import CLIPTextModel
-from sfumato.components.models.taps import Identity, Tap, Taps, tapped
+from sfumato.components.models.taps import Identity, Tap, Taps, apply_taps
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 
 from .conftest import EMBEDDED, GPU, Simulated, draw
@@ -125,7 +125,7 @@ def test_views_of_the_view_compose(unet: UNet2DConditionModel, inputs: tuple[Ten
     taps = Taps((Tap(Identity()),))
     for way in WAYS:
         view, _ = seen(unet, way)
-        assert torch.equal(tapped(view, taps, (8, 8))(*inputs), tapped(unet, taps, (8, 8))(*inputs))
+        assert torch.equal(apply_taps(view, taps, (8, 8))(*inputs), apply_taps(unet, taps, (8, 8))(*inputs))
 
 
 def test_threads_share_one_view(unet: UNet2DConditionModel, inputs: tuple[Tensor, float, Tensor]) -> None:

@@ -14,7 +14,7 @@ from sfumato.components.loading.weights import move
 from sfumato.components.memory.away import blocks
 from sfumato.components.memory.cut import Cut, cut_as, own
 from sfumato.components.memory.elsewhere import Elsewhere, lent, spread
-from sfumato.components.models.taps import Drop, Identity, Tap, Taps, tapped
+from sfumato.components.models.taps import Drop, Identity, Tap, Taps, apply_taps
 
 from .simulated import ONE, TWO, Move, devices
 
@@ -194,7 +194,7 @@ def test_views_of_one_that_is_cut_lie_where_it_does(change: Any) -> None:
     move(model, cut.device)
     taps = Taps((Tap(change),))
     asked = {name: t.to(ONE) for name, t in UNET_ASKED.items()}
-    answers = [tapped(m, taps, (8, 8))(**asked).to("cpu") for m in (spread(model, cut), whole)]
+    answers = [apply_taps(m, taps, (8, 8))(**asked).to("cpu") for m in (spread(model, cut), whole)]
     assert torch.equal(*answers)
     assert not torch.equal(answers[0], whole(**asked).to("cpu"))
 

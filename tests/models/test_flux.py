@@ -11,8 +11,8 @@ from torch import Tensor
 from sfumato import ConfigError
 from sfumato.components.models.flux import FluxTransformer2DModel
 from sfumato.components.models.flux_controlnet import FluxControlNetModel, FluxResiduals
-from sfumato.components.models.fused import fused
-from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, tapped
+from sfumato.components.models.fused_projections import fuse_projections
+from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps
 from sfumato.components.models.views import view as seen
 
 TOLERANCE = 1e-5  # float32; measured: at most 5e-7
@@ -194,7 +194,7 @@ def test_every_layer_can_be_perturbed_and_the_model_stays(apart: Apart, change: 
     model = FluxTransformer2DModel.from_config(CONFIGS["dev"]).eval()
     inputs = asked(CONFIGS["dev"])
     plain = model(**inputs)
-    perturbed = tapped(model, Taps((Tap(change, layers),)), (6, 8))
+    perturbed = apply_taps(model, Taps((Tap(change, layers),)), (6, 8))
     assert apart(perturbed(**inputs), plain) > 1e-5
     assert torch.equal(model(**inputs), plain)
 
@@ -214,7 +214,7 @@ def test_dropped_and_identity_layers_are_the_references(
     import_module("diffusers.hooks").HookRegistry.check_if_exists_or_initialize(theirs).remove_hook("tap")
     skipped.forward = _passed
     for change, expected in ((Identity(), under_hooks), (Drop(), theirs(**asked(TINY)).sample)):
-        perturbed = tapped(ours, Taps((Tap(change, (1,), stack),)), (6, 8))
+        perturbed = apply_taps(ours, Taps((Tap(change, (1,), stack),)), (6, 8))
         assert apart(perturbed(**asked(TINY)), expected) < TOLERANCE
         assert apart(ours(**asked(TINY)), expected) > 1e-4
 
@@ -226,7 +226,7 @@ def _passed(hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> t
 def test_a_blur_leaves_reference_images_and_the_prompt_alone() -> None:
     """With an image of one token there is nothing to blur, however many tokens are shown beside it."""
     model = FluxTransformer2DModel.from_config(TINY).eval()
-    blurred = tapped(model, Taps((Tap(Blur(), ("transformer_blocks", "single_transformer_blocks")),)), (2, 2))
+    blurred = apply_taps(model, Taps((Tap(Blur(), ("transformer_blocks", "single_transformer_blocks")),)), (2, 2))
     assert (blurred(**asked(TINY)) - model(**asked(TINY))).abs().max() < 1e-6
 
 
@@ -234,12 +234,12 @@ def test_fused_projections_change_speed_and_nothing_else(apart: Apart) -> None:
     model = FluxTransformer2DModel.from_config(CONFIGS["dev"]).eval()
     inputs = asked(CONFIGS["dev"])
     plain, names = model(**inputs), list(model.state_dict())
-    view = fused(model)
+    view = fuse_projections(model)
     assert apart(view(**inputs), plain) < TOLERANCE
     assert list(view.state_dict()) == names
     assert all(a is b for a, b in zip(view.parameters(), model.parameters(), strict=True))
-    perturbed = tapped(view, Taps((Tap(Identity(), (0, 3)),)), (6, 8))
-    assert apart(perturbed(**inputs), tapped(model, Taps((Tap(Identity(), (0, 3)),)), (6, 8))(**inputs)) < TOLERANCE
+    perturbed = apply_taps(view, Taps((Tap(Identity(), (0, 3)),)), (6, 8))
+    assert apart(perturbed(**inputs), apply_taps(model, Taps((Tap(Identity(), (0, 3)),)), (6, 8))(**inputs)) < TOLERANCE
 
 
 @pytest.mark.parametrize("path", ["transformer_blocks.0.attn.add_k_proj", "single_transformer_blocks.1.attn.to_q"])
@@ -253,7 +253,10 @@ def test_a_layer_replaced_in_a_fused_model_counts(apart: Apart, path: str) -> No
 
     torch.manual_seed(4)
     expected = seen(model, {path: doubled})(**inputs)
-    for order in (lambda: seen(fused(model), {path: doubled}), lambda: fused(seen(model, {path: doubled}))):
+    for order in (
+        lambda: seen(fuse_projections(model), {path: doubled}),
+        lambda: fuse_projections(seen(model, {path: doubled})),
+    ):
         torch.manual_seed(4)
         assert apart(order()(**inputs), expected) < TOLERANCE
         assert apart(model(**inputs), expected) > 1e-3

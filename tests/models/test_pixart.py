@@ -12,7 +12,7 @@ from torch import Tensor
 from sfumato import ComponentSpec, ConfigError
 from sfumato.components.loading.weights import on_meta
 from sfumato.components.models.pixart import PixArtTransformer2DModel
-from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, tapped
+from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps
 
 TOLERANCE = 1e-5  # float32; measured: at most 5e-6
 
@@ -80,10 +80,10 @@ def test_ours_gives_the_numbers_of_the_file_that_they_wrote(
     assert apart(ours(**mine), theirs(**other).sample) < TOLERANCE
 
 
-def test_places_may_be_made_once(stirred: Read) -> None:
+def test_positions_may_be_made_once(stirred: Read) -> None:
     ours, _ = stirred(TINY)
     mine, _ = asked(TINY)
-    assert torch.equal(ours(**mine), ours(**mine, places=ours.places(8, 12)))
+    assert torch.equal(ours(**mine), ours(**mine, positions=ours.positions(8, 12)))
 
 
 def test_they_read_the_file_that_we_wrote(read_by_them: Read, apart: Apart) -> None:
@@ -123,7 +123,7 @@ def test_every_change_makes_a_difference_and_leaves_the_model_alone(
     ours, _ = stirred(TINY)
     mine, _ = asked(TINY)
     before = ours(**mine)
-    seen = tapped(ours, Taps((Tap(change),)), (8, 12))
+    seen = apply_taps(ours, Taps((Tap(change),)), (8, 12))
     assert (seen(**mine) - before).abs().max() > 1e-3
     assert torch.equal(ours(**mine), before)
 

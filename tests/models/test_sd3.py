@@ -9,10 +9,10 @@ from torch import Tensor
 
 from sfumato import ConfigError
 from sfumato.components.loading.weights import on_meta
-from sfumato.components.models.patches import sincos_places
+from sfumato.components.models.patch_embedding import sincos_positions
 from sfumato.components.models.sd3 import SD3Transformer2DModel
 from sfumato.components.models.sd3_controlnet import SD3ControlNetModel
-from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, tapped
+from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps
 
 TOLERANCE = 1e-5  # float32; measured: at most 3e-6
 
@@ -191,7 +191,7 @@ def test_half_precision_is_as_near_as_its_digits_allow(stirred: Read, apart: Apa
 # --------------------------------------------------------------------------------------------------------------- taps
 def test_skipped_layers_are_those_that_the_reference_skips(stirred: Read, apart: Apart) -> None:
     ours, theirs = stirred(SD3Transformer2DModel, CONFIGS["3.5 medium"])
-    seen = tapped(ours, Taps((Tap(Drop(), (1, 3)),)), (8, 10))
+    seen = apply_taps(ours, Taps((Tap(Drop(), (1, 3)),)), (8, 10))
     assert apart(seen(**asked(TINY)), theirs(**asked(TINY), skip_layers=[1, 3]).sample) < TOLERANCE
 
 
@@ -210,14 +210,14 @@ def test_every_change_makes_a_difference_and_leaves_the_model_alone(
 ) -> None:
     ours, _ = stirred(SD3Transformer2DModel, CONFIGS[name])
     before = ours(**asked(TINY))
-    seen = tapped(ours, Taps((Tap(change, (0, 2)),)), (8, 10))
+    seen = apply_taps(ours, Taps((Tap(change, (0, 2)),)), (8, 10))
     assert (seen(**asked(TINY)) - before).abs().max() > 1e-3
     assert torch.equal(ours(**asked(TINY)), before)
 
 
 def test_both_attentions_of_a_dual_block_are_perturbed(stirred: Read) -> None:
     ours, _ = stirred(SD3Transformer2DModel, CONFIGS["3.5 medium"])
-    seen = tapped(ours, Taps((Tap(Identity(), (0,)),)), (8, 10))
+    seen = apply_taps(ours, Taps((Tap(Identity(), (0,)),)), (8, 10))
     block, own = seen.transformer_blocks[0], ours.transformer_blocks[0]
     assert type(block.attn) is not type(own.attn)
     assert type(block.attn2) is not type(own.attn2)
@@ -235,7 +235,7 @@ def test_places_are_cut_from_the_middle_of_the_map() -> None:
 
 
 def test_places_tell_rows_from_columns() -> None:
-    waves = sincos_places(32, (3, 5), 8).unflatten(0, (3, 5))
+    waves = sincos_positions(32, (3, 5), 8).unflatten(0, (3, 5))
     assert torch.equal(waves[0, :, :16], waves[2, :, :16])  # the first half tells the column
     assert torch.equal(waves[:, 0, 16:], waves[:, 4, 16:])
     assert not torch.equal(waves[0, :, 16:], waves[2, :, 16:])
@@ -244,7 +244,7 @@ def test_places_tell_rows_from_columns() -> None:
 @pytest.mark.parametrize("sides", [(26, 8), (8, 26)])
 def test_a_picture_that_is_larger_than_the_map_is_refused(sides: tuple[int, int]) -> None:
     model = SD3Transformer2DModel(**TINY)
-    with pytest.raises(ValueError, match=r"this model knows places up to 24x24 \(pos_embed_max_size\)"):
+    with pytest.raises(ValueError, match=r"this model knows positions up to 24x24 \(pos_embed_max_size\)"):
         model(**asked(TINY, sides))
     with pytest.raises(ValueError, match="7x8 cannot be cut into squares of 2x2"):
         model(**asked(TINY, (7, 8)))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sfumato.components.models.attention import Attention
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
-from sfumato.components.models.views import seen_as, view
+from sfumato.components.models.views import as_class, view
 from sfumato.graph.errors import ConfigError
 
 ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
@@ -57,14 +57,14 @@ Given = tuple[Tensor, Tensor, Tensor]
 
 def test_a_view_differs_and_its_base_does_not_notice(unet: UNet2DConditionModel, given: Given) -> None:
     before = unet(*given)
-    perturbed = view(unet, {ATTENTION: seen_as(IdentityAttention)})
+    perturbed = view(unet, {ATTENTION: as_class(IdentityAttention)})
     assert isinstance(perturbed, UNet2DConditionModel)
     assert not torch.equal(perturbed(*given), before)
     assert torch.equal(unet(*given), before)
 
 
 def test_a_view_shares_every_parameter_and_copies_ancestors_only(unet: UNet2DConditionModel) -> None:
-    perturbed = view(unet, {ATTENTION: seen_as(IdentityAttention)})
+    perturbed = view(unet, {ATTENTION: as_class(IdentityAttention)})
     pairs = zip(unet.named_parameters(), perturbed.named_parameters(), strict=True)
     assert all(name == other and a is b for (name, a), (other, b) in pairs)
     other = {name for name, module in perturbed.named_modules() if module is not unet.get_submodule(name)}
@@ -78,8 +78,8 @@ def test_a_view_of_no_change_is_the_model(unet: UNet2DConditionModel) -> None:
 
 def test_views_of_views_compose(unet: UNet2DConditionModel, given: Given) -> None:
     adapted = view(unet, {f"{ATTENTION}.to_v": Scaled})
-    both = view(adapted, {ATTENTION: seen_as(IdentityAttention)})
-    at_once = view(unet, {ATTENTION: seen_as(IdentityAttention), f"{ATTENTION}.to_v": Scaled})
+    both = view(adapted, {ATTENTION: as_class(IdentityAttention)})
+    at_once = view(unet, {ATTENTION: as_class(IdentityAttention), f"{ATTENTION}.to_v": Scaled})
     assert torch.equal(both(*given), at_once(*given))
     assert not torch.equal(both(*given), adapted(*given))
 
@@ -88,12 +88,12 @@ def test_the_model_itself_can_be_changed(unet: UNet2DConditionModel) -> None:
     class Doubled(UNet2DConditionModel):
         pass
 
-    assert type(view(unet, {"": seen_as(Doubled)})) is Doubled
+    assert type(view(unet, {"": as_class(Doubled)})) is Doubled
     assert type(unet) is UNet2DConditionModel
 
 
 def test_what_is_added_to_a_view_is_not_added_to_its_base(unet: UNet2DConditionModel) -> None:
-    other = view(unet, {ATTENTION: seen_as(IdentityAttention)})
+    other = view(unet, {ATTENTION: as_class(IdentityAttention)})
     other.register_parameter("extra", nn.Parameter(torch.zeros(1)))
     other.get_submodule(ATTENTION).register_forward_pre_hook(lambda module, args: None)
     assert "extra" not in dict(unet.named_parameters())
@@ -113,7 +113,7 @@ def test_all_unknown_paths_are_named_with_the_nearest(unet: UNet2DConditionModel
 
 
 def test_threads_do_not_disturb_each_other(unet: UNet2DConditionModel, given: Given) -> None:
-    perturbed = view(unet, {ATTENTION: seen_as(IdentityAttention)})
+    perturbed = view(unet, {ATTENTION: as_class(IdentityAttention)})
     models = (unet, perturbed)
     wanted = [model(*given) for model in models]
     barrier = threading.Barrier(4)

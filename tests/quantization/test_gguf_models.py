@@ -20,7 +20,7 @@ from sfumato.components.manager import ComponentsManager
 from sfumato.components.models.attention import Attention
 from sfumato.components.models.flux import FluxTransformer2DModel
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
-from sfumato.components.models.views import seen_as, view
+from sfumato.components.models.views import as_class, view
 from sfumato.components.quantization.config import GGUFQuantizationConfig, read_quantization
 from sfumato.components.quantization.gguf.kinds import BY_NAME, Kind
 from sfumato.components.quantization.gguf.layers import GGUFConv2d, GGUFEmbedding, GGUFLinear, packed_in, packed_layer
@@ -173,7 +173,7 @@ def test_views_of_a_packed_model_share_its_bytes(folder: Path, inputs: Inputs) -
         def forward(self, x: Tensor) -> Tensor:
             return self.base(x) * 2
 
-    seen = view(model, {ATTENTION: seen_as(Identity), f"{ATTENTION}.to_v": Doubled})
+    seen = view(model, {ATTENTION: as_class(Identity), f"{ATTENTION}.to_v": Doubled})
     assert not torch.equal(seen(*inputs), before)
     shared = packed_in(seen)[f"{ATTENTION}.to_v.base"].blocks
     assert shared is packed_in(model)[f"{ATTENTION}.to_v"].blocks

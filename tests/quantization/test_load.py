@@ -17,7 +17,7 @@ from sfumato.components.manager import ComponentsManager
 from sfumato.components.models.attention import Attention
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
-from sfumato.components.models.views import seen_as, view
+from sfumato.components.models.views import as_class, view
 from sfumato.components.quantization.config import (
     BitsAndBytesConfig,
     MixedQuantization,
@@ -222,7 +222,7 @@ def test_a_view_of_a_quantized_model_shares_its_layers(package: Package, unet: P
             return v
 
     path = "mid_block.attentions.0.transformer_blocks.0.attn1"
-    seen = view(model, {path: seen_as(Identity)})
+    seen = view(model, {path: as_class(Identity)})
     assert not torch.equal(seen(*inputs), before)
     assert seen.get_submodule(f"{path}.to_q") is model.get_submodule(f"{path}.to_q")
     assert torch.equal(model(*inputs), before)

@@ -8,14 +8,14 @@ from torch import Tensor, nn
 
 from .taps import also
 from .transformer_layers import Heads, JointAttention
-from .views import shallow, view
+from .views import shallow_copy, view
 
 M = TypeVar("M", bound=nn.Module)
 Joined = tuple[tuple[nn.Module, ...], Tensor, Tensor]
 """The layers that were joined, and their weights and biases as one."""
 
 
-def fused(model: M) -> M:
+def fuse_projections(model: M) -> M:
     """The model with one product instead of three in every attention, for batches too small to fill the device.
 
     The joined weights are copies, about a fifth of a Flux transformer: let go of the view to have their memory back.
@@ -33,7 +33,7 @@ def _fuse(module: nn.Module) -> nn.Module:
         own.append((module.add_q_proj, module.add_k_proj, module.add_v_proj))
     if not all(type(layer) is nn.Linear for three in own for layer in three):  # quantized, or with LoRA
         return module
-    twin = shallow(module, also(FusedJoint if isinstance(module, JointAttention) else FusedHeads, type(module)))
+    twin = shallow_copy(module, also(FusedJoint if isinstance(module, JointAttention) else FusedHeads, type(module)))
     twin.__dict__["joined"] = tuple(_joined(three) for three in own)
     return twin
 

@@ -9,17 +9,18 @@ from torch import Tensor, nn
 class PatchEmbed(nn.Module):
     """Squares of `patch` x `patch` latents as tokens (Dosovitskiy et al. 2021, section 3.1).
 
-    places: their waves are made for a map of so many tokens a side, and cut from its middle (Esser et al. 2024, section
-    5.3.2); files hold that map. None adds no places. side: tokens a side of the pictures that training began with.
+    positions: the side of the square map of position embeddings, in tokens. The middle of the map is used for smaller
+    images (Esser et al. 2024, section 5.3.2), and files hold it. None adds no positions. side: tokens a side of the
+    images that training began with; positions are counted in these.
     """
 
-    def __init__(self, channels_in: int, channels: int, patch: int, *, places: int | None, side: int = 1) -> None:
+    def __init__(self, channels_in: int, channels: int, patch: int, *, positions: int | None, side: int = 1) -> None:
         super().__init__()
-        self.patch, self.places = patch, places
+        self.patch, self.positions = patch, positions
         self.proj = nn.Conv2d(channels_in, channels, patch, stride=patch)
-        if places is not None:
-            empty = torch.empty(1, places * places, channels)
-            waves = empty if empty.is_meta else sincos_places(channels, (places, places), side)[None]
+        if positions is not None:
+            empty = torch.empty(1, positions * positions, channels)
+            waves = empty if empty.is_meta else sincos_positions(channels, (positions, positions), side)[None]
             self.register_buffer("pos_embed", waves)
 
     def forward(self, latents: Tensor) -> Tensor:
@@ -28,22 +29,22 @@ class PatchEmbed(nn.Module):
         if height % self.patch or width % self.patch:
             raise ValueError(f"Latents of {height}x{width} cannot be cut into squares of {self.patch}x{self.patch}.")
         x = self.proj(latents).flatten(2).transpose(1, 2)
-        return x if self.places is None else x + self._cut(height // self.patch, width // self.patch)
+        return x if self.positions is None else x + self._cut(height // self.patch, width // self.patch)
 
     def _cut(self, height: int, width: int) -> Tensor:
-        assert self.places is not None
-        if height > self.places or width > self.places:
-            most = self.places * self.patch
+        assert self.positions is not None
+        if height > self.positions or width > self.positions:
+            most = self.positions * self.patch
             raise ValueError(
-                f"Latents of {height * self.patch}x{width * self.patch} came, and this model knows places up to "
+                f"Latents of {height * self.patch}x{width * self.patch} came, and this model knows positions up to "
                 f"{most}x{most} (pos_embed_max_size). Ask for a smaller picture."
             )
-        waves = self.get_buffer("pos_embed").unflatten(1, (self.places, self.places))
-        top, left = (self.places - height) // 2, (self.places - width) // 2
+        waves = self.get_buffer("pos_embed").unflatten(1, (self.positions, self.positions))
+        top, left = (self.positions - height) // 2, (self.positions - width) // 2
         return waves[:, top : top + height, left : left + width].flatten(1, 2)
 
 
-def sincos_places(
+def sincos_positions(
     channels: int, size: tuple[int, int], side: int, *, scale: float = 1.0, device: torch.device | None = None
 ) -> Tensor:
     """Waves for tokens at `size` (rows, columns), `(rows columns) channels`: half of them for columns, half for rows.
@@ -54,13 +55,13 @@ def sincos_places(
     falling = torch.arange(channels // 4, dtype=torch.float64, device="cpu") * (-math.log(10000) / (channels // 4))
     rows, columns = (torch.arange(n, dtype=torch.float64, device="cpu") * (side / n / scale) for n in size)
     waves: list[Tensor] = []
-    for places in (columns[None, :].expand(size), rows[:, None].expand(size)):
-        angles = places.reshape(-1, 1) * falling.exp()
+    for positions in (columns[None, :].expand(size), rows[:, None].expand(size)):
+        angles = positions.reshape(-1, 1) * falling.exp()
         waves += [angles.sin(), angles.cos()]
     return torch.cat(waves, dim=1).float().to(device or "cpu")
 
 
-def unpatched(x: Tensor, size: tuple[int, int], patch: int) -> Tensor:
+def unpatchify(x: Tensor, size: tuple[int, int], patch: int) -> Tensor:
     """Tokens `b (rows columns) (patch patch c)` as latents `b c h w`; `size` in tokens."""
     x = x.unflatten(2, (patch, patch, -1)).unflatten(1, size)  # b rows columns p q c
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
