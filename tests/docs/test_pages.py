@@ -179,3 +179,10 @@ def test_every_guider_and_every_customary_name_stands_on_its_page() -> None:
     page = (ROOT / "docs" / "schedulers.md").read_text(encoding="utf-8")
     names = [*SAMPLERS, *(f"_{curve}" for curve in CURVES)]
     assert not [name for name in names if f"`{name}`" not in page]
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name != "decisions"], ids=lambda p: p.name)
+def test_every_file_that_a_page_names_is_in_the_repository(page: Path) -> None:
+    """Decisions name the files of their day; every other page those of today."""
+    named = re.findall(r"`((?:registry|graph|components|blocks|presets|tests|docs)/[\w./-]*)`", page.read_text("utf-8"))
+    assert not [path for path in named if not (ROOT / path).exists()]
