@@ -184,5 +184,5 @@ def test_every_guider_and_every_customary_name_stands_on_its_page() -> None:
 @pytest.mark.parametrize("page", [p for p in PAGES if p.parent.name != "decisions"], ids=lambda p: p.name)
 def test_every_file_that_a_page_names_is_in_the_repository(page: Path) -> None:
     """Decisions name the files of their day; every other page those of today."""
-    named = re.findall(r"`((?:registry|graph|components|blocks|presets|tests|docs)/[\w./-]*)`", page.read_text("utf-8"))
+    named = re.findall(r"`((?:registry|graph|components|blocks|presets|tests|docs)/[a-z0-9_./-]*)`", page.read_text("utf-8"))
     assert not [path for path in named if not (ROOT / path).exists()]
