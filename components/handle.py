@@ -1,94 +1,113 @@
-"""What a graph binds: a component that a manager will have ready when a block needs it."""
+"""What a graph binds: a component that its manager loads at its first use."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+import torch
 from pydantic import JsonValue
 
+from ..graph.block import Lazy
 from ..graph.errors import GraphFileError, LoadError
 from ..graph.layout import Layout
 from ..graph.space import LatentSpace
 from ..registry import hint_of
-from .memory.cut import Cut
+from .device_map import DeviceMap
+from .loading.spaces import layout_of, space_of
 from .spec import ComponentSpec
 
-if TYPE_CHECKING:
-    from .manager import ComponentsManager
+
+class Loader(Protocol):
+    """What makes handles and loads them: a `ComponentsManager`."""
+
+    dtype: str
+    """The dtype of a spec that names none."""
+
+    def handle(
+        self, spec: ComponentSpec, *, device: "str | torch.device | DeviceMap | None" = None, name: str | None = None
+    ) -> "Handle":
+        """A handle for a spec, on a device, on several, or on the loader's own. Loads and reads nothing."""
+        ...
+
+    def check(self, handle: "Handle") -> None:
+        """Raise LoadError if `load` would not find class, config and weights. Opens no weight file."""
+
+    def load(self, component: "Handle") -> Any:
+        """The object of a handle, loaded if it is not in memory."""
 
 
 @dataclass(frozen=True, eq=False)
-class Handle:
-    """A component that a manager will load at its first use: what a graph binds.
+class Handle(Lazy):
+    """A component that a manager loads at its first use. Graphs bind it in place of the object.
 
-    `spec` is as it was given; `dtype` and `device` are what it will be loaded with. Handles of one manager with equal
-    `key`s are equal and stand for one object. `name` is what it is called by in patterns.
+    spec: where the component comes from. manager: who loads it. dtype and device: what it is loaded with. name: what
+    patterns of `manager.search` match. Handles of one manager with equal keys are equal and stand for one object.
     """
 
     spec: ComponentSpec
-    manager: "ComponentsManager"
+    manager: Loader
     dtype: str
     device: str
     name: str = ""
-    cut: Cut | None = field(default=None, kw_only=True)
-    """Which of it lies where, if it is on several devices; `device` is then the one that it takes values on."""
+    device_map: DeviceMap | None = field(default=None, kw_only=True)
+    """Which module lies where, if the component lies on several devices; `device` is then the main one."""
 
     @cached_property
     def key(self) -> str:
-        """The spec's loading key with the dtype and the device that hold for this handle."""
-        return f"{self.spec.using(dtype=self.dtype).key}|{self.device if self.cut is None else self.cut.key}"
+        """The spec's loading key with the handle's dtype and device."""
+        return f"{self.spec.using(dtype=self.dtype).key}|{self.device_map.key if self.device_map else self.device}"
 
     @property
-    def lender(self) -> "ComponentsManager":
-        """Who lends it to runs."""
+    def lender(self) -> Loader:
+        """Who leases it to runs."""
         return self.manager
 
     @cached_property
-    def type(self) -> Any:  # a class of any library
-        """The class that `load` will give an object of, or None where the hint leads to none; `ready` says why."""
+    def type(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  a property that is read once
+        """The class of the loaded object; None where the hint leads to none, which `ready` reports."""
         try:
             return self.spec.type
         except LoadError:
             return None
 
     @cached_property
-    def space(self) -> LatentSpace | None:
-        """The latent space by the config files; None where they do not say, or are broken, which `ready` reports."""
+    def space(self) -> LatentSpace | None:  # pyright: ignore[reportIncompatibleMethodOverride]  a property that is read once
+        """The latent space, by config files; None where they name none or are broken, which `ready` reports."""
         try:
-            return self.spec.space
+            return space_of(self.spec)
         except LoadError:
             return None
 
     @cached_property
-    def layout(self) -> Layout | None:
+    def layout(self) -> Layout | None:  # pyright: ignore[reportIncompatibleMethodOverride]  a property that is read once
         """What it shares with a model that adds to it, by its config; None where that is broken: see `ready`."""
         try:
-            return self.spec.layout
+            return layout_of(self.spec)
         except LoadError:
             return None
 
     @cached_property
-    def config(self) -> dict[str, JsonValue]:
-        """Its published config, as the file has it; {} where there is none, or it is broken: see `ready`."""
+    def config(self) -> dict[str, JsonValue]:  # pyright: ignore[reportIncompatibleMethodOverride]  a property that is read once
+        """Its published config, as the file has it; {} where there is none or it is broken: see `ready`."""
         try:
             return self.spec.read_config()
         except LoadError:
             return {}
 
     def ready(self) -> None:
-        """Check, without opening a weight file, that `load` will find class, config and weights. LoadError if not."""
-        self.manager._ready(self)
+        """Check that `load` will find class, config and weights. Opens no weight file. LoadError otherwise."""
+        self.manager.check(self)
 
     def load(self) -> Any:  # the object; its class is `type`
-        """The object: loaded now if nobody has asked before, else the one that is there. LoadError says what failed.
+        """The object: loaded now if it is not in memory, else the same one as before. LoadError if that fails.
 
-        Under a memory budget it may leave its device, or be read anew, when nobody leases it; `manager.lease` does.
+        Under a memory budget it may leave its device, or be read again, while no lease holds it: see `manager.lease`.
         """
-        return self.manager._load(self)
+        return self.manager.load(self)
 
     def to_json(self) -> dict[str, JsonValue]:
-        """The spec's JSON: the device and the manager belong to this process."""
+        """The spec's JSON: device and manager belong to this process."""
         return self.spec.to_json()
 
     def __eq__(self, other: object) -> bool:
@@ -98,36 +117,41 @@ class Handle:
         return hash((id(self.manager), self.key))
 
     def __repr__(self) -> str:
-        return f"Handle({self.spec}, {self.dtype}, {self.cut or self.device})"
+        return f"Handle({self.spec}, {self.dtype}, {self.device_map or self.device})"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Added(Handle):
-    """An object that was added by hand: no file says where it comes from, so it is moved but never dropped."""
+    """An object that was added to a manager by hand. No file has it, so it is moved but never dropped."""
 
     number: int = 0
+    """Tells it from other objects of its name."""
     kind: Any = None  # a class of any library
     latent_space: LatentSpace | None = None
 
     @cached_property
     def key(self) -> str:
+        """Its name and number."""
         return f"added|{self.name}|{self.number}"
 
     @cached_property
     def type(self) -> Any:  # a class of any library
+        """The class of the object."""
         return self.kind
 
     @cached_property
     def space(self) -> LatentSpace | None:
+        """The latent space that the object names, if it does."""
         return self.latent_space
 
     def ready(self) -> None:
-        """It was there when it was added."""
+        """Nothing can be missing: the object exists."""
 
     def to_json(self) -> dict[str, JsonValue]:
+        """GraphFileError: a file cannot name the object."""
         raise GraphFileError(
-            f"is a {self.kind.__name__} that was added to a manager by hand, so that no file can say where it comes "
-            "from. Save it with save_pretrained(folder) and bind a ComponentSpec of that folder, or bind the object."
+            f"is a {self.kind.__name__} that was added to a manager by hand, so a file cannot say where it comes from. "
+            "Save it with save_pretrained(folder) and bind a ComponentSpec of that folder, or bind the object itself."
         )
 
     def __repr__(self) -> str:
@@ -135,7 +159,7 @@ class Added(Handle):
 
 
 def spec_of(component: Any) -> ComponentSpec:  # whatever was added
-    """What can be said of an object that no file is known for: its class and its config."""
+    """The spec of an object that comes from no file: its class, and its config if it has one."""
     hint = hint_of(type(component))
     try:
         return ComponentSpec(type_hint=hint, config=dict(component.to_config()))
@@ -144,5 +168,5 @@ def spec_of(component: Any) -> ComponentSpec:  # whatever was added
 
 
 def name_of(spec: ComponentSpec) -> str:
-    """What a component is called where nobody says: by its folder, else by its class."""
+    """The name of a component that was given none: its folder's, else its class's."""
     return PurePosixPath(spec.subfolder).name or (spec.type_hint[1] if spec.type_hint else "component")

@@ -10,11 +10,11 @@ import torch
 
 from ..graph.errors import ConfigError, LoadError
 from ..registry import did_you_mean
+from .device_map import DeviceMap
 from .handle import Added as Added
 from .handle import Handle as Handle
 from .handle import name_of, spec_of
 from .loading.component import problems
-from .memory.cut import Cut
 from .memory.expected import Expected, expected
 from .memory.holdings import Entry, Holdings
 from .memory.leases import Lease, Leases
@@ -74,21 +74,23 @@ class ComponentsManager:
         self,
         spec: ComponentSpec,
         *,
-        device: str | torch.device | Cut | None = None,
+        device: str | torch.device | DeviceMap | None = None,
         dtype: str | torch.dtype | None = None,
         name: str | None = None,
         collection: str | None = None,
     ) -> Handle:
         """A handle to bind. `dtype` overrides the spec's, `device` the manager's. Loads and reads nothing.
 
-        A `Cut` in place of a device has it on several; `memory/placement.py` makes one from a `device_map`.
+        A `DeviceMap` in place of a device has it on several; `memory/placement.py` makes one from a `device_map`.
         `name` is what patterns find it by; else the name of its folder.
         """
         if dtype is not None:
             spec = spec.using(dtype=dtype_name(dtype))
-        cut = device if isinstance(device, Cut) else None
-        where = cut.main if cut else self.device if device is None else str(torch.device(device))  # type: ignore[arg-type]  # whatever came
-        made = self._known(Handle(spec, self, spec.dtype or self.dtype, where, name or name_of(spec), cut=cut))
+        device_map = device if isinstance(device, DeviceMap) else None
+        where = device_map.main_device if device_map else self.device if device is None else str(torch.device(device))  # type: ignore[arg-type]  # whatever came
+        made = self._known(
+            Handle(spec, self, spec.dtype or self.dtype, where, name or name_of(spec), device_map=device_map)
+        )
         if collection is not None:
             self.collect(collection, [made])
         return made
@@ -117,9 +119,20 @@ class ComponentsManager:
             self.collect(collection, [made])
         return made
 
-    def load(self, spec: ComponentSpec) -> Any:  # the object; its class is `spec.type`
-        """The object for a spec, loaded if need be."""
-        return self.handle(spec).load()
+    def load(self, component: ComponentSpec | Handle) -> Any:  # the object; its class is `component.type`
+        """The object of a spec or handle, loaded if it is not in memory. LoadError if that fails."""
+        return self._load(component) if isinstance(component, Handle) else self.handle(component).load()
+
+    def check(self, handle: Handle) -> None:
+        """Raise LoadError if `load` would not find class, config and weights. Opens no weight file."""
+        entry = self._holdings.entries.get(handle.key)
+        if handle.key in self._checked or (entry is not None and entry.component is not None):
+            return
+        if wrong := problems(handle.spec):
+            rows = wrong[0] if len(wrong) == 1 else "\n  ".join([f"({len(wrong)} problems)", *wrong])
+            raise LoadError(f"{handle.spec}: {rows}")
+        with self._lock:
+            self._checked.add(handle.key)
 
     def get(self, name: str) -> Any | None:  # the object
         """The object of this name or key if it is loaded, else None. Never loads. ConfigError where several are."""
@@ -307,28 +320,17 @@ class ComponentsManager:
         if (entry := entries.get(handle.key) or self._holdings.leaving.get(handle.key)) is not None:
             return entry
         rule = self._rule(handle.name)
-        refuse_cut(handle.name, handle.cut, rule)
+        refuse_cut(handle.name, handle.device_map, rule)
         self._known(handle)
         with self._lock:
             made = Entry(handle.key, handle.name, account(handle.device), handle.dtype, None, rule)
-            made.cut = handle.cut
+            made.device_map = handle.device_map
             made.read = lambda device: self._mover.read(handle.spec, made.dtype, device)
             made.tell = lambda offload: self._tell(handle.spec, made.dtype, offload)
             return entries.setdefault(handle.key, made)
 
     def _tell(self, spec: ComponentSpec, dtype: str, offload: Offload) -> Expected | None:
         return expected(spec, dtype, offload) if self.budget else None
-
-    def _ready(self, handle: Handle) -> None:
-        key = handle.key
-        entry = self._holdings.entries.get(key)
-        if key in self._checked or (entry is not None and entry.component is not None):
-            return
-        if wrong := problems(handle.spec):
-            rows = wrong[0] if len(wrong) == 1 else "\n  ".join([f"({len(wrong)} problems)", *wrong])
-            raise LoadError(f"{handle.spec}: {rows}")
-        with self._lock:
-            self._checked.add(key)
 
     def _load(self, handle: Handle) -> Any:  # the object
         entry = self._holdings.entries.get(handle.key)

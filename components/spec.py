@@ -13,13 +13,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, field_validator
 
 from ..graph.errors import ConfigError, LoadError
-from ..graph.layout import Layout
-from ..graph.space import LatentSpace
-from ..registry import UnknownName, did_you_mean, native, resolve
+from ..registry import UnknownName, codecs, did_you_mean, native, resolve
 from .loading.files import CONFIGS, read_json
 from .loading.hub import Access, is_revision
 from .loading.roots import Root, root_of, small_files
-from .models.layouts import CLASSES_WITH_LAYOUT, layout_of_config
 from .quantization.config import read_quantization
 
 PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
@@ -220,24 +217,9 @@ class ComponentSpec(BaseModel):
         names = (*CONFIGS, "tokenizer_config.json")
         return read_json(folder / next((n for n in names if (folder / n).is_file()), CONFIGS[0]))
 
-    @property
-    def space(self) -> LatentSpace | None:
-        """The latent space that the component reads or writes, as far as its config files say; else None."""
-        from .loading.spaces import space_of  # here, for spaces.py needs this class
-
-        return space_of(self)
-
-    @property
-    def layout(self) -> Layout | None:
-        """What its model must share with one that adds to it, as far as its config says; else None."""
-        name = self.type_hint[1] if self.type_hint else ""
-        return layout_of_config(name, self.read_config()) if name in CLASSES_WITH_LAYOUT else None
-
-    def bindable(self) -> Any:  # a Handle; manager.py needs this class
-        """What a graph binds for this spec: a handle of the process's own manager."""
-        from .manager import default_manager
-
-        return default_manager().handle(self)
+    def bindable(self) -> Any:  # a Handle, which knows this class
+        """A handle of the process's own manager: what a graph binds for this spec."""
+        return codecs["handle"](self)
 
     def to_json(self) -> dict[str, JsonValue]:
         """The published five keys, and of ours (dtype, quantization, config) those that are set.

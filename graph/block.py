@@ -1,14 +1,16 @@
 """The block: its fields are what it holds, the parameters of `__call__` are what flows."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, Protocol, Self, dataclass_transform, get_type_hints, runtime_checkable
+from typing import Any, ClassVar, Self, dataclass_transform, get_type_hints
 
 from ..registry import blocks as BLOCKS
 from ..registry import did_you_mean
 from .code import HUB
-from .errors import ConfigError, Unbound
+from .errors import ConfigError, GraphFileError, Unbound
+from .layout import Layout
 from .ports import Component, Input, Malformed, Signature, check_call, class_name, read_call
 from .space import LatentSpace
 from .validate import Unfit, fitted
@@ -35,23 +37,47 @@ class _Empty:
 EMPTY: Any = _Empty()
 
 
-@runtime_checkable
-class Lazy(Protocol):
-    """A component that a graph can hold before it is loaded. `ComponentsManager.handle` gives them."""
+class Lazy(ABC):
+    """A component that a graph can bind before it is loaded. `ComponentsManager.handle` makes them.
+
+    A subclass says what it knows before loading. Only `load` reads weights.
+    """
 
     @property
+    @abstractmethod
     def type(self) -> Any:
-        """The class it will be, or None where that is not known."""
+        """The class of the loaded object; None if it is not known."""
 
     @property
     def space(self) -> LatentSpace | None:
-        """The latent space it works in, as far as its config tells."""
+        """The latent space that the component works in; None if its config names none."""
+        return None
 
-    def ready(self) -> None:
-        """Raise a `LoadError` if it cannot be loaded; reads no weights."""
+    @property
+    def layout(self) -> Layout | None:
+        """What the component must share with one that adds to it; None if its config says nothing of it."""
+        return None
 
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The component's published config; empty if it has none."""
+        return {}
+
+    @property
+    def lender(self) -> Any:  # a Lender, which leases.py declares above this module
+        """Who leases the component to runs; None if nobody does."""
+        return None
+
+    def ready(self) -> None:  # noqa: B027  a component that cannot fail to load has nothing to check
+        """Raise LoadError if `load` would fail. Reads no weights."""
+
+    @abstractmethod
     def load(self) -> Any:
-        """The object itself, always the same one."""
+        """The object itself, the same one at each call."""
+
+    def to_json(self) -> Mapping[str, Any]:
+        """The component's entry in a graph file. GraphFileError if a file cannot name it."""
+        raise GraphFileError(f"is a {type(self).__name__} without to_json(), so no file can say what it is.")
 
 
 def same_component(a: Any, b: Any) -> bool:

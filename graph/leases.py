@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from threading import Event
 from typing import Any, Protocol
 
+from .block import Lazy
 from .graph import Graph
 from .loop import Loop
 from .plan import Line, Plan, plan_of, turn_plans
@@ -88,8 +89,8 @@ def lenders(lines: Sequence[Line], bound: Mapping[str, Any]) -> Mapping[Lender, 
     """The components that these lines may ask for and somebody lends, by who does."""
     found: dict[Lender, dict[Any, None]] = {}
     for value in _components(lines, bound):
-        if (lender := getattr(value, "lender", None)) is not None:
-            found.setdefault(lender, {})[value] = None
+        if isinstance(value, Lazy) and value.lender is not None:
+            found.setdefault(value.lender, {})[value] = None
     return {lender: list(values) for lender, values in found.items()}
 
 

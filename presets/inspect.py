@@ -10,6 +10,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from ..components.handle import Handle
 from ..components.loading.code.blocks import code_in
 from ..components.loading.code.reading import CONFIG
 from ..components.loading.code.trust import listing
@@ -21,14 +22,14 @@ from ..components.loading.roots import Folder, Root
 from ..components.loading.single_file.checkpoint import Checkpoint, index_of, open_checkpoint, part_spec
 from ..components.quantization.gguf.reader import GGUFFile
 from ..components.spec import ComponentSpec
-from ..graph import ConfigError, Graph, Lazy, LoadError
+from ..graph import ConfigError, Graph, LoadError
 from ..graph.files.bindings import read as read_bindings
 from ..graph.files.reading import read_form
 from ..graph.typing import type_text
 from ..registry import UnknownName, hint_of
 from ..registry import presets as families
 from .family import Family
-from .load import GRAPH, alone, at, family_of, load, saved_graph, told
+from .load import GRAPH, alone, at, family_of, load, saved_graph
 from .names import is_embedded
 from .source import file_of, find_root
 
@@ -174,7 +175,7 @@ def _of_graph_file(source: str, file: Path, root: Root | None = None, access: Ac
     entries = {n: None if e is None else e.model_dump(exclude_unset=True) for n, e in form.graph.components.items()}
     bound, problems = read_bindings(entries, "graph", file.parent, None)
     specs = {
-        n: held.spec if root is None else at(root, held.spec) for n, held in bound.items() if hasattr(held, "spec")
+        n: held.spec if root is None else at(root, held.spec) for n, held in bound.items() if isinstance(held, Handle)
     }
     parts = [_part(n, specs[n].reached(access or Access()), used=True) if n in specs else _of_object(n, held)
              for n, held in bound.items() if held is not None]  # fmt: skip
@@ -231,9 +232,8 @@ def _of_graph(source: str, graph: Graph) -> Inspection:
     absent: list[str] = []
     for name, needed in graph.components.items():
         held = graph.bindings.get(name)
-        spec = getattr(held, "spec", None)
-        if isinstance(held, Lazy) and isinstance(spec, ComponentSpec):
-            parts.append(_part(name, spec, used=True))
+        if isinstance(held, Handle):
+            parts.append(_part(name, held.spec, used=True))
         elif held is not None:
             parts.append(_of_object(name, held))
         elif needed.required:
@@ -251,7 +251,7 @@ def _needed(family: Family, index: Index, specs: Mapping[str, ComponentSpec]) ->
 def _made(family: Family, task: str, index: Index, specs: Mapping[str, ComponentSpec]) -> Graph:
     """A task's graph for this checkpoint; where its configs cannot be read, for one that says nothing."""
     try:
-        return family.make(task, {name: told(spec) for name, spec in specs.items()}, **index.config)
+        return family.make(task, specs, **index.config)
     except (LoadError, ConfigError):
         return family.make(task, {})
 

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -116,7 +115,7 @@ def load(
         family = family_of(index)
         known = {**specs, **{name: value for name, value in swaps.items() if name in specs or value is not None}}
         try:
-            graph = family.make(task, {name: told(part) for name, part in known.items()}, **index.config)
+            graph = family.make(task, known, **index.config)
         except (LoadError, ConfigError) as error:
             raise _with_all_problems(error, index, family, task, swaps) from error
         if not embedded:  # that one was asked for by its name
@@ -312,15 +311,3 @@ def at(root: Root, spec: ComponentSpec) -> ComponentSpec:
         return spec
     inside = str(PurePosixPath(*home.relative_to(here).parts, spec.subfolder))
     return spec.using(pretrained_model_name_or_path=root.source, revision=root.revision, subfolder=inside)
-
-
-@dataclass(frozen=True)
-class _Unbound:
-    """A component as a family asks it for its config, before it is anybody's."""
-
-    spec: ComponentSpec
-
-
-def told(part: Any) -> Any:  # whatever was given for a component
-    """A component as a family asks it for its config: a spec is not bound yet."""
-    return _Unbound(part) if isinstance(part, ComponentSpec) else part

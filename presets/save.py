@@ -11,6 +11,7 @@ from uuid import uuid4
 from pydantic import JsonValue
 from safetensors import SafetensorError
 
+from ..components.handle import Handle
 from ..components.loading.component import fetched, weights_of
 from ..components.loading.files import has_files, write_json, write_text
 from ..components.loading.hub import telling
@@ -149,14 +150,14 @@ def _put(made: Path, target: Path) -> None:
 
 def _written(value: Any, place: Path, draft: Path, name: str) -> ComponentSpec:  # whatever is bound
     """Write one component into the draft of the folder; gives its spec in the folder itself."""
-    spec = getattr(value, "spec", None)
+    spec = value.spec if isinstance(value, Handle) else None
     target = draft / name
-    if isinstance(spec, ComponentSpec) and _is_plain_files(spec):
+    if spec is not None and _is_plain_files(spec):
         _copy(spec, target, place / name)
         hint, variant, dtype = spec.type_hint, spec.variant, spec.dtype
     else:
         held = value.load() if isinstance(value, Lazy) else value
-        hint, variant = hint_of(type(held)) or getattr(spec, "type_hint", None), None
+        hint, variant = hint_of(type(held)) or (spec.type_hint if spec else None), None
         dtype = str(held.dtype).removeprefix("torch.") if hasattr(held, "dtype") else None
         target.mkdir(parents=True, exist_ok=True)
         held.save_pretrained(target)
@@ -211,8 +212,7 @@ def _indexes(graph: Graph, place: Path, specs: Mapping[str, ComponentSpec], keys
 def _keys(graph: Graph) -> Mapping[str, JsonValue]:
     """The plain keys of the index that the components came with: our graph has them in its blocks, others read them."""
     for value in graph.bindings.values():
-        spec = getattr(value, "spec", None)
-        if not isinstance(spec, ComponentSpec) or spec.pretrained_model_name_or_path is None:
+        if not isinstance(value, Handle) or (spec := value.spec).pretrained_model_name_or_path is None:
             continue
         if spec.file is not None:
             with suppress(LoadError):

@@ -3,13 +3,16 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
+from ..components.handle import Handle
+from ..components.spec import ComponentSpec
+
 
 def read_config(component: Any) -> Mapping[str, Any]:  # whatever is bound
-    """The config of a bound component: of its object, or read from its folder; {} where there is none."""
-    if component is None:
-        return {}
-    if hasattr(component, "spec"):
-        return component.spec.read_config()
+    """The config of a component: of the object, or read from the files that its spec names; {} where there is none."""
+    if isinstance(component, Handle):
+        component = component.spec
+    if isinstance(component, ComponentSpec):
+        return component.read_config()
     return cast(Mapping[str, Any], component.to_config()) if hasattr(component, "to_config") else {}
 
 

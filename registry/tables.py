@@ -143,12 +143,13 @@ presets = Names(
 codecs = Names(
     "codec",
     {
-        "component": "sfumato.components.loading.bindings:from_json",
+        "component": "sfumato.components.bindings:from_json",
+        "handle": "sfumato.components.bindings:handle_of",
         "save_pretrained": "sfumato.presets.save:save_pretrained",
     },
 )
 """How lower rooms reach what only upper rooms can do. "component": a graph file's entry -> what a graph binds.
-"save_pretrained": a bound graph -> a folder with all of it."""
+"handle": a spec -> what a graph binds for it. "save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

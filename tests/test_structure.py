@@ -19,7 +19,7 @@ ROOMS = ("registry", "graph", "components", "blocks", "presets")
 LIBRARY = tuple(sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")))
 TESTS = tuple(sorted((ROOT / "tests").rglob("*.py")))
 LONGEST_FILE, LONGEST_CLASS = 400, 250
-HAVE_CYCLES = ("graph", "components")
+HAVE_CYCLES = ("graph",)
 TOO_LONG = ("components/manager.py", "graph/graph.py", "graph/run.py")
 """What is known and being mended. Whoever mends one takes its name out."""
 Graph: TypeAlias = "nx.DiGraph[str]"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any, TypeAlias, cast
 
 from ...components.models.taps import Blur, Drop, Identity, Tap, Taps, find_perturbable, select_blocks
-from ...graph import ConfigError
+from ...graph import ConfigError, Lazy
 from ...graph.asks import Ask
 from ...registry import did_you_mean
 
@@ -75,7 +75,7 @@ class LayersAsked(Ask):
         layers = find_perturbable(component)
         if layers is None:
             return None
-        model = component.type if hasattr(component, "spec") else type(component)
+        model = component.type if isinstance(component, Lazy) else type(component)
         try:
             for tap in self.taps:
                 select_blocks(tap, layers, model.__name__)

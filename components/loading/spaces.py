@@ -1,13 +1,16 @@
-"""Which latent space a component works in, read from config files alone."""
+"""The latent space and the layout of a component, read from config files alone."""
 
 from pathlib import PurePosixPath
 
 from pydantic import JsonValue
 
 from ...graph.errors import LoadError
+from ...graph.layout import Layout
 from ...graph.space import LatentSpace
+from ..models.layouts import CLASSES_WITH_LAYOUT, layout_of_config
 from ..models.spaces import autoencoder_space, is_denoiser, latent_channels
 from ..spec import ComponentSpec
+from .single_file.checkpoint import open_checkpoint
 
 
 def space_of(spec: ComponentSpec) -> LatentSpace | None:
@@ -32,13 +35,21 @@ def space_of(spec: ComponentSpec) -> LatentSpace | None:
     return LatentSpace(beside.name, channels or beside.channels, beside.scaling, beside.shift)
 
 
+def layout_of(spec: ComponentSpec) -> Layout | None:
+    """The config keys that a model shares with a model that adds to it; None for a class that has none.
+
+    Raises:
+        LoadError: the config cannot be read.
+    """
+    name = spec.type_hint[1] if spec.type_hint else ""
+    return layout_of_config(name, spec.read_config()) if name in CLASSES_WITH_LAYOUT else None
+
+
 def _beside(spec: ComponentSpec) -> LatentSpace | None:
     # Without a subfolder the parent is no pipeline folder of ours, and a `vae` in it may be anyone's.
     if spec.pretrained_model_name_or_path is None or not spec.subfolder:
         return None
     if (file := spec.file) is not None:
-        from .single_file.checkpoint import open_checkpoint  # here, for its specs need this module
-
         found = open_checkpoint(file, spec.access)
         return autoencoder_space("AutoencoderKL", found.config("vae")) if "vae" in found.models() else None
     beside = spec.using(subfolder=str(PurePosixPath(spec.subfolder).with_name("vae")), config=None)

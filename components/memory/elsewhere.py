@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
+from ..device_map import DeviceMap
 from ..models.views import Change, shallow_copy, view
-from .cut import Cut, own
+from .splitting import own
 
 M = TypeVar("M", bound=nn.Module)
 _WAYS = ("forward", "encode", "decode", "moments")
@@ -91,10 +92,10 @@ def lent(tensor: Tensor, home: torch.device) -> Tensor:
     return there.to(home) if there.requires_grad or there.device == home else Elsewhere(there, home)
 
 
-def spread(model: M, cut: Cut) -> M:
+def spread(model: M, cut: DeviceMap) -> M:
     """The view of a model whose modules lie as `cut` says: it takes and gives tensors on the cut's main device."""
-    home = torch.device(cut.main)
-    alone = pieces(model, cut.device)
+    home = torch.device(cut.main_device)
+    alone = pieces(model, cut.device_of)
     within = {path for path, _ in model.named_modules() if path and not any(_under(path, piece) for piece in alone)}
     changes: dict[str, Change] = {path: _lending(home) for path in within}
     changes |= {path: _piece(torch.device(device), home) for path, device in alone.items()}

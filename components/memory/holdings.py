@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from ...graph.errors import ConfigError
+from ..device_map import DeviceMap
 from .away import Stream
-from .cut import Cut
 from .elsewhere import spread
 from .expected import Expected
 from .moving import Mover
@@ -34,7 +34,7 @@ class Entry:
     device: str
     """Where it is used."""
     dtype: str
-    read: Callable[[str | Cut], Any] | None
+    read: Callable[[str | DeviceMap], Any] | None
     """Reads it from its files to a device; None for an object that was added by hand."""
     offload: Offload = AS_A_WHOLE
     tell: Callable[[Offload], Expected | None] = lambda _: None
@@ -51,13 +51,13 @@ class Entry:
     used: int = 0
     seen: float = 0.0
     stream: Stream | None = None
-    cut: Cut | None = None
+    device_map: DeviceMap | None = None
     """Which of it lies where, if it is on several devices; `device` is then the cut's main one."""
 
     @property
-    def place(self) -> str | Cut:
+    def place(self) -> str | DeviceMap:
         """Where it lies while it is in use."""
-        return CPU if self.offload.streams else self.cut or self.device
+        return CPU if self.offload.streams else self.device_map or self.device
 
     @property
     def home(self) -> str:
@@ -111,18 +111,22 @@ class Entry:
     @property
     def needs(self) -> Mapping[str, Parts]:
         """What it takes on each device once it is ready."""
-        if self.cut is not None and self.home == str(self.cut):
+        if self.device_map is not None and self.home == str(self.device_map):
             if self.component is not None and self.where == self.home:
-                return self.cut.lying(self.parts)
+                return self.device_map.parts_by_device(self.parts)
             count = self.expected.bytes if self.component is None else total([self.parts])
-            return self.cut.expected(self.key, count)
+            return self.device_map.expected_parts(self.key, count)
         return {self.home: {self.key: self.expected.bytes} if self.component is None else self.parts}
 
     @property
     def lies(self) -> Mapping[str, Parts]:
         """What of it lies on each device now."""
-        cut = self.cut is not None and self.where == str(self.cut)
-        return self.cut.lying(self.parts) if self.cut is not None and cut else {self.where: self.parts}
+        cut = self.device_map is not None and self.where == str(self.device_map)
+        return (
+            self.device_map.parts_by_device(self.parts)
+            if self.device_map is not None and cut
+            else {self.where: self.parts}
+        )
 
     def fact(self, leased: bool) -> Fact:
         return _fact(self.key, self.name, self.lies, self.used, leased, self.read is not None)
@@ -266,8 +270,8 @@ class Holdings:
             if isinstance(entry.component, nn.Module) and not entry.offload.plain:
                 entry.stream = self._mover.stream(entry.device, entry.offload.blocks, entry.offload.prefetch)
                 entry.given = offloaded(entry.component, entry.offload, entry.stream, entry.dtype)
-            elif isinstance(entry.component, nn.Module) and entry.cut is not None:
-                entry.given = spread(entry.component, entry.cut)
+            elif isinstance(entry.component, nn.Module) and entry.device_map is not None:
+                entry.given = spread(entry.component, entry.device_map)
         entry.where, entry.parts = entry.home, self._mover.parts(entry.component)
         known = window(entry.component, entry.offload, entry.dtype) if entry.stream is not None else 0
         entry.told = entry.expected._replace(bytes=total([entry.parts]), window=known)
@@ -308,11 +312,11 @@ class Holdings:
                 entry.going = True
             return found
 
-    def _move(self, entry: Entry, device: str | Cut) -> None:
+    def _move(self, entry: Entry, device: str | DeviceMap) -> None:
         entry.going = True  # until all of it is there
         self._mover.move(entry.component, device)
         entry.where, entry.parts = str(device), self._mover.parts(entry.component)
-        if entry.cut is not None:
+        if entry.device_map is not None:
             entry.given = None  # its view lends tensors that lie elsewhere now
         entry.going = False
 
@@ -374,10 +378,10 @@ class Holdings:
                 f"{entry.name} was added by hand, so its weights are not rewritten. Give a ComponentSpec of its files."
             )
         if offload is not None:
-            refuse_cut(entry.name, entry.cut, offload)
-        if device and entry.cut is not None:
+            refuse_cut(entry.name, entry.device_map, offload)
+        if device and entry.device_map is not None:
             self.let_go(entry, forget=True)  # at its next use it is read whole
-            entry.cut = None
+            entry.device_map = None
         dtype = dtype or entry.dtype
         again = dtype != entry.dtype or (offload is not None and offload != entry.offload)
         entry.offload, entry.device, entry.dtype = offload or entry.offload, device or entry.device, dtype

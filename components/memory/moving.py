@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..device_map import DeviceMap
 from ..loading.component import read_component
 from ..loading.weights import move
 from ..spec import ComponentSpec
 from .away import Stream
-from .cut import Cut
 from .sizes import Parts, parts_of
 
 
@@ -19,14 +19,16 @@ class Mover:
     Simulations of a device subclass it: no other code asks a tensor where it is.
     """
 
-    def read(self, spec: ComponentSpec, dtype: str, device: str | Cut) -> Any:  # an object of the spec's class
+    def read(self, spec: ComponentSpec, dtype: str, device: str | DeviceMap) -> Any:  # an object of the spec's class
         """The component from its files, in `dtype` on `device`. LoadError says what is wrong."""
-        return read_component(spec, getattr(torch, dtype), device.device if isinstance(device, Cut) else device)
+        return read_component(
+            spec, getattr(torch, dtype), device.device_of if isinstance(device, DeviceMap) else device
+        )
 
-    def move(self, component: Any, device: str | Cut) -> None:  # any component
+    def move(self, component: Any, device: str | DeviceMap) -> None:  # any component
         """Bring its tensors to a device, tensor by tensor. Views share its parameters and so come along."""
         if isinstance(component, nn.Module):
-            move(component, device.device if isinstance(device, Cut) else device)
+            move(component, device.device_of if isinstance(device, DeviceMap) else device)
 
     def stream(self, device: str, count: int, prefetch: bool) -> Stream:
         """What brings weights to a device while a model runs."""

@@ -2,22 +2,21 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 
 from ...graph.errors import ConfigError
 from ...registry import did_you_mean
+from ..device_map import DeviceMap
+from ..handle import Handle, Loader
 from ..loading.component import blank
 from ..spec import ComponentSpec, dtype_name
-from .cut import Cut, cut_as, cut_evenly, device_named
 from .expected import expected_bytes
-
-if TYPE_CHECKING:
-    from ..manager import ComponentsManager, Handle
+from .splitting import device_named, split_by_paths, split_by_size
 
 BY_SIZE = ("balanced", "auto")
-Place = str | Cut
+Place = str | DeviceMap
 SPARE = 0.1  # of a device's free memory, for what models compute
 
 
@@ -29,8 +28,8 @@ class Where:
     device_map: Any = None  # see `placed`
 
     def handles(
-        self, specs: Mapping[str, ComponentSpec], manager: "ComponentsManager", dtype: Any, known: Collection[str]
-    ) -> "dict[str, Handle]":
+        self, specs: Mapping[str, ComponentSpec], manager: Loader, dtype: Any, known: Collection[str]
+    ) -> dict[str, Handle]:
         """A handle for each of these, by name."""
         if dtype is not None:
             specs = {name: spec.using(dtype=dtype_name(dtype)) for name, spec in specs.items()}
@@ -122,7 +121,7 @@ def balanced(
 
 
 def _take(left: dict[str, int], place: Place, size: int) -> None:
-    shares = place.shares if isinstance(place, Cut) else ((place, size),)
+    shares = place.sizes if isinstance(place, DeviceMap) else ((place, size),)
     for device, share in shares:
         if device in left:
             left[device] = max(0, left[device] - share)
@@ -145,7 +144,7 @@ class _Sizes:
     def cut(self, name: str, room: Mapping[str, int]) -> Place | None:
         """A component over these devices; None for one that does not fit, or is read as a whole."""
         model = blank(spec := self._specs[name])
-        return None if isinstance(model, str) else cut_evenly(model, room, _dtype(spec, self._dtype))
+        return None if isinstance(model, str) else split_by_size(model, room, _dtype(spec, self._dtype))
 
 
 def _as_told(name: str, spec: ComponentSpec, asked: Mapping[object, object], dtype: str) -> Place:
@@ -153,7 +152,7 @@ def _as_told(name: str, spec: ComponentSpec, asked: Mapping[object, object], dty
     places = {str(path): device for path, device in asked.items()}
     if isinstance(model := blank(spec), str):
         raise ConfigError(f"device_map: {name} {model}, and came with a map of its modules. Give it one device.")
-    return cut_as(name, model, places, _dtype(spec, dtype))
+    return split_by_paths(name, model, places, _dtype(spec, dtype))
 
 
 def _dtype(spec: ComponentSpec, dtype: str) -> torch.dtype:

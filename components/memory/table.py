@@ -85,7 +85,9 @@ def row(handle: Handle, entry: Entry | None, used_by: tuple[str, ...], leaves: i
         class_name=handle.kind.__name__ if isinstance(handle, Added) else hint,
         source="added by hand" if isinstance(handle, Added) else source,
         dtype=f"{entry.dtype if entry else handle.dtype}{kept}" if weighty else "-",
-        device=str((entry.cut or entry.device) if entry else (handle.cut or handle.device)) if weighty else "-",
+        device=str((entry.device_map or entry.device) if entry else (handle.device_map or handle.device))
+        if weighty
+        else "-",
         where=(entry.where if entry else DISK) if weighty else "-",
         bytes=total([entry.parts]) if entry else 0,
         loaded=component is not None,

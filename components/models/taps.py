@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...graph.block import Lazy
 from ...graph.errors import ConfigError, LoadError
 from ...registry import did_you_mean
 from ..loading.weights import on_meta
@@ -106,11 +107,10 @@ def find_perturbable(component: Any) -> PerturbableLayers | None:
     if isinstance(component, nn.Module):
         says = getattr(component, "perturbable_layers", None)
         return None if says is None else says()
-    kind, spec = getattr(component, "type", None), getattr(component, "spec", None)
-    if spec is None or not hasattr(kind, "perturbable_layers"):
+    if not isinstance(component, Lazy) or not hasattr(component.type, "perturbable_layers") or not component.config:
         return None
     try:
-        return _layers_by(kind, json.dumps(spec.read_config(), sort_keys=True))
+        return _layers_by(component.type, json.dumps(component.config, sort_keys=True))
     except (ConfigError, LoadError):  # which `ready` reports
         return None
 

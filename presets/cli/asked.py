@@ -81,6 +81,7 @@ def read(pipe: Any, wanted: Asked) -> Read:  # pipe: a Graph
 
 def _part(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes for a component or a slot
     """A component or the block of a slot from `NAME:key=value,…`."""
+    from ...graph import Lazy
     from ...graph.binding import as_block
     from ...graph.typing import untagged
     from ...registry import did_you_mean, table
@@ -96,7 +97,7 @@ def _part(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes
         return as_block(name, {"_class_name": called, **parsed_config(texts, names[called])})
     kind = untagged(pipe.components[name].type)
     current = pipe.bindings.get(name)
-    made = kind.coerce(called, current.load() if hasattr(current, "load") else current)  # customary names too
+    made = kind.coerce(called, current.load() if isinstance(current, Lazy) else current)  # customary names too
     cls = type(made)
     config = parsed_config(texts, cls)
     known = [field.name for field in fields(cls) if field.init]
@@ -109,13 +110,14 @@ def about(pipe: Any, source: Mapping[str, str], was: Read) -> dict[str, Any]:  #
     """The settings of a run as JSON: enough to make the picture again."""
     from sfumato import __version__
 
+    from ...graph import Lazy
     from ...graph.binding import overlay
     from ...graph.files.values import spelled
 
     graph = overlay(pipe, was.swaps)
     parts: dict[str, Any] = {}
     if (scheduler := graph.bindings.get("scheduler")) is not None:
-        parts["scheduler"] = (scheduler.load() if hasattr(scheduler, "load") else scheduler).to_config()
+        parts["scheduler"] = (scheduler.load() if isinstance(scheduler, Lazy) else scheduler).to_config()
     for slot, paths in graph.slots.items():
         parts[slot] = graph[paths[0]].to_config()
     task = {"task": graph.preset[1]} if graph.preset else {}

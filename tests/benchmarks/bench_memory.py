@@ -24,8 +24,8 @@ from rich.console import Console
 from rich.table import Table
 
 import sfumato as sf
+from sfumato.components.device_map import DeviceMap
 from sfumato.components.loading.weights import on_meta, save_weights
-from sfumato.components.memory.cut import Cut
 from sfumato.components.memory.moving import Mover
 from sfumato.components.memory.sizes import show_size
 from sfumato.components.spec import ComponentSpec
@@ -192,7 +192,7 @@ def five() -> Table:
         reads: list[str] = []
 
         class Counting(Mover):
-            def read(self, spec: ComponentSpec, dtype: str, device: str | Cut) -> Any:  # any component
+            def read(self, spec: ComponentSpec, dtype: str, device: str | DeviceMap) -> Any:  # any component
                 reads.append(spec.subfolder)
                 return super().read(spec, dtype, device)
 

@@ -52,7 +52,7 @@ def test_a_handle_is_a_value_and_loads_nothing() -> None:
 
 
 def test_a_handle_is_what_a_graph_holds_before_loading_and_asking_it_never_fails(emoji: Path) -> None:
-    """`isinstance(handle, Lazy)` reads its properties on Python 3.11, so they must not raise; `ready` does."""
+    """Checking a graph reads the properties of its handles, so they do not raise; `ready` does."""
     vae = TEXT.using(
         type_hint=("diffusers", "AutoencoderKL"), pretrained_model_name_or_path=str(emoji), subfolder="vae"
     )

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sfumato.components.loading.spaces import space_of
 from sfumato.components.spec import ComponentSpec
 from sfumato.graph.errors import ConfigError, LoadError
 from sfumato.graph.space import LatentSpace
@@ -134,15 +135,15 @@ def a_denoiser(folder: Path, name: str = "UNet2DConditionModel", **keys: Any) ->
 def test_autoencoder_and_denoiser_of_one_folder_share_their_space() -> None:
     vae = ComponentSpec(type_hint=VAE, pretrained_model_name_or_path=str(EMOJI), subfolder="vae")
     unet = ComponentSpec(type_hint=UNET, pretrained_model_name_or_path=str(EMOJI), subfolder="unet")
-    assert vae.space == LatentSpace(channels=8, scaling=0.18215, shift=0.0)
-    assert unet.space == vae.space
+    assert space_of(vae) == LatentSpace(channels=8, scaling=0.18215, shift=0.0)
+    assert space_of(unet) == space_of(vae)
 
 
 def test_spaces_of_unlike_families_do_not_fit(tmp_path: Path) -> None:
     a_vae(tmp_path / "sdxl", latent_channels=4, scaling_factor=0.13025, shift_factor=None)
     a_vae(tmp_path / "flux", latent_channels=16, scaling_factor=0.3611, shift_factor=0.1159)
-    sdxl = a_denoiser(tmp_path / "sdxl", in_channels=4, out_channels=4).space
-    flux = a_denoiser(tmp_path / "flux", "FluxTransformer2DModel", in_channels=64, out_channels=None).space
+    sdxl = space_of(a_denoiser(tmp_path / "sdxl", in_channels=4, out_channels=4))
+    flux = space_of(a_denoiser(tmp_path / "flux", "FluxTransformer2DModel", in_channels=64, out_channels=None))
     assert flux == LatentSpace(channels=16, scaling=0.3611, shift=0.1159)
     assert sdxl is not None
     assert flux is not None
@@ -150,12 +151,12 @@ def test_spaces_of_unlike_families_do_not_fit(tmp_path: Path) -> None:
 
 
 def test_a_denoiser_alone_knows_its_channels(tmp_path: Path) -> None:
-    assert a_denoiser(tmp_path / "a", in_channels=9, out_channels=4).space == LatentSpace(channels=4)
+    assert space_of(a_denoiser(tmp_path / "a", in_channels=9, out_channels=4)) == LatentSpace(channels=4)
     learned = a_denoiser(tmp_path / "b", "PixArtTransformer2DModel", in_channels=4, out_channels=8)
-    assert learned.space == LatentSpace(channels=4)
+    assert space_of(learned) == LatentSpace(channels=4)
     whole = learned.using(pretrained_model_name_or_path=str(tmp_path / "b" / "net"), subfolder="")
     a_vae(tmp_path / "b", latent_channels=4)  # beside a folder that was given whole, a `vae` may be anyone's
-    assert whole.space == LatentSpace(channels=4)
+    assert space_of(whole) == LatentSpace(channels=4)
 
 
 def test_a_tiny_autoencoder_fits_latents_of_any_scaling(tmp_path: Path) -> None:
@@ -163,18 +164,18 @@ def test_a_tiny_autoencoder_fits_latents_of_any_scaling(tmp_path: Path) -> None:
     spec = ComponentSpec(
         type_hint=("diffusers", "AutoencoderTiny"), pretrained_model_name_or_path=str(tmp_path), subfolder="vae"
     )
-    assert spec.space == LatentSpace(channels=4)
+    assert space_of(spec) == LatentSpace(channels=4)
 
 
 def test_what_has_no_space_or_no_files_here_has_none(tmp_path: Path) -> None:
     text = ComponentSpec(
         type_hint=("transformers", "CLIPTextModel"), pretrained_model_name_or_path=str(EMOJI), subfolder="text_encoder"
     )
-    assert text.space is None
-    assert ComponentSpec(type_hint=VAE).space is None
-    assert ComponentSpec().space is None
+    assert space_of(text) is None
+    assert space_of(ComponentSpec(type_hint=VAE)) is None
+    assert space_of(ComponentSpec()) is None
     inline = ComponentSpec(type_hint=VAE, config={"latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1})
-    assert inline.space == LatentSpace(channels=16, scaling=0.3611, shift=0.1)
+    assert space_of(inline) == LatentSpace(channels=16, scaling=0.3611, shift=0.1)
 
 
 def test_a_broken_config_is_told_with_its_component(tmp_path: Path) -> None:
@@ -182,7 +183,7 @@ def test_a_broken_config_is_told_with_its_component(tmp_path: Path) -> None:
     (tmp_path / "vae" / "config.json").write_text("{]")
     spec = ComponentSpec(type_hint=VAE, pretrained_model_name_or_path=str(tmp_path), subfolder="vae")
     with pytest.raises(LoadError, match=r"AutoencoderKL \(.*\): .*config\.json: not JSON at line 1"):
-        _ = spec.space
+        space_of(spec)
 
 
 def test_specs_and_native_text_classes_are_read_without_importing_transformers_or_diffusers() -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from sfumato.graph import ANY_SPACE, Block, Graph, LatentSpace, Loop, Memory, Port, Running, component, knob
+from sfumato.graph import ANY_SPACE, Block, Graph, LatentSpace, Lazy, Loop, Memory, Port, Running, component, knob
 
 CALLS: list[str] = []
 """What ran, in order; a test clears it first."""
@@ -219,7 +219,7 @@ class Decode(Block):
         return Y(latents)
 
 
-class Handle:
+class Handle(Lazy):
     """A component that is not loaded yet."""
 
     def __init__(self, made: Any, *, ready: Exception | None = None) -> None:

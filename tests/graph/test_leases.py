@@ -11,6 +11,7 @@ import pytest
 
 import sfumato as sf
 from sfumato import Graph, Loop
+from sfumato.graph import Lazy
 
 Ask = Annotated[Callable[[int], int], sf.Port("ask")]
 
@@ -57,17 +58,20 @@ class Lent:
             self.lender.log.append(f"-{self.names}")
 
 
-class Handle:
+class Handle(Lazy):
     """What a graph binds: says who lends it."""
 
-    space = None
-    type = Tool
-
     def __init__(self, name: str, value: int, lender: Lending) -> None:
-        self.name, self.value, self.lender = name, value, lender
+        self.name, self.value, self.lending = name, value, lender
         self.alive: weakref.ref[Tool] | None = None
 
-    def ready(self) -> None: ...
+    @property
+    def type(self) -> type[Tool]:
+        return Tool
+
+    @property
+    def lender(self) -> Lending:
+        return self.lending
 
     def load(self) -> Tool:
         assert any(self.name in names.split() for names in self.lender.held), f"{self.name} loaded without a lease"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 import sfumato as sf
+from sfumato.components.device_map import DeviceMap
 from sfumato.components.memory.away import Stream
-from sfumato.components.memory.cut import Cut
 from sfumato.components.memory.moving import Mover
 from sfumato.components.memory.sizes import Parts, parts_of, total
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
@@ -43,13 +43,13 @@ class Simulated(Mover):
         self._copies: list[tuple[weakref.ref[Tensor], str, int]] = []
         self._lock = threading.Lock()
 
-    def read(self, spec: ComponentSpec, dtype: str, device: str | Cut) -> Any:  # any component
+    def read(self, spec: ComponentSpec, dtype: str, device: str | DeviceMap) -> Any:  # any component
         assert isinstance(device, str)
         made = super().read(spec, dtype, "cpu")
         self._place(made, device, f"read {spec.subfolder} to {device}")
         return made
 
-    def move(self, component: Any, device: str | Cut) -> None:  # any component
+    def move(self, component: Any, device: str | DeviceMap) -> None:  # any component
         assert isinstance(device, str)
         self._place(component, device, f"move {type(component).__name__} to {device}")
 

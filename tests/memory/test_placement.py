@@ -11,12 +11,12 @@ from torch import Tensor, nn
 import sfumato as sf
 from sfumato.blocks.denoise.passes import asking
 from sfumato.components.conditioning import SDXLConditioning
-from sfumato.components.memory.cut import cut_as
 from sfumato.components.memory.expected import expected_bytes
 from sfumato.components.memory.moving import Mover
 from sfumato.components.memory.placement import balanced
 from sfumato.components.memory.policy import Fact, Shortage, room_for
 from sfumato.components.memory.sizes import total
+from sfumato.components.memory.splitting import split_by_paths
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 from sfumato.components.spec import ComponentSpec
@@ -166,7 +166,7 @@ def test_one_tensor_in_two_places_has_one_device() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].weight = model[0].weight
     with pytest.raises(ConfigError, match=r"net's 0 and 1 share one tensor, and came as lazy:0 and lazy:1. Give them"):
-        cut_as("net", model, {"0": ONE, "1": TWO}, torch.float32)
+        split_by_paths("net", model, {"0": ONE, "1": TWO}, torch.float32)
 
 
 def test_balanced_cuts_what_is_larger_than_every_device_by_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,14 +174,14 @@ def test_balanced_cuts_what_is_larger_than_every_device_by_its_blocks(monkeypatc
     rooms = {ONE: size * 2 // 3, TWO: size * 2 // 3}
     monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: rooms)
     pipe = sf.load("emoji", manager=sf.ComponentsManager(), device_map="balanced")
-    cut = pipe.bindings["unet"].cut
-    assert cut is not None and sum(share for _, share in cut.shares) == size
-    assert all(share <= rooms[device] for device, share in cut.shares)
-    shares = [share / rooms[device] for device, share in cut.shares]
+    cut = pipe.bindings["unet"].device_map
+    assert cut is not None and sum(share for _, share in cut.sizes) == size
+    assert all(share <= rooms[device] for device, share in cut.sizes)
+    shares = [share / rooms[device] for device, share in cut.sizes]
     assert max(shares) - min(shares) < 0.15  # as even as whole blocks can be
     model = UNet2DConditionModel.from_pretrained(EMBEDDED / "unet")
     lists = {path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
-    assert {path.rpartition(".")[0] for path, _ in cut.places if path} <= lists
+    assert {path.rpartition(".")[0] for path, _ in cut.entries if path} <= lists
     small = {ONE: size // 3, TWO: size // 3}
     monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: small)
     assert sf.load("emoji", manager=sf.ComponentsManager(), device_map="balanced").bindings["unet"].device == "cpu"
@@ -191,7 +191,7 @@ def test_one_component_is_cut_by_the_room_that_the_others_leave(monkeypatch: pyt
     monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: {ONE: 30 << 20, TWO: 15 << 20})
     with devices():
         pipe = sf.load("emoji", manager=sf.ComponentsManager(device=ONE), device_map={"unet": "auto", "vae": TWO})
-        shares = dict(pipe.bindings["unet"].cut.shares)
+        shares = dict(pipe.bindings["unet"].device_map.sizes)
         vae = expected_bytes(spec_of("vae"), "float32")
         parts = shares[ONE] / (30 << 20), shares[TWO] / ((15 << 20) - vae)
         assert 0 < parts[1] <= 1 and abs(parts[0] - parts[1]) < 0.3  # as even as whole blocks can be
@@ -202,7 +202,7 @@ def test_a_budget_counts_what_lies_on_each_device_and_one_that_is_cut_leaves_all
     with devices():
         pipe = sf.load("emoji", device_map={"unet": CUT}, manager=(m := sf.ComponentsManager(device=ONE)))
         draw(pipe)
-        shares = dict(pipe.bindings["unet"].cut.shares)
+        shares = dict(pipe.bindings["unet"].device_map.sizes)
         facts = {fact.name: fact for fact in m._holdings.facts()}
         assert {d: total([facts["unet"].at(d)]) for d in (ONE, TWO)} == shares
         # Beside its share of the first device there is no room for the VAE.
@@ -236,7 +236,7 @@ def test_one_that_is_cut_does_not_stream_and_is_whole_where_it_is_sent(whole: Te
 
 def test_a_component_given_in_the_call_lies_where_the_map_says() -> None:
     pipe = sf.load("emoji", manager=sf.ComponentsManager(), unet=spec_of("unet"), device_map={"unet": CUT, "vae": TWO})
-    assert str(pipe.bindings["unet"].cut) == f"{ONE} + {TWO}" and pipe.bindings["vae"].device == TWO
+    assert str(pipe.bindings["unet"].device_map) == f"{ONE} + {TWO}" and pipe.bindings["vae"].device == TWO
 
 
 def test_room_is_made_on_each_device_and_made_by_leaving_all() -> None:

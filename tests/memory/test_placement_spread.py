@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 import sfumato as sf
+from sfumato.components.device_map import DeviceMap
 from sfumato.components.loading.weights import move
 from sfumato.components.memory.away import blocks
-from sfumato.components.memory.cut import Cut, cut_as, own
 from sfumato.components.memory.elsewhere import Elsewhere, lent, spread
+from sfumato.components.memory.splitting import own, split_by_paths
 from sfumato.components.models.taps import Drop, Identity, Tap, Taps, apply_taps
 
 from .simulated import ONE, TWO, Move, devices
@@ -140,11 +141,11 @@ def tensors_in(value: Any) -> list[Tensor]:
     return [t for one in inside if not isinstance(one, bool | None) for t in tensors_in(one)]
 
 
-def cut_into(model: nn.Module, paths: list[str]) -> Cut:
+def cut_into(model: nn.Module, paths: list[str]) -> DeviceMap:
     """Every second one of these modules on the second device."""
     places = {"": ONE, **dict.fromkeys(paths[1::2], TWO), **dict.fromkeys(paths[::2], ONE)}
-    cut = cut_as("model", model, places, torch.float32)
-    assert isinstance(cut, Cut)
+    cut = split_by_paths("model", model, places, torch.float32)
+    assert isinstance(cut, DeviceMap)
     return cut
 
 
@@ -164,7 +165,7 @@ def test_a_model_on_two_devices_gives_the_bits_of_one(name: str, parts: Callable
     whole = copy.deepcopy(model)
     move(whole, lambda path: ONE)
     cut = cut_into(model, parts(model))
-    move(model, cut.device)
+    move(model, cut.device_of)
     view = spread(model, cut)
     assert {str(p.device) for p in model.parameters()} == {ONE, TWO}
     answers = ask(whole)
@@ -179,9 +180,9 @@ def test_modules_that_take_from_a_list_what_others_put_there() -> None:
     model, ask = made("unet")
     whole = copy.deepcopy(model)
     move(whole, lambda path: ONE)
-    cut = cut_as("unet", model, {"": ONE, "down_blocks.1": TWO, "up_blocks.1": TWO}, torch.float32)
-    assert isinstance(cut, Cut)
-    move(model, cut.device)
+    cut = split_by_paths("unet", model, {"": ONE, "down_blocks.1": TWO, "up_blocks.1": TWO}, torch.float32)
+    assert isinstance(cut, DeviceMap)
+    move(model, cut.device_of)
     assert all(torch.equal(a, b) for a, b in zip(ask(spread(model, cut)), ask(whole), strict=True))
 
 
@@ -191,7 +192,7 @@ def test_views_of_one_that_is_cut_lie_where_it_does(change: Any) -> None:
     whole = copy.deepcopy(model)
     move(whole, lambda path: ONE)
     cut = cut_into(model, by_block(model))
-    move(model, cut.device)
+    move(model, cut.device_of)
     taps = Taps((Tap(change),))
     asked = {name: t.to(ONE) for name, t in UNET_ASKED.items()}
     answers = [apply_taps(m, taps, (8, 8))(**asked).to("cpu") for m in (spread(model, cut), whole)]
@@ -203,7 +204,7 @@ def test_it_is_of_the_class_it_was_and_says_that_it_is_at_home() -> None:
     model, _ = made("unet")
     before = [type(module) for module in model.modules()]
     cut = cut_into(model, by_block(model))
-    move(model, cut.device)
+    move(model, cut.device_of)
     view: Any = spread(model, cut)
     assert isinstance(view, type(model)) and type(view).__name__ == type(model).__name__
     assert view.device == HOME and view.to_config() == model.to_config()  # type: ignore[operator]  # a Model
@@ -238,9 +239,9 @@ class Chain(nn.Module):
 
 def test_from_one_to_the_next_on_the_same_device_nothing_travels(moves: list[Move]) -> None:
     model = Chain()
-    cut = cut_as("chain", model, {"layers": TWO, "layers.0": ONE, "layers.4": ONE}, torch.float32)
-    assert isinstance(cut, Cut)
-    move(model, cut.device)
+    cut = split_by_paths("chain", model, {"layers": TWO, "layers.0": ONE, "layers.4": ONE}, torch.float32)
+    assert isinstance(cut, DeviceMap)
+    move(model, cut.device_of)
     view, x = spread(model, cut), torch.ones(2).to(ONE)
     moves.clear()
     _, stack = view(x)

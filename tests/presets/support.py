@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from sfumato import ComponentsManager, Graph
+from sfumato.graph import Lazy
 
 SCHEDULERS = ("DDIMScheduler", "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DDPMScheduler")
 EMBEDDED = Path(__file__).parents[2] / "presets" / "embedded" / "emoji"
@@ -172,7 +173,7 @@ def counted(pipe: Graph) -> Generator[Counts]:
 def held(pipe: Graph, name: str) -> Any:  # whichever component
     """The object that a pipe has bound, loaded if need be."""
     value = pipe.bindings[name]
-    return value.load() if hasattr(value, "load") else value
+    return value.load() if isinstance(value, Lazy) else value
 
 
 def fresh() -> ComponentsManager:

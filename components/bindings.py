@@ -1,4 +1,4 @@
-"""What a graph file says of a component, made into what a graph binds; reached through `registry.codecs`."""
+"""Handles of the process's own manager, for specs and for entries of graph files. `registry.codecs` leads here."""
 
 import os
 from collections.abc import Mapping
@@ -7,13 +7,19 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from ...graph.errors import ConfigError
-from ...registry import resolve
-from ..manager import ComponentsManager, default_manager
-from ..spec import ComponentSpec
+from ..graph.errors import ConfigError
+from ..registry import resolve
+from .handle import Handle
+from .manager import ComponentsManager, default_manager
+from .spec import ComponentSpec
 
-_PACKAGE = Path(__file__).parent.parent.parent
+_PACKAGE = Path(__file__).parent.parent
 _INLINE = {"type_hint", "config"}
+
+
+def handle_of(spec: ComponentSpec) -> Handle:
+    """A handle of the process's own manager: what a graph binds for a spec."""
+    return default_manager().handle(spec)
 
 
 def from_json(

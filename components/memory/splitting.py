@@ -1,68 +1,22 @@
-"""One component on several devices: which of its modules lie where, as a user says or by sizes."""
+"""Make a device map for one model: from a mapping of module paths, or by the sizes of its blocks."""
 
-from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError
 from ...registry import did_you_mean
+from ..device_map import DeviceMap, longest_prefix
 from .away import blocks
 from .limits import account
 from .offload import _bytes
-from .sizes import Parts, tensors_of
+from .sizes import tensors_of
 
 _SHOWN = 4  # names in an error text
 
 
-@dataclass(frozen=True)
-class Cut:
-    """Where the modules of a component lie.
-
-    places: module paths and devices; a tensor lies where the longest path says that it is under. shares: the bytes
-    that each device takes of it, that of its first tensor before the others: there it takes and gives its values.
-    """
-
-    places: tuple[tuple[str, str], ...]
-    shares: tuple[tuple[str, int], ...] = field(compare=False)
-
-    @property
-    def main(self) -> str:
-        return self.shares[0][0]
-
-    @cached_property
-    def _devices(self) -> Mapping[str, str]:
-        return dict(self.places)
-
-    def device(self, name: str) -> str:
-        """The device of a module or a tensor."""
-        return self._devices.get(_longest(name, self._devices), self.main)  # what has no tensors need not be named
-
-    def expected(self, key: str, count: int) -> dict[str, Parts]:
-        """What of a component of so many bytes will lie on each device."""
-        whole = sum(share for _, share in self.shares)
-        return {device: {(device, key): count * share // whole} for device, share in self.shares}
-
-    def lying(self, parts: Parts) -> dict[str, Parts]:
-        """What of its memory lies on each device."""
-        found: dict[str, dict[Hashable, int]] = {device: {} for device, _ in self.shares}
-        for part, size in parts.items():
-            assert isinstance(part, tuple)  # a device, and where on it
-            found[str(part[0])][part] = size
-        return {**found}
-
-    @property
-    def key(self) -> str:
-        """A text that tells it from others."""
-        return ", ".join(f"{path or 'all'}: {device}" for path, device in self.places)
-
-    def __str__(self) -> str:
-        return " + ".join(device for device, _ in self.shares)
-
-
-def cut_as(name: str, model: nn.Module, asked: Mapping[str, object], dtype: torch.dtype) -> Cut | str:
+def split_by_paths(name: str, model: nn.Module, asked: Mapping[str, object], dtype: torch.dtype) -> DeviceMap | str:
     """The cut that a map of module paths asks for, or the device, where it names one alone.
 
     Raises:
@@ -75,7 +29,7 @@ def cut_as(name: str, model: nn.Module, asked: Mapping[str, object], dtype: torc
         said = "\n".join(f"  {path!r}: {did_you_mean(path, _near(path, paths))}" for path in lost)
         raise ConfigError(f"device_map: {name} is a {type(model).__name__}, which has no such modules.\n{said}")
     owned = [(path, module) for path, module in paths.items() if next(own(module), None) is not None]
-    if bare := [path for path, _ in owned if _longest(path, places) not in places]:
+    if bare := [path for path, _ in owned if longest_prefix(path, places) not in places]:
         more = f" and {len(bare) - _SHOWN} more" if len(bare) > _SHOWN else ""
         raise ConfigError(
             f"device_map: {name} says no device for {', '.join(p or 'the model itself' for p in bare[:_SHOWN])}{more}. "
@@ -84,16 +38,16 @@ def cut_as(name: str, model: nn.Module, asked: Mapping[str, object], dtype: torc
     at: dict[int, tuple[str, str]] = {}
     for path, module in owned:
         for tensor in own(module):
-            before, device = at.setdefault(id(tensor), (path, places[_longest(path, places)]))
-            if (here := places[_longest(path, places)]) != device:
+            before, device = at.setdefault(id(tensor), (path, places[longest_prefix(path, places)]))
+            if (here := places[longest_prefix(path, places)]) != device:
                 raise ConfigError(
                     f"device_map: {name}'s {before} and {path} share one tensor, and came as {device} and {here}. "
                     "Give them one device."
                 )
-    return _cut(model, places, dtype)
+    return _device_map(model, places, dtype)
 
 
-def cut_evenly(model: nn.Module, room: Mapping[str, int], dtype: torch.dtype) -> Cut | str | None:
+def split_by_size(model: nn.Module, room: Mapping[str, int], dtype: torch.dtype) -> DeviceMap | str | None:
     """A model over several devices by its blocks, in their order, each device filled as far as the others; None where
     it does not fit. What stands outside of lists, and so works at the beginning and the end, is on the first device.
     """
@@ -109,7 +63,7 @@ def cut_evenly(model: nn.Module, room: Mapping[str, int], dtype: torch.dtype) ->
             low = middle
         else:
             high, best = middle, found
-    return _cut(model, best, dtype)
+    return _device_map(model, best, dtype)
 
 
 def _filled(sizes: Mapping[str, int], rest: int, room: Mapping[str, int], part: float) -> dict[str, str] | None:
@@ -137,20 +91,14 @@ def device_named(what: str, place: object) -> str:
         raise ConfigError(f"device_map: {what} came as {place!r}; wanted a device such as 'cuda:0' or 'cpu'.") from None
 
 
-def _cut(model: nn.Module, places: Mapping[str, str], dtype: torch.dtype) -> Cut | str:
+def _device_map(model: nn.Module, places: Mapping[str, str], dtype: torch.dtype) -> DeviceMap | str:
     held: dict[str, list[Tensor]] = {}
     for path, module in model.named_modules():
         if tensors := list(own(module)):
-            held.setdefault(places[_longest(path, places)], []).extend(tensors)
+            held.setdefault(places[longest_prefix(path, places)], []).extend(tensors)
     if len(held) < 2:
         return next(iter(held), places.get("", "cpu"))
-    return Cut(tuple(places.items()), tuple((device, _bytes(tensors, dtype)) for device, tensors in held.items()))
-
-
-def _longest(name: str, places: Mapping[str, object]) -> str:
-    while name and name not in places:
-        name = name.rpartition(".")[0]
-    return name
+    return DeviceMap(tuple(places.items()), tuple((device, _bytes(tensors, dtype)) for device, tensors in held.items()))
 
 
 def own(module: nn.Module) -> Iterator[Tensor]:
