@@ -1,4 +1,4 @@
-"""The commands together, and how a wrong command line is told."""
+"""All commands together, and how a wrong command line is reported."""
 
 import sys
 from collections.abc import Sequence
@@ -7,15 +7,16 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .look import check, inspect, presets, show
+from .messages import fail
+from .queries import check, inspect, presets, show
 from .run import run
-from .telling import fail, with_word
+from .trust import with_value
 
 NAME = "sfumato"
 
 
 class Commands(TyperGroup):
-    """The group of all commands. A wrong command line is told in one line, as every other error is."""
+    """The group of all commands. It reports a wrong command line in one line, as the commands report their errors."""
 
     def main(
         self,
@@ -24,11 +25,12 @@ class Commands(TyperGroup):
         complete_var: str | None = None,
         standalone_mode: bool = True,
         windows_expand_args: bool = True,
-        **extra: Any,  # what click hands through
+        **extra: Any,  # what click passes on
     ) -> Any:
-        given = with_word(sys.argv[1:] if args is None else args)
+        """Run the command line `args`, or that of the process, and exit with its code."""
+        args = with_value(sys.argv[1:] if args is None else args)
         try:
-            code = self._told(given, complete_var, **extra)
+            code = self._run(args, complete_var, **extra)
         except typer.Exit as stop:
             code = stop.exit_code
         except KeyboardInterrupt:
@@ -37,15 +39,15 @@ class Commands(TyperGroup):
             sys.exit(code or 0)
         return code
 
-    def _told(self, args: list[str], complete_var: str | None, **extra: Any) -> Any:
+    def _run(self, args: list[str], complete_var: str | None, **extra: Any) -> Any:
         try:
             return super().main(args, NAME, complete_var, standalone_mode=False, **extra)
         except (typer.Exit, KeyboardInterrupt):
             raise
         except typer.Abort:
             fail("Cancelled", "stopped.", as_json=False)
-        except Exception as error:  # typer's copy of click has no public class to catch
-            if not hasattr(error, "format_message"):  # click's errors of usage, which typer brings in its own copy
+        except Exception as error:  # typer has its own copy of click, without a public class to catch
+            if not hasattr(error, "format_message"):  # click's errors of usage have it
                 raise
             command = getattr(getattr(error, "ctx", None), "command_path", NAME)
             text = f"{str(error.format_message()).rstrip('. ')}. Try '{command} --help'."  # type: ignore[attr-defined]
@@ -56,14 +58,14 @@ app = typer.Typer(
     cls=Commands,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Make pictures with diffusion models, and look at what makes them. Start with: sfumato run 'a red apple'",
+    help="Make pictures with diffusion models, and inspect models and graphs. Start with: sfumato run 'a red apple'",
 )
 for command in (run, show, check, inspect, presets):
     app.command()(command)
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         from sfumato import __version__
 
         typer.echo(f"sfumato {__version__}")
@@ -71,10 +73,10 @@ def _version(asked: bool) -> None:
 
 
 @app.callback(invoke_without_command=True)
-def _start(
+def _main(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     if context.invoked_subcommand is None:

@@ -1,87 +1,130 @@
-"""The options of `sfumato run`, as a new user reads them."""
+"""The options of the commands, with the help texts that a new user reads."""
 
 from typing import Annotated, Any
 
 import typer
 
-_WHAT = "What to make"
-_WITH = "With what"
-_FILES = "Files"
-_PART = "Its settings may follow: NAME:key=value,key=value."
+from .trust import FLAG
+
+_PICTURE = "Picture"
+_MODEL = "Model"
+_OUTPUT = "Output"
+_SETTINGS = "Add its settings as NAME:key=value,key=value."
 
 
-def _option(*names: str, panel: str, **more: Any) -> Any:  # what typer.Option takes and gives
+def _option(*names: str, panel: str | None = None, **more: Any) -> Any:  # what typer.Option takes and returns
     make: Any = typer.Option
     return make(*names, rich_help_panel=panel, **{"show_default": False, **more})
 
 
+# ------------------------------------------------------------------------------------------------ several commands
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout, for errors too.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. SFUMATO_DEBUG=1 does the same.")]
+Trust = Annotated[
+    str | None,
+    _option(
+        FLAG, panel=_MODEL, metavar="[isolated|sha256:…]",
+        help="Run the Python code that comes with the model. isolated: run it in a separate process. sha256:…: run it "
+        "only if it has this hash. Without this option the code is listed and not run.",
+    ),
+]  # fmt: skip
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A preset (listed by: sfumato presets), a folder, a Hub repo, a weight file or a graph file.",
+    ),
+]
+Revision = Annotated[
+    str | None,
+    _option(panel=_MODEL, metavar="NAME", show_default="main", help="Branch, tag or commit of the model's Hub repo."),
+]
+Variant = Annotated[
+    str | None, _option(panel=_MODEL, metavar="NAME", help="Variant of the weight files, such as fp16.")
+]
+Task = Annotated[
+    str | None,
+    _option(panel=_MODEL, metavar="NAME", show_default="text2image", help="A task of the model's family."),
+]
+CheckTask = Annotated[
+    str | None,
+    _option("--task", panel=_MODEL, metavar="NAME", show_default="all", help="A task of the family."),
+]
+
+# ------------------------------------------------------------------------------------------------ sfumato show
+SvgFile = Annotated[str | None, _option("--svg", metavar="FILE", help="Write the graph as a picture to this file.")]
+Mermaid = Annotated[bool, typer.Option("--mermaid", help="Print the graph as a mermaid flowchart.")]
+
+# ------------------------------------------------------------------------------------------------ sfumato run
 Prompt = Annotated[str | None, typer.Argument(metavar="PROMPT", help="What the picture shows.", show_default=False)]
-Negative = Annotated[str | None, _option(panel=_WHAT, metavar="TEXT", help="What it shall not show.")]
-Image = Annotated[str | None, _option(panel=_WHAT, metavar="FILE", help="Picture to start from.")]
-Mask = Annotated[str | None, _option(panel=_WHAT, metavar="FILE", help="White where --image is painted anew.")]
+Negative = Annotated[str | None, _option(panel=_PICTURE, metavar="TEXT", help="What the picture must not show.")]
+Image = Annotated[str | None, _option(panel=_PICTURE, metavar="FILE", help="Picture to start from.")]
+Mask = Annotated[
+    str | None,
+    _option(panel=_PICTURE, metavar="FILE", help="Mask for --image. White areas are painted new, black ones are kept."),
+]
 Count = Annotated[
     int | None,
-    _option("-n", "--images", panel=_WHAT, metavar="NUMBER", show_default="1", help="How many pictures."),
+    _option("-n", "--images", panel=_PICTURE, metavar="NUMBER", show_default="1", help="Number of pictures to make."),
 ]
 Seed = Annotated[
     int | None,
     _option(
-        panel=_WHAT, metavar="NUMBER", show_default="a fresh one, which is printed",
-        help="The same seed and settings, the same picture.",
+        panel=_PICTURE, metavar="NUMBER", show_default="random, and printed",
+        help="Seed of the random numbers. The same seed and settings make the same picture.",
     ),
 ]  # fmt: skip
 Setting = Annotated[
     list[str] | None,
     _option(
-        "--set", panel=_WHAT, metavar="NAME=VALUE",
-        help="Any input of the graph, such as num_inference_steps=30, and as often as you like; sfumato show MODEL "
-        "lists them. Lists are JSON, pictures a file's path.",
+        "--set", panel=_PICTURE, metavar="NAME=VALUE",
+        help="Set an input of the graph, such as num_inference_steps=30. Can be repeated. sfumato show MODEL lists the "
+        "inputs. Write a list as JSON, and a picture as the path of its file.",
     ),
 ]  # fmt: skip
 Model = Annotated[
     str | None,
     _option(
-        panel=_WITH, show_default="emoji", metavar="NAME",
-        help="A preset with a model inside (sfumato presets lists them), a folder, or a repo of the Hub.",
+        panel=_MODEL, show_default="emoji", metavar="NAME",
+        help="An included model (listed by: sfumato presets), a folder, a Hub repo or a weight file.",
     ),
 ]  # fmt: skip
-Revision = Annotated[
-    str | None,
-    _option(panel=_WITH, metavar="NAME", show_default="main", help="Branch, tag or commit of the model's repo."),
-]
-Variant = Annotated[
-    str | None,
-    _option(panel=_WITH, metavar="NAME", help="Weights of this form, such as fp16, where the model has them."),
-]
-Task = Annotated[
+RunTask = Annotated[
     str | None,
     _option(
-        panel=_WITH, metavar="NAME", show_default="the first that takes what is given",
-        help="text2image, image2image, inpaint, or what else the model's family has.",
+        "--task", panel=_MODEL, metavar="NAME", show_default="chosen by the other options",
+        help="text2image, image2image, inpaint, or another task of the model's family.",
     ),
 ]  # fmt: skip
 GraphFile = Annotated[
-    str | None, _option("--graph", panel=_WITH, metavar="FILE", help="Run this graph file instead of a task's graph.")
+    str | None,
+    _option("--graph", panel=_MODEL, metavar="FILE", help="Run this graph file instead of the graph of a task."),
 ]
 Guider = Annotated[
     str | None,
-    _option(panel=_WITH, metavar="NAME", show_default="the graph's", help=f"cfg, none … {_PART}"),
+    _option(panel=_MODEL, metavar="NAME", show_default="the graph's", help=f"Guidance: cfg, none … {_SETTINGS}"),
 ]
 Scheduler = Annotated[
     str | None,
-    _option(panel=_WITH, metavar="NAME", show_default="the model's", help=f"euler_a, ddim … {_PART}"),
+    _option(panel=_MODEL, metavar="NAME", show_default="the model's", help=f"euler_a, ddim … {_SETTINGS}"),
 ]
 Device = Annotated[
-    str | None, _option(panel=_WITH, metavar="NAME", show_default="cpu", help="cpu, cuda, cuda:1, mps …")
+    str | None, _option(panel=_MODEL, metavar="NAME", show_default="cpu", help="cpu, cuda, cuda:1, mps …")
 ]
 Dtype = Annotated[
-    str | None, _option(panel=_WITH, metavar="NAME", show_default="float32", help="float32, float16, bfloat16.")
+    str | None,
+    _option(
+        panel=_MODEL,
+        metavar="NAME",
+        show_default="float32",
+        help="Number type of the weights: float32, float16, bfloat16.",
+    ),
 ]
 Output = Annotated[
     str | None,
     _option(
-        "--output", "-o", panel=_FILES, metavar="FILE", show_default="the prompt's words, .png",
-        help="Picture to write (png, jpg, webp, tiff, bmp), or a folder; missing folders are made. Several are called "
-        "apple.png, apple-2.png … Files of a name that you give are replaced; without one, a free name is taken.",
+        "--output", "-o", panel=_OUTPUT, metavar="FILE", show_default="a name made from the prompt",
+        help="Picture file to write (png, jpg, webp, tiff, bmp), or a folder. Missing folders are created. Several "
+        "are called apple.png, apple-2.png … A file that is named here is replaced. Otherwise no file is replaced.",
     ),
 ]  # fmt: skip

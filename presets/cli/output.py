@@ -1,4 +1,4 @@
-"""Where pictures go: file names that are decided before anything runs, and files that are whole or not there."""
+"""Picture files: their names, which are decided before anything runs, and how they are written."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from .telling import Refused
+from .messages import CommandError
 
 FORMATS = {
     ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
@@ -16,10 +16,10 @@ FORMATS = {
 _HOW: Mapping[str, Mapping[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}  # what Pillow's savers take
 
 
-def target(output: str | None, prompt: str | None) -> tuple[Path, bool]:
-    """The first file to write, and whether it may replace one that is there: it may where the user named it.
+def first_path(output: str | None, prompt: str | None) -> tuple[Path, bool]:
+    """The first file to write, and whether it may replace a file: it may where the user named it.
 
-    Without a name it is made from the prompt. Refuses what cannot be written, before anything runs.
+    Without a name it is named after the prompt. Refuses a path that cannot be written.
     """
     path = Path(output).expanduser() if output else Path()
     if output is None or path.is_dir() or output.endswith(("/", os.sep)):
@@ -27,20 +27,20 @@ def target(output: str | None, prompt: str | None) -> tuple[Path, bool]:
     else:
         named = True
     if path.suffix.lower() not in FORMATS:
-        came = f"ends in {path.suffix!r}" if path.suffix else "has no suffix"
-        raise Refused(f"{path}: {came}, which is no kind of picture. Use one of {', '.join(FORMATS)}.")
+        suffix = f"the suffix {path.suffix!r} is no picture format" if path.suffix else "has no suffix"
+        raise CommandError(f"{path}: {suffix}. Use one of {', '.join(FORMATS)}.")
     for above in path.absolute().parents:
         if above.is_dir():
             if not os.access(above, os.W_OK | os.X_OK):
-                raise Refused(f"{path}: the folder {above} cannot be written to. Give another with --output.")
+                raise CommandError(f"{path}: the folder {above} cannot be written to. Pass another with --output.")
             break
         if above.exists():
-            raise Refused(f"{path}: {above} is a file, not a folder. Give another with --output.")
+            raise CommandError(f"{path}: {above} is a file, not a folder. Pass another path with --output.")
     return path, named
 
 
-def files(first: Path, number: int, *, replace: bool) -> list[Path]:
-    """`number` files: apple.png, apple-2.png, …; those that are there already are passed over unless `replace`."""
+def numbered_paths(first: Path, number: int, *, replace: bool) -> list[Path]:
+    """`number` paths: apple.png, apple-2.png, … Without `replace`, paths of existing files are skipped."""
 
     def candidates() -> Iterator[Path]:
         yield first
@@ -51,7 +51,7 @@ def files(first: Path, number: int, *, replace: bool) -> list[Path]:
 
 
 def write(picture: Any, path: Path, settings: Mapping[str, Any]) -> None:  # a PIL image; JSON values
-    """Write a picture whole or not at all, with the settings as the text chunk `sfumato` in a PNG."""
+    """Write a picture, whole or not at all. A PNG gets the settings as its text chunk `sfumato`."""
     from ...components.loading.weights import write_atomically
 
     kind = FORMATS[path.suffix.lower()]
@@ -70,7 +70,7 @@ def write(picture: Any, path: Path, settings: Mapping[str, Any]) -> None:  # a P
 
 
 def as_pictures(images: Any) -> Sequence[Any]:  # PIL images
-    """A graph's `images` as PIL images: they are so already, or pixels from 0 to 1 as a tensor."""
+    """A graph's output `images` as PIL images. A tensor holds pixels from 0 to 1."""
     if isinstance(images, list | tuple):
         return images
     from ...blocks.decode.images import FinishImages
@@ -78,12 +78,12 @@ def as_pictures(images: Any) -> Sequence[Any]:  # PIL images
     return FinishImages()(images).images
 
 
-def size(number: int) -> str:
-    """Bytes for people."""
+def size_text(number: int) -> str:
+    """A number of bytes as text: "3.4 KB"."""
     return f"{number / 1e6:.1f} MB" if number >= 1e6 else f"{number / 1e3:.1f} KB"
 
 
 def _slug(prompt: str | None) -> str:
-    """A file name from a prompt: its first words."""
+    """A file name made of the first words of a prompt."""
     words = "-".join(re.findall(r"\w+", (prompt or "").lower()))
     return words[:40].strip("-") or "picture"

@@ -1,21 +1,21 @@
-"""How a run looks while it goes on: a bar on a terminal, nothing but notes elsewhere. All of it on stderr."""
+"""What a command shows while it runs, on stderr: a progress bar on a terminal, and notes everywhere."""
 
 import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from .telling import note
+from .messages import print_note
 
 if TYPE_CHECKING:
-    from rich.progress import Progress
+    from rich.progress import Progress as Bar
 
 
-class Watch:
-    """Shows what a command is doing and the events of its run, and keeps the run's notes."""
+class Progress:
+    """Shows the stage of a command and the events of its run, and keeps the run's notes."""
 
     def __init__(self) -> None:
         self.notes: list[str] = []
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
 
     def __enter__(self) -> Self:
         if sys.stderr.isatty():
@@ -31,11 +31,11 @@ class Watch:
             self._bar.stop()
 
     def stage(self, text: str, **bar: Any) -> None:  # what rich's Progress.update takes
-        """Name what is going on."""
+        """Show what the command does now."""
         if self._bar is not None:
             self._bar.update(self._bar.tasks[0].id, description=text, **bar)
 
-    def see(self, event: Any) -> None:  # an Event; importing its class takes the graph room
+    def show(self, event: Any) -> None:  # an Event; importing its class takes the graph room
         """Show one event."""
         match event.kind:
             case "load":
@@ -47,14 +47,15 @@ class Watch:
                 self.stage(event.path.replace("_", " "))
             case "note":
                 self.notes.append(event.text)
-                note("note", event.text)  # while the bar is shown, rich prints what goes to stderr above it
+                print_note("note", event.text)  # while the bar is shown, rich prints what goes to stderr above it
             case _:
                 pass
 
 
-def _bar() -> "Progress":
+def _bar() -> "Bar":
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
 
     columns = (TextColumn("{task.description:<16}"), BarColumn(), TextColumn("{task.fields[turns]}"))
-    return Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    return Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)

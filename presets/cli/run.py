@@ -1,35 +1,36 @@
-"""`sfumato run`: a prompt becomes picture files."""
+"""`sfumato run`: make picture files from a prompt."""
 
 import time
-from pathlib import Path
-from typing import Any
 
 import typer
 
-from .asked import about, asked, read
+from .arguments import arguments, for_graph, run_record
+from .messages import print_json, reported_errors
 from .options import (
     Count,
+    Debug,
     Device,
     Dtype,
     GraphFile,
     Guider,
     Image,
+    Json,
     Mask,
     Model,
     Negative,
     Output,
     Prompt,
     Revision,
+    RunTask,
     Scheduler,
     Seed,
     Setting,
-    Task,
+    Trust,
     Variant,
 )  # fmt: skip
-from .output import as_pictures, files, size, target, write
-from .progress import Watch
-from .source import EMOJI, Reach, importing, open_pipe
-from .telling import Debug, Json, Trust, say, telling
+from .output import as_pictures, first_path, numbered_paths, size_text, write
+from .progress import Progress
+from .sources import DEFAULT_MODEL, Repo, open_pipeline, paused_garbage_collection
 
 
 def run(
@@ -43,7 +44,7 @@ def run(
     model: Model = None,
     revision: Revision = None,
     variant: Variant = None,
-    task: Task = None,
+    task: RunTask = None,
     graph: GraphFile = None,
     guider: Guider = None,
     scheduler: Scheduler = None,
@@ -54,44 +55,46 @@ def run(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make pictures from a prompt. A PNG carries its settings, as the text chunk `sfumato`.
+    """Make pictures from a prompt. A PNG file also holds its settings, in the text chunk `sfumato`.
 
     Example: sfumato run "a red apple" -o apple.png --seed 7 --scheduler euler_a --set num_inference_steps=20
     """
-    with telling(as_json=json, debug=debug), Watch() as watch:
-        wanted = asked(
+    with reported_errors(as_json=json, debug=debug), Progress() as progress:
+        options = arguments(
             {"prompt": prompt, "negative_prompt": negative, "seed": seed, "num_images_per_prompt": images},
             {"image": image, "mask_image": mask, "guider": guider, "scheduler": scheduler},
             settings or [],
         )
-        first, replace = target(output, prompt)
-        watch.stage("importing torch")
-        with importing():
-            reach = Reach(trust_remote_code, revision, variant)
-            pipe = open_pipe(model, task, graph, wanted.names, device, dtype, reach)
-            settled = read(pipe, wanted)
-        watch.stage("checking")
+        first, replace = first_path(output, prompt)
+        progress.stage("importing torch")
+        with paused_garbage_collection():
+            repo = Repo(trust_remote_code, revision, variant)
+            pipe = open_pipeline(model, task, graph, options.names, device, dtype, repo)
+            call = for_graph(pipe, options)
+        progress.stage("checking")
         began = time.perf_counter()
-        stream = pipe.stream(**settled.values, **settled.swaps)
+        stream = pipe.stream(**call.inputs, **call.overlays)
         for event in stream:
-            watch.see(event)
-        made = as_pictures(stream.outputs["images"])
-        watch.stage("writing")
-        named = {"model": model if graph else model or EMOJI, "revision": revision, "variant": variant, "graph": graph}
-        named["dtype"] = dtype or "float32"
-        source = {name: text for name, text in named.items() if text is not None}
-        told = about(pipe, source, settled)
-        rows: list[tuple[Path, Any]] = []
-        for k, (picture, path) in enumerate(zip(made, files(first, len(made), replace=replace), strict=True), 1):
-            write(picture, path, told if len(made) == 1 else {**told, "picture": [k, len(made)]})
-            rows.append((path, picture))
+            progress.show(event)
+        pictures = as_pictures(stream.outputs["images"])
+        progress.stage("writing")
+        model = model if graph else model or DEFAULT_MODEL
+        options_used = {"model": model, "revision": revision, "variant": variant, "graph": graph}
+        options_used["dtype"] = dtype or "float32"
+        record = run_record(pipe, {name: text for name, text in options_used.items() if text is not None}, call)
+        count = len(pictures)
+        written = list(zip(pictures, numbered_paths(first, count, replace=replace), strict=True))
+        for k, (picture, path) in enumerate(written, 1):
+            write(picture, path, record if count == 1 else {**record, "picture": [k, count]})
         seconds = time.perf_counter() - began
     if json:
-        written = [
-            {"path": str(path), "width": p.width, "height": p.height, "bytes": path.stat().st_size} for path, p in rows
+        files = [
+            {"path": str(path), "width": p.width, "height": p.height, "bytes": path.stat().st_size}
+            for p, path in written
         ]
-        say({"files": written, "seconds": round(seconds, 3), **told, "notes": watch.notes})
+        print_json({"files": files, "seconds": round(seconds, 3), **record, "notes": progress.notes})
         return
-    with_seed = f", seed {settled.shown['seed']}" if "seed" in settled.shown else ""
-    for path, p in rows:
-        typer.echo(f"{path}  ({p.width}x{p.height}, {size(path.stat().st_size)}, {seconds:.2f} s{with_seed})")
+    seed_text = f", seed {call.record['seed']}" if "seed" in call.record else ""
+    for p, path in written:
+        size = size_text(path.stat().st_size)
+        typer.echo(f"{path}  ({p.width}x{p.height}, {size}, {seconds:.2f} s{seed_text})")

@@ -1,0 +1,134 @@
+"""The arguments of `sfumato run`: option texts, read by the types of a graph's inputs, and kept as its record."""
+
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .messages import CommandError
+
+_MISSING = {
+    "prompt": "Write what the picture shows: sfumato run 'a red apple'",
+    "image": "Pass a picture to start from: --image FILE",
+    "mask_image": "Pass a picture that is white where to paint: --mask FILE",
+}
+_FIXED = {"output_type": "cannot be set. sfumato run always writes picture files."}
+_RANGES = {"seed": ("--seed", 0, 2**63 - 1), "num_images_per_prompt": ("--images", 1, 10_000)}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What the command line sets, by name: values, and texts that are still to be read by the types of a graph."""
+
+    values: Mapping[str, Any]
+    texts: Mapping[str, str]
+
+    @property
+    def names(self) -> set[str]:
+        """All names that are set."""
+        return {*self.values, *self.texts}
+
+
+@dataclass(frozen=True)
+class GraphArguments:
+    """The arguments of one graph."""
+
+    inputs: Mapping[str, Any]
+    overlays: Mapping[str, Any]
+    """Components and blocks that replace the graph's for this call, by component name or slot."""
+    record: Mapping[str, Any]
+    """All plain settings as JSON values, defaults too."""
+
+
+def arguments(values: Mapping[str, Any], texts: Mapping[str, str | None], settings: Iterable[str]) -> Arguments:
+    """The options that are not None, and the NAME=VALUE texts of `--set`. A name that is set twice is refused."""
+    set_values = {name: value for name, value in values.items() if value is not None}
+    set_texts = {name: text for name, text in texts.items() if text is not None}
+    for setting in settings:
+        name, equals, text = setting.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            raise CommandError(f"--set {setting!r}: has no value. Write --set NAME=VALUE.")
+        if name in set_values or name in set_texts:
+            raise CommandError(f"--set {setting!r}: {name} is set twice. Remove one.")
+        if name in _FIXED:
+            raise CommandError(f"--set {setting!r}: {name} {_FIXED[name]}")
+        set_texts[name] = text
+    for name, (option, least, most) in _RANGES.items():
+        if not least <= set_values.get(name, least) <= most:
+            raise CommandError(f"{option} {set_values[name]}: must be from {least} to {most}.")
+    return Arguments(set_values, set_texts)
+
+
+def for_graph(pipe: Any, arguments: Arguments) -> GraphArguments:  # pipe: a Graph
+    """The arguments by the types of this graph. Without a seed it draws one."""
+    from ...graph.binding import overlay
+    from ..values import parsed, takes_picture
+
+    texts = arguments.texts
+    overlays = {n: _overlay(pipe, n, t) for n, t in texts.items() if n in pipe.slots or n in pipe.components}
+    ports = {**pipe.inputs, **overlay(pipe, overlays).inputs}
+    inputs = dict(arguments.values)
+    if "seed" in ports and "seed" not in arguments.names:
+        inputs["seed"] = secrets.randbits(32)
+    for name, advice in _MISSING.items():
+        if name in ports and ports[name].required and name not in arguments.names:
+            raise CommandError(f"{name} is missing. {advice}.")
+    record = {n: port.default for n, port in ports.items() if n not in _FIXED and _is_plain(port.default)}
+    record |= inputs
+    for name, text in texts.items():
+        if name not in overlays:
+            port = ports.get(name)
+            inputs[name] = parsed(text, port.type) if port else text  # the graph refuses a name that it does not know
+            record[name] = text if port and takes_picture(port.type) else inputs[name]
+    return GraphArguments(inputs, overlays, record)
+
+
+def _overlay(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes for a component or a slot
+    """The component, or the block of the slot, that a text `NAME:key=value,…` names."""
+    from ...graph import Lazy
+    from ...graph.binding import as_block
+    from ...graph.typing import untagged
+    from ...registry import did_you_mean, table
+    from ..values import name_and_config, parsed_config
+
+    try:
+        class_name, config_texts = name_and_config(text)
+    except ValueError as error:
+        raise CommandError(f"--{name} {error}") from None
+    if (names := table(name)) is None:
+        raise CommandError(f"--set {name}={text}: only a scheduler or a guider can be set by its name, not a {name}.")
+    if name in pipe.slots:
+        return as_block(name, {"_class_name": class_name, **parsed_config(config_texts, names[class_name])})
+    kind = untagged(pipe.components[name].type)
+    current = pipe.bindings.get(name)
+    made = kind.coerce(class_name, current.load() if isinstance(current, Lazy) else current)  # customary names too
+    cls = type(made)
+    config = parsed_config(config_texts, cls)
+    known = [field.name for field in fields(cls) if field.init]
+    for key in config.keys() - set(known):
+        raise CommandError(f"--{name} {text}: {cls.__name__} has no {key!r}. {did_you_mean(key, known)}")
+    return kind.coerce(config, made) if config else made
+
+
+def run_record(pipe: Any, source: Mapping[str, str], arguments: GraphArguments) -> dict[str, Any]:  # a Graph; JSON
+    """The settings of a run as JSON values: enough to make the picture again."""
+    from sfumato import __version__
+
+    from ...graph import Lazy
+    from ...graph.binding import overlay
+    from ...graph.files.values import spelled
+
+    graph = overlay(pipe, arguments.overlays)
+    parts: dict[str, Any] = {}
+    if (scheduler := graph.bindings.get("scheduler")) is not None:
+        parts["scheduler"] = (scheduler.load() if isinstance(scheduler, Lazy) else scheduler).to_config()
+    for slot, paths in graph.slots.items():
+        parts[slot] = graph[paths[0]].to_config()
+    task = {"task": graph.preset[1]} if graph.preset else {}
+    inputs = {name: value for name, value in arguments.record.items() if value is not None}
+    return {"sfumato": __version__, **source, **task, "inputs": inputs, **spelled(parts)}
+
+
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, bool | int | float | str)
