@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Self, dataclass_transform, get_type_hints
 
 from ..registry import blocks as BLOCKS
 from ..registry import did_you_mean
+from .cache import CACHE, cached
 from .code import HUB
 from .errors import ConfigError, GraphFileError, Unbound
 from .layout import Layout
@@ -165,15 +166,18 @@ class Block:
     """A typed step. Subclass it, name what it holds, and write `__call__`.
 
     The subclass is made a frozen dataclass. `class MyBlock(Block, name="acme.MyBlock")` chooses the name that graph
-    files use; without it that is the module's path and the class.
+    files use; without it that is the module's path and the class. `class Base(Block, abstract=True)` holds what several
+    blocks share: it needs no `__call__`, and no file can name it.
     """
 
     registered_name: ClassVar[str] = "Block"
-    syncs: ClassVar[bool] = False
-    """Whether a call waits for the device, because it must read a value back."""
+    """What graph files call the class."""
 
-    def __init_subclass__(cls, name: str | None = None, **kwargs: Any) -> None:
+    def __init_subclass__(cls, name: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if abstract:
+            dataclass(frozen=True, kw_only=True, eq=False)(cls)
+            return
         if "__call__" in cls.__dict__ and "signature" not in cls.__dict__:
             check_call(cls)
         elif "signature" not in cls.__dict__ and cls.__call__ is Block.__call__:
@@ -191,31 +195,29 @@ class Block:
     def signature(self) -> Signature:
         """What this block takes, gives and needs: a knob defaults to its field, a component it has is not needed."""
         ports = ports_of(type(self))
-        mine = self.__dict__
         if not ports.knobs and not ports.components:
             return ports.signature
-        if "_signature" not in mine:
-            knobs = {name: Input(ports.inputs[name].type, mine[name]) for name in ports.knobs}
-            missing = {
-                name: part for name, part in ports.components.items() if not part.required or mine[name] is EMPTY
-            }
-            s = ports.signature
-            mine["_signature"] = Signature({**s.inputs, **knobs}, s.outputs, missing, s.memory, s.running)
-        return mine["_signature"]
+        return cached(self, "signature", self._read_signature)
+
+    def _read_signature(self) -> Signature:
+        ports, mine = ports_of(type(self)), self.__dict__
+        knobs = {name: Input(ports.inputs[name].type, mine[name]) for name in ports.knobs}
+        missing = {name: part for name, part in ports.components.items() if not part.required or mine[name] is EMPTY}
+        s = ports.signature
+        return Signature({**s.inputs, **knobs}, s.outputs, missing, s.memory, s.running)
 
     def with_(self, **changes: Any) -> Self:
         """The same block with other fields, unchecked; what the runner uses to fill components and turn knobs."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__)
-        for known in ("_signature", "_carried"):
-            new.__dict__.pop(known, None)
+        new.__dict__.pop(CACHE, None)
         new.__dict__.update(changes)
         return new
 
-    def lighter(self) -> "Block | None":
-        """A block that does the same with fewer inputs, where the fields of this one make it so; None where not.
+    def simplified(self) -> "Block | None":
+        """A block that does the same with fewer inputs, if the fields of this one allow it; else None.
 
-        A call puts it in this one's place, and what nobody reads any more is not run.
+        A call runs it in place of this one, and does not run blocks whose outputs nobody reads then.
         """
         return None
 

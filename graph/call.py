@@ -10,7 +10,7 @@ from .binding import AUTO, overlay, sister
 from .block import Lazy
 from .errors import InputError, LoadError, Problem
 from .graph import Graph
-from .lighter import lightened
+from .simplified import lightened
 from .plan import needed, plan_of, unbound
 from .run import Run
 from .typing import type_text
@@ -52,7 +52,7 @@ def prepare(graph: Graph, first: Sequence[Any], values: Mapping[str, Any]) -> Ru
             found.append(Problem("value", name, text, type(value).__name__, type_text(graph.inputs[name].type)))
     if found:
         raise InputError(found)
-    if (light := lightened(graph, taken)) is not graph:
+    if (light := simplified(graph, taken)) is not graph:
         graph = _pruned(light)
         taken = {name: value for name, value in taken.items() if name in graph.inputs}
     _ready(needed(graph, _wanted(graph)))

@@ -44,7 +44,6 @@ class FinishImages(Block):
     """Give pictures the form that was asked for: "pil" images, a "np" array, or a "pt" tensor, from 0 to 1."""
 
     output_type: Literal["pil", "np", "pt"] = knob("pil")
-    syncs = True
 
     def __call__(self, images: Images) -> Finished:
         if self.output_type == "pt":

@@ -71,7 +71,7 @@ class AdaptiveProjectedGuidance(Published, Block):
         guided = base + per_row(self.guidance_scale, towards) * shift
         return GuidedOn(rescaled(guided, towards, self.guidance_rescale), average)
 
-    def lighter(self) -> NoGuidance | None:
+    def simplified(self) -> NoGuidance | None:
         return NoGuidance() if is_off(self) else None
 
 
@@ -114,7 +114,7 @@ class AdaptiveProjectedMixGuidance(Published, Block):
             guided = (towards if original else away) + per_row(scale, towards) * shift
         return GuidedOn(rescaled(guided, towards, self.guidance_rescale), average)
 
-    def lighter(self) -> NoGuidance | None:
+    def simplified(self) -> NoGuidance | None:
         return NoGuidance() if is_off(self) else None
 
 

@@ -27,13 +27,13 @@ class ClassifierFreeGuidance(Published, Block):
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
     ) -> Guided:
-        if self.lighter() is not None or not is_on(self, step):
+        if self.simplified() is not None or not is_on(self, step):
             return ask_one(predict, latents, step, positive)
         towards, away = ask_both(predict, latents, step, positive, negative)
         guided = leaned(towards, away, self._scale, self.use_original_formulation)
         return Guided(rescaled(guided, towards, self.guidance_rescale))
 
-    def lighter(self) -> NoGuidance | None:
+    def simplified(self) -> NoGuidance | None:
         neutral = is_neutral(self._scale, self.use_original_formulation)
         return NoGuidance() if neutral or is_off(self) else None
 

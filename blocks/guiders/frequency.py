@@ -65,7 +65,7 @@ class FrequencyDecoupledGuidance(Published, Block):
         guided = from_pyramid(octaves)
         return Guided(rescaled(guided, towards, amounts[0] if self.guidance_rescale_space == "data" else 0.0))
 
-    def lighter(self) -> NoGuidance | None:
+    def simplified(self) -> NoGuidance | None:
         return NoGuidance() if not any(self._parts) else None
 
     @property

@@ -36,5 +36,5 @@ class MagnitudeAwareGuidance(Published, Block):
         guided = (towards if self.use_original_formulation else away) + scale * shift
         return Guided(rescaled(guided, towards, self.guidance_rescale))
 
-    def lighter(self) -> NoGuidance | None:
+    def simplified(self) -> NoGuidance | None:
         return NoGuidance() if is_off(self) else None

@@ -61,9 +61,9 @@ class PerturbedAttentionGuidance(Published, Block):
         scale = self.perturbed_guidance_scale
         return _guided(self, predict, latents, step, positive, negative, scale, taps)
 
-    def lighter(self) -> Block | None:
+    def simplified(self) -> Block | None:
         asks = self.perturbed_guidance_start < self.perturbed_guidance_stop
-        return _lighter(self, self.perturbed_guidance_scale, asks)
+        return _simplified(self, self.perturbed_guidance_scale, asks)
 
 
 class SkipLayerGuidance(Published, Block):
@@ -102,9 +102,9 @@ class SkipLayerGuidance(Published, Block):
         scale = self.skip_layer_guidance_scale
         return _guided(self, predict, latents, step, positive, negative, scale, taps)
 
-    def lighter(self) -> Block | None:
+    def simplified(self) -> Block | None:
         asks = self.skip_layer_guidance_start < self.skip_layer_guidance_stop
-        return _lighter(self, self.skip_layer_guidance_scale, asks)
+        return _simplified(self, self.skip_layer_guidance_scale, asks)
 
 
 class SmoothedEnergyGuidance(Published, Block):
@@ -141,12 +141,12 @@ class SmoothedEnergyGuidance(Published, Block):
             taps = blurring(self.seg_guidance_layers, self.seg_guidance_config, sigma)
         return _guided(self, predict, latents, step, positive, negative, self.seg_guidance_scale, taps)
 
-    def lighter(self) -> Block | None:
+    def simplified(self) -> Block | None:
         asks = self.seg_guidance_start < self.seg_guidance_stop and self.seg_blur_sigma > 0
-        return _lighter(self, self.seg_guidance_scale, asks)
+        return _simplified(self, self.seg_guidance_scale, asks)
 
 
-def _lighter(guider: Common, scale: Scale, perturbs: bool) -> Block | None:
+def _simplified(guider: Common, scale: Scale, perturbs: bool) -> Block | None:
     """What does the same where the guider does not lean away from the negative prompt."""
     assert isinstance(guider, Block)
     if not is_off(guider):

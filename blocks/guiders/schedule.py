@@ -83,8 +83,8 @@ class GuidanceSchedule(Published, Block):
         mine = tuple((part, name, getattr(out, name)) for name in s.memory)
         return Scheduled(out.prediction, (*(one for one in kept if one[0] != part), *mine))
 
-    def lighter(self) -> Block | None:
-        parts = [guider.lighter() or guider for _, guider in self.parts]
+    def simplified(self) -> Block | None:
+        parts = [guider.simplified() or guider for _, guider in self.parts]
         if all(isinstance(guider, NoGuidance) for guider in parts):
             return NoGuidance()
         reads = any("negative" in guider.signature.inputs or guider.signature.memory for guider in parts)

@@ -30,7 +30,7 @@ class TangentialClassifierFreeGuidance(Published, Block):
         guided = leaned(towards, on_main_direction(away, towards), self.guidance_scale, self.use_original_formulation)
         return Guided(rescaled(guided, towards, self.guidance_rescale))
 
-    def lighter(self) -> NoGuidance | None:
+    def simplified(self) -> NoGuidance | None:
         return NoGuidance() if is_off(self) else None
 
 

@@ -36,7 +36,7 @@ class ClassifierFreeZeroStarGuidance(Published, Block):
         guided = leaned(towards, away, self.guidance_scale, self.use_original_formulation)
         return Guided(rescaled(guided, towards, self.guidance_rescale))
 
-    def lighter(self) -> Block | None:
+    def simplified(self) -> Block | None:
         if not is_off(self):
             return None
         return WithoutNegative(guider=self) if self.enabled and self.zero_init_steps > 0 else NoGuidance()

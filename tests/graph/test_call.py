@@ -299,7 +299,7 @@ def test_what_comes_into_a_slot_goes_by_the_names_that_stood_there() -> None:
     assert graph(x=1, n=3, step=named(Times(), n="mine"), mine=5).x == 15, "a block with names of its own keeps them"
 
 
-# ------------------------------------------------------------------------------------------------ lighter blocks
+# ------------------------------------------------------------------------------------------------ simplified blocks
 class Keep(Block):
     """x, as it is"""
 
@@ -316,7 +316,7 @@ class AddTimes(Block):
         CALLS.append("add times")
         return X(x + self.times * y)
 
-    def lighter(self) -> Keep | None:
+    def simplified(self) -> Keep | None:
         return None if self.times > 0 else Keep()
 
 
@@ -337,7 +337,7 @@ def test_what_a_block_does_not_read_with_these_values_is_not_made(how: str) -> N
         assert graph(x=1, **items).x == (61 if items else 31) and "make y" in CALLS
 
 
-def test_a_knob_that_is_known_only_while_running_makes_nothing_lighter() -> None:
+def test_a_knob_that_is_known_only_while_running_simplifies_nothing() -> None:
     class Times(NamedTuple):
         times: int
 

@@ -1,6 +1,6 @@
 """Blocks that do less: what a block does not read with the values of a call is not made for that call.
 
-A guider of scale 1 reads no negative prompt, so none is encoded. The block says so itself: `Block.lighter` gives the
+A guider of scale 1 reads no negative prompt, so none is encoded. The block says so itself: `Block.simplified` gives the
 block that does the same with less.
 """
 
@@ -18,14 +18,14 @@ _MADE: Any = object()
 """Stands for a value that a node makes: it is known only while running."""
 
 
-def lightened(graph: Graph, values: Mapping[str, Any]) -> Graph:
-    """The graph with a lighter block wherever these inputs allow one; itself where none does."""
-    if "_may_lighten" not in graph.__dict__:
-        graph.__dict__["_may_lighten"] = any(type(b).lighter is not Block.lighter for _, b in leaves(graph))
-    if not graph.__dict__["_may_lighten"]:
+def simplified(graph: Graph, values: Mapping[str, Any]) -> Graph:
+    """The graph with simpler blocks where these inputs allow them; itself where none does."""
+    if "_may_simplify" not in graph.__dict__:
+        graph.__dict__["_may_simplify"] = any(type(b).simplified is not Block.simplified for _, b in leaves(graph))
+    if not graph.__dict__["_may_simplify"]:
         return graph
-    swaps = tuple(_lighter(graph, values))
-    cache: dict[Any, Graph] = graph.__dict__.setdefault("_lightened", {})
+    swaps = tuple(_simplified(graph, values))
+    cache: dict[Any, Graph] = graph.__dict__.setdefault("_simplified", {})
     if swaps not in cache:
         made = graph
         for path, block in swaps:
@@ -34,8 +34,8 @@ def lightened(graph: Graph, values: Mapping[str, Any]) -> Graph:
     return cache[swaps]
 
 
-def _lighter(graph: Graph, values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Block]]:
-    """The paths of blocks that these values make lighter, and what then stands there."""
+def _simplified(graph: Graph, values: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[tuple[Any, Block]]:
+    """The blocks that these values simplify, by path, and the simpler block."""
     for name, outer in graph.nodes.items():
         block, outside = renamed(outer)
         inside = {new: old for old, new in outside.inputs.items()}
@@ -45,10 +45,10 @@ def _lighter(graph: Graph, values: Mapping[str, Any], path: tuple[str, ...] = ()
         }  # fmt: skip
         if isinstance(block, Loop):
             turning = dict.fromkeys((block.each, *block.carry), _MADE)
-            yield from _lighter(block.body, {**given, **turning}, (*path, name))
+            yield from _simplified(block.body, {**given, **turning}, (*path, name))
         elif isinstance(block, Graph):
-            yield from _lighter(block, given, (*path, name))
-        elif type(block).lighter is not Block.lighter:
+            yield from _simplified(block, given, (*path, name))
+        elif type(block).simplified is not Block.simplified:
             known = {knob: given[knob] for knob in block.config() if knob in given}
-            if _MADE not in known.values() and (less := block.with_(**known).lighter()) is not None:
+            if _MADE not in known.values() and (less := block.with_(**known).simplified()) is not None:
                 yield (*path, name), like(outer, less)

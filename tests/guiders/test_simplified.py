@@ -1,4 +1,4 @@
-"""A guider that reads no negative prompt, as it is set, has none encoded; and the picture is the same to the bit."""
+"""A guider that reads no negative prompt, as it is set, encodes none, and the picture is the same to the bit."""
 
 from typing import Any
 
@@ -53,8 +53,8 @@ GUIDERS = {
 }
 
 
-def is_heavy(_: Block) -> None:
-    """`Block.lighter` of a guider that knows no lighter one."""
+def has_no_simpler_form(_: Block) -> None:
+    """`Block.simplified` of a guider that has no simpler form."""
 
 
 @pytest.mark.parametrize("name", GUIDERS)
@@ -64,7 +64,7 @@ def test_the_negative_prompt_is_not_encoded_and_the_picture_is_the_same(
     guider = GUIDERS[name]
     with counted(emoji) as light:
         made = run(emoji, guider=guider, **CALL)
-    monkeypatch.setattr(type(guider), "lighter", is_heavy)
+    monkeypatch.setattr(type(guider), "simplified", has_no_simpler_form)
     with counted(emoji) as heavy:
         whole = run(emoji, guider=guider, **CALL)
     assert (light.text_encoder, heavy.text_encoder) == (1, 2)
@@ -82,14 +82,14 @@ def test_the_scale_of_a_call_counts_and_not_the_block_s(emoji: Graph, name: str)
 
 
 def test_what_still_reads_it_stays() -> None:
-    assert all(cls().lighter() is None for cls in LEANING.values())
-    assert g.FrequencyDecoupledGuidance(guidance_scales=(1.0, 5.0)).lighter() is None
-    assert g.GuidanceSchedule(parts=((0.0, g.NoGuidance()), (0.5, g.ClassifierFreeGuidance()))).lighter() is None
+    assert all(cls().simplified() is None for cls in LEANING.values())
+    assert g.FrequencyDecoupledGuidance(guidance_scales=(1.0, 5.0)).simplified() is None
+    assert g.GuidanceSchedule(parts=((0.0, g.NoGuidance()), (0.5, g.ClassifierFreeGuidance()))).simplified() is None
 
 
 def test_a_guider_that_asks_once_is_none_and_one_that_asks_more_is_kept() -> None:
     off: dict[str, Any] = {"guidance_scale": 1.0}
-    assert all(isinstance(cls(**off).lighter(), NoGuidance) for n, cls in LEANING.items() if n in ("cfg", "apg", "mix"))
-    assert isinstance(g.PerturbedAttentionGuidance(**off).lighter(), WithoutNegative)
-    assert isinstance(g.ClassifierFreeZeroStarGuidance(**off).lighter(), WithoutNegative)  # its first steps are zero
-    assert isinstance(g.ClassifierFreeZeroStarGuidance(zero_init_steps=0, **off).lighter(), NoGuidance)
+    assert all(isinstance(cls(**off).simplified(), NoGuidance) for n, cls in LEANING.items() if n in ("cfg", "apg", "mix"))
+    assert isinstance(g.PerturbedAttentionGuidance(**off).simplified(), WithoutNegative)
+    assert isinstance(g.ClassifierFreeZeroStarGuidance(**off).simplified(), WithoutNegative)  # its first steps are zero
+    assert isinstance(g.ClassifierFreeZeroStarGuidance(zero_init_steps=0, **off).simplified(), NoGuidance)

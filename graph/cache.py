@@ -1,0 +1,30 @@
+"""What is worked out once is kept with the object that it is about: immutable objects never make it stale."""
+
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+CACHE = "_cache"
+"""The attribute under which an object keeps results. It is no field: copies and pickles begin without it."""
+
+MOST = 64
+"""Results of one kind that an object keeps. A service with more swaps than that pays 1 ms for each further one."""
+
+
+def cached(owner: object, kind: str, make: Callable[[], T], key: Hashable = None) -> T:
+    """The result of `make()`, kept on `owner` under its kind and key; the oldest of a kind goes first.
+
+    Threads may make one result twice; all of them get the same one.
+    """
+    kinds: dict[str, dict[Hashable, Any]] = owner.__dict__.setdefault(CACHE, {})
+    kept = kinds.get(kind)
+    if kept is None:
+        kept = kinds.setdefault(kind, {})
+    try:
+        return kept[key]
+    except KeyError:
+        made = make()
+    while len(kept) >= MOST:
+        kept.pop([*kept][0], None)  # another thread may have dropped it
+    return kept.setdefault(key, made)
