@@ -16,14 +16,15 @@ from .errors import Problem as Problem
 from .errors import SfumatoError as SfumatoError
 from .errors import Unbound as Unbound
 from .errors import WireError as WireError
+from .event import Event as Event
+from .execution import Cell as Cell
 from .graph import Graph as Graph
 from .loop import Loop as Loop
+from .map import Map as Map
 from .named import named as named
 from .ports import Memory as Memory
 from .ports import Outputs as Outputs
 from .ports import Running as Running
-from .run import Cell as Cell
-from .run import Event as Event
 from .run import Run as Run
 from .shapes import debug as debug
 from .space import ANY_SPACE as ANY_SPACE

@@ -1,15 +1,15 @@
-"""What can be read off the edges: ancestors, readers, the networkx form."""
+"""What the edges say: ancestors, the nodes that run, the networkx form."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .block import Block
+from .cache import cached
+from .structure import Structure
 from .wiring import INPUTS, Edge, last_givers
 
 if TYPE_CHECKING:
     import networkx as nx
-
-    from .graph import Graph
 
 
 def ancestors(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Iterable[str]) -> set[str]:
@@ -28,8 +28,8 @@ def ancestors(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Iterab
     return kept
 
 
-def wanted(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Iterable[str]) -> set[str]:
-    """The nodes that run: those the outputs need, those that are there for their effect, and what these need."""
+def nodes_to_run(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Iterable[str]) -> set[str]:
+    """The nodes that run: those without outputs, which run for their effect, and those that they and `outputs` need."""
     effects = [name for name, block in nodes.items() if not block.signature.outputs]
     kept = ancestors(nodes, edges, outputs)
     for e in reversed(edges):  # edges stand in the order of their takers, so one sweep backwards suffices
@@ -38,7 +38,24 @@ def wanted(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Iterable[
     return kept | set(effects)
 
 
-def digraph(graph: "Graph") -> "nx.MultiDiGraph[str]":
+def sole_makers(graph: Structure) -> Mapping[str, str]:
+    """Output names that exactly one node makes (gives without taking), and that node.
+
+    A call may pass such a value itself; then the node does not run.
+    """
+    return cached(graph, "sole makers", lambda: _sole_makers(graph.nodes))
+
+
+def _sole_makers(nodes: Mapping[str, Block]) -> Mapping[str, str]:
+    makers: dict[str, list[str]] = {}
+    for node, block in nodes.items():
+        for name in block.signature.outputs:
+            if name not in block.signature.inputs:
+                makers.setdefault(name, []).append(node)
+    return {name: nodes[0] for name, nodes in makers.items() if len(nodes) == 1}
+
+
+def digraph(graph: Structure) -> "nx.MultiDiGraph[str]":
     """Nodes with their block as `block`, one edge for each wire with its `Edge` as `edge`."""
     import networkx as nx
 

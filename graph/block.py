@@ -178,9 +178,11 @@ class Block:
         if abstract:
             dataclass(frozen=True, kw_only=True, eq=False)(cls)
             return
-        if "__call__" in cls.__dict__ and "signature" not in cls.__dict__:
+        if cls.signature is not Block.signature:
+            pass  # a block that holds graphs: its ports are theirs
+        elif "__call__" in cls.__dict__:
             check_call(cls)
-        elif "signature" not in cls.__dict__ and cls.__call__ is Block.__call__:
+        elif cls.__call__ is Block.__call__:
             raise Malformed(f"{class_name(cls)} has no __call__. Write what it does: def __call__(self, …) -> Result")
         dataclass(frozen=True, kw_only=True, eq=False)(cls)
         cls.registered_name = name or block_name(cls)

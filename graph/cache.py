@@ -26,5 +26,5 @@ def cached(owner: object, kind: str, make: Callable[[], T], key: Hashable = None
     except KeyError:
         made = make()
     while len(kept) >= MOST:
-        kept.pop([*kept][0], None)  # another thread may have dropped it
+        kept.pop(list(kept)[0], None)  # noqa: RUF015  a list is made at once, an iterator fails if a thread adds
     return kept.setdefault(key, made)

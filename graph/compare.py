@@ -1,14 +1,13 @@
-"""Two graphs side by side, and where one port's value comes from."""
+"""Two graphs side by side, and the source of one port's value."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from .block import Block, same_component
+from .block import same_component
 from .errors import Problem, WireError
-from .graph import Graph
-from .loop import Loop
-from .paths import block_at, leaves, renamed
-from .switch import Switch
+from .paths import OuterNames, block_at, without_names
+from .structure import Container, Inside, Structure
 from .typing import type_text
 from .wiring import INPUTS, Edge, last_givers
 
@@ -33,58 +32,90 @@ class Diff:
         return "\n".join(lines) or "no difference"
 
 
-def graphs(graph: Graph, prefix: str = "") -> Sequence[tuple[str, Graph]]:
-    """The graph and every graph inside it, with the path that its nodes begin with."""
-    found = [(prefix, graph)]
-    for name, block in graph.nodes.items():
-        todo = [(f"{prefix}{name}.", block)]
-        while todo:
-            at, inner = todo.pop()
-            if isinstance(inner, Graph):
-                found += graphs(inner, at)
-            else:
-                todo += [(f"{at}{n}." if n else at, b) for n, b in inner.children().items()]
-    return found
+class Level(NamedTuple):
+    """A graph inside a graph, and the container that holds it."""
+
+    prefix: str
+    """What the paths of its nodes begin with: "" or "denoise."."""
+    graph: Structure
+    owner: str = ""
+    """The path of the container."""
+    inside: Inside | None = None
+    names: OuterNames | None = None
+    """The names of the container's ports outside."""
 
 
-def all_edges(graph: Graph) -> dict[str, Edge]:
-    """Every edge by the full path of its target."""
-    return {prefix + e.target: e for prefix, g in graphs(graph) for e in g.edges}
+def levels(graph: Structure) -> Iterator[Level]:
+    """The graph and every graph inside it."""
+    yield from _below(Level("", graph))
 
 
-def diff(old: Graph, new: Graph) -> Diff:
+def _below(level: Level) -> Iterator[Level]:
+    yield level
+    for name, outer in level.graph.nodes.items():
+        block, names = without_names(outer)
+        if isinstance(block, Container):
+            owner = f"{level.prefix}{name}"
+            for inside in block.insides():
+                yield from _below(Level(f"{inside.path(owner)}.", inside.graph, owner, inside, names))
+
+
+def _edges(graph: Structure) -> dict[str, tuple[Level, Edge]]:
+    """Every edge by the full path of its target, and the graph that has it."""
+    return {level.prefix + e.target: (level, e) for level in levels(graph) for e in level.graph.edges}
+
+
+def _sources(graph: Structure) -> dict[str, str]:
+    return {target: edge.source for target, (_, edge) in _edges(graph).items()}
+
+
+def _parts(graph: Structure) -> dict[str, tuple[type, Any]]:
+    """What a graph is made of, by path: blocks, and the settings of containers."""
+    return dict(_parts_of(graph, ""))
+
+
+def _parts_of(graph: Structure, prefix: str) -> Iterator[tuple[str, tuple[type, Any]]]:
+    for name, outer in graph.nodes.items():
+        block, _ = without_names(outer)
+        path = f"{prefix}{name}"
+        if not isinstance(block, Container):
+            yield path, (type(block), block)
+            continue
+        if settings := block.settings():
+            yield path, (type(block), settings)
+        for inside in block.insides():
+            yield from _parts_of(inside.graph, f"{inside.path(path)}.")
+
+
+def diff(old: Structure, new: Structure) -> Diff:
     """`graph.diff`."""
-    a, b = ({".".join(path): block for path, block in leaves(g)} for g in (old, new))
-    ours, theirs = all_edges(old), all_edges(new)
-    moved = [
-        (at, ours[at].source, theirs[at].source)
-        for at in ours if at in theirs and ours[at].source != theirs[at].source
-    ]  # fmt: skip
+    a, b = _parts(old), _parts(new)
+    ours, theirs = _sources(old), _sources(new)
     names = {**old.bindings, **new.bindings}
     return Diff(
         added=tuple(p for p in b if p not in a),
         removed=tuple(p for p in a if p not in b),
         changed=tuple(p for p in a if p in b and a[p] != b[p]),
-        moved=tuple(moved),
+        moved=tuple((at, ours[at], theirs[at]) for at in ours if at in theirs and ours[at] != theirs[at]),
         components=tuple(n for n in names if not same_component(old.bindings.get(n), new.bindings.get(n))),
     )
 
 
-def explain(graph: Graph, port: str) -> str:
-    """`graph.explain`: the chain of edges behind an input, or who gives an output."""
+def explain(graph: Structure, port: str) -> str:
+    """`graph.explain`: the chain of edges behind an input, or the node that gives an output."""
     path, _, name = port.rpartition(".")
     if not path:
         if name in graph.outputs and name not in graph.inputs:
             giver = last_givers(graph.nodes)[name]
             return f"{name}  {graph.outputs[name]}\n  given by {giver}, the last node that gives it"
         if name in graph.inputs:
-            return f"{name}  {graph.inputs[name]}\n  {_call(graph, name)}"
+            return f"{name}  {graph.inputs[name]}\n  {_from_call(graph, name)}"
         raise WireError(
             Problem("no-input", port, f"no such port. Write 'node.port'; nodes are: {', '.join(graph.nodes)}.")
         )
     s = block_at(graph, path).signature
     if name in s.outputs and name not in s.inputs:
-        readers = [t for t, e in all_edges(graph).items() if _full(t, e) == port]
+        readers = [target for target, (level, e) in _edges(graph).items() if level.prefix + e.source == port]
         return f"{port}  {s.outputs[name]}\n  given by {path}; read by {', '.join(readers) or 'nobody'}"
     if name not in s.inputs:
         takes, gives = ", ".join(s.inputs) or "nothing", ", ".join(s.outputs) or "nothing"
@@ -93,47 +124,30 @@ def explain(graph: Graph, port: str) -> str:
     return "\n".join([f"{port}  {type_text(s.inputs[name].type)}", *_chain(graph, port)])
 
 
-def _full(target: str, edge: Edge) -> str:
-    return target.removesuffix(edge.target) + edge.source
-
-
-def _chain(graph: Graph, port: str) -> list[str]:
-    edges = all_edges(graph)
-    lines: list[str] = []
+def _chain(graph: Structure, port: str) -> Iterator[str]:
+    edges = _edges(graph)
     while port in edges:
-        edge = edges[port]
-        how = "pinned" if edge.pinned else "by the wiring rule"
-        head = port.removesuffix(edge.target)
+        level, edge = edges[port]
+        inside, owner, name = level.inside, level.owner, edge.output
         if edge.giver != INPUTS:
-            lines.append(f"  <- {head}{edge.source}  ({how})")
-            break
-        if not head:
-            lines.append(f"  <- {_call(graph, edge.output)}")
-            break
-        owner = head.rstrip(".")
-        if isinstance(renamed(_owner(graph, owner))[0], Switch):  # `head` ends in the name of a case
-            owner = owner.rpartition(".")[0]
-        block, names = renamed(block_at(graph, owner))
-        outside = names.inputs
-        if isinstance(block, Loop) and edge.output == block.each:
-            over = outside.get(block.over, block.over)
-            lines.append(f"  <- each item of {owner}.{over}")
-            port = f"{owner}.{over}"
-        elif isinstance(block, Loop) and edge.output in block.carry:
-            giver = last_givers(block.body.nodes)[edge.output]
-            lines.append(f"  <- {owner}.{giver}.{edge.output} of the turn before, carried; at first:")
-            port = f"{owner}.{outside.get(edge.output, edge.output)}"
+            yield f"  <- {level.prefix}{edge.source}  ({'pinned' if edge.pinned else 'by the wiring rule'})"
+            return
+        if inside is None or level.names is None:
+            yield f"  <- {_from_call(graph, name)}"
+            return
+        outside = level.names.inputs
+        if inside.repeated and name == inside.item:
+            port = f"{owner}.{outside.get(inside.over, inside.over)}"
+            yield f"  <- each item of {port}"
+        elif name in inside.carried:
+            giver = last_givers(inside.graph.nodes)[name]
+            port = f"{owner}.{outside.get(name, name)}"
+            yield f"  <- {level.prefix}{giver}.{name} of the turn before, carried; at first:"
         else:
-            port = f"{owner}.{outside.get(edge.output, edge.output)}"
-            lines.append(f"  <- {port}")
-    return lines
+            port = f"{owner}.{outside.get(name, name)}"
+            yield f"  <- {port}"
 
 
-def _owner(graph: Graph, path: str) -> Block:
-    head = path.rpartition(".")[0]
-    return block_at(graph, head) if head else graph
-
-
-def _call(graph: Graph, name: str) -> str:
+def _from_call(graph: Structure, name: str) -> str:
     port = graph.inputs[name]
     return f"the call: {name}={'…' if port.required else repr(port.default)}"

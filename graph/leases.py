@@ -1,7 +1,7 @@
-"""What a run holds: the components of a stretch of nodes, taken together and given back together.
+"""The leases of a run: the components of a span of nodes, taken together and released together.
 
-A stretch is a node with all nodes that may call functions it gave; where two overlap they are one. What a stretch
-needs is asked for at once, by a run that holds nothing: so runs that wait for memory never wait for each other.
+A span is a node with all nodes that may call its functions; spans that overlap are one. A run asks for all components
+of a span at once, while it holds no lease: so runs that wait for memory never wait for each other.
 """
 
 import weakref
@@ -11,56 +11,52 @@ from threading import Event
 from typing import Any, Protocol
 
 from .block import Lazy
-from .graph import Graph
-from .loop import Loop
+from .cache import cached
 from .plan import Line, Plan, plan_of, turn_plans
-from .switch import Switch
 
 
 class Lease(Protocol):
-    """Components that stay where they are until it is released."""
+    """A right to use components. They stay where they are until it is released."""
 
     def release(self) -> None:
-        """Give them back. A second time does nothing."""
+        """End the lease. A second call does nothing."""
 
 
 class Lender(Protocol):
-    """Who moves components in and out of memory. `ComponentsManager` is one."""
+    """An object that moves components in and out of memory, such as a `ComponentsManager`."""
 
     def lease(self, components: Sequence[Any], owner: str, stop: Event | None = None) -> Lease:
-        """See to it that these can be in memory together until the lease ends; waits for other runs if need be.
+        """Make sure that these can be in memory together until the lease ends; waits for other runs if need be.
 
-        Raises `Cancelled` if `stop` is set while it waits; `wake` makes it look.
+        Raises `Cancelled` if `stop` is set while it waits; `wake` makes it look at `stop`.
         """
         ...
 
     def wake(self) -> None:
-        """Have those that wait look at their `stop`."""
+        """Make all that wait look at their `stop`."""
 
 
 @dataclass(frozen=True)
-class Stretch:
-    """Lines of a plan that hold their components together; `last` is the place of its end in the plan."""
+class Span:
+    """Lines of a plan that hold their components together; `last` is the index of its end in the plan."""
 
     lines: tuple[Line, ...]
     last: int
     lasting: bool
-    """Whether functions leave the plan, so that the stretch ends where they do."""
+    """Whether functions leave the plan, so that the lease lasts as long as they do."""
 
     whole: bool
-    """Whether it is held as one. A graph by itself is taken apart, so that its nodes hold one after another."""
+    """Whether it is leased as one. A graph by itself is not: its nodes are leased one after another."""
 
 
-def stretches(plan: Plan) -> Mapping[str, Stretch]:
-    """The stretch of each line of a plan that may need components, by its name; from the plan's own cache."""
-    if "stretches" not in plan.known:
-        plan.known["stretches"] = _stretches(plan)
-    return plan.known["stretches"]
+def spans_of(plan: Plan) -> Mapping[str, Span]:
+    """The span of each line of a plan that may need components, by the line's name."""
+    return cached(plan, "spans", lambda: _spans(plan))
 
 
-def _stretches(plan: Plan) -> dict[str, Stretch]:
+def _spans(plan: Plan) -> dict[str, Span]:
     place = {line.name: i for i, line in enumerate(plan.lines)}
-    found: dict[str, Stretch] = {}
+    spans: dict[str, Span] = {}
     begin = 0
     while begin < len(plan.lines):
         at, last, lasting = begin, begin, False
@@ -71,85 +67,75 @@ def _stretches(plan: Plan) -> dict[str, Stretch]:
                 last = max(last, place.get(line.until, len(plan.lines) - 1))
             at += 1
         lines = plan.lines[begin : last + 1]
-        if any(line.needs or line.block.children() for line in lines):
-            stretch = Stretch(lines, last, lasting, len(lines) > 1 or lasting or _whole(plan.lines[begin]))
-            found |= dict.fromkeys((line.name for line in lines), stretch)
+        if any(line.components or line.insides for line in lines):
+            span = Span(lines, last, lasting, len(lines) > 1 or lasting or _is_whole(plan.lines[begin]))
+            spans |= dict.fromkeys((line.name for line in lines), span)
         begin = last + 1
-    return found
+    return spans
 
 
-def _whole(line: Line) -> bool:
-    block = line.block
-    if isinstance(block, Loop):
-        return turn_plans(block.body, block.each, block.carry)[0].makes_function
-    return not isinstance(block, Graph | Switch)
+def _is_whole(line: Line) -> bool:
+    """Whether one line is leased as one: a block, or a loop whose turns call functions that are made before them."""
+    if not line.insides:
+        return True
+    return any(inside.repeated and turn_plans(inside)[0].makes_function for inside in line.insides)
 
 
-def lenders(lines: Sequence[Line], bound: Mapping[str, Any]) -> Mapping[Lender, list[Any]]:
-    """The components that these lines may ask for and somebody lends, by who does."""
-    found: dict[Lender, dict[Any, None]] = {}
-    for value in _components(lines, bound):
+def lenders(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Mapping[Lender, list[Any]]:
+    """The components that these lines may need and that have a lender, by lender."""
+    lent: dict[Lender, dict[Any, None]] = {}
+    for value in _components(lines, bindings):
         if isinstance(value, Lazy) and value.lender is not None:
-            found.setdefault(value.lender, {})[value] = None
-    return {lender: list(values) for lender, values in found.items()}
+            lent.setdefault(value.lender, {})[value] = None
+    return {lender: list(values) for lender, values in lent.items()}
 
 
-def _components(lines: Sequence[Line], bound: Mapping[str, Any]) -> Iterator[Any]:
+def _components(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Iterator[Any]:
     for line in lines:
-        block = line.block
-        inner = {name: bound[outer] for name, outer in line.names.items() if outer in bound}
-        match block:
-            case Graph():
-                yield from _inside(block, block.declared or tuple(block.outputs), inner)
-            case Loop():
-                yield from _inside(block.body, block.carry, inner)
-            case Switch():
-                for case in block.children().values():
-                    yield from _inside(case, tuple(block.signature.outputs), inner)  # type: ignore[arg-type]  # its children are graphs
-            case _:
-                yield from (bound[name] for _, name in line.needs if name in bound)
+        inner = line.bindings_inside(bindings)
+        for graph, outputs, *_ in line.insides:
+            yield from _components(plan_of(graph, outputs).lines, {**inner, **graph.bindings})
+        yield from (bindings[name] for _, name in line.components if name in bindings)
 
 
-def _inside(graph: Graph, outputs: tuple[str, ...], bound: Mapping[str, Any]) -> Iterator[Any]:
-    return _components(plan_of(graph, outputs).lines, {**bound, **graph.bindings})
-
-
-class Held:
-    """The leases of one run. They end with their stretch; all that are left end with the run."""
+class RunLeases:
+    """The leases of one run. Each ends with its span; those that are left end with the run."""
 
     def __init__(self, owner: str, stop: Event) -> None:
         self._owner = owner
         self._stop = stop
         self._leases: dict[int, list[Lease]] = {}
         self._next = 0
-        self._asked: Lender | None = None
+        self._waiting_for: Lender | None = None
 
-    def take(self, lines: Sequence[Line], bound: Mapping[str, Any], path: str) -> int:
-        """Lease what these lines need. Gives the number to give it back by."""
+    def take(self, lines: Sequence[Line], bindings: Mapping[str, Any], path: str) -> int:
+        """Lease the components of these lines. Gives the number that `release` takes."""
         self._next += 1
-        mine = self._leases[self._next] = []
-        asked = lenders(lines, bound)
-        for lender in sorted(asked, key=id):  # one order for all runs, so that two managers cannot lock two runs
-            self._asked = lender
-            mine.append(lender.lease(asked[lender], f"{self._owner}{path}", self._stop))
-        self._asked = None
+        leases = self._leases[self._next] = []
+        lent = lenders(lines, bindings)
+        for lender in sorted(lent, key=id):  # one order for all runs, so that two managers cannot lock two runs
+            self._waiting_for = lender
+            leases.append(lender.lease(lent[lender], f"{self._owner}{path}", self._stop))
+        self._waiting_for = None
         return self._next
 
     def wake(self) -> None:
-        """The run was asked to stop: if it waits for a lease, let it see that."""
-        if (asked := self._asked) is not None:
-            asked.wake()
+        """Wake the lender that the run waits for, so that it sees that the run was asked to stop."""
+        if (lender := self._waiting_for) is not None:
+            lender.wake()
 
-    def give_back(self, number: int) -> None:
+    def release(self, number: int) -> None:
+        """Release the leases of one span."""
         for lease in self._leases.pop(number, ()):
             lease.release()
 
-    def give_back_all(self) -> None:
+    def release_all(self) -> None:
+        """Release all leases that are left."""
         for number in list(self._leases):
-            self.give_back(number)
+            self.release(number)
 
     def outlast(self, functions: Sequence[Callable[..., Any]]) -> None:
-        """Keep what is left until the last of these functions is gone: they were given out and may be called."""
+        """Keep the leases that are left until these functions are deleted: callers of the run may call them."""
         left = [lease for leases in self._leases.values() for lease in leases]
         self._leases.clear()
         if left and functions:

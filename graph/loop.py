@@ -6,14 +6,18 @@ from typing import Any, Self, cast
 
 from ..registry import closest, did_you_mean
 from .block import Block
+from .cache import cached
+from .edits import edited
 from .errors import Problem, WireError
-from .graph import Graph
+from .event import Events
 from .ports import VARIES, Input, Output, Outputs, Signature
+from .run import run_alone
+from .structure import Container, Inside, Runner, Structure
 from .typing import assignable, meet, type_text, untagged
 from .wiring import misplaced
 
 
-class Loop(Block, name="Loop"):
+class Loop(Container, name="Loop"):
     """Run `body` once for each item of the input `over`, which the body sees as `each`.
 
     `carry` names what flows from one turn to the next: each is an input and an output of the body, of types that fit,
@@ -23,24 +27,24 @@ class Loop(Block, name="Loop"):
     over: str
     each: str
     carry: tuple[str, ...]
-    body: Graph
+    body: Structure
 
     def __post_init__(self) -> None:
         if isinstance(self.carry, str):
             text = f"is the text {self.carry!r}, not a tuple. Write carry=({self.carry!r},)."
             raise WireError(Problem("carry", "carry", text, repr(self.carry), "tuple"))
         self.__dict__["carry"] = tuple(self.carry)
-        if isinstance(self.body, Graph) and self.body.declared != self.carry:  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+        if isinstance(self.body, Structure) and self.body.declared != self.carry:  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
             lost = [name for name in self.carry if name not in self.body.outputs]
             if not lost:
                 if found := misplaced(self.body.nodes, self.body.edges, self.carry):
                     raise WireError(found)
-                self.__dict__["body"] = self.body._edit(declared=self.carry)
+                self.__dict__["body"] = edited(self.body, declared=self.carry)
         if found := list(self._problems()):
             raise WireError(found)
 
     def _problems(self) -> Sequence[Problem]:
-        if not isinstance(self.body, Graph):  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+        if not isinstance(self.body, Structure):  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
             text = f"is {type(self.body).__name__}, not a graph. Write body=Graph(name=block, …)."
             return [Problem("not-a-block", "body", text, type(self.body).__name__, "Graph")]
         takes, gives = self.body.inputs, self.body.outputs
@@ -87,27 +91,33 @@ class Loop(Block, name="Loop"):
 
     @property
     def signature(self) -> Signature:
-        if "_signature" not in self.__dict__:
-            s = self.body.signature
-            both = meet(s.inputs[self.over].type, self._items) if self.over in s.inputs else self._items
-            inputs = {self.over: Input(both)}
-            inputs |= {n: p for n, p in s.inputs.items() if n not in (self.each, self.over)}
-            outputs = {n: Output(s.outputs[n].type) for n in self.carry}
-            self.__dict__["_signature"] = Signature(inputs, outputs, s.components)
-        return self.__dict__["_signature"]
+        """The inputs of the body but `each`, the input `over`, and what is carried as outputs."""
+        return cached(self, "signature", self._read_signature)
+
+    def _read_signature(self) -> Signature:
+        s = self.body.signature
+        both = meet(s.inputs[self.over].type, self._items) if self.over in s.inputs else self._items
+        inputs = {self.over: Input(both)}
+        inputs |= {n: p for n, p in s.inputs.items() if n not in (self.each, self.over)}
+        return Signature(inputs, {n: Output(s.outputs[n].type) for n in self.carry}, s.components)
 
     def __call__(self, **values: Any) -> Outputs:
         """Run the loop by itself."""
-        from .run import Run
+        return run_alone("loop", self, values)
 
-        graph = Graph(loop=self)
-        return Run(graph, values).result()
+    def insides(self) -> tuple[Inside, ...]:
+        """The body, once for each item."""
+        return (Inside(self.body, self.carry, over=self.over, item=self.each, carried=self.carry),)
 
-    def config(self) -> dict[str, Any]:
-        return {"over": self.over, "each": self.each, "carry": self.carry, "body": self.body}
+    def run_inside(self, runner: Runner, values: dict[str, Any]) -> Events:
+        """Run the body for each item. A carried input that is not passed begins with its default."""
+        start = {n: values.pop(n) if n in values else self.body.inputs[n].default for n in self.carry}
+        return runner.each(self.insides()[0], values, start, lambda _, outputs: outputs)
 
-    def children(self) -> Mapping[str, Block]:
-        return {"": self.body}
+    def caption(self, names: Mapping[str, str]) -> str:
+        """What it goes over, and what it carries."""
+        return f"for {self.each} in {names.get(self.over, self.over)} · carries {', '.join(self.carry)}"
 
     def with_children(self, children: Mapping[str, Block]) -> Self:
-        return replace(self, body=cast(Graph, children[""]))
+        """The same loop over another body."""
+        return replace(self, body=cast(Structure, children[""]))

@@ -5,6 +5,7 @@ from typing import Any, Self
 
 from ..registry import closest
 from .block import Block
+from .cache import cached
 from .errors import Problem, WireError
 from .ports import Signature
 
@@ -17,27 +18,31 @@ class Named(Block, name="Named"):
 
     @property
     def signature(self) -> Signature:
-        if "_signature" not in self.__dict__:
-            s, names = self.block.signature, dict(self.names)
-            self.__dict__["_signature"] = Signature(
-                {names.get(n, n): p for n, p in s.inputs.items()},
-                {names.get(n, n): p for n, p in s.outputs.items()},
-                {names.get(n, n): p for n, p in s.components.items()},
-            )
-        return self.__dict__["_signature"]
+        """The ports and components of the block inside, by their names outside."""
+        return cached(self, "signature", self._read_signature)
+
+    def _read_signature(self) -> Signature:
+        s, names = self.block.signature, dict(self.names)
+        return Signature(
+            {names.get(n, n): p for n, p in s.inputs.items()},
+            {names.get(n, n): p for n, p in s.outputs.items()},
+            {names.get(n, n): p for n, p in s.components.items()},
+        )
 
     def __call__(self, **values: Any) -> Any:
         old = {b: a for a, b in self.names if a in self.block.signature.inputs}
         return self.block(**{old.get(n, n): v for n, v in values.items()})
 
     def to_config(self) -> dict[str, Any]:
-        """The config of the block inside: what comes into its slot takes over the names."""
+        """The config of the block inside: a block that replaces it in a slot takes over the names."""
         return self.block.to_config()
 
     def children(self) -> Mapping[str, Block]:
+        """The block inside, which a path does not mention."""
         return {"": self.block}
 
     def with_children(self, children: Mapping[str, Block]) -> Self:
+        """The same names around another block."""
         return type(self)(block=children[""], names=self.names)
 
 
@@ -66,8 +71,8 @@ def named(block: Block, **names: str) -> Block:
     return Named(block=block, names=tuple(names.items())) if names else block
 
 
-def like(old: Block, new: Block) -> Block:
-    """A block that comes in the place of another, its ports called as those of that one were renamed."""
+def named_like(old: Block, new: Block) -> Block:
+    """The new block with the names that the old one, which it replaces, had outside."""
     if not isinstance(old, Named) or isinstance(new, Named):
         return new
     s = new.signature

@@ -1,48 +1,53 @@
 """What to do, in order, to get some outputs of a graph: made once per graph and set of outputs."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_origin
+from dataclasses import dataclass, replace
+from typing import Any, get_origin
 
-from .analysis import wanted
+from .analysis import nodes_to_run
 from .block import Block, ports_of
-from .paths import renamed
+from .cache import cached
+from .paths import without_names
 from .ports import Output
+from .structure import Container, Inside, Structure
 from .typing import union_members, untagged
 from .wiring import INPUTS, last_givers
-
-if TYPE_CHECKING:
-    from .graph import Graph
 
 Value = tuple[str, str]  # node, port
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One node as the runner sees it: renamings undone, wires resolved, and what nobody reads after it."""
+    """One node as the runner sees it: renamings undone, wires resolved, and the values that nobody reads after it."""
 
     name: str
     block: Block
-    args: tuple[tuple[str, Value], ...]  # parameter of the block, where its value stands
+    args: tuple[tuple[str, Value], ...]  # parameter of the block, the source of its value
     knobs: tuple[tuple[str, Value], ...]
-    outs: tuple[Value, ...]  # in the order of the block's own outputs
-    takes: tuple[str, ...]  # the block's own output names, in the same order
-    needs: tuple[tuple[str, str], ...]  # component field, the name it is bound under
+    outputs: tuple[Value, ...]  # in the order of the block's own outputs
+    output_names: tuple[str, ...]  # the block's own, in the same order
+    components: tuple[tuple[str, str], ...]  # component field, the name it is bound under
     names: Mapping[str, str]  # component name inside -> outside, for blocks that hold graphs
+    container: Container | None  # the block, if it holds graphs
+    insides: tuple[Inside, ...]  # the graphs that it holds
     memory: tuple[str, ...]
     running: str | None
     returns: type | None
     dead: tuple[Value, ...]
     makes_function: bool
-    until: str  # of a function maker, the last node that its functions may be called by; "" where they are given out
+    until: str  # of a function maker, the last node that may call its functions; "" where they are given out
+
+    def bindings_inside(self, bindings: Mapping[str, Any]) -> dict[str, Any]:
+        """These bindings, by the names of the components inside a block that holds graphs."""
+        return {name: bindings[outer] for name, outer in self.names.items() if outer in bindings}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Plan:
+    """The nodes that run, in order, and where the outputs come from."""
+
     lines: tuple[Line, ...]
     outputs: tuple[tuple[str, Value], ...]
-    known: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
-    """What has been found out about it, by who found it."""
 
     @property
     def makes_function(self) -> bool:
@@ -56,36 +61,28 @@ class Plan:
         each: list[Line] = []
         for line in self.lines:
             reads = [value for _, value in (*line.args, *line.knobs)]
-            if line.memory or not line.outs or any(v in moving for v in reads) or _remembers(line.block):
+            if line.memory or not line.outputs or any(v in moving for v in reads) or _keeps_memory(line.block):
                 each.append(line)
-                moving.update(line.outs)
+                moving.update(line.outputs)
             else:
                 once.append(line)
         read_later = {v for line in each for _, v in (*line.args, *line.knobs)} | {v for _, v in self.outputs}
-        kept = {value for line in once for value in line.outs} & read_later
+        kept = {value for line in once for value in line.outputs} & read_later
 
         def without_kept(lines: list[Line]) -> tuple[Line, ...]:
-            return tuple(_replace_dead(line, tuple(v for v in line.dead if v not in kept)) for line in lines)
+            return tuple(replace(line, dead=tuple(v for v in line.dead if v not in kept)) for line in lines)
 
         return Plan(without_kept(once), tuple((f"{n}.{p}", (n, p)) for n, p in kept)), Plan(
             without_kept(each), self.outputs
         )
 
 
-def _replace_dead(line: Line, dead: tuple[Value, ...]) -> Line:
-    from dataclasses import replace
-
-    return replace(line, dead=dead)
-
-
-def _remembers(block: Block) -> bool:
-    """Whether some node inside carries memory of the loop around (not of a loop within)."""
-    from .loop import Loop
-
-    if isinstance(block, Loop):
+def _keeps_memory(block: Block) -> bool:
+    """Whether some node inside keeps memory for the loop around, not for one inside."""
+    if isinstance(block, Container) and any(inside.repeated for inside in block.insides()):
         return False
-    inside = block.children()
-    return any(map(_remembers, inside.values())) if inside else bool(block.signature.memory)
+    children = block.children()
+    return any(map(_keeps_memory, children.values())) if children else bool(block.signature.memory)
 
 
 def gives_function(output: Output) -> bool:
@@ -93,25 +90,23 @@ def gives_function(output: Output) -> bool:
     return any(get_origin(untagged(arm)) is get_origin(Callable[[], None]) for arm in union_members(output.type))
 
 
-def turn_plans(body: "Graph", each: str, carry: tuple[str, ...]) -> tuple[Plan, Plan]:
-    """What a loop runs once and what it runs every turn, from the body's own cache."""
-    plans: dict[Any, tuple[Plan, Plan]] = body.__dict__.setdefault("_turns", {})
-    if (each, carry) not in plans:
-        plans[each, carry] = plan_of(body, carry).split(frozenset((each, *carry)))
-    return plans[each, carry]
+def turn_plans(inside: Inside) -> tuple[Plan, Plan]:
+    """What runs once before the turns of a repeated graph, and what runs in every turn."""
+
+    def make() -> tuple[Plan, Plan]:
+        return plan_of(inside.graph, inside.outputs).split(inside.varying)
+
+    return cached(inside.graph, "turn plans", make, (inside.varying, inside.outputs))
 
 
-def plan_of(graph: "Graph", outputs: tuple[str, ...]) -> Plan:
-    """The plan for these outputs, from the graph's own cache. Work that nobody reads is left out."""
-    plans: dict[tuple[str, ...], Plan] = graph.__dict__.setdefault("_plans", {})
-    if outputs not in plans:
-        plans[outputs] = _make(graph, outputs)
-    return plans[outputs]
+def plan_of(graph: Structure, outputs: tuple[str, ...]) -> Plan:
+    """The plan for these outputs, without work that nobody reads."""
+    return cached(graph, "plan", lambda: _make(graph, outputs), outputs)
 
 
-def _make(graph: "Graph", outputs: tuple[str, ...]) -> Plan:
+def _make(graph: Structure, outputs: tuple[str, ...]) -> Plan:
     last = last_givers(graph.nodes)
-    runs = wanted(graph.nodes, graph.edges, outputs)
+    runs = nodes_to_run(graph.nodes, graph.edges, outputs)
     wires: dict[str, list[tuple[str, Value]]] = {name: [] for name in graph.nodes}
     for e in graph.edges:
         wires[e.taker].append((e.input, (e.giver, e.output)))
@@ -146,48 +141,47 @@ def _make(graph: "Graph", outputs: tuple[str, ...]) -> Plan:
 
 
 def _line(name: str, outer: Block, wires: list[tuple[str, Value]], dead: tuple[Value, ...], until: str) -> Line:
-    block, outside = renamed(outer)
+    block, outside = without_names(outer)
     own = block.signature
-    inside = {new: old for old, new in outside.inputs.items()}
-    args = [(inside.get(port, port), value) for port, value in wires]
-    leaf = not block.children()
-    ports = ports_of(type(block)) if leaf else None
+    inner = {new: old for old, new in outside.inputs.items()}
+    args = [(inner.get(port, port), value) for port, value in wires]
+    container = block if isinstance(block, Container) else None
+    ports = ports_of(type(block)) if container is None else None
     knobs = ports.knobs if ports else ()
     fields = tuple(ports.components) if ports else ()
     return Line(
         name, block,
         args=tuple((p, v) for p, v in args if p not in knobs),
         knobs=tuple((p, v) for p, v in args if p in knobs),
-        outs=tuple((name, outside.outputs[o]) for o in own.outputs),
-        takes=tuple(own.outputs),
-        needs=tuple((f, outside.components[f]) for f in fields if f in own.components),
-        names={} if leaf else outside.components,
+        outputs=tuple((name, outside.outputs[o]) for o in own.outputs),
+        output_names=tuple(own.outputs),
+        components=tuple((f, outside.components[f]) for f in fields if f in own.components),
+        names=outside.components if container is not None else {}, container=container,
+        insides=tuple(container.insides()) if container is not None else (),
         memory=tuple(own.memory), running=own.running, returns=ports.returns if ports else None, dead=dead,
         makes_function=any(map(gives_function, own.outputs.values())), until=until,
     )  # fmt: skip
 
 
-def unbound(graph: "Graph", outputs: tuple[str, ...], bound: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Required components that a run for these outputs would need and nothing is bound to, with who needs them."""
+def unbound(graph: Structure, outputs: tuple[str, ...]) -> dict[str, list[str]]:
+    """Required components that a run for these outputs needs and that are not bound, with the nodes that need them."""
     missing: dict[str, list[str]] = {}
-    for name, node in _needed(graph, outputs, bound, required=True):
-        missing.setdefault(name, []).append(node)
+    for name, node in _needed(graph, outputs, required=True):
+        if name not in graph.bindings:
+            missing.setdefault(name, []).append(node)
     return missing
 
 
-def needed(graph: "Graph", outputs: tuple[str, ...]) -> dict[str, Any]:
-    """What is bound to the components that a run for these outputs uses."""
-    names = {name for name, _ in _needed(graph, outputs, {}, required=False)}
+def needed(graph: Structure, outputs: tuple[str, ...]) -> dict[str, Any]:
+    """The bindings of the components that a run for these outputs uses."""
+    names = {name for name, _ in _needed(graph, outputs, required=False)}
     return {name: value for name, value in graph.bindings.items() if name in names}
 
 
-def _needed(
-    graph: "Graph", outputs: tuple[str, ...], bound: Mapping[str, Any], *, required: bool
-) -> list[tuple[str, str]]:
-    parts = {line.name: graph.nodes[line.name].signature.components for line in plan_of(graph, outputs).lines}
+def _needed(graph: Structure, outputs: tuple[str, ...], *, required: bool) -> list[tuple[str, str]]:
     return [
-        (name, node)
-        for node, components in parts.items()
-        for name, part in components.items()
-        if name not in bound and (part.required or not required)
+        (name, line.name)
+        for line in plan_of(graph, outputs).lines
+        for name, part in graph.nodes[line.name].signature.components.items()
+        if part.required or not required
     ]

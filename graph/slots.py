@@ -1,16 +1,12 @@
 """Slots: names under which a call may swap blocks, and what can be wrong with them."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from .errors import Problem, WireError
-from .paths import block_at
-
-if TYPE_CHECKING:
-    from .graph import Graph
+from .structure import Structure
 
 
-def slot_problems(graph: "Graph") -> Iterable[Problem]:
+def slot_problems(graph: Structure) -> Iterable[Problem]:
     """Slots that lead to no block, and names that a call would take in two ways."""
     names = {"an input": graph.inputs, "a component": graph.components}
     for slot, paths in graph.slots.items():
@@ -20,7 +16,7 @@ def slot_problems(graph: "Graph") -> Iterable[Problem]:
                 yield Problem("clash", slot, text, slot)
         for path in paths:
             try:
-                block_at(graph, path)
+                _ = graph[path]
             except WireError as error:
                 yield Problem("slot", slot, f"stands for {path!r}: {error.problems[0].message}", path)
     for name in graph.inputs.keys() & graph.components.keys():

@@ -4,26 +4,26 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .asks import Asks, asks
 from .block import Block
 from .errors import Problem
-from .graph import Graph
 from .layout import ANY_LAYOUT, Layout, Measured
+from .requirements import Requirements, function_port, has_requirements
 from .space import ANY_SPACE, LatentSpace
+from .structure import Structure
 from .typing import families_of, port_of, tags_of, union_members
-from .unify import Told, each, problems
+from .unify import Evidence, evidence_of, problems
 
 
-def made_problems(graph: Graph) -> list[Problem]:
-    """What does not go together whenever a graph is made: families, then what a block asks of another."""
-    if found := problems(graph, {}, Families()):
-        return found
-    return problems(graph, graph.bindings, Asks()) if asks(graph) else []
+def made_problems(graph: Structure) -> list[Problem]:
+    """What does not go together whenever a graph is made: families, then requirements of blocks."""
+    if families := problems(graph, {}, Families()):
+        return families
+    return problems(graph, graph.bindings, Requirements()) if has_requirements(graph) else []
 
 
-def bound_problems(graph: Graph, bindings: Mapping[str, Any]) -> list[Problem]:
+def bound_problems(graph: Structure, bindings: Mapping[str, Any]) -> list[Problem]:
     """Components that do not go together: latent spaces that meet, and what is built for another denoiser."""
-    return [found for kind in (Spaces(), Layouts()) for found in problems(graph, bindings, kind)]
+    return [problem for kind in (Spaces(), Layouts()) for problem in problems(graph, bindings, kind)]
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Spaces:
         tag = port_of(hint)
         return tag.space if tag is not None else None
 
-    def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable[Told]:
-        return each(held, _space)
+    def of_fields(self, block: Block, fields: Mapping[str, Any]) -> Iterable[Evidence]:
+        return evidence_of(fields, _space)
 
     def is_any(self, value: LatentSpace) -> bool:
         return value == ANY_SPACE
@@ -57,7 +57,7 @@ class Spaces:
     def shares(self, value: LatentSpace) -> bool:
         return value == ANY_SPACE
 
-    def told(self, new: LatentSpace, who: str, old: LatentSpace) -> str:
+    def conflict(self, new: LatentSpace, who: str, old: LatentSpace) -> str:
         return (
             f"works in the latent space {new}, but {who} works in {old}, and their latents meet. "
             "Bind components of one family, or decode and encode again between them."
@@ -73,7 +73,7 @@ class Families:
         classes = families_of(hint)
         return Family(classes) if classes else None
 
-    def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable[Told]:
+    def of_fields(self, block: Block, fields: Mapping[str, Any]) -> Iterable[Evidence]:
         return ()
 
     def is_any(self, value: Family) -> bool:
@@ -83,7 +83,7 @@ class Families:
         # A port for several families is of the same one as its block's other ports.
         return self.is_any(value) or len(value.classes) > 1
 
-    def told(self, new: Family, who: str, old: Family) -> str:
+    def conflict(self, new: Family, who: str, old: Family) -> str:
         way_out = "Encode prompts and denoise with blocks of one family."
         return f"is for {new}, but {who} is for {old}, and they meet. {way_out}"
 
@@ -97,15 +97,14 @@ class Layouts:
     code = "layout"
 
     def of_port(self, hint: Any) -> Layout | None:
-        tag = port_of(hint)
-        carries = (tag is not None and tag.kind == "predict") or families_of(hint) or _measured(hint)
+        carries = function_port(hint) is not None or families_of(hint) or _measured(hint)
         return ANY_LAYOUT if carries else None
 
-    def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable[Told]:
-        yield from each(held, _layout)
+    def of_fields(self, block: Block, fields: Mapping[str, Any]) -> Iterable[Evidence]:
+        yield from evidence_of(fields, _layout)
         for port in block.signature.outputs.values():
             for tag in _measured(port.type):
-                layout, names = tag.of(held)
+                layout, names = tag.of(fields)
                 if layout != ANY_LAYOUT:
                     yield layout, names
 
@@ -115,7 +114,7 @@ class Layouts:
     def shares(self, value: Layout) -> bool:
         return True
 
-    def told(self, new: Layout, who: str, old: Layout) -> str:
+    def conflict(self, new: Layout, who: str, old: Layout) -> str:
         keys = old.differing(new)
         way_out = "Bind components of one checkpoint, all in one call, or nets that were trained for it."
         return f"has {new.said(keys)}, but {who} has {old.said(keys)}, and they work together. {way_out}"

@@ -5,14 +5,17 @@ from dataclasses import replace
 from typing import Any, Self, Union, cast
 
 from .block import Block
+from .cache import cached
 from .errors import InputError, Problem, WireError
-from .graph import Graph
+from .event import Events
 from .ports import Input, Output, Outputs, Signature
+from .run import run_alone
+from .structure import Container, Inside, Runner, Structure
 from .typing import meet, type_text
 from .wiring import RESERVED, component_problems, joint, parts_of
 
 
-class Switch(Block, name="Switch"):
+class Switch(Container, name="Switch"):
     """Run the graph of `cases` whose name is the value of the input `on`; `default` where there is none of that name.
 
     Its inputs are those of all cases, its outputs the names that every case gives. Where the choice is known when the
@@ -20,8 +23,8 @@ class Switch(Block, name="Switch"):
     """
 
     on: str
-    cases: Mapping[str, Graph]
-    default: Graph | None = None
+    cases: Mapping[str, Structure]
+    default: Structure | None = None
 
     def __post_init__(self) -> None:
         found = [
@@ -33,7 +36,7 @@ class Switch(Block, name="Switch"):
                 "Graph",
             )
             for name, case in self._all().items()
-            if not isinstance(case, Graph)  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+            if not isinstance(case, Structure)  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
         ]
         if not self.cases:
             found.append(Problem("cases", "cases", "is empty. Give at least one: cases={'name': Graph(…)}."))
@@ -60,44 +63,52 @@ class Switch(Block, name="Switch"):
                     text = f"no value fits all cases: {kinds[0][0]} takes {want}, {case} takes {have}."
                     raise WireError(Problem("readers", f"cases.{name}", text, have, want))
 
-    def _all(self) -> dict[str, Graph]:
+    def _all(self) -> dict[str, Structure]:
         return {**self.cases, **({"default": self.default} if self.default is not None else {})}
-
-    def choose(self, value: Any) -> tuple[str, Graph]:
-        """The case for a value, with its name."""
-        if isinstance(value, str) and value in self.cases:
-            return value, self.cases[value]
-        if self.default is None:
-            text = f"is {value!r}, but there is no such case and no default. There are: {', '.join(self.cases)}."
-            raise InputError(Problem("case", self.on, text, repr(value), candidates=tuple(self.cases)))
-        return "default", self.default
 
     @property
     def signature(self) -> Signature:
-        if "_signature" not in self.__dict__:
-            cases = list(self._all().values())
-            readers: dict[str, list[Input]] = {self.on: [Input(str)]}
-            for case in cases:
-                for name, port in case.inputs.items():
-                    readers.setdefault(name, []).append(port)
-            common = [n for n in cases[0].outputs if all(n in c.outputs for c in cases)]
-            outputs = {n: Output(Union[tuple(c.outputs[n].type for c in cases)]) for n in common}  # noqa: UP007  built at run time
-            inputs = {name: joint(ports) for name, ports in readers.items()}
-            self.__dict__["_signature"] = Signature(inputs, outputs, parts_of(c.signature for c in cases))
-        return self.__dict__["_signature"]
+        """The inputs of all cases and `on`, and the outputs that every case gives."""
+        return cached(self, "signature", self._read_signature)
+
+    def _read_signature(self) -> Signature:
+        cases = list(self._all().values())
+        readers: dict[str, list[Input]] = {self.on: [Input(str)]}
+        for case in cases:
+            for name, port in case.inputs.items():
+                readers.setdefault(name, []).append(port)
+        common = [n for n in cases[0].outputs if all(n in c.outputs for c in cases)]
+        outputs = {n: Output(Union[tuple(c.outputs[n].type for c in cases)]) for n in common}  # noqa: UP007  built at run time
+        inputs = {name: joint(ports) for name, ports in readers.items()}
+        return Signature(inputs, outputs, parts_of(c.signature for c in cases))
 
     def __call__(self, **values: Any) -> Outputs:
         """Run the switch by itself."""
-        from .run import Run
+        return run_alone("switch", self, values)
 
-        return Run(Graph(switch=self), values).result()
+    def insides(self) -> tuple[Inside, ...]:
+        """The cases and the default, of which one runs."""
+        outputs = tuple(self.signature.outputs)
+        return tuple(Inside(case, outputs, part=name) for name, case in self._all().items())
 
-    def config(self) -> dict[str, Any]:
-        return {"on": self.on, "cases": self.cases, "default": self.default}
+    def run_inside(self, runner: Runner, values: dict[str, Any]) -> Events:
+        """Run the case that the value of `on` names. `InputError` if there is none and no default."""
+        chosen = self._part_for(values[self.on])
+        return runner.once(next(inside for inside in self.insides() if inside.part == chosen), values)
 
-    def children(self) -> Mapping[str, Block]:
-        return self._all()
+    def _part_for(self, value: Any) -> str:  # Any: a run passes what its source gave
+        if isinstance(value, str) and value in self.cases:
+            return value
+        if self.default is None:
+            text = f"is {value!r}, but there is no such case and no default. There are: {', '.join(self.cases)}."
+            raise InputError(Problem("case", self.on, text, repr(value), candidates=tuple(self.cases)))
+        return "default"
+
+    def caption(self, names: Mapping[str, str]) -> str:
+        """Its cases, and the input that chooses."""
+        return f"one of {', '.join(self._all())} · by {names.get(self.on, self.on)}"
 
     def with_children(self, children: Mapping[str, Block]) -> Self:
-        cases = {n: cast(Graph, c) for n, c in children.items() if n != "default"}
-        return replace(self, cases=cases, default=cast("Graph | None", children.get("default")))
+        """The same switch between other graphs."""
+        cases = {n: cast(Structure, c) for n, c in children.items() if n != "default"}
+        return replace(self, cases=cases, default=cast("Structure | None", children.get("default")))

@@ -1,25 +1,25 @@
-"""What must be one thing along the edges: a walk that gives each block a variable and joins them along its wires.
+"""Values that must agree along the edges: a walk gives each block a variable, joins variables along the wires, and
+finds values of one variable that do not fit.
 
-Latent spaces, families of conditioning, layouts of denoisers and what guiders ask of them are such things; each is a
-`Kind`, and this walk serves them all.
+Latent spaces, families of conditioning, layouts of denoisers and requirements of guiders are such values; each is a
+`Kind`.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from .block import Block
+from .cache import cached
 from .errors import Problem
-from .graph import Graph
-from .loop import Loop
-from .paths import renamed
-from .switch import Switch
+from .paths import without_names
+from .structure import Container, Structure
 from .wiring import INPUTS
 
 Path = tuple[str, ...]
 
 
 class Kind(Protocol):
-    """A kind of variable: what says something of it, and the text for two that do not fit.
+    """A kind of value that must agree: where its values are read, and the text for two that do not fit.
 
     Its values know whether they fit another: `a.fits(b)`.
     """
@@ -31,34 +31,34 @@ class Kind(Protocol):
         """What a port of this type carries; None if it carries nothing of this kind."""
         ...
 
-    def of_held(self, block: Block, held: Mapping[str, Any]) -> Iterable["Told"]:
-        """What is said by what a block holds: its components that are bound, and its fields."""
+    def of_fields(self, block: Block, fields: Mapping[str, Any]) -> Iterable["Evidence"]:
+        """The values that a block's components and other fields have."""
         ...
 
     def is_any(self, value: Any) -> bool:
-        """Whether a port that carries this says nothing by it."""
+        """Whether a port with this value fits every other."""
         ...
 
     def shares(self, value: Any) -> bool:
-        """Whether a port that carries this shares its block's variable, and has none of its own."""
+        """Whether a port with this value shares its block's variable, and has none of its own."""
         ...
 
-    def told(self, new: Any, who: str, old: Any) -> str:
-        """The sentence for a value that does not fit what `who` said."""
+    def conflict(self, new: Any, who: str, old: Any) -> str:
+        """The sentence for a value that does not fit the value of `who`."""
         ...
 
 
-Told = tuple[Any, Sequence[str]]
-"""A value of a kind, and the names of the components or fields that tell it."""
+Evidence = tuple[Any, Sequence[str]]
+"""A value of a kind, and the names of the components or fields that it was read from."""
 
 
-def each(held: Mapping[str, Any], of: Callable[[Any], Any | None]) -> list[Told]:
-    """What `of` says of each of these alone, where it says anything."""
-    return [(said, (name,)) for name, value in held.items() if (said := of(value)) is not None]
+def evidence_of(fields: Mapping[str, Any], read: Callable[[Any], Any | None]) -> list[Evidence]:
+    """The values that `read` finds in these components and fields, each alone; None is no value."""
+    return [(value, (name,)) for name, part in fields.items() if (value := read(part)) is not None]
 
 
-def problems(graph: Graph, bindings: Mapping[str, Any], kind: Kind) -> list[Problem]:
-    """Where two that do not fit meet. Reads configs only, never weights."""
+def problems(graph: Structure, bindings: Mapping[str, Any], kind: Kind) -> list[Problem]:
+    """Values that do not fit where they meet. Reads configs only, never weights."""
     union = _Union(kind)
     _walk(graph, (), {**bindings}, union)
     together: dict[Path, list[_Fact]] = {}
@@ -66,15 +66,15 @@ def problems(graph: Graph, bindings: Mapping[str, Any], kind: Kind) -> list[Prob
         known = together.setdefault(union.find(at), [])
         if all(value != was for was, _ in known):
             known.append((value, who))
-    return list(dict.fromkeys(found for facts in together.values() for found in _apart(facts, kind)))
+    return list(dict.fromkeys(problem for facts in together.values() for problem in _conflicts(facts, kind)))
 
 
 _Fact = tuple[Any, str]
-"""A value, and who was the first to tell it."""
+"""A value, and the first place that has it."""
 
 
-def _apart(facts: Sequence[_Fact], kind: Kind) -> Iterable[Problem]:
-    """One problem for each fact that must go: the one that fits the fewest others, of several the last told."""
+def _conflicts(facts: Sequence[_Fact], kind: Kind) -> Iterable[Problem]:
+    """One problem for each fact that must go: the one that fits the fewest others, of several the last one."""
     left = [*facts]
     while True:
         against = {i: [o for o in left if not o[0].fits(value)] for i, (value, _) in enumerate(left)}
@@ -82,11 +82,11 @@ def _apart(facts: Sequence[_Fact], kind: Kind) -> Iterable[Problem]:
         if odd is None or not against[odd]:
             return
         (value, who), (was, by) = left.pop(odd), against[odd][-1]
-        yield Problem(kind.code, who, kind.told(value, by, was), str(value), str(was))
+        yield Problem(kind.code, who, kind.conflict(value, by, was), str(value), str(was))
 
 
 class _Union:
-    """Union-find over variables, and what is said of each, in order."""
+    """Union-find over variables, and the facts of each, in order."""
 
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
@@ -106,20 +106,21 @@ class _Union:
 
 
 def _carriers(block: Block, kind: Kind) -> Sequence[tuple[str, str, Any]]:
-    """The ports of a block that carry something of this kind: side, name, what. Read once a block."""
-    cache: dict[str, Sequence[tuple[str, str, Any]]] = block.__dict__.setdefault("_carried", {})
-    if kind.code not in cache:
+    """The ports of a block with a value of this kind: side, name, value."""
+
+    def read() -> Sequence[tuple[str, str, Any]]:
         sides = ("in", block.signature.inputs), ("out", block.signature.outputs)
         ports = [(side, name, kind.of_port(port.type)) for side, ports in sides for name, port in ports.items()]
-        cache[kind.code] = [port for port in ports if port[2] is not None]
-    return cache[kind.code]
+        return [port for port in ports if port[2] is not None]
+
+    return cached(block, "carriers", read, kind.code)
 
 
-def _walk(graph: Graph, path: Path, bound: Mapping[str, Any], union: _Union) -> None:
+def _walk(graph: Structure, path: Path, bindings: Mapping[str, Any], union: _Union) -> None:
     """Give each block its variable, and join them along the edges. A graph's own ports are variables by name."""
     carries: dict[str, dict[tuple[str, str], Path]] = {}
     for name, outer in graph.nodes.items():
-        carries[name] = _block(outer, (*path, name), bound, union)
+        carries[name] = _block(outer, (*path, name), bindings, union)
     for e in graph.edges:
         target = carries[e.taker].get(("in", e.input))
         source = (*path, INPUTS, e.output) if e.giver == INPUTS else carries[e.giver].get(("out", e.output))
@@ -130,41 +131,46 @@ def _walk(graph: Graph, path: Path, bound: Mapping[str, Any], union: _Union) -> 
             union.join((*path, "outputs", name), source)
 
 
-def _block(outer: Block, at: Path, bound: Mapping[str, Any], union: _Union) -> dict[tuple[str, str], Path]:
+def _block(outer: Block, at: Path, bindings: Mapping[str, Any], union: _Union) -> dict[tuple[str, str], Path]:
     """The variable of each port of a block that has one, after joining those inside."""
     kind = union.kind
-    block, outside = renamed(outer)
-    ports = {"in": outside.inputs, "out": outside.outputs}
-    held = {old: bound[new] for old, new in outside.components.items() if new in bound}
-    if isinstance(block, Graph | Loop | Switch):
-        insides = [block] if isinstance(block, Graph) else list(block.children().values())
-        for i, body in enumerate(insides):
-            assert isinstance(body, Graph)
-            _walk(body, (*at, str(i)), {**held, **body.bindings}, union)
-        found: dict[tuple[str, str], Path] = {}
-        for side, name, _ in _carriers(block, kind):
-            for i in range(len(insides)):
-                here = (*at, str(i), INPUTS if side == "in" else "outputs", name)
-                union.join(found.setdefault((side, ports[side][name]), here), here)
-        if isinstance(block, Loop):
-            for name in block.carry:
-                a, b = ("in", outside.inputs[name]), ("out", outside.outputs[name])
-                if a in found and b in found:
-                    union.join(found[a], found[b])
-        return found
-    found = {}
-    for side, name, said in _carriers(block, kind):
-        own = at if kind.shares(said) else (*at, f"{side}:{name}")
-        if not kind.is_any(said):
-            union.fix(own, said, f"{_said(at)}.{name}")
-        found[side, ports[side][name]] = own
-    if found:
+    block, outside = without_names(outer)
+    names = {"in": outside.inputs, "out": outside.outputs}
+    held = {old: bindings[new] for old, new in outside.components.items() if new in bindings}
+    if isinstance(block, Container):
+        return _container(block, names, held, at, union)
+    variables: dict[tuple[str, str], Path] = {}
+    for side, name, value in _carriers(block, kind):
+        own = at if kind.shares(value) else (*at, f"{side}:{name}")
+        if not kind.is_any(value):
+            union.fix(own, value, f"{_path_text(at)}.{name}")
+        variables[side, names[side][name]] = own
+    if variables:
         fields = {name: value for name, value in vars(block).items() if name[0] != "_"}
-        for told, names in kind.of_held(block, {**fields, **held}):
-            union.fix(at, told, f"{_said(at)} ({', '.join(outside.components.get(n, n) for n in names)})")
-    return found
+        for value, parts in kind.of_fields(block, {**fields, **held}):
+            union.fix(at, value, f"{_path_text(at)} ({', '.join(outside.components.get(n, n) for n in parts)})")
+    return variables
 
 
-def _said(at: Path) -> str:
+def _container(
+    block: Container, names: Mapping[str, Mapping[str, str]], held: Mapping[str, Any], at: Path, union: _Union
+) -> dict[tuple[str, str], Path]:
+    """A port of a container is one with the port of that name of each graph inside; a carried input with its output."""
+    insides = block.insides()
+    for i, inside in enumerate(insides):
+        _walk(inside.graph, (*at, str(i)), {**held, **inside.graph.bindings}, union)
+    variables: dict[tuple[str, str], Path] = {}
+    for side, name, _ in _carriers(block, union.kind):
+        for i in range(len(insides)):
+            inner = (*at, str(i), INPUTS if side == "in" else "outputs", name)
+            union.join(variables.setdefault((side, names[side][name]), inner), inner)
+    for name in dict.fromkeys(name for inside in insides for name in inside.carried):
+        a, b = ("in", names["in"][name]), ("out", names["out"][name])
+        if a in variables and b in variables:
+            union.join(variables[a], variables[b])
+    return variables
+
+
+def _path_text(at: Path) -> str:
     """A path as users write it: without the numbers of the graphs inside loops and switches."""
     return ".".join(part for part in at if not part.isdecimal())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..graph import Block, Graph
-from ..graph.binding import AUTO
+from ..graph.tasks import AUTO
 from ..registry import UnknownName, did_you_mean
 
 Settings = Mapping[str, Any]  # keywords of a preset function
@@ -60,9 +60,8 @@ class Family:
         """
         if graph.preset == (self.name, task):
             return graph
-        held = {**graph.spare, **graph.bindings}
-        made = self.make(task, held)
-        own = self.make(graph.preset[1], held) if graph.preset else made
+        made = self.make(task, graph.bindings)
+        own = self.make(graph.preset[1], graph.bindings) if graph.preset else made
         now, plain = dict(_nodes(graph)), dict(_nodes(own))
         for path, block in _nodes(made):
             source = path if path in plain else _slot_mate(path, made, plain)

@@ -18,6 +18,7 @@ from ..components.quantization.by_component import with_quantization
 from ..components.quantization.config import read_quantization
 from ..components.spec import ComponentSpec, class_of, dtype_name
 from ..graph import ConfigError, Graph, LoadError
+from ..graph.paths import blocks_inside
 from ..registry import did_you_mean, models, native, schedulers
 from ..registry import presets as families
 from .family import Family
@@ -129,7 +130,7 @@ def load(
     if graph.preset is not None and variant is None:
         needed = families[graph.preset[0]].needed(specs.keys() - graph.components.keys())
         spare = {name: manager.handle(specs[name], device=device, dtype=dtype, name=name) for name in needed}
-        graph = graph.sparing(spare)
+        graph = graph.with_bindings({**graph.bindings, **spare})
     given = {name: value for name, value in swaps.items() if isinstance(value, ComponentSpec)}
     handles = where.handles({**held, **given}, manager, dtype, {**specs, **given})
     graph = graph.bind({name: handles[name] for name in held if name not in given})
@@ -185,9 +186,7 @@ def _with_all_problems(
 
 def _with_defaults(graph: Graph, defaults: Mapping[str, Any]) -> Graph:
     """The graph with other defaults of its knobs, wherever they are."""
-    from ..graph.paths import leaves
-
-    for path, block in leaves(graph):
+    for path, block in blocks_inside(graph):
         changed = {name: value for name, value in defaults.items() if name in block.config()}
         if changed:
             graph = graph.replace(".".join(path), type(block)(**{**block.config(), **changed}))
@@ -210,7 +209,8 @@ def saved_graph(
     specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
     specs = {name: at(root, spec).reached(access or Access()) for name, spec in specs.items()}
     specs = with_variant(with_quantization(specs, quantization), variant)
-    return saved.bind((where or Where(None, None)).handles(specs, manager or default_manager(), dtype, specs))
+    handles = (where or Where(None, None)).handles(specs, manager or default_manager(), dtype, specs)
+    return saved.with_bindings({**saved.bindings, **handles})
 
 
 def load_component(

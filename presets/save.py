@@ -47,9 +47,10 @@ def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None
             given to others; all of them. A folder that cannot be written.
     """
     place = Path(folder)
+    graph = graph.with_bindings({n: value for n, value in graph.bindings.items() if n in graph.components})
     _check(graph, place)
     keys = _keys(graph)
-    bound = {name: value for name, value in graph.bindings.items() if name in graph.components and value is not None}
+    bound = {name: value for name, value in graph.bindings.items() if value is not None}
     with _aside(place) as draft:
         specs = {name: _written(value, place, draft, name) for name, value in bound.items()}
         for index in (CLASSIC, MODULAR):

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias, cast
 
 from ...components.models.taps import Blur, Drop, Identity, Tap, Taps, find_perturbable, select_blocks
 from ...graph import ConfigError, Lazy
-from ...graph.asks import Ask
+from ...graph.requirements import Requirement
 from ...registry import did_you_mean
 
 Layer: TypeAlias = int | str
@@ -66,12 +66,12 @@ BlurConfig: TypeAlias = (
 
 
 @dataclass(frozen=True)
-class LayersAsked(Ask):
-    """The layers that a guider names, asked of the denoiser before anything runs."""
+class RequiredLayers(Requirement):
+    """The layers that a guider names: the denoiser must have them, which is checked before anything runs."""
 
     taps: tuple[Tap, ...]
 
-    def unmet(self, component: Any) -> str | None:  # Any: whatever the guider meets
+    def violation(self, component: Any) -> str | None:  # Any: whatever the guider meets
         layers = find_perturbable(component)
         if layers is None:
             return None
@@ -101,13 +101,13 @@ def settle(guider: object, layers: str, config: str, kind: type) -> None:
 def ask(guider: object, taps: Sequence[Tap]) -> None:
     """Have the layers that a guider names asked of the denoiser that it meets, when a graph with both is made."""
     if named := tuple(tap for tap in taps if tap.layers or tap.stack != "auto"):
-        vars(guider)["layers"] = LayersAsked(named)
+        vars(guider)["layers"] = RequiredLayers(named)
 
 
 def asked_by(guider: object) -> Sequence[Tap]:
     """What `ask` had asked for this guider."""
     held = vars(guider).get("layers")
-    return held.taps if isinstance(held, LayersAsked) else ()
+    return held.taps if isinstance(held, RequiredLayers) else ()
 
 
 def skipping(layers: Layers, config: LayersConfig, usual: LayerSkipConfig) -> Taps:

@@ -1,17 +1,13 @@
 """Drawings of graphs: text for a terminal, mermaid for a page, svg for a notebook or a talk."""
 
-from typing import TYPE_CHECKING
-
 from ...registry import did_you_mean
 from ..errors import GraphError
-
-if TYPE_CHECKING:
-    from ..graph import Graph
+from ..structure import Structure
 
 WAYS = ("text", "mermaid", "svg")
 
 
-def draw(graph: "Graph", how: str = "text") -> str:
+def draw(graph: Structure, how: str = "text") -> str:
     """The graph as "text" (100 columns), "mermaid" (a flowchart) or "svg" (self-contained). Loads nothing."""
     if how == "text":
         from .text import text

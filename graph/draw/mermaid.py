@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from ..graph import Graph
+from ..structure import Structure
 from ..typing import type_text
 from ..wiring import INPUTS
 from .scene import Node, Scene, default_of, scene_of
@@ -16,7 +16,7 @@ _STYLES = (
 )
 
 
-def mermaid(graph: Graph) -> str:
+def mermaid(graph: Structure) -> str:
     """The flowchart; it renders in GitHub, mkdocs and notebooks."""
     scene = scene_of(graph)
     lines = ["flowchart TB", *_graph(scene, "n", "  ")]

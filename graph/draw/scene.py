@@ -7,12 +7,10 @@ from typing import Any
 
 from ..block import EMPTY, Block, Lazy, ports_of
 from ..errors import SfumatoError
-from ..graph import Graph
-from ..loop import Loop
-from ..paths import unwrapped
-from ..plan import plan_of
+from ..paths import without_names
+from ..plan import turn_plans
 from ..ports import REQUIRED, VARIES, Input
-from ..switch import Switch
+from ..structure import Container, Inside, Structure
 from ..typing import type_text
 from ..wiring import INPUTS, Edge, last_givers
 
@@ -29,7 +27,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Inside:
+class InnerScene:
     """A graph inside a node: the body of a loop, or a case of a switch."""
 
     label: str
@@ -41,21 +39,21 @@ class Node:
     """One node: what is written on it, and what is inside."""
 
     name: str
-    kind: str  # "block", "loop", "switch", "graph"
-    title: str  # the class, or what the loop goes over
+    kind: str  # "block", or the class of the container in small letters
+    title: str  # the class, or the caption of the container
     block: Block
     parts: tuple[Part, ...]
     renamed: Mapping[str, str]  # inner name -> outer name
     once: bool = False
     slots: tuple[str, ...] = ()
-    insides: tuple[Inside, ...] = ()
+    insides: tuple[InnerScene, ...] = ()
 
 
 @dataclass(frozen=True)
 class Scene:
     """A graph as something to draw."""
 
-    graph: Graph
+    graph: Structure
     nodes: tuple[Node, ...]
     edges: tuple[Edge, ...]
     carried: tuple[str, ...] = ()
@@ -70,45 +68,41 @@ class Scene:
         return type_text(self.graph.nodes[edge.giver].signature.outputs[edge.output].type)
 
 
-def scene_of(graph: Graph) -> Scene:
+def scene_of(graph: Structure) -> Scene:
     """The whole graph, ready to draw."""
     return _scene(graph, graph.bindings, {path: slot for slot, paths in graph.slots.items() for path in paths}, "")
 
 
 def _scene(
-    graph: Graph, bound: Mapping[str, Any], slots: Mapping[str, str], path: str, loop: Loop | None = None
+    graph: Structure, bindings: Mapping[str, Any], slots: Mapping[str, str], path: str, level: Inside | None = None
 ) -> Scene:
-    bound = {**bound, **graph.bindings}
-    once = _once(loop) if loop else frozenset[str]()
+    bindings = {**bindings, **graph.bindings}
+    once = _once(level) if level else frozenset[str]()
     nodes = tuple(
-        _node(name, block, bound, slots, f"{path}{name}", name in once) for name, block in graph.nodes.items()
+        _node(name, block, bindings, slots, f"{path}{name}", name in once) for name, block in graph.nodes.items()
     )
-    names = graph.declared or tuple(graph.outputs)
     last = last_givers(graph.nodes)
-    carried, each = (loop.carry, loop.each) if loop else ((), "")
-    return Scene(graph, nodes, graph.edges, carried, each, not path, {name: last[name] for name in names})
+    carried, each = (level.carried, level.item) if level else ((), "")
+    return Scene(graph, nodes, graph.edges, carried, each, not path, {name: last[name] for name in graph.wanted})
 
 
-def _node(name: str, outer: Block, bound: Mapping[str, Any], slots: Mapping[str, str], path: str, once: bool) -> Node:
-    block, inner = unwrapped(outer)
-    renamed = {old: new for new, old in inner.items() if old != new}
-    here = {old: bound[renamed.get(old, old)] for old in _components(block) if renamed.get(old, old) in bound}
+def _node(
+    name: str, outer: Block, bindings: Mapping[str, Any], slots: Mapping[str, str], path: str, once: bool
+) -> Node:
+    block, names = without_names(outer)
+    sides = (names.outputs, names.inputs, names.components)
+    renamed = {old: new for side in sides for old, new in side.items() if old != new}
+    held = {old: bindings[renamed.get(old, old)] for old in _components(block) if renamed.get(old, old) in bindings}
     common: dict[str, Any] = {"block": block, "renamed": renamed, "once": once}
     common["slots"] = (slots[path],) if path in slots else ()
-    if isinstance(block, Loop):
-        title = f"for {block.each} in {renamed.get(block.over, block.over)} · carries {', '.join(block.carry)}"
-        body = _scene(block.body, here, slots, f"{path}.", block)
-        return Node(name, "loop", title, parts=(), insides=(Inside("", body),), **common)
-    if isinstance(block, Switch):
-        cases = [Inside(case, _scene(g, here, slots, f"{path}.{case}.")) for case, g in block._all().items()]
-        title = f"one of {', '.join(c.label for c in cases)} · by {renamed.get(block.on, block.on)}"
-        return Node(name, "switch", title, parts=(), insides=tuple(cases), **common)
-    if isinstance(block, Graph):
-        title = f"graph of {len(block.nodes)}"
-        return Node(
-            name, "graph", title, parts=(), insides=(Inside("", _scene(block, here, slots, f"{path}.")),), **common
-        )
-    return Node(name, "block", type(block).__name__, parts=tuple(_parts(block, renamed, here)), **common)
+    if not isinstance(block, Container):
+        return Node(name, "block", type(block).__name__, parts=tuple(_parts(block, renamed, held)), **common)
+    insides = tuple(
+        InnerScene(level.part, _scene(level.graph, held, slots, f"{level.path(path)}.", level))
+        for level in block.insides()
+    )
+    kind = type(block).__name__.lower()
+    return Node(name, kind, block.caption(renamed), parts=(), insides=insides, **common)
 
 
 def _components(block: Block) -> Iterator[str]:
@@ -134,10 +128,9 @@ def class_name(held: Any) -> str:
         return "bound"
 
 
-def _once(loop: Loop) -> frozenset[str]:
-    """The nodes of a body that run once per loop, as the runner finds them."""
-    once, _ = plan_of(loop.body, loop.carry).split(frozenset((loop.each, *loop.carry)))
-    return frozenset(line.name for line in once.lines)
+def _once(level: Inside) -> frozenset[str]:
+    """The nodes of a repeated graph that run once before its turns."""
+    return frozenset(line.name for line in turn_plans(level)[0].lines) if level.repeated else frozenset()
 
 
 def default_of(port: Input, width: int = 24) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from html import escape
 
-from ..graph import Graph
+from ..structure import Structure
 from ..wiring import INPUTS
 from .cards import Card, card_of, output_pill
 from .ink import ACCENT, CARD, DIM, FAINT, FONT, INK, LINE, PAPER, box, clipped, curve, hue, measure, spans, tip, words
@@ -15,7 +15,7 @@ _LABEL = 10.5
 _ROW = 14.0  # of labels
 
 
-def svg(graph: Graph) -> str:
+def svg(graph: Structure) -> str:
     """The drawing. Hovering shows types and classes; `<title>` and `<desc>` tell it to a screen reader."""
     from .text import text
 

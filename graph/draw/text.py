@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from textwrap import wrap
 
-from ..graph import Graph
+from ..structure import Structure
 from ..typing import type_text
 from ..wiring import INPUTS
 from .scene import Node, Scene, class_name, default_of, scene_of
@@ -11,7 +11,7 @@ from .scene import Node, Scene, class_name, default_of, scene_of
 WIDTH = 100
 
 
-def text(graph: Graph) -> str:
+def text(graph: Structure) -> str:
     """The drawing for a terminal."""
     scene = scene_of(graph)
     head = f"Graph {' · '.join(graph.preset)}" if graph.preset else "Graph"
@@ -29,7 +29,7 @@ def _count(n: int, word: str) -> str:
     return f"{n} {word}{'' if n == 1 else 's'}"
 
 
-def _inputs(graph: Graph) -> Iterator[str]:
+def _inputs(graph: Structure) -> Iterator[str]:
     rows: dict[str, tuple[str, str]] = {}
     for name, port in graph.inputs.items():
         default = default_of(port)
@@ -97,7 +97,7 @@ def _wrapped(line: str, indent: str) -> list[str]:
     return wrap(line, WIDTH, subsequent_indent=f"{indent}    ", drop_whitespace=True, break_on_hyphens=False)
 
 
-def _components(graph: Graph, scene: Scene) -> Iterator[str]:
+def _components(graph: Structure, scene: Scene) -> Iterator[str]:
     rows: dict[str, tuple[str, str]] = {}
     for name, part in graph.components.items():
         held = graph.bindings.get(name)

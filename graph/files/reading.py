@@ -8,17 +8,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, cast, get_type_hints
+from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
 from ...registry import blocks as BLOCKS
 from ...registry import closest, did_you_mean, find_block
+from ..binding import bound
 from ..block import Block
+from ..edits import bad_nodes, check_made, edited
 from ..errors import ConfigError, GraphFileError, LoadError, Problem, SfumatoError, WireError
-from ..graph import Graph, _bad_nodes
 from ..loop import Loop
 from ..named import Named
+from ..structure import Structure
 from ..switch import Switch
 from ..validate import Unfit
 from . import bindings
@@ -28,23 +30,29 @@ from .values import Values
 from .wires import edges_of
 from .writing import listed
 
+S = TypeVar("S", bound=Structure)
 _NODE: TypeAdapter[Any] = TypeAdapter(NodeForm)
 _MOST = 64 * 2**20  # bytes
 _CHECKPOINTS = ("model_index.json", "modular_model_index.json")
 
 
 def load(
-    source: str | os.PathLike[str], manager: Any = None, classes: Mapping[str, type[Block]] | None = None
-) -> Graph:
-    """Read a graph from a folder, or from its `graph.json`. Components load later, by `manager` (the process's own).
-    `classes` are blocks by the names that the file gives them, before those that are registered.
+    kind: type[S],
+    source: str | os.PathLike[str],
+    manager: Any = None,
+    classes: Mapping[str, type[Block]] | None = None,
+) -> S:
+    """Read a graph of the class `kind` from a folder, or from its `graph.json`.
+
+    Components load later, by `manager` (the process's own). `classes` are blocks by the names that the file gives them,
+    before those that are registered.
 
     Raises:
         GraphFileError: whatever is wrong with the file, with the place in it and the way out.
     """
     path = Path(source)
     path = path / NAME if path.is_dir() else path
-    return from_json(_parsed(path), path.parent, where=str(path), manager=manager, classes=classes)
+    return from_json(kind, _parsed(path), path.parent, where=str(path), manager=manager, classes=classes)
 
 
 def read_form(path: Path) -> FileForm:
@@ -53,16 +61,17 @@ def read_form(path: Path) -> FileForm:
 
 
 def from_json(
+    kind: type[S],
     data: Any,
     folder: str | os.PathLike[str] = ".",
     *,
     where: str = "graph",
     manager: Any = None,
     classes: Mapping[str, type[Block]] | None = None,
-) -> Graph:
-    """The graph that the content of a graph file describes; relative paths in it are taken from `folder`."""
+) -> S:
+    """The graph of the class `kind` for the content of a graph file; relative paths in it are taken from `folder`."""
     form = _form(data, where)
-    reading = _Reading(Path(folder), manager, classes or {}, form.auto_map)
+    reading = _Reading(kind, Path(folder), manager, classes or {}, form.auto_map)
     try:
         graph = reading.graph(form.graph, "graph")
     except RecursionError:
@@ -139,12 +148,13 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:57]}…"
 
 
-class _Reading:
+class _Reading(Generic[S]):
     """One pass over a file's graph; problems are gathered, and what has one is None."""
 
     def __init__(
-        self, folder: Path, manager: Any, classes: Mapping[str, type[Block]], auto_map: Mapping[str, str]
+        self, kind: type[S], folder: Path, manager: Any, classes: Mapping[str, type[Block]], auto_map: Mapping[str, str]
     ) -> None:
+        self.kind = kind
         self.folder = folder
         self.manager = manager
         self.classes = classes
@@ -153,7 +163,7 @@ class _Reading:
         self.values = Values(lambda block, at: self._came[id(block)], self._inside)
         self._came: dict[int, Any] = {}
 
-    def graph(self, form: GraphForm, at: str) -> Graph | None:
+    def graph(self, form: GraphForm, at: str) -> S | None:
         before = len(self.problems)
         nodes: dict[str, Block] = {}
         names = [step.name for step in form.nodes]
@@ -165,21 +175,20 @@ class _Reading:
             if names.count(name) > 1:
                 text = f"is the name of {names.count(name)} nodes, and must be of one. Rename the others."
                 self._problem(f"{at}.nodes.{name}", text)
-        self._list(f"{at}.nodes", _bad_nodes(nodes))
-        bound = self._components(form.components, at)
+        self._list(f"{at}.nodes", bad_nodes(nodes))
+        held = self._components(form.components, at)
         if len(self.problems) > before:
             return None
         edges, found = edges_of(form.edges, nodes, at)
         self._list("", found)
         if found:
             return None
-        graph = object.__new__(Graph)
         slots = {slot: tuple(paths) for slot, paths in form.slots.items()}
         preset = (form.preset[0], form.preset[1]) if form.preset else None
-        graph._fill(nodes, edges, tuple(form.outputs), slots, {}, preset)
+        graph = self.kind.of(nodes, edges, declared=tuple(form.outputs), slots=slots, preset=preset)
         try:
-            graph._verify(())
-            return self._bound(graph, bound, at)
+            check_made(graph, ())
+            return self._bound(graph, held, at)
         except (WireError, LoadError) as error:
             self._wire(error, at)
             return None
@@ -217,7 +226,7 @@ class _Reading:
         default = self.graph(form.default, f"{at}.default") if form.default is not None else None
         if any(case is None for case in cases.values()) or (form.default is not None and default is None):
             return None
-        return Switch(on=form.on, cases=cast("dict[str, Graph]", cases), default=default)
+        return Switch(on=form.on, cases=cast("dict[str, Structure]", cases), default=default)
 
     def _leaf(self, form: LeafForm, at: str) -> Block | None:
         cls = self._class(form.block, at)
@@ -264,7 +273,7 @@ class _Reading:
 
     def _class(self, name: str, at: str) -> type[Block] | None:
         cls = self.classes.get(name) or find_block(name)
-        if isinstance(cls, type) and issubclass(cls, Block) and cls not in (Graph, Loop, Switch, Named):
+        if isinstance(cls, type) and issubclass(cls, Block) and not issubclass(cls, Structure | Loop | Switch | Named):
             return cls
         if name in self.auto_map:
             text = f"is code that lies beside this file ({self.auto_map[name]}), and reading a graph runs none."
@@ -283,17 +292,17 @@ class _Reading:
         self._list("", found)
         return made
 
-    def _bound(self, graph: Graph, bound: Mapping[str, Any], at: str) -> Graph:
+    def _bound(self, graph: S, bindings: Mapping[str, Any], at: str) -> S:
         """The graph with its bindings: checked where a block needs them, kept for later where none does."""
-        needed = {n: v for n, v in bound.items() if n in graph.components and v is not None}
-        missing = [n for n in graph.components if n not in bound]
-        for name in bound.keys() - graph.components.keys():
+        needed = {n: v for n, v in bindings.items() if n in graph.components and v is not None}
+        missing = [n for n in graph.components if n not in bindings]
+        for name in bindings.keys() - graph.components.keys():
             if near := closest(name, missing, 1):
                 text = f"no block of this graph needs such a component. Did you mean {near[0]!r}?"
                 self._problem(f"{at}.components.{name}", text)
         if needed:
-            graph.bind(needed)
-        return graph._edit(bindings=dict(bound)) if bound else graph
+            bound(graph, needed)
+        return edited(graph, bindings=dict(bindings)) if bindings else graph
 
     def _problem(self, place: str, text: str) -> None:
         self.problems.append(Problem("graph-file", place, text))

@@ -14,9 +14,9 @@ from ...registry import blocks as BLOCKS
 from ..block import EMPTY, Block
 from ..code import HUB
 from ..errors import GraphFileError, Problem
-from ..graph import Graph
 from ..loop import Loop
 from ..named import Named
+from ..structure import Structure
 from ..switch import Switch
 from ..validate import Unfit
 from . import code
@@ -28,7 +28,7 @@ from .values import Values, same
 _LOG = logging.getLogger("sfumato")
 
 
-def save(graph: Graph, folder: str | os.PathLike[str]) -> Path:
+def save(graph: Structure, folder: str | os.PathLike[str]) -> Path:
     """Write `graph.json` into a folder, and what is held as objects with weights into folders beside it.
 
     The source of blocks that no installed package brings goes beside it (`auto_map`); of a class that has no file,
@@ -59,12 +59,12 @@ def save(graph: Graph, folder: str | os.PathLike[str]) -> Path:
     return place / NAME
 
 
-def to_json(graph: Graph) -> dict[str, Any]:  # JSON values
+def to_json(graph: Structure) -> dict[str, Any]:  # JSON values
     """The content of a graph file, for what carries graphs elsewhere. Objects with weights are refused."""
     return _file(graph, Writer(None), "the graph")[0]
 
 
-def without_code(graph: Graph) -> list[str]:
+def without_code(graph: Structure) -> list[str]:
     """Blocks of a graph whose source cannot be given to others, and why: one text each."""
     made = _Writing(Writer(None))
     made.graph(graph, "graph", "")
@@ -79,7 +79,7 @@ def _code_before(path: Path) -> dict[str, Any]:
         return {}
 
 
-def _file(graph: Graph, writer: Writer, where: str) -> tuple[dict[str, Any], "_Writing"]:
+def _file(graph: Structure, writer: Writer, where: str) -> tuple[dict[str, Any], "_Writing"]:
     made = _Writing(writer)
     content = made.graph(graph, "graph", "")
     if found := [*made.problems, *writer.problems]:
@@ -125,8 +125,8 @@ class _Writing:
         self.classes: dict[str, type[Block]] = {}
         """The classes of blocks that were met, by the name that the file gives them."""
 
-    def graph(self, graph: Graph, at: str, path: str) -> dict[str, Any]:
-        if type(graph) is not Graph:
+    def graph(self, graph: Structure, at: str, path: str) -> dict[str, Any]:
+        if type(graph).registered_name != "Graph":
             self._problem(at, f"is a {type(graph).__name__}, a subclass of Graph. Only graphs themselves are written.")
         data: dict[str, Any] = {"preset": list(graph.preset)} if graph.preset else {}
         steps: list[dict[str, Any]] = []
@@ -141,7 +141,7 @@ class _Writing:
         return data | self._components(graph.bindings, at, path)
 
     def node(self, block: Block, at: str, path: str) -> dict[str, Any]:
-        if isinstance(block, Graph):
+        if isinstance(block, Structure):
             return {"block": "Graph", "graph": self.graph(block, f"{at}.graph", path)}
         if type(block) is Loop:
             body = self.graph(block.body, f"{at}.body", path)

@@ -62,7 +62,7 @@ def arguments(values: Mapping[str, Any], texts: Mapping[str, str | None], settin
 
 def for_graph(pipe: Any, arguments: Arguments) -> GraphArguments:  # pipe: a Graph
     """The arguments by the types of this graph. Without a seed it draws one."""
-    from ...graph.binding import overlay
+    from ...graph.swaps import overlay
     from ..values import parsed, takes_picture
 
     texts = arguments.texts
@@ -87,7 +87,7 @@ def for_graph(pipe: Any, arguments: Arguments) -> GraphArguments:  # pipe: a Gra
 def _overlay(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes for a component or a slot
     """The component, or the block of the slot, that a text `NAME:key=value,…` names."""
     from ...graph import Lazy
-    from ...graph.binding import as_block
+    from ...graph.swaps import as_block
     from ...graph.typing import untagged
     from ...registry import did_you_mean, table
     from ..values import name_and_config, parsed_config
@@ -116,7 +116,7 @@ def run_record(pipe: Any, source: Mapping[str, str], arguments: GraphArguments) 
     from sfumato import __version__
 
     from ...graph import Lazy
-    from ...graph.binding import overlay
+    from ...graph.swaps import overlay
     from ...graph.files.values import spelled
 
     graph = overlay(pipe, arguments.overlays)

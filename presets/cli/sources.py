@@ -46,8 +46,8 @@ def open_pipeline(
 
     Refuses a graph without the output `images`, and one that lacks components.
     """
-    from ...graph.call import for_names
     from ...graph.plan import unbound
+    from ...graph.tasks import graph_for
 
     manager = make_manager(device, dtype)
     if graph is not None and task is not None:
@@ -59,12 +59,12 @@ def open_pipeline(
     else:
         pipe = open_graph(model or DEFAULT_MODEL, task, manager=manager, repo=repo)
         if task is None:
-            pipe = for_names(pipe, names)
+            pipe = graph_for(pipe, names)
     if "images" not in pipe.outputs:
         raise CommandError(
             f"{graph or model}: has no output 'images', which sfumato run writes. It has: {', '.join(pipe.outputs)}."
         )
-    if lacking := unbound(pipe, ("images",), pipe.bindings).keys() - names:
+    if lacking := unbound(pipe, ("images",)).keys() - names:
         raise CommandError(
             f"{graph or model}: has no {', '.join(sorted(lacking))}. "
             "Pass --model: an included model (listed by: sfumato presets), or the folder or Hub repo of a checkpoint."
@@ -111,6 +111,7 @@ def open_graph(
 
 
 def _read_file(x: str, manager: Any, repo: Repo) -> Any:  # a Graph
+    from ...graph import Graph
     from ...graph.files import load
     from ...graph.files.reading import read_form
     from ...graph.files.shape import NAME
@@ -118,4 +119,4 @@ def _read_file(x: str, manager: Any, repo: Repo) -> Any:  # a Graph
     path = Path(x).expanduser()
     if path.name == NAME and read_form(path).auto_map:
         return open_graph(str(path.absolute().parent), manager=manager, repo=repo)
-    return load(path, manager)
+    return load(Graph, path, manager)

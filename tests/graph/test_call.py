@@ -132,7 +132,7 @@ def test_a_value_given_replaces_the_node_that_makes_it() -> None:
     CALLS.clear()
     graph = Graph(make=MakeX(), double=XToY())
     assert graph(x=5).y == 10 and CALLS == ["x to y"]
-    assert graph(x=6).y == 12 and "_given" in graph.__dict__
+    assert graph(x=6).y == 12 and len(graph.__dict__["_cache"]["without makers"]) == 1
 
 
 def test_a_value_given_reaches_pinned_readers() -> None:
@@ -259,9 +259,9 @@ def test_a_swap_holds_for_one_call_and_is_resolved_once() -> None:
     graph = Graph(add=Add(), double=XToY(), slots={"step": ["add"]})
     for _ in range(3):
         assert graph(x=1, step=Add(n=10)).y == 22
-    assert graph(x=1).y == 4 and len(graph.__dict__["_overlays"]) == 1
+    assert graph(x=1).y == 4 and len(graph.__dict__["_cache"]["overlay"]) == 1
     assert graph(x=1, step=Add(n=11)).y == 24 and graph(x=1, step=Add(n=10)).y == 22
-    assert len(graph.__dict__["_overlays"]) == 2
+    assert len(graph.__dict__["_cache"]["overlay"]) == 2
 
 
 def test_a_component_swapped_for_one_call() -> None:
@@ -354,7 +354,7 @@ def test_overlays_are_bounded() -> None:
     graph = Graph(add=Add(), slots={"step": ["add"]})
     for n in range(100):
         assert graph(x=0, step=Add(n=n)).x == n
-    assert len(graph.__dict__["_overlays"]) <= 64
+    assert len(graph.__dict__["_cache"]["overlay"]) <= 64
 
 
 # ------------------------------------------------------------------------------------------------ shapes

@@ -85,14 +85,14 @@ def test_nan_comes_back_as_nan(tmp_path: Path) -> None:
 def test_a_number_without_a_point_is_a_float_where_the_field_says_so() -> None:
     data = to_json(Graph(add=AddItem()))
     data["graph"]["nodes"][0]["config"]["scale"] = 3
-    block = from_json(data)["add"]
+    block = from_json(Graph, data)["add"]
     assert isinstance(block, AddItem) and type(block.scale) is float
 
 
 def test_a_field_that_the_file_does_not_know_yet_takes_its_default() -> None:
     data = to_json(Graph(add=Add()))
     data["graph"]["nodes"][0]["config"] = {}
-    assert from_json(data) == Graph(add=Add())
+    assert from_json(Graph, data) == Graph(add=Add())
 
 
 def renamed(n: int, name: str) -> Block:
@@ -133,7 +133,7 @@ def test_random_graphs_survive_their_json(blocks: list[Block], pins: list[int]) 
         edge = edges[pin % len(edges)]
         graph = graph.wire(edge.target, edge.source)
     text = pretty(to_json(graph))
-    loaded = from_json(json.loads(text))
+    loaded = from_json(Graph, json.loads(text))
     assert loaded == graph
     assert pretty(to_json(loaded)) == text
 

@@ -22,7 +22,7 @@ def refused(change: Callable[[dict[str, Any]], object], graph: Graph = SMALL) ->
     data: dict[str, Any] = json.loads(json.dumps(to_json(graph)))
     change(data)
     with pytest.raises(GraphFileError) as error:
-        from_json(data, where="graph.json")
+        from_json(Graph, data, where="graph.json")
     return str(error.value)
 
 
@@ -68,7 +68,7 @@ def test_a_file_nested_too_deep_is_refused() -> None:
         node = {"block": "Named", "names": {"x": "x"}, "of": node}
     nodes(data)[0] = {"name": "a", **node}
     with pytest.raises(GraphFileError, match=r"nested too deep|recursion"):
-        from_json(data)
+        from_json(Graph, data)
 
 
 def test_a_missing_file_is_told_with_what_is_there(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ def test_a_ruled_edge_that_the_rule_does_not_give_is_refused() -> None:
     )
     data = to_json(chain)
     edge(data, 2).update({"from": "a.x", "how": "pinned"})
-    assert from_json(data) == chain.wire("c.x", "a.x")
+    assert from_json(Graph, data) == chain.wire("c.x", "a.x")
 
 
 def test_edges_to_nowhere_are_told_with_the_nearest_names() -> None:

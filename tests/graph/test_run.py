@@ -140,7 +140,7 @@ def test_memory_is_carried_by_turns_and_begins_anew_with_each_loop_run() -> None
     assert graph(x=0, items=[0, 0, 0]).x == 3 + 3
     run = graph.stream(x=0, items=[0, 0, 0])
     run.result()
-    assert not run.memory and not run.turns
+    assert not run.state.memory and not run.state.turns
 
 
 def test_memory_of_an_inner_loop_begins_anew_each_turn_of_the_outer() -> None:
@@ -170,7 +170,7 @@ class Cache(Block):
 def test_what_is_written_while_a_function_runs_is_frozen_at_the_end_of_its_turn() -> None:
     graph = Graph(y=MakeY(), model=MakePredict(), loop=loop(cache=Cache(), use=CallPredict()))
     run = graph.stream(x=1, items=[0, 1, 2])
-    seen = [dict(run.memory) for event in run if event.kind == "turn"]
+    seen = [dict(run.state.memory) for event in run if event.kind == "turn"]
     assert seen == [{"loop.cache": {"past": 30}}, {"loop.cache": {"past": 30}}, {"loop.cache": {"past": 930}}]
 
 
@@ -285,9 +285,9 @@ def test_a_run_resumes_exactly_from_every_cut() -> None:
         run = graph.stream(**values)
         for _ in range(cut):
             next(run)
-        saved = pickle.dumps((run.done, run.turns, run.memory))
+        saved = pickle.dumps(run.state)
         again = prepare(graph, (), values)
-        again.done, again.turns, again.memory = pickle.loads(saved)
+        again.state = pickle.loads(saved)
         assert again.result().x == want, f"cut after {cut} events"
         assert run.result().x == want  # and the paused one goes on
 
@@ -313,10 +313,10 @@ def test_a_run_that_failed_goes_on_where_it_stands() -> None:
 def test_plans_are_made_once() -> None:
     graph = Graph(make=MakeX(), loop=loop(step=AddItem()))
     graph(items=[1])
-    plans = graph.__dict__["_plans"]
+    plans = graph.__dict__["_cache"]["plan"]
     first = dict(plans)
     graph(items=[1, 2])
-    assert plans is graph.__dict__["_plans"] and all(plans[k] is v for k, v in first.items())
+    assert plans is graph.__dict__["_cache"]["plan"] and all(plans[k] is v for k, v in first.items())
 
 
 def test_threads_run_one_graph_at_once() -> None:

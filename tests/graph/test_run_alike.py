@@ -6,6 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfumato.graph import Block, Graph, Loop, WireError, named
+from sfumato.graph.edits import edited
+from sfumato.graph.rewrites import pruned
 
 
 class Arith(NamedTuple):
@@ -53,12 +55,12 @@ def test_a_program_runs_alike_in_a_graph_and_in_an_interpreter(
     given_values = dict(zip(VARS, start, strict=True))
     nodes = {f"n{i}": line(*row) for i, row in enumerate(program)}
     graph = Graph()
-    graph = graph._edit(nodes=nodes)  # no node counts as touched: a program may compute what it never reads
+    graph = edited(graph, nodes=nodes)  # no node counts as touched: a program may compute what it never reads
     want = interpret(program, given_values)
     out = sorted(wanted & set(graph.outputs))
     if not out:
         return
-    asked = graph._edit(declared=tuple(out))
+    asked = edited(graph, declared=tuple(out))
     given_here = {n: v for n, v in given_values.items() if n in prepared_inputs(asked)}
     assert dict(asked(**given_here)) == {n: want[n] for n in out}
     small = graph.only(*out)
@@ -69,9 +71,7 @@ def test_a_program_runs_alike_in_a_graph_and_in_an_interpreter(
 
 
 def prepared_inputs(graph: Graph) -> set[str]:
-    from sfumato.graph.call import _pruned
-
-    return set(_pruned(graph).inputs)
+    return set(pruned(graph).inputs)
 
 
 @settings(max_examples=60)
@@ -79,7 +79,7 @@ def prepared_inputs(graph: Graph) -> set[str]:
 def test_a_loop_runs_alike_in_a_graph_and_in_an_interpreter(
     program: list[tuple[int, str, str, str, str]], start: list[int], turns: int
 ) -> None:
-    body = Graph()._edit(nodes={"tick": Tick(), **{f"n{i}": line(*row) for i, row in enumerate(program)}})
+    body = edited(Graph(), nodes={"tick": Tick(), **{f"n{i}": line(*row) for i, row in enumerate(program)}})
     carry = tuple(n for n in VARS if n in body.outputs and n in body.inputs)
     env = dict(zip(VARS, start, strict=True))
     if not carry:

@@ -9,7 +9,7 @@ import torch
 
 import sfumato as sf
 from sfumato import Graph, InputError, WireError
-from sfumato.graph.call import for_names
+from sfumato.graph.tasks import graph_for
 
 from .control import Net, Nets, controlled
 from .control import nets as nets
@@ -26,9 +26,9 @@ GIVEN: dict[str, Any] = {"prompt": "a fish", "num_inference_steps": 2, "seed": 1
 # ------------------------------------------------------------------------------------------------------- which is meant
 def test_a_task_whose_components_are_not_there_is_not_chosen_unasked() -> None:
     xl = sf.load("sdxl")
-    assert for_names(xl, {"prompt", "image"}).preset == ("sdxl", "image2image")
-    assert for_names(xl, {"prompt", "aesthetic_score"}).preset == ("sdxl", "text2image")
-    assert for_names(xl, {"prompt", "aesthetic_score", "refiner"}).preset == ("sdxl", "refined")
+    assert graph_for(xl, {"prompt", "image"}).preset == ("sdxl", "image2image")
+    assert graph_for(xl, {"prompt", "aesthetic_score"}).preset == ("sdxl", "text2image")
+    assert graph_for(xl, {"prompt", "aesthetic_score", "refiner"}).preset == ("sdxl", "refined")
     with pytest.raises(InputError, match=r"aesthetic_score  is no input of text2image. Write pipe.task\('refined'\)"):
         xl(prompt="a fish", aesthetic_score=6.0)
     with pytest.raises(InputError, match=r"aesthetic_score  is no input of text2image. Write pipe.task\('refined'\)"):
@@ -41,23 +41,26 @@ def test_what_a_task_has_no_block_for_is_there_for_the_next(flux: Callable[..., 
     plain = flux("dev")
     assert plain.task("redux").task("image2image") == plain.task("image2image")
     loaded = flux("dev", "redux")
-    assert "text_encoder" not in loaded.bindings
-    assert loaded.task("text2image") == plain
+    assert "text_encoder" in loaded.bindings and "text_encoder" not in loaded.components
+    assert loaded.task("text2image").with_bindings(plain.bindings) == plain
     small: dict[str, Any] = {"height": 32, "width": 48, "num_inference_steps": 1, "prompt": "a fish"}
     assert loaded.task("text2image").only("latents")(**small).latents.isfinite().all()
 
 
-def test_what_is_at_hand_is_no_part_of_what_a_graph_is(flux: Callable[..., Graph]) -> None:
+def test_components_for_other_tasks_are_bindings_like_others(flux: Callable[..., Graph]) -> None:
     redux = flux("dev").task("redux")
-    assert redux == redux.sparing({"text_encoder": object()})
-    assert hash(redux) == hash(redux.sparing({"text_encoder": object()}))
+    other = redux.with_bindings({**redux.bindings, "text_encoder": object()})
+    assert redux != other and redux.diff(other).components == ("text_encoder",)
+    assert "text_encoder" not in redux.only("latents").bindings
 
 
 def test_a_block_that_was_taken_out_is_not_in_another_task(tiny: Tiny, nets: Nets, unet: Any) -> None:
     net = nets.control(unet).ours
     pipe = sf.load("sd", controlnet=net, **tiny("sd").bindings)
     assert "controlnet" in pipe.task("image2image").components
-    assert pipe.remove("denoise.control").task("image2image") == tiny("sd", "image2image")
+    other = pipe.remove("denoise.control").task("image2image")
+    assert other.bindings["controlnet"] is net and "controlnet" not in other.components
+    assert other == tiny("sd", "image2image").with_bindings(other.bindings)
 
 
 def test_blocks_that_were_taken_out_together_go_in_an_order_that_works(emoji: Graph) -> None:

@@ -34,12 +34,12 @@ def load_graph(root: Root, subfolder: str = "", trust_remote_code: bool | str = 
     folder = root.local(subfolder, [NAME])
     form = read_form(folder / NAME)
     if not form.auto_map:
-        return load(folder)
+        return load(Graph, folder)
     if not trust.given and all(_known(name) for name in form.auto_map):
         for name in form.auto_map:
             _tell_of_another(name, folder / NAME, _recorded(form))
-        return load(folder)
-    return load(folder, classes=_trusted(_of_graph(root, subfolder, form), trust_remote_code))
+        return load(Graph, folder)
+    return load(Graph, folder, classes=_trusted(_of_graph(root, subfolder, form), trust_remote_code))
 
 
 def custom_block(root: Root, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph | None:

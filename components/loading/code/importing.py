@@ -15,10 +15,8 @@ from ....graph.block import Block
 from ....graph.code import HUB, Source, module_of
 from ....graph.errors import LoadError
 from ....graph.files.code import Origin, brought
-from ....graph.graph import Graph
-from ....graph.loop import Loop
 from ....graph.named import Named
-from ....graph.switch import Switch
+from ....graph.structure import Container
 from .reading import Code
 
 _LOCK = threading.RLock()
@@ -73,7 +71,8 @@ def _class(code: Code, package: str, address: str) -> type[Block]:
     except (Exception, SystemExit) as error:  # whatever code does while it is imported
         raise LoadError(f"{code.named}: {_told(code, _made[package][1], file, error)}") from error
     made = getattr(module, attribute, None)
-    if not (isinstance(made, type) and issubclass(made, Block)) or made in (Block, Graph, Loop, Switch, Named):
+    is_block = isinstance(made, type) and issubclass(made, Block)
+    if not is_block or made in (Block, Named) or issubclass(made, Container):
         came = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
         raise LoadError(f"{code.named}: {file}: {attribute} is {came}, and a subclass of sf.Block was wanted.")
     return made

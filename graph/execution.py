@@ -1,0 +1,288 @@
+"""Running a graph: one generator for each graph, along its plan.
+
+The state lies in plain fields, so that saving is copying them. Functions are not saved but made again, so the values
+that their makers read live as long as they do.
+"""
+
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Generator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from .block import Block, Lazy
+from .errors import BrokenBlock, Cancelled
+from .event import Event, Events
+from .leases import RunLeases, spans_of
+from .plan import Line, Plan, Value, plan_of, turn_plans
+from .shapes import check_shapes, debugging
+from .structure import Container, Inside, Structure, Values
+from .typing import type_text
+from .wiring import INPUTS
+
+
+@dataclass
+class State:
+    """What a run has done so far, as plain data."""
+
+    done: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """Finished nodes outside loops: their live values, functions left out."""
+    turns: dict[str, tuple[int, Values]] = field(default_factory=dict[str, tuple[int, Values]])
+    """Loops that have begun: the next turn, and the values that it begins with."""
+    memory: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
+    """Memory of the loops that have begun, by node, as it was when their turn began."""
+
+
+class Cell:
+    """A place that a function made by a block may write to; a loop freezes its value into memory after each turn."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+def _no_grad() -> AbstractContextManager[Any]:
+    torch = sys.modules.get("torch")
+    return torch.no_grad() if torch is not None and hasattr(torch, "no_grad") else nullcontext()
+
+
+def _read(wires: tuple[tuple[str, Value], ...], inputs: Values, env: Mapping[Value, Any]) -> dict[str, Any]:
+    """The values at the ends of these wires; an input that was not passed is left to its default."""
+    args: dict[str, Any] = {}
+    for param, value in wires:
+        if value[0] != INPUTS:
+            args[param] = env[value]
+        elif value[1] in inputs:
+            args[param] = inputs[value[1]]
+    return args
+
+
+class Execution:
+    """The interpreter of one run. Blocks that take a `Running` get it."""
+
+    def __init__(self, graph: Structure, inputs: Values, notes: tuple[str, ...] = ()) -> None:
+        self.graph = graph
+        self.inputs = inputs
+        self.state = State()
+        self.stop = threading.Event()
+        self.leases = RunLeases(f"{'.'.join(graph.preset)}:" if graph.preset else "", self.stop)
+        self.silent = False
+        """Whether nobody listens to events, so that notes become warnings."""
+        self._notes = list(notes)
+        self._fresh: dict[str, dict[str, Any]] = {}  # memory that this turn has written; its end makes it `memory`
+        self._filled: dict[str, Block] = {}  # blocks with their components, by path
+        self._debug = debugging()
+
+    def check(self) -> None:
+        """Raise `Cancelled` if the run was asked to stop."""
+        if self.stop.is_set():
+            raise Cancelled("The run was cancelled.")
+
+    def note(self, text: str) -> None:
+        """Send a text to whoever listens to the run; without listeners it becomes a Python warning."""
+        self._notes.append(text)
+
+    def run(self) -> Events:
+        """Run the whole graph, from where the state stands."""
+        plan = plan_of(self.graph, self.graph.wanted)
+        try:
+            out = yield from self.run_plan(plan, "", self.inputs, self.graph.bindings, {}, keep=True, leased=False)
+            self.leases.outlast([value for value in out.values() if callable(value)])
+            return out
+        finally:  # at the end, and where it raised, was cancelled, or was closed because nobody goes on with it
+            self._fresh.clear()
+            self._filled.clear()
+            self.leases.release_all()
+
+    def run_plan(
+        self, plan: Plan, prefix: str, inputs: Values, bindings: Values, env: dict[Value, Any],
+        *, keep: bool, leased: bool,
+    ) -> Events:  # fmt: skip
+        """Run the lines of a plan; values go to `env`. Gives the outputs.
+
+        `keep`: values of finished nodes go to the state. `leased`: what the nodes need is leased already.
+        """
+        spans = spans_of(plan) if not leased else {}
+        lease = 0  # the number of the lease of the span that runs
+        for place, line in enumerate(plan.lines):
+            path = prefix + line.name
+            span = spans.get(line.name)
+            if self.stop.is_set():
+                raise Cancelled(f"The run was cancelled before {path}.")
+            if keep and path in self.state.done:
+                done = self.state.done[path]
+                env.update((value, done[value[1]]) for value in line.outputs if value[1] in done)
+            elif keep and line.until and prefix + line.until in self.state.done:
+                continue  # all that could call its functions is done
+            else:
+                if span and span.whole and not lease:
+                    lease = self.leases.take(span.lines, bindings, path)
+                if line.container is None:
+                    yield from self._run_block(line, path, inputs, bindings, env)
+                else:
+                    runner = _Inside(self, line, path, line.bindings_inside(bindings), keep, leased or lease > 0)
+                    yield from self._run_container(line.container, runner, inputs, env)
+                if keep and not line.makes_function:
+                    self.state.done[path] = {value[1]: env[value] for value in line.outputs}
+            for value in line.dead:
+                env.pop(value, None)
+                if keep:
+                    self._forget(prefix + value[0], value[1])
+            if span and lease and place == span.last and not span.lasting:
+                self.empty(tuple(prefix + made.name for made in span.lines))
+                self.leases.release(lease)
+                lease = 0
+        return {name: env[value] for name, value in plan.outputs}
+
+    def _forget(self, path: str, port: str) -> None:
+        if path in self.state.done:
+            self.state.done[path].pop(port, None)
+        else:  # a graph that gave a function, kept by its inner nodes
+            self.forget_inside(path)
+
+    def forget_inside(self, path: str) -> None:
+        """Drop the values of the nodes inside a node."""
+        for node in [node for node in self.state.done if node.startswith(f"{path}.")]:
+            del self.state.done[node]
+
+    def empty(self, paths: tuple[str, ...]) -> None:
+        """Take the components out of the blocks at these paths and inside them."""
+        inside = tuple(f"{path}." for path in paths)
+        self._filled = {n: b for n, b in self._filled.items() if n not in paths and not n.startswith(inside)}
+
+    def end_turn(self, prefix: str, *, remember: bool) -> None:
+        """Make the memory that nodes have written in a turn the memory of the next one, or drop it."""
+        for node in [n for n in self._fresh if n.startswith(prefix)]:
+            written = self._fresh.pop(node)
+            if remember:
+                self.state.memory[node] = {p: v.value if isinstance(v, Cell) else v for p, v in written.items()}
+
+    def end_loop(self, path: str) -> None:
+        """Drop the state of a loop that has ended."""
+        self.state.turns.pop(path, None)
+        for node in [node for node in self.state.memory if node.startswith(f"{path}.")]:
+            del self.state.memory[node]
+        self.empty((path,))
+
+    def _run_container(
+        self, container: Container, runner: "_Inside", inputs: Values, env: dict[Value, Any]
+    ) -> Generator[Event, None, None]:
+        line = runner.line
+        out = yield from container.run_inside(runner, _read(line.args, inputs, env))
+        env.update((value, out[name]) for value, name in zip(line.outputs, line.output_names, strict=True))
+
+    def _run_block(
+        self, line: Line, path: str, inputs: Values, bindings: Values, env: dict[Value, Any]
+    ) -> Generator[Event, None, None]:
+        args = _read(line.args, inputs, env)
+        block = line.block
+        if line.components:
+            if path not in self._filled:
+                yield from self._fill(line, path, bindings)
+            block = self._filled[path]
+        if line.knobs and (knobs := _read(line.knobs, inputs, env)):
+            block = block.with_(**knobs)
+        if line.memory:
+            args |= self.state.memory.get(path, {})
+        if line.running:
+            args[line.running] = self
+        yield Event("start", path)
+        began = time.perf_counter()
+        try:
+            with _no_grad():
+                out = block(**args)
+            if self._debug:
+                check_shapes(block, args, out)
+        except Cancelled:
+            raise Cancelled(f"The run was cancelled in {path}.") from None
+        except Exception as error:  # whatever a block raises goes on as it is, and says where
+            error.add_note(f"  in {path!r} ({type(block).__name__})")
+            raise
+        if type(out) is not line.returns and not (line.returns is None and out is None):
+            want = type_text(line.returns) if line.returns else "None"
+            raise BrokenBlock(
+                f"{path} ({type(block).__name__}) gave {type(out).__name__}, but its signature says {want}."
+            )
+        for value, name in zip(line.outputs, line.output_names, strict=True):
+            env[value] = getattr(out, name)
+        if line.memory:
+            self._fresh[path] = {name: getattr(out, name) for name in line.memory}
+        if self._notes:
+            yield from self._send_notes(path)
+        yield Event("done", path, seconds=time.perf_counter() - began)
+
+    def _fill(self, line: Line, path: str, bindings: Values) -> Generator[Event, None, None]:
+        """Put the components into a block; loads those that are not loaded yet."""
+        components: dict[str, Any] = {}
+        for own_name, name in line.components:
+            if name not in bindings:
+                continue  # optional: `prepare` has refused a run that lacks one that is required
+            value = bindings[name]
+            if isinstance(value, Lazy):
+                began = time.perf_counter()
+                value = value.load()
+                yield Event("load", path, seconds=time.perf_counter() - began, text=name)
+            components[own_name] = value
+        self._filled[path] = line.block.with_(**components)
+
+    def _send_notes(self, path: str) -> Generator[Event, None, None]:
+        notes, self._notes = self._notes, []
+        for text in notes:
+            if self.silent:
+                warnings.warn(text, UserWarning, stacklevel=2)
+            yield Event("note", path, text=text)
+
+
+class _Inside:
+    """What a run offers to the container of one node: its `Runner`."""
+
+    __slots__ = ("bindings", "execution", "keep", "leased", "line", "path")
+
+    def __init__(self, execution: Execution, line: Line, path: str, bindings: Values, keep: bool, leased: bool) -> None:
+        self.execution, self.line, self.path, self.bindings = execution, line, path, bindings
+        self.keep, self.leased = keep, leased
+
+    def once(self, inside: Inside, values: Values) -> Events:
+        """Run a graph with these inputs. Gives its outputs."""
+        plan, path, run = plan_of(inside.graph, inside.outputs), inside.path(self.path), self.execution
+        keep, bindings = self.keep, self._bindings(inside)
+        out = yield from run.run_plan(plan, f"{path}.", values, bindings, {}, keep=keep, leased=self.leased)
+        if keep and not self.line.makes_function:  # its outputs are kept under its own path from now on
+            for inner in plan.lines:
+                run.state.done.pop(f"{path}.{inner.name}", None)
+            if any(inner.makes_function for inner in plan.lines):
+                run.forget_inside(path)
+        return out
+
+    def each(self, inside: Inside, values: Values, start: Values, merge: Callable[[Values, Values], Values]) -> Events:
+        """Run a graph once for each element. Gives the last state."""
+        path, run = inside.path(self.path), self.execution
+        items, bindings, prefix = values[inside.over], self._bindings(inside), f"{path}."
+        first, state = run.state.turns.get(path, (0, start))
+        before, turn = turn_plans(inside)
+        constant: dict[Value, Any] = {}
+        if first < len(items):
+            yield from run.run_plan(before, prefix, values, bindings, constant, keep=False, leased=self.leased)
+        run.state.turns[path] = (first, state)
+        for k in range(first, len(items)):
+            inputs = {**values, **{name: state[name] for name in inside.carried}, inside.item: items[k]}
+            env = dict(constant)
+            try:
+                out = yield from run.run_plan(turn, prefix, inputs, bindings, env, keep=False, leased=self.leased)
+            except Cancelled:
+                raise
+            except Exception as error:  # whatever a block raises goes on as it is, and says in which turn
+                error.add_note(f"  in turn {k + 1} of {len(items)} of {path!r}")
+                raise
+            state = merge(state, out)
+            run.end_turn(prefix, remember=bool(inside.carried))
+            run.state.turns[path] = (k + 1, state)
+            yield Event("turn", path, turn=k + 1, turns=len(items), values=state)
+        run.end_loop(path)
+        return dict(state)
+
+    def _bindings(self, inside: Inside) -> Values:
+        own = inside.graph.bindings
+        return {**self.bindings, **own} if own else self.bindings

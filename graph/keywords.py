@@ -1,0 +1,34 @@
+"""The keywords of a call, sorted by what the graph takes them for. They are one namespace."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import InputError, Problem
+from .structure import Structure
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a graph: its keywords by kind."""
+
+    graph: Structure
+    """The graph that is called, as it is without the call's swaps."""
+    swaps: Mapping[str, Any]
+    """Components and slots."""
+    values: Mapping[str, Any]
+    """Inputs, and outputs of nodes that the call passes itself."""
+
+    @classmethod
+    def of(cls, graph: Structure, positional: Sequence[Any], keywords: Mapping[str, Any]) -> "Call":
+        """Sort the keywords of a call; one positional value is the graph's first input. Raises `InputError`."""
+        keywords = dict(keywords)
+        if positional:
+            name = next(iter(graph.inputs), None)
+            if len(positional) > 1 or name is None or name in keywords:
+                which = f", which is {name!r}" if name else ""
+                text = f"takes one value without a name{which}; {len(positional)} came. Write name=value."
+                raise InputError(Problem("positional", "call", text))
+            keywords[name] = positional[0]
+        swaps = {n: v for n, v in keywords.items() if n in graph.slots or n in graph.components}
+        return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps})

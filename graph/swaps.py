@@ -1,0 +1,77 @@
+"""Swaps: components and slots that a call or `using` changes. A graph changed for one call is an overlay."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar, cast
+
+from ..registry import HINTS, UnknownName, closest, table
+from .binding import bound
+from .block import Block
+from .cache import cached
+from .edits import replaced
+from .errors import ConfigError, Problem, WireError
+from .named import named_like
+from .structure import Structure
+
+S = TypeVar("S", bound=Structure)
+
+
+def using(graph: S, swaps: Mapping[str, Any]) -> S:
+    """`graph.using`: the graph with components and slots swapped."""
+    components = {n: v for n, v in swaps.items() if n in graph.components}
+    slots = {n: v for n, v in swaps.items() if n in graph.slots}
+    known = [*graph.slots, *graph.components]
+    problems = [
+        Problem(
+            "no-slot", name, "is neither a slot nor a component. "
+            + (f"{HINTS[name]} " if name in HINTS else "")
+            + (f"Did you mean {closest(name, known, 1)[0]!r}? " if closest(name, known, 1) else "")
+            + f"Slots: {', '.join(graph.slots) or 'none'}. Components: {', '.join(graph.components) or 'none'}.",
+            name, candidates=tuple(closest(name, known)),
+        )
+        for name in swaps if name not in known
+    ]  # fmt: skip
+    blocks: dict[str, Block] = {}
+    for name, value in slots.items():
+        try:
+            blocks[name] = as_block(name, value)
+        except (ConfigError, UnknownName) as error:
+            problems.append(Problem("slot", name, str(error), type(value).__name__))
+    if problems:
+        raise WireError(problems)
+    for name, block in blocks.items():
+        for path in graph.slots[name]:
+            graph = replaced(graph, path, named_like(graph[path], block))
+    return bound(graph, components) if components else graph
+
+
+def as_block(slot: str, value: Any) -> Block:
+    """The block for a slot: itself, or made from a published name or a config dict (`{"_class_name": …}`)."""
+    if isinstance(value, Block):
+        return value
+    names = table(slot) or table("block")
+    assert names is not None
+    if isinstance(value, str):
+        return cast(type[Block], names[value])()
+    if isinstance(value, Mapping) and "_class_name" in value:
+        config = cast(Mapping[str, Any], value)
+        return cast(type[Block], names[config["_class_name"]]).from_config(config)
+    if isinstance(value, type) and issubclass(value, Block):
+        raise ConfigError(f"is the class {value.__name__}. Make a block of it: {slot}={value.__name__}().")
+    raise ConfigError(f"takes a block, a name, or a config dict with '_class_name', but {type(value).__name__} came.")
+
+
+def overlay(graph: Structure, swaps: Mapping[str, Any]) -> Structure:
+    """The graph with a call's swaps, made once."""
+    if not swaps:
+        return graph
+    return cached(graph, "overlay", lambda: using(graph, swaps), tuple((n, _key(value)) for n, value in swaps.items()))
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return "config", repr(sorted(cast(Mapping[str, Any], value).items()))
+    try:
+        hash(value)
+    except TypeError:
+        return "object", id(value)  # it lives as long as the overlay that holds it
+    return type(value), value

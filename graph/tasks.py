@@ -1,0 +1,91 @@
+"""Tasks of a preset family: the sister graph for another task, and the task that a call's names mean."""
+
+from collections.abc import Collection
+from typing import TypeVar
+
+from ..registry import closest, did_you_mean, presets
+from .analysis import sole_makers
+from .binding import bound
+from .cache import cached
+from .edits import edited
+from .errors import Problem, WireError
+from .structure import Structure
+
+S = TypeVar("S", bound=Structure)
+
+AUTO = "auto"
+"""The task of a graph that takes another task in each call, by the names that are passed."""
+
+
+def sister(graph: S, task: str) -> S:
+    """`graph.task`: the preset of the same family for another task, with the same components.
+
+    It keeps those that the other task has no block for: a further task may need them.
+    """
+    if graph.preset is None:
+        text = "this graph was not made by a preset, so it has no sister tasks. Make one: sf.load(…, task=…)."
+        raise WireError(Problem("task", task, text))
+    family = presets[graph.preset[0]]
+    if task not in (*family.tasks, AUTO):
+        near = closest(task, family.tasks, 1)
+        text = f"{graph.preset[0]} has no such task. {did_you_mean(task, family.tasks)}"
+        raise WireError(Problem("task", task, text, candidates=tuple(near)))
+    made: S = family.sister(graph, task)
+    made = bound(made, {name: value for name, value in graph.bindings.items() if name in made.components})
+    return edited(made, bindings={**graph.bindings, **made.bindings})
+
+
+def graph_for(graph: Structure, names: Collection[str]) -> Structure:
+    """The graph itself if it takes these names, else the first sister task that does; itself where none does.
+
+    A task is not chosen if it needs a component that is neither bound nor passed, and that this graph can do without.
+    """
+    if graph.preset is None or _takes(graph, names):
+        return graph
+    for task in presets[graph.preset[0]].tasks:
+        other = cached(graph, "sisters", lambda task=task: sister(graph, task), task)
+        if _takes(other, names) and _unbound(other) - {*names} <= _unbound(graph):
+            return other
+    return graph
+
+
+def _unbound(graph: Structure) -> set[str]:
+    return {name for name, part in graph.components.items() if part.required and name not in graph.bindings}
+
+
+def _takes(graph: Structure, names: Collection[str]) -> bool:
+    return {*graph.inputs, *graph.components, *graph.slots, *sole_makers(graph)}.issuperset(names)
+
+
+def task_of(graph: Structure) -> str:
+    """The task of a graph, for people; of one with the task "auto", the family's first."""
+    if graph.preset is None:
+        return "this graph"
+    return next(iter(presets[graph.preset[0]].tasks)) if graph.preset[1] == AUTO else graph.preset[1]
+
+
+def task_with_input(graph: Structure, name: str) -> str | None:
+    """The task whose graph has an input of that name: the graph's own, as its preset makes it, or the first sister."""
+    if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
+        return None
+    own = [task for task in family.tasks if task == graph.preset[1]]
+    tasks = dict.fromkeys([*own, *family.tasks])
+    return next((task for task in tasks if name in family.make(task, graph.bindings).inputs), None)
+
+
+def way_without_input(graph: Structure, name: str) -> str:
+    """For a part of a task's graph: how another task makes the same outputs without that input; "" where none does."""
+    if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
+        return ""
+    own = task_of(graph)
+    if family.make(own, graph.bindings).declared == graph.wanted:
+        return ""
+    for task in family.tasks:
+        whole = family.make(task, graph.bindings)
+        outputs = {output for block in whole.nodes.values() for output in block.signature.outputs}
+        if task != own and {*graph.wanted} <= outputs:
+            part = whole.only(*graph.wanted)
+            if name not in part.inputs:
+                names = ", ".join(map(repr, graph.wanted))
+                return f" pipe.task({task!r}).only({names}) gives the same without it, from: {', '.join(part.inputs)}."
+    return ""
