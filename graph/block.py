@@ -12,6 +12,7 @@ from .cache import CACHE, cached
 from .code import HUB
 from .errors import ConfigError, GraphFileError, Unbound
 from .layout import Layout
+from .lender import Lender
 from .ports import Component, Input, Malformed, Signature, check_call, class_name, read_call
 from .space import LatentSpace
 from .validate import Unfit, fitted
@@ -65,7 +66,7 @@ class Lazy(ABC):
         return {}
 
     @property
-    def lender(self) -> Any:  # a Lender, which leases.py declares above this module
+    def lender(self) -> Lender | None:
         """Who leases the component to runs; None if nobody does."""
         return None
 

@@ -8,32 +8,12 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Event
-from typing import Any, Protocol
+from typing import Any
 
 from .block import Lazy
 from .cache import cached
+from .lender import Lease, Lender
 from .plan import Line, Plan, plan_of, turn_plans
-
-
-class Lease(Protocol):
-    """A right to use components. They stay where they are until it is released."""
-
-    def release(self) -> None:
-        """End the lease. A second call does nothing."""
-
-
-class Lender(Protocol):
-    """An object that moves components in and out of memory, such as a `ComponentsManager`."""
-
-    def lease(self, components: Sequence[Any], owner: str, stop: Event | None = None) -> Lease:
-        """Make sure that these can be in memory together until the lease ends; waits for other runs if need be.
-
-        Raises `Cancelled` if `stop` is set while it waits; `wake` makes it look at `stop`.
-        """
-        ...
-
-    def wake(self) -> None:
-        """Make all that wait look at their `stop`."""
 
 
 @dataclass(frozen=True)
