@@ -116,8 +116,8 @@ def run_record(pipe: Any, source: Mapping[str, str], arguments: GraphArguments) 
     from sfumato import __version__
 
     from ...graph import Lazy
-    from ...graph.swaps import overlay
     from ...graph.files.values import spelled
+    from ...graph.swaps import overlay
 
     graph = overlay(pipe, arguments.overlays)
     parts: dict[str, Any] = {}
