@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..graph.errors import ConfigError
-from .loading.files import read_json, write_json
 from .models.config import Config
+from .storage.files import read_json, write_json
 
 FILE = "preprocessor_config.json"
 

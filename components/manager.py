@@ -14,7 +14,7 @@ from .device_map import DeviceMap
 from .handle import Added as Added
 from .handle import Handle as Handle
 from .handle import name_of, spec_of
-from .loading.component import problems
+from .loading.component import load_problems
 from .memory.expected import Expected, expected
 from .memory.holdings import Entry, Holdings
 from .memory.leases import Lease, Leases
@@ -128,7 +128,7 @@ class ComponentsManager:
         entry = self._holdings.entries.get(handle.key)
         if handle.key in self._checked or (entry is not None and entry.component is not None):
             return
-        if wrong := problems(handle.spec):
+        if wrong := load_problems(handle.spec):
             rows = wrong[0] if len(wrong) == 1 else "\n  ".join([f"({len(wrong)} problems)", *wrong])
             raise LoadError(f"{handle.spec}: {rows}")
         with self._lock:

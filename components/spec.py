@@ -14,10 +14,10 @@ from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationEr
 
 from ..graph.errors import ConfigError, LoadError
 from ..registry import UnknownName, codecs, did_you_mean, native, resolve
-from .loading.files import CONFIGS, read_json
-from .loading.hub import Access, is_revision
-from .loading.roots import Root, root_of, small_files
 from .quantization.config import read_quantization
+from .storage.files import CONFIGS, read_json
+from .storage.hub import Access, is_revision
+from .storage.location import Location, fetch_small_files, location_of
 
 PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
 """The keys of a loading spec in a published `modular_model_index.json`."""
@@ -129,7 +129,7 @@ class ComponentSpec(BaseModel):
         """How its files may be reached: no part of its key."""
         return self._access
 
-    def reached(self, access: Access) -> "ComponentSpec":
+    def with_access(self, access: Access) -> "ComponentSpec":
         """The same spec, whose files are reached in that way."""
         new = self.model_copy()
         new._access = access
@@ -160,7 +160,7 @@ class ComponentSpec(BaseModel):
 
     def using(self, **changes: Any) -> "ComponentSpec":  # a value per field, checked by the model
         """The same spec with some fields changed, checked like a new one."""
-        return ComponentSpec.model_validate({**self.model_dump(), **changes}).reached(self._access)
+        return ComponentSpec.model_validate({**self.model_dump(), **changes}).with_access(self._access)
 
     @property
     def loadable(self) -> bool:
@@ -192,11 +192,11 @@ class ComponentSpec(BaseModel):
         raise LoadError(f"{self}: the hint is {self.type_hint}, and its config names no class. Give type_hint=.")
 
     @property
-    def root(self) -> Root:
+    def location(self) -> Location:
         """The folder or repo that it comes from. LoadError where there is none."""
         if self.pretrained_model_name_or_path is None:
             raise LoadError(f"{self}: it names no folder. Give pretrained_model_name_or_path, or bind an object.")
-        return root_of(self.pretrained_model_name_or_path, self.revision, self._access)
+        return location_of(self.pretrained_model_name_or_path, self.revision, self._access)
 
     @property
     def file(self) -> Path | None:
@@ -207,7 +207,7 @@ class ComponentSpec(BaseModel):
     @property
     def folder(self) -> Path:
         """The local folder with the component's files; of a repo, all but weights are fetched. LoadError if none."""
-        return small_files(self.root, self.subfolder)
+        return fetch_small_files(self.location, self.subfolder)
 
     def read_config(self) -> dict[str, JsonValue]:
         """The component's own config: the inline one, else the JSON file in its folder. Never opens weights."""

@@ -14,14 +14,15 @@ from ..components.handle import Handle
 from ..components.loading.code.blocks import code_in
 from ..components.loading.code.reading import CONFIG
 from ..components.loading.code.trust import listing
-from ..components.loading.component import problems, weights_of, with_variant
-from ..components.loading.files import has_files
-from ..components.loading.hub import Access, Repo
+from ..components.loading.component import load_problems, weight_names_of
 from ..components.loading.index import Index, read_index
-from ..components.loading.roots import Folder, Root
 from ..components.loading.single_file.checkpoint import Checkpoint, index_of, open_checkpoint, part_spec
+from ..components.loading.specs import with_variant
 from ..components.quantization.gguf.reader import GGUFFile
 from ..components.spec import ComponentSpec
+from ..components.storage.files import has_files
+from ..components.storage.hub import Access, Repo
+from ..components.storage.location import Folder, Location
 from ..graph import ConfigError, Graph, LoadError
 from ..graph.files.bindings import read as read_bindings
 from ..graph.files.reading import read_form
@@ -140,7 +141,7 @@ def inspect(
     return _with_code(_of_root(str(x), root, subfolder, access, variant), root, subfolder)
 
 
-def _of_root(source: str, root: Root, subfolder: str, access: Access, variant: str | None) -> Inspection:
+def _of_root(source: str, root: Location, subfolder: str, access: Access, variant: str | None) -> Inspection:
     names = root.names(subfolder)
     if not any(name.endswith("model_index.json") for name in names):
         if GRAPH in names:
@@ -150,15 +151,15 @@ def _of_root(source: str, root: Root, subfolder: str, access: Access, variant: s
         if CONFIG in names:
             return Inspection(source, str(root.local(subfolder, [CONFIG])), None, None, (), (), ())
         if has_files(names) or "config.json" in names:
-            return _of_component(source, alone(root, subfolder).using(variant=variant).reached(access))
+            return _of_component(source, alone(root, subfolder).using(variant=variant).with_access(access))
     index = read_index(root, subfolder=subfolder)
-    specs = {name: spec.reached(access) for name, spec in index.components.items() if spec is not None}
+    specs = {name: spec.with_access(access) for name, spec in index.components.items() if spec is not None}
     if variant is not None:
         specs |= with_variant({name: spec for name, spec in specs.items() if spec.loadable}, variant)
     return _of_index(source, index, specs)
 
 
-def _with_code(found: Inspection, root: Root, subfolder: str) -> Inspection:
+def _with_code(found: Inspection, root: Location, subfolder: str) -> Inspection:
     """What was found, with the code that lies beside it."""
     try:
         code = code_in(root, subfolder)
@@ -167,7 +168,7 @@ def _with_code(found: Inspection, root: Root, subfolder: str) -> Inspection:
     return found if code is None else replace(found, code=listing(code))
 
 
-def _of_graph_file(source: str, file: Path, root: Root | None = None, access: Access | None = None) -> Inspection:
+def _of_graph_file(source: str, file: Path, root: Location | None = None, access: Access | None = None) -> Inspection:
     """A graph file. Where code of its own would have to run for its blocks, what it binds is told all the same."""
     form = read_form(file)
     if not form.auto_map:
@@ -177,7 +178,7 @@ def _of_graph_file(source: str, file: Path, root: Root | None = None, access: Ac
     specs = {
         n: held.spec if root is None else at(root, held.spec) for n, held in bound.items() if isinstance(held, Handle)
     }
-    parts = [_part(n, specs[n].reached(access or Access()), used=True) if n in specs else _of_object(n, held)
+    parts = [_part(n, specs[n].with_access(access or Access()), used=True) if n in specs else _of_object(n, held)
              for n, held in bound.items() if held is not None]  # fmt: skip
     return Inspection(source, None, None, None, (), tuple(parts), (*map(str, problems), *_missing(parts)))
 
@@ -203,7 +204,7 @@ def _of_index(source: str, index: Index, specs: Mapping[str, ComponentSpec]) -> 
 
 def _of_file(source: str, found: Checkpoint, access: Access) -> Inspection:
     """The models in a single file. Its scheduler and tokenizers are ours, and are not in it."""
-    specs = {name: part_spec(found, name).reached(access) for name in found.models()}
+    specs = {name: part_spec(found, name).with_access(access) for name in found.models()}
     if found.family:
         whole = index_of(found.file, access)
         told = _of_index(source, whole, {**whole.loadable, **specs})
@@ -217,7 +218,7 @@ def _of_component(source: str, spec: ComponentSpec) -> Inspection:
     """One component without a pipeline around it."""
     with suppress(LoadError, UnknownName):  # what keeps it from loading is told below
         spec = spec.using(type_hint=hint_of(spec.type))
-    root = spec.root
+    root = spec.location
     place = f"{root.source}/{spec.subfolder}".rstrip("/")
     part = _part(PurePosixPath(place).name, spec, used=True)
     text = "one component, which sf.load_component gives"
@@ -260,7 +261,7 @@ def _part(name: str, spec: ComponentSpec, *, used: bool) -> InspectedComponent:
     class_name = spec.type_hint[1] if spec.type_hint else "unknown"
     where = spec.pretrained_model_name_or_path or ("inline config" if spec.config is not None else "nowhere")
     source = "/".join(part for part in (where, spec.subfolder) if part)
-    missing = problems(spec) if used else []
+    missing = load_problems(spec) if used else []
     counted, size = Counter[str](), 0
     try:
         counted, size = _weights(spec)
@@ -284,10 +285,10 @@ def _weights(spec: ComponentSpec) -> tuple[Counter[str], int]:
             return counted, sum(tensor.nbytes for tensor in packed)
         held = numbers([file], lambda name: name.startswith(part.prefix)) if file.suffix == ".safetensors" else {}
         return Counter(held), sum(count * _BYTES.get(dtype, 4) for dtype, count in held.items())
-    root, sub = spec.root, spec.subfolder
+    root, sub = spec.location, spec.subfolder
     if not any(name.endswith(".safetensors") for name in root.names(sub)):
         return counted, size
-    for name in weights_of(spec):
+    for name in weight_names_of(spec):
         size += root.size(sub, name) or 0
         if isinstance(root, Repo) and not root.has(sub, name):
             counted.update(root.numbers(sub, name))

@@ -6,17 +6,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..components.loading.code.blocks import custom_block, load_graph
-from ..components.loading.component import problems, with_variant
-from ..components.loading.files import CONFIGS
-from ..components.loading.hub import Access
+from ..components.loading.component import load_problems
 from ..components.loading.index import CLASSIC, MODULAR, Index, read_index
-from ..components.loading.roots import Folder, Root
 from ..components.loading.single_file.checkpoint import component_of, index_of, open_checkpoint
+from ..components.loading.specs import with_quantization, with_variant
 from ..components.manager import ComponentsManager, Handle, default_manager
 from ..components.memory.placement import Where, place_of
-from ..components.quantization.by_component import with_quantization
 from ..components.quantization.config import read_quantization
 from ..components.spec import ComponentSpec, class_of, dtype_name
+from ..components.storage.files import CONFIGS
+from ..components.storage.hub import Access
+from ..components.storage.location import Folder, Location
 from ..graph import ConfigError, Graph, LoadError
 from ..graph.paths import blocks_inside
 from ..registry import did_you_mean, models, native, schedulers
@@ -110,7 +110,7 @@ def load(
             return custom.using(**swaps) if swaps else custom
         graph = custom if custom is not None else graph
         index = read_index(root, subfolder=subfolder)
-    specs = {name: spec.reached(access) for name, spec in index.loadable.items()}
+    specs = {name: spec.with_access(access) for name, spec in index.loadable.items()}
     specs = with_quantization(specs, quantization)
     if graph is None:
         family = family_of(index)
@@ -178,7 +178,7 @@ def _with_all_problems(
     lines = [f"{name}: the index has none." for name in sorted(needed - index.loadable.keys() - swaps.keys())]
     for name, spec in index.loadable.items():
         if name in needed and name not in swaps:
-            lines += [f"{name}: {text}" for text in problems(spec)]
+            lines += [f"{name}: {text}" for text in load_problems(spec)]
     if len(lines) < 2:
         return LoadError(str(error))
     return LoadError("\n  ".join([f"{index.path}: ({len(lines)} problems)", *lines]))
@@ -194,7 +194,7 @@ def _with_defaults(graph: Graph, defaults: Mapping[str, Any]) -> Graph:
 
 
 def saved_graph(
-    root: Root,
+    root: Location,
     subfolder: str = "",
     access: Access | None = None,
     variant: str | None = None,
@@ -207,7 +207,7 @@ def saved_graph(
     """A graph that was saved, held by the manager that was asked for."""
     saved = load_graph(root, subfolder, trust_remote_code)
     specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
-    specs = {name: at(root, spec).reached(access or Access()) for name, spec in specs.items()}
+    specs = {name: at(root, spec).with_access(access or Access()) for name, spec in specs.items()}
     specs = with_variant(with_quantization(specs, quantization), variant)
     handles = (where or Where(None, None)).handles(specs, manager or default_manager(), dtype, specs)
     return saved.with_bindings({**saved.bindings, **handles})
@@ -247,7 +247,7 @@ def load_component(
     else:
         root = find_root(x, revision, access)
         spec = _member(root, hint, access) if not subfolder and is_pipeline(root) else alone(root, subfolder, hint)
-        spec = spec.using(variant=variant or spec.variant).reached(access)
+        spec = spec.using(variant=variant or spec.variant).with_access(access)
     if config is not None:
         spec = spec.using(config={**spec.read_config(), **config})
     if quantization is not None:
@@ -257,13 +257,13 @@ def load_component(
     return manager.handle(spec, device=place_of(device_map, spec, manager.dtype) or device).load()
 
 
-def is_pipeline(root: Root, subfolder: str = "") -> bool:
+def is_pipeline(root: Location, subfolder: str = "") -> bool:
     """Whether there is an index, and no component beside it."""
     names = root.names(subfolder)
     return not names.isdisjoint((CLASSIC, MODULAR)) and names.isdisjoint(CONFIGS)
 
 
-def alone(root: Root, subfolder: str = "", hint: tuple[str, str] | None = None) -> ComponentSpec:
+def alone(root: Location, subfolder: str = "", hint: tuple[str, str] | None = None) -> ComponentSpec:
     """The component whose files lie here, of this class or of what its config says."""
     return ComponentSpec(
         type_hint=hint or ("diffusers", "AutoModel"),
@@ -273,10 +273,10 @@ def alone(root: Root, subfolder: str = "", hint: tuple[str, str] | None = None) 
     )
 
 
-def _member(root: Root, hint: tuple[str, str] | None, access: Access) -> ComponentSpec:
+def _member(root: Location, hint: tuple[str, str] | None, access: Access) -> ComponentSpec:
     """The one component of a class in a whole pipeline. LoadError where there is none, or several."""
     index = read_index(root)
-    specs = {name: spec.reached(access) for name, spec in index.loadable.items()}
+    specs = {name: spec.with_access(access) for name, spec in index.loadable.items()}
     classes = {name: spec.type_hint[1] if spec.type_hint else "unknown" for name, spec in specs.items()}
     wanted = None if hint is None else class_of(hint)
     found = [name for name, spec in specs.items() if wanted is not None and _type(spec) is wanted]
@@ -304,7 +304,7 @@ def _hint(class_name: str) -> tuple[str, str]:
     return library, class_name
 
 
-def at(root: Root, spec: ComponentSpec) -> ComponentSpec:
+def at(root: Location, spec: ComponentSpec) -> ComponentSpec:
     """A component beside a graph file of a repo: in that repo, for the copy here has only what was asked for."""
     home = Path(spec.pretrained_model_name_or_path or "")
     if isinstance(root, Folder) or not home.is_relative_to(here := root.local("", ())):

@@ -12,13 +12,13 @@ from pydantic import JsonValue
 from safetensors import SafetensorError
 
 from ..components.handle import Handle
-from ..components.loading.component import fetched, weights_of
-from ..components.loading.files import has_files, write_json, write_text
-from ..components.loading.hub import telling
+from ..components.loading.component import fetch, weight_names_of
 from ..components.loading.index import CLASSIC, FORMAT_VERSION, MODULAR, read_index, write_modular_index
 from ..components.loading.single_file.checkpoint import index_of
 from ..components.manager import default_manager
 from ..components.spec import ComponentSpec
+from ..components.storage.files import has_files, write_json, write_text
+from ..components.storage.hub import hub_errors
 from ..graph import Graph, Lazy, LoadError
 from ..graph.files.reading import read_form
 from ..graph.files.shape import NAME
@@ -87,7 +87,7 @@ def push_to_hub(
     """
     from huggingface_hub import HfApi
 
-    with tempfile.TemporaryDirectory() as made, telling(repo, revision):
+    with tempfile.TemporaryDirectory() as made, hub_errors(repo, revision):
         place = save_pretrained(graph, Path(made, repo.rpartition("/")[2]), repo=repo, license=license)
         api = HfApi(token=token)
         api.create_repo(repo, private=private, exist_ok=True)
@@ -178,17 +178,22 @@ def _is_plain_files(spec: ComponentSpec) -> bool:
 
 
 def _copy(spec: ComponentSpec, target: Path, final: Path) -> None:
-    source = fetched(spec)
-    names = {n for n in spec.root.names(spec.subfolder) if n.endswith(_SMALL) and not n.endswith("model_index.json")}
+    source = fetch(spec)
+    names = {
+        n for n in spec.location.names(spec.subfolder) if n.endswith(_SMALL) and not n.endswith("model_index.json")
+    }
     names = {name for name in names if ".index." not in name and name != "graph.json"}
     if hasattr(spec.type, "state_dict"):
-        weights = weights_of(spec)
-        names |= {*weights, *(n for n in spec.root.names(spec.subfolder) if len(weights) > 1 and _indexes_of(n, spec))}
+        weights = weight_names_of(spec)
+        names |= {
+            *weights,
+            *(n for n in spec.location.names(spec.subfolder) if len(weights) > 1 and _indexes_of(n, spec)),
+        }
     if final.is_dir() and final.resolve() == source.resolve():
         return  # saved over itself
     target.mkdir()
     for name in sorted(names):
-        shutil.copyfile(spec.root.local(spec.subfolder, [name]) / name, target / name)
+        shutil.copyfile(spec.location.local(spec.subfolder, [name]) / name, target / name)
 
 
 def _indexes_of(name: str, spec: ComponentSpec) -> bool:
@@ -221,5 +226,5 @@ def _keys(graph: Graph) -> Mapping[str, JsonValue]:
             continue
         for parent in PurePosixPath(spec.subfolder).parents:
             with suppress(LoadError):
-                return read_index(spec.root, subfolder="" if parent == PurePosixPath() else str(parent)).config
+                return read_index(spec.location, subfolder="" if parent == PurePosixPath() else str(parent)).config
     return {}

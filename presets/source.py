@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ..components.loading.hub import Access, is_repo, open_repo
-from ..components.loading.roots import Folder, Root, root_of
 from ..components.loading.single_file.checkpoint import ENDS
+from ..components.storage.hub import Access, is_repo, open_repo
+from ..components.storage.location import Folder, Location, location_of
 from ..graph import LoadError
 from ..registry import did_you_mean
 from .names import EMBEDDED, is_embedded, names
@@ -51,7 +51,7 @@ def _of_address(x: str, revision: str | None) -> tuple[str, str | None]:
     )
 
 
-def find_root(x: str | Path, revision: str | None, access: Access) -> Root:
+def find_root(x: str | Path, revision: str | None, access: Access) -> Location:
     """The folder, embedded model or repo that a user names; a repo is asked for its newest commit."""
     if is_embedded(x):
         return Folder(EMBEDDED / x)
@@ -61,5 +61,5 @@ def find_root(x: str | Path, revision: str | None, access: Access) -> Root:
     if not folder.exists() and isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
         return open_repo(x, revision, access, fresh=True)
     if folder.exists() or folder.is_absolute() or str(x).startswith((".", "~")):
-        return root_of(str(folder.absolute()))
+        return location_of(str(folder.absolute()))
     raise LoadError(f"{str(x)!r} is neither a folder nor a preset. {did_you_mean(str(x), names())}")

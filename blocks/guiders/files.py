@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from ...components.loading.weights import write_atomically
+from ...components.storage.weights import write_atomically
 from ...graph import Block, ConfigError, LoadError
 from ...registry import guiders
 

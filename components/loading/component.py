@@ -13,16 +13,17 @@ from ..quantization.config import GGUFQuantizationConfig, Quantization
 from ..quantization.files import for_transformers, gguf_name, quantization_of
 from ..quantization.method import missing_packages
 from ..spec import ComponentSpec
-from .files import CONFIGS, TOKENIZERS, WEIGHTS
-from .hub import Repo
-from .roots import Folder, Root, small_files
+from ..storage.files import CONFIGS, TOKENIZERS, WEIGHTS
+from ..storage.hub import Repo
+from ..storage.location import Folder, Location, fetch_small_files
+from ..storage.tensors import PICKLES, Tensors
+from ..storage.weights import STEM, Device, move, on_meta, weight_names
+from .open_tensors import open_tensors
 from .single_file.checkpoint import open_checkpoint, tensors_in
-from .tensors import PICKLES, Tensors, tensors_of
 from .tokenizer_base import FastTokenizer
-from .weights import STEM, Device, move, on_meta, weight_names
 
 
-def problems(spec: ComponentSpec) -> list[str]:
+def load_problems(spec: ComponentSpec) -> list[str]:
     """What would keep a component from loading, as far as names and JSON files tell. No weight file is opened."""
     try:
         kind = spec.type
@@ -32,33 +33,33 @@ def problems(spec: ComponentSpec) -> list[str]:
         if (file := spec.file) is not None:
             open_checkpoint(file, spec.access).part(spec.subfolder)
             return list(missing_packages(quantization_for(spec)))
-        root = spec.root
+        root = spec.location
         if isinstance(root, Folder) and not (folder := root.path / spec.subfolder).is_dir():
             beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
             return [f"{folder}: there is no such folder. Beside it: {', '.join(beside) or 'none'}."]
-        folder = small_files(root, spec.subfolder)
+        folder = fetch_small_files(root, spec.subfolder)
         return list(_missing(spec, kind, root, folder)) or list(missing_packages(quantization_for(spec)))
     except (LoadError, ConfigError) as error:
         return [str(error).removeprefix(f"{spec}: ")]
 
 
-def fetched(spec: ComponentSpec) -> Path:
+def fetch(spec: ComponentSpec) -> Path:
     """The local folder with all files of a component: those of a repo are fetched now, if they have not been before."""
     folder = spec.folder
     if is_model(spec.type):
-        spec.root.local(spec.subfolder, weights_of(spec))
+        spec.location.local(spec.subfolder, weight_names_of(spec))
     return folder
 
 
-def weights_of(spec: ComponentSpec) -> tuple[str, ...]:
+def weight_names_of(spec: ComponentSpec) -> tuple[str, ...]:
     """The names of the weight files that a model of this spec is read from. Fetches an index of shards, no weights."""
     library, _ = spec.type_hint or ("", "")
-    root = spec.root
+    root = spec.location
     stem = "model" if library == "transformers" else STEM
     there = root.names(spec.subfolder)
     if (file := gguf_name(stem, spec.variant)) in there and isinstance(quantization_for(spec), GGUFQuantizationConfig):
         return (file,)
-    if isinstance(root, Repo) and not root.reached and not any(name.endswith(WEIGHTS) for name in there):
+    if isinstance(root, Repo) and not root.online and not any(name.endswith(WEIGHTS) for name in there):
         raise LoadError(root.lacks(f"weights of {spec.subfolder or 'it'}"))
     return weight_names(
         there,
@@ -68,30 +69,6 @@ def weights_of(spec: ComponentSpec) -> tuple[str, ...]:
         variant=spec.variant,
         pickles=spec.access.allow_pickle,
     )
-
-
-def with_variant(specs: Mapping[str, ComponentSpec], variant: str | None) -> dict[str, ComponentSpec]:
-    """These specs in a variant, where its files are there: others have one form only, as published repos do.
-
-    LoadError where none of them has it.
-    """
-    if variant is None:
-        return dict(specs)
-    made = {name: spec.using(variant=variant) for name, spec in specs.items()}
-    has = {name for name, spec in made.items() if is_model(spec.type) and _has_variant(spec)}
-    if not has:
-        there = sorted(
-            {name for spec in specs.values() for name in spec.root.names(spec.subfolder) if name.endswith(WEIGHTS)}
-        )
-        raise LoadError(f"There is no variant {variant!r} of {', '.join(specs)}. Weight files: {', '.join(there)}.")
-    return {name: made[name] if name in has else spec for name, spec in specs.items()}
-
-
-def _has_variant(spec: ComponentSpec) -> bool:
-    try:
-        return bool(weights_of(spec))
-    except LoadError:
-        return False
 
 
 def read_component(spec: ComponentSpec, dtype: torch.dtype, device: Device) -> Any:  # an object of the spec's class
@@ -105,16 +82,18 @@ def read_component(spec: ComponentSpec, dtype: torch.dtype, device: Device) -> A
             return made
         if spec.file is not None:
             return _read_part(spec, kind, dtype, device)
-        folder = fetched(spec)
+        folder = fetch(spec)
         quantization = quantization_for(spec)
-        if of_transformers(kind):
-            assert not callable(device)  # `blank` says so beforehand
+        if is_of_transformers(kind):
+            assert not callable(device)  # `model_without_weights` says so beforehand
             return _read_transformers(kind, folder, spec, dtype, device)
         if not is_model(kind):
             changed: Mapping[str, Any] = {"config": spec.config} if spec.config is not None else {}
             return kind.from_pretrained(folder, **changed)
-        if any(name.endswith(PICKLES) for name in weights_of(spec)) or spec.config is not None:
-            tensors = tensors_of([folder / name for name in weights_of(spec)], allow_pickle=spec.access.allow_pickle)
+        if any(name.endswith(PICKLES) for name in weight_names_of(spec)) or spec.config is not None:
+            tensors = open_tensors(
+                [folder / name for name in weight_names_of(spec)], allow_pickle=spec.access.allow_pickle
+            )
             return made_of(kind, spec.read_config(), tensors, dtype, device, quantization)
         how: Mapping[str, Any] = {} if quantization is None else {"quantization": quantization}
         return kind.from_pretrained(folder, variant=spec.variant, dtype=dtype, device=device, **how)
@@ -137,12 +116,12 @@ def made_of(
     return model.eval().requires_grad_(False)
 
 
-def blank(spec: ComponentSpec) -> nn.Module | str:
+def model_without_weights(spec: ComponentSpec) -> nn.Module | str:
     """A model of this spec without its weights, or why its weights cannot be told apart before they are read."""
     kind = spec.type
     if not is_model(kind):
         return f"is a {kind.__name__}, which has no weights"
-    if of_transformers(kind):
+    if is_of_transformers(kind):
         return f"is a {kind.__name__}, which transformers reads as a whole"
     if (quantization := quantization_for(spec)) is not None:
         return f"is quantized by {quantization.quant_method}, which is read as a whole"
@@ -171,7 +150,7 @@ def _read_part(spec: ComponentSpec, kind: Any, dtype: torch.dtype, device: Devic
     return model.eval().requires_grad_(False)
 
 
-def _missing(spec: ComponentSpec, kind: Any, root: Root, folder: Path) -> Iterator[str]:  # a class of any library
+def _missing(spec: ComponentSpec, kind: Any, root: Location, folder: Path) -> Iterator[str]:  # a class of any library
     names = set(root.names(spec.subfolder))
     library, name = spec.type_hint or ("", kind.__name__)
     if is_model(kind):
@@ -184,7 +163,7 @@ def _missing(spec: ComponentSpec, kind: Any, root: Root, folder: Path) -> Iterat
         except LoadError as error:
             yield str(error)
         try:
-            weights_of(spec)
+            weight_names_of(spec)
         except LoadError as error:
             yield str(error)
         return
@@ -235,5 +214,5 @@ def _is_tokenizer(kind: Any) -> bool:  # a class of any library
     return isinstance(kind, type) and issubclass(kind, FastTokenizer)
 
 
-def of_transformers(kind: Any) -> bool:  # a class of any library
+def is_of_transformers(kind: Any) -> bool:  # a class of any library
     return kind.__module__.partition(".")[0] == "transformers"

@@ -15,9 +15,9 @@ from pydantic import JsonValue
 from ...graph.errors import ConfigError, LoadError
 from ...registry import UnknownName, did_you_mean
 from ..spec import PUBLISHED, ComponentSpec
-from .files import has_files, locate, read_json, write_json
-from .hub import Repo, is_repo
-from .roots import Folder, Root
+from ..storage.files import has_files, locate, read_json, write_json
+from ..storage.hub import Repo, is_repo
+from ..storage.location import Folder, Location
 
 CLASSIC = "model_index.json"
 MODULAR = "modular_model_index.json"
@@ -81,7 +81,7 @@ class Index:
         _raise(self.path, problems)
 
 
-def read_index(folder: str | Path | Root, file: IndexFile | None = None, subfolder: str = "") -> Index:
+def read_index(folder: str | Path | Location, file: IndexFile | None = None, subfolder: str = "") -> Index:
     """The index of a local folder or of a repo, or of a folder inside.
 
     A component whose files lie in the folder is loaded from there, wherever its entry points to, so a folder that was
@@ -109,14 +109,14 @@ def _plain(folder: "str | Path | Folder") -> Path:
     return folder.path if isinstance(folder, Folder) else locate(str(folder))
 
 
-def _beside(root: Root, subfolder: str) -> Iterable[str]:
+def _beside(root: Location, subfolder: str) -> Iterable[str]:
     if isinstance(root, Repo):
         return root.names(subfolder)
     place = root.path / subfolder
     return (p.name for p in place.iterdir()) if place.is_dir() else ()
 
 
-def _place(root: Root, subfolder: str) -> str | Path:
+def _place(root: Location, subfolder: str) -> str | Path:
     if isinstance(root, Folder):
         return root.path / subfolder
     return f"{root.source}/{subfolder}".rstrip("/")
@@ -125,8 +125,8 @@ def _place(root: Root, subfolder: str) -> str | Path:
 class _Reading:
     """One reading of an index; problems are gathered."""
 
-    def __init__(self, root: Root, subfolder: str) -> None:
-        self.root, self.subfolder = root, subfolder
+    def __init__(self, root: Location, subfolder: str) -> None:
+        self.location, self.subfolder = root, subfolder
         self.place = _place(root, subfolder)
         self.components: dict[str, ComponentSpec | None] = {}
         self.config: dict[str, JsonValue] = {}
@@ -153,7 +153,7 @@ class _Reading:
         """The component's name; of a class that holds many, those that lie beside it too: `controlnet_1` and so on."""
         yield name
         numbered = (f"{name}_{i}" for i in count(1)) if class_name in _MANY else ()
-        yield from takewhile(lambda each: self.root.names(str(PurePosixPath(self.subfolder, each))), numbered)
+        yield from takewhile(lambda each: self.location.names(str(PurePosixPath(self.subfolder, each))), numbered)
 
     def modular(self, data: Mapping[str, JsonValue]) -> Index:
         for name, value in data.items():
@@ -187,12 +187,12 @@ class _Reading:
             return
         classic = "pretrained_model_name_or_path" not in entry and "repo" not in entry
         inside = str(PurePosixPath(self.subfolder, spec.subfolder)) if self.subfolder else spec.subfolder
-        if classic or has_files(self.root.names(inside)):
+        if classic or has_files(self.location.names(inside)):
             # The revision named a state of the repo; the copy that lies here is what it is.
             spec = spec.using(
-                pretrained_model_name_or_path=self.root.source, revision=self.root.revision, subfolder=inside
+                pretrained_model_name_or_path=self.location.source, revision=self.location.revision, subfolder=inside
             )
-        elif isinstance(self.root, Repo) and (path := spec.pretrained_model_name_or_path) and not is_repo(path):
+        elif isinstance(self.location, Repo) and (path := spec.pretrained_model_name_or_path) and not is_repo(path):
             # The disk of whoever wrote this file is none of ours: a path of that name here would be another's.
             spec = spec.using(pretrained_model_name_or_path=None)
         self.components[name] = None if spec == ComponentSpec() else spec

@@ -61,7 +61,7 @@ def _own_config(spec: ComponentSpec) -> dict[str, JsonValue] | None:
     """The config of a component, or None where no file is there, which `ready` reports."""
     try:
         if spec.config is None and (
-            spec.pretrained_model_name_or_path is None or "config.json" not in spec.root.names(spec.subfolder)
+            spec.pretrained_model_name_or_path is None or "config.json" not in spec.location.names(spec.subfolder)
         ):
             return None
         return spec.read_config()

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from ...graph.errors import LoadError
-from .files import locate, write_json, write_text
+from ..storage.files import locate, write_json, write_text
 from .tokenizer_base import FastTokenizer, Told
 from .tokenizer_files import read_vocabulary, text_of
 

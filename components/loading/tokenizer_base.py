@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from tokenizers import AddedToken, Tokenizer
 
 from ...graph.errors import ConfigError
-from .files import read_json
+from ..storage.files import read_json
 from .tokenizer_files import NAMED, flags_of, read_special_tokens, text_of, token_from
 
 Texts = list[str] | tuple[str, ...]

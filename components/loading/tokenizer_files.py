@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from tokenizers import AddedToken
 
 from ...graph.errors import LoadError
-from .files import read_json
+from ..storage.files import read_json
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The roles that a config gives to tokens, in the order in which transformers adds them."""

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import Unigram
 
 from ...graph.errors import LoadError
-from .files import locate, read_json, write_json, write_text
+from ..storage.files import locate, read_json, write_json, write_text
 from .sentencepiece import read_sentencepieces
 from .tokenizer_base import FastTokenizer, Told, read_config
 from .tokenizer_files import token_from

@@ -7,18 +7,19 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
-from ..loading.component import fetched, is_model, of_transformers, quantization_for, weights_of
+from ..loading.component import fetch, is_model, is_of_transformers, quantization_for, weight_names_of
+from ..loading.open_tensors import open_tensors
 from ..loading.single_file.checkpoint import tensors_in
-from ..loading.single_file.stored import Stored
-from ..loading.tensors import Joined, SafetensorFiles, Shape, Tensors, tensors_of
-from ..loading.weights import on_meta
+from ..loading.single_file.whole_tensors import WholeTensors
 from ..quantization.config import Quantization, read_quantization
 from ..quantization.gguf.packed import Packed
 from ..quantization.gguf.reader import GGUFFile
 from ..quantization.load import Loading
+from ..quantization.packed_sizes import PackedSizes
 from ..quantization.paths import named
-from ..quantization.weighed import Weighing
 from ..spec import ComponentSpec
+from ..storage.tensors import JoinedTensors, SafetensorFiles, Shape, Tensors
+from ..storage.weights import on_meta
 from .offload import AS_A_WHOLE, Offload, store, window
 from .sizes import tensors_of as held_by
 
@@ -71,7 +72,7 @@ def _unread(tensors: Tensors, name: str) -> Any:  # a Tensor, or a Packed
                 return torch.empty(told.shape, dtype=told.kind.dtype, device="meta")
             blocks = torch.empty(told.nbytes // told.kind.bytes, told.kind.bytes, dtype=torch.uint8, device="meta")
             return Packed(told.kind, blocks, told.shape)
-        case Joined():
+        case JoinedTensors():
             return _unread(tensors._of[name], name)
         case _:  # pickles, mapped
             return tensors.read(name).to("meta")
@@ -89,7 +90,7 @@ def expected(spec: ComponentSpec, dtype: str, offload: Offload = AS_A_WHOLE) -> 
         if not is_model(kind):
             return Expected()
         wide: torch.dtype = getattr(torch, dtype)
-        told = _of_theirs(spec, kind, wide) if of_transformers(kind) else _of_ours(spec, kind, wide)
+        told = _of_theirs(spec, kind, wide) if is_of_transformers(kind) else _of_ours(spec, kind, wide)
         if isinstance(told, Expected):
             return told
         before = weight_of(told)
@@ -112,11 +113,11 @@ def _of_ours(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected | n
         return model.to("meta", dtype)
     if spec.file is not None:
         found = tensors_in(spec, model)
-        assert isinstance(found.tensors, Stored)
+        assert isinstance(found.tensors, WholeTensors)
         found.tensors.tensors = Unread(found.tensors.tensors)
     else:
-        files = [fetched(spec) / name for name in weights_of(spec)]
-        found = Unread(tensors_of(files, allow_pickle=spec.access.allow_pickle))
+        files = [fetch(spec) / name for name in weight_names_of(spec)]
+        found = Unread(open_tensors(files, allow_pickle=spec.access.allow_pickle))
     if (quantization := quantization_for(spec)) is None:
         model.load(found, dtype=dtype, device="meta")
         return model
@@ -124,19 +125,19 @@ def _of_ours(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected | n
 
 
 def _packed(model: Any, tensors: Tensors, quantization: Quantization, dtype: torch.dtype) -> Expected:
-    weighing = Weighing()
-    loading = Loading(model, tensors, quantization, dtype, torch.device("meta"), model.stays_float32, weighing.method)
+    sizes = PackedSizes()
+    loading = Loading(model, tensors, quantization, dtype, torch.device("meta"), model.stays_float32, sizes.method)
     loading.find(model.published_name)
     loading.choose()
     loading.fill()
-    return Expected(weight_of(model), weighing.passing)
+    return Expected(weight_of(model), sizes.working_bytes)
 
 
 def _of_theirs(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected | nn.Module:
     """By its class, which is one of transformers; where the files are quantized, by them."""
-    folder = fetched(spec)
+    folder = fetch(spec)
     if "quantization_config" in spec.read_config():
-        unread = Unread(SafetensorFiles([folder / name for name in weights_of(spec)]))
+        unread = Unread(SafetensorFiles([folder / name for name in weight_names_of(spec)]))
         return Expected(sum(_cast(name, unread.read(name), dtype) for name in unread.shapes()))
     try:
         with torch.device("meta"):
@@ -145,15 +146,15 @@ def _of_theirs(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Expected |
         raise LoadError(f"{spec}: {error}") from error
     if (quantization := read_quantization(spec.quantization)) is None:
         return model
-    weighing = Weighing()
-    method, head = weighing.method(quantization), model.get_output_embeddings()
+    sizes = PackedSizes()
+    method, head = sizes.method(quantization), model.get_output_embeddings()
     for path, layer in list(model.named_modules()):
         if type(layer) is nn.Linear and layer is not head and not named(quantization.excluded, path):
             bias, layer._parameters["bias"] = layer._parameters["bias"], None
             made = method.quantize(layer)
             made._parameters["bias"] = bias
             model.set_submodule(path, made)
-    return Expected(weight_of(model), weighing.passing)
+    return Expected(weight_of(model), sizes.working_bytes)
 
 
 def _cast(name: str, tensor: Tensor, dtype: torch.dtype) -> int:

@@ -7,8 +7,8 @@ from torch import nn
 
 from ..device_map import DeviceMap
 from ..loading.component import read_component
-from ..loading.weights import move
 from ..spec import ComponentSpec
+from ..storage.weights import move
 from .away import Stream
 from .sizes import Parts, parts_of
 

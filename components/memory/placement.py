@@ -10,7 +10,7 @@ from ...graph.errors import ConfigError
 from ...registry import did_you_mean
 from ..device_map import DeviceMap
 from ..handle import Handle, Loader
-from ..loading.component import blank
+from ..loading.component import model_without_weights
 from ..spec import ComponentSpec, dtype_name
 from .expected import expected_bytes
 from .splitting import device_named, split_by_paths, split_by_size
@@ -143,14 +143,14 @@ class _Sizes:
 
     def cut(self, name: str, room: Mapping[str, int]) -> Place | None:
         """A component over these devices; None for one that does not fit, or is read as a whole."""
-        model = blank(spec := self._specs[name])
+        model = model_without_weights(spec := self._specs[name])
         return None if isinstance(model, str) else split_by_size(model, room, _dtype(spec, self._dtype))
 
 
 def _as_told(name: str, spec: ComponentSpec, asked: Mapping[object, object], dtype: str) -> Place:
     """A component as a map of its module paths says."""
     places = {str(path): device for path, device in asked.items()}
-    if isinstance(model := blank(spec), str):
+    if isinstance(model := model_without_weights(spec), str):
         raise ConfigError(f"device_map: {name} {model}, and came with a map of its modules. Give it one device.")
     return split_by_paths(name, model, places, _dtype(spec, dtype))
 

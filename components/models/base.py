@@ -12,12 +12,12 @@ from torch import nn
 from ...graph.errors import ConfigError, LoadError
 from ...graph.layout import Layout
 from ...graph.space import LatentSpace
-from ..loading.files import write_json
-from ..loading.tensors import Tensors
-from ..loading.weights import STEM, Device, load_tensors, on_meta, save_weights
 from ..quantization.config import Quantization
 from ..quantization.files import quantization_of, save_quantized, weights_in
 from ..quantization.load import load_quantized
+from ..storage.files import write_json
+from ..storage.tensors import Tensors
+from ..storage.weights import STEM, Device, load_tensors, on_meta, save_weights
 from .config import Config
 from .layouts import layout_of_config
 from .spaces import space_of_config

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...graph.block import Lazy
 from ...graph.errors import ConfigError, LoadError
 from ...registry import did_you_mean
-from ..loading.weights import on_meta
+from ..storage.weights import on_meta
 from .attention import Mixing
 from .views import Change, shallow_copy, view
 

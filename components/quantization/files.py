@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
-from ..loading.tensors import SafetensorFiles, Tensors
-from ..loading.weights import save_weights, weight_files
+from ..storage.tensors import SafetensorFiles, Tensors
+from ..storage.weights import save_weights, weight_files
 from .config import (
     GGUFQuantizationConfig,
     MixedQuantization,

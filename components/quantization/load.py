@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
-from ..loading.tensors import SafetensorFiles, Tensors
-from ..loading.weights import _compare, _some
+from ..storage.tensors import SafetensorFiles, Tensors
+from ..storage.weights import check_shapes, shown_names
 from .config import GGUFQuantizationConfig, MixedQuantization, Quantization
 from .four_bit import FourBit, MayBeFourBit
 from .gguf.layers import holds_packed, packed_layer
@@ -95,7 +95,7 @@ class Loading:
             for part, stored in parts.items():
                 if part != "bias":
                     del self.plain[stored]
-        _compare(type(self.model).__name__, wanted, self.plain, self.tensors)
+        check_shapes(type(self.model).__name__, wanted, self.plain, self.tensors)
 
     def _layer_of(self, name: str) -> tuple[str | None, str]:
         """The linear layer that a name belongs to, and what follows its path."""
@@ -125,7 +125,7 @@ class Loading:
             if problem := method.problem(layer, self.dtype or torch.float32, self.device):
                 wrong.setdefault(problem, []).append(path)
         if wrong:
-            shown = "\n".join(f"  {problem}: {_some(paths)}" for problem, paths in wrong.items())
+            shown = "\n".join(f"  {problem}: {shown_names(paths)}" for problem, paths in wrong.items())
             raise ConfigError(
                 f"{owner} cannot be quantized by {self.config.quant_method} as asked.\n{shown}\n"
                 "  Take another kind, or leave these layers out with modules_to_not_convert."
@@ -150,7 +150,9 @@ class Loading:
             self._place(name, self.tensors.read(stored), stored)
         if self.decoded and self.device.type != "meta":
             _LOG.info(
-                "%s: decoded, for blocks lie across the rows that are theirs: %s", self.config, _some(self.decoded)
+                "%s: decoded, for blocks lie across the rows that are theirs: %s",
+                self.config,
+                shown_names(self.decoded),
             )
         told = self.tensors.metadata() if isinstance(self.tensors, SafetensorFiles) else {}
         for path, parts in self.parts.items():

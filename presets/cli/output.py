@@ -52,7 +52,7 @@ def numbered_paths(first: Path, number: int, *, replace: bool) -> list[Path]:
 
 def write(picture: Any, path: Path, settings: Mapping[str, Any]) -> None:  # a PIL image; JSON values
     """Write a picture, whole or not at all. A PNG gets the settings as its text chunk `sfumato`."""
-    from ...components.loading.weights import write_atomically
+    from ...components.storage.weights import write_atomically
 
     kind = FORMATS[path.suffix.lower()]
     how = dict(_HOW.get(kind, {}))

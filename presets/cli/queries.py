@@ -29,7 +29,7 @@ def show(
             raise CommandError("--json, --mermaid and --svg exclude each other. Pass only one.")
         graph = open_graph(model, task, repo=Repo(trust_remote_code, revision, variant))
         if svg is not None:
-            from ...components.loading.weights import write_atomically
+            from ...components.storage.weights import write_atomically
 
             drawn, path = graph.show("svg"), Path(svg).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)

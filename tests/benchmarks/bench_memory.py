@@ -25,10 +25,10 @@ from rich.table import Table
 
 import sfumato as sf
 from sfumato.components.device_map import DeviceMap
-from sfumato.components.loading.weights import on_meta, save_weights
 from sfumato.components.memory.moving import Mover
 from sfumato.components.memory.sizes import show_size
 from sfumato.components.spec import ComponentSpec
+from sfumato.components.storage.weights import on_meta, save_weights
 
 EMOJI = Path(sf.__file__).parent / "presets/embedded/emoji"
 PAIRS, STEPS = 5, 6

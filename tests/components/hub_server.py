@@ -15,7 +15,7 @@ from urllib.parse import unquote
 import pytest
 from huggingface_hub import constants
 
-from sfumato.components.loading import hub as loading_hub
+from sfumato.components.storage import hub as storage_hub
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLD = "89abcdef0123456789abcdef0123456789abcdef"
@@ -87,7 +87,7 @@ def asked_here(root: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Gene
         )
         monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
         monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(loading_hub, "_opened", {})
+        monkeypatch.setattr(storage_hub, "_opened", {})
         monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
         yield hub
 

@@ -13,8 +13,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import sfumato as sf
-from sfumato.components.loading import hub as loading_hub
-from sfumato.components.loading.hub import is_repo
+from sfumato.components.storage import hub as storage_hub
+from sfumato.components.storage.hub import is_repo
 from sfumato.presets.cli.app import app
 
 from .hub_repos import CALL, EMOJI, MODELS, UNET, Load, weights
@@ -96,7 +96,7 @@ def test_an_index_over_several_repos_with_hints_that_name_no_class(hub: Hub, loa
 def test_the_cache_serves_where_the_hub_is_not_asked(hub: Hub, load: Load, picture: torch.Tensor) -> None:
     load("someone/emoji")(**CALL)
     hub.forget()
-    loading_hub._opened.clear()
+    storage_hub._opened.clear()
     assert torch.equal(load("someone/emoji", local_files_only=True)(**CALL).images, picture)
     assert hub.asked == 0
     with pytest.raises(sf.LoadError, match="someone/shards: local_files_only is set, and the cache has no copy"):

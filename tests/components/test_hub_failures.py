@@ -15,7 +15,7 @@ import torch
 from huggingface_hub import constants, file_download
 
 import sfumato as sf
-from sfumato.components.loading import hub as loading_hub
+from sfumato.components.storage import hub as storage_hub
 
 from .hub_repos import CALL, UNET, Load, weights
 from .hub_server import Hub
@@ -113,7 +113,7 @@ def test_a_gated_repo_tells_those_who_are_not_known_from_those_who_may_not(
 def test_a_repo_that_was_renamed_is_found_and_its_copy_too(hub: Hub, load: Load, picture: torch.Tensor) -> None:
     hub.moved["someone/former"] = "someone/emoji"
     assert torch.equal(load("someone/former")(**CALL).images, picture)
-    loading_hub._opened.clear()
+    storage_hub._opened.clear()
     assert torch.equal(load("someone/former", local_files_only=True)(**CALL).images, picture)
 
 
@@ -157,9 +157,9 @@ def test_ctrl_c_ends_a_download_at_once_and_the_next_one_is_whole(hub: Hub, tmp_
 
 def test_one_file_that_fails_ends_the_others(hub: Hub, load: Load) -> None:
     pipe = load("someone/shards")
-    first, *others = sorted(n for n in pipe.bindings["vae"].spec.root.names("vae") if n.endswith(".safetensors"))
+    first, *others = sorted(n for n in pipe.bindings["vae"].spec.location.names("vae") if n.endswith(".safetensors"))
     hub.lie.add(f"vae/{first}")
-    loading_hub._opened.clear()
+    storage_hub._opened.clear()
     pipe = load("someone/shards")
     hub.held.update({f"vae/{name}": 1000 for name in others})
     assert "what came has the SHA-256" in _said(pipe.bindings["vae"].load)
@@ -179,7 +179,7 @@ def test_what_the_cache_lacks_is_told_with_why_nobody_was_asked(
     hub: Hub, load: Load, monkeypatch: pytest.MonkeyPatch, offline: bool, text: str
 ) -> None:
     load("someone/emoji").only("positive")(prompt="a red apple")
-    loading_hub._opened.clear()
+    storage_hub._opened.clear()
     hub.forget()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     pipe = load("someone/emoji", local_files_only=not offline)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from sfumato.components.loading import tensors
 from sfumato.components.loading.index import read_index
 from sfumato.components.manager import ComponentsManager
 from sfumato.components.models.clip import CLIPTextModel
 from sfumato.components.spec import ComponentSpec
+from sfumato.components.storage import tensors
 from sfumato.graph.block import Lazy
 from sfumato.graph.errors import LoadError
 from sfumato.graph.space import LatentSpace

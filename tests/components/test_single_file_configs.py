@@ -11,7 +11,7 @@ from sfumato.components.loading.single_file.checkpoint import Checkpoint, _famil
 from sfumato.components.loading.single_file.parts import parts_of
 from sfumato.components.loading.single_file.tables import ties, written
 from sfumato.components.loading.single_file.writing import _rows
-from sfumato.components.loading.weights import on_meta
+from sfumato.components.storage.weights import on_meta
 
 UNET: dict[str, Any] = {"block_out_channels": (320, 640, 1280, 1280), "in_channels": 4, "out_channels": 4}
 LINEAR: dict[str, Any] = {"use_linear_projection": True}

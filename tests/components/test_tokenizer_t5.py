@@ -17,7 +17,7 @@ from transformers import T5Tokenizer as Reference
 
 from sfumato import ComponentSpec
 from sfumato.components.loading import single_file
-from sfumato.components.loading.component import problems
+from sfumato.components.loading.component import load_problems
 from sfumato.components.loading.tokenizer_t5 import T5Tokenizer
 from sfumato.graph.errors import ConfigError, LoadError
 
@@ -187,10 +187,10 @@ def test_a_spec_is_loadable_with_either_file_and_says_which_are_missing(tmp_path
         return ComponentSpec(type_hint=("transformers", "T5TokenizerFast"), pretrained_model_name_or_path=str(folder))
 
     folder = a_folder(tmp_path / "tokenizer", only_spiece)
-    assert not problems(spec(folder))
+    assert not load_problems(spec(folder))
     assert isinstance(spec(folder).bindable().load(), T5Tokenizer)
     (folder / "spiece.model").unlink()
-    [problem] = problems(spec(folder))
+    [problem] = load_problems(spec(folder))
     assert "no tokenizer.json or spiece.model, which a T5TokenizerFast is read from" in problem
 
 

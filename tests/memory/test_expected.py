@@ -14,7 +14,6 @@ from torch import nn
 
 import sfumato as sf
 from sfumato.components.loading.component import read_component
-from sfumato.components.loading.hub import Access
 from sfumato.components.loading.single_file.checkpoint import component_of
 from sfumato.components.loading.single_file.writing import write_checkpoint
 from sfumato.components.memory.expected import Expected, expected
@@ -29,6 +28,7 @@ from sfumato.components.quantization.gguf.packed import Packed
 from sfumato.components.quantization.gguf.writer import write_gguf
 from sfumato.components.quantization.method import missing_packages
 from sfumato.components.spec import ComponentSpec
+from sfumato.components.storage.hub import Access
 
 from ..quantization.conftest import Alive
 from .conftest import EMBEDDED, GPU, Simulated

@@ -15,8 +15,8 @@ from sfumato.blocks.control.sd3 import ApplyControlNet as ApplySD3ControlNet
 from sfumato.blocks.control.t2i_adapter import ApplyT2IAdapter
 from sfumato.blocks.denoise.passes import asking
 from sfumato.components.conditioning import Conditioning, FluxConditioning, SD3Conditioning, SDConditioning
-from sfumato.components.loading.weights import move
 from sfumato.components.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
+from sfumato.components.storage.weights import move
 from sfumato.components.types import Pass, Rows
 from sfumato.graph.ports import ALONE
 

@@ -11,11 +11,11 @@ from torch.utils._pytree import tree_map_only
 
 import sfumato as sf
 from sfumato.components.device_map import DeviceMap
-from sfumato.components.loading.weights import move
 from sfumato.components.memory.away import blocks
 from sfumato.components.memory.elsewhere import Elsewhere, lent, spread
 from sfumato.components.memory.splitting import own, split_by_paths
 from sfumato.components.models.taps import Drop, Identity, Tap, Taps, apply_taps
+from sfumato.components.storage.weights import move
 
 from .simulated import ONE, TWO, Move, devices
 

@@ -67,7 +67,7 @@ def made_up(patch: pytest.MonkeyPatch) -> None:
         return Expected(count * getattr(torch, dtype).itemsize)
 
     patch.setattr("sfumato.components.manager.expected", told)
-    patch.setattr("sfumato.components.manager.problems", _nothing)
+    patch.setattr("sfumato.components.manager.load_problems", _nothing)
 
 
 def refused(error: sf.LoadError, *other: str) -> None:

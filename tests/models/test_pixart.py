@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from sfumato import ComponentSpec, ConfigError
-from sfumato.components.loading.weights import on_meta
 from sfumato.components.models.pixart import PixArtTransformer2DModel
 from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps
+from sfumato.components.storage.weights import on_meta
 
 TOLERANCE = 1e-5  # float32; measured: at most 5e-6
 

@@ -14,7 +14,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from sfumato.components.image_processor import CLIPImageProcessor, ImageProcessor, SiglipImageProcessor
-from sfumato.components.loading.component import problems, read_component
+from sfumato.components.loading.component import load_problems, read_component
 from sfumato.components.models.redux import ReduxImageEncoder
 from sfumato.components.models.vision import CLIPVisionModelWithProjection, ImageEncoding, SiglipVisionModel
 from sfumato.components.spec import ComponentSpec, class_of
@@ -233,7 +233,7 @@ def test_the_parts_of_a_redux_folder_load_by_their_hints(tmp_path: Path) -> None
     for hint, part in made.items():
         part.save_pretrained(tmp_path / hint[1])
         spec = ComponentSpec(pretrained_model_name_or_path=str(tmp_path), subfolder=hint[1], type_hint=hint)
-        assert problems(spec) == []
+        assert load_problems(spec) == []
         parts[hint[1]] = read_component(spec, torch.float32, "cpu")
     seen = parts["SiglipVisionModel"](parts["SiglipImageProcessor"]([picture(50, 40)]))
     assert parts["ReduxImageEncoder"](seen.last_hidden_state).shape == (1, 9, 8)

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from sfumato.components.loading.weights import load_weights, on_meta, save_weights, weight_files, write_atomically
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
+from sfumato.components.storage.weights import load_weights, on_meta, save_weights, weight_files, write_atomically
 from sfumato.graph.errors import LoadError
 
 CONFIG: dict[str, Any] = {

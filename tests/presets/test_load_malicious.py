@@ -18,8 +18,8 @@ import torch
 from safetensors.torch import save_file
 
 import sfumato as sf
-from sfumato.components.loading.hub import open_repo
 from sfumato.components.loading.index import read_index
+from sfumato.components.storage.hub import open_repo
 
 from .support import EMBEDDED, fresh
 
@@ -279,14 +279,14 @@ def test_a_class_that_only_code_in_the_repo_has_is_refused(folder: Path) -> None
 
 def test_an_index_of_a_repo_names_no_path_of_this_machine(folder: Path, tmp_path: Path) -> None:
     """A name without an owner, or an absolute path, is of the machine that wrote it."""
-    from sfumato.components.loading.hub import Access, Repo, Stored
+    from sfumato.components.storage.hub import Access, Repo, RepoFile
 
     modular(folder, pretrained_model_name_or_path=str(EMBEDDED), subfolder="vae")
     cache = tmp_path / "models--a--b" / "snapshots" / "0"
     cache.mkdir(parents=True)
     shutil.copy(folder / "modular_model_index.json", cache)
-    files = {"modular_model_index.json": Stored()}
-    repo = Repo("a/b", "0", files, Access(cache_dir=str(tmp_path)), reached=False)
+    files = {"modular_model_index.json": RepoFile()}
+    repo = Repo("a/b", "0", files, Access(cache_dir=str(tmp_path)), online=False)
     assert read_index(repo).loadable == {}
     assert read_index(folder).spec("unet").pretrained_model_name_or_path == str(folder)
 

@@ -13,14 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import sfumato as sf
-from sfumato.components.loading.hub import Access
 from sfumato.components.loading.single_file.checkpoint import component_of
-from sfumato.components.loading.single_file.stored import Stored
+from sfumato.components.loading.single_file.whole_tensors import WholeTensors
 from sfumato.components.loading.single_file.writing import write_checkpoint
-from sfumato.components.loading.tensors import SafetensorFiles
 from sfumato.components.memory.expected import expected_bytes, weight_of
 from sfumato.components.quantization import method
 from sfumato.components.quantization.four_bit import FourBit
+from sfumato.components.storage.hub import Access
+from sfumato.components.storage.tensors import SafetensorFiles
 from sfumato.graph.errors import LoadError
 
 Package = Callable[[str], Any]
@@ -46,7 +46,7 @@ def packed(bnb: Any, weight: Tensor, kind: Kind, *, nested: bool = False, blocks
 
 def stored(bnb: Any, file: Path, weight: Tensor, kind: Kind, **how: Any) -> FourBit:
     save_file({f"x.weight{end}": tensor for end, tensor in packed(bnb, weight, kind, **how).items()}, file)
-    tensors = Stored(SafetensorFiles([file]))
+    tensors = WholeTensors(SafetensorFiles([file]))
     assert tensors.shapes() == {"x.weight": tuple(weight.shape)}
     found = tensors.read("x.weight")
     assert isinstance(found, FourBit)
@@ -200,4 +200,4 @@ def test_parts_that_do_not_fit_are_refused(case: str, package: Package, tmp_path
     parts[end] = spoil(parts[end])
     save_file({f"x.weight{end}": tensor for end, tensor in parts.items()}, tmp_path / "x.safetensors")
     with pytest.raises(LoadError, match=said):
-        Stored(SafetensorFiles([tmp_path / "x.safetensors"])).read("x.weight")
+        WholeTensors(SafetensorFiles([tmp_path / "x.safetensors"])).read("x.weight")

@@ -12,10 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from sfumato.components.loading.hub import Access
 from sfumato.components.loading.single_file.checkpoint import component_of
 from sfumato.components.loading.single_file.writing import write_checkpoint
-from sfumato.components.loading.weights import on_meta
 from sfumato.components.manager import ComponentsManager
 from sfumato.components.models.attention import Attention
 from sfumato.components.models.flux import FluxTransformer2DModel
@@ -29,6 +27,8 @@ from sfumato.components.quantization.gguf.reader import GGUFFile
 from sfumato.components.quantization.gguf.writer import write_gguf
 from sfumato.components.quantization.load import load_quantized
 from sfumato.components.spec import ComponentSpec
+from sfumato.components.storage.hub import Access
+from sfumato.components.storage.weights import on_meta
 from sfumato.graph.errors import ConfigError, LoadError
 
 from .conftest import Alive, Inputs

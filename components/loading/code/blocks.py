@@ -15,7 +15,7 @@ from ....graph.files.shape import NAME, FileForm
 from ....graph.graph import Graph
 from ....graph.wiring import RESERVED
 from ....registry import find_block
-from ..roots import Root
+from ...storage.location import Location
 from .importing import import_blocks
 from .reading import CONFIG, Code, read_code, read_config
 from .trust import check, listing, trust_of
@@ -24,7 +24,7 @@ _LOG = logging.getLogger("sfumato")
 _LOCK = threading.Lock()
 
 
-def load_graph(root: Root, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph:
+def load_graph(root: Location, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph:
     """The graph of a `graph.json`, with the blocks whose code lies beside it.
 
     Without trust, blocks that are imported here already are taken, and if others are needed, it is refused: what would
@@ -42,7 +42,7 @@ def load_graph(root: Root, subfolder: str = "", trust_remote_code: bool | str = 
     return load(Graph, folder, classes=_trusted(_of_graph(root, subfolder, form), trust_remote_code))
 
 
-def custom_block(root: Root, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph | None:
+def custom_block(root: Location, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph | None:
     """The block that a repo's `modular_config.json` names, as a graph of one node; None where it names none that lies
     there: the config of a preset of diffusers names a file of diffusers."""
     if (code := _of_config(root, subfolder)) is None:
@@ -59,7 +59,7 @@ def custom_block(root: Root, subfolder: str = "", trust_remote_code: bool | str 
         ) from None
 
 
-def code_in(root: Root, subfolder: str = "") -> Code | None:
+def code_in(root: Location, subfolder: str = "") -> Code | None:
     """The code that a folder or repo brings, as text; nothing of it is run. Raises as the two above."""
     if NAME not in root.names(subfolder):
         return _of_config(root, subfolder)
@@ -67,7 +67,7 @@ def code_in(root: Root, subfolder: str = "") -> Code | None:
     return _of_graph(root, subfolder, form) if form.auto_map else None
 
 
-def _of_graph(root: Root, subfolder: str, form: FileForm) -> Code:
+def _of_graph(root: Location, subfolder: str, form: FileForm) -> Code:
     return read_code(root, subfolder, form.auto_map, form.requirements, _recorded(form))
 
 
@@ -75,7 +75,7 @@ def _recorded(form: FileForm) -> dict[str, str]:
     return {file: said.sha256 for file, said in form.code.items()}
 
 
-def _of_config(root: Root, subfolder: str) -> Code | None:
+def _of_config(root: Location, subfolder: str) -> Code | None:
     names = root.names(subfolder)
     if CONFIG not in names:
         return None

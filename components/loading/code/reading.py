@@ -8,8 +8,8 @@ from pathlib import Path, PurePosixPath
 from ....graph.code import Source, classes_from, gather
 from ....graph.errors import LoadError
 from ....registry import did_you_mean
-from ..files import read_json
-from ..roots import Folder, Root
+from ...storage.files import read_json
+from ...storage.location import Folder, Location
 
 CONFIG = "modular_config.json"
 """What diffusers calls the file that says which class a repo of one custom block has."""
@@ -43,7 +43,7 @@ class Code:
 
 
 def read_code(
-    root: Root,
+    root: Location,
     subfolder: str,
     auto_map: Mapping[str, str],
     requirements: Mapping[str, str] | None = None,
@@ -81,7 +81,7 @@ def read_code(
     return Code(where, place, source, auto_map, requirements or {}, recorded or {}, repo, root.revision)
 
 
-def read_config(root: Root, subfolder: str) -> tuple[dict[str, str], dict[str, str]]:
+def read_config(root: Location, subfolder: str) -> tuple[dict[str, str], dict[str, str]]:
     """The class and the requirements that a `modular_config.json` names, the class by its name. LoadError where it
     names none."""
     data = read_json(root.local(subfolder, [CONFIG]) / CONFIG)
@@ -104,7 +104,7 @@ def _file_of(name: str, address: str) -> str:
     return "/".join(address.split(".")[:-1]) + ".py"
 
 
-def _text(root: Root, folder: str, name: str) -> str | None:
+def _text(root: Location, folder: str, name: str) -> str | None:
     """The text of one file, exactly as its bytes say it; None where there is none."""
     path = PurePosixPath(folder, name)
     inside = "" if str(path.parent) == "." else str(path.parent)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from ....graph.code import hash_of
 from ....graph.errors import LoadError
-from ..files import write_text
+from ...storage.files import write_text
 from .reading import Code
 from .requirements import check_requirements
 

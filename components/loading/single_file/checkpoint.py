@@ -11,14 +11,15 @@ from ....graph.errors import LoadError
 from ....registry import did_you_mean
 from ...quantization.four_bit import FourBitState
 from ...spec import ComponentSpec
-from ..hub import Access
+from ...storage.hub import Access
+from ...storage.tensors import PICKLES, Shape
 from ..index import Index
-from ..tensors import PICKLES, Shape, tensors_of
+from ..open_tensors import open_tensors
 from . import latent_diffusion
 from .configs import config_of
 from .parts import Part, parts_of
-from .stored import Stored
 from .tables import Renamed, Row, ties
+from .whole_tensors import WholeTensors
 
 FAMILIES = Path(__file__).parent / "families"
 _VOCABULARIES = {"clip": ("CLIPTokenizer", "clip_tokenizer"), "t5": ("T5TokenizerFast", "t5_tokenizer")}
@@ -149,7 +150,7 @@ class Checkpoint:
         name = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
         if self.family != "sd2" or unet is None or name not in unet.shapes:
             return False
-        tensor = tensors_of([self.file], allow_pickle=True).read(unet.prefix + name)
+        tensor = open_tensors([self.file], allow_pickle=True).read(unet.prefix + name)
         return bool(tensor.float().std(unbiased=False) > 0.09)
 
     def scheduler(self) -> dict[str, Any]:  # a scheduler_config.json
@@ -175,7 +176,7 @@ def open_checkpoint(file: Path, access: Access) -> Checkpoint:
 
 @lru_cache(maxsize=64)
 def _opened(file: Path, _changed: int, _size: int, allow_pickle: bool) -> Checkpoint:
-    tensors = Stored(tensors_of([file], allow_pickle=allow_pickle))
+    tensors = WholeTensors(open_tensors([file], allow_pickle=allow_pickle))
     shapes = dict(tensors.shapes())
     parts = tuple(parts_of(shapes))
     return Checkpoint(file, shapes, parts, _family_of(parts), tensors.refused, tensors.states)
@@ -253,7 +254,7 @@ def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name:
                 f"{file}: {found.describe()}; wanted {wanted}. Say which: subfolder={next(iter(models), '')!r}."
             )
         (name,) = fitting
-    spec = part_spec(found, name).reached(access)
+    spec = part_spec(found, name).with_access(access)
     return spec.using(type_hint=hint) if hint else spec
 
 
@@ -271,7 +272,7 @@ def tensors_in(spec: ComponentSpec, model: Any) -> Renamed:  # a model of ours
     """The tensors of a part of a file, under published names, for a model of ours."""
     file = Path(str(spec.pretrained_model_name_or_path))
     part = open_checkpoint(file, spec.access).part(spec.subfolder)
-    tensors = Stored(tensors_of([file], allow_pickle=spec.access.allow_pickle))
+    tensors = WholeTensors(open_tensors([file], allow_pickle=spec.access.allow_pickle))
     if part.layout in ("diffusers", "transformers"):
         kept = {name.removeprefix(part.prefix) for name in part.names()}
         plain = {name: shape for name, shape in part.shapes.items() if name in kept}

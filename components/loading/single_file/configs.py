@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ..tensors import Shape
+from ...storage.tensors import Shape
 from .parts import Part, number_after, open_clip_layers
 
 Shapes = Mapping[str, Shape]

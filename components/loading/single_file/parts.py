@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from ..tensors import Shape
+from ...storage.tensors import Shape
 from . import latent_diffusion, transformers
 from .tables import Row, ties
 

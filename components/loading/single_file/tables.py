@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...quantization.four_bit import MayBeFourBit
-from ..tensors import Shape, Tensors
+from ...storage.tensors import Shape, Tensors
 
 How = Literal["", "transposed", "halves swapped", "1x1"]
 """What else differs: a matrix on its side; scale and shift in the other order; a 1x1 convolution for a matrix."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....graph.errors import LoadError
 from ....registry import did_you_mean
-from ..weights import write_atomically
+from ...storage.weights import write_atomically
 from . import latent_diffusion, transformers
 from .checkpoint import FAMILIES, knowledge_of
 from .tables import Row, ties, written

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ....graph.errors import LoadError
-from ...loading.weights import write_atomically
+from ...storage.weights import write_atomically
 from .kinds import BY_DTYPE, Kind
 from .packed import Packed
 from .reader import ALIGNMENT, MAGIC, ORIGINAL_SHAPE

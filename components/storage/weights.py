@@ -125,7 +125,7 @@ def load_tensors(
     at = _at(device)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     names = {stored: name for stored in tensors.shapes() if (name := rename(stored)) is not None}
-    _compare(type(model).__name__, wanted, names, tensors)
+    check_shapes(type(model).__name__, wanted, names, tensors)
     held: dict[str, Tensor] = {}
     for stored, name in names.items():
         tensor = tensors.read(stored)
@@ -179,7 +179,7 @@ def save_weights(
         LoadError: a tensor on the meta device, which has no values.
     """
     if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
-        raise LoadError(f"Nothing to write: {_some(empty)} without values (meta device). Load weights first.")
+        raise LoadError(f"Nothing to write: {shown_names(empty)} without values (meta device). Load weights first.")
     before = _earlier(folder, stem, variant)
     shards = _split(tensors, _bytes(max_shard_size))
     named = _named(stem, variant)
@@ -237,27 +237,28 @@ def _shards(index: Path, place: str | Path, there: Collection[str], end: str) ->
         if not re.fullmatch(r"[^/\\:\0]+", name) or name.startswith(".") or not name.endswith(end):
             raise LoadError(f"{index} names the shard {name!r}. A shard is a {end} file beside its index.")
     if missing := [name for name in names if name not in there]:
-        raise LoadError(f"{place} lacks {_some(missing)} of {len(names)} shards. Download the folder again.")
+        raise LoadError(f"{place} lacks {shown_names(missing)} of {len(names)} shards. Download the folder again.")
     if not names:
         raise LoadError(f"{index} names no shard.")
     return tuple(names)
 
 
 def _nothing_found(place: str | Path, there: Collection[str], variant: str | None, looked_for: tuple[str, ...]) -> str:
-    text = f"{place} has no weights{f' of the variant {variant!r}' if variant else ''}. Looked for {_some(looked_for)}."
+    what = f"weights of the variant {variant!r}" if variant else "weights"
+    text = f"{place} has no {what}. Looked for {shown_names(looked_for)}."
     pickles = sorted(name for name in there if name.endswith(PICKLES))
     weights = sorted(name for name in there if name.endswith(".safetensors"))
     if weights:
-        return f"{text} There are: {_some(weights)}; choose with variant=."
+        return f"{text} There are: {shown_names(weights)}; choose with variant=."
     if pickles:
         return (
-            f"{text} There are only pickles ({_some(pickles)}), which can run code and are not read unasked. Take a "
-            "revision with safetensors, or say sf.load(…, allow_pickle=True): plain tensors are read, and nothing else."
+            f"{text} There are only pickles ({shown_names(pickles)}), which can run code and are not read by default. "
+            "Use a revision with safetensors, or pass allow_pickle=True: then only plain tensors are read."
         )
     return text
 
 
-def _compare(owner: str, wanted: Mapping[str, Shape], names: Mapping[str, str], tensors: Tensors) -> None:
+def check_shapes(owner: str, wanted: Mapping[str, Shape], names: Mapping[str, str], tensors: Tensors) -> None:
     shapes = tensors.shapes()
     found = {name: stored for stored, name in names.items()}
     missing = [name for name in wanted if name not in found]
@@ -271,7 +272,9 @@ def _compare(owner: str, wanted: Mapping[str, Shape], names: Mapping[str, str], 
         return
     files = sorted({tensors.where(stored) for stored in names or shapes})
     where = f"{Path(files[0]).parent} ({len(files)} shards)" if len(files) > 1 else "".join(files) or "Nothing"
-    lines = [f"  {label}: {_some(some)}" for label, some in (("missing", missing), ("unexpected", unexpected)) if some]
+    lines = [
+        f"  {label}: {shown_names(some)}" for label, some in (("missing", missing), ("unexpected", unexpected)) if some
+    ]
     lines += [f"  other shape: {said}" for said in unlike.values()]
     reason = _reason(len(wanted), missing, unexpected, {name: shapes[found[name]] for name in unlike}, wanted)
     raise LoadError("\n".join([f"{where} does not fit {owner}.", *lines, f"  {reason}"]))
@@ -305,7 +308,7 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
-def _some(names: Sequence[str]) -> str:
+def shown_names(names: Sequence[str]) -> str:
     rest = f" … ({len(names)} in all)" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + rest
 

@@ -18,20 +18,20 @@ def _up(count: int, by: int) -> int:
 
 
 @dataclass
-class Weighing:
+class PackedSizes:
     """Stands in for the packages while a model on the meta device takes its weights: its layers have the bytes only."""
 
-    passing: int = 0
+    working_bytes: int = 0
     """The most that one layer takes beyond its packed form while it is packed: its weight, and what packing makes."""
 
     def method(self, config: Quantization) -> Method:
-        """What `method_for` gives, for weighing."""
-        return _Weighed(config, self)
+        """What `method_for` gives, for sizes."""
+        return _SizedMethod(config, self)
 
 
-class _Weighed(Method):
-    def __init__(self, config: Quantization, weighing: Weighing) -> None:
-        self.config, self.weighing = config, weighing
+class _SizedMethod(Method):
+    def __init__(self, config: Quantization, sizes: PackedSizes) -> None:
+        self.config, self.sizes = config, sizes
 
     def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
         return None  # the loader tells it
@@ -39,7 +39,7 @@ class _Weighed(Method):
     def quantize(self, layer: nn.Linear) -> nn.Module:
         weight = layer.weight
         bytes_, working = _forms(self.config)(weight.shape[0], weight.shape[1], weight.dtype.itemsize)
-        self.weighing.passing = max(self.weighing.passing, weight.nbytes + int(working * weight.numel()))
+        self.sizes.working_bytes = max(self.sizes.working_bytes, weight.nbytes + int(working * weight.numel()))
         return _holding({"packed": torch.empty(bytes_, dtype=torch.uint8, device="meta")})
 
     def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:

@@ -64,10 +64,10 @@ def _home(folder: Path) -> Path:
     return home
 
 
-Root = Folder | Repo
+Location = Folder | Repo
 
 
-def root_of(source: str, revision: str | None = None, access: Access | None = None) -> Root:
+def location_of(source: str, revision: str | None = None, access: Access | None = None) -> Location:
     """What a source stands for: a folder that is there, else a repo `owner/name`. LoadError where it is neither."""
     folder = Path(source).expanduser()
     if not folder.exists() and is_repo(source) and not source.startswith((".", "~")) and not folder.parent.is_dir():
@@ -75,10 +75,10 @@ def root_of(source: str, revision: str | None = None, access: Access | None = No
     return Folder(locate(source))
 
 
-def small_files(root: Root, subfolder: str) -> Path:
+def fetch_small_files(root: Location, subfolder: str) -> Path:
     """The local folder of a component with all but its weights. For a repo, LoadError where there is no such folder."""
     names = root.names(subfolder)
-    if isinstance(root, Repo) and not names and not root.reached:
+    if isinstance(root, Repo) and not names and not root.online:
         raise LoadError(root.lacks(f"files of {subfolder or 'it'}"))
     if isinstance(root, Repo) and not names:
         there = ", ".join(sorted({str(PurePosixPath(path).parent) for path in root.files} - {"."})) or "none"

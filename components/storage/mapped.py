@@ -11,7 +11,7 @@ from torch import Tensor
 _DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
 
 
-def let_go_after(tensor: Tensor, mapping: object) -> "weakref.finalize[..., Any] | None":
+def release_pages_after(tensor: Tensor, mapping: object) -> "weakref.finalize[..., Any] | None":
     """When nobody has the storage of a mapped tensor any more, give its pages back: a tensor that was cast or moved
     then takes no memory twice. Pages it shares with its neighbours stay.
 

@@ -15,8 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...graph.errors import LoadError
-from ..quantization.gguf.reader import GGUFFile
-from .pages import let_go_after
+from .mapped import release_pages_after
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 Shape = tuple[int, ...]
@@ -56,7 +55,7 @@ class SafetensorFiles:
         with _told(file):
             tensor = cast("Tensor", reader.get_tensor(name))
         if name not in self._read:
-            self._read[name] = let_go_after(tensor, reader)
+            self._read[name] = release_pages_after(tensor, reader)
         elif (first := self._read[name]) is not None:
             first.detach()  # the same bytes for two: they stay as long as the file is mapped
         return tensor
@@ -111,24 +110,7 @@ class PickledTensors:
         return str(self.file)
 
 
-def tensors_of(files: Sequence[Path], *, allow_pickle: bool = False) -> Tensors:
-    """The tensors of weight files by the ends of their names. LoadError for pickles that nobody asked for.
-
-    What a GGUF file has packed is read as `Packed`, which is cut and joined like a tensor.
-    """
-    if all(file.name.endswith(".gguf") for file in files):
-        return Joined([GGUFFile(file) for file in files])
-    if not any(file.name.endswith(PICKLES) for file in files):
-        return SafetensorFiles(files)
-    if not allow_pickle:
-        raise LoadError(
-            f"{files[0]}: is a pickle, which can run code when it is read by others, and is not read unasked. Take a "
-            ".safetensors file, or say allow_pickle=True: torch then reads plain tensors and nothing else from it."
-        )
-    return Joined([PickledTensors(file) for file in files])
-
-
-class Joined:
+class JoinedTensors:
     """The tensors of several sources as one."""
 
     def __init__(self, parts: Sequence[Tensors]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ....graph.errors import LoadError
 from ...quantization.four_bit import PARTS, STATE, FourBit, FourBitState
-from ..tensors import Shape, Tensors
+from ...storage.tensors import Shape, Tensors
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _SCALES = (".scale_weight", ".weight_scale")
@@ -25,7 +25,7 @@ _UNREAD = {
 """How names end by which packings are known that are not read."""
 
 
-class Stored:
+class WholeTensors:
     """The tensors of a file, each whole: float8 weights with their scale applied, and no scales beside them.
 
     ComfyUI's scaled files have `x.scale_weight` (or `x.weight_scale`) beside `x.weight` in float8: the weight is the

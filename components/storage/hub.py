@@ -13,7 +13,7 @@ from typing import Any
 
 from ...graph.errors import LoadError
 from .files import write_text
-from .together import Stopped, together
+from .parallel import Stopped, run_parallel
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
@@ -56,7 +56,7 @@ class Access:
 
 
 @dataclass(frozen=True)
-class Stored:
+class RepoFile:
     """A file in a repo: bytes, and the SHA-256 that the Hub keeps of large ones."""
 
     size: int | None = None
@@ -70,9 +70,9 @@ class Repo:
     source: str
     revision: str
     """The commit. What is fetched later is of the same."""
-    files: Mapping[str, Stored]
+    files: Mapping[str, RepoFile]
     access: Access
-    reached: bool
+    online: bool
     """Whether the Hub answered. Where not, `files` are those of the cache."""
     branch: str | None = None
     """The branch or tag that was asked for."""
@@ -92,9 +92,9 @@ class Repo:
         from huggingface_hub import HfApi
 
         path = str(PurePosixPath(subfolder, name))
-        if not self.reached:
+        if not self.online:
             raise LoadError(self.lacks(path))
-        with telling(self.source, self.revision, self.access):
+        with hub_errors(self.source, self.revision, self.access):
             header = HfApi().parse_safetensors_file_metadata(
                 self.source, path, revision=self.revision, token=self.access.token
             )
@@ -132,11 +132,11 @@ class Repo:
         return self.access.force_download and path not in self._fresh
 
     def _fetch(self, paths: list[str]) -> None:
-        if not self.reached:
+        if not self.online:
             raise LoadError(self.lacks(", ".join(paths[:8])))
         self._needs(sum(self.files[path].size or 0 for path in paths))
-        with telling(self.source, self.revision, self.access):
-            together(self._download, paths)
+        with hub_errors(self.source, self.revision, self.access):
+            run_parallel(self._download, paths)
             if self.branch is not None and self.branch != self.revision:  # where readers of the cache find its commit
                 write_text(self._root().parents[1] / "refs" / self.branch, self.revision)
 
@@ -191,7 +191,7 @@ def open_repo(name: str, revision: str | None = None, access: Access | None = No
     with _LOCK:
         key = (name, revision, access)
         if fresh or key not in _opened:
-            with telling(name, revision, access):
+            with hub_errors(name, revision, access):
                 repo = _listed(name, revision, access) or _cached(name, revision, access)
             _opened[key] = repo
             _opened[name, repo.revision, access] = repo
@@ -216,8 +216,8 @@ def _listed(name: str, revision: str | None, access: Access) -> Repo | None:
         raise
     except (OSError, broken):
         return None
-    files = {file.rfilename: Stored(file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or ()}
-    return Repo(name, str(info.sha), files, access, reached=True, branch=revision or "main")
+    files = {file.rfilename: RepoFile(file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or ()}
+    return Repo(name, str(info.sha), files, access, online=True, branch=revision or "main")
 
 
 def _cached(name: str, revision: str | None, access: Access) -> Repo:
@@ -225,8 +225,8 @@ def _cached(name: str, revision: str | None, access: Access) -> Repo:
 
     folder = snapshot_download(name, revision=revision, cache_dir=access.cache_dir, local_files_only=True)
     root = Path(folder)
-    files = {p.relative_to(root).as_posix(): Stored(p.stat().st_size) for p in root.rglob("*") if p.is_file()}
-    return Repo(name, root.name, files, access, reached=False)
+    files = {p.relative_to(root).as_posix(): RepoFile(p.stat().st_size) for p in root.rglob("*") if p.is_file()}
+    return Repo(name, root.name, files, access, online=False)
 
 
 def _bar(stop: threading.Event) -> type[Any]:  # the client's bars are untyped
@@ -258,7 +258,7 @@ def _way_online(access: Access) -> str:
 
 
 @contextmanager
-def telling(repo: str, revision: str | None = None, access: Access | None = None) -> Generator[None]:
+def hub_errors(repo: str, revision: str | None = None, access: Access | None = None) -> Generator[None]:
     """Errors of the client as LoadErrors that say what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,

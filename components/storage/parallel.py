@@ -13,7 +13,7 @@ class Stopped(Exception):
     """What a piece of work raises that was told to stop."""
 
 
-def together(do: Callable[[T, threading.Event], object], items: Iterable[T], number: int = 4) -> None:
+def run_parallel(do: Callable[[T, threading.Event], object], items: Iterable[T], number: int = 4) -> None:
     """Do something with each item, `number` at a time. `do` gets an event and is to raise `Stopped` when it is set.
 
     It is set by the first error and by Ctrl-C, which are raised here without waiting for the others to end: a pool of

@@ -1,0 +1,28 @@
+"""Weight files of any format as named tensors."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ...graph.errors import LoadError
+from ..quantization.gguf.reader import GGUFFile
+from ..storage.tensors import PICKLES, JoinedTensors, PickledTensors, SafetensorFiles, Tensors
+
+
+def open_tensors(files: Sequence[Path], *, allow_pickle: bool = False) -> Tensors:
+    """Open weight files by the ends of their names.
+
+    Packed tensors of a GGUF file are read as `Packed`, which is split and joined like a tensor.
+
+    Raises:
+        LoadError: a damaged file, or a pickle without `allow_pickle`.
+    """
+    if all(file.name.endswith(".gguf") for file in files):
+        return JoinedTensors([GGUFFile(file) for file in files])
+    if not any(file.name.endswith(PICKLES) for file in files):
+        return SafetensorFiles(files)
+    if not allow_pickle:
+        raise LoadError(
+            f"{files[0]}: is a pickle, which can run code when it is read by others, and is not read unasked. Take a "
+            ".safetensors file, or say allow_pickle=True: torch then reads plain tensors and nothing else from it."
+        )
+    return JoinedTensors([PickledTensors(file) for file in files])
