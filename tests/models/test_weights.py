@@ -140,7 +140,7 @@ def test_a_folder_without_weights_says_what_was_looked_for(tmp_path: Path) -> No
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "diffusion_pytorch_model.bin").touch()
     with pytest.raises(
-        LoadError, match=r"only pickles \(diffusion_pytorch_model.bin\).*not read unasked.*allow_pickle=True"
+        LoadError, match=r"only pickles \(diffusion_pytorch_model.bin\).*not read by default.*allow_pickle=True"
     ):
         weight_files(tmp_path)
 
