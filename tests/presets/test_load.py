@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 import sfumato as sf
-from sfumato.presets import load as loading
 from sfumato.presets.family import Family
 
 Reconfigure = Callable[..., None]
@@ -74,4 +73,4 @@ def test_an_unknown_pipeline_says_what_is_near(a_folder: Path, reconfigure: Reco
     with pytest.raises(sf.LoadError, match="Did you mean 'StableDiffusionPipeline'"):
         sf.load(a_folder)
     assert sf.load(a_folder, graph=sf.load("sd")).bindings.keys() >= {"unet", "vae"}
-    assert loading.names()[0] == "emoji"
+    assert sf.presets()[0] == "emoji"
