@@ -1,6 +1,6 @@
 """What prompts become: one class for each family of denoisers."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, cast
 
@@ -67,7 +67,16 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
-class SDConditioning(Conditioning):
+class UNetConditioning(Conditioning):
+    """What a U-Net reads: tokens, and the inputs that its family has besides."""
+
+    def unet_inputs(self, dtype: torch.dtype) -> Mapping[str, Tensor] | None:
+        """The inputs besides tokens, under their published names (`added_cond_kwargs`); None for no such input."""
+        return None
+
+
+@dataclass(frozen=True)
+class SDConditioning(UNetConditioning):
     """Stable Diffusion 1.x and 2.x: tokens alone."""
 
 
@@ -79,13 +88,17 @@ class SDXLText(Conditioning):
 
 
 @dataclass(frozen=True)
-class SDXLConditioning(SDXLText):
+class SDXLConditioning(SDXLText, UNetConditioning):
     """What SDXL's U-Net reads (Podell et al. 2023, section 2.2). time_ids: (rows, 6 or 5).
 
     It is a text too, so that what one run encoded may be given to another, which adds its own sizes.
     """
 
     time_ids: Float[Tensor, "rows ids"]
+
+    def unet_inputs(self, dtype: torch.dtype) -> Mapping[str, Tensor]:
+        """The pooled prompt in the U-Net's dtype, and the sizes in float32, which float16 could not hold."""
+        return {"text_embeds": self.pooled.to(dtype), "time_ids": self.time_ids}
 
 
 @dataclass(frozen=True)

@@ -161,6 +161,10 @@ def _same(a: Any, b: Any) -> bool:
     return a is b or bool(tagged(a) == tagged(b))
 
 
+def _refuse_abstract(self: "Block", **_: Any) -> None:
+    raise TypeError(f"{type(self).__name__} is abstract. Make one of its subclasses.")
+
+
 # component() and knob() are no field specifiers for type checkers: as plain values they say that a field has a default.
 @dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False)
 class Block:
@@ -168,7 +172,7 @@ class Block:
 
     The subclass is made a frozen dataclass. `class MyBlock(Block, name="acme.MyBlock")` chooses the name that graph
     files use; without it that is the module's path and the class. `class Base(Block, abstract=True)` holds what several
-    blocks share: it needs no `__call__`, and no file can name it.
+    blocks share: it needs no `__call__`, it cannot be made itself, and no file can name it.
     """
 
     registered_name: ClassVar[str] = "Block"
@@ -177,7 +181,10 @@ class Block:
     def __init_subclass__(cls, name: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if abstract:
+            own = "__init__" in cls.__dict__
             dataclass(frozen=True, kw_only=True, eq=False)(cls)
+            if not own:
+                cls.__init__ = _refuse_abstract  # subclasses get one of their own
             return
         if cls.signature is not Block.signature:
             pass  # a block that holds graphs: its ports are theirs

@@ -4,7 +4,7 @@ from typing import Any
 
 from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.advance import AdvanceLatents
-from ..blocks.denoise.predict import PredictDistilled, PredictNoise
+from ..blocks.denoise.unet import PredictDistilled, PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.latents.start import (
     CountRows,

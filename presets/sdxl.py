@@ -5,7 +5,7 @@ from typing import Any
 
 from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.advance import AdvanceLatents
-from ..blocks.denoise.sdxl import PredictDistilled, PredictNoise
+from ..blocks.denoise.unet import PredictDistilled, PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.latents.denoising_range import BeginSchedule, ContinueOrNoise, DrawNoiseToBegin, EndSchedule
 from ..blocks.latents.start import CountRows, DrawNoise, DrawNoiseLike, MakeSchedule, ScaleNoise, SeedRandom

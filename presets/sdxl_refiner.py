@@ -1,7 +1,7 @@
 """SDXL's base and refiner as one graph: one schedule cut in two, latents handed over as they are."""
 
 from ..blocks.denoise.advance import AdvanceLatents
-from ..blocks.denoise.sdxl import PredictNoise
+from ..blocks.denoise.unet import PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.latents.denoising_range import SplitSchedule
 from ..blocks.text.micro_conditioning import AddSizes, UseAestheticScore

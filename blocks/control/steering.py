@@ -14,7 +14,7 @@ from ...graph import Running
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
 from ...registry import counted
-from ..denoise.passes import Here, groups
+from ..denoise.passes import OnDevice, groups
 from ..image.read import AnyPicture, PictureInput, ReadImage, ReadMask, each_picture
 
 PredictUNet = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=(SDConditioning, SDXLConditioning))]
@@ -64,7 +64,7 @@ def steered(
     added to all.
     """
 
-    here = None if device is None else Here(device)
+    here = None if device is None else OnDevice(device)
 
     def question(p: Pass) -> Question:
         return p.latents.shape, id(p.latents), 0 if told_positive else id(p.conditioning), p.step.index
@@ -78,7 +78,7 @@ def steered(
         said: dict[Question, Residuals] = {}
         for group in groups(different):
             running.check()
-            together = [here.brought(different[i]) if here else different[i] for i in group]
+            together = [here.moved(different[i]) if here else different[i] for i in group]
             answers = _split(control(together), [len(p.latents) for p in together])
             said.update(zip((keys[i] for i in group), answers, strict=True))
         return predict([_with(p, said) for p in passes])

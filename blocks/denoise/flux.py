@@ -15,7 +15,7 @@ from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, asking
+from .passes import Batching, make_predict
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=FluxConditioning)]
 Sizes = tuple[tuple[int, int], ...]
@@ -75,7 +75,7 @@ class PredictFlow(Block):
             )
             return unpacked(said[:, : tokens.shape[1]], *sizes[0])
 
-        return Predictor(asking(self.transformer, forward, self.batching, running))
+        return Predictor(make_predict(self.transformer, forward, self.batching, running))
 
 
 def packed(latents: Tensor) -> Tensor:

@@ -15,24 +15,26 @@ from ...components.types import Pass, Predict, RowSlice
 from ...graph import Running
 
 M = TypeVar("M", bound=nn.Module)
+Forward = Callable[[M, Sequence[Pass]], Tensor]
+"""The prediction of a model for passes that go together: (rows of all passes, channels, height, width)."""
 
-_WORDS = 16  # prompts that are kept on the model's device, if they come from another
+_CONDITIONINGS = 16  # kept on the model's device, where they are passed on another
 
 Batching = Literal["together", "apart"]
-"""`"together"` runs passes of equal shapes and taps in one forward; `"apart"` each by itself: slower on most machines,
-with a lower peak of memory."""
+"""`"together"` runs passes of equal shapes and taps in one forward; `"apart"` runs each by itself, which is slower on
+most machines and has a lower peak of memory."""
 
 
-def asking(model: M, forward: Callable[[M, Sequence[Pass]], Tensor], batching: Batching, running: Running) -> Predict:
+def make_predict(model: M, forward: Forward[M], batching: Batching, running: Running) -> Predict:
     """The denoiser as a function of passes.
 
-    `forward(model, passes)` answers passes that go together: (rows of all passes, channels, height, width). Passes with
-    taps go through a view of the model. Passes may lie on another device than the model; answers lie where they do.
+    Passes with taps go through a view of the model. Passes may be on another device than the model: the predictions
+    are on the device of the passes, in float32.
     """
-    here = Here(torch.device(device_of(model)))
-    views: dict[tuple[Taps, Size], M] = {}  # as long as this function, and its alone
+    on_device = OnDevice(torch.device(device_of(model)))
+    views: dict[tuple[Taps, Size], M] = {}  # as long-lived as the function
 
-    def seen(taps: Taps, size: Size) -> M:
+    def view(taps: Taps, size: Size) -> M:
         if not taps:
             return model
         if (taps, size) not in views:
@@ -40,68 +42,73 @@ def asking(model: M, forward: Callable[[M, Sequence[Pass]], Tensor], batching: B
         return views[taps, size]
 
     def predict(passes: Sequence[Pass]) -> Sequence[Tensor]:
-        answers: dict[int, Tensor] = {}
+        predictions: dict[int, Tensor] = {}
         for group in groups(passes, batching):
             running.check()
-            asked = [here.brought(passes[i]) for i in group]
-            height, width = asked[0].latents.shape[2:]
-            said = forward(seen(asked[0].taps, (height, width)), asked).float().to(passes[group[0]].latents.device)
-            answers.update(zip(group, said.split([len(p.latents) for p in asked]), strict=True))
-        return [answers[i] for i in range(len(passes))]
+            together = [on_device.moved(passes[i]) for i in group]
+            height, width = together[0].latents.shape[2:]
+            rows = (
+                forward(view(together[0].taps, (height, width)), together).float().to(passes[group[0]].latents.device)
+            )
+            predictions.update(zip(group, rows.split([len(p.latents) for p in together]), strict=True))
+        return [predictions[i] for i in range(len(passes))]
 
     return predict
 
 
-class Here:
-    """Passes on the device of a model. What the turns share is brought there once."""
+class OnDevice:
+    """Moves passes to the device of a model. What the steps share, schedule and conditioning, is moved once."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._words: dict[int, tuple[Conditioning, Conditioning]] = {}  # by id, with what it is the id of
+        self._conditionings: dict[int, tuple[Conditioning, Conditioning]] = {}  # by the id of the first, kept alive
         self._schedule: tuple[Schedule, Schedule] | None = None
 
-    def brought(self, asked: Pass) -> Pass:
-        if {self._device} == _places(asked):
-            return asked
+    def moved(self, p: Pass) -> Pass:
+        """The pass on the device; the same object where it is there already."""
+        if {self._device} == _devices(p):
+            return p
         return replace(
-            asked,
-            latents=asked.latents.to(self._device),
-            step=Step(self._there(asked.step.schedule), asked.step.index),
-            conditioning=self._read(asked.conditioning),
-            channels=tuple(t.to(self._device) for t in asked.channels),
-            references=tuple(t.to(self._device) for t in asked.references),
-            residuals=tuple({k: tuple(t.to(self._device) for t in ts) for k, ts in r.items()} for r in asked.residuals),
+            p,
+            latents=p.latents.to(self._device),
+            step=Step(self._moved_schedule(p.step.schedule), p.step.index),
+            conditioning=self._moved_conditioning(p.conditioning),
+            channels=tuple(t.to(self._device) for t in p.channels),
+            references=tuple(t.to(self._device) for t in p.references),
+            residuals=tuple({k: tuple(t.to(self._device) for t in ts) for k, ts in r.items()} for r in p.residuals),
         )
 
-    def _there(self, schedule: Schedule) -> Schedule:
+    def _moved_schedule(self, schedule: Schedule) -> Schedule:
         if self._schedule is None or self._schedule[0] is not schedule:
             self._schedule = schedule, schedule.to(self._device)
         return self._schedule[1]
 
-    def _read(self, words: Conditioning) -> Conditioning:
-        if id(words) not in self._words:
-            if len(self._words) >= _WORDS:  # made anew in every turn
-                self._words.clear()
-            self._words[id(words)] = words, words.to(self._device)
-        return self._words[id(words)][1]
+    def _moved_conditioning(self, conditioning: Conditioning) -> Conditioning:
+        if id(conditioning) not in self._conditionings:
+            if len(self._conditionings) >= _CONDITIONINGS:  # a block makes new ones in every step
+                self._conditionings.clear()
+            self._conditionings[id(conditioning)] = conditioning, conditioning.to(self._device)
+        return self._conditionings[id(conditioning)][1]
 
 
-def _places(asked: Pass) -> set[torch.device]:
-    found = {asked.latents.device, asked.conditioning.tokens.device}
-    for residuals in asked.residuals:
-        whole = residuals.whole if isinstance(residuals, RowSlice) else residuals  # so that nothing is cut out for this
+def _devices(p: Pass) -> set[torch.device]:
+    found = {p.latents.device, p.conditioning.tokens.device}
+    for residuals in p.residuals:
+        whole = (
+            residuals.whole if isinstance(residuals, RowSlice) else residuals
+        )  # so that no rows are cut out for this
         found.update(t.device for layers in whole.values() for t in layers[:1])
     return found
 
 
 def groups(passes: Sequence[Pass], batching: Batching = "together") -> list[list[int]]:
-    """Which passes go through a model together, by their places."""
+    """The indices of passes that go through a model together: equal shapes, step, taps and kinds of residuals."""
     if batching == "apart":
         return [[i] for i in range(len(passes))]
     found: dict[Hashable, list[int]] = {}
     for i, p in enumerate(passes):
-        joined = tuple(t.shape[1:] for t in p.channels), tuple(t.shape[1:] for t in p.references)
+        added = tuple(t.shape[1:] for t in p.channels), tuple(t.shape[1:] for t in p.references)
         places = frozenset(place for residuals in p.residuals for place in residuals)
-        key = p.latents.shape[1:], p.conditioning.row_shape, joined, places, p.step.index, p.taps
+        key = p.latents.shape[1:], p.conditioning.row_shape, added, places, p.step.index, p.taps
         found.setdefault(key, []).append(i)
     return list(found.values())

@@ -13,7 +13,7 @@ from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, asking
+from .passes import Batching, make_predict
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=PixArtConditioning)]
 
@@ -60,4 +60,4 @@ class PredictNoise(Block):
             )
             return said[:, : passes[0].latents.shape[1]]
 
-        return Predictor(asking(self.transformer, forward, self.batching, running))
+        return Predictor(make_predict(self.transformer, forward, self.batching, running))

@@ -14,7 +14,7 @@ from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, asking
+from .passes import Batching, make_predict
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=SD3Conditioning)]
 
@@ -33,7 +33,7 @@ class PredictFlow(Block):
     batching: Batching = "together"
 
     def __call__(self, running: Running = ALONE) -> Predictor:
-        return Predictor(asking(self.transformer, _forward, self.batching, running))
+        return Predictor(make_predict(self.transformer, _forward, self.batching, running))
 
 
 def _forward(model: SD3Transformer2DModel, passes: Sequence[Pass]) -> Tensor:

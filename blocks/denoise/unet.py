@@ -1,51 +1,105 @@
-"""What passes through a U-Net share, whichever family reads what."""
+"""The U-Nets of Stable Diffusion 1, 2 and XL as a function of passes."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...components.conditioning import SDConditioning, SDXLConditioning
 from ...components.models.embeddings import Sinusoid
 from ...components.models.unet_2d_condition import UNet2DConditionModel
-from ...components.types import Pass, RepeatLayers, sum_residuals
+from ...components.types import Number, Pass, PredictFunction, RepeatLayers, sum_residuals
+from ...graph import Block, Running, component, knob
+from ...graph.ports import ALONE
+from ...graph.space import ANY_SPACE
+from ...graph.typing import Port
+from .passes import Batching, make_predict
+
+Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=(SDConditioning, SDXLConditioning))]
+"""A U-Net as a function."""
 
 _PLACES: Mapping[str, RepeatLayers | None] = {"down": None, "mid": None, "levels": None}
 
 
-def ask_unet(
-    unet: UNet2DConditionModel,
-    passes: Sequence[Pass],
-    tokens: Tensor,
-    added: Mapping[str, Tensor] | None = None,
-    guidance: Tensor | None = None,
-) -> Tensor:
-    """One forward for the rows of all passes; tokens and what is added have those rows, `guidance` one or those.
+class Predictor(NamedTuple):
+    """The denoiser as a function."""
+
+    predict: Predict
+
+
+class PredictNoise(Block):
+    """Make the U-Net a function of passes, for guiders and for blocks that change passes.
+
+    The U-Net's config says which conditioning it reads: tokens alone (`SDConditioning`), or the pooled prompt and the
+    sizes too (`SDXLConditioning`). batching: see `Batching`.
 
     Raises:
-        ValueError: latents with more or fewer channels than the U-Net takes.
+        TypeError: conditioning of another family, when the function is called.
+        ValueError: latents with more or fewer channels than the U-Net reads, when the function is called.
     """
+
+    unet: UNet2DConditionModel = component()
+    batching: Batching = "together"
+
+    def __call__(self, running: Running = ALONE) -> Predictor:
+        return Predictor(make_predict(self.unet, forward, self.batching, running))
+
+
+class PredictDistilled(Block):
+    """`PredictNoise` for a U-Net that was distilled to read the guidance scale, such as an LCM.
+
+    One pass does the work of two (Luo et al. 2023, section 4.2), so it needs no guider. guidance_scale: the scale that
+    the U-Net reads.
+
+    Raises:
+        ValueError: a U-Net that reads no guidance scale.
+    """
+
+    unet: UNet2DConditionModel = component()
+    batching: Batching = "together"
+    guidance_scale: Number = knob(8.5)
+
+    def __call__(self, running: Running = ALONE) -> Predictor:
+        guided = partial(forward, guidance=embedded_guidance(self.unet, self.guidance_scale))
+        return Predictor(make_predict(self.unet, guided, self.batching, running))
+
+
+def forward(unet: UNet2DConditionModel, passes: Sequence[Pass], guidance: Tensor | None = None) -> Tensor:
+    """One forward for the rows of all passes. guidance: the embedded guidance scale, for one row or for all.
+
+    Raises:
+        TypeError: conditioning of another family than the U-Net reads.
+        ValueError: latents with more or fewer channels than the U-Net reads.
+    """
+    reads = SDConditioning if unet.config.addition_embed_type is None else SDXLConditioning
+    conditioning = reads.cat([p.conditioning for p in passes])
     step = passes[0].step
     sample = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
-    if sample.shape[1] != unet.config.in_channels:
-        raise ValueError(_channels(sample.shape[1], unet.config.in_channels))
-    inside = sum_residuals(passes, _PLACES)
+    if (channels := sample.shape[1]) != (needed := unet.config.in_channels):
+        hint = ' It was trained to inpaint: use the task "inpaint".' if needed == 2 * channels + 1 else ""
+        raise ValueError(
+            f"The U-Net needs {needed} channels, got {channels}: the latents, and the channels that blocks add.{hint}"
+        )
+    added = sum_residuals(passes, _PLACES)
     return unet(
         sample.to(unet.dtype),
         step.t,
-        tokens.to(unet.dtype),
+        conditioning.tokens.to(unet.dtype),
         timestep_cond=guidance,
-        added_cond_kwargs=added,
-        down_block_additional_residuals=inside.get("down"),
-        mid_block_additional_residual=inside["mid"][0] if "mid" in inside else None,
-        down_intrablock_additional_residuals=inside.get("levels"),
+        added_cond_kwargs=conditioning.unet_inputs(unet.dtype),
+        down_block_additional_residuals=added.get("down"),
+        mid_block_additional_residual=added["mid"][0] if "mid" in added else None,
+        down_intrablock_additional_residuals=added.get("levels"),
     )
 
 
 def embedded_guidance(unet: UNet2DConditionModel, scale: float) -> Tensor:
-    """A guidance scale as the waves `1 c` that a distilled U-Net reads: `timestep_cond` (Meng et al. 2023, section 3).
+    """A guidance scale as sinusoids (1, channels): the `timestep_cond` of a distilled U-Net (Meng et al. 2023, sec. 3).
 
     Raises:
-        ValueError: a U-Net that reads none.
+        ValueError: a U-Net that reads no guidance scale.
     """
     channels = unet.config.time_cond_proj_dim
     if channels is None:
@@ -55,8 +109,3 @@ def embedded_guidance(unet: UNet2DConditionModel, scale: float) -> Tensor:
         )
     waves = Sinusoid(channels, flip=False, shift=1)
     return waves(torch.tensor([1000.0 * (scale - 1)], device=unet.device)).to(unet.dtype)
-
-
-def _channels(came: int, wanted: int) -> str:
-    hint = ' It was trained to inpaint: use the task "inpaint".' if wanted == 2 * came + 1 else ""
-    return f"The U-Net takes {wanted} channels, but the latents (with what is joined to them) have {came}.{hint}"

@@ -1,4 +1,4 @@
-"""Guiders: blocks that ask the denoiser several passes and make one prediction of the answers."""
+"""Guiders: blocks that choose the passes of a step and combine the predictions."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .files import from_pretrained as from_pretrained
     from .files import save_pretrained as save_pretrained
     from .frequency import FrequencyDecoupledGuidance as FrequencyDecoupledGuidance
+    from .guider import Guider as Guider
+    from .guider import NegativePromptGuider as NegativePromptGuider
     from .layers import LayerSkipConfig as LayerSkipConfig
     from .layers import SmoothedEnergyGuidanceConfig as SmoothedEnergyGuidanceConfig
     from .magnitude import MagnitudeAwareGuidance as MagnitudeAwareGuidance
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from .zero_star import ClassifierFreeZeroStarGuidance as ClassifierFreeZeroStarGuidance
 
 _MORE = {
+    "Guider": ".guider",
+    "NegativePromptGuider": ".guider",
     "LayerSkipConfig": ".layers",
     "SmoothedEnergyGuidanceConfig": ".layers",
     "from_config": ".files",
@@ -34,11 +38,11 @@ _MORE = {
 }
 
 
-def __getattr__(name: str) -> Any:  # whichever guider the table has
+def __getattr__(name: str) -> Any:  # a guider's class
     if name in _MORE:
         return getattr(import_module(_MORE[name], __name__), name)
     if name.startswith("_") or name not in guiders:
-        raise AttributeError(f"There is no guider {name!r}; there are: {', '.join(guiders)}.")
+        raise AttributeError(f"There is no guider {name!r}. There are: {', '.join(guiders)}.")
     return guiders[name]
 
 

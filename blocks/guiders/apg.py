@@ -6,50 +6,35 @@ import torch
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Number, Predict, Prediction, ZeroToOne
-from ...graph import Block, Memory, knob
-from .files import Published
-from .none import NoGuidance
-from .terms import (
-    Scale,
-    ask_both,
-    ask_one,
-    is_neutral,
-    is_off,
-    is_on,
-    leaned,
-    parallel_part,
-    per_row,
-    place_of,
-    rescaled,
-)
+from ...components.types import Conditioning, Latents, Number, Predict, Prediction
+from ...graph import Memory, knob
+from .formulas import Scale, is_neutral, parallel_part, per_row
+from .guider import Guider
+from .intervals import whole_step_of
+from .predictions import predict_both, predict_positive
 
 Average = tuple[Tensor, ...]
-"""The running average of what guidance adds; empty before there is one."""
+"""The running average of positive - negative; empty before the first step."""
 
 
-class GuidedOn(NamedTuple):
+class GuidedWithAverage(NamedTuple):
+    """The guided prediction, and what the guider remembers."""
+
     prediction: Prediction
     average: Memory[Average]
 
 
-class AdaptiveProjectedGuidance(Published, Block):
-    """Guide by what is new: the part of the guidance that lies along the positive prediction counts `eta`.
+class ProjectedGuider(Guider, abstract=True):
+    """A guider that averages the guidance over the steps, limits its length, and projects it.
 
-    Before, guidance is averaged over the turns with a `momentum` (negative ones push on), and kept no longer than
-    `rescale`, both over all dimensions but the rows or over `norm_dim`.
+    adaptive_projected_guidance_momentum: the weight of past steps in the average; a negative one speeds up, None is no
+    average. adaptive_projected_guidance_rescale: the largest length of a row's guidance; 0 is no limit. eta: the weight
+    of the part along the positive prediction, which oversaturates; 1 keeps it, 0 drops it.
     """
 
-    guidance_scale: Scale = knob(7.5)
     adaptive_projected_guidance_momentum: float | None = None
     adaptive_projected_guidance_rescale: float = 15.0
-    adaptive_projected_guidance_norm_dim: int | tuple[int, ...] | None = None
     eta: Number = knob(1.0)
-    guidance_rescale: ZeroToOne = knob(0.0)
-    use_original_formulation: bool = False
-    start: ZeroToOne = 0.0
-    stop: ZeroToOne = 1.0
-    enabled: bool = True
 
     def __call__(
         self,
@@ -59,67 +44,60 @@ class AdaptiveProjectedGuidance(Published, Block):
         positive: Conditioning,
         negative: Conditioning,
         average: Memory[Average] = (),
-    ) -> GuidedOn:
-        if not is_on(self, step):
-            return GuidedOn(ask_one(predict, latents, step, positive).prediction, average)
-        towards, away = ask_both(predict, latents, step, positive, negative)
-        shift, average = averaged(towards - away, average, self.adaptive_projected_guidance_momentum)
+    ) -> GuidedWithAverage:
+        if not self.is_on(step):
+            return GuidedWithAverage(predict_positive(predict, latents, step, positive).prediction, average)
+        pos, neg = predict_both(predict, latents, step, positive, negative)
+        shift, average = averaged(pos - neg, average, self.adaptive_projected_guidance_momentum)
+        return GuidedWithAverage(self.rescaled(self.combine(pos, neg, shift, step), pos).prediction, average)
+
+    def combine(self, pos: Tensor, neg: Tensor, shift: Tensor, step: Step) -> Tensor:
+        """One prediction of the positive and the negative one; `shift` is their difference with its average."""
+        raise NotImplementedError
+
+    def projected(self, pos: Tensor, neg: Tensor, shift: Tensor, scale: Scale, dims: tuple[int, ...] | None) -> Tensor:
+        """Guidance by the shift, limited and projected (equations 6 to 9)."""
+        shift = projected(shift, pos, self.adaptive_projected_guidance_rescale, self.eta, dims)
+        return (pos if self.use_original_formulation else neg) + per_row(scale, pos) * shift
+
+
+class AdaptiveProjectedGuidance(ProjectedGuider):
+    """Split positive - negative into a part along the positive prediction, which counts `eta`, and the part across.
+
+    adaptive_projected_guidance_norm_dim: the dimensions over which lengths and projections are taken; None is all but
+    the rows.
+    """
+
+    adaptive_projected_guidance_norm_dim: int | tuple[int, ...] | None = None
+
+    def combine(self, pos: Tensor, neg: Tensor, shift: Tensor, step: Step) -> Tensor:
         dims = self.adaptive_projected_guidance_norm_dim
-        dims = (dims,) if isinstance(dims, int) else dims
-        shift = projected(shift, towards, self.adaptive_projected_guidance_rescale, self.eta, dims)
-        base = towards if self.use_original_formulation else away
-        guided = base + per_row(self.guidance_scale, towards) * shift
-        return GuidedOn(rescaled(guided, towards, self.guidance_rescale), average)
-
-    def simplified(self) -> NoGuidance | None:
-        return NoGuidance() if is_off(self) else None
+        return self.projected(pos, neg, shift, self.guidance_scale, (dims,) if isinstance(dims, int) else dims)
 
 
-class AdaptiveProjectedMixGuidance(Published, Block):
-    """Classifier-free guidance up to the step `start_step`, and adaptive projected guidance after it.
+class AdaptiveProjectedMixGuidance(ProjectedGuider):
+    """Classifier-free guidance in the first steps, adaptive projected guidance with a scale of its own after them.
 
-    The average is kept from the first step on.
+    adaptive_projected_guidance_start_step: the last whole step, from 0, with classifier-free guidance.
+    adaptive_projected_guidance_scale: the scale after it. The average is kept from the first step on.
     """
 
     guidance_scale: Scale = knob(3.5)
-    guidance_rescale: ZeroToOne = knob(0.0)
     adaptive_projected_guidance_scale: Scale = knob(10.0)
     adaptive_projected_guidance_momentum: float | None = -0.5
     adaptive_projected_guidance_rescale: float = 10.0
     eta: Number = knob(0.0)
-    use_original_formulation: bool = False
-    start: ZeroToOne = 0.0
-    stop: ZeroToOne = 1.0
     adaptive_projected_guidance_start_step: int = 5
-    enabled: bool = True
 
-    def __call__(
-        self,
-        predict: Predict,
-        latents: Latents,
-        step: Step,
-        positive: Conditioning,
-        negative: Conditioning,
-        average: Memory[Average] = (),
-    ) -> GuidedOn:
-        if not is_on(self, step):
-            return GuidedOn(ask_one(predict, latents, step, positive).prediction, average)
-        towards, away = ask_both(predict, latents, step, positive, negative)
-        shift, average = averaged(towards - away, average, self.adaptive_projected_guidance_momentum)
-        scale, original = self.adaptive_projected_guidance_scale, self.use_original_formulation
-        if place_of(step)[0] <= self.adaptive_projected_guidance_start_step or is_neutral(scale, original):
-            guided = leaned(towards, away, self.guidance_scale, original)
-        else:
-            shift = projected(shift, towards, self.adaptive_projected_guidance_rescale, self.eta)
-            guided = (towards if original else away) + per_row(scale, towards) * shift
-        return GuidedOn(rescaled(guided, towards, self.guidance_rescale), average)
-
-    def simplified(self) -> NoGuidance | None:
-        return NoGuidance() if is_off(self) else None
+    def combine(self, pos: Tensor, neg: Tensor, shift: Tensor, step: Step) -> Tensor:
+        scale, early = self.adaptive_projected_guidance_scale, self.adaptive_projected_guidance_start_step
+        if whole_step_of(step)[0] <= early or is_neutral(scale, self.use_original_formulation):
+            return self.guided(pos, neg)
+        return self.projected(pos, neg, shift, scale, None)
 
 
 def averaged(shift: Tensor, average: Average, momentum: float | None) -> tuple[Tensor, Average]:
-    """What guidance adds with its past, and what to remember of it."""
+    """The shift with its running average added (equation 8), and the new average."""
     if momentum is None:
         return shift, average
     for past in average:
@@ -128,12 +106,12 @@ def averaged(shift: Tensor, average: Average, momentum: float | None) -> tuple[T
 
 
 def projected(
-    shift: Tensor, towards: Tensor, longest: float, eta: float, dims: tuple[int, ...] | None = None
+    shift: Tensor, positive: Tensor, longest: float, eta: float, dims: tuple[int, ...] | None = None
 ) -> Tensor:
-    """The shift, no longer than `longest` (0: any length), with `eta` of its part along `towards`."""
+    """The shift, no longer than `longest` (0: any length), with `eta` of its part along `positive`."""
     if longest > 0:
         over = list(range(1, shift.ndim)) if dims is None else list(dims)
         length = (shift * shift).sum(over, keepdim=True).sqrt()
         shift = shift * torch.clamp(longest / length, max=1.0)
-    along = parallel_part(shift, towards, dims)
+    along = parallel_part(shift, positive, dims)
     return shift - along + eta * along

@@ -1,44 +1,37 @@
-"""AutoGuidance: guiding a model with a bad version of itself (Karras et al. 2024)."""
+"""AutoGuidance: guiding a model with a weaker version of itself (Karras et al. 2024)."""
 
 from ...components.models.taps import Taps
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Pass, Predict, ZeroToOne
-from ...graph import Block, knob
-from .files import Published
-from .layers import Layers, LayersConfig, LayerSkipConfig, ask, settle, skipping
-from .terms import Guided, Scale, ask_one, is_on, leaned, rescaled
+from .guider import Guider
+from .layers import Layers, LayersConfig, LayerSkipConfig, normalize_layers, require_layers, skip_taps
+from .predictions import Guided, predict_positive
 
 
-class AutoGuidance(Published, Block):
-    """Lean away from what a weaker model says of the same prompt: weak + scale * (positive - weak).
+class AutoGuidance(Guider):
+    """Move away from what a weaker model predicts for the same prompt: weak + scale (positive - weak).
 
-    The weaker model is this one with `dropout` on some layers; none given are its usual ones (the middle of a U-Net),
-    and without `dropout` they are skipped. There is no negative prompt in it, and none is encoded.
+    The weaker model is this one with some layers changed: with `dropout`, the fraction of their output that is lost,
+    or skipped where that is None. auto_guidance_layers: which layers; None is the model's usual ones, the middle of a
+    U-Net. auto_guidance_config: the same in its published form, in place of both. There is no negative prompt.
     """
 
-    guidance_scale: Scale = knob(7.5)
     auto_guidance_layers: Layers = None
     auto_guidance_config: LayersConfig = None
     dropout: ZeroToOne | None = None
-    guidance_rescale: ZeroToOne = knob(0.0)
-    use_original_formulation: bool = False
-    start: ZeroToOne = 0.0
-    stop: ZeroToOne = 1.0
-    enabled: bool = True
 
     def __post_init__(self) -> None:
-        settle(self, "auto_guidance_layers", "auto_guidance_config", LayerSkipConfig)
-        ask(self, self._taps.taps)
+        normalize_layers(self, "auto_guidance_layers", "auto_guidance_config", LayerSkipConfig)
+        require_layers(self, self._taps.taps)
 
     @property
     def _taps(self) -> Taps:
         usual = LayerSkipConfig((), dropout=1.0 if self.dropout is None else self.dropout)
-        return skipping(self.auto_guidance_layers, self.auto_guidance_config, usual)
+        return skip_taps(self.auto_guidance_layers, self.auto_guidance_config, usual)
 
     def __call__(self, predict: Predict, latents: Latents, step: Step, positive: Conditioning) -> Guided:
-        if not is_on(self, step):
-            return ask_one(predict, latents, step, positive)
-        asked = Pass(latents, step, positive, "perturbed", taps=self._taps), Pass(latents, step, positive)
-        weak, towards = predict(asked)
-        guided = leaned(towards, weak, self.guidance_scale, self.use_original_formulation)
-        return Guided(rescaled(guided, towards, self.guidance_rescale))
+        if not self.is_on(step):
+            return predict_positive(predict, latents, step, positive)
+        passes = Pass(latents, step, positive, "perturbed", taps=self._taps), Pass(latents, step, positive)
+        weak, pos = predict(passes)
+        return self.rescaled(self.guided(pos, weak), pos)

@@ -1,4 +1,4 @@
-"""`guider_config.json`: guiders read and written as published."""
+"""`guider_config.json`: read and write guiders as published."""
 
 import json
 from collections.abc import Mapping
@@ -14,23 +14,23 @@ NAME = "guider_config.json"
 
 
 class Published:
-    """What every guider of the table can do beside guiding; no block, so that guiders stay plain blocks."""
+    """Reading and writing for published guiders. A mixin without fields, so that guiders stay plain blocks."""
 
     def to_config(self) -> dict[str, Any]:
-        """The config as `guider_config.json` holds it: JSON values, sorted keys, `_class_name` first."""
+        """The config as in `guider_config.json`: JSON values, sorted keys, `_class_name` first."""
         return to_config(cast("Block", self))
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `guider_config.json` into a folder, whole or not at all."""
+        """Write `guider_config.json` into a folder. A write that fails leaves the folder as it was."""
         save_pretrained(cast("Block", self), folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, subfolder: str | None = None) -> Self:
-        """Read `guider_config.json` of a folder. LoadError if it is not there or holds another guider."""
+        """Read `guider_config.json` of a folder. Raise LoadError where it is missing or holds another guider."""
         found = from_pretrained(folder, subfolder=subfolder)
         if not isinstance(found, cls):
-            name = type(found).__name__
-            raise LoadError(f"{Path(folder, subfolder or '') / NAME} holds a {name}. Read it with guiders.{name}.")
+            name, path = type(found).__name__, Path(folder, subfolder or "") / NAME
+            raise LoadError(f"{path} holds a {name}, not a {cls.__name__}. Read it with guiders.{name}.")
         return found
 
 
@@ -40,15 +40,15 @@ def to_config(guider: Block) -> dict[str, Any]:
 
 
 def from_config(config: Mapping[str, Any]) -> Block:
-    """The guider that a config names. UnknownName if there is none, ConfigError if its keys do not fit."""
+    """Make the guider that a config names. Raise UnknownName for an unknown name, ConfigError for an unfit key."""
     name = config.get("_class_name")
     if not isinstance(name, str):
-        raise ConfigError(f"The config of a guider needs its '_class_name', but {name!r} came.")
+        raise ConfigError(f"The config of a guider needs '_class_name', got {name!r}. Pass the name of a guider.")
     return cast("type[Block]", guiders[name]).from_config(config)
 
 
 def save_pretrained(guider: Block, folder: str | Path) -> None:
-    """Write `guider_config.json` into a folder, whole or not at all."""
+    """Write `guider_config.json` into a folder. A write that fails leaves the folder as it was."""
     place = Path(folder)
     text = json.dumps(to_config(guider), indent=2) + "\n"
     place.mkdir(parents=True, exist_ok=True)
@@ -56,16 +56,16 @@ def save_pretrained(guider: Block, folder: str | Path) -> None:
 
 
 def from_pretrained(folder: str | Path, *, subfolder: str | None = None) -> Block:
-    """The guider that `guider_config.json` in a folder holds. LoadError if there is none that can be read."""
+    """Read the guider of `guider_config.json` in a folder. Raise LoadError where it is missing or damaged."""
     path = Path(folder, subfolder or "") / NAME
     try:
         config: object = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LoadError(f"{path.parent} has no {NAME}. Give the guider's own folder, or its subfolder=.") from None
+        raise LoadError(f"{path.parent} has no {NAME}. Pass the folder of the guider, or its subfolder=.") from None
     except (OSError, ValueError) as error:
         raise LoadError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise LoadError(f"{path} holds no JSON object.")
+        raise LoadError(f"{path} needs a JSON object, got {type(config).__name__}.")
     return from_config(cast("dict[str, Any]", config))
 
 

@@ -10,18 +10,24 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict, ZeroToOne
 from ...graph import Block, ConfigError, knob
 from .files import Published
+from .formulas import extrapolated, is_neutral, parallel_part, rescaled
+from .intervals import within
 from .none import NoGuidance
-from .terms import Guided, ask_both, ask_one, is_neutral, leaned, parallel_part, rescaled, within
+from .predictions import Guided, predict_both, predict_positive
 
 Levels = ZeroToOne | tuple[ZeroToOne, ...]
 
 
 class FrequencyDecoupledGuidance(Published, Block):
-    """Classifier-free guidance with a scale for each octave of detail, finest first (algorithm 2).
+    """Classifier-free guidance with a scale for each octave of detail (algorithm 2 of the paper).
 
-    `parallel_weights` is what counts of each octave's part along the positive prediction. Everything but
-    `guidance_scales` is one number or one for each octave. `guidance_rescale_space` "freq" rescales each octave,
-    "data" the whole, with the first number.
+    guidance_scales: one for each octave, finest first; their number is the number of octaves. The other numbers are one
+    for all octaves or one for each: parallel_weights, the weight of the part of the guidance along the positive
+    prediction (None is 1); guidance_rescale, start, stop as in `Guider`. guidance_rescale_space: "freq" rescales each
+    octave, "data" rescales the result, with the first number. upcast_to_double: project in double precision.
+
+    Raises:
+        ConfigError: no scale, or another number of values than of scales.
     """
 
     guidance_scales: tuple[float, ...] = knob((10.0, 5.0))
@@ -42,35 +48,38 @@ class FrequencyDecoupledGuidance(Published, Block):
             if isinstance(value, tuple | list):
                 self.__dict__[name] = tuple(value)
                 if len(value) != levels:
-                    raise ConfigError(f"{name} has {len(value)} numbers, but guidance_scales {levels}: one an octave.")
+                    raise ConfigError(
+                        f"{name} has {len(value)} numbers for the {levels} octaves of guidance_scales. "
+                        "Pass one, or one for each."
+                    )
         if not levels:
-            raise ConfigError("guidance_scales is empty. Give one scale for each octave, finest first: (10.0, 5.0).")
+            raise ConfigError("guidance_scales is empty. Pass one scale for each octave, finest first: (10.0, 5.0).")
 
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
     ) -> Guided:
         levels = len(self.guidance_scales)
-        on = [part is not None and within(step, *part) for part in self._parts]
+        on = [interval is not None and within(step, *interval) for interval in self._intervals]
         if not any(on):
-            return ask_one(predict, latents, step, positive)
-        towards, away = ask_both(predict, latents, step, positive, negative)
-        octaves = list(laplacian_pyramid(towards, levels))
+            return predict_positive(predict, latents, step, positive)
+        pos, neg = predict_both(predict, latents, step, positive, negative)
+        octaves = list(laplacian_pyramid(pos, levels))
         weights = _each(1.0 if self.parallel_weights is None else self.parallel_weights, levels)
         amounts = _each(self.guidance_rescale, levels)
-        for k, (c, u) in enumerate(zip(octaves, laplacian_pyramid(away, levels), strict=True)):
+        for k, (c, u) in enumerate(zip(octaves, laplacian_pyramid(neg, levels), strict=True)):
             if on[k]:
                 octaves[k] = self._guided(c, u, self.guidance_scales[k], weights[k])
                 if self.guidance_rescale_space == "freq":
                     octaves[k] = rescaled(octaves[k], c, amounts[k])
         guided = from_pyramid(octaves)
-        return Guided(rescaled(guided, towards, amounts[0] if self.guidance_rescale_space == "data" else 0.0))
+        return Guided(rescaled(guided, pos, amounts[0] if self.guidance_rescale_space == "data" else 0.0))
 
     def simplified(self) -> NoGuidance | None:
-        return NoGuidance() if not any(self._parts) else None
+        return NoGuidance() if not any(self._intervals) else None
 
     @property
-    def _parts(self) -> list[tuple[float, float] | None]:
-        """From where to where in the run each octave is guided; None for one that never is."""
+    def _intervals(self) -> list[tuple[float, float] | None]:
+        """The interval in which each octave is guided; None for an octave that never is."""
         levels = len(self.guidance_scales)
         each = zip(self.guidance_scales, _each(self.start, levels), _each(self.stop, levels), strict=True)
         return [
@@ -82,7 +91,7 @@ class FrequencyDecoupledGuidance(Published, Block):
 
     def _guided(self, c: Tensor, u: Tensor, scale: float, weight: float) -> Tensor:
         if weight == 1:
-            return leaned(c, u, scale, self.use_original_formulation)
+            return extrapolated(c, u, scale, self.use_original_formulation)
         shift = c - u
         along = parallel_part(shift, c, double=self.upcast_to_double)
         return (c if self.use_original_formulation else u) + scale * (weight * along + (shift - along))
@@ -94,9 +103,9 @@ def _each(value: float | tuple[float, ...], levels: int) -> tuple[float, ...]:
 
 # ------------------------------------------------------------------------------- Laplacian pyramid (Burt, Adelson 1983)
 def laplacian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
-    """What each level has that the next, half its size, has not; and the last level. `from_pyramid` undoes it.
+    """The detail of each level that the next one, of half its size, lacks; last the coarsest level.
 
-    Any size: odd sides are halved down.
+    Odd sides are halved and rounded down. `from_pyramid` is the inverse.
     """
     gaussians = [x]
     for _ in range(levels - 1):
@@ -107,7 +116,7 @@ def laplacian_pyramid(x: Tensor, levels: int) -> list[Tensor]:
 
 
 def from_pyramid(levels: list[Tensor]) -> Tensor:
-    """The tensor of which these are the levels."""
+    """The tensor that `laplacian_pyramid` made these levels of."""
     x = levels[-1]
     for detail in reversed(levels[:-1]):
         x = _up(x, detail) + detail
@@ -124,7 +133,7 @@ def _resized(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _smooth(x: Tensor) -> Tensor:
-    """Weights 1 4 6 4 1 in both directions, reflected at the borders."""
+    """Blur with the weights 1 4 6 4 1 in both directions; borders are reflected."""
     for dim in (2, 3):
         mode = "reflect" if x.shape[dim] > 2 else "replicate"
         x = F.pad(x, (0, 0, 2, 2) if dim == 2 else (2, 2, 0, 0), mode=mode)

@@ -1,4 +1,4 @@
-"""Which layers a guider perturbs, as published configs say it, and the taps that this makes."""
+"""The layers that a guider perturbs, in their published form, and the taps that they make."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -11,15 +11,19 @@ from ...registry import did_you_mean
 
 Layer: TypeAlias = int | str
 Layers: TypeAlias = int | str | tuple[int | str, ...] | None
-"""Places in forward order, or names: a path, or the beginning of one ("mid", "up_blocks.1")."""
+"""Numbers in forward order, or names: a path, or the start of one ("mid", "up_blocks.1"). None is the usual ones."""
 
 
 @dataclass(frozen=True)
 class LayerSkipConfig:
-    """What layers do not do, under its published keys: attention, its scores, feed-forward.
+    """Layers, and what they skip. The keys are the published ones.
 
-    indices: places in the list of blocks `fqn`; with "auto", in the forward order of the whole model. dropout: the part
-    that is lost of what they add.
+    indices: numbers in the list of blocks `fqn`, or in the forward order of the whole model with "auto".
+    skip_attention, skip_ff: leave out attention, the feed-forward part. skip_attention_scores: each token attends to
+    itself alone. dropout: the fraction of their output that is lost, from 0 to 1; 1 skips it.
+
+    Raises:
+        ConfigError: a dropout outside 0 to 1, or settings that contradict each other.
     """
 
     indices: tuple[Layer, ...]
@@ -32,12 +36,15 @@ class LayerSkipConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "indices", _several(self.indices))
         if not 0 <= self.dropout <= 1:
-            raise ConfigError(f"dropout is a part, from 0 to 1, but {self.dropout} came.")
+            raise ConfigError(f"dropout={self.dropout} is not a fraction. Pass a number from 0 to 1.")
         if self.skip_attention_scores and (self.skip_attention or self.dropout != 1):
-            raise ConfigError("skip_attention_scores goes with skip_attention=False and dropout=1.0 only.")
+            raise ConfigError(
+                "skip_attention_scores needs skip_attention=False and dropout=1.0. Set both, or leave it out."
+            )
 
     @property
     def taps(self) -> tuple[Tap, ...]:
+        """The changes of layers that this config makes."""
         taps = [Tap(Identity(), self.indices, self.fqn)] if self.skip_attention_scores else []
         if self.skip_attention or self.skip_ff:
             taps.append(Tap(Drop(self.skip_attention, self.skip_ff, self.dropout), self.indices, self.fqn))
@@ -46,7 +53,7 @@ class LayerSkipConfig:
 
 @dataclass(frozen=True)
 class SmoothedEnergyGuidanceConfig:
-    """Layers whose queries are blurred, under its published keys."""
+    """Layers whose queries are blurred. The keys are the published ones; see `LayerSkipConfig`."""
 
     indices: tuple[Layer, ...]
     fqn: str = "auto"
@@ -84,11 +91,17 @@ class RequiredLayers(Requirement):
         return None
 
 
-def settle(guider: object, layers: str, config: str, kind: type) -> None:
-    """Make what a guider holds of its layers hashable: lists as tuples, dicts as configs of `kind`."""
+def normalize_layers(guider: object, layers: str, config: str, kind: type) -> None:
+    """Make a guider's layers hashable: lists become tuples, dicts become configs of the class `kind`.
+
+    layers, config: the names of the two fields.
+
+    Raises:
+        ConfigError: both fields are set, or a dict has keys that `kind` has not.
+    """
     held = vars(guider)
     if held[layers] is not None and held[config] is not None:
-        raise ConfigError(f"{type(guider).__name__} takes {layers} or {config}, not both. Leave one out.")
+        raise ConfigError(f"{type(guider).__name__} needs {layers} or {config}, got both. Leave one out.")
     if isinstance(held[layers], list):
         held[layers] = tuple(held[layers])
     given = held[config]
@@ -98,20 +111,20 @@ def settle(guider: object, layers: str, config: str, kind: type) -> None:
         held[config] = _read(given, kind)
 
 
-def ask(guider: object, taps: Sequence[Tap]) -> None:
-    """Have the layers that a guider names asked of the denoiser that it meets, when a graph with both is made."""
+def require_layers(guider: object, taps: Sequence[Tap]) -> None:
+    """Require the named layers of the denoiser that the guider is wired to. A graph checks it when it is made."""
     if named := tuple(tap for tap in taps if tap.layers or tap.stack != "auto"):
         vars(guider)["layers"] = RequiredLayers(named)
 
 
-def asked_by(guider: object) -> Sequence[Tap]:
-    """What `ask` had asked for this guider."""
+def required_taps(guider: object) -> Sequence[Tap]:
+    """The taps that `require_layers` was called with."""
     held = vars(guider).get("layers")
     return held.taps if isinstance(held, RequiredLayers) else ()
 
 
-def skipping(layers: Layers, config: LayersConfig, usual: LayerSkipConfig) -> Taps:
-    """The taps of a guider: those of its config, or of its layers with what is usual for it."""
+def skip_taps(layers: Layers, config: LayersConfig, usual: LayerSkipConfig) -> Taps:
+    """The taps of a config; without one, those of `layers` with the settings of `usual`."""
     given = cast("LayerSkipConfig | tuple[LayerSkipConfig, ...] | None", config)
     if given is None:
         parts = "skip_attention", "skip_attention_scores", "skip_ff", "dropout"
@@ -119,8 +132,8 @@ def skipping(layers: Layers, config: LayersConfig, usual: LayerSkipConfig) -> Ta
     return Taps(tuple(tap for one in (given if isinstance(given, tuple) else (given,)) for tap in one.taps))
 
 
-def blurring(layers: Layers, config: BlurConfig, sigma: float) -> Taps:
-    """The taps of a guider that blurs queries."""
+def blur_taps(layers: Layers, config: BlurConfig, sigma: float) -> Taps:
+    """The taps that blur the queries of these layers; sigma in tokens."""
     given = cast("SmoothedEnergyGuidanceConfig | tuple[SmoothedEnergyGuidanceConfig, ...] | None", config)
     given = SmoothedEnergyGuidanceConfig(_several(layers)) if given is None else given
     all_given = given if isinstance(given, tuple) else (given,)
@@ -138,11 +151,10 @@ def _read(value: Any, kind: type) -> Any:  # Any: an instance of `kind`, or its 
         return value
     given = dict(cast("Mapping[str, Any]", value))
     if given.pop("_query_proj_identifiers", None) not in (None, ["to_q"]):
-        raise ConfigError("_query_proj_identifiers other than ['to_q'] is not supported. Leave it out.")
+        raise ConfigError("_query_proj_identifiers must be ['to_q']. Leave it out.")
     known = [f.name for f in fields(kind)]
     if unknown := [key for key in given if key not in known]:
-        told = " ".join(f"{kind.__name__} has no {key!r}. {did_you_mean(key, known)}" for key in unknown)
-        raise ConfigError(told)
+        raise ConfigError(" ".join(f"{kind.__name__} has no {key!r}. {did_you_mean(key, known)}" for key in unknown))
     if "indices" not in given:
-        raise ConfigError(f"{kind.__name__} needs 'indices': which layers.")
+        raise ConfigError(f"{kind.__name__} needs 'indices'. Pass the numbers or the names of layers.")
     return kind(**given)

@@ -1,22 +1,22 @@
-"""No guidance, and guidance by no negative prompt."""
+"""No guidance, and guidance that needs no negative prompt."""
 
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block, Running
 from ...graph.ports import ALONE
 from .files import Published
-from .terms import Guided, ask_one
+from .predictions import Guided, predict_positive
 
 
 class NoGuidance(Published, Block):
-    """Ask once, for the positive prompt only. The negative prompt is not even encoded."""
+    """The prediction for the positive prompt, from one pass. The negative prompt is not even encoded."""
 
     def __call__(self, predict: Predict, latents: Latents, step: Step, positive: Conditioning) -> Guided:
-        return ask_one(predict, latents, step, positive)
+        return predict_positive(predict, latents, step, positive)
 
 
 class WithoutNegative(Block):
-    """A guider that, as it is set, asks nothing of the negative prompt: so that none is encoded. It has no memory."""
+    """A guider whose settings make no pass for the negative prompt, so that none is encoded. It has no memory."""
 
     guider: Block
 

@@ -1,120 +1,151 @@
-"""Guiders that lean away from what a perturbed model says: PAG, SLG and SEG. Which layers, the model knows."""
+"""Guiders that move away from the prediction of a perturbed model: PAG, SLG and SEG."""
 
 import math
+from typing import NamedTuple
 
 from ...components.models.taps import Taps
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Pass, Predict, ZeroToOne
 from ...graph import Block, knob
-from .files import Published
+from .formulas import Scale, is_neutral, per_row
+from .guider import Guider
+from .intervals import within_perturbed
 from .layers import (
     BlurConfig,
     Layers,
     LayersConfig,
     LayerSkipConfig,
     SmoothedEnergyGuidanceConfig,
-    ask,
-    blurring,
-    settle,
-    skipping,
+    blur_taps,
+    normalize_layers,
+    require_layers,
+    skip_taps,
 )
 from .none import NoGuidance, WithoutNegative
-from .terms import Common, Guided, Scale, is_neutral, is_off, is_on, leaned, per_row, perturbing, rescaled
+from .predictions import Guided
 
 SCORES = LayerSkipConfig((), skip_attention=False, skip_attention_scores=True, skip_ff=False)
 WHOLE = LayerSkipConfig(())
 
 
-class PerturbedAttentionGuidance(Published, Block):
-    """Lean away from a pass whose self-attention looks at nothing but itself (PAG, Ahn et al. 2024).
+class Perturbation(NamedTuple):
+    """The scale of the perturbed term, and the interval of its pass."""
 
-    guided + perturbed_guidance_scale * (positive - perturbed), in the steps from `perturbed_guidance_start` to
-    `perturbed_guidance_stop`. Without layers, the model's usual ones are perturbed: the middle of a U-Net.
+    scale: Scale
+    start: float
+    stop: float
+
+
+class PerturbedGuider(Guider, abstract=True):
+    """Classifier-free guidance plus a second term: scale (positive - perturbed).
+
+    Each term makes a pass of its own where it is on, so a step has one to three passes. The perturbed pass has the
+    positive prompt. With a guidance scale of 1 the second term is added to the positive prediction (decision 0008).
     """
 
-    guidance_scale: Scale = knob(7.5)
+    @property
+    def perturbation(self) -> Perturbation:
+        """The second term."""
+        raise NotImplementedError
+
+    @property
+    def taps(self) -> Taps:
+        """The changes of layers that make the perturbed model; none where the settings change nothing."""
+        raise NotImplementedError
+
+    def __call__(
+        self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
+    ) -> Guided:
+        scale, start, stop = self.perturbation
+        on = self.enabled and not is_neutral(scale, original=True) and within_perturbed(step, start, stop)
+        taps, guides = self.taps if on else Taps(), self.is_on(step)
+        passes = [Pass(latents, step, negative, "negative")] if guides else []
+        passes.append(Pass(latents, step, positive))
+        if taps:
+            passes.append(Pass(latents, step, positive, "perturbed", taps=taps))
+        answers = list(predict(passes))
+        pos = guided = answers[1 if guides else 0]
+        if guides:
+            guided = self.guided(pos, answers[0])
+        if taps:
+            guided = guided + per_row(scale, pos) * (pos - answers[-1])
+        return self.rescaled(guided, pos) if guides or taps else Guided(guided)
+
+    def simplified(self) -> Block | None:
+        """Without classifier-free guidance the perturbed term may stay, which reads no negative prompt."""
+        if not self.is_off:
+            return None
+        scale, start, stop = self.perturbation
+        perturbs = self.enabled and start < stop and not is_neutral(scale, original=True) and bool(self.taps)
+        return WithoutNegative(guider=self) if perturbs else NoGuidance()
+
+
+class PerturbedAttentionGuidance(PerturbedGuider):
+    """Move away from a pass in which each token attends to itself alone (PAG, Ahn et al. 2024, equation 16).
+
+    Guided prediction + perturbed_guidance_scale (positive - perturbed), in the steps from `perturbed_guidance_start` to
+    `perturbed_guidance_stop`, fractions of the whole steps. perturbed_guidance_layers: which layers; None is the
+    model's usual ones, the middle of a U-Net. perturbed_guidance_config: the same in its published form.
+    """
+
     perturbed_guidance_scale: Scale = knob(2.8)
     perturbed_guidance_start: ZeroToOne = 0.01
     perturbed_guidance_stop: ZeroToOne = 0.2
     perturbed_guidance_layers: Layers = None
     perturbed_guidance_config: LayersConfig = None
-    guidance_rescale: ZeroToOne = knob(0.0)
-    use_original_formulation: bool = False
-    start: ZeroToOne = 0.0
-    stop: ZeroToOne = 1.0
-    enabled: bool = True
 
     def __post_init__(self) -> None:
-        settle(self, "perturbed_guidance_layers", "perturbed_guidance_config", LayerSkipConfig)
-        ask(self, self._taps.taps)
+        normalize_layers(self, "perturbed_guidance_layers", "perturbed_guidance_config", LayerSkipConfig)
+        require_layers(self, self.taps.taps)
 
     @property
-    def _taps(self) -> Taps:
-        return skipping(self.perturbed_guidance_layers, self.perturbed_guidance_config, SCORES)
+    def perturbation(self) -> Perturbation:
+        return Perturbation(self.perturbed_guidance_scale, self.perturbed_guidance_start, self.perturbed_guidance_stop)
 
-    def __call__(
-        self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
-    ) -> Guided:
-        taps = Taps()
-        if perturbing(step, self.perturbed_guidance_start, self.perturbed_guidance_stop):
-            taps = self._taps
-        scale = self.perturbed_guidance_scale
-        return _guided(self, predict, latents, step, positive, negative, scale, taps)
-
-    def simplified(self) -> Block | None:
-        asks = self.perturbed_guidance_start < self.perturbed_guidance_stop
-        return _simplified(self, self.perturbed_guidance_scale, asks)
+    @property
+    def taps(self) -> Taps:
+        return skip_taps(self.perturbed_guidance_layers, self.perturbed_guidance_config, SCORES)
 
 
-class SkipLayerGuidance(Published, Block):
-    """Lean away from a pass in which some layers are skipped (SLG; Hyung et al. 2024, published with SD 3.5).
+class SkipLayerGuidance(PerturbedGuider):
+    """Move away from a pass in which some layers are skipped (SLG; Hyung et al. 2024, published with SD 3.5).
 
-    guided + skip_layer_guidance_scale * (positive - skipped), in the steps from `skip_layer_guidance_start` to
-    `skip_layer_guidance_stop`. Without layers, the model's usual ones are skipped: the middle of a U-Net.
+    Guided prediction + skip_layer_guidance_scale (positive - skipped), in the steps from `skip_layer_guidance_start` to
+    `skip_layer_guidance_stop`, fractions of the whole steps. skip_layer_guidance_layers: which layers; None is the
+    model's usual ones, the middle of a U-Net. skip_layer_config: the same in its published form.
     """
 
-    guidance_scale: Scale = knob(7.5)
     skip_layer_guidance_scale: Scale = knob(2.8)
     skip_layer_guidance_start: ZeroToOne = 0.01
     skip_layer_guidance_stop: ZeroToOne = 0.2
     skip_layer_guidance_layers: Layers = None
     skip_layer_config: LayersConfig = None
-    guidance_rescale: ZeroToOne = knob(0.0)
-    use_original_formulation: bool = False
-    start: ZeroToOne = 0.0
-    stop: ZeroToOne = 1.0
-    enabled: bool = True
 
     def __post_init__(self) -> None:
-        settle(self, "skip_layer_guidance_layers", "skip_layer_config", LayerSkipConfig)
-        ask(self, self._taps.taps)
+        normalize_layers(self, "skip_layer_guidance_layers", "skip_layer_config", LayerSkipConfig)
+        require_layers(self, self.taps.taps)
 
     @property
-    def _taps(self) -> Taps:
-        return skipping(self.skip_layer_guidance_layers, self.skip_layer_config, WHOLE)
+    def perturbation(self) -> Perturbation:
+        return Perturbation(
+            self.skip_layer_guidance_scale, self.skip_layer_guidance_start, self.skip_layer_guidance_stop
+        )
 
-    def __call__(
-        self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
-    ) -> Guided:
-        taps = Taps()
-        if perturbing(step, self.skip_layer_guidance_start, self.skip_layer_guidance_stop):
-            taps = self._taps
-        scale = self.skip_layer_guidance_scale
-        return _guided(self, predict, latents, step, positive, negative, scale, taps)
-
-    def simplified(self) -> Block | None:
-        asks = self.skip_layer_guidance_start < self.skip_layer_guidance_stop
-        return _simplified(self, self.skip_layer_guidance_scale, asks)
+    @property
+    def taps(self) -> Taps:
+        return skip_taps(self.skip_layer_guidance_layers, self.skip_layer_config, WHOLE)
 
 
-class SmoothedEnergyGuidance(Published, Block):
-    """Lean away from a pass whose attention is smoothed by blurring its queries (SEG, Hong 2024).
+class SmoothedEnergyGuidance(PerturbedGuider):
+    """Move away from a pass whose attention is smoothed by blurring its queries (SEG, Hong 2024, algorithm 1).
 
-    guided + seg_guidance_scale * (positive - smoothed). `seg_blur_sigma` is in tokens; above `seg_blur_threshold_inf`
-    it is infinite, and each token asks the mean query. Without layers, the model's usual ones: the middle of a U-Net.
+    Guided prediction + seg_guidance_scale (positive - smoothed), in the steps from `seg_guidance_start` to
+    `seg_guidance_stop`, fractions of the whole steps. seg_blur_sigma: the standard deviation of the blur in tokens;
+    above `seg_blur_threshold_inf` it is infinite, and all tokens share the mean query; 0 is no blur.
+    seg_guidance_layers: which layers; None is the model's usual ones, the middle of a U-Net. seg_guidance_config: the
+    same in its published form.
     """
 
-    guidance_scale: Scale = knob(7.5)
     seg_guidance_scale: Scale = knob(2.8)
     seg_blur_sigma: float = knob(9999999.0)
     seg_blur_threshold_inf: float = 9999.0
@@ -122,64 +153,19 @@ class SmoothedEnergyGuidance(Published, Block):
     seg_guidance_stop: ZeroToOne = 1.0
     seg_guidance_layers: Layers = None
     seg_guidance_config: BlurConfig = None
-    guidance_rescale: ZeroToOne = knob(0.0)
-    use_original_formulation: bool = False
-    start: ZeroToOne = 0.0
-    stop: ZeroToOne = 1.0
-    enabled: bool = True
 
     def __post_init__(self) -> None:
-        settle(self, "seg_guidance_layers", "seg_guidance_config", SmoothedEnergyGuidanceConfig)
-        ask(self, blurring(self.seg_guidance_layers, self.seg_guidance_config, math.inf).taps)
+        normalize_layers(self, "seg_guidance_layers", "seg_guidance_config", SmoothedEnergyGuidanceConfig)
+        require_layers(self, self._blurred(math.inf).taps)
 
-    def __call__(
-        self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
-    ) -> Guided:
+    @property
+    def perturbation(self) -> Perturbation:
+        return Perturbation(self.seg_guidance_scale, self.seg_guidance_start, self.seg_guidance_stop)
+
+    @property
+    def taps(self) -> Taps:
         sigma = math.inf if self.seg_blur_sigma > self.seg_blur_threshold_inf else self.seg_blur_sigma
-        taps = Taps()
-        if sigma > 0 and perturbing(step, self.seg_guidance_start, self.seg_guidance_stop):
-            taps = blurring(self.seg_guidance_layers, self.seg_guidance_config, sigma)
-        return _guided(self, predict, latents, step, positive, negative, self.seg_guidance_scale, taps)
+        return self._blurred(sigma) if sigma > 0 else Taps()
 
-    def simplified(self) -> Block | None:
-        asks = self.seg_guidance_start < self.seg_guidance_stop and self.seg_blur_sigma > 0
-        return _simplified(self, self.seg_guidance_scale, asks)
-
-
-def _simplified(guider: Common, scale: Scale, perturbs: bool) -> Block | None:
-    """What does the same where the guider does not lean away from the negative prompt."""
-    assert isinstance(guider, Block)
-    if not is_off(guider):
-        return None
-    perturbs = guider.enabled and perturbs and not is_neutral(scale, original=True)
-    return WithoutNegative(guider=guider) if perturbs else NoGuidance()
-
-
-def _guided(
-    guider: Common,
-    predict: Predict,
-    latents: Latents,
-    step: Step,
-    positive: Conditioning,
-    negative: Conditioning,
-    scale: Scale,
-    taps: Taps,
-) -> Guided:
-    """Both terms, each with a pass of its own where it is on: one question of one to three passes.
-
-    The perturbed pass has the positive prompt, whatever the other term does. Without that term this is the formula
-    around the positive prediction, where a guidance scale of 1 leads (decision 0008).
-    """
-    leans = is_on(guider, step)
-    perturbs = guider.enabled and bool(taps) and not is_neutral(scale, original=True)
-    passes = [Pass(latents, step, negative, "negative")] if leans else []
-    passes.append(Pass(latents, step, positive))
-    if perturbs:
-        passes.append(Pass(latents, step, positive, "perturbed", taps=taps))
-    answers = list(predict(passes))
-    towards = guided = answers[1 if leans else 0]
-    if leans:
-        guided = leaned(towards, answers[0], guider.guidance_scale, guider.use_original_formulation)
-    if perturbs:
-        guided = guided + per_row(scale, towards) * (towards - answers[-1])
-    return Guided(rescaled(guided, towards, guider.guidance_rescale) if leans or perturbs else guided)
+    def _blurred(self, sigma: float) -> Taps:
+        return blur_taps(self.seg_guidance_layers, self.seg_guidance_config, sigma)

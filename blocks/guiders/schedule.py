@@ -1,4 +1,4 @@
-"""A guider made of others: each has its part of the steps."""
+"""A guider made of guiders, each for an interval of the steps."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -10,14 +10,14 @@ from ...graph import Block, ConfigError, Memory, Running
 from ...graph.ports import ALONE
 from .cfg import ClassifierFreeGuidance
 from .files import Published, from_config
-from .layers import ask, asked_by
+from .intervals import whole_step_of
+from .layers import require_layers, required_taps
 from .none import NoGuidance, WithoutNegative
-from .terms import place_of
 
-Kept = tuple[tuple[int, str, Any], ...]  # Any: whatever a guider remembers
-"""What each part remembers: its place, the name of the memory, the value."""
+Kept = tuple[tuple[int, str, Any], ...]  # Any: the memory of any guider
+"""The memory of the parts: the number of the part, the name of the memory, its value."""
 
-_TAKES = "predict", "latents", "step", "positive", "negative"
+_INPUTS = "predict", "latents", "step", "positive", "negative"
 
 
 class Scheduled(NamedTuple):
@@ -26,12 +26,16 @@ class Scheduled(NamedTuple):
 
 
 class GuidanceSchedule(Published, Block):
-    """Change the guider on the way: from each part's beginning, as a part of the whole steps, up to the next one's.
+    """Change the guider during the run.
 
         GuidanceSchedule(parts=((0.0, PerturbedAttentionGuidance()), (0.5, NoGuidance())))
 
-    Scales and intervals are each guider's own, counted over the whole run. A guider remembers through the steps in
-    which it is not asked.
+    parts: pairs of a beginning, a fraction of the whole steps, and a guider, which serves up to the next beginning.
+    The first begins at 0. Each guider has its own scales and intervals, counted over the whole run, and keeps its
+    memory through the steps of other guiders.
+
+    Raises:
+        ConfigError: beginnings that do not rise from 0, or a block that is no guider or needs other inputs.
     """
 
     parts: tuple[tuple[ZeroToOne, Block], ...] = ((0.0, ClassifierFreeGuidance()),)
@@ -41,7 +45,7 @@ class GuidanceSchedule(Published, Block):
         starts = [start for start, _ in self.parts]
         if not starts or starts[0] != 0 or any(a >= b for a, b in pairwise(starts)):
             raise ConfigError(
-                f"The parts begin at {starts or 'nothing'}, but must at 0.0, then later and later below 1."
+                f"The parts must begin at 0.0 and rise, below 1, but they begin at {starts or 'nothing'}."
             )
         for start, guider in self.parts:
             if not isinstance(guider, Block):  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
@@ -49,16 +53,15 @@ class GuidanceSchedule(Published, Block):
                     f"The part at {start} is {guider!r}, not a guider. Write (0.5, sf.guiders.NoGuidance())."
                 )
             s = guider.signature
-            lost = [name for name, port in s.inputs.items() if port.required and name not in _TAKES]
-            lost += [name for name, part in s.components.items() if part.required]
-            if lost or "prediction" not in s.outputs:
-                why = f"needs {', '.join(lost)}" if lost else "gives no prediction"
+            more = [name for name, port in s.inputs.items() if port.required and name not in _INPUTS]
+            more += [name for name, part in s.components.items() if part.required]
+            if more or "prediction" not in s.outputs:
+                why = f"needs {', '.join(more)}" if more else "has no output prediction"
                 raise ConfigError(
-                    f"The part at {start}, {type(guider).__name__}, {why}. A schedule's guiders take only "
-                    f"{', '.join(_TAKES)}, and give prediction."
+                    f"The part at {start}, {type(guider).__name__}, {why}. The guiders of a schedule read only "
+                    f"{', '.join(_INPUTS)}, and have the output prediction."
                 )
-
-        ask(self, [tap for _, guider in self.parts for tap in asked_by(guider)])
+        require_layers(self, [tap for _, guider in self.parts for tap in required_taps(guider)])
 
     def __call__(
         self,
@@ -70,10 +73,10 @@ class GuidanceSchedule(Published, Block):
         kept: Memory[Kept] = (),
         running: Running = ALONE,
     ) -> Scheduled:
-        place, whole = place_of(step)
-        part = max(k for k, (start, _) in enumerate(self.parts) if int(start * whole) <= place)
+        number, count = whole_step_of(step)
+        part = max(k for k, (start, _) in enumerate(self.parts) if int(start * count) <= number)
         guider = self.parts[part][1]
-        values: dict[str, Any] = dict(zip(_TAKES, (predict, latents, step, positive, negative), strict=True))
+        values: dict[str, Any] = dict(zip(_INPUTS, (predict, latents, step, positive, negative), strict=True))
         s = guider.signature
         args = {name: value for name, value in values.items() if name in s.inputs}
         args |= {name: value for k, name, value in kept if k == part}
@@ -92,7 +95,7 @@ class GuidanceSchedule(Published, Block):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """Make one from a config dict, in which each guider is a config dict with its `_class_name`."""
+        """Make one from a config dict, in which each guider is a config dict with `_class_name`."""
         if "parts" not in config:
             return super().from_config(config)
         parts = [

@@ -3,42 +3,25 @@
 import torch
 from torch import Tensor
 
-from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Predict, ZeroToOne
-from ...graph import Block, knob
-from .files import Published
-from .none import NoGuidance
-from .terms import Guided, Scale, ask_both, ask_one, inner, is_off, is_on, leaned, precise, rescaled
+from .formulas import inner, precise
+from .guider import NegativePromptGuider
 
 
-class TangentialClassifierFreeGuidance(Published, Block):
-    """Classifier-free guidance with the negative prediction laid onto the main direction that both share."""
+class TangentialClassifierFreeGuidance(NegativePromptGuider):
+    """Classifier-free guidance with the negative prediction projected onto the main direction of both predictions.
 
-    guidance_scale: Scale = knob(7.5)
-    guidance_rescale: ZeroToOne = knob(0.0)
-    use_original_formulation: bool = False
-    start: ZeroToOne = 0.0
-    stop: ZeroToOne = 1.0
-    enabled: bool = True
+    The main direction is the first right-singular vector of the two (section 3 of the paper).
+    """
 
-    def __call__(
-        self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
-    ) -> Guided:
-        if not is_on(self, step):
-            return ask_one(predict, latents, step, positive)
-        towards, away = ask_both(predict, latents, step, positive, negative)
-        guided = leaned(towards, on_main_direction(away, towards), self.guidance_scale, self.use_original_formulation)
-        return Guided(rescaled(guided, towards, self.guidance_rescale))
-
-    def simplified(self) -> NoGuidance | None:
-        return NoGuidance() if is_off(self) else None
+    def combine(self, pos: Tensor, neg: Tensor) -> Tensor:
+        return self.guided(pos, on_main_direction(neg, pos))
 
 
 def on_main_direction(x: Tensor, other: Tensor) -> Tensor:
     """x projected onto the first right-singular vector of the two rows [other, x].
 
-    That vector is a turn of the two by the angle that makes their 2x2 inner products diagonal: in closed form, where a
-    singular value decomposition of two rows as long as a picture would wait for the device.
+    The vector is a rotation of the two, by the angle that makes their 2x2 inner products diagonal. This is the closed
+    form: a singular value decomposition of two rows as long as a picture would wait for the device.
     """
     u, c = precise(x), precise(other)
     cc, cu, uu = inner(c, c), inner(c, u), inner(u, u)

@@ -1,42 +1,38 @@
 """CFG-Zero* (Fan et al. 2025)."""
 
 import torch
+from torch import Tensor
 
 from ...components.schedulers.schedule import Step
-from ...components.types import Conditioning, Latents, Predict, ZeroToOne
-from ...graph import Block, knob
-from .files import Published
-from .none import NoGuidance, WithoutNegative
-from .terms import Guided, Scale, ask_both, ask_one, inner, is_off, is_on, leaned, place_of, rescaled
+from ...components.types import Conditioning, Latents, Predict
+from ...graph import Block
+from .formulas import inner
+from .guider import NegativePromptGuider
+from .intervals import whole_step_of
+from .none import WithoutNegative
+from .predictions import Guided
 
 
-class ClassifierFreeZeroStarGuidance(Published, Block):
+class ClassifierFreeZeroStarGuidance(NegativePromptGuider):
     """Classifier-free guidance with the negative prediction scaled to fit the positive one best, by least squares.
 
-    In the first `zero_init_steps` whole steps of the schedule the prediction is zero, and nothing is asked.
+    For flow matching. zero_init_steps: in so many whole steps at the beginning of the schedule the prediction is zero,
+    and no pass is made.
     """
 
-    guidance_scale: Scale = knob(7.5)
     zero_init_steps: int = 1
-    guidance_rescale: ZeroToOne = knob(0.0)
-    use_original_formulation: bool = False
-    start: ZeroToOne = 0.0
-    stop: ZeroToOne = 1.0
-    enabled: bool = True
 
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
     ) -> Guided:
-        if self.enabled and place_of(step)[0] < self.zero_init_steps:
+        if self.enabled and whole_step_of(step)[0] < self.zero_init_steps:
             return Guided(torch.zeros_like(latents))
-        if not is_on(self, step):
-            return ask_one(predict, latents, step, positive)
-        towards, away = ask_both(predict, latents, step, positive, negative)
-        away = away * (inner(towards, away) / (inner(away, away) + 1e-8))
-        guided = leaned(towards, away, self.guidance_scale, self.use_original_formulation)
-        return Guided(rescaled(guided, towards, self.guidance_rescale))
+        return super().__call__(predict, latents, step, positive, negative)
+
+    def combine(self, pos: Tensor, neg: Tensor) -> Tensor:
+        return self.guided(pos, neg * (inner(pos, neg) / (inner(neg, neg) + 1e-8)))
 
     def simplified(self) -> Block | None:
-        if not is_off(self):
-            return None
-        return WithoutNegative(guider=self) if self.enabled and self.zero_init_steps > 0 else NoGuidance()
+        """Without guidance, the steps of zeros stay."""
+        less = super().simplified()
+        return WithoutNegative(guider=self) if less and self.enabled and self.zero_init_steps > 0 else less

@@ -13,7 +13,7 @@ from ...components.models.redux import ReduxImageEncoder
 from ...graph import Block, Port, component, knob
 from ...graph.layout import Measured
 from ...registry import counted
-from ..guiders.terms import Scale
+from ..guiders.formulas import Scale
 from ..image.read import PictureInput, each_picture
 
 ImageTokens = Annotated[

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 import sfumato as sf
-from sfumato.blocks.denoise import sdxl
 from sfumato.blocks.denoise.advance import AdvanceLatents
 from sfumato.blocks.denoise.extra_inputs import AddMaskChannels
+from sfumato.blocks.denoise.flux import PredictFlow
 from sfumato.blocks.denoise.inpaint import KeepUnmasked
-from sfumato.blocks.denoise.predict import PredictNoise
-from sfumato.components.conditioning import SDXLConditioning
+from sfumato.blocks.denoise.unet import PredictNoise
+from sfumato.components.conditioning import SDConditioning, SDXLConditioning
 from sfumato.components.random import Random
-from sfumato.components.types import Conditioning, Pass, predict_each
+from sfumato.components.types import Pass, predict_each
 from sfumato.presets.sd import text2image
 
 EULER, ANCESTRAL, DDIM = (
@@ -28,6 +28,7 @@ STEPS = EULER.steps(4)
 
 class Config(NamedTuple):
     in_channels: int
+    addition_embed_type: str | None = None
 
 
 class Unet:
@@ -35,8 +36,8 @@ class Unet:
 
     dtype = torch.float32
 
-    def __init__(self, channels: int = 2) -> None:
-        self.config, self.seen, self.added = Config(channels), list[Tensor](), list[Any]()
+    def __init__(self, channels: int = 2, reads: str | None = None) -> None:
+        self.config, self.seen, self.added = Config(channels, reads), list[Tensor](), list[Any]()
 
     def __call__(self, sample: Tensor, t: Tensor, tokens: Tensor, **added: Any) -> Tensor:
         self.seen.append(sample)
@@ -45,7 +46,7 @@ class Unet:
 
 
 def ask(token: float, rows: int = 1, size: int = 3, tokens: int = 5, **more: Any) -> Pass:
-    return Pass(torch.ones(rows, 2, size, size), STEPS[0], Conditioning(torch.full((rows, tokens, 4), token)), **more)
+    return Pass(torch.ones(rows, 2, size, size), STEPS[0], SDConditioning(torch.full((rows, tokens, 4), token)), **more)
 
 
 def predict(unet: Unet, *passes: Pass, apart: bool = False) -> list[float]:
@@ -100,16 +101,31 @@ def test_a_pass_with_residuals_does_not_go_with_one_without() -> None:
 def test_conditioning_of_another_family_is_refused_when_the_graph_is_made() -> None:
     """Also through blocks that take any family, and through the loop."""
     with pytest.raises(sf.WireError) as error:
-        text2image().replace("denoise.predict", sdxl.PredictNoise())
+        text2image().replace("denoise.predict", PredictFlow())
     (problem,) = error.value.problems
-    assert (problem.code, problem.got, problem.needed) == ("family", "SDXLConditioning", "SDConditioning")
+    assert (problem.code, problem.got, problem.needed) == ("family", "FluxConditioning", "SDConditioning")
     assert problem.place == "denoise.predict.predict" and "positive.conditioning is for SDCond" in problem.message
 
 
 def test_conditioning_of_another_family_is_refused_in_a_pass_too() -> None:
-    (predict,) = sdxl.PredictNoise(unet=cast(Any, Unet()))()
-    with pytest.raises(TypeError, match="reads SDXLConditioning, but Conditioning came"):
+    (predict,) = PredictNoise(unet=cast(Any, Unet(reads="text_time")))()
+    with pytest.raises(TypeError, match="reads SDXLConditioning, but SDConditioning came"):
         predict([ask(1)])
+    sized = SDXLConditioning(torch.ones(1, 5, 4), torch.ones(1, 3), torch.ones(1, 6))
+    (predict,) = PredictNoise(unet=cast(Any, Unet()))()
+    with pytest.raises(TypeError, match="reads SDConditioning, but SDXLConditioning came"):
+        predict([replace(ask(1), conditioning=sized)])
+
+
+def test_a_unet_reads_what_its_conditioning_brings_besides_tokens() -> None:
+    unet = Unet(reads="text_time")
+    sized = SDXLConditioning(torch.ones(1, 5, 4), torch.ones(1, 3), torch.ones(1, 6))
+    predict(unet, replace(ask(1), conditioning=sized), replace(ask(1), conditioning=sized))
+    (added,) = unet.added
+    assert {name: t.shape for name, t in added["added_cond_kwargs"].items()} == {
+        "text_embeds": (2, 3),
+        "time_ids": (2, 6),
+    }
 
 
 def test_residuals_for_another_kind_of_denoiser_are_refused() -> None:
@@ -122,7 +138,7 @@ def test_residuals_for_another_kind_of_denoiser_are_refused() -> None:
 def test_channels_in_a_wrong_number_are_refused_before_the_model_runs() -> None:
     unet = Unet(5)
     with pytest.raises(
-        ValueError, match=r'takes 5 channels.* have 2. It was trained to inpaint: use the task "inpaint"'
+        ValueError, match=r'needs 5 channels, got 2: .*\. It was trained to inpaint: use the task "inpaint"'
     ):
         predict(unet, ask(1))
     assert unet.seen == []

@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import sfumato as sf
 from sfumato import Block
-from sfumato.blocks.guiders.terms import perturbing
+from sfumato.blocks.guiders.intervals import within_perturbed
 from sfumato.components.schedulers.schedule import Schedule
 
 from .support import ALL, PERTURBED, PLAIN, SHAPE, TWO_TURNS, Denoiser, answers, noise, their_turn, theirs, through
@@ -114,8 +114,8 @@ def test_perturbation_from_0_is_from_the_first_step(name: str, head: str) -> Non
 @pytest.mark.parametrize(("count", "on"), [(1, [0]), (2, [1]), (4, [1]), (5, [1]), (10, [1]), (20, [1, 2, 3])])
 def test_the_published_interval_is_at_least_one_step(count: int, on: list[int]) -> None:
     steps = Schedule(sigmas=tuple(range(count, -1, -1)), timesteps=tuple(range(count, 0, -1)))
-    assert [step.index for step in steps if perturbing(step, 0.01, 0.2)] == on
-    assert not any(perturbing(step, 0.5, 0.5) for step in steps)
+    assert [step.index for step in steps if within_perturbed(step, 0.01, 0.2)] == on
+    assert not any(within_perturbed(step, 0.5, 0.5) for step in steps)
 
 
 # ------------------------------------------------------------------------------------------------------ what is spared
@@ -277,7 +277,7 @@ def test_guiders_of_a_schedule_remember() -> None:
 @pytest.mark.parametrize(
     ("parts", "told"),
     [
-        ((), "begin at nothing, but must at 0.0"),
+        ((), "must begin at 0.0 and rise, below 1, but they begin at nothing"),
         (((0.5, sf.guiders.NoGuidance()),), r"begin at \[0.5\]"),
         (((0.0, sf.guiders.NoGuidance()), (0.0, sf.guiders.NoGuidance())), r"begin at \[0.0, 0.0\]"),
         (((0.0, "cfg"),), "is 'cfg', not a guider"),
@@ -291,7 +291,7 @@ def test_a_schedule_of_something_else_is_refused(parts: Any, told: str) -> None:
 def test_a_schedule_of_blocks_that_are_no_guiders_is_refused() -> None:
     from sfumato.blocks.decode.images import DecodeLatents
 
-    with pytest.raises(sf.ConfigError, match=r"DecodeLatents, needs vae\. A schedule's guiders take only predict"):
+    with pytest.raises(sf.ConfigError, match=r"DecodeLatents, needs vae\. The guiders of a schedule read only predict"):
         sf.guiders.GuidanceSchedule(parts=((0.0, DecodeLatents()),))
 
 
@@ -304,3 +304,22 @@ def test_the_references_tangential_guider_does_not_know_whom_it_asks(diffusers: 
     denoiser = Denoiser()
     through(sf.guiders.TangentialClassifierFreeGuidance(), denoiser=denoiser)
     assert denoiser.roles[0] == ["negative", "positive"]
+
+
+def test_the_bases_of_guiders_are_abstract() -> None:
+    for base in (sf.guiders.Guider, sf.guiders.NegativePromptGuider):
+        with pytest.raises(TypeError, match=f"{base.__name__} is abstract. Make one of its subclasses."):
+            base()
+        assert f"guiders.guider.{base.__name__}" not in sf.registry.blocks
+
+
+def test_a_guider_of_your_own_needs_its_formula_alone() -> None:
+    class Difference(sf.guiders.NegativePromptGuider):
+        def combine(self, pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
+            return 3 * pos - 2 * neg
+
+    assert (
+        apart(through(Difference(guidance_scale=3.0)), through(made("ClassifierFreeGuidance", guidance_scale=3.0)))
+        < 1e-5
+    )
+    assert Difference(guidance_scale=1.0).simplified() == sf.guiders.NoGuidance()

@@ -118,25 +118,31 @@ def test_defaults_are_the_published_ones(diffusers: Any, name: str) -> None:
                 "skip_layer_config": {"indices": [0]},
                 "skip_layer_guidance_layers": 1,
             },
-            "takes skip_layer_guidance_layers or skip_layer_config, not both",
+            "needs skip_layer_guidance_layers or skip_layer_config, got both. Leave one out.",
         ),
         ({"_class_name": "AutoGuidance", "dropout": 1.5}, "AutoGuidance.dropout .*1.5 came"),
-        ({"_class_name": "AutoGuidance", "auto_guidance_config": {"indices": [0], "dropout": 2}}, "from 0 to 1, but 2"),
+        (
+            {"_class_name": "AutoGuidance", "auto_guidance_config": {"indices": [0], "dropout": 2}},
+            "dropout=2 is not a fraction. Pass a number from 0 to 1.",
+        ),
         (
             {"_class_name": "AutoGuidance", "auto_guidance_config": {"indices": 0, "skip_attention_scores": True}},
-            "goes with skip_attention=False",
+            "needs skip_attention=False and dropout=1.0. Set both, or leave it out.",
         ),
         (
             {
                 "_class_name": "SmoothedEnergyGuidance",
                 "seg_guidance_config": {"indices": [0], "_query_proj_identifiers": ["q"]},
             },
-            "_query_proj_identifiers other than",
+            r"_query_proj_identifiers must be \[\'to_q\'\]. Leave it out.",
         ),
-        ({"_class_name": "FrequencyDecoupledGuidance", "start": [0.1]}, "start has 1 numbers, but guidance_scales 2"),
+        (
+            {"_class_name": "FrequencyDecoupledGuidance", "start": [0.1]},
+            "start has 1 numbers for the 2 octaves of guidance_scales. Pass one, or one for each.",
+        ),
         ({"_class_name": "FrequencyDecoupledGuidance", "guidance_scales": []}, "guidance_scales is empty"),
         ({"_class_name": "ClassifierFreeGuidance", "guidance_scal": 1.0}, "Did you mean 'guidance_scale'"),
-        ({}, "needs its '_class_name'"),
+        ({}, "needs '_class_name', got None. Pass the name of a guider."),
     ],
 )
 def test_configs_that_do_not_fit_are_refused(config: dict[str, Any], told: str) -> None:
@@ -156,10 +162,12 @@ def test_folders_without_the_guider_are_refused(tmp_path: Path) -> None:
     with pytest.raises(sf.LoadError, match="cannot be read"):
         sf.guiders.from_pretrained(tmp_path)
     (tmp_path / "guider_config.json").write_text("[]")
-    with pytest.raises(sf.LoadError, match="holds no JSON object"):
+    with pytest.raises(sf.LoadError, match="needs a JSON object, got list"):
         sf.guiders.from_pretrained(tmp_path)
     sf.guiders.NoGuidance().save_pretrained(tmp_path)
-    with pytest.raises(sf.LoadError, match=r"holds a NoGuidance\. Read it with guiders\.NoGuidance"):
+    with pytest.raises(
+        sf.LoadError, match=r"holds a NoGuidance, not a ClassifierFreeGuidance\. Read it with guiders\.NoGuidance"
+    ):
         ClassifierFreeGuidance.from_pretrained(tmp_path)
 
 

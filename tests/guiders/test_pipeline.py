@@ -8,7 +8,7 @@ import torch
 
 import sfumato as sf
 from sfumato import Graph
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.components.handle import Handle
 from sfumato.presets.sd import text2image
 from sfumato.registry import guiders

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import sfumato as sf
 from sfumato import Graph
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps, blur, level_size
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.types import Conditioning, Pass

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sfumato as sf
-from sfumato.blocks.denoise.passes import asking
+from sfumato.blocks.denoise.passes import make_predict
 from sfumato.components.conditioning import SDXLConditioning
 from sfumato.components.memory.expected import expected_bytes
 from sfumato.components.memory.moving import Mover
@@ -84,7 +84,7 @@ def test_a_denoiser_elsewhere_gets_all_of_a_pass_and_its_answer_comes_back() -> 
         seen.extend(passes)
         return torch.full((len(passes), 4, 2, 2), 5.0)
 
-    predict = asking(model, forward, "together", ALONE)
+    predict = make_predict(model, forward, "together", ALONE)
     first, second = predict([one])[0], predict([replace(one, latents=tensor * 2)])[0]
     assert first.device.type == second.device.type == "cpu"
     for asked in seen:

@@ -13,7 +13,7 @@ from sfumato.blocks.control.controlnet import ApplyControlNet
 from sfumato.blocks.control.flux import ApplyControlNet as ApplyFluxControlNet
 from sfumato.blocks.control.sd3 import ApplyControlNet as ApplySD3ControlNet
 from sfumato.blocks.control.t2i_adapter import ApplyT2IAdapter
-from sfumato.blocks.denoise.passes import asking
+from sfumato.blocks.denoise.passes import make_predict
 from sfumato.components.conditioning import Conditioning, FluxConditioning, SD3Conditioning, SDConditioning
 from sfumato.components.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 from sfumato.components.storage.weights import move
@@ -84,7 +84,7 @@ def said(kind: str, device: str) -> list[Tensor]:
         mixed = sum((t.mean() for t in whole), torch.zeros(()).to(ONE))
         return torch.cat([p.latents for p in passes]) * mixed
 
-    predict = asking(nn.Linear(1, 1, device="meta").to_empty(device=ONE), forward, "together", ALONE)
+    predict = make_predict(nn.Linear(1, 1, device="meta").to_empty(device=ONE), forward, "together", ALONE)
     steered = applied(kind, device)(predict, PICTURE, Rows(1, 1)).predict
     words = [WORDS[kind](i) for i in (0, 1)]
     latents = noise(1, 4, SIZE, SIZE).to(ONE)

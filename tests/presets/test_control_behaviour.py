@@ -9,7 +9,7 @@ import torch
 import sfumato as sf
 from sfumato import Graph, WireError, named
 from sfumato.blocks.control.controlnet import ApplyControlNet
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.registry import guiders
 
 from ..guiders.test_pipeline import ROWS

@@ -8,7 +8,7 @@ from PIL import Image
 
 import sfumato as sf
 from sfumato import Block, ConfigError, Graph, InputError, Loop, Port, WireError, component, named
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.graph.ports import Malformed
 
 

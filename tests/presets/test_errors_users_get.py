@@ -234,7 +234,7 @@ VALUES: dict[str, tuple[str, dict[str, Any], str]] = {
     "masks": ("inpaint", {"image": PICTURE, "mask_image": [half()] * 3}, "3 masks came for 1 prompt. Give"),
     "latents": ("text2image", {"latents": torch.zeros(2, 8, 8, 8)}, "latents has 2 rows for 1 picture"),
     "noise for images": ("image2image", {"image": PICTURE, "latents": torch.zeros(3, 8, 8, 8)}, "3 rows of noise"),
-    "channels": ("text2image", {"latents": torch.zeros(1, 4, 8, 8)}, "takes 8 channels, but the latents .* have 4"),
+    "channels": ("text2image", {"latents": torch.zeros(1, 4, 8, 8)}, "The U-Net needs 8 channels, got 4"),
     "clip_skip": ("text2image", {"clip_skip": 9}, "clip_skip=9, but this text encoder has 2 layers"),
     "no prompts": ("text2image", {"prompt": []}, "no prompt"),
     "pixels": ("image2image", {"image": torch.full((3, 64, 64), 7.0)}, "values go from 7 to 7. Wanted: 0 to 1"),

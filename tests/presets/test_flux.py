@@ -15,7 +15,7 @@ from PIL import Image
 
 import sfumato as sf
 from sfumato import Graph, InputError, WireError
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.registry import guiders
 
 from .flux import SMALL, ReferenceFlux

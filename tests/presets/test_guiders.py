@@ -11,7 +11,7 @@ from torch import Tensor
 
 import sfumato as sf
 from sfumato import Graph
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.blocks.guiders.cfg import ClassifierFreeGuidance
 from sfumato.components.schedulers.schedule import Schedule
 from sfumato.components.types import Conditioning, Latents, Pass

@@ -16,7 +16,7 @@ from torch import Tensor
 
 import sfumato as sf
 from sfumato import WireError
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.unet import PredictNoise
 
 from .sd3 import T5, T5_FILES
 from .support import Result, half, picture, quiet, run, seeded

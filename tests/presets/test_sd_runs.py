@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import sfumato as sf
 from sfumato import Cancelled, Graph, InputError
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.unet import PredictNoise
 
 from .support import EMBEDDED, counted, fresh, half, held, picture, run
 

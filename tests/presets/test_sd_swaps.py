@@ -194,7 +194,7 @@ def test_an_unknown_name_of_using_says_what_there_is(emoji: Graph) -> None:
 
 
 def test_tables_say_what_they_have() -> None:
-    with pytest.raises(AttributeError, match="There is no guider 'Foo'; there are: ClassifierFreeGuidance"):
+    with pytest.raises(AttributeError, match=r"There is no guider 'Foo'\. There are: ClassifierFreeGuidance"):
         _ = sf.guiders.Foo
     with pytest.raises(UnknownName, match=r"no task 'txt2img'.*text2image"):
         sf.load("sd", task="txt2img")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sfumato import Graph
-from sfumato.blocks.denoise.sdxl import PredictNoise
+from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.blocks.guiders.cfg import ClassifierFreeGuidance
 
 from .sdxl import ReferenceXL

@@ -11,7 +11,7 @@ import torch
 
 import sfumato as sf
 from sfumato import Graph
-from sfumato.blocks.denoise.predict import PredictNoise
+from sfumato.blocks.denoise.flux import PredictFlow
 from sfumato.presets.families import sdxl as family
 from sfumato.registry import guiders
 
@@ -159,9 +159,9 @@ def test_a_score_is_asked_for_where_the_index_alone_says_so() -> None:
     assert "aesthetic_score" in family.make("image2image", {}, requires_aesthetics_score=True).inputs
 
 
-def test_the_wrong_words_are_refused_when_the_graph_is_made(xl: XL) -> None:
-    with pytest.raises(sf.WireError, match="SDConditioning"):
-        xl().replace("denoise.predict", PredictNoise())
+def test_a_denoiser_of_another_family_is_refused_when_the_graph_is_made(xl: XL) -> None:
+    with pytest.raises(sf.WireError, match="FluxConditioning"):
+        xl().replace("denoise.predict", PredictFlow())
 
 
 @pytest.mark.parametrize("guider", sorted(set(guiders) - {"GuidanceSchedule"}))  # which is made of others
