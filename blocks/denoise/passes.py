@@ -96,7 +96,7 @@ def _devices(p: Pass) -> set[torch.device]:
     for residuals in p.residuals:
         whole = (
             residuals.whole if isinstance(residuals, RowSlice) else residuals
-        )  # so that no rows are cut out for this
+        )  # so that no rows are cut out
         found.update(t.device for layers in whole.values() for t in layers[:1])
     return found
 
