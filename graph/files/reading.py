@@ -18,13 +18,11 @@ from ..binding import bound
 from ..block import Block
 from ..edits import bad_nodes, check_made, edited
 from ..errors import ConfigError, GraphFileError, LoadError, Problem, SfumatoError, WireError
-from ..loop import Loop
 from ..named import Named
-from ..structure import Structure
-from ..switch import Switch
+from ..structure import Container, Structure
 from ..validate import Unfit
 from . import bindings
-from .shape import FORMAT, NAME, FileForm, GraphForm, InnerForm, LeafForm, LoopForm, NamedForm, NodeForm, SwitchForm
+from .shape import FORMAT, NAME, BlockForm, FileForm, GraphForm, InnerForm, NamedForm, NodeForm
 from .text import NotJson, parse
 from .values import Values
 from .wires import edges_of
@@ -110,14 +108,20 @@ def _form(data: Any, where: str) -> FileForm:
         raise GraphFileError(f"{text} Graphs are written by graph.save(folder).")
     data = cast("dict[str, Any]", data)
     if data["format"] != FORMAT or isinstance(data["format"], bool):
-        text = f"{where}: has the format {data['format']!r}, written by sfumato {data.get('sfumato', 'unknown')}."
-        raise GraphFileError(f"{text} This version reads format {FORMAT}: update it (pip install -U sfumato).")
+        raise GraphFileError(f"{where}: {_other_format(data['format'], data.get('sfumato', 'unknown'))}")
     try:
         return FileForm.model_validate(data)
     except ValidationError as error:
         raise listed(where, [_said(problem, data) for problem in error.errors()]) from None
     except RecursionError:
         raise GraphFileError(f"{where}: is nested too deep to be a graph.") from None
+
+
+def _other_format(found: Any, writer: Any) -> str:  # JSON values
+    text = f"is of format {found!r}, written by sfumato {writer}, and this version reads format {FORMAT}."
+    if isinstance(found, int) and found < FORMAT:
+        return f"{text} The names of blocks have changed since. Make the graph again and save it: graph.save(folder)."
+    return f"{text} Update sfumato: pip install -U sfumato."
 
 
 def _said(error: Any, data: Any) -> Problem:  # one of pydantic's ErrorDetails
@@ -194,17 +198,12 @@ class _Reading(Generic[S]):
             return None
 
     def node(self, form: Any, at: str) -> Block | None:  # one of the node forms
-        if isinstance(form, LeafForm):
+        if isinstance(form, BlockForm):
             return self._leaf(form, at)
         try:
             if isinstance(form, InnerForm):
                 return self.graph(form.graph, f"{at}.graph")
-            if isinstance(form, LoopForm):
-                body = self.graph(form.body, f"{at}.body")
-                return body and Loop(over=form.over, each=form.each, carry=tuple(form.carry), body=body)
-            if isinstance(form, NamedForm):
-                return self._named(form, at)
-            return self._switch(form, at)
+            return self._named(form, at)
         except (SfumatoError, TypeError) as error:
             self._wire(error, at)
             return None
@@ -221,14 +220,7 @@ class _Reading(Generic[S]):
                 self._problem(f"{at}.names", text)
         return Named(block=block, names=tuple(form.names.items())) if form.names.keys() <= set(known) else None
 
-    def _switch(self, form: SwitchForm, at: str) -> Block | None:
-        cases = {name: self.graph(case, f"{at}.cases.{name}") for name, case in form.cases.items()}
-        default = self.graph(form.default, f"{at}.default") if form.default is not None else None
-        if any(case is None for case in cases.values()) or (form.default is not None and default is None):
-            return None
-        return Switch(on=form.on, cases=cast("dict[str, Structure]", cases), default=default)
-
-    def _leaf(self, form: LeafForm, at: str) -> Block | None:
+    def _leaf(self, form: BlockForm, at: str) -> Block | None:
         cls = self._class(form.block, at)
         if cls is None:
             return None
@@ -239,10 +231,10 @@ class _Reading(Generic[S]):
         parts = [f.name for f in held if "component" in f.metadata]
         for key in form.config.keys() - own.keys():
             self._problem(f"{at}.config.{key}", f"{cls.__name__} has no such field. {did_you_mean(key, own)}")
+        values = self._graphs(form.graphs, cls, own, at)
         for name, f in own.items():
-            if name not in form.config and f.default is MISSING and f.default_factory is MISSING:
+            if name not in {**form.config, **values} and f.default is MISSING and f.default_factory is MISSING:
                 self._problem(f"{at}.config.{name}", f"is missing, and {cls.__name__} has no default for it.")
-        values: dict[str, Any] = {}
         for key in [key for key in own if key in form.config]:
             try:
                 values[key] = self.values.decode(form.config[key], hints[key], f"{at}.config.{key}")
@@ -260,6 +252,25 @@ class _Reading(Generic[S]):
             self._wire(error, at)
             return None
 
+    def _graphs(
+        self, forms: Mapping[str, GraphForm], cls: type[Block], known: Iterable[str], at: str
+    ) -> dict[str, Any]:
+        """The graphs of a container, by field: one, or several by name."""
+        made: dict[str, Any] = {}
+        if forms and not issubclass(cls, Container):
+            self._problem(f"{at}.graphs", f"{cls.__name__} holds no graphs. Leave the key out.")
+            return made
+        for key, form in forms.items():
+            field, _, part = key.partition(".")
+            if field not in known:
+                self._problem(f"{at}.graphs.{key}", f"{cls.__name__} has no such field. {did_you_mean(field, known)}")
+            graph = self.graph(form, f"{at}.graphs.{key}")
+            if part:
+                made.setdefault(field, {})[part] = graph
+            else:
+                made[field] = graph
+        return made
+
     def _inside(self, data: Any, at: str) -> Block:
         """A block that is a config value of another."""
         try:
@@ -273,7 +284,7 @@ class _Reading(Generic[S]):
 
     def _class(self, name: str, at: str) -> type[Block] | None:
         cls = self.classes.get(name) or find_block(name)
-        if isinstance(cls, type) and issubclass(cls, Block) and not issubclass(cls, Structure | Loop | Switch | Named):
+        if isinstance(cls, type) and issubclass(cls, Block) and not issubclass(cls, Structure | Named):
             return cls
         if name in self.auto_map:
             text = f"is code that lies beside this file ({self.auto_map[name]}), and reading a graph runs none."

@@ -4,12 +4,15 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, JsonValue, Tag
 
-FORMAT = 1
-"""The version of the form. It changes when a reader of the old one could misread a new file."""
+FORMAT = 2
+"""The version of the form. It changes when a reader of the old one could misread a new file.
+
+2: blocks have the names of the redesigned `blocks` folder, and containers have `config` and `graphs` like any block.
+"""
 
 NAME = "graph.json"
 
-_KINDS = ("Loop", "Switch", "Named", "Graph")
+_KINDS = ("Named", "Graph")
 
 Config = Annotated[dict[str, JsonValue], Field(description="The block's fields that are not components, by name.")]
 
@@ -60,31 +63,16 @@ class GraphForm(_Form):
     components: Components = {}
 
 
-class LeafForm(_Form):
+class BlockForm(_Form):
     """A block, by its registered name: `text.sd.EncodePrompt` for ours, `package.module.Class` for others."""
 
     block: Annotated[str, Field(min_length=1, json_schema_extra={"not": {"enum": list(_KINDS)}})]
     config: Config
+    graphs: Annotated[
+        dict[str, "GraphForm"],
+        Field(description='The graphs that a container holds, by field: "body", or "cases.one" for one of several.'),
+    ] = {}
     components: Components = {}
-
-
-class LoopForm(_Form):
-    """A graph that runs once for each item."""
-
-    block: Literal["Loop"]
-    over: str
-    each: str
-    carry: list[str]
-    body: GraphForm
-
-
-class SwitchForm(_Form):
-    """Several graphs, of which one runs."""
-
-    block: Literal["Switch"]
-    on: str
-    cases: dict[str, GraphForm]
-    default: GraphForm | None = None
 
 
 class NamedForm(_Form):
@@ -106,16 +94,8 @@ class _Step(_Form):
     name: Annotated[str, Field(description="The node's name, unique in its graph.")]
 
 
-class LeafStep(_Step, LeafForm):
+class BlockStep(_Step, BlockForm):
     """A named block."""
-
-
-class LoopStep(_Step, LoopForm):
-    """A named loop."""
-
-
-class SwitchStep(_Step, SwitchForm):
-    """A named switch."""
 
 
 class NamedStep(_Step, NamedForm):
@@ -132,19 +112,11 @@ def _kind(data: Any) -> str:
 
 
 StepForm: TypeAlias = Annotated[
-    Annotated[LeafStep, Tag("Block")]
-    | Annotated[LoopStep, Tag("Loop")]
-    | Annotated[SwitchStep, Tag("Switch")]
-    | Annotated[NamedStep, Tag("Named")]
-    | Annotated[InnerStep, Tag("Graph")],
+    Annotated[BlockStep, Tag("Block")] | Annotated[NamedStep, Tag("Named")] | Annotated[InnerStep, Tag("Graph")],
     Discriminator(_kind),
 ]
 NodeForm: TypeAlias = Annotated[
-    Annotated[LeafForm, Tag("Block")]
-    | Annotated[LoopForm, Tag("Loop")]
-    | Annotated[SwitchForm, Tag("Switch")]
-    | Annotated[NamedForm, Tag("Named")]
-    | Annotated[InnerForm, Tag("Graph")],
+    Annotated[BlockForm, Tag("Block")] | Annotated[NamedForm, Tag("Named")] | Annotated[InnerForm, Tag("Graph")],
     Discriminator(_kind),
 ]
 
@@ -161,7 +133,7 @@ class FileForm(_Form):
     """A graph of sfumato: blocks, every edge, and where the components are. No weights; code lies beside it."""
 
     schema_: Annotated[str | None, Field(alias="$schema")] = None
-    format: Literal[1]
+    format: Literal[2]
     sfumato: Annotated[str, Field(description="The version of sfumato that wrote it; for people.")]
     auto_map: Annotated[
         dict[str, str], Field(description='Blocks whose code lies beside this file: name to "file.Class".')
@@ -171,7 +143,7 @@ class FileForm(_Form):
     graph: GraphForm
 
 
-for _form in (GraphForm, LoopStep, SwitchStep, NamedStep, InnerStep, LoopForm, SwitchForm, NamedForm, InnerForm):
+for _form in (GraphForm, BlockStep, NamedStep, InnerStep, BlockForm, NamedForm, InnerForm):
     _form.model_rebuild()
 FileForm.model_rebuild()
 

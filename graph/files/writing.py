@@ -14,10 +14,8 @@ from ...registry import blocks as BLOCKS
 from ..block import EMPTY, Block
 from ..code import HUB
 from ..errors import GraphFileError, Problem
-from ..loop import Loop
 from ..named import Named
-from ..structure import Structure
-from ..switch import Switch
+from ..structure import Container, Structure
 from ..validate import Unfit
 from . import code
 from .bindings import Writer
@@ -143,15 +141,6 @@ class _Writing:
     def node(self, block: Block, at: str, path: str) -> dict[str, Any]:
         if isinstance(block, Structure):
             return {"block": "Graph", "graph": self.graph(block, f"{at}.graph", path)}
-        if type(block) is Loop:
-            body = self.graph(block.body, f"{at}.body", path)
-            return {"block": "Loop", "over": block.over, "each": block.each, "carry": list(block.carry), "body": body}
-        if type(block) is Switch:
-            cases = {n: self.graph(case, f"{at}.cases.{n}", f"{path}{n}/") for n, case in block.cases.items()}
-            data = {"block": "Switch", "on": block.on, "cases": cases}
-            if block.default is not None:
-                data["default"] = self.graph(block.default, f"{at}.default", f"{path}default/")
-            return data
         if type(block) is Named:
             if len({old for old, _ in block.names}) != len(block.names):
                 self._problem(at, f"renames one port twice: {block.names}. Make it with named().")
@@ -169,15 +158,20 @@ class _Writing:
         self.classes[name] = cls
         hints = get_type_hints(cls, include_extras=True)
         config: dict[str, Any] = {}
+        graphs: dict[str, Any] = {}
         held: dict[str, Any] = {}
         for f in fields(block):  # type: ignore[arg-type]  # a dataclass
             value = getattr(block, f.name)
             if "component" in f.metadata:
                 if value is not EMPTY and value is not f.default:
                     held[f.name] = value
+            elif isinstance(block, Container) and (inner := _graphs(f.name, value)):
+                for key, graph in inner.items():
+                    graphs[key] = self.graph(graph, f"{at}.graphs.{key}", f"{path}{key.replace('.', '/')}/")
             elif f.init:
                 config[f.name] = self._value(value, hints[f.name], f"{at}.config.{f.name}", path)
-        return {"block": name, "config": config, **self._components(held, at, path)}
+        data = {"block": name, "config": config, **({"graphs": graphs} if graphs else {})}
+        return {**data, **self._components(held, at, path)}
 
     def _value(self, value: Any, hint: Any, at: str, path: str) -> Any:
         """The value as JSON, after trying that the file gives it back as it is."""
@@ -208,3 +202,12 @@ class _Writing:
 
     def _problem(self, at: str, text: str) -> None:
         self.problems.append(Problem("unwritable", at, text))
+
+
+def _graphs(field: str, value: Any) -> dict[str, Structure]:  # Any: a config value
+    """The graphs that a container has in this field, by the keys that a file gives them."""
+    if isinstance(value, Structure):
+        return {field: value}
+    if isinstance(value, Mapping):
+        return {f"{field}.{part}": graph for part, graph in value.items() if isinstance(graph, Structure)}
+    return {}

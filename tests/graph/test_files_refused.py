@@ -33,8 +33,15 @@ def nodes(data: dict[str, Any]) -> Any:
 def test_a_newer_format_is_refused_with_who_wrote_it() -> None:
     text = refused(lambda d: d.update(format=7, sfumato="3.1"))
     assert text == (
-        "graph.json: has the format 7, written by sfumato 3.1. This version reads format 1: update it "
-        "(pip install -U sfumato)."
+        "graph.json: is of format 7, written by sfumato 3.1, and this version reads format 2. "
+        "Update sfumato: pip install -U sfumato."
+    )
+
+
+def test_an_older_format_is_refused_with_what_to_do() -> None:
+    assert refused(lambda d: d.update(format=1, sfumato="0.1.0")) == (
+        "graph.json: is of format 1, written by sfumato 0.1.0, and this version reads format 2. The names of blocks "
+        "have changed since. Make the graph again and save it: graph.save(folder)."
     )
 
 
@@ -93,14 +100,14 @@ def test_a_block_name_never_leads_to_an_import(tmp_path: Path, monkeypatch: pyte
 def test_unknown_missing_and_unfit_config_is_told_at_once() -> None:
     def change(data: dict[str, Any]) -> None:
         nodes(data)[0]["config"] = {"m": 1}
-        nodes(data)[1]["body"]["nodes"][0]["config"]["scale"] = "two"
+        nodes(data)[1]["graphs"]["body"]["nodes"][0]["config"]["scale"] = "two"
         nodes(data)[2]["config"] = {}
 
     text = refused(change, Graph(a=Add(), b=loop(), c=NeedsSize(size=3), outputs=("x",)))
     assert "3 problems" in text
-    assert "graph.nodes.a.config.m                     Add has no such field. There are: n." in text
-    assert 'graph.nodes.b.body.nodes.add.config.scale  takes float, but "two" came.' in text
-    assert "graph.nodes.c.config.size                  is missing, and NeedsSize has no default for it." in text
+    assert "graph.nodes.a.config.m                            Add has no such field. There are: n." in text
+    assert 'graph.nodes.b.graphs.body.nodes.add.config.scale  takes float, but "two" came.' in text
+    assert "graph.nodes.c.config.size                         is missing, and NeedsSize has no default for it." in text
 
 
 def test_a_node_named_twice_is_refused() -> None:
@@ -114,13 +121,13 @@ def test_a_reserved_node_name_is_refused() -> None:
 def test_all_faults_of_form_are_told_at_once() -> None:
     def change(data: dict[str, Any]) -> None:
         del data["graph"]["outputs"]
-        nodes(data)[1]["body"]["edges"][0]["how"] = "guessed"
+        nodes(data)[1]["graphs"]["body"]["edges"][0]["how"] = "guessed"
         nodes(data)[1]["crry"] = 3
 
     text = refused(change)
-    assert "graph.outputs                    is missing." in text
-    assert "graph.nodes.b.body.edges[0].how  input should be 'ruled' or 'pinned', but 'guessed' came." in text
-    assert "graph.nodes.b.crry               is no key of this form" in text
+    assert "graph.outputs                           is missing." in text
+    assert "graph.nodes.b.graphs.body.edges[0].how  input should be 'ruled' or 'pinned', but 'guessed' came." in text
+    assert "graph.nodes.b.crry                      is no key of this form" in text
 
 
 def edge(data: dict[str, Any], i: int = 1) -> Any:
@@ -143,10 +150,13 @@ def test_edges_to_nowhere_are_told_with_the_nearest_names() -> None:
     def change(data: dict[str, Any]) -> None:
         edge(data, 0)["to"] = "aa.x"
         edge(data, 1)["from"] = "inputs2.itms"
-        nodes(data)[1]["body"]["edges"][0]["to"] = "add.y"
+        nodes(data)[1]["graphs"]["body"]["edges"][0]["to"] = "add.y"
 
     text = refused(change)
-    assert "graph.nodes.b.body.edges[0]  \"to\" names add.y, but add takes no 'y'. There are: x, item, scale." in text
+    assert (
+        "graph.nodes.b.graphs.body.edges[0]  \"to\" names add.y, but add takes no 'y'. There are: x, item, scale."
+        in text
+    )
 
 
 def test_an_edge_that_is_missing_or_doubled_is_refused() -> None:
@@ -157,7 +167,7 @@ def test_an_edge_that_is_missing_or_doubled_is_refused() -> None:
 def test_a_graph_that_cannot_be_wired_is_refused_at_its_place() -> None:
     text = refused(lambda d: d["graph"].update(outputs=["zz"]))
     assert "graph.zz  is declared as an output, but no node gives it" in text
-    assert "graph.nodes.b.carry" in refused(lambda d: nodes(d)[1].update(carry=["x", "y"]))
+    assert "graph.nodes.b.carry" in refused(lambda d: nodes(d)[1]["config"].update(carry=["x", "y"]))
 
 
 def test_a_component_of_an_unknown_library_is_not_looked_up() -> None:
@@ -171,3 +181,14 @@ def test_a_component_of_an_unknown_library_is_not_looked_up() -> None:
 def test_a_port_renamed_that_is_not_there_is_refused() -> None:
     graph = Graph(a=named(Add(), x="z"))
     assert "files.Add has no port 'q' to rename" in refused(lambda d: nodes(d)[0].update(names={"q": "z"}), graph)
+
+
+def test_graphs_where_the_block_has_no_such_field_are_refused() -> None:
+    def change(data: dict[str, Any]) -> None:
+        graphs = nodes(data)[1]["graphs"]
+        graphs["bodies.one"] = graphs["body"]
+        nodes(data)[0]["graphs"] = {"body": graphs["body"]}
+
+    text = refused(change)
+    assert "graph.nodes.a.graphs             Add holds no graphs. Leave the key out." in text
+    assert "graph.nodes.b.graphs.bodies.one  Loop has no such field. Did you mean 'body'?" in text

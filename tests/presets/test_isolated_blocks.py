@@ -96,7 +96,7 @@ def put(folder: Path, text: str, **auto_map: str) -> Path:
             {"from": f"inputs.{n}", "to": f"work.{n}", "how": "ruled"} for n in ("images", "mask", "text", "gain")
         ]
     graph = {"outputs": [], "nodes": nodes, "edges": edges}
-    said = {"format": 1, "sfumato": "0", "auto_map": auto_map, "graph": graph}
+    said = {"format": 2, "sfumato": "0", "auto_map": auto_map, "graph": graph}
     (folder / "graph.json").write_text(json.dumps(said))
     return folder
 

@@ -30,7 +30,7 @@ def test_an_address_that_is_no_file_and_class_leads_nowhere(address: str, tmp_pa
     assert "wanted 'file.Class'" in text or "which is not there" in text
     assert not list(tmp_path.rglob("ran"))
     graph = {
-        "format": 1,
+        "format": 2,
         "sfumato": "0",
         "auto_map": {"a": address},
         "graph": {"outputs": [], "nodes": [], "edges": []},
