@@ -1,7 +1,7 @@
-"""An extension of griffe, which reads our source for the reference pages: it gives blocks and models their signatures.
+"""An extension of griffe, which reads our source for the reference pages: it adds signatures that the text lacks.
 
-A block is made a dataclass by `Block.__init_subclass__`, and a model takes the keys of its `config_class`. Neither is
-visible in the text of the class, so griffe would show classes without parameters.
+A block becomes a dataclass in `Block.__init_subclass__`, a model takes the keys of its `config_class`, and a pydantic
+model takes its fields. Without this extension griffe shows these classes without parameters.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import Any
 
 import griffe
 
-BLOCK, MODEL = "Block", "Model"
+BLOCK, MODEL, PYDANTIC = "Block", "Model", "BaseModel"
 
 
 def classes(scope: griffe.Module | griffe.Class) -> Iterator[griffe.Class]:
@@ -60,14 +60,14 @@ def config_of(cls: griffe.Class) -> griffe.Class | None:
 
 
 class Signatures(griffe.Extension):
-    """Give each block and each model an `__init__` with its fields."""
+    """Give each block, model and pydantic model an `__init__` with its fields."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         for cls in [*classes(pkg)]:
-            names = {base.name for base in lineage(cls)[:-1]}
-            if "__init__" in cls.members or not names & {BLOCK, MODEL}:
+            names = {base.name for base in lineage(cls)[:-1]} | {str(base) for base in cls.bases}
+            if "__init__" in cls.members or not names & {BLOCK, MODEL, PYDANTIC}:
                 continue
-            source = cls if BLOCK in names else config_of(cls)
+            source = config_of(cls) if MODEL in names else cls
             if source is None:
                 continue
             me = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
