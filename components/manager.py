@@ -318,6 +318,8 @@ class ComponentsManager:
         """What is known of a component, begun if nothing is."""
         entries = self._holdings.entries
         if (entry := entries.get(handle.key) or self._holdings.leaving.get(handle.key)) is not None:
+            if entry.read is not None and entry.component is None:
+                self._read_by(entry, handle)  # its spec may have another access than the handle that failed
             return entry
         rule = self._rule(handle.name)
         refuse_cut(handle.name, handle.device_map, rule)
@@ -325,9 +327,12 @@ class ComponentsManager:
         with self._lock:
             made = Entry(handle.key, handle.name, account(handle.device), handle.dtype, None, rule)
             made.device_map = handle.device_map
-            made.read = lambda device: self._mover.read(handle.spec, made.dtype, device)
-            made.tell = lambda offload: self._tell(handle.spec, made.dtype, offload)
+            self._read_by(made, handle)
             return entries.setdefault(handle.key, made)
+
+    def _read_by(self, entry: Entry, handle: Handle) -> None:
+        entry.read = lambda device: self._mover.read(handle.spec, entry.dtype, device)
+        entry.tell = lambda offload: self._tell(handle.spec, entry.dtype, offload)
 
     def _tell(self, spec: ComponentSpec, dtype: str, offload: Offload) -> Expected | None:
         return expected(spec, dtype, offload) if self.budget else None

@@ -1,65 +1,210 @@
-"""What a user names: a preset, a folder, a repo, or a single file, here or on the Hub."""
+"""What a user names: a preset, a family, a file, or a folder or repo. `locate` decides it once for all readers."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
+from ..components.loading.code.reading import CONFIG
+from ..components.loading.index import CLASSIC, MODULAR
 from ..components.loading.single_file.checkpoint import ENDS
+from ..components.storage.files import CONFIGS, has_files
 from ..components.storage.hub import Access, is_repo, open_repo
 from ..components.storage.location import Folder, Location, location_of
-from ..graph import LoadError
+from ..graph import ConfigError, LoadError
+from ..graph.files.shape import NAME as GRAPH
 from ..registry import did_you_mean
+from ..registry import presets as families
 from .names import EMBEDDED, is_embedded, names
 
 
-def file_of(x: str | Path, revision: str | None, access: Access) -> Path | None:
-    """The single file of weights that a user names, here or as `owner/name/file` on the Hub; None for all else."""
+@dataclass(frozen=True)
+class FamilyName:
+    """A family without a checkpoint ("sd"). Its graphs have no component bound."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class SingleFile:
+    """A file of weights on this machine. A file of a repo was fetched."""
+
+    file: Path
+
+
+@dataclass(frozen=True)
+class GraphFile:
+    """A file with one graph. `sf.load` takes its folder; `sf.inspect` takes the file too."""
+
+    file: Path
+
+
+@dataclass(frozen=True)
+class _InFolder:
+    """A folder, or a repo at one commit, and the subfolder to read."""
+
+    location: Location
+    subfolder: str = ""
+
+    @property
+    def has_index(self) -> bool:
+        """Whether it has `modular_model_index.json` or `model_index.json`."""
+        return not {CLASSIC, MODULAR}.isdisjoint(self.location.names(self.subfolder))
+
+    @property
+    def has_config(self) -> bool:
+        """Whether it has the config of one component."""
+        return not self.location.names(self.subfolder).isdisjoint(CONFIGS)
+
+
+@dataclass(frozen=True)
+class EmbeddedPreset(_InFolder):
+    """A preset whose model this package includes ("emoji")."""
+
+    name: str = ""
+
+
+class SavedGraph(_InFolder):
+    """A folder with a `graph.json`. `save_pretrained` writes an index beside it."""
+
+
+class PipelineFolder(_InFolder):
+    """A folder with an index and no `graph.json`."""
+
+
+class CodeBlocks(_InFolder):
+    """A folder with a `modular_config.json`, which names a block class, and with no index and no graph."""
+
+
+class ComponentFolder(_InFolder):
+    """A folder with the files of one component."""
+
+
+class UnknownFolder(_InFolder):
+    """A folder with none of these files. Who reads it says which file is missing."""
+
+
+Source: TypeAlias = (
+    FamilyName
+    | EmbeddedPreset
+    | SingleFile
+    | GraphFile
+    | SavedGraph
+    | PipelineFolder
+    | CodeBlocks
+    | ComponentFolder
+    | UnknownFolder
+)
+
+
+def locate(x: str | Path, *, revision: str | None = None, subfolder: str = "", access: Access | None = None) -> Source:
+    """Decide what `x` is: by its name first, then by the names of the files that it has.
+
+    Args:
+        x: the name of a preset or family, a folder, a repo ("owner/name"), a file, a file of a repo
+            ("owner/name/file.safetensors"), or an address of the Hub as a browser shows it.
+        revision: branch, tag or commit of a repo.
+        subfolder: the folder inside a folder or repo. A single file ignores it.
+        access: how files may be fetched. A file of a repo is fetched here.
+
+    Raises:
+        LoadError: `x` is none of these, the Hub refuses, or the subfolder leads out of the folder.
+    """
+    access = access or Access()
+    if is_embedded(x):
+        folder = Folder(EMBEDDED / x)
+        return _in_folder(folder, subfolder) if subfolder else EmbeddedPreset(folder, name=x)
+    if isinstance(x, str) and x in families and not Path(x).is_dir():
+        return FamilyName(x)
     path = Path(x).expanduser()
-    if not path.name.endswith(ENDS):
-        return None
+    if path.name.endswith(ENDS):
+        return SingleFile(_weights_file(x, path, revision, access))
     if path.is_file():
-        return path.absolute()
-    name, revision = _of_address(str(x), revision)
-    parts = name.split("/")
-    if len(parts) > 2 and is_repo("/".join(parts[:2])) and not path.parent.is_dir():
-        repo = open_repo("/".join(parts[:2]), revision, access, fresh=True)
-        inside, name = "/".join(parts[2:-1]), parts[-1]
-        if name not in (there := repo.names(inside)):
-            raise LoadError(f"{repo.source}: has no file {'/'.join(parts[2:])!r}. {did_you_mean(name, sorted(there))}")
-        return repo.local(inside, [name]) / name
-    raise LoadError(f"{path}: there is no such file. The working folder is {Path.cwd()}.")
+        return GraphFile(path)
+    return _in_folder(find_location(x, revision, access), subfolder)
 
 
-def _of_address(x: str, revision: str | None) -> tuple[str, str | None]:
-    """`owner/name`, or `owner/name/file`, and the revision, of an address on the Hub as a browser shows it; else what
-    came."""
-    if "://" not in x:
-        return x, revision
-    from huggingface_hub import constants
-
-    home, _, rest = x.partition(f"{constants.ENDPOINT}/")
-    match [] if home else rest.rstrip("/").split("/"):
-        case [owner, name]:
-            return f"{owner}/{name}", revision
-        case [owner, name, "tree", at]:
-            return f"{owner}/{name}", revision or at
-        case [owner, name, "blob" | "resolve", at, *file] if file:
-            return "/".join([owner, name, *file]), revision or at
-        case _:
-            pass
-    raise LoadError(
-        f"{x}: is no repo and no file of the Hub at {constants.ENDPOINT}. Give owner/name or owner/name/file with "
-        "revision= and subfolder=, or download it."
-    )
-
-
-def find_root(x: str | Path, revision: str | None, access: Access) -> Location:
-    """The folder, embedded model or repo that a user names; a repo is asked for its newest commit."""
+def find_location(x: str | Path, revision: str | None = None, access: Access | None = None) -> Location:
+    """The folder or repo that `x` names. A repo is asked for its newest commit. LoadError if there is none."""
     if is_embedded(x):
         return Folder(EMBEDDED / x)
     if isinstance(x, str) and "://" in x:
-        x, revision = _of_address(x, revision)
+        x, revision = _parse_address(x, revision)
     folder = Path(x).expanduser()
     if not folder.exists() and isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
         return open_repo(x, revision, access, fresh=True)
     if folder.exists() or folder.is_absolute() or str(x).startswith((".", "~")):
         return location_of(str(folder.absolute()))
     raise LoadError(f"{str(x)!r} is neither a folder nor a preset. {did_you_mean(str(x), names())}")
+
+
+def merge_access(
+    access: Access | None,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    allow_pickle: bool = False,
+) -> Access:
+    """The `Access` of a call: `access=`, or one made of the keywords. ConfigError if both were passed."""
+    spelled = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
+    if access is None:
+        return spelled
+    if spelled != Access():
+        both = [name for name in ("token", "cache_dir", "local_files_only", "force_download", "allow_pickle")
+                if getattr(spelled, name) != getattr(Access(), name)]  # fmt: skip
+        raise ConfigError(
+            f"access= and {', '.join(f'{name}=' for name in both)} were both passed. Put the setting into "
+            f"access=sf.Access({both[0]}=…), or leave access= out."
+        )
+    return access
+
+
+def _in_folder(location: Location, subfolder: str) -> Source:
+    names = location.names(subfolder)
+    if GRAPH in names:
+        return SavedGraph(location, subfolder)
+    if not names.isdisjoint((CLASSIC, MODULAR)):
+        return PipelineFolder(location, subfolder)
+    if CONFIG in names:
+        return CodeBlocks(location, subfolder)
+    if has_files(names) or "config.json" in names:
+        return ComponentFolder(location, subfolder)
+    return UnknownFolder(location, subfolder)
+
+
+def _weights_file(x: str | Path, path: Path, revision: str | None, access: Access) -> Path:
+    """A file of weights: on this machine, or `owner/name/file` of the Hub, which is fetched."""
+    if path.is_file():
+        return path.absolute()
+    address, revision = _parse_address(str(x), revision)
+    parts = address.split("/")
+    if len(parts) > 2 and is_repo("/".join(parts[:2])) and not path.parent.is_dir():
+        repo = open_repo("/".join(parts[:2]), revision, access, fresh=True)
+        folder, name = "/".join(parts[2:-1]), parts[-1]
+        if name not in (files := repo.names(folder)):
+            raise LoadError(f"{repo.source}: has no file {'/'.join(parts[2:])!r}. {did_you_mean(name, sorted(files))}")
+        return repo.local(folder, [name]) / name
+    raise LoadError(f"{path}: there is no such file. The working folder is {Path.cwd()}.")
+
+
+def _parse_address(x: str, revision: str | None) -> tuple[str, str | None]:
+    """`owner/name` or `owner/name/file`, and the revision, of an address of the Hub; anything else as it is."""
+    if "://" not in x:
+        return x, revision
+    from huggingface_hub import constants
+
+    before, _, rest = x.partition(f"{constants.ENDPOINT}/")
+    match [] if before else rest.rstrip("/").split("/"):
+        case [owner, name]:
+            return f"{owner}/{name}", revision
+        case [owner, name, "tree", branch]:
+            return f"{owner}/{name}", revision or branch
+        case [owner, name, "blob" | "resolve", branch, *file] if file:
+            return "/".join([owner, name, *file]), revision or branch
+        case _:
+            pass
+    raise LoadError(
+        f"{x}: is not a repo or a file of the Hub at {constants.ENDPOINT}. Pass owner/name or owner/name/file with "
+        "revision= and subfolder=, or download it."
+    )

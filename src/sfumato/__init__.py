@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .components import schedulers as schedulers
     from .components.manager import ComponentsManager as ComponentsManager
     from .components.spec import ComponentSpec as ComponentSpec
+    from .components.storage.hub import Access as Access
     from .graph import (
         Block as Block, BrokenBlock as BrokenBlock, Cancelled as Cancelled, Cell as Cell, ConfigError as ConfigError,
         Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError, GraphFileError as GraphFileError,
@@ -39,6 +40,7 @@ _GRAPH = (
 
 _HOMES: dict[str, tuple[str, str | None]] = {
     **{name: (".graph", name) for name in _GRAPH},
+    "Access": (".components.storage.hub", "Access"),
     "ComponentSpec": (".components.spec", "ComponentSpec"),
     "ComponentsManager": (".components.manager", "ComponentsManager"),
     "UnknownName": (".registry", "UnknownName"),

@@ -166,7 +166,7 @@ def test_one_component_and_one_file_of_a_repo(hub: Hub, tmp_path: Path) -> None:
     address = f"{hub.url}/someone/emoji/blob/old/{UNET}"
     older = sf.load_component(address, manager=sf.ComponentsManager(), config=unet.to_config())
     assert torch.equal(next(older.parameters()), next(unet.parameters()))
-    assert "is no repo and no file of the Hub at" in _said(
+    assert "is not a repo or a file of the Hub at" in _said(
         lambda: sf.load("https://elsewhere.example/a/b/blob/main/c.safetensors")
     )
     assert "has no file 'unet/other.safetensors'" in _said(lambda: sf.load("someone/emoji/unet/other.safetensors"))
@@ -186,7 +186,7 @@ def test_names_of_repos() -> None:
 def test_an_address_as_a_browser_shows_it_is_a_repo_at_a_revision(hub: Hub, load: Load) -> None:
     assert load(f"{hub.url}/someone/emoji").bindings["unet"].spec.revision == COMMIT
     assert load(f"{hub.url}/someone/emoji/tree/old").bindings["unet"].spec.revision == OLD
-    assert "is no repo and no file of the Hub" in _said(lambda: load("https://elsewhere.example/a/b"))
+    assert "is not a repo or a file of the Hub" in _said(lambda: load("https://elsewhere.example/a/b"))
 
 
 def test_a_class_finds_its_component_in_a_whole_pipeline(hub: Hub, load: Load) -> None:
@@ -198,7 +198,7 @@ def test_a_class_finds_its_component_in_a_whole_pipeline(hub: Hub, load: Load) -
     said = _said(lambda: sf.load_component("someone/emoji", "FluxTransformer2DModel"))
     assert said.startswith("someone/emoji: has no FluxTransformer2DModel. It has: scheduler (DDIMScheduler), ")
     said = _said(lambda: sf.load_component("someone/emoji"))
-    assert said.startswith("someone/emoji: is a whole pipeline. Say which: subfolder='unet', or a class. It has: ")
+    assert said.startswith("someone/emoji: is a whole pipeline. Pass subfolder='unet' or the like, or a class. It has: ")
 
 
 def test_a_variant_is_asked_of_a_saved_graph_too(hub: Hub, load: Load, repos: Path, tmp_path: Path) -> None:

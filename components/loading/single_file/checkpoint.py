@@ -251,7 +251,7 @@ def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name:
         if len(fitting) != 1:
             wanted = hint[1] if hint else "one model alone"
             raise LoadError(
-                f"{file}: {found.describe()}; wanted {wanted}. Say which: subfolder={next(iter(models), '')!r}."
+                f"{file}: {found.describe()}; wanted {wanted}. Pass subfolder={next(iter(models), '')!r}."
             )
         (name,) = fitting
     spec = part_spec(found, name).with_access(access)

@@ -1,0 +1,97 @@
+"""What `sf.inspect` returns: a record of a checkpoint, whose `str` is a table."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class InspectedComponent:
+    """One component of an `Inspection`."""
+
+    name: str
+    class_name: str
+    source: str
+    """Its folder, repo or file, with the subfolder; "an object" for one that is bound as an object."""
+    dtype: str = ""
+    """The dtypes of its weights on disk, the most frequent first; "" if it has no weights."""
+    bytes: int = 0
+    """Bytes of its weight files."""
+    parameters: int = 0
+    """How many numbers its weights have."""
+    used: bool = True
+    """Whether a task of the family needs it."""
+    missing: tuple[str, ...] = ()
+    """What keeps it from loading, a line each."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a preset, folder, repo, file or graph has. `str` of it is a table."""
+
+    source: str
+    """What was passed to `sf.inspect`."""
+    folder: str | None
+    """Its folder or repo; None for a graph and a single file."""
+    class_name: str | None
+    """The pipeline class that the index names; None if there is no index."""
+    family: str | None
+    """The family of presets that serves it; None if none does."""
+    tasks: tuple[str, ...]
+    """The tasks of the family."""
+    components: tuple[InspectedComponent, ...]
+    missing: tuple[str, ...]
+    """What keeps a task from running, a line each: missing components and files, unknown classes."""
+    layout: str = ""
+    """Which models a single file has, and whose tensor names it uses."""
+    code: str = ""
+    """The code beside it: files, hashes and imports. None of it was run."""
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all weight files."""
+        return sum(part.bytes for part in self.components)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of all components."""
+        return sum(part.parameters for part in self.components)
+
+    def __str__(self) -> str:
+        kind = self.family or "no family that is known"
+        head = [f"{self.source}", f"  family      {kind}", f"  tasks       {', '.join(self.tasks) or 'none'}"]
+        if self.layout:
+            head.append(f"  file        {self.layout}")
+        if self.folder:
+            head.append(f"  folder      {self.folder}")
+        if self.parameters:
+            head.append(f"  size        {_count(self.parameters)} parameters, {_size(self.bytes)} on disk")
+        table = [("component", "class", "dtype", "parameters", "size", "source")]
+        table += [_row(part, self.folder) for part in self.components]
+        widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+        rows = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in table]
+        lines = [*head, "", *(f"  {row.rstrip()}" for row in rows)] if self.components else head
+        if self.code:
+            lines += ["", "  code", *(f"  {line}" for line in self.code.splitlines())]
+        if self.missing:
+            lines += ["", "  missing", *(f"    {line}" for line in self.missing)]
+        return "\n".join(lines)
+
+
+def _row(part: InspectedComponent, folder: str | None) -> tuple[str, ...]:
+    size = (_count(part.parameters), _size(part.bytes)) if part.parameters else ("-", "-")
+    source = part.source.removeprefix(f"{folder}/") if folder else part.source
+    shown = source if part.used else f"{source} (no task uses it)"
+    return part.name, part.class_name, part.dtype or "-", *size, shown
+
+
+def _count(number: int) -> str:
+    for factor, unit in ((1e9, " B"), (1e6, " M"), (1e3, " K")):
+        if number >= factor:
+            return f"{number / factor:.2f}{unit}"
+    return str(number)
+
+
+def _size(number: int) -> str:
+    for factor, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "KB")):
+        if number >= factor:
+            return f"{number / factor:.1f} {unit}"
+    return f"{number} B"

@@ -1,0 +1,161 @@
+"""A pipeline from an index: the graph of a task, and the index's components bound to it."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..components.loading.component import load_problems
+from ..components.loading.index import Index
+from ..components.loading.specs import with_quantization, with_variant
+from ..components.manager import ComponentsManager
+from ..components.memory.placement import Where
+from ..components.spec import ComponentSpec
+from ..graph import ConfigError, Graph, LoadError
+from ..graph.paths import blocks_inside
+from ..registry import did_you_mean
+from ..registry import presets as families
+from .family import Family
+from .source import EmbeddedPreset, Source
+
+_LOG = logging.getLogger("sfumato")  # a command prints it as notes
+
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "emoji": {"guidance_scale": 4.0, "num_inference_steps": 25},  # its model card: 15 to 30 steps, guidance 3 to 5
+}
+"""Knobs of presets whose model likes other values than the family's."""
+
+
+@dataclass(frozen=True)
+class ComponentSettings:
+    """How the components of a pipeline are loaded.
+
+    Args:
+        manager: who loads them and makes their handles.
+        where: the device of all, or of each.
+        dtype: a torch.dtype or its name; None for the manager's.
+        variant: the variant of weight files ("fp16").
+        quantization: the quantization of each component, by name.
+    """
+
+    manager: ComponentsManager
+    where: Where
+    dtype: Any = None
+    variant: str | None = None
+    quantization: Mapping[str, Any] | None = None
+
+
+def assemble(
+    source: Source,
+    index: Index,
+    specs: Mapping[str, ComponentSpec],
+    graph: Graph | None,
+    task: str,
+    settings: ComponentSettings,
+    swaps: Mapping[str, Any],
+    title: str,
+) -> Graph:
+    """The graph of a task, or the one that was passed, with the components of an index bound and `swaps` applied.
+
+    Args:
+        source: where the index is from. An embedded preset has defaults of its own.
+        specs: the index's components, as they may be reached.
+        title: what the user passed, for the log.
+
+    Raises:
+        LoadError: an index of an unknown family, and all faults of the components that the task needs.
+    """
+    specs = with_quantization(specs, settings.quantization)
+    if graph is None:
+        graph = _graph_for(source, index, specs, task, swaps, title)
+    # A name or a config changes the checkpoint's component, which must be bound for that; an object replaces it.
+    replaced = {name for name, value in swaps.items() if not isinstance(value, str | Mapping)}
+    used = {name: spec for name, spec in specs.items() if name in graph.components and name not in replaced}
+    used = with_variant(used, settings.variant)
+    passed = {name: value for name, value in swaps.items() if isinstance(value, ComponentSpec)}
+    if graph.preset is not None and settings.variant is None:
+        graph = graph.with_bindings({**graph.bindings, **_for_other_tasks(graph, specs, settings)})
+    handles = settings.where.handles({**used, **passed}, settings.manager, settings.dtype, {**specs, **passed})
+    graph = graph.bind({name: handles[name] for name in used if name not in passed})
+    left_out = {name for name in specs if name not in graph.components and swaps.get(name, name) is None}
+    swaps = {name: handles.get(name, value) if name in passed else value
+             for name, value in swaps.items() if name not in left_out}  # fmt: skip
+    return graph.using(**swaps) if swaps else graph
+
+
+def family_of(index: Index) -> Family:
+    """The family whose checkpoints name the index's pipeline class, or the class of its blocks. LoadError if none."""
+    by_class: dict[str, Family] = {}
+    refused: dict[str, str] = {}
+    for name in families:
+        family: Family = families[name]
+        by_class.update(dict.fromkeys(family.classes, family))
+        refused.update(family.refuses)
+    for name in _class_names(index):
+        if name in by_class:
+            return by_class[name]
+    named = str(next(iter(_class_names(index)), None))
+    why = f"{refused[named]}." if named in refused else did_you_mean(named, by_class)
+    raise LoadError(
+        f"{index.path}: its index names the pipeline {named!r}, which no preset family is for. {why} "
+        "Or pass a graph of your own: sf.load(folder, graph=…)."
+    )
+
+
+def _graph_for(
+    source: Source, index: Index, specs: Mapping[str, ComponentSpec], task: str, swaps: Mapping[str, Any], title: str
+) -> Graph:
+    """The graph of a task, with sizes and channels by the configs of these components."""
+    family = family_of(index)
+    known = {**specs, **{name: value for name, value in swaps.items() if name in specs or value is not None}}
+    try:
+        graph = family.make(task, known, **index.config)
+    except (LoadError, ConfigError) as error:
+        raise _with_all_problems(error, index, family, task, swaps) from error
+    if isinstance(source, EmbeddedPreset):
+        return _with_defaults(graph, _DEFAULTS.get(source.name, {}))
+    _LOG.info("%s: %s, by its pipeline class %s", title, "/".join(graph.preset or ()), index.class_name)
+    return graph
+
+
+def _for_other_tasks(graph: Graph, specs: Mapping[str, ComponentSpec], settings: ComponentSettings) -> dict[str, Any]:
+    """Handles of the components that only other tasks of the graph's family use."""
+    assert graph.preset is not None
+    names = families[graph.preset[0]].needed(specs.keys() - graph.components.keys())
+    device, dtype = settings.where.device, settings.dtype
+    return {name: settings.manager.handle(specs[name], device=device, dtype=dtype, name=name) for name in names}
+
+
+def _class_names(index: Index) -> Iterator[str]:
+    """The classes that tell the family. Modular files have a plain pipeline class, and their blocks say more."""
+    if index.class_name not in (None, "ModularPipeline"):
+        yield index.class_name
+    if index.blocks_class_name:
+        yield index.blocks_class_name
+        # Published as pairs: StableDiffusionXLAutoBlocks belong to a StableDiffusionXLModularPipeline.
+        yield f"{index.blocks_class_name.removesuffix('Blocks').removesuffix('Auto')}ModularPipeline"
+    if index.class_name:
+        yield index.class_name
+
+
+def _with_all_problems(
+    error: Exception, index: Index, family: Family, task: str, swaps: Mapping[str, Any]
+) -> LoadError:
+    """One error with all faults of the components that the task needs, in place of the first one."""
+    needed = {name for name, part in family.make(task, {}).components.items() if part.required}
+    lines = [f"{name}: the index has none." for name in sorted(needed - index.loadable.keys() - swaps.keys())]
+    for name, spec in index.loadable.items():
+        if name in needed and name not in swaps:
+            lines += [f"{name}: {text}" for text in load_problems(spec)]
+    if len(lines) < 2:
+        return LoadError(str(error))
+    return LoadError("\n  ".join([f"{index.path}: ({len(lines)} problems)", *lines]))
+
+
+def _with_defaults(graph: Graph, defaults: Mapping[str, Any]) -> Graph:
+    """The graph with other defaults of its knobs, in every block that has them."""
+    for path, block in blocks_inside(graph):
+        changed = {name: value for name, value in defaults.items() if name in block.config()}
+        if changed:
+            graph = graph.replace(".".join(path), type(block)(**{**block.config(), **changed}))
+    return graph
