@@ -1,46 +1,56 @@
-"""Control nets and adapters that a checkpoint brings, put before the guider of whatever task."""
+"""Control nets and adapters of a checkpoint: their blocks go before the guider, whatever the task."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..blocks.control.controlnet import ApplyControlNet, ApplyControlNetUnion
 from ..blocks.control.t2i_adapter import ApplyT2IAdapter
 from ..graph import Block, Graph, named
-from .settings import read_config
+from .settings import Components, read_config
 
-UNET_CONTROL: Mapping[str, type[Block]] = {
+Config = Mapping[str, Any]  # JSON values
+
+_UNET_BLOCKS: Mapping[str, type[Block]] = {
     "ControlNetModel": ApplyControlNet,
     "ControlNetUnionModel": ApplyControlNetUnion,
     "T2IAdapter": ApplyT2IAdapter,
 }
-"""The block for each class of net, for U-Nets."""
+_NODES = {"controlnet": "control", "adapter": "adapt"}
+_SHARED = ("predict", "rows", "random", "transformer", "vae", "height", "width", "guidance_scale")
+"""The ports and components that all control nets of a graph share."""
 
-_SHARED = ("predict", "rows", "transformer", "vae")
-"""What all nets of a graph have in common; the other ports of a second one are numbered."""
 
+def control_components(components: Components) -> Iterator[tuple[str, str, Config]]:
+    """The control nets and adapters among the components: the node for each, its number, and its config.
 
-def attaching(
-    blocks: Mapping[str, type[Block]], before: str = "denoise.guider"
-) -> Callable[[Graph, Mapping[str, Any]], Graph]:
-    """For a family: put in a block for each `controlnet` and `adapter` among the components, by its class.
-
-    Of several (`controlnet`, `controlnet_1` …, as they are saved) the block, its component and its inputs are numbered:
-    `control_image_1`, `controlnet_conditioning_scale_1`.
+    Of several (`controlnet`, `controlnet_1` …, as they are saved) the first has the number "".
     """
+    for name, component in components.items():
+        kind, _, number = name.partition("_")
+        if kind in _NODES and (not number or number.isdecimal()):
+            yield _NODES[kind] + (f"_{number}" if number else ""), number, read_config(component)
 
-    def attach(graph: Graph, components: Mapping[str, Any]) -> Graph:
-        for name, component in components.items():
-            kind, _, number = name.partition("_")
-            if kind not in ("controlnet", "adapter") or (number and not number.isdecimal()):
-                continue
-            if (found := blocks.get(str(read_config(component).get("_class_name")))) is None:
-                continue
-            block, node = found(), "control" if kind == "controlnet" else "adapt"
-            if number:
-                ports = [*block.signature.inputs, *block.signature.components]
-                block = named(block, **{port: f"{port}_{number}" for port in ports if port not in _SHARED})
-                node = f"{node}_{number}"
-            graph = graph.insert(node, block, before=before)
-        return graph
 
-    return attach
+def numbered(block: Block, number: str) -> Block:
+    """The block with a number at its own ports and components: `control_image_1`, `controlnet_conditioning_scale_1`."""
+    s = block.signature
+    ports = dict.fromkeys([*s.inputs, *s.outputs, *s.components])
+    return named(block, **{port: f"{port}_{number}" for port in ports if port not in _SHARED}) if number else block
+
+
+def attach_controls(graph: Graph, components: Components, block_for: Callable[[Config], Block | None]) -> Graph:
+    """Insert a block for each control net and adapter of the checkpoint. block_for: None for one of another family."""
+    for node, number, config in control_components(components):
+        if (block := block_for(config)) is not None:
+            graph = graph.insert(node, numbered(block, number), before="denoise.guider")
+    return graph
+
+
+def attach_unet_controls(graph: Graph, components: Components) -> Graph:
+    """`attach_controls` for U-Nets: the class of a net says which block it needs."""
+
+    def block_for(config: Config) -> Block | None:
+        block = _UNET_BLOCKS.get(str(config.get("_class_name")))
+        return block and block()
+
+    return attach_controls(graph, components, block_for)

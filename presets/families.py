@@ -3,8 +3,6 @@
 A function is imported when it is called, so that this module, and with it the list of all presets, needs no torch.
 """
 
-from functools import partial
-
 from ..registry import LazyFunction
 from .family import Family
 
@@ -32,8 +30,8 @@ sd = Family(
         "LatentConsistencyModelImg2ImgPipeline",
     ),
     tasks=_tasks("sd", "text2image", "image2image", "inpaint"),
-    settings=_function("settings:unet_settings"),
-    attach=_function("sd:attach"),
+    settings=_function("settings:SDSettings"),
+    attach=_function("control:attach_unet_controls"),
     refuses={
         "StableDiffusionUpscalePipeline": "Its U-Net reads a small picture and how much noise is on it",
         "StableDiffusionLatentUpscalePipeline": "Its U-Net reads small latents and denoises by other rules",
@@ -63,8 +61,8 @@ sdxl = Family(
         **_tasks("sdxl", "text2image", "image2image", "inpaint"),
         "refined": _function("sdxl:text2image_refined"),
     },
-    settings=_function("sdxl:settings"),
-    attach=_function("sdxl:attach"),
+    settings=_function("settings:SDXLSettings"),
+    attach=_function("control:attach_unet_controls"),
 )
 sd3 = Family(
     name="sd3",
@@ -79,7 +77,7 @@ sd3 = Family(
         "StableDiffusion3PAGImg2ImgPipeline",
     ),
     tasks=_tasks("sd3", "text2image", "image2image", "inpaint"),
-    settings=_function("sd3:settings"),
+    settings=_function("settings:SD3Settings"),
     attach=_function("sd3:attach"),
 )
 flux = Family(
@@ -97,25 +95,25 @@ flux = Family(
         "FluxModularPipeline",
     ),
     tasks=_tasks("flux", "text2image", "image2image", "inpaint", "fill", "kontext", "redux"),
-    settings=_function("flux_tools:settings"),
-    attach=_function("flux_tools:controlled"),
+    settings=_function("settings:FluxSettings"),
+    attach=_function("flux_tools:attach"),
 )
 flux_kontext = Family(
     name="flux-kontext",
     classes=("FluxKontextPipeline", "FluxKontextModularPipeline"),
     tasks=_tasks("flux", "text2image", "kontext"),
-    settings=_function("flux_tools:settings"),
-    attach=_function("flux_tools:controlled"),
+    settings=_function("settings:FluxSettings"),
+    attach=_function("flux_tools:attach"),
 )
 pixart = Family(
     name="pixart",
     classes=("PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
     tasks=_tasks("pixart", "text2image", "image2image", "inpaint"),
-    settings=_function("pixart:settings"),
+    settings=_function("settings:PixArtSettings"),
 )
 pixart_alpha = Family(
     name="pixart-alpha",
     classes=("PixArtAlphaPipeline",),
-    tasks={name: partial(make, words=120, preset="pixart-alpha") for name, make in pixart.tasks.items()},
-    settings=_function("pixart:settings"),
+    tasks=pixart.tasks,
+    settings=_function("settings:PixArtAlphaSettings"),
 )

@@ -2,46 +2,60 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, Protocol, Self
 
 from ..graph import Block, Graph
 from ..graph.tasks import AUTO
 from ..registry import UnknownName, did_you_mean
 
-Settings = Mapping[str, Any]  # keywords of a preset function
 Path = tuple[str, ...]
 Nodes = Mapping[str, Block]
 
 
-def as_it_is(graph: Graph, components: Mapping[str, Any]) -> Graph:
+def unchanged(graph: Graph, components: Mapping[str, Any]) -> Graph:
     """The graph itself."""
     return graph
 
 
+class Settings(Protocol):
+    """What a family's graphs depend on; see `presets/settings.py`."""
+
+    def read(self, components: Mapping[str, Any]) -> Self:
+        """These settings with what the configs of components say."""
+        ...
+
+    def with_index(self, keys: Mapping[str, Any]) -> Self:
+        """These settings with the plain keys of an index file."""
+        ...
+
+
 @dataclass(frozen=True)
 class Family:
-    """Tasks, each a function that makes its graph, and what the configs of the components say about them.
-
-    `settings(components)` reads sizes and channels from what is bound, so that a graph's defaults are the checkpoint's.
-    """
+    """Tasks that one set of components serves. Each is a function that makes a graph for settings."""
 
     name: str
     classes: tuple[str, ...]
     """The pipeline classes that `model_index.json` files of this family name."""
     tasks: Mapping[str, Callable[..., Graph]]
-    settings: Callable[[Mapping[str, Any]], Settings]
-    attach: Callable[[Graph, Mapping[str, Any]], Graph] = as_it_is
-    """Puts in the blocks of components that some checkpoints have beside those of the tasks: control nets."""
+    settings: Callable[[], Settings]
+    """The class of the settings. Those of a checkpoint are read from its configs and its index."""
+    attach: Callable[[Graph, Mapping[str, Any]], Graph] = unchanged
+    """Inserts the blocks of components that some checkpoints have besides those of the tasks: control nets."""
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Pipeline classes of checkpoints that look like this family's and are not: what their denoiser does."""
+    """Pipeline classes that share components with this family, and what their denoiser does otherwise."""
 
-    def make(self, task: str, components: Mapping[str, Any], **more: Any) -> Graph:
-        """The graph of a task with the settings of these components, not bound yet."""
+    def make(self, task: str, components: Mapping[str, Any], **index: Any) -> Graph:  # Any: JSON values
+        """The graph of a task for these components, not bound yet. index: the plain keys of the checkpoint's index.
+
+        Raises:
+            UnknownName: the family has no such task.
+            ConfigError: a key that the family does not know, or a config that cannot be read.
+        """
         if task == AUTO:
-            return self.make(next(iter(self.tasks)), components, **more).as_preset(self.name, AUTO)
+            return self.make(next(iter(self.tasks)), components, **index).as_preset(self.name, AUTO)
         if task not in self.tasks:
             raise UnknownName(f"The family {self.name!r} has no task {task!r}. {did_you_mean(task, self.tasks)}")
-        graph = self.tasks[task](**{**self.settings(components), **more})
+        graph = self.tasks[task](self.settings().read(components).with_index(index))
         return self.attach(graph, components).as_preset(self.name, task)
 
     def needed(self, names: Collection[str]) -> list[str]:

@@ -1,9 +1,6 @@
 """Flux.1 (Black Forest Labs 2024): dev and schnell, Fill and Kontext, and every checkpoint of that layout."""
 
-from typing import Any
-
 from ..blocks.decode.images import DecodeLatents, FinishImages
-from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.flux import PredictFlow
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.image.read import ReadImage
@@ -11,23 +8,18 @@ from ..blocks.latents.flow import CutSchedule, MakeSchedule
 from ..blocks.latents.start import CountRows, DrawNoise, ScaleNoise, SeedRandom
 from ..blocks.text.flux import EncodePrompt, MatchNegative
 from ..blocks.text.rows import ExpandRows
-from ..graph import Block, Graph, Loop, named
-from .edits import from_image, into_mask
-from .flux_tools import PATCH, filling, looking, said_by_images, steered
+from ..graph import Block, Graph, named
+from .denoising import denoising_loop
+from .flux_tools import with_control_channels, with_fill_channels, with_image_prompt, with_reference_image
+from .settings import FluxSettings
+from .tasks import to_image2image, to_inpaint
 
 NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2"}
-SIZE = 1024  # pixels a side; no config of Flux says it
 
 
-def text2image(
-    channels: int = 16,
-    factor: int = 8,
-    distilled: bool = True,
-    guidance_scale: float = 3.5,
-    steers: bool = False,
-    **_: Any,
-) -> Graph:
-    """A prompt becomes pictures."""
+def text2image(settings: FluxSettings = FluxSettings(), *, guidance_scale: float = 3.5) -> Graph:
+    """Make pictures from a prompt."""
+    size, patch = settings.size, settings.patch
     graph = Graph(
         positive=named(EncodePrompt(), conditioning="positive"),
         rows=CountRows(),
@@ -36,18 +28,11 @@ def text2image(
         expand_positive=named(ExpandRows(), conditioning="positive"),
         expand_negative=named(ExpandRows(), conditioning="negative"),
         random=SeedRandom(),
-        noise=DrawNoise(channels=channels, factor=factor, patch=PATCH, height=SIZE, width=SIZE),
-        schedule=MakeSchedule(patch=PATCH),
+        noise=DrawNoise(channels=settings.channels, factor=settings.factor, patch=patch, height=size, width=size),
+        schedule=MakeSchedule(patch=patch),
         start=ScaleNoise(),
-        denoise=Loop(
-            over="steps",
-            each="step",
-            carry=("latents", "random"),
-            body=Graph(
-                predict=PredictFlow(guidance_scale=guidance_scale if distilled else None),
-                guider=_true_guidance(),
-                advance=AdvanceLatents(),
-            ),
+        denoise=denoising_loop(
+            PredictFlow(guidance_scale=guidance_scale if settings.embeds_guidance else None), _true_guidance()
         ),
         decode=DecodeLatents(),
         finish=FinishImages(),
@@ -55,50 +40,49 @@ def text2image(
         slots={"guider": ["denoise.guider"]},
         preset=("flux", "text2image"),
     )
-    return steered(graph, SIZE, factor * PATCH) if steers else graph
+    return with_control_channels(graph, settings) if settings.reads_control else graph
 
 
 def _true_guidance() -> Block:
-    """Off at first. Its scale has a name of its own, since `guidance_scale` is what the model was distilled to read."""
+    """Off by default. Its scale is `true_cfg_scale`, since `guidance_scale` is what the model was distilled to read."""
     return named(ClassifierFreeGuidance(guidance_scale=1.0), guidance_scale="true_cfg_scale")
 
 
-def image2image(factor: int = 8, **settings: Any) -> Graph:
-    """A prompt changes a picture: as much of it as `strength` says."""
-    multiple, settings = factor * PATCH, {"guidance_scale": 7.0, **settings}
+def image2image(settings: FluxSettings = FluxSettings(), *, guidance_scale: float = 7.0) -> Graph:
+    """Change a picture by a prompt, as much as `strength` says."""
+    size, multiple = settings.size, settings.multiple
     return (
-        from_image(text2image(factor=factor, **settings), multiple)
-        .replace("read", ReadImage(multiple=multiple, height=SIZE, width=SIZE))
+        to_image2image(text2image(settings, guidance_scale=guidance_scale), multiple)
+        .replace("read", ReadImage(multiple=multiple, height=size, width=size))
         .replace("cut", CutSchedule())
         .as_preset("flux", "image2image")
     )
 
 
-def inpaint(factor: int = 8, fills: bool = False, **settings: Any) -> Graph:
-    """A prompt paints what a mask leaves open: what lies outside is put back after each step, or Fill sees to it."""
-    if fills:
-        return fill(factor, **settings).as_preset("flux", "inpaint")
-    graph = into_mask(image2image(factor, **settings), SIZE, factor * PATCH, joined=False)
+def inpaint(settings: FluxSettings = FluxSettings()) -> Graph:
+    """Paint the white part of a mask by a prompt. A transformer that was trained for it reads the mask."""
+    if settings.reads_mask:
+        return fill(settings).as_preset("flux", "inpaint")
+    graph = to_inpaint(image2image(settings), settings.size, settings.multiple, reads_mask=False)
     return graph.as_preset("flux", "inpaint")
 
 
-def fill(factor: int = 8, **settings: Any) -> Graph:
-    """The same with a transformer trained for it."""
-    settings = {"guidance_scale": 30.0, **settings}
+def fill(settings: FluxSettings = FluxSettings()) -> Graph:
+    """Paint the white part of a mask by a prompt, with a transformer that was trained for it (Fill)."""
     return (
-        filling(image2image(factor, **settings), SIZE, factor * PATCH)
-        .replace("schedule", MakeSchedule(patch=PATCH, num_inference_steps=50))
+        with_fill_channels(image2image(settings, guidance_scale=30.0), settings)
+        .replace("schedule", MakeSchedule(patch=settings.patch, num_inference_steps=50))
         .replace("cut", CutSchedule(strength=1.0))
         .as_preset("flux", "fill")
     )
 
 
-def kontext(factor: int = 8, **settings: Any) -> Graph:
-    """A prompt says what becomes of a picture that the transformer looks at."""
-    return looking(text2image(factor=factor, **settings), SIZE, factor * PATCH).as_preset("flux", "kontext")
+def kontext(settings: FluxSettings = FluxSettings()) -> Graph:
+    """Edit a picture as a prompt says: the transformer reads the picture as further tokens (Kontext)."""
+    return with_reference_image(text2image(settings), settings).as_preset("flux", "kontext")
 
 
-def redux(pooled: int = 768, **settings: Any) -> Graph:
-    """Pictures like one that is given, or like several at once."""
-    settings = {"guidance_scale": 2.5, **settings}
-    return said_by_images(text2image(**settings), pooled).as_preset("flux", "redux")
+def redux(settings: FluxSettings = FluxSettings()) -> Graph:
+    """Make pictures like one that is passed, or like several at once (Redux)."""
+    graph = text2image(settings, guidance_scale=2.5)
+    return with_image_prompt(graph, settings.pooled_width).as_preset("flux", "redux")

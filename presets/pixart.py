@@ -1,31 +1,21 @@
 """PixArt-Sigma (Chen et al. 2024) and PixArt-Alpha (Chen et al. 2023), and every checkpoint of that layout."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from ..blocks.decode.images import DecodeLatents, FinishImages
-from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.pixart import PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.latents.start import CountRows, DrawNoise, MakeSchedule, NoiseImageFully, ScaleNoise, SeedRandom
 from ..blocks.text.pixart import EncodePrompt
 from ..blocks.text.rows import ExpandRows, MatchNegative
-from ..graph import Graph, Loop, named
-from .edits import from_image, into_mask
-from .settings import pixels_a_latent, read_config
+from ..graph import Graph, named
+from .denoising import denoising_loop
+from .settings import PixArtSettings
+from .tasks import to_image2image, to_inpaint
 
 
-def text2image(
-    size: int = 1024,
-    channels: int = 4,
-    factor: int = 8,
-    patch: int = 2,
-    words: int = 300,
-    preset: str = "pixart",
-    **_: Any,
-) -> Graph:
-    """A prompt becomes pictures."""
-    encode = EncodePrompt(max_sequence_length=words)
+def text2image(settings: PixArtSettings = PixArtSettings()) -> Graph:
+    """Make pictures from a prompt."""
+    encode = EncodePrompt(max_sequence_length=settings.max_sequence_length)
+    size, factor = settings.size, settings.factor
     return Graph(
         positive=named(encode, conditioning="positive"),
         rows=CountRows(),
@@ -35,45 +25,26 @@ def text2image(
         expand_negative=named(ExpandRows(), conditioning="negative"),
         random=SeedRandom(),
         schedule=MakeSchedule(num_inference_steps=20),
-        noise=DrawNoise(channels=channels, factor=factor, patch=patch, height=size, width=size),
+        noise=DrawNoise(channels=settings.channels, factor=factor, patch=settings.patch, height=size, width=size),
         start=ScaleNoise(),
-        denoise=Loop(
-            over="steps",
-            each="step",
-            carry=("latents", "random"),
-            body=Graph(
-                predict=PredictNoise(factor=factor),
-                guider=ClassifierFreeGuidance(guidance_scale=4.5),
-                advance=AdvanceLatents(),
-            ),
-        ),
+        denoise=denoising_loop(PredictNoise(factor=factor), ClassifierFreeGuidance(guidance_scale=4.5)),
         decode=DecodeLatents(),
         finish=FinishImages(),
         outputs=("images",),
         slots={"guider": ["denoise.guider"]},
-        preset=(preset, "text2image"),
+        preset=("pixart", "text2image"),
     )
 
 
-def image2image(factor: int = 8, patch: int = 2, preset: str = "pixart", **settings: Any) -> Graph:
-    """A prompt changes a picture: as much of it as `strength` says."""
-    graph = text2image(factor=factor, patch=patch, preset=preset, **settings)
-    return from_image(graph, factor * patch).as_preset(preset, "image2image")
+def image2image(settings: PixArtSettings = PixArtSettings()) -> Graph:
+    """Change a picture by a prompt, as much as `strength` says."""
+    return to_image2image(text2image(settings), settings.multiple).as_preset("pixart", "image2image")
 
 
-def inpaint(size: int = 1024, factor: int = 8, patch: int = 2, preset: str = "pixart", **settings: Any) -> Graph:
-    """A prompt paints what a mask leaves open: what lies outside is put back after each step."""
-    graph = image2image(size=size, factor=factor, patch=patch, preset=preset, **settings)
+def inpaint(settings: PixArtSettings = PixArtSettings()) -> Graph:
+    """Paint the white part of a mask by a prompt. What lies outside the mask is put back after each step."""
     return (
-        into_mask(graph, size, factor * patch, joined=False)
+        to_inpaint(image2image(settings), settings.size, settings.multiple, reads_mask=False)
         .replace("start", NoiseImageFully())
-        .as_preset(preset, "inpaint")
+        .as_preset("pixart", "inpaint")
     )
-
-
-def settings(components: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Sizes and channels, as the configs of the transformer and the autoencoder have them."""
-    transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
-    factor = pixels_a_latent(vae)
-    size, channels = transformer.get("sample_size", 128) * factor, transformer.get("in_channels", 4)
-    return {"factor": factor, "size": size, "channels": channels, "patch": transformer.get("patch_size", 2)}

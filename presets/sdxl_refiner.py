@@ -1,29 +1,31 @@
-"""SDXL's base and refiner as one graph: one schedule cut in two, latents handed over as they are."""
+"""SDXL's base and refiner as one graph: one schedule in two parts, and latents that go from one to the other."""
 
-from ..blocks.denoise.advance import AdvanceLatents
 from ..blocks.denoise.unet import PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.latents.denoising_range import SplitSchedule
 from ..blocks.text.micro_conditioning import AddSizes, UseAestheticScore
 from ..blocks.text.rows import ExpandRows
 from ..blocks.text.sdxl import EncodeRefinerPrompt, MatchNegative
-from ..graph import Block, Graph, Loop, named
-from .edits import NEGATIVE
+from ..graph import Block, Graph, named
+from .denoising import denoising_loop
+from .tasks import NEGATIVE
 
 
-def refined(base: Graph) -> Graph:
-    """The base's graph, with the refiner's loop behind its own; `denoising_end` says where one hands over to the other.
+def with_refiner(base: Graph) -> Graph:
+    """The base's graph with the refiner's loop behind its own. `denoising_end` says where the refiner takes over.
 
-    The refiner reads the second text tower alone, and a score in place of the target size.
+    The refiner reads the second text encoder alone, and an aesthetic score in place of the target size.
     """
-    ends = ("start", "denoise", "decode", "finish")
-    words = {name: block for name, block in base.nodes.items() if name not in (*ends, "end")}
+    last = ("start", "denoise", "decode", "finish")
+    first = {name: block for name, block in base.nodes.items() if name not in (*last, "end")}
+    predict = named(PredictNoise(), unet="refiner")
+    refine = denoising_loop(predict, ClassifierFreeGuidance(guidance_scale=5.0), over="refine_steps")
     return Graph(
-        {**words, **_words()},
+        {**first, **_refiner_prompts()},
         start=base["start"],
         split=SplitSchedule(),
         denoise=base["denoise"],
-        refine=named(_loop(), positive="refine_positive", negative="refine_negative"),
+        refine=named(refine, positive="refine_positive", negative="refine_negative"),
         decode=base["decode"],
         finish=base["finish"],
         outputs=("images",),
@@ -32,21 +34,8 @@ def refined(base: Graph) -> Graph:
     )
 
 
-def _loop() -> Loop:
-    return Loop(
-        over="refine_steps",
-        each="step",
-        carry=("latents", "random"),
-        body=Graph(
-            predict=named(PredictNoise(), unet="refiner"),
-            guider=ClassifierFreeGuidance(guidance_scale=5.0),
-            advance=AdvanceLatents(),
-        ),
-    )
-
-
-def _words() -> dict[str, Block]:
-    """The same sentence as the base's, from prompt to conditioning. No negative prompt is "" to the refiner."""
+def _refiner_prompts() -> dict[str, Block]:
+    """The nodes that encode the base's prompts for the refiner. No negative prompt is "" to it."""
     positive, negative = "refine_positive", "refine_negative"
     return {
         positive: named(EncodeRefinerPrompt(), text=positive),

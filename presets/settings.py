@@ -1,10 +1,232 @@
-"""What components say of themselves before they are loaded."""
+"""The settings of each family: what the configs and the index of a checkpoint say about its graphs."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, cast, get_type_hints
 
 from ..components.handle import Handle
 from ..components.spec import ComponentSpec
+from ..graph import ConfigError
+from ..graph.validate import Unfit, fitted
+from ..registry import did_you_mean
+
+Components = Mapping[str, Any]  # Any: objects, handles and specs of any class
+
+IGNORED_KEYS: Mapping[str, str] = {
+    "requires_safety_checker": "there is no safety checker in sfumato",
+    "is_distilled": "the config of the denoiser says it",
+}
+"""Plain keys of published indexes that no graph depends on, with the reason. Any other unknown key is refused."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a family's graphs depend on. The defaults are those of the family's first checkpoint."""
+
+    index_keys: ClassVar[frozenset[str]] = frozenset()
+    """The settings that an index file may have as plain keys; the others are read from the configs of components."""
+
+    def read(self, components: Components) -> Self:
+        """These settings with what the configs of components say. Reads config files, no weights."""
+        raise NotImplementedError
+
+    def with_index(self, keys: Mapping[str, Any]) -> Self:  # Any: JSON values
+        """These settings with the plain keys of an index file.
+
+        Raises:
+            ConfigError: a key that the family does not know, or a value of another type.
+        """
+        hints, found = get_type_hints(type(self)), dict[str, Any]()
+        for key, value in keys.items():
+            if key in IGNORED_KEYS:
+                continue
+            if key not in self.index_keys:
+                near = did_you_mean(key, [*sorted(self.index_keys), *IGNORED_KEYS])
+                raise ConfigError(f"The index has the key {key!r}, which {type(self).__name__} does not know. {near}")
+            try:
+                found[key] = fitted(value, hints[key])
+            except Unfit as error:
+                raise ConfigError(f"{type(self).__name__}.{key} {error}, got {value!r}.") from None
+        return replace(self, **found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SDSettings(Settings):
+    """Stable Diffusion 1 and 2.
+
+    size: pixels a side of the picture. channels: of its latents. factor: pixels a side of a latent. unet_channels: of
+    the U-Net's input; more than `channels` where it was trained to inpaint. embeds_guidance: the U-Net was distilled to
+    read the guidance scale.
+    """
+
+    size: int = 512
+    channels: int = 4
+    factor: int = 8
+    unet_channels: int = 4
+    embeds_guidance: bool = False
+
+    @property
+    def reads_mask(self) -> bool:
+        """Whether the U-Net reads the mask and the masked picture as channels."""
+        return self.unet_channels == 2 * self.channels + 1
+
+    def read(self, components: Components) -> Self:
+        """From the configs of the U-Net and the autoencoder."""
+        return replace(self, **_read_unet(components))
+
+
+@dataclass(frozen=True, kw_only=True)
+class SDXLSettings(SDSettings):
+    """SDXL and its refiner; see `SDSettings`.
+
+    text_encoders: 2, or 1 for the refiner. size_ids: how many numbers of micro-conditioning the U-Net reads, 6, or 5
+    where one is an aesthetic score; None where no config says it, and then `requires_aesthetics_score` decides.
+    force_zeros_for_empty_prompt: no negative prompt is zeros, not "".
+    """
+
+    index_keys: ClassVar[frozenset[str]] = frozenset({"force_zeros_for_empty_prompt", "requires_aesthetics_score"})
+
+    size: int = 1024
+    text_encoders: int = 2
+    size_ids: int | None = None
+    force_zeros_for_empty_prompt: bool = True
+    requires_aesthetics_score: bool = False
+
+    @property
+    def reads_score(self) -> bool:
+        """Whether the U-Net reads an aesthetic score in place of the target size."""
+        return self.size_ids == 5 or (self.size_ids is None and self.requires_aesthetics_score)
+
+    def read(self, components: Components) -> Self:
+        """From the configs of the U-Net, the autoencoder and the second text encoder."""
+        unet, text = (read_config(components.get(name)) for name in ("unet", "text_encoder_2"))
+        found = _read_unet(components)
+        if "text_encoder_2" in components and "text_encoder" not in components:
+            found["text_encoders"] = 1
+        # One row of the U-Net's added embedding has the pooled prompt, and sinusoids of each number.
+        width, waves, pooled = (
+            unet.get("projection_class_embeddings_input_dim"),
+            unet.get("addition_time_embed_dim"),
+            text.get("projection_dim"),
+        )
+        if width and waves and pooled:
+            found["size_ids"] = (width - pooled) // waves
+        return replace(self, **found)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SD3Settings(Settings):
+    """Stable Diffusion 3 and 3.5.
+
+    size: pixels a side of the picture. channels: of its latents. factor: pixels a side of a latent. patch: latents a
+    side of a token. t5: whether the third text encoder, T5, is used. token_width: of the conditioning's tokens.
+    """
+
+    size: int = 1024
+    channels: int = 16
+    factor: int = 8
+    patch: int = 2
+    t5: bool = True
+    token_width: int = 4096
+
+    @property
+    def multiple(self) -> int:
+        """Pixels a side of a token."""
+        return self.factor * self.patch
+
+    def read(self, components: Components) -> Self:
+        """From the configs of the transformer and the autoencoder. T5 is left out where it alone is not bound."""
+        transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
+        factor = pixels_per_latent(vae)
+        bound = {"text_encoder", "text_encoder_3"} & components.keys()
+        return replace(
+            self,
+            factor=factor,
+            size=transformer.get("sample_size", 128) * factor,
+            channels=vae.get("latent_channels", 16),
+            patch=transformer.get("patch_size", 2),
+            t5=not bound or components.get("text_encoder_3") is not None,
+            token_width=transformer.get("joint_attention_dim", 4096),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FluxSettings(Settings):
+    """Flux.1.
+
+    size: pixels a side of the picture; no config says it. channels: of its latents. factor: pixels a side of a latent.
+    embeds_guidance: the transformer was distilled to read the guidance scale. pooled_width: of the pooled prompt.
+    reads_control, reads_mask: the transformer was trained to read a control picture, a mask, as channels.
+    """
+
+    patch: ClassVar[int] = 2
+    """Latents a side of a token."""
+
+    size: int = 1024
+    channels: int = 16
+    factor: int = 8
+    embeds_guidance: bool = True
+    pooled_width: int = 768
+    reads_control: bool = False
+    reads_mask: bool = False
+
+    @property
+    def multiple(self) -> int:
+        """Pixels a side of a token."""
+        return self.factor * self.patch
+
+    def read(self, components: Components) -> Self:
+        """From the configs of the transformer and the autoencoder."""
+        transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
+        channels = vae.get("latent_channels", 16)
+        return replace(
+            self,
+            channels=channels,
+            factor=pixels_per_latent(vae),
+            embeds_guidance=transformer.get("guidance_embeds", not transformer),  # published default: false
+            pooled_width=transformer.get("pooled_projection_dim", 768),
+            reads_control=transformer.get("in_channels") == 8 * channels,
+            reads_mask=transformer.get("in_channels", 0) > 8 * channels,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixArtSettings(Settings):
+    """PixArt-Sigma.
+
+    size: pixels a side of the picture. channels: of its latents. factor: pixels a side of a latent. patch: latents a
+    side of a token. max_sequence_length: tokens that T5 reads of a prompt.
+    """
+
+    size: int = 1024
+    channels: int = 4
+    factor: int = 8
+    patch: int = 2
+    max_sequence_length: int = 300
+
+    @property
+    def multiple(self) -> int:
+        """Pixels a side of a token."""
+        return self.factor * self.patch
+
+    def read(self, components: Components) -> Self:
+        """From the configs of the transformer and the autoencoder."""
+        transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
+        factor = pixels_per_latent(vae)
+        return replace(
+            self,
+            factor=factor,
+            size=transformer.get("sample_size", 128) * factor,
+            channels=transformer.get("in_channels", 4),
+            patch=transformer.get("patch_size", 2),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixArtAlphaSettings(PixArtSettings):
+    """PixArt-Alpha, whose T5 reads fewer tokens; see `PixArtSettings`."""
+
+    max_sequence_length: int = 120
 
 
 def read_config(component: Any) -> Mapping[str, Any]:  # whatever is bound
@@ -16,17 +238,21 @@ def read_config(component: Any) -> Mapping[str, Any]:  # whatever is bound
     return cast(Mapping[str, Any], component.to_config()) if hasattr(component, "to_config") else {}
 
 
-def pixels_a_latent(vae: Mapping[str, Any]) -> int:  # Any: JSON values
-    """Pixels a side of a latent, as an autoencoder's config has them; 8 where it says nothing."""
+def pixels_per_latent(vae: Mapping[str, Any]) -> int:  # Any: JSON values
+    """Pixels a side of a latent by an autoencoder's config; 8 where it says nothing."""
     return 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
 
 
-def unet_settings(components: Mapping[str, Any]) -> dict[str, Any]:  # keywords of a preset function
-    """Sizes and channels, as the configs of the U-Net and the autoencoder have them."""
+def _read_unet(components: Components) -> dict[str, Any]:  # settings by name
+    """The settings that `SDSettings` reads from the configs of the U-Net and the autoencoder."""
     unet, vae = (read_config(components.get(name)) for name in ("unet", "vae"))
-    factor = pixels_a_latent(vae)
+    factor = pixels_per_latent(vae)
     channels = vae.get("latent_channels", unet.get("out_channels", 4))
-    found = {"factor": factor, "channels": channels, "unet_channels": unet.get("in_channels", channels)}
-    found["distilled"] = unet.get("time_cond_proj_dim") is not None
+    found = {
+        "factor": factor,
+        "channels": channels,
+        "unet_channels": unet.get("in_channels", channels),
+        "embeds_guidance": unet.get("time_cond_proj_dim") is not None,
+    }
     size = unet.get("sample_size")
     return {**found, "size": size * factor} if isinstance(size, int) else found

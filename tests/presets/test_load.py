@@ -42,7 +42,7 @@ def test_a_modular_index_is_known_by_its_pipeline_or_its_blocks(a_folder: Path, 
 def test_plain_keys_of_the_index_reach_the_family(
     a_folder: Path, reconfigure: Reconfigure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reconfigure(a_folder / "model_index.json", force_zeros_for_empty_prompt=False)
+    reconfigure(a_folder / "model_index.json", is_distilled=False)
     given: dict[str, Any] = {}
     plain = Family.make
 
@@ -52,7 +52,7 @@ def test_plain_keys_of_the_index_reach_the_family(
 
     monkeypatch.setattr(Family, "make", make)
     sf.load(a_folder)
-    assert given == {"requires_safety_checker": False, "force_zeros_for_empty_prompt": False}
+    assert given == {"requires_safety_checker": False, "is_distilled": False}
 
 
 def test_all_parts_that_are_wrong_or_missing_are_named_at_once(a_folder: Path, reconfigure: Reconfigure) -> None:
