@@ -190,3 +190,10 @@ def test_every_file_that_a_page_names_is_in_the_repository(page: Path) -> None:
         r"`((?:registry|graph|components|blocks|presets|tests|docs)/[a-z0-9_./-]*)`", page.read_text("utf-8")
     )
     assert [path for path in named if (ROOT / path).exists() == (path in PLANNED)] == []
+
+
+def test_the_map_has_a_row_for_every_folder() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = [ROOT / room for room in ("registry", "graph", "components", "blocks", "presets")]
+    folders = [file.parent.relative_to(ROOT) for room in rooms for file in room.rglob("__init__.py")]
+    assert [str(folder) for folder in folders if f"| `{folder}/` |" not in page] == []
