@@ -17,14 +17,11 @@ def cached(owner: object, kind: str, make: Callable[[], T], key: Hashable = None
 
     Threads may make one result twice; all of them get the same one.
     """
-    kinds: dict[str, dict[Hashable, Any]] = owner.__dict__.setdefault(CACHE, {})
-    kept = kinds.get(kind)
-    if kept is None:
-        kept = kinds.setdefault(kind, {})
     try:
-        return kept[key]
+        return owner.__dict__[CACHE][kind][key]
     except KeyError:
         made = make()
+    kept: dict[Hashable, Any] = owner.__dict__.setdefault(CACHE, {}).setdefault(kind, {})
     while len(kept) >= MOST:
         kept.pop(list(kept)[0], None)  # noqa: RUF015  a list is made at once, an iterator fails if a thread adds
     return kept.setdefault(key, made)

@@ -36,7 +36,8 @@ def prepare(graph: Structure, positional: Sequence[Any], keywords: Mapping[str, 
     for rewrite in AFTER_CHECKS:
         graph = rewrite(graph, call)
     _check_ready(graph)
-    return Run(graph, {name: value for name, value in call.values.items() if name in graph.inputs}, notes)
+    inputs = graph.inputs
+    return Run(graph, {name: value for name, value in call.values.items() if name in inputs}, notes)
 
 
 def _unused(graph: Structure, call: Call) -> tuple[str, ...]:
@@ -48,11 +49,11 @@ def _unused(graph: Structure, call: Call) -> tuple[str, ...]:
 
 def checked(graph: Structure, call: Call) -> Call:
     """The call with the values that the graph takes, as their types want them. Raises `InputError`."""
-    problems = _unknown(graph, call)
-    values = {name: value for name, value in call.values.items() if name in graph.inputs}
+    problems, inputs = _unknown(graph, call), graph.inputs
+    values = {name: value for name, value in call.values.items() if name in inputs}
     problems += _missing(graph, values)
     for name, value in values.items():
-        kind = graph.inputs[name].type
+        kind = inputs[name].type
         try:
             values[name] = fitted(value, kind)
         except Unfit as error:

@@ -16,7 +16,7 @@ from typing import Any
 from .block import Block, Lazy
 from .errors import BrokenBlock, Cancelled
 from .event import Event, Events
-from .leases import RunLeases, spans_of
+from .leases import RunLeases
 from .plan import Line, Plan, Value, plan_of, turn_plans
 from .shapes import check_shapes, debugging
 from .structure import Container, Inside, Structure, Values
@@ -104,7 +104,7 @@ class Execution:
 
         `keep`: values of finished nodes go to the state. `leased`: what the nodes need is leased already.
         """
-        spans = spans_of(plan) if not leased else {}
+        spans = plan.spans if not leased else {}
         lease = 0  # the number of the lease of the span that runs
         for place, line in enumerate(plan.lines):
             path = prefix + line.name
@@ -154,6 +154,8 @@ class Execution:
 
     def end_turn(self, prefix: str, *, remember: bool) -> None:
         """Make the memory that nodes have written in a turn the memory of the next one, or drop it."""
+        if not self._fresh:
+            return
         for node in [n for n in self._fresh if n.startswith(prefix)]:
             written = self._fresh.pop(node)
             if remember:
@@ -238,11 +240,11 @@ class Execution:
 class _Inside:
     """What a run offers to the container of one node: its `Runner`."""
 
-    __slots__ = ("bindings", "execution", "keep", "leased", "line", "path")
+    __slots__ = ("bindings", "execution", "insides", "keep", "leased", "line", "path")
 
     def __init__(self, execution: Execution, line: Line, path: str, bindings: Values, keep: bool, leased: bool) -> None:
         self.execution, self.line, self.path, self.bindings = execution, line, path, bindings
-        self.keep, self.leased = keep, leased
+        self.insides, self.keep, self.leased = line.insides, keep, leased
 
     def once(self, inside: Inside, values: Values) -> Events:
         """Run a graph with these inputs. Gives its outputs."""
@@ -259,15 +261,16 @@ class _Inside:
     def each(self, inside: Inside, values: Values, start: Values, merge: Callable[[Values, Values], Values]) -> Events:
         """Run a graph once for each element. Gives the last state."""
         path, run = inside.path(self.path), self.execution
-        items, bindings, prefix = values[inside.over], self._bindings(inside), f"{path}."
-        first, state = run.state.turns.get(path, (0, start))
+        items, item, carries = values[inside.over], inside.item, bool(inside.carried)
+        bindings, prefix, turns = self._bindings(inside), f"{path}.", run.state.turns
+        first, state = turns.get(path, (0, start))
         before, turn = turn_plans(inside)
         constant: dict[Value, Any] = {}
         if first < len(items):
             yield from run.run_plan(before, prefix, values, bindings, constant, keep=False, leased=self.leased)
-        run.state.turns[path] = (first, state)
+        turns[path] = (first, state)
         for k in range(first, len(items)):
-            inputs = {**values, **{name: state[name] for name in inside.carried}, inside.item: items[k]}
+            inputs = {**values, **state, item: items[k]} if carries else {**values, item: items[k]}
             env = dict(constant)
             try:
                 out = yield from run.run_plan(turn, prefix, inputs, bindings, env, keep=False, leased=self.leased)
@@ -277,8 +280,8 @@ class _Inside:
                 error.add_note(f"  in turn {k + 1} of {len(items)} of {path!r}")
                 raise
             state = merge(state, out)
-            run.end_turn(prefix, remember=bool(inside.carried))
-            run.state.turns[path] = (k + 1, state)
+            run.end_turn(prefix, remember=carries)
+            turns[path] = (k + 1, state)
             yield Event("turn", path, turn=k + 1, turns=len(items), values=state)
         run.end_loop(path)
         return dict(state)

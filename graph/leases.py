@@ -1,64 +1,17 @@
 """The leases of a run: the components of a span of nodes, taken together and released together.
 
-A span is a node with all nodes that may call its functions; spans that overlap are one. A run asks for all components
-of a span at once, while it holds no lease: so runs that wait for memory never wait for each other.
+A run asks for all components of a span at once, while it holds no lease: so runs that wait for memory never wait for
+each other.
 """
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from threading import Event
 from typing import Any
 
 from .block import Lazy
-from .cache import cached
 from .lender import Lease, Lender
-from .plan import Line, Plan, plan_of, turn_plans
-
-
-@dataclass(frozen=True)
-class Span:
-    """Lines of a plan that hold their components together; `last` is the index of its end in the plan."""
-
-    lines: tuple[Line, ...]
-    last: int
-    lasting: bool
-    """Whether functions leave the plan, so that the lease lasts as long as they do."""
-
-    whole: bool
-    """Whether it is leased as one. A graph by itself is not: its nodes are leased one after another."""
-
-
-def spans_of(plan: Plan) -> Mapping[str, Span]:
-    """The span of each line of a plan that may need components, by the line's name."""
-    return cached(plan, "spans", lambda: _spans(plan))
-
-
-def _spans(plan: Plan) -> dict[str, Span]:
-    place = {line.name: i for i, line in enumerate(plan.lines)}
-    spans: dict[str, Span] = {}
-    begin = 0
-    while begin < len(plan.lines):
-        at, last, lasting = begin, begin, False
-        while at <= last:
-            line = plan.lines[at]
-            if line.makes_function:
-                lasting = lasting or line.until not in place
-                last = max(last, place.get(line.until, len(plan.lines) - 1))
-            at += 1
-        lines = plan.lines[begin : last + 1]
-        if any(line.components or line.insides for line in lines):
-            span = Span(lines, last, lasting, len(lines) > 1 or lasting or _is_whole(plan.lines[begin]))
-            spans |= dict.fromkeys((line.name for line in lines), span)
-        begin = last + 1
-    return spans
-
-
-def _is_whole(line: Line) -> bool:
-    """Whether one line is leased as one: a block, or a loop whose turns call functions that are made before them."""
-    if not line.insides:
-        return True
-    return any(inside.repeated and turn_plans(inside)[0].makes_function for inside in line.insides)
+from .plan import Line, plan_of
 
 
 def lenders(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Mapping[Lender, list[Any]]:

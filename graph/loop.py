@@ -112,7 +112,7 @@ class Loop(Container, name="Loop"):
     def run_inside(self, runner: Runner, values: dict[str, Any]) -> Events:
         """Run the body for each item. A carried input that is not passed begins with its default."""
         start = {n: values.pop(n) if n in values else self.body.inputs[n].default for n in self.carry}
-        return runner.each(self.insides()[0], values, start, lambda _, outputs: outputs)
+        return runner.each(runner.insides[0], values, start, lambda _, outputs: outputs)
 
     def caption(self, names: Mapping[str, str]) -> str:
         """What it goes over, and what it carries."""

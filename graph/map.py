@@ -84,7 +84,7 @@ class Map(Container, name="Map"):
         def gather(lists: Values, outputs: Values) -> Values:
             return {name: [*made, outputs[name]] for name, made in lists.items()}
 
-        return runner.each(self.insides()[0], values, {name: [] for name in self.body.wanted}, gather)
+        return runner.each(runner.insides[0], values, {name: [] for name in self.body.wanted}, gather)
 
     def caption(self, names: Mapping[str, str]) -> str:
         """What it goes over."""

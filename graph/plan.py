@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, get_origin
 
 from .analysis import nodes_to_run
@@ -43,11 +44,32 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Span:
+    """Lines of a plan that lease their components together: a node and all nodes that may call its functions.
+
+    Spans that overlap are one. `last` is the index of its end in the plan.
+    """
+
+    lines: tuple[Line, ...]
+    last: int
+    lasting: bool
+    """Whether functions leave the plan, so that the lease lasts as long as they do."""
+
+    whole: bool
+    """Whether it is leased as one. A graph by itself is not: its nodes are leased one after another."""
+
+
+@dataclass(frozen=True)
 class Plan:
     """The nodes that run, in order, and where the outputs come from."""
 
     lines: tuple[Line, ...]
     outputs: tuple[tuple[str, Value], ...]
+
+    @cached_property
+    def spans(self) -> Mapping[str, Span]:
+        """The span of each line that may need components, by the line's name."""
+        return _spans(self)
 
     @property
     def makes_function(self) -> bool:
@@ -96,7 +118,7 @@ def turn_plans(inside: Inside) -> tuple[Plan, Plan]:
     def make() -> tuple[Plan, Plan]:
         return plan_of(inside.graph, inside.outputs).split(inside.varying)
 
-    return cached(inside.graph, "turn plans", make, (inside.varying, inside.outputs))
+    return cached(inside.graph, "turn plans", make, (inside.item, inside.carried, inside.outputs))
 
 
 def plan_of(graph: Structure, outputs: tuple[str, ...]) -> Plan:
@@ -161,6 +183,33 @@ def _line(name: str, outer: Block, wires: list[tuple[str, Value]], dead: tuple[V
         memory=tuple(own.memory), running=own.running, returns=ports.returns if ports else None, dead=dead,
         makes_function=any(map(gives_function, own.outputs.values())), until=until,
     )  # fmt: skip
+
+
+def _spans(plan: Plan) -> dict[str, Span]:
+    place = {line.name: i for i, line in enumerate(plan.lines)}
+    spans: dict[str, Span] = {}
+    begin = 0
+    while begin < len(plan.lines):
+        at, last, lasting = begin, begin, False
+        while at <= last:
+            line = plan.lines[at]
+            if line.makes_function:
+                lasting = lasting or line.until not in place
+                last = max(last, place.get(line.until, len(plan.lines) - 1))
+            at += 1
+        lines = plan.lines[begin : last + 1]
+        if any(line.components or line.insides for line in lines):
+            span = Span(lines, last, lasting, len(lines) > 1 or lasting or _is_whole(plan.lines[begin]))
+            spans |= dict.fromkeys((line.name for line in lines), span)
+        begin = last + 1
+    return spans
+
+
+def _is_whole(line: Line) -> bool:
+    """Whether one line is leased as one: a block, or a loop whose turns call functions that are made before them."""
+    if not line.insides:
+        return True
+    return any(inside.repeated and turn_plans(inside)[0].makes_function for inside in line.insides)
 
 
 def unbound(graph: Structure, outputs: tuple[str, ...]) -> dict[str, list[str]]:

@@ -19,6 +19,11 @@ Values = Mapping[str, Any]
 class Runner(Protocol):
     """What a container may ask of the run that it is in. Its methods give generators: `yield from` them."""
 
+    @property
+    def insides(self) -> "Sequence[Inside]":
+        """The graphs of the container, as its own `insides()` gives them."""
+        ...
+
     def once(self, inside: "Inside", values: Values) -> Events:
         """Run a graph with these inputs. Gives its outputs."""
         ...
@@ -29,7 +34,8 @@ class Runner(Protocol):
         """Run a graph once for each element of `values[inside.over]`. Gives the last state.
 
         The state begins as `start`; after each turn it is `merge(state, outputs)`. It is saved between turns, and a
-        resumed run goes on from it. Nodes that depend on neither the item nor a carried port run once.
+        resumed run goes on from it. For a graph that carries, it is the values of the carried inputs. Nodes that depend
+        on neither the item nor a carried port run once.
         """
         ...
 
@@ -168,7 +174,7 @@ class Structure(Container, abstract=True):
         return (Inside(self, self.wanted),)
 
     def run_inside(self, runner: Runner, values: dict[str, Any]) -> Events:
-        return runner.once(self.insides()[0], values)
+        return runner.once(runner.insides[0], values)
 
     def caption(self, names: Mapping[str, str]) -> str:
         return f"graph of {len(self.nodes)}"

@@ -94,7 +94,7 @@ class Switch(Container, name="Switch"):
     def run_inside(self, runner: Runner, values: dict[str, Any]) -> Events:
         """Run the case that the value of `on` names. `InputError` if there is none and no default."""
         chosen = self._part_for(values[self.on])
-        return runner.once(next(inside for inside in self.insides() if inside.part == chosen), values)
+        return runner.once(next(inside for inside in runner.insides if inside.part == chosen), values)
 
     def _part_for(self, value: Any) -> str:  # Any: a run passes what its source gave
         if isinstance(value, str) and value in self.cases:
