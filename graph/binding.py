@@ -9,7 +9,7 @@ from .block import Lazy
 from .edits import edited
 from .errors import ConfigError, LoadError, Problem, WireError
 from .plan import needed, unbound
-from .spaces import bound_problems
+from .spaces import bound_conflicts
 from .structure import Structure
 from .typing import assignable, is_callable, is_protocol, protocol_members, type_text, untagged
 
@@ -35,12 +35,12 @@ def bound(graph: S, components: Mapping[str, Any]) -> S:
             problems.append(Problem("component", name, str(error), type(value).__name__, type_text(kind)))
             continue
         if not _is_a(value, kind):
-            came = type_text(value.type) if isinstance(value, Lazy) else type(value).__name__
+            actual = type_text(value.type) if isinstance(value, Lazy) else type(value).__name__
             who = ", ".join(n for n, b in graph.nodes.items() if name in b.signature.components)
-            text = f"is {came}, but {who} needs {type_text(kind)}{_lacking(value, kind)}."
-            problems.append(Problem("component", name, text, came, type_text(kind)))
+            text = f"is {actual}, but {who} needs {type_text(kind)}{_lacking(value, kind)}."
+            problems.append(Problem("component", name, text, actual, type_text(kind)))
     bindings = {**graph.bindings, **made}
-    if problems := problems or bound_problems(graph, bindings):
+    if problems := problems or bound_conflicts(graph, bindings):
         raise WireError(problems)
     return edited(graph, bindings=bindings)
 
@@ -100,7 +100,7 @@ def check(graph: Structure) -> list[Problem]:
         kind = type_text(graph.components[name].type)
         text = f"no component is bound, and {', '.join(nodes)} cannot do without: {kind}. Write graph.bind({name}=…)."
         problems.append(Problem("unbound", name, text, needed=kind))
-    problems += bound_problems(graph, graph.bindings)
+    problems += bound_conflicts(graph, graph.bindings)
     problems += [Problem("not-ready", name, str(error)) for name, error in not_ready(graph)]
     return problems
 

@@ -129,15 +129,15 @@ class ClassPorts:
 def ports_of(cls: type["Block"]) -> ClassPorts:
     """Read a block class: its call, its knobs and its components."""
     inputs, outputs, memory, running, returns = read_call(cls)
-    held = _fields(cls)
+    all_fields = _fields(cls)
     try:
         hints = get_type_hints(cls, include_extras=True)
     except NameError as error:
         raise Malformed(
             f"{class_name(cls)}: {error}. Import field types at run time, not under TYPE_CHECKING."
         ) from error
-    parts = {f.name: Component(hints[f.name], f.default is EMPTY) for f in held if _is_component(f)}
-    knobs = tuple(f.name for f in held if "knob" in f.metadata)
+    parts = {f.name: Component(hints[f.name], f.default is EMPTY) for f in all_fields if _is_component(f)}
+    knobs = tuple(f.name for f in all_fields if "knob" in f.metadata)
     if clash := [name for name in (*knobs, *parts) if name in inputs]:
         raise Malformed(f"{class_name(cls)}: {', '.join(clash)} is both a field and a parameter of __call__. Keep one.")
     inputs |= {name: Input(hints[name]) for name in knobs}
@@ -194,7 +194,7 @@ class Block:
             raise Malformed(f"{class_name(cls)} has no __call__. Write what it does: def __call__(self, …) -> Result")
         dataclass(frozen=True, kw_only=True, eq=False)(cls)
         cls.registered_name = name or block_name(cls)
-        # Names inside a repo mean nothing outside of it, so its code cannot stand in for a block of somebody else.
+        # Names inside a repo mean nothing outside of it, so its code cannot replace a block of another package.
         if BLOCKS.aliases.get(cls.registered_name) is None and cls.__module__.partition(".")[0] != HUB:
             BLOCKS.add(cls.registered_name, cls)
 
@@ -239,17 +239,17 @@ class Block:
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Make one from a config dict; keys that begin with "_" are about the file. Raises `ConfigError`."""
         known = [f.name for f in _fields(cls) if not _is_component(f)]
-        given = {key: value for key, value in config.items() if not key.startswith("_")}
-        if unknown := [key for key in given if key not in known]:
-            told = " ".join(f"{cls.__name__} has no {key!r}. {did_you_mean(key, known)}" for key in unknown)
-            raise ConfigError(told)
+        values = {key: value for key, value in config.items() if not key.startswith("_")}
+        if unknown := [key for key in values if key not in known]:
+            text = " ".join(f"{cls.__name__} has no {key!r}. {did_you_mean(key, known)}" for key in unknown)
+            raise ConfigError(text)
         hints = get_type_hints(cls, include_extras=True)
-        for key, value in given.items():
+        for key, value in values.items():
             try:
-                given[key] = fitted(value, hints[key])
+                values[key] = fitted(value, hints[key])
             except Unfit as error:
-                raise ConfigError(f"{cls.__name__}.{key} {error}, but {value!r} came.") from None
-        return cls(**given)
+                raise ConfigError(f"{cls.__name__}.{key} {error}, got {value!r}.") from None
+        return cls(**values)
 
     def to_config(self) -> dict[str, Any]:
         """The config as published files have it: sorted keys, `_class_name` first."""
@@ -266,7 +266,7 @@ class Block:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle keeps: the fields, not what was found out about them."""
+        """What a pickle keeps: the fields, not the cache."""
         known = {f.name for f in _fields(self)}
         return {name: value for name, value in self.__dict__.items() if name in known}
 
@@ -276,7 +276,7 @@ class Block:
     def __deepcopy__(self, memo: Any) -> Self:
         return self
 
-    def _held(self) -> dict[str, Any]:
+    def _components(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in _fields(self) if _is_component(f)}
 
     def __eq__(self, other: object) -> bool:
@@ -284,15 +284,15 @@ class Block:
             return True
         if not isinstance(other, Block) or type(self) is not type(other):
             return False
-        mine, theirs = self._held(), other._held()
+        mine, theirs = self._components(), other._components()
         if not all(same_component(mine[name], theirs[name]) for name in mine):
             return False
         return all(_same(a, b) for a, b in zip(self.config().values(), other.config().values(), strict=True))
 
     def __hash__(self) -> int:
-        held = tuple(type(v) for v in self._held().values())
+        classes = tuple(type(v) for v in self._components().values())
         try:
-            return hash((type(self), held, tagged(tuple(self.config().values()))))
+            return hash((type(self), classes, tagged(tuple(self.config().values()))))
         except TypeError:
             kinds = ", ".join(f"{k}: {type(v).__name__}" for k, v in self.config().items())
             raise ConfigError(
@@ -303,7 +303,7 @@ class Block:
 def block_name(cls: type) -> str:
     """The name of a class in graph files: `denoise.loop.Advance` for ours, `package.module.Class` for others.
 
-    The module is the part that tells families apart: `text.sd.EncodePrompt`, `text.sdxl.EncodePrompt`.
+    The module distinguishes families: `text.sd.EncodePrompt`, `text.sdxl.EncodePrompt`.
     """
     module = cls.__module__.removeprefix("sfumato.").removeprefix("blocks.")
     return f"{module}.{cls.__qualname__}"

@@ -58,7 +58,7 @@ def checked(graph: Structure, call: Call) -> Call:
             values[name] = fitted(value, kind)
         except Unfit as error:
             way = HINTS.get(f"{name}={value!r}") if isinstance(value, str) else None
-            text = f"{error}, but {_value_text(value)} came.{f' {way}' if way else ''}"
+            text = f"{error}, got {_value_text(value)}.{f' {way}' if way else ''}"
             problems.append(Problem("value", name, text, type(value).__name__, type_text(kind)))
     if problems:
         raise InputError(problems)

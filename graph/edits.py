@@ -8,9 +8,9 @@ from .block import Block
 from .errors import Problem, WireError
 from .paths import no_child
 from .slots import slot_problems
-from .spaces import made_problems
+from .spaces import made_conflicts
 from .structure import Structure
-from .wiring import INPUTS, RESERVED, Edge, misplaced, misplaced_by, no_node, problems, rule, signature_of
+from .wiring import INPUTS, RESERVED, Edge, misplaced, misplaced_by, no_node, rule, signature_of, wire_problems
 
 S = TypeVar("S", bound=Structure)
 B = TypeVar("B", bound=Block)
@@ -18,12 +18,12 @@ B = TypeVar("B", bound=Block)
 
 def check_made(graph: Structure, touched: Iterable[str], before: Structure | None = None) -> None:
     """Raise a `WireError` with what is wrong with a graph. `touched` are the nodes that an edit of `before` changed."""
-    found = problems(graph.nodes, graph.edges, graph.declared)
-    if not found:
+    problems = wire_problems(graph.nodes, graph.edges, graph.declared)
+    if not problems:
         old = misplaced(before.nodes, before.edges, before.declared) if before and touched else []
-        found = [*misplaced_by(set(touched), graph.nodes, graph.edges, graph.declared, old), *slot_problems(graph)]
-    if found := found or made_problems(graph):
-        raise WireError(found)
+        problems = [*misplaced_by(set(touched), graph.nodes, graph.edges, graph.declared, old), *slot_problems(graph)]
+    if problems := problems or made_conflicts(graph):
+        raise WireError(problems)
 
 
 def edited(graph: S, touched: Iterable[str] = (), **changes: Any) -> S:
@@ -72,8 +72,8 @@ def removed(graph: S, path: str) -> S:
 
     def edit(graph: Structure, name: str) -> Structure:
         _must_have(graph, name)
-        if leaning := [e for e in graph.pinned if e.giver == name]:
-            target = leaning[0].target
+        if readers := [e for e in graph.pinned if e.giver == name]:
+            target = readers[0].target
             text = f"{target} is pinned to it. Wire it elsewhere first: graph.wire({target!r}, …)."
             raise WireError(Problem("pinned", name, text))
         return edited(graph, nodes={n: b for n, b in graph.nodes.items() if n != name})

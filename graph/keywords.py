@@ -27,7 +27,7 @@ class Call:
             name = next(iter(graph.inputs), None)
             if len(positional) > 1 or name is None or name in keywords:
                 which = f", which is {name!r}" if name else ""
-                text = f"takes one value without a name{which}; {len(positional)} came. Write name=value."
+                text = f"takes one value without a name{which}, got {len(positional)}. Write name=value."
                 raise InputError(Problem("positional", "call", text))
             keywords[name] = positional[0]
         swaps = {n: v for n, v in keywords.items() if n in graph.slots or n in graph.components}

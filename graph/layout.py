@@ -1,4 +1,4 @@
-"""What a model is inside, as far as those beside it must know: what adds to it, and what makes its prompts."""
+"""Numbers of a model that components beside it must share: control nets, and encoders of its prompts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,15 +31,16 @@ class Layout:
         return tuple(k for k, value in other.keys if k in mine and not {*_values(mine[k])} & {*_values(value)})
 
     def fits(self, other: "Layout") -> bool:
+        """Whether no key that both know differs."""
         return not self.differing(other)
 
-    def said(self, keys: tuple[str, ...]) -> str:
+    def text(self, keys: tuple[str, ...]) -> str:
         """These keys with their values, for people."""
         own = dict(self.keys)
         return ", ".join(f"{key} {own[key]}" for key in keys)
 
     def __str__(self) -> str:
-        return self.said(tuple(key for key, _ in self.keys))
+        return self.text(tuple(key for key, _ in self.keys))
 
 
 ANY_LAYOUT = Layout()
@@ -55,23 +56,23 @@ class Measured:
     def __init__(self, **sums: Sequence[str]) -> None:
         self.sums = {key: tuple(names) for key, names in sums.items()}
 
-    def of(self, held: Mapping[str, Any]) -> tuple[Layout, tuple[str, ...]]:  # Any: components and fields of any class
-        """The numbers that are known, and the names of what tells them."""
-        found: dict[str, object] = {}
+    def of(self, parts: Mapping[str, Any]) -> tuple[Layout, tuple[str, ...]]:  # Any: components and fields of any class
+        """The numbers that are known, and the names of the components and fields that they are read from."""
+        sums: dict[str, object] = {}
         names: list[str] = []
-        for key, parts in self.sums.items():
-            numbers = [_number(held, part) for part in parts]
+        for key, terms in self.sums.items():
+            numbers = [_number(parts, part) for part in terms]
             known = [number for number in numbers if number is not None]
             if len(known) == len(numbers):
-                found[key] = sum(known)
-                names += [part.partition(".")[0] for part in parts]
-        return Layout(tuple(found.items())), tuple(dict.fromkeys(names))
+                sums[key] = sum(known)
+                names += [part.partition(".")[0] for part in terms]
+        return Layout(tuple(sums.items())), tuple(dict.fromkeys(names))
 
 
-def _number(held: Mapping[str, Any], name: str) -> int | None:
+def _number(parts: Mapping[str, Any], name: str) -> int | None:
     """A field of a block, or a key of the config of a component that it holds: an object's, or a file's mapping."""
     holder, _, key = name.partition(".")
-    value = held.get(holder)
+    value = parts.get(holder)
     if key:
         config = getattr(value, "config", None)
         value = config.get(key) if isinstance(config, Mapping) else getattr(config, key, None)

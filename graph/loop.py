@@ -37,23 +37,23 @@ class Loop(Container, name="Loop"):
         if isinstance(self.body, Structure) and self.body.declared != self.carry:  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
             lost = [name for name in self.carry if name not in self.body.outputs]
             if not lost:
-                if found := misplaced(self.body.nodes, self.body.edges, self.carry):
-                    raise WireError(found)
+                if problems := misplaced(self.body.nodes, self.body.edges, self.carry):
+                    raise WireError(problems)
                 self.__dict__["body"] = edited(self.body, declared=self.carry)
-        if found := list(self._problems()):
-            raise WireError(found)
+        if problems := list(self._problems()):
+            raise WireError(problems)
 
     def _problems(self) -> Sequence[Problem]:
         if not isinstance(self.body, Structure):  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
             text = f"is {type(self.body).__name__}, not a graph. Write body=Graph(name=block, …)."
             return [Problem("not-a-block", "body", text, type(self.body).__name__, "Graph")]
         takes, gives = self.body.inputs, self.body.outputs
-        found: list[Problem] = []
+        problems: list[Problem] = []
         if self.each not in takes:
             text = f"no block of the body takes {self.each!r}. {did_you_mean(self.each, takes)}"
-            found.append(Problem("each", "each", text, self.each, candidates=tuple(closest(self.each, takes))))
+            problems.append(Problem("each", "each", text, self.each, candidates=tuple(closest(self.each, takes))))
         if not self.carry:
-            found.append(
+            problems.append(
                 Problem(
                     "carry",
                     "carry",
@@ -63,27 +63,27 @@ class Loop(Container, name="Loop"):
         for name in self.carry:
             if name in (self.each, self.over):
                 text = f"{name!r} is what the loop goes over; it cannot be carried too."
-                found.append(Problem("carry", "carry", text, name))
+                problems.append(Problem("carry", "carry", text, name))
             elif name not in gives:
                 text = f"no block of the body gives {name!r}. {did_you_mean(name, gives)}"
-                found.append(Problem("carry", "carry", text, name, candidates=tuple(closest(name, gives))))
+                problems.append(Problem("carry", "carry", text, name, candidates=tuple(closest(name, gives))))
             elif name not in takes:
                 text = (
                     f"no block of the body takes {name!r}, so each turn would forget it. Read it, or do not carry it."
                 )
-                found.append(Problem("carry", "carry", text, name))
+                problems.append(Problem("carry", "carry", text, name))
             elif not assignable(gives[name].type, takes[name].type):
                 have, want = type_text(gives[name].type), type_text(takes[name].type)
                 text = f"{name!r} leaves a turn as {have}, but the next turn takes {want}. Give it one type."
-                found.append(Problem("carry", "carry", text, have, want))
+                problems.append(Problem("carry", "carry", text, have, want))
             elif takes[name].default is VARIES:
                 text = f"the readers of {name!r} have unlike defaults, and a turn begins with one. Give them one."
-                found.append(Problem("carry", "carry", text, name))
-        if not found and self.over in takes and meet(takes[self.over].type, self._items) is None:
+                problems.append(Problem("carry", "carry", text, name))
+        if not problems and self.over in takes and meet(takes[self.over].type, self._items) is None:
             mine = type_text(takes[self.over].type)
             text = f"the body takes {self.over!r} itself as {mine}, which is no {type_text(self._items)} to go over."
-            found.append(Problem("over", "over", text, mine, type_text(self._items)))
-        return found
+            problems.append(Problem("over", "over", text, mine, type_text(self._items)))
+        return problems
 
     @property
     def _items(self) -> Any:

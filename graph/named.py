@@ -53,7 +53,7 @@ def named(block: Block, **names: str) -> Block:
     """
     s = block.signature
     known = [*s.inputs, *s.outputs, *s.components]
-    found = [
+    problems = [
         Problem(
             "no-name", old, f"is no input, output or component of {type(block).__name__}, so it cannot be renamed. "
             + (f"Did you mean {closest(old, known, 1)[0]!r}? " if closest(old, known, 1) else "")
@@ -65,9 +65,9 @@ def named(block: Block, **names: str) -> Block:
         after = [names.get(n, n) for n in part]
         if twice := [n for n in dict.fromkeys(after) if after.count(n) > 1]:
             text = f"two ports of {type(block).__name__} would be called so. Choose another name."
-            found += [Problem("clash", n, text) for n in twice]
-    if found:
-        raise WireError(found)
+            problems += [Problem("clash", n, text) for n in twice]
+    if problems:
+        raise WireError(problems)
     return Named(block=block, names=tuple(names.items())) if names else block
 
 

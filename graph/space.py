@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """What tells one latent space from another. A field that is None is not known, and fits anything.
+    """The numbers that distinguish latent spaces. A field that is None is not known, and fits anything.
 
     `channels` of the latent, `scaling` and `shift` as in the autoencoder's config (latent = (z - shift) * scaling).
     `name` is for people, and is compared only where the numbers do not decide.
@@ -28,8 +28,8 @@ class LatentSpace:
     def __str__(self) -> str:
         numbers = [f"{self.channels} channels" if self.channels is not None else ""]
         numbers += [f"{k} {getattr(self, k):g}" for k in ("scaling", "shift") if getattr(self, k) is not None]
-        told = ", ".join(n for n in numbers if n)
-        return f"{self.name} ({told})" if self.name and told else self.name or told or "any"
+        known = ", ".join(n for n in numbers if n)
+        return f"{self.name} ({known})" if self.name and known else self.name or known or "any"
 
 
 ANY_SPACE = LatentSpace()

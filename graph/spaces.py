@@ -1,4 +1,4 @@
-"""Kinds of things that must be one along the edges: latent spaces, families of conditioning, layouts of denoisers."""
+"""Values that must agree along the edges: latent spaces, families of conditioning, layouts of denoisers."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,36 +11,36 @@ from .requirements import Requirements, function_port, has_requirements
 from .space import ANY_SPACE, LatentSpace
 from .structure import Structure
 from .typing import families_of, port_of, tags_of, union_members
-from .unify import Evidence, evidence_of, problems
+from .unify import Evidence, conflicts, evidence_of
 
 
-def made_problems(graph: Structure) -> list[Problem]:
-    """What does not go together whenever a graph is made: families, then requirements of blocks."""
-    if families := problems(graph, {}, Families()):
+def made_conflicts(graph: Structure) -> list[Problem]:
+    """Conflicts that are found when a graph is made: families that meet, and requirements that are violated."""
+    if families := conflicts(graph, {}, _Families()):
         return families
-    return problems(graph, graph.bindings, Requirements()) if has_requirements(graph) else []
+    return conflicts(graph, graph.bindings, Requirements()) if has_requirements(graph) else []
 
 
-def bound_problems(graph: Structure, bindings: Mapping[str, Any]) -> list[Problem]:
-    """Components that do not go together: latent spaces that meet, and what is built for another denoiser."""
-    return [problem for kind in (Spaces(), Layouts()) for problem in problems(graph, bindings, kind)]
+def bound_conflicts(graph: Structure, bindings: Mapping[str, Any]) -> list[Problem]:
+    """Conflicts between components: latent spaces that meet, and components that are built for another denoiser."""
+    return [conflict for kind in (_Spaces(), _Layouts()) for conflict in conflicts(graph, bindings, kind)]
 
 
 @dataclass(frozen=True)
-class Family:
-    """Classes of values, where the classes of one base are families that do not mix; one of these is meant."""
+class _Family:
+    """One or several classes of a base whose subclasses do not mix; a value is of one of them."""
 
     classes: tuple[type, ...]
 
-    def fits(self, other: "Family") -> bool:
+    def fits(self, other: "_Family") -> bool:
         return any(issubclass(a, b) or issubclass(b, a) for a in self.classes for b in other.classes)
 
     def __str__(self) -> str:
         return " or ".join(cls.__name__ for cls in self.classes)
 
 
-class Spaces:
-    """Latent spaces: ports carry them, autoencoders and denoisers fix them."""
+class _Spaces:
+    """Latent spaces: ports have them, and autoencoders and denoisers fix them."""
 
     code = "space"
 
@@ -64,34 +64,34 @@ class Spaces:
         )
 
 
-class Families:
-    """What denoisers read: conditioning carries it, the blocks that encode prompts and that predict fix it."""
+class _Families:
+    """Families of conditioning: blocks that encode prompts and blocks that predict fix them."""
 
     code = "family"
 
-    def of_port(self, hint: Any) -> Family | None:
+    def of_port(self, hint: Any) -> _Family | None:
         classes = families_of(hint)
-        return Family(classes) if classes else None
+        return _Family(classes) if classes else None
 
     def of_fields(self, block: Block, fields: Mapping[str, Any]) -> Iterable[Evidence]:
         return ()
 
-    def is_any(self, value: Family) -> bool:
+    def is_any(self, value: _Family) -> bool:
         return any("__family__" in vars(cls) for cls in value.classes)
 
-    def shares(self, value: Family) -> bool:
+    def shares(self, value: _Family) -> bool:
         # A port for several families is of the same one as its block's other ports.
         return self.is_any(value) or len(value.classes) > 1
 
-    def conflict(self, new: Family, who: str, old: Family) -> str:
+    def conflict(self, new: _Family, who: str, old: _Family) -> str:
         way_out = "Encode prompts and denoise with blocks of one family."
         return f"is for {new}, but {who} is for {old}, and they meet. {way_out}"
 
 
-class Layouts:
-    """How denoisers are built: what adds to one must fit it, and prompts be as wide as those that it reads.
+class _Layouts:
+    """How denoisers are built: control nets must fit one, and prompts must be as wide as those that it reads.
 
-    The function `predict` carries it, and conditioning, so that it is one along both.
+    Functions such as `predict` have it, and so does conditioning, so that both agree.
     """
 
     code = "layout"
@@ -117,7 +117,7 @@ class Layouts:
     def conflict(self, new: Layout, who: str, old: Layout) -> str:
         keys = old.differing(new)
         way_out = "Bind components of one checkpoint, all in one call, or nets that were trained for it."
-        return f"has {new.said(keys)}, but {who} has {old.said(keys)}, and they work together. {way_out}"
+        return f"has {new.text(keys)}, but {who} has {old.text(keys)}, and they work together. {way_out}"
 
 
 def _space(component: Any) -> LatentSpace | None:

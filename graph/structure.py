@@ -89,6 +89,7 @@ class Container(Block, abstract=True):
         raise NotImplementedError
 
     def children(self) -> Mapping[str, Block]:
+        """The graphs, by their part of a path."""
         return {inside.part: inside.graph for inside in self.insides()}
 
     def settings(self) -> dict[str, Any]:
@@ -167,6 +168,7 @@ class Structure(Container, abstract=True):
         return block_at(self, path)
 
     def children(self) -> Mapping[str, Block]:
+        """The nodes."""
         return self.nodes
 
     def insides(self) -> tuple[Inside, ...]:
@@ -174,12 +176,15 @@ class Structure(Container, abstract=True):
         return (Inside(self, self.wanted),)
 
     def run_inside(self, runner: Runner, values: dict[str, Any]) -> Events:
+        """Run it once."""
         return runner.once(runner.insides[0], values)
 
     def caption(self, names: Mapping[str, str]) -> str:
+        """How many nodes it has."""
         return f"graph of {len(self.nodes)}"
 
     def config(self) -> dict[str, Any]:
+        """Nothing: a graph has parts, and no settings."""
         return {}
 
     def __eq__(self, other: object) -> bool:

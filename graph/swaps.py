@@ -57,7 +57,7 @@ def as_block(slot: str, value: Any) -> Block:
         return cast(type[Block], names[config["_class_name"]]).from_config(config)
     if isinstance(value, type) and issubclass(value, Block):
         raise ConfigError(f"is the class {value.__name__}. Make a block of it: {slot}={value.__name__}().")
-    raise ConfigError(f"takes a block, a name, or a config dict with '_class_name', but {type(value).__name__} came.")
+    raise ConfigError(f"takes a block, a name, or a config dict with '_class_name', got {type(value).__name__}.")
 
 
 def overlay(graph: Structure, swaps: Mapping[str, Any]) -> Structure:

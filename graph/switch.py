@@ -27,7 +27,7 @@ class Switch(Container, name="Switch"):
     default: Structure | None = None
 
     def __post_init__(self) -> None:
-        found = [
+        problems = [
             Problem(
                 "not-a-block",
                 f"cases.{name}",
@@ -39,14 +39,14 @@ class Switch(Container, name="Switch"):
             if not isinstance(case, Structure)  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
         ]
         if not self.cases:
-            found.append(Problem("cases", "cases", "is empty. Give at least one: cases={'name': Graph(…)}."))
+            problems.append(Problem("cases", "cases", "is empty. Give at least one: cases={'name': Graph(…)}."))
         text = "is no name for a case: use letters, digits and underscores. The fallback is given as default=."
-        found += [
+        problems += [
             Problem("name", f"cases.{name}", text, name)
             for name in self.cases if not name.isidentifier() or name in RESERVED | {"default"}
         ]  # fmt: skip
-        if found:
-            raise WireError(found)
+        if problems:
+            raise WireError(problems)
         gives = [set(case.outputs) for case in self._all().values()]
         if not set.intersection(*gives):
             per = "; ".join(f"{n} gives {', '.join(c.outputs)}" for n, c in self._all().items())

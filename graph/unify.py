@@ -57,7 +57,7 @@ def evidence_of(fields: Mapping[str, Any], read: Callable[[Any], Any | None]) ->
     return [(value, (name,)) for name, part in fields.items() if (value := read(part)) is not None]
 
 
-def problems(graph: Structure, bindings: Mapping[str, Any], kind: Kind) -> list[Problem]:
+def conflicts(graph: Structure, bindings: Mapping[str, Any], kind: Kind) -> list[Problem]:
     """Values that do not fit where they meet. Reads configs only, never weights."""
     union = _Union(kind)
     _walk(graph, (), {**bindings}, union)
@@ -136,9 +136,9 @@ def _block(outer: Block, at: Path, bindings: Mapping[str, Any], union: _Union) -
     kind = union.kind
     block, outside = without_names(outer)
     names = {"in": outside.inputs, "out": outside.outputs}
-    held = {old: bindings[new] for old, new in outside.components.items() if new in bindings}
+    components = {old: bindings[new] for old, new in outside.components.items() if new in bindings}
     if isinstance(block, Container):
-        return _container(block, names, held, at, union)
+        return _container(block, names, components, at, union)
     variables: dict[tuple[str, str], Path] = {}
     for side, name, value in _carriers(block, kind):
         own = at if kind.shares(value) else (*at, f"{side}:{name}")
@@ -147,18 +147,18 @@ def _block(outer: Block, at: Path, bindings: Mapping[str, Any], union: _Union) -
         variables[side, names[side][name]] = own
     if variables:
         fields = {name: value for name, value in vars(block).items() if name[0] != "_"}
-        for value, parts in kind.of_fields(block, {**fields, **held}):
+        for value, parts in kind.of_fields(block, {**fields, **components}):
             union.fix(at, value, f"{_path_text(at)} ({', '.join(outside.components.get(n, n) for n in parts)})")
     return variables
 
 
 def _container(
-    block: Container, names: Mapping[str, Mapping[str, str]], held: Mapping[str, Any], at: Path, union: _Union
+    block: Container, names: Mapping[str, Mapping[str, str]], components: Mapping[str, Any], at: Path, union: _Union
 ) -> dict[tuple[str, str], Path]:
     """A port of a container is one with the port of that name of each graph inside; a carried input with its output."""
     insides = block.insides()
     for i, inside in enumerate(insides):
-        _walk(inside.graph, (*at, str(i)), {**held, **inside.graph.bindings}, union)
+        _walk(inside.graph, (*at, str(i)), {**components, **inside.graph.bindings}, union)
     variables: dict[tuple[str, str], Path] = {}
     for side, name, _ in _carriers(block, union.kind):
         for i in range(len(insides)):

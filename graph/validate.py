@@ -12,7 +12,7 @@ _CONTAINERS = (list, tuple, dict, set, frozenset, collections.abc.Sequence, coll
 
 
 class Unfit(ValueError):
-    """A value that does not fit; the text says what was wanted, and why it does not fit."""
+    """A value that does not fit; the text says what is needed, and why it does not fit."""
 
 
 def fitted(value: Any, hint: Any) -> Any:
@@ -26,9 +26,9 @@ def fitted(value: Any, hint: Any) -> Any:
             return _fit(value, arm)
         except Unfit as error:
             reasons.append((_like(value, arm), str(error)))
-    # A union says itself what it takes; why a value does not fit the one that it is like must be told.
-    told = [reason for like, reason in reasons if reason and (like or len(reasons) == 1)]
-    raise Unfit(f"takes {type_text(hint)}{f' ({told[0]})' if told else ''}")
+    # The text of a union lists its members; the reason is for the member that the value is like.
+    why = [reason for like, reason in reasons if reason and (like or len(reasons) == 1)]
+    raise Unfit(f"takes {type_text(hint)}{f' ({why[0]})' if why else ''}")
 
 
 def _like(value: Any, arm: Any) -> bool:
@@ -51,7 +51,7 @@ def _fit(value: Any, arm: Any) -> Any:
     origin = get_origin(base) or base
     if origin in _CONTAINERS and get_args(base):
         if isinstance(value, str | bytes):
-            raise Unfit("")  # a text is a sequence of texts, but nobody who gives one means that
+            raise Unfit("")  # a text is a sequence of texts, but whoever passes one means the text
         return _items(value, base, origin)
     if origin is collections.abc.Callable:
         if not callable(value):
@@ -86,7 +86,7 @@ def _items(value: Any, base: Any, origin: type) -> Any:
 def _instance(value: Any, cls: Any) -> Any:
     try:
         fits = isinstance(value, cls)
-    except TypeError:  # a Protocol that cannot be asked at run time
+    except TypeError:  # a Protocol that has no instance check at run time
         return value
     if not fits:
         raise Unfit("")
@@ -94,10 +94,10 @@ def _instance(value: Any, cls: Any) -> Any:
 
 
 def _array(value: Any, base: Any) -> Any:
-    found, wanted = _instance(value, base.array_type), rank(base)
-    if wanted is not None and len(found.shape) != wanted:
+    array, dims = _instance(value, base.array_type), rank(base)
+    if dims is not None and len(array.shape) != dims:
         raise Unfit(f"with the dimensions {base.dim_str}")
-    return found
+    return array
 
 
 def _by_pydantic(value: Any, arm: Any, base: Any) -> Any:

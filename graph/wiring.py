@@ -15,7 +15,7 @@ from .ports import REQUIRED, VARIES, Component, Input, Output, Signature
 from .typing import assignable, meet, port_of, type_text, untagged
 
 INPUTS = "inputs"
-"""The node name under which a graph's own inputs stand in its edges."""
+"""The node name of a graph's own inputs in its edges."""
 
 RESERVED = frozenset({INPUTS, "outputs", "slots", "self", "body"})
 
@@ -64,8 +64,8 @@ def signature_of(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Seq
         if e.giver == INPUTS:
             readers.setdefault(e.output, []).append(signatures[e.taker].inputs[e.input])
     last = {port: out for s in signatures.values() for port, out in s.outputs.items()}
-    given = {name: last[name] for name in outputs if name in last} if outputs else last
-    return Signature({name: joint(ports) for name, ports in readers.items()}, given, parts_of(signatures.values()))
+    wanted = {name: last[name] for name in outputs if name in last} if outputs else last
+    return Signature({name: joint(ports) for name, ports in readers.items()}, wanted, parts_of(signatures.values()))
 
 
 def parts_of(signatures: Iterable[Signature]) -> dict[str, Component]:
@@ -97,28 +97,28 @@ def last_givers(nodes: Mapping[str, Block]) -> dict[str, str]:
     return {port: name for name, node in nodes.items() for port in node.signature.outputs}
 
 
-def problems(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str]) -> list[Problem]:
+def wire_problems(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str]) -> list[Problem]:
     """What is wrong with these wires; nodes must be blocks."""
-    found = [*_pins(nodes, edges)]
-    if found:
-        return found
+    problems = [*_pins(nodes, edges)]
+    if problems:
+        return problems
     signatures = {name: node.signature for name, node in nodes.items()}
-    found += _types(signatures, edges)
-    found += _readers(signatures, edges)
-    found += component_problems(signatures)
+    problems += _types(signatures, edges)
+    problems += _readers(signatures, edges)
+    problems += component_problems(signatures)
     last = last_givers(nodes)
-    found += [
+    problems += [
         Problem(
             "no-output", name, f"is declared as an output, but no node gives it. {did_you_mean(name, last)}",
             got=name, candidates=tuple(closest(name, last)),
         )
         for name in outputs if name not in last
     ]  # fmt: skip
-    return found
+    return problems
 
 
 def no_node(name: str, nodes: Iterable[str], place: str = "") -> Problem:
-    """The problem of a node name that is not there."""
+    """The problem of an unknown node name."""
     nodes = list(nodes)
     text = f"no such node. {did_you_mean(name, nodes)}"
     return Problem("no-node", place or name, text, name, candidates=tuple(closest(name, nodes)))
@@ -126,25 +126,25 @@ def no_node(name: str, nodes: Iterable[str], place: str = "") -> Problem:
 
 def _pins(nodes: Mapping[str, Block], edges: Sequence[Edge]) -> list[Problem]:
     order = {name: i for i, name in enumerate(nodes)}
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for e in edges:
         if e.taker not in nodes or (e.giver not in nodes and e.giver != INPUTS):
-            found.append(no_node(e.taker if e.taker not in nodes else e.giver, nodes, f"{e.target} <- {e.source}"))
+            problems.append(no_node(e.taker if e.taker not in nodes else e.giver, nodes, f"{e.target} <- {e.source}"))
         elif e.input not in (takes := nodes[e.taker].signature.inputs):
             text = f"is wired from {e.source}, but {e.taker} has no input {e.input!r}. {did_you_mean(e.input, takes)}"
-            found.append(Problem("no-input", e.target, text, e.input, candidates=tuple(closest(e.input, takes))))
+            problems.append(Problem("no-input", e.target, text, e.input, candidates=tuple(closest(e.input, takes))))
         elif e.giver != INPUTS and e.output not in (gives := nodes[e.giver].signature.outputs):
             text = f"is wired from {e.source}, but {e.giver} gives no {e.output!r}. {did_you_mean(e.output, gives)}"
-            found.append(Problem("no-output", e.target, text, e.output, candidates=tuple(closest(e.output, gives))))
+            problems.append(Problem("no-output", e.target, text, e.output, candidates=tuple(closest(e.output, gives))))
         elif e.giver != INPUTS and order[e.giver] >= order[e.taker]:
             way = f"Move {e.giver!r} before {e.taker!r}, or carry the value in a Loop."
             text = f"is wired from {e.source}, which comes later. {way}"
-            found.append(Problem("backward", e.target, text, e.source))
-    return found
+            problems.append(Problem("backward", e.target, text, e.source))
+    return problems
 
 
 def _types(signatures: Mapping[str, Signature], edges: Sequence[Edge]) -> list[Problem]:
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for e in edges:
         if e.giver == INPUTS:
             continue
@@ -152,8 +152,8 @@ def _types(signatures: Mapping[str, Signature], edges: Sequence[Edge]) -> list[P
         if not assignable(have, want):
             port = "" if e.output == e.input else f" as {e.output!r}"
             text = f"takes {type_text(want)}, but {e.giver} gives {type_text(have)}{port}. {_way_out(have, want, e)}"
-            found.append(Problem("type", e.target, text, type_text(have), type_text(want)))
-    return found
+            problems.append(Problem("type", e.target, text, type_text(have), type_text(want)))
+    return problems
 
 
 def _way_out(have: Any, want: Any, e: Edge) -> str:
@@ -174,7 +174,7 @@ def _readers(signatures: Mapping[str, Signature], edges: Sequence[Edge]) -> list
     for e in edges:
         if e.giver == INPUTS:
             readers.setdefault(e.output, []).append(e)
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for name, taking in readers.items():
         kind = signatures[taking[0].taker].inputs[taking[0].input].type
         for e in taking[1:]:
@@ -187,14 +187,15 @@ def _readers(signatures: Mapping[str, Signature], edges: Sequence[Edge]) -> list
                     f"no value fits all its readers: {first} takes {want}, {e.target} takes {have}. "
                     f"Rename one: named(block, {e.input}='…')."
                 )
-                found.append(Problem("readers", f"{INPUTS}.{name}", text, have, want))
+                problems.append(Problem("readers", f"{INPUTS}.{name}", text, have, want))
                 break
             kind = both
-    return found
+    return problems
 
 
 def component_problems(signatures: Mapping[str, Signature]) -> list[Problem]:
-    found: list[Problem] = []
+    """Components of one name whose classes do not meet."""
+    problems: list[Problem] = []
     seen: dict[str, tuple[str, Any]] = {}
     for node, s in signatures.items():
         for name, part in s.components.items():
@@ -204,29 +205,29 @@ def component_problems(signatures: Mapping[str, Signature]) -> list[Problem]:
                     f"is {type_text(kind)} in {first}, but {type_text(part.type)} in {node}. "
                     f"Rename one: named(block, {name}='{name}_2')."
                 )
-                found.append(Problem("component", name, text, type_text(part.type), type_text(kind)))
+                problems.append(Problem("component", name, text, type_text(part.type), type_text(kind)))
             else:
                 seen[name] = (first, both)
-    return found
+    return problems
 
 
 def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str]) -> list[Problem]:
-    """Blocks nobody reads, and outputs that are given again before anyone has read them.
+    """Blocks whose outputs have no reader, and outputs that another block replaces before they have one.
 
-    `outputs` are those the graph is asked for; without any, every final value counts as read.
+    `outputs` are the declared ones; without any, every final value counts as read.
     """
     read = {(e.giver, e.output) for e in edges}
     last = last_givers(nodes)
     final = {(last[n], n) for n in (outputs or last) if n in last}
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for node, block in nodes.items():
         gives: Mapping[str, Output] = block.signature.outputs
         unread = [port for port in gives if (node, port) not in read and (node, port) not in final]
         if gives and len(unread) == len(gives):
             text = f"nobody reads what it gives ({', '.join(gives)}). {_placing(node, unread, nodes, last)}"
-            found.append(Problem("unread", node, text, candidates=tuple(unread)))
+            problems.append(Problem("unread", node, text, candidates=tuple(unread)))
         else:
-            found += [
+            problems += [
                 Problem(
                     "shadowed", f"{node}.{port}",
                     f"is given again by {last[port]} before anyone has read it. Put a reader between them, or rename "
@@ -234,22 +235,25 @@ def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequen
                 )
                 for port in unread if last[port] != node
             ]  # fmt: skip
-    return found
+    return problems
 
 
 def misplaced_by(
     touched: set[str], nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str], old: Sequence[Problem]
 ) -> list[Problem]:
-    """Of the misplaced blocks those that an edit of these nodes is to blame for: they are misplaced themselves, or
-    hide what another gives. That another loses its reader is what swapping a block may do; `old` were there before."""
+    """The misplaced blocks that an edit of the `touched` nodes causes.
+
+    Such a block is touched itself, or a touched one replaces its output. A block that loses its reader is no problem:
+    swapping a block may do that. `old` are the problems before the edit.
+    """
     last, was = last_givers(nodes), {(p.code, p.place) for p in old}
-    found: list[Problem] = []
+    problems: list[Problem] = []
     for p in misplaced(nodes, edges, outputs) if touched else ():
         node, _, port = p.place.partition(".")
-        hidden_by = {last[n] for n in ([port] if port else p.candidates)} - {node}
-        if node in touched or (hidden_by & touched and (p.code, p.place) not in was):
-            found.append(p)
-    return found
+        replaced_by = {last[n] for n in ([port] if port else p.candidates)} - {node}
+        if node in touched or (replaced_by & touched and (p.code, p.place) not in was):
+            problems.append(p)
+    return problems
 
 
 def _placing(node: str, ports: Sequence[str], nodes: Mapping[str, Block], last: Mapping[str, str]) -> str:

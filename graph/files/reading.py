@@ -139,7 +139,7 @@ def _said(error: Any, data: Any) -> Problem:  # one of pydantic's ErrorDetails
         elif i == len(error["loc"]) - 1 and error["type"] == "missing":
             place.append(f".{part}")
     wanted = error["msg"][:1].lower() + error["msg"][1:]
-    text = f"{wanted}, but {_short(at)} came."
+    text = f"{wanted}, got {_short(at)}."
     if error["type"] == "missing":
         text = "is missing."
     elif error["type"] == "extra_forbidden":

@@ -70,7 +70,7 @@ class Values:
             except (Unfit, TypeError):
                 continue
         if not loose:
-            raise Unfit(f"takes {type_text(hint)}, but {json.dumps(data)} came")
+            raise Unfit(f"takes {type_text(hint)}, got {json.dumps(data)}")
         return loose[0]
 
     def _as(self, data: Any, arm: Any, at: str) -> Any:
@@ -87,7 +87,7 @@ class Values:
         if issubclass(cls, Block):
             block = self.block_from_json(data, at)
             if not isinstance(block, cls):
-                raise Unfit(f"takes {type_text(base)}, but a {type(block).__name__} came")
+                raise Unfit(f"takes {type_text(base)}, got a {type(block).__name__}")
             return block
         if cls.__module__ == "torch" and cls.__name__ == "dtype":
             return fitted(getattr(sys.modules["torch"], str(data), None), base)
@@ -167,7 +167,7 @@ def _number(text: Any) -> float:
     try:
         return float(text)
     except (TypeError, ValueError):
-        raise Unfit(f"wants a number in text for {_FLOAT}, such as 'inf', but {text!r} came") from None
+        raise Unfit(f"wants a number in text for {_FLOAT}, such as 'inf', got {text!r}") from None
 
 
 def same(a: Any, b: Any) -> bool:

@@ -152,7 +152,7 @@ def test_config_goes_out_and_comes_back() -> None:
 def test_config_is_checked() -> None:
     with pytest.raises(ConfigError, match=r"Add has no 'm'. There are: n."):
         Add.from_config({"m": 4})
-    with pytest.raises(ConfigError, match=r"Add.n takes int, but 'four' came."):
+    with pytest.raises(ConfigError, match=r"Add.n takes int, got 'four'."):
         Add.from_config({"n": "four"})
     assert isinstance(Scale.from_config({"factor": 2}).factor, float)
 

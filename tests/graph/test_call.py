@@ -108,7 +108,7 @@ def test_objects_pass_by_class_and_are_not_copied() -> None:
 
 def test_one_value_without_a_name_is_the_first_input() -> None:
     assert Graph(double=XToY())(4).y == 8
-    with pytest.raises(InputError, match="call  takes one value without a name, which is 'x'; 1 came"):
+    with pytest.raises(InputError, match="call  takes one value without a name, which is 'x', got 1"):
         Graph(double=XToY())(4, x=3)
 
 

@@ -209,7 +209,7 @@ def test_all_config_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> No
     with pytest.raises(GraphFileError) as error:
         graph.save(tmp_path)
     text = str(error.value)
-    assert "4 problems" in text and "takes int | float | None, but true came" in text
+    assert "4 problems" in text and "takes int | float | None, got true" in text
     assert "graph.nodes.a.config.call      holds a builtin_function_or_method, which a file cannot hold" in text
     assert "would come back from a file as (1, 2). Type the field more narrowly." in text
     assert "keys in a file are text" in text

@@ -106,7 +106,7 @@ def test_unknown_missing_and_unfit_config_is_told_at_once() -> None:
     text = refused(change, Graph(a=Add(), b=loop(), c=NeedsSize(size=3), outputs=("x",)))
     assert "3 problems" in text
     assert "graph.nodes.a.config.m                            Add has no such field. There are: n." in text
-    assert 'graph.nodes.b.graphs.body.nodes.add.config.scale  takes float, but "two" came.' in text
+    assert 'graph.nodes.b.graphs.body.nodes.add.config.scale  takes float, got "two".' in text
     assert "graph.nodes.c.config.size                         is missing, and NeedsSize has no default for it." in text
 
 
@@ -126,7 +126,7 @@ def test_all_faults_of_form_are_told_at_once() -> None:
 
     text = refused(change)
     assert "graph.outputs                           is missing." in text
-    assert "graph.nodes.b.graphs.body.edges[0].how  input should be 'ruled' or 'pinned', but 'guessed' came." in text
+    assert "graph.nodes.b.graphs.body.edges[0].how  input should be 'ruled' or 'pinned', got 'guessed'." in text
     assert "graph.nodes.b.crry                      is no key of this form" in text
 
 

@@ -120,7 +120,7 @@ def test_defaults_are_the_published_ones(diffusers: Any, name: str) -> None:
             },
             "needs skip_layer_guidance_layers or skip_layer_config, got both. Leave one out.",
         ),
-        ({"_class_name": "AutoGuidance", "dropout": 1.5}, "AutoGuidance.dropout .*1.5 came"),
+        ({"_class_name": "AutoGuidance", "dropout": 1.5}, "AutoGuidance.dropout .*got 1.5"),
         (
             {"_class_name": "AutoGuidance", "auto_guidance_config": {"indices": [0], "dropout": 2}},
             "dropout=2 is not a fraction. Pass a number from 0 to 1.",

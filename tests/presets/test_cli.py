@@ -170,7 +170,7 @@ def test_a_graph_file_runs_by_itself(folder: Path) -> None:
     ("args", "wanted"),
     [
         (["--set", "steps_=3", *FEW], "steps_  no such input. Did you mean 'steps'?"),
-        (["--set", "num_inference_steps=many"], "num_inference_steps  takes int, but 'many' (str) came."),
+        (["--set", "num_inference_steps=many"], "num_inference_steps  takes int, got 'many' (str)."),
         (["--set", "height=70", *FEW], "height=70 cannot be made: it must be a multiple of 8. The nearest is 72."),
         (["--set", "height"], "--set 'height': has no value. Write --set NAME=VALUE."),
         (["--set", "seed=1", "--seed", "2"], "--set 'seed=1': seed is set twice. Remove one."),

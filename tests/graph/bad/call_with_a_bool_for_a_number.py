@@ -7,4 +7,4 @@ def wrong() -> object:
     return Graph(double=XToY())(x=True)
 
 
-EXPECTED = """InputError: x  takes int, but True (bool) came."""
+EXPECTED = """InputError: x  takes int, got True (bool)."""

@@ -7,4 +7,4 @@ def wrong() -> object:
     return Graph(double=XToY())(x="64")
 
 
-EXPECTED = """InputError: x  takes int, but '64' (str) came."""
+EXPECTED = """InputError: x  takes int, got '64' (str)."""

@@ -7,4 +7,4 @@ def wrong() -> object:
     return Graph(double=XToY())(1, 2)
 
 
-EXPECTED = """InputError: call  takes one value without a name, which is 'x'; 2 came. Write name=value."""
+EXPECTED = """InputError: call  takes one value without a name, which is 'x', got 2. Write name=value."""

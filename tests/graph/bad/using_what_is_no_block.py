@@ -7,4 +7,4 @@ def wrong() -> object:
     return Graph(double=XToY(), slots={"guider": ["double"]}).using(guider=3)
 
 
-EXPECTED = """WireError: guider  takes a block, a name, or a config dict with '_class_name', but int came."""
+EXPECTED = """WireError: guider  takes a block, a name, or a config dict with '_class_name', got int."""
