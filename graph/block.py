@@ -199,7 +199,8 @@ class Block:
             BLOCKS.add(cls.registered_name, cls)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        raise NotImplementedError  # every subclass has its own; __init_subclass__ sees to it
+        """Do the step. A subclass writes its own, whose parameters are the inputs."""
+        raise NotImplementedError  # __init_subclass__ refuses a class without it
 
     @property
     def signature(self) -> Signature:

@@ -30,6 +30,7 @@ class Named(Block, name="Named"):
         )
 
     def __call__(self, **values: Any) -> Any:
+        """Call the block inside, with inputs by their names outside."""
         old = {b: a for a, b in self.names if a in self.block.signature.inputs}
         return self.block(**{old.get(n, n): v for n, v in values.items()})
 
