@@ -6,9 +6,9 @@ from torch import nn
 
 Activation = Literal["silu", "swish", "mish", "gelu", "relu"]
 
-_MADE = {"silu": nn.SiLU, "swish": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "relu": nn.ReLU}
+_CLASSES = {"silu": nn.SiLU, "swish": nn.SiLU, "mish": nn.Mish, "gelu": nn.GELU, "relu": nn.ReLU}
 
 
 def activation(name: Activation) -> nn.Module:
-    """The activation of that name ("swish" is SiLU)."""
-    return _MADE[name]()
+    """Make the activation of that name; "swish" is SiLU."""
+    return _CLASSES[name]()

@@ -6,19 +6,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-class Mixing(nn.Module):
-    """What all kinds of attention share: the two places that a view which changes attention overrides, and no other."""
+class AttentionCore(nn.Module):
+    """Base of all attention of denoisers: the two methods that a view may override, and no others."""
 
-    def ask(self, q: Tensor, start: int = 0) -> Tensor:
-        """The queries `b heads n d` as they are asked; those from `start` on are the image's."""
+    def queries(self, q: Tensor, start: int = 0) -> Tensor:
+        """Return the queries to use, `b heads n d`. Tokens from `start` on are the image's."""
         return q
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """softmax(q kᵀ / √d + mask) v, with q, k, v as `b heads n d` (Vaswani et al. 2017, equation 1)."""
+    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute softmax(q kᵀ / √d + mask) v, with q, k, v as `b heads n d` (Vaswani et al. 2017, equation 1)."""
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-class Attention(Mixing):
+class Attention(AttentionCore):
     """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2.2)."""
 
     def __init__(
@@ -37,37 +37,38 @@ class Attention(Mixing):
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Tokens `b n c` that look at themselves, or at `context` `b m k`; `mask` is added to the scores."""
+        """Map tokens `b n c`, which attend to `context` `b m k`, or to each other. `mask` is added to the scores."""
         source = x if context is None else context
         q = self.to_q(x).unflatten(2, (self.heads, -1)).transpose(1, 2)  # b heads n d
         k = self.to_k(source).unflatten(2, (self.heads, -1)).transpose(1, 2)
         v = self.to_v(source).unflatten(2, (self.heads, -1)).transpose(1, 2)
-        return self.to_out(self.mix(self.ask(q), k, v, mask).transpose(1, 2).flatten(2))
+        return self.to_out(self.scaled_dot_product(self.queries(q), k, v, mask).transpose(1, 2).flatten(2))
 
 
 class GEGLU(nn.Module):
-    """A linear layer whose other half is its gate (Shazeer 2020, equation 6)."""
+    """A linear layer that multiplies one half of its output by GELU of the other (Shazeer 2020, equation 6)."""
 
     def __init__(self, channels: int, inner: int) -> None:
         super().__init__()
         self.proj = nn.Linear(channels, inner * 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b n channels` to `b n inner`."""
         value, gate = self.proj(x).chunk(2, dim=-1)
         return value * F.gelu(gate)
 
 
 class FeedForward(nn.Module):
-    """Two layers, four times as wide in between."""
+    """Two layers with four times the width between them. Published as `net.0` and `net.2`."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, first: type[nn.Module] = GEGLU) -> None:
+        """`first(channels, inner)` is the first layer, with its activation."""
         super().__init__()
         inner = channels * 4
-        self.net = nn.Sequential(
-            GEGLU(channels, inner), nn.Identity(), nn.Linear(inner, channels)
-        )  # published: net.0, net.2
+        self.net = nn.Sequential(first(channels, inner), nn.Identity(), nn.Linear(inner, channels))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b n c`."""
         return self.net(x)
 
 
@@ -83,9 +84,9 @@ class TransformerStyle:
 
 
 class BasicTransformerBlock(nn.Module):
-    """Self-attention, attention to the prompt, feed-forward; each normed before and added after.
+    """Self-attention, attention to the prompt, feed-forward: each after a norm, and added to its input.
 
-    With `only_cross_attention` the first looks at the prompt too, and as published it is not masked.
+    With `only_cross_attention` the first attends to the prompt too. As published, it is not masked then.
     """
 
     def __init__(self, channels: int, style: TransformerStyle) -> None:
@@ -101,13 +102,14 @@ class BasicTransformerBlock(nn.Module):
         self.ff = FeedForward(channels)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """Map tokens `b n c`; `context` is the prompt `b m k`, and `mask` is added to its scores."""
         x = self.attn1(self.norm1(x), context if self.only_cross_attention else None) + x
         x = self.attn2(self.norm2(x), context, mask) + x
         return self.ff(self.norm3(x)) + x
 
 
 class Transformer2DModel(nn.Module):
-    """A transformer over the pixels of a feature map, added to it (Rombach et al. 2022, appendix E.2.1)."""
+    """A transformer over the pixels of a feature map, added to the map (Rombach et al. 2022, appendix E.2.1)."""
 
     def __init__(self, channels: int, layers: int, style: TransformerStyle) -> None:
         super().__init__()
@@ -121,7 +123,7 @@ class Transformer2DModel(nn.Module):
         return nn.Linear(channels, channels) if self.linear_projection else nn.Conv2d(channels, channels, 1)
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Maps `b c h w` to the same shape; `context` is `b m k`."""
+        """Map `b c h w` to the same shape; `context` is the prompt `b m k`, and `mask` is added to its scores."""
         h = self.norm(x)
         if self.linear_projection:
             h = self.proj_in(h.flatten(2).transpose(1, 2))  # b (h w) c
@@ -135,7 +137,8 @@ class Transformer2DModel(nn.Module):
 
 
 class PassThrough(nn.Module):
-    """What stands where a level without attention has none."""
+    """Takes the place of a transformer in a level without attention, and changes nothing."""
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return `x`."""
         return x

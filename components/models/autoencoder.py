@@ -1,4 +1,4 @@
-"""What all autoencoders share, so that a block can hold any of them."""
+"""The base of all autoencoders, so that a block can hold any of them."""
 
 from abc import ABC, abstractmethod
 from copy import deepcopy
@@ -15,16 +15,16 @@ A = TypeVar("A", bound="Autoencoder[Any]")  # Any: whichever config its class ha
 
 
 class Autoencoder(Model[C], ABC):
-    """Turns pixels in [-1, 1] into latents and back.
+    """Base of models that turn pixels in [-1, 1] into latents and back.
 
-    `decode` takes latents in the model's own space; a pipeline's latents are scaled to unit variance, and
-    `unscale` and `scale` go between the two (Rombach et al. 2022, section 4.3.2 and appendix D.1).
+    `decode` takes latents in the model's own space. A pipeline's latents are scaled to unit variance; `unscale` and
+    `scale` convert between the two (Rombach et al. 2022, section 4.3.2 and appendix D.1).
     """
 
     @property
     @abstractmethod
     def latent_channels(self) -> int:
-        """Channels of a latent."""
+        """Channels of the latents."""
 
     @property
     @abstractmethod
@@ -33,22 +33,22 @@ class Autoencoder(Model[C], ABC):
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
-        """Pixels `b 3 (h s) (w s)`, about in [-1, 1], for latents `b c h w` in the model's own space."""
+        """Return pixels `b 3 (h s) (w s)`, about in [-1, 1], for latents `b c h w` in the model's own space."""
 
     @abstractmethod
     def unscale(self, latents: Tensor) -> Tensor:
-        """A pipeline's latents -> what `decode` takes."""
+        """Convert a pipeline's latents `b c h w` into what `decode` takes."""
 
     @abstractmethod
     def scale(self, z: Tensor) -> Tensor:
-        """What `encode` gives -> a pipeline's latents."""
+        """Convert latents `b c h w` of `encode` into a pipeline's latents."""
 
 
 def upcast_vae(vae: A) -> A:
-    """The autoencoder itself; or a float32 copy, where its config says `force_upcast` and it is in float16.
+    """Return a float32 copy of a float16 autoencoder whose config says `force_upcast`; any other as it is.
 
-    SDXL's activations grow larger than float16 can hold, and NaN comes of it. The copy lives as long as the caller
-    holds it. A config without the key says nothing: those of Stable Diffusion are older than it.
+    SDXL's activations grow larger than float16 can hold and become NaN. The copy lives as long as the caller keeps it.
+    A config without the key is taken as false: those of Stable Diffusion are older than the key.
     """
     if vae.dtype != torch.float16 or "force_upcast" not in vae.config.model_fields_set:
         return vae

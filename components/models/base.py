@@ -1,4 +1,4 @@
-"""What all models share: a config with published keys, and reading and writing the published folder."""
+"""The base of all models: a config with published keys, and reading and writing the published folder."""
 
 import inspect
 import json
@@ -26,34 +26,55 @@ C = TypeVar("C", bound=Config)
 
 
 class Model(nn.Module, Generic[C]):
-    """A `torch.nn.Module` with published parameter names and config keys.
+    """Base of models: a `torch.nn.Module` that is made from a config, and that saves and loads itself.
 
-    A subclass names its config class and builds itself from it:
+    A subclass sets `config_class` and makes its layers in `build(config)`. Parameter names and config keys are those
+    of the published files. Where files of another age name tensors differently, it overrides `published_name`.
 
-        class Net(Model[NetConfig]):
-            config_class = NetConfig
-
-            def build(self, config: NetConfig) -> None:
-                self.conv_in = nn.Conv2d(config.in_channels, 8, 3)
-
-    `Net(in_channels=3)`, `Net.from_config({...})` and `Net.from_pretrained(folder)` are then there.
+    >>> import tempfile
+    >>> import torch
+    >>> class UpscalerConfig(Config):
+    ...     channels: int = 3
+    ...     factor: int = 2
+    >>> class Upscaler(Model[UpscalerConfig]):
+    ...     config_class = UpscalerConfig
+    ...
+    ...     def build(self, config: UpscalerConfig) -> None:
+    ...         self.conv = nn.Conv2d(config.channels, config.channels * config.factor**2, 3, padding=1)
+    ...
+    ...     def forward(self, x: torch.Tensor) -> torch.Tensor:
+    ...         return nn.functional.pixel_shuffle(self.conv(x), self.config.factor)
+    >>> upscaler = Upscaler(factor=4)
+    >>> upscaler.to_config()
+    {'_class_name': 'Upscaler', 'channels': 3, 'factor': 4}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     upscaler.save_pretrained(folder)  # config.json and diffusion_pytorch_model.safetensors
+    ...     copy = Upscaler.from_pretrained(folder)
+    >>> x = torch.rand(1, 3, 8, 8)
+    >>> torch.equal(copy(x), upscaler(x)), copy(x).shape
+    (True, torch.Size([1, 3, 32, 32]))
+    >>> Upscaler(facter=4)
+    Traceback (most recent call last):
+    sfumato.graph.errors.ConfigError: Upscaler cannot be made from this config (1 problem):
+      facter  no such key. Did you mean 'factor'?
     """
 
     config_class: ClassVar[type[Config]]
+    """The class of its config."""
     stem: ClassVar[str] = STEM
-    """What its weight files are called."""
+    """The name of its weight files before the variant and the suffix."""
     keeps_file_dtype: ClassVar[bool] = False
-    """Whether `dtype=None` is the dtype of the files, and not torch's default."""
+    """Whether `from_pretrained(dtype=None)` keeps the dtype of the files; otherwise it is torch's default dtype."""
     quantization: Quantization | None = None
-    """How its weights are held, where they are quantized."""
+    """How its weights are quantized; None where they are not."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if "config_class" in cls.__dict__:  # so that help() and editors show the published keys and defaults
+        if "config_class" in cls.__dict__:  # help() and editors then show the published keys and defaults
             cls.__signature__ = inspect.signature(cls.config_class)
 
     def __init__(self, **config: Any) -> None:
-        """Takes the published config keys; see `config_class`.
+        """Make a model with fresh random weights from the published config keys; see `config_class`.
 
         Raises:
             ConfigError: unknown keys, or values that are not supported; all of them at once.
@@ -63,47 +84,47 @@ class Model(nn.Module, Generic[C]):
         self.build(self._config)
 
     def build(self, config: C) -> None:
-        """Make the layers. Called once, from the constructor."""
-        raise NotImplementedError(f"{type(self).__name__} has no build(config).")  # a subclass that forgot it
+        """Make the layers. The constructor calls it once; every subclass overrides it."""
+        raise NotImplementedError(f"{type(self).__name__} has no build(config). Make its layers there.")
 
     @classmethod
     def published_name(cls, name: str) -> str | None:
-        """Today's name of a tensor in a file, or None for one that is not held any more. Old checkpoints differ."""
+        """Return the parameter name for a tensor name in a file, or None for a tensor that is not read."""
         return name
 
     @classmethod
     def stays_float32(cls, name: str) -> bool:
-        """Whether the tensor of that name is kept in float32 where the others are float16. It is never quantized."""
+        """Return whether this parameter stays float32 where the others are float16. It is never quantized."""
         return False
 
     @property
     def config(self) -> C:
-        """The config, read only: `vae.config.scaling_factor`."""
+        """The frozen config: `vae.config.scaling_factor`."""
         return self._config
 
     @property
     def space(self) -> LatentSpace | None:
-        """The latent space it works in, as far as its config tells: what a graph compares when it is bound."""
+        """The latent space that its config names, which a graph compares when it is bound; None without one."""
         return space_of_config(type(self).__name__, self.to_config())
 
     @property
     def layout(self) -> Layout | None:
-        """What a model that adds to a denoiser must share with it, as far as configs tell; None for others."""
+        """The sizes that a denoiser and the models that add to it must share; None for other models."""
         return layout_of_config(type(self).__name__, self.to_config())
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the first floating parameter."""
+        """The dtype of the first floating-point parameter."""
         return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
 
     @property
     def device(self) -> torch.device:
-        """Where the first parameter is."""
+        """The device of the first parameter."""
         return next((p.device for p in self.parameters()), torch.device("cpu"))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
-        """A model with fresh random weights, from a config as `config.json` holds it.
+        """Make a model with fresh random weights from the content of a `config.json`.
 
         Raises:
             ConfigError: a config of another class, unknown keys, or values that are not supported.
@@ -111,12 +132,12 @@ class Model(nn.Module, Generic[C]):
         name = config.get("_class_name", cls.__name__)
         if name != cls.__name__:
             raise ConfigError(
-                f"This config belongs to {name}, not to {cls.__name__}. Use sf.models.{name} if there is one."
+                f"Needs a config of {cls.__name__}, got one of {name}. Use sf.models.{name} if there is one."
             )
         return cls(**config)
 
     def to_config(self) -> dict[str, Any]:
-        """All config keys, sorted, with `_class_name`; can be written as JSON."""
+        """Return all config keys, sorted, and `_class_name`, as JSON values."""
         return self._with_quantization({"_class_name": type(self).__name__, **self._config.to_dict()})
 
     @classmethod
@@ -130,12 +151,16 @@ class Model(nn.Module, Generic[C]):
         device: Device = "cpu",
         quantization: object = None,
     ) -> Self:
-        """Read `config.json` and the weights beside it, straight into `dtype` on `device`, ready for inference.
+        """Read `config.json` and the weights in the same folder, in evaluation mode and without gradients.
 
-        `dtype=None` is torch's default dtype, float32, whatever the files hold: as published, so that half-precision
-        files run everywhere. On the CPU, where the files hold that dtype, the weights stay memory-mapped.
-        `device` may be a function that gives that of each tensor by its name.
-        `quantization` is a config, its JSON or a name ("nf4"); files that are quantized already need none.
+        Args:
+            folder: the model's folder, or with `subfolder` the folder of its pipeline.
+            subfolder: the model's folder inside of `folder`, such as "unet".
+            variant: the word in the file names, such as "fp16".
+            dtype: of the weights. None is torch's default dtype, whatever the files hold: half-precision files then
+                run on every device. On the CPU, weights in the dtype of the files stay memory-mapped.
+            device: a device, or a function from a parameter's name to its device.
+            quantization: a config, its JSON, or a name such as "nf4". Files that are quantized already need none.
 
         Raises:
             LoadError: a missing or damaged file, or weights that do not fit the config.
@@ -159,24 +184,34 @@ class Model(nn.Module, Generic[C]):
         device: Device = "cpu",
         quantization: Quantization | None = None,
     ) -> None:
-        """Take all weights, made under `on_meta`, from any source; see `load_tensors` and `load_quantized`."""
+        """Read all weights of a model that was made under `on_meta`; see `load_tensors` and `load_quantized`.
+
+        Raises:
+            LoadError: weights that do not fit the config.
+            ConfigError: a quantized model on several devices.
+        """
         names: Any = {"rename": self.published_name, "stays_float32": self.stays_float32}
         if quantization is None:
             load_tensors(self, tensors, dtype=dtype, device=device, **names)
         elif callable(device):
-            raise ConfigError(f"A quantized {type(self).__name__} is read to one device. Name it as device.")
+            raise ConfigError(f"A quantized {type(self).__name__} needs one device, got a function. Pass device=.")
         else:
             self.quantization = load_quantized(self, tensors, quantization, dtype=dtype, device=device, **names)
 
     def save_pretrained(
         self, folder: str | Path, *, variant: str | None = None, max_shard_size: int | str = "10GB"
     ) -> None:
-        """Write `config.json` and safetensors as published. Each file appears whole or not at all.
+        """Write `config.json` and the weights as safetensors. A file that fails half-way is not left behind.
 
-        Quantized weights are written as they are held: under the names that diffusers reads, or as a GGUF file.
+        Quantized weights are written as they are: under the names that diffusers reads, or as a GGUF file.
+
+        Args:
+            folder: made if it is missing.
+            variant: a word for the file names, such as "fp16".
+            max_shard_size: of one file, in bytes or with a unit. Larger weights are split, with an index file.
 
         Raises:
-            LoadError: parameters that are still on the meta device.
+            LoadError: parameters on the meta device, which have no values.
         """
         place = Path(folder)
         place.mkdir(parents=True, exist_ok=True)
@@ -195,7 +230,7 @@ class Model(nn.Module, Generic[C]):
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a folder.
+    """Read the `config.json` of a folder.
 
     Raises:
         LoadError: no such file, or no JSON object in it.
@@ -204,9 +239,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config: object = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise LoadError(f"{folder} has no config.json. Give the model's own folder, or its subfolder=.") from None
+        raise LoadError(f"{folder} has no config.json. Pass the model's own folder, or subfolder=.") from None
     except (OSError, ValueError) as error:
         raise LoadError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict):
-        raise LoadError(f"{path} holds no JSON object.")
+        raise LoadError(f"{path} needs a JSON object, got {type(config).__name__}.")
     return cast("dict[str, Any]", config)

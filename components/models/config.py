@@ -1,4 +1,4 @@
-"""The config of a model: one frozen class whose fields are the published keys and defaults, and nothing else."""
+"""The base of model configs: a frozen class whose fields are the published keys and defaults."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Self, cast
@@ -10,35 +10,63 @@ from ...registry import closest
 
 
 class Config(BaseModel):
-    """Base of model configs. A field is a published key, its type what we support, its description why not more.
+    """Base of model configs. A field is a published key with its default; its type is what is supported.
 
-    Lists become tuples, so a config is hashable. Types are checked strictly: a number in quotes is refused.
+    Lists become tuples, so that a config is hashable. Types are strict: a number in quotes is refused. Where a type
+    excludes published values, the description of the field is the reason, and part of the error. Keys that must agree
+    are checked in `problems`.
+
+    >>> from typing import Literal
+    >>> from pydantic import Field
+    >>> class NetConfig(Config):
+    ...     channels: int = 32
+    ...     groups: int = 8
+    ...     act_fn: Literal["silu"] = Field(default="silu", description="Other activations belong to older nets.")
+    ...
+    ...     def problems(self) -> Iterator[tuple[str, str]]:
+    ...         if self.channels % self.groups:
+    ...             yield "groups", f"{self.groups} groups do not divide {self.channels} channels."
+    >>> NetConfig.read("Net", {"channels": 64, "_name_or_path": "a note"}).to_dict()
+    {'act_fn': 'silu', 'channels': 64, 'groups': 8}
+    >>> NetConfig.read("Net", {"channels": 30})
+    Traceback (most recent call last):
+    sfumato.graph.errors.ConfigError: Net cannot be made from this config (1 problem):
+      groups  8 groups do not divide 30 channels.
+    >>> NetConfig.read("Net", {"chanels": 64, "act_fn": "relu"})
+    Traceback (most recent call last):
+    sfumato.graph.errors.ConfigError: Net cannot be made from this config (2 problems):
+      chanels  no such key. Did you mean 'channels'?
+      act_fn   needs Literal['silu'], got 'relu'. Other activations belong to older nets.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """(key, what is wrong) for what no single field can tell: keys that must agree. Subclasses say what."""
+        """Yield (key, what is wrong) for keys that do not agree with each other. A subclass overrides it."""
         yield from ()
 
     @classmethod
     def read(cls, owner: str, keys: Mapping[str, Any]) -> Self:
-        """The config of the model class `owner` that these keys give; missing keys take the published defaults.
+        """Make a config from the keys of a file; missing keys take the published defaults.
 
-        Keys that start with an underscore are notes of whoever wrote the file and are passed over.
+        Keys that start with an underscore are notes of the program that wrote the file, and are ignored.
+
+        Args:
+            owner: the name of the model class, for errors.
+            keys: JSON values.
 
         Raises:
-            ConfigError: unknown keys, unfit values or keys that disagree; all of them at once.
+            ConfigError: unknown keys, values that are not supported, or keys that disagree; all of them at once.
         """
-        given = {key: _frozen(value) for key, value in keys.items() if not key.startswith("_")}
-        given.pop("quantization_config", None)  # of the weights, not of the model: whoever loads those reads it
-        bad = [(key, _unknown(key, cls.model_fields)) for key in given if key not in cls.model_fields]
+        values = {key: _frozen(value) for key, value in keys.items() if not key.startswith("_")}
+        values.pop("quantization_config", None)  # it is about the weights, and whatever loads those reads it
+        bad = [(key, _unknown(key, cls.model_fields)) for key in values if key not in cls.model_fields]
         config: Self | None = None
         try:
-            config = cls.model_validate({key: value for key, value in given.items() if key in cls.model_fields})
+            config = cls.model_validate({key: value for key, value in values.items() if key in cls.model_fields})
         except ValidationError as error:
             bad += [
-                (key, cls._unfit(key, given[key])) for key in dict.fromkeys(str(e["loc"][0]) for e in error.errors())
+                (key, cls._unsupported(key, values[key])) for key in dict.fromkeys(str(e["loc"][0]) for e in error.errors())
             ]
         if config is not None:
             bad += config.problems()
@@ -47,34 +75,31 @@ class Config(BaseModel):
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """All keys, sorted, as JSON has them."""
+        """Return all keys, sorted, as JSON values."""
         return dict(sorted(self.model_dump(mode="json").items()))
 
     @classmethod
-    def _unfit(cls, key: str, value: object) -> str:
+    def _unsupported(cls, key: str, value: object) -> str:
         field = cls.model_fields[key]
         kind = cast("object", field.annotation)
         wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
         reason = f" {field.description}" if field.description else ""
-        return f"is {value!r}, but what is supported is {wanted}.{reason}"
+        return f"needs {wanted}, got {value!r}.{reason}"
 
 
 def per_level(key: str, value: object, levels: int) -> Iterator[tuple[str, str]]:
-    """What is wrong with a value that may be one for all levels, or a tuple with one for each."""
-    if isinstance(value, tuple) and len(cast("tuple[object, ...]", value)) != levels:
-        yield (
-            key,
-            f"has {len(cast('tuple[object, ...]', value))} entries, but there are {levels} levels (down_block_types).",
-        )
+    """Yield what is wrong with a key that holds one value for all levels, or a tuple with one for each level."""
+    if isinstance(value, tuple) and (count := len(cast("tuple[object, ...]", value))) != levels:
+        yield key, f"needs one entry for each of {levels} levels (down_block_types), got {count}."
 
 
-def _frozen(value: Any) -> Any:  # JSON: any value may come
+def _frozen(value: Any) -> Any:  # Any: a JSON value
     return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:
     near = closest(key, known, 1)
-    return f"no such key. Did you mean {near[0]!r}?" if near else "no such key, and none that is near."
+    return f"no such key. Did you mean {near[0]!r}?" if near else "no such key."
 
 
 def _table(title: str, rows: list[tuple[str, str]]) -> str:

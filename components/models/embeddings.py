@@ -10,9 +10,9 @@ from .activations import Activation, activation
 
 
 class Sinusoid(nn.Module):
-    """Numbers as waves of falling frequency (Vaswani et al. 2017, section 3.5), always in float32.
+    """Sines and cosines of falling frequency (Vaswani et al. 2017, section 3.5), always in float32.
 
-    `flip` puts the cosines first; `shift` moves the lowest frequency. Has no parameters.
+    `flip` puts the cosines first; `shift` moves the lowest frequency. It has no parameters.
     """
 
     def __init__(self, channels: int, *, flip: bool, shift: float) -> None:
@@ -20,7 +20,7 @@ class Sinusoid(nn.Module):
         self.channels, self.flip, self.shift = channels, flip, shift
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `n` numbers to `n c`."""
+        """Map `n` numbers to `n c`."""
         half = self.channels // 2
         exponent = torch.arange(half, device=x.device, dtype=torch.float32) * (-math.log(10000) / (half - self.shift))
         angle = x.float()[:, None] * exponent.exp()
@@ -29,7 +29,7 @@ class Sinusoid(nn.Module):
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers over the waves; `condition_channels` adds a further vector first, as LCM does for guidance."""
+    """Two linear layers over a `Sinusoid`. With `condition_channels` a second vector is added first (LCM's guidance)."""
 
     def __init__(
         self,
@@ -48,15 +48,16 @@ class TimestepEmbedding(nn.Module):
         self.post_act = nn.Identity() if post_act is None else activation(post_act)
 
     def forward(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Map `b channels_in`, and the condition `b condition_channels`, to `b channels_out`."""
         if condition is not None:
             if self.cond_proj is None:
-                raise TypeError("timestep_cond is given, but this model takes none (its time_cond_proj_dim is null).")
+                raise TypeError(unused("timestep_cond", "its time_cond_proj_dim is null"))
             x = x + self.cond_proj(condition)
         return self.post_act(self.linear_2(self.act(self.linear_1(x))))
 
 
 class TextProjection(nn.Module):
-    """Two linear layers over a vector that sums up a prompt."""
+    """Two linear layers over a pooled prompt."""
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
@@ -64,13 +65,14 @@ class TextProjection(nn.Module):
         self.linear_2 = nn.Linear(channels_out, channels_out)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b channels_in` to `b channels_out`."""
         return self.linear_2(nn.functional.silu(self.linear_1(x)))
 
 
 class TimeTextEmbedding(nn.Module):
     """Time, the pooled prompt and, in distilled models, the guidance scale as one vector `b channels_out`.
 
-    Esser et al. 2024, figure 2; guidance as in Meng et al. 2023, section 3.1. Times go from 0 to 1000.
+    Esser et al. 2024, figure 2; guidance as in Meng et al. 2023, section 3.1.
     """
 
     def __init__(self, pooled_channels: int, channels_out: int, *, guidance: bool = False) -> None:
@@ -81,26 +83,53 @@ class TimeTextEmbedding(nn.Module):
         self.text_embedder = TextProjection(pooled_channels, channels_out)
 
     def forward(self, times: Tensor, pooled: Tensor, guidance: Tensor | None = None) -> Tensor:
+        """Map times `b` from 0 to 1000, the pooled prompt `b p` and guidance scales `b`, times 1000.
+
+        Raises:
+            TypeError: guidance that is missing, or that the model does not read.
+        """
         emb = self.timestep_embedder(self.waves(times).to(pooled.dtype))
-        if (self.guidance_embedder is None) != (guidance is None):
-            raise TypeError(
-                "guidance is missing: this model has a guidance embedding (guidance_embeds)."
-                if guidance is None
-                else "guidance has no place here: this model has no guidance embedding (guidance_embeds is false)."
-            )
+        check_input("guidance", guidance, self.guidance_embedder, "guidance_embeds")
         if self.guidance_embedder is not None and guidance is not None:
             emb = emb + self.guidance_embedder(self.waves(guidance).to(pooled.dtype))
         return emb + self.text_embedder(pooled)
 
 
 def text_and_sizes(added: Mapping[str, Tensor] | None, waves: Sinusoid) -> Tensor:
-    """The pooled prompt `text_embeds` and the waves of the size numbers `time_ids`, side by side: `b (c + n w)`.
+    """Join the pooled prompt `text_embeds` `b c` and the sinusoids of the size numbers `time_ids` `b n`: `b (c + n w)`.
 
-    This is how SDXL is told about sizes and crops (Podell et al. 2023, section 2.2).
+    SDXL reads sizes and crops this way (Podell et al. 2023, section 2.2).
+
+    Raises:
+        TypeError: one of the two is missing.
     """
     missing = [key for key in ("text_embeds", "time_ids") if added is None or key not in added]
     if missing or added is None:
-        raise TypeError(f"added_cond_kwargs lacks {' and '.join(missing)}: this U-Net (text_time) needs both.")
+        raise TypeError(f"Needs added_cond_kwargs with text_embeds and time_ids, got no {' and no '.join(missing)}.")
     text, ids = added["text_embeds"], added["time_ids"]
     sizes = waves(ids.flatten()).reshape(text.shape[0], -1)
     return torch.cat([text, sizes], dim=-1)
+
+
+def check_input(name: str, value: Tensor | None, reader: object, key: str) -> None:
+    """Refuse an optional input that is missing where a layer reads it, or passed where none does.
+
+    Args:
+        name: of the input.
+        value: what was passed for it.
+        reader: the layer that reads it, or whether the model does; None or False where none does.
+        key: the config key that decides it.
+
+    Raises:
+        TypeError: as said.
+    """
+    reads = reader is not None and reader is not False
+    if reads and value is None:
+        raise TypeError(f"Needs {name}, got None: the model's {key} asks for it.")
+    if not reads and value is not None:
+        raise TypeError(unused(name, f"its {key} says so"))
+
+
+def unused(name: str, reason: str) -> str:
+    """The text of an error about an input that the model does not read."""
+    return f"Got {name}, but this model does not read it ({reason}). Leave it out."

@@ -1,4 +1,4 @@
-"""The transformer of Flux (Black Forest Labs 2024): two streams of tokens, then one."""
+"""The transformer of Flux (Black Forest Labs 2024): blocks with two streams of tokens, then blocks with one."""
 
 from collections.abc import Iterator, Sequence
 from typing import TypeVar
@@ -7,23 +7,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import FeedForward
 from .base import Model
-from .config import Config
 from .embeddings import TimeTextEmbedding
-from .taps import PerturbableLayers, default_blocks
+from .perturbable import PerturbableLayers, default_blocks
 from .transformer_layers import (
     AdaptiveNorm,
     AdaptiveNormOut,
-    GELUFeedForward,
+    GELULayer,
     JointAttention,
     SelfAttention,
-    gated,
-    modulated,
+    TransformerConfig,
+    TwoStreams,
+    add_gated,
+    modulate,
     rotary_table,
 )
 
 
-class FluxConfig(Config):
+class FluxConfig(TransformerConfig):
     """The keys that the transformer and its control nets share."""
 
     patch_size: int = 1
@@ -37,51 +39,46 @@ class FluxConfig(Config):
     guidance_embeds: bool = False
     axes_dims_rope: tuple[int, int, int] = (16, 56, 56)
 
-    @property
-    def width(self) -> int:
-        return self.num_attention_heads * self.attention_head_dim
-
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the rotary axes."""
         if sum(self.axes_dims_rope) != self.attention_head_dim:
-            parts = " + ".join(map(str, self.axes_dims_rope))
-            yield "axes_dims_rope", f"is {parts}, which is not attention_head_dim {self.attention_head_dim}."
+            got = " + ".join(map(str, self.axes_dims_rope))
+            yield "axes_dims_rope", f"needs a sum of attention_head_dim {self.attention_head_dim}, got {got}."
         if any(part % 2 for part in self.axes_dims_rope):
-            yield "axes_dims_rope", f"is {self.axes_dims_rope}, but channels are turned in pairs."
+            yield "axes_dims_rope", f"needs even numbers, got {self.axes_dims_rope}: channels are rotated in pairs."
 
 
 class FluxTransformer2DConfig(FluxConfig):
-    """Keys and defaults as published."""
+    """The published keys. `in_channels` and `out_channels` are of packed latents: 4 times those of the autoencoder."""
 
     out_channels: int | None = None
 
 
-class FluxTransformerBlock(nn.Module):
-    """Image and prompt in weights of their own, looking at each other (Esser et al. 2024, figure 2b)."""
-
-    streams = 2
+class FluxTransformerBlock(nn.Module, TwoStreams):
+    """Two streams with their own weights: image and prompt, with joint attention (Esser et al. 2024, figure 2b)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.norm1 = AdaptiveNorm(width, 6)
         self.norm1_context = AdaptiveNorm(width, 6)
         self.attn = JointAttention(width, heads)
-        self.ff = GELUFeedForward(width)
-        self.ff_context = GELUFeedForward(width)
+        self.ff = FeedForward(width, GELULayer)
+        self.ff_context = FeedForward(width, GELULayer)
 
     def forward(self, x: Tensor, context: Tensor, emb: Tensor, rotary: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps the image's tokens `b n c` and the prompt's `b m c`; `emb` `b c` is activated."""
+        """Map the image's tokens `b n c` and the prompt's `b m c`; `emb` `b c` is already activated."""
         normed, (gate, *shift_scale, gate_ff) = self.norm1(x, emb)
         normed_context, (context_gate, *context_shift_scale, context_gate_ff) = self.norm1_context(context, emb)
-        seen, context_seen = self.attn(normed, normed_context, rotary)
-        x = gated(x, gate, seen)
-        x = gated(x, gate_ff, self.ff(modulated(x, *shift_scale)))
-        context = gated(context, context_gate, context_seen)
-        context = gated(context, context_gate_ff, self.ff_context(modulated(context, *context_shift_scale)))
-        return x, _finite(context)
+        attended, context_attended = self.attn(normed, normed_context, rotary)
+        x = add_gated(x, gate, attended)
+        x = add_gated(x, gate_ff, self.ff(modulate(x, *shift_scale)))
+        context = add_gated(context, context_gate, context_attended)
+        context = add_gated(context, context_gate_ff, self.ff_context(modulate(context, *context_shift_scale)))
+        return x, _clamp(context)
 
 
 class FluxSingleTransformerBlock(nn.Module):
-    """One stream, with attention and feed-forward beside each other (Dehghani et al. 2023, section 2.1)."""
+    """One stream, with attention and feed-forward in parallel (Dehghani et al. 2023, section 2.1)."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -92,19 +89,20 @@ class FluxSingleTransformerBlock(nn.Module):
         self.proj_out = nn.Linear(5 * width, width)
 
     def forward(self, x: Tensor, emb: Tensor, rotary: Tensor, start: int) -> Tensor:
-        """Maps `b n c`: the prompt's tokens, and from `start` on the image's."""
+        """Map `b n c`: the prompt's tokens, and from `start` on the image's."""
         normed, (gate,) = self.norm(x, emb)
         both = torch.cat([self.attn(normed, rotary, start), self.act_mlp(self.proj_mlp(normed))], dim=-1)
-        return _finite(gated(x, gate, self.proj_out(both)))
+        return _clamp(add_gated(x, gate, self.proj_out(both)))
 
 
 C = TypeVar("C", bound=FluxConfig)
 
 
 class FluxTrunk(Model[C]):
-    """What the transformer and its control nets share: embeddings, and the two stacks of blocks."""
+    """Base of the transformer and its control nets: embeddings, and the two lists of blocks."""
 
     def build(self, config: C) -> None:
+        """Make the embeddings and the blocks."""
         width, heads = config.width, config.num_attention_heads
         self.time_text_embed = TimeTextEmbedding(config.pooled_projection_dim, width, guidance=config.guidance_embeds)
         self.context_embedder = nn.Linear(config.joint_attention_dim, width)
@@ -115,37 +113,43 @@ class FluxTrunk(Model[C]):
         )
 
     def rotary(self, txt_ids: Tensor, img_ids: Tensor) -> Tensor:
-        """The rotations of tokens at these places, `m 3` and `n 3`. Depends on no step: make it once a shape."""
+        """Make the rotations of tokens at positions `m 3` and `n 3`. They depend on no step: make them once a shape."""
         return rotary_table(torch.cat([txt_ids, img_ids]), self.config.axes_dims_rope)
 
-    def placed(self, txt_ids: Tensor | None, img_ids: Tensor | None, given: Tensor | None) -> Tensor:
-        """The rotations that are given, or those of the ids. TypeError without either."""
-        if given is not None:
-            return given
+    def rotary_or(self, made: Tensor | None, txt_ids: Tensor | None, img_ids: Tensor | None) -> Tensor:
+        """Return the rotations that are made already, or else those of the ids.
+
+        Raises:
+            TypeError: neither is passed.
+        """
+        if made is not None:
+            return made
         if img_ids is None or txt_ids is None:
-            raise TypeError("Tokens need places: give img_ids and txt_ids, or image_rotary_emb.")
+            raise TypeError("Needs the positions of tokens, got none. Pass img_ids and txt_ids, or image_rotary_emb.")
         return self.rotary(txt_ids, img_ids)
 
     def embed(self, times: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Time, guidance and pooled prompt as one vector `b c`.
+        """Embed times and guidance `b` and the pooled prompt `b p` as one activated vector `b c`.
 
-        Activated here, once, where the published code does it again for each of 77 modulations. Times are rounded to
-        `dtype` before they are scaled, as published: in bfloat16 that is up to 4 of 1000.
+        It is activated once, where the published code does it again for each of 77 modulations. Times are rounded to
+        `dtype` before they are scaled, as published: in bfloat16 the error is up to 4 of 1000.
         """
-        given = None if guidance is None else guidance.to(dtype) * 1000
-        return F.silu(self.time_text_embed(times.to(dtype) * 1000, pooled, given))
+        scales = None if guidance is None else guidance.to(dtype) * 1000
+        return F.silu(self.time_text_embed(times.to(dtype) * 1000, pooled, scales))
 
 
 class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
-    """Predicts velocity from packed latents, a time and a prompt. Names of parameters and config keys are published.
+    """Predicts velocity from packed latents, a time and a prompt. Parameter names and config keys are published.
 
-    Esser et al. 2024 (section 4) for the first blocks, Dehghani et al. 2023 for the others, rotary places by Su et al.
-    2021. Schnell has no guidance embedding, dev has; Fill takes 384 channels and gives 64.
+    Blocks with two streams are from Esser et al. 2024 (section 4), those with one from Dehghani et al. 2023, rotary
+    positions from Su et al. 2021. Config keys that differ between checkpoints: `guidance_embeds` is true for dev and
+    false for schnell; Fill has 384 `in_channels` and 64 `out_channels`.
     """
 
     config_class = FluxTransformer2DConfig
 
     def build(self, config: FluxTransformer2DConfig) -> None:
+        """Make the layers."""
         super().build(config)
         self.norm_out = AdaptiveNormOut(config.width)
         self.proj_out = nn.Linear(config.width, config.patch_size**2 * (config.out_channels or config.in_channels))
@@ -165,27 +169,29 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
         controlnet_single_block_samples: Sequence[Tensor] | None = None,
         controlnet_blocks_repeat: bool = False,
     ) -> Tensor:
-        """The prediction for packed latents.
+        """Predict the velocity for packed latents.
 
         Args:
-            hidden_states: `b n c`, 2 x 2 latents a token, then tokens of reference images.
+            hidden_states: `b n c`: tokens of 2 x 2 latents each, then the tokens of reference images.
             encoder_hidden_states: the prompt, `b m k`.
             pooled_projections: the pooled prompt, `b p`.
-            timestep: one for each row, from 0 to 1.
-            img_ids: places of the image's tokens, `n 3`; txt_ids: of the prompt's, `m 3`.
-            guidance: one scale for each row, for models distilled with guidance and no others.
-            image_rotary_emb: what `rotary` makes of the ids, in their stead.
-            controlnet_block_samples: `b n c` each, added behind the first blocks: each one after ceil(blocks /
-                samples) blocks in a row, or, with `controlnet_blocks_repeat`, in turn.
-            controlnet_single_block_samples: likewise behind the second blocks.
+            timestep: one time for each row, from 0 to 1.
+            img_ids: positions of the image's tokens, `n 3`.
+            txt_ids: positions of the prompt's tokens, `m 3`.
+            guidance: one scale for each row, for models with `guidance_embeds` and no others.
+            image_rotary_emb: the result of `rotary`, in place of the ids.
+            controlnet_block_samples: residuals `b n c`, added after the blocks with two streams. Each serves
+                ceil(blocks / samples) neighbouring blocks, or with `controlnet_blocks_repeat` every samples-th block.
+            controlnet_blocks_repeat: see there.
+            controlnet_single_block_samples: the same for the blocks with one stream.
 
         Returns:
             `b n c` with the config's out_channels.
 
         Raises:
-            TypeError: no places, or guidance that is missing or has no place.
+            TypeError: no positions; guidance that is missing, or that the model does not read.
         """
-        rotary = self.placed(txt_ids, img_ids, image_rotary_emb)
+        rotary = self.rotary_or(image_rotary_emb, txt_ids, img_ids)
         x = self.x_embedder(hidden_states)
         emb = self.embed(timestep, pooled_projections, guidance, x.dtype)
         context = self.context_embedder(encoder_hidden_states)
@@ -206,7 +212,7 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
         return self.proj_out(self.norm_out(x[:, start:], emb))
 
     def perturbable_layers(self) -> PerturbableLayers:
-        """All blocks; usually some of those with two streams are perturbed."""
+        """All blocks. By default some of those with two streams are perturbed."""
         first = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
         blocks = [*first, *(f"single_transformer_blocks.{i}" for i in range(len(self.single_transformer_blocks)))]
         return PerturbableLayers(
@@ -214,6 +220,6 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
         )
 
 
-def _finite(x: Tensor) -> Tensor:
-    """In float16 the prompt's stream runs over; published: it is cut off at the largest number there is."""
+def _clamp(x: Tensor) -> Tensor:
+    """Clamp float16 to its largest numbers, as published: the prompt's stream overflows there."""
     return x.clamp(-65504, 65504) if x.dtype == torch.float16 else x

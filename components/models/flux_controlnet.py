@@ -1,4 +1,4 @@
-"""Control nets for Flux: the first blocks of the transformer again, told of a control image."""
+"""Control nets of Flux: copies of the first blocks of the transformer that also read a control image."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -6,30 +6,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .embeddings import check_input
 from .flux import FluxConfig, FluxTrunk
+from .initialization import embedding, zero_init
 
 
 class FluxControlNetConfig(FluxConfig):
-    """Keys and defaults as published."""
+    """The published keys. `num_mode` is the number of kinds of a union; None is a control net of one kind."""
 
     num_mode: int | None = None
     conditioning_embedding_channels: int | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the rotary axes and the image's channels."""
         yield from super().problems()
         hint = self.conditioning_embedding_channels
         if hint is not None and hint * self.patch_size**2 != self.in_channels:
             yield (
                 "conditioning_embedding_channels",
-                f"gives {hint} x {self.patch_size} x {self.patch_size} channels a token, not in_channels "
-                f"{self.in_channels}.",
+                f"times {self.patch_size} x {self.patch_size} needs to be in_channels {self.in_channels}, got "
+                f"{hint * self.patch_size**2}.",
             )
 
 
 class FluxResiduals(NamedTuple):
-    """What a control net adds behind the blocks of a Flux transformer, `b n c` each; () where it has no such blocks.
+    """The residuals that a control net adds after the blocks of a Flux transformer, `b n c` each.
 
-    repeats: whether the first go round in turn, rather than each serving several blocks in a row.
+    blocks: for those with two streams, () without any. single: for those with one. repeats: whether the first go round
+    over the blocks, instead of each serving several neighbouring blocks.
     """
 
     blocks: tuple[Tensor, ...]
@@ -38,34 +42,32 @@ class FluxResiduals(NamedTuple):
 
 
 class FluxControlNetModel(FluxTrunk[FluxControlNetConfig]):
-    """Reads the same as the transformer, and a control image (Zhang et al. 2023, with transformer blocks).
+    """Makes residuals for the transformer from its inputs and a control image (Zhang et al. 2023, section 3.1).
 
-    A union of several kinds of control has `num_mode` of them. XLabs' nets read pixels through convolutions of their
-    own (`conditioning_embedding_channels`); all others read latents.
+    With `num_mode` it is a union of so many kinds of control images. With `conditioning_embedding_channels` it reads
+    pixels through its own convolutions, as XLabs' nets do; all others read packed latents. Parameter names and config
+    keys are published.
     """
 
     config_class = FluxControlNetConfig
 
     def build(self, config: FluxControlNetConfig) -> None:
+        """Make the copy of the transformer's blocks, and layers of zeros after them."""
         super().build(config)
         width = config.width
-        self.controlnet_blocks = nn.ModuleList(_zero(nn.Linear(width, width)) for _ in self.transformer_blocks)
+        self.controlnet_blocks = nn.ModuleList(zero_init(nn.Linear(width, width)) for _ in self.transformer_blocks)
         self.controlnet_single_blocks = nn.ModuleList(
-            _zero(nn.Linear(width, width)) for _ in self.single_transformer_blocks
+            zero_init(nn.Linear(width, width)) for _ in self.single_transformer_blocks
         )
-        # An nn.Embedding made in the usual way draws its values, which on the meta device imports torch._dynamo.
-        self.controlnet_mode_embedder = None
-        if config.num_mode is not None:
-            self.controlnet_mode_embedder = nn.Embedding.from_pretrained(
-                torch.zeros(config.num_mode, width), freeze=False
-            )
+        modes = config.num_mode
+        self.controlnet_mode_embedder = None if modes is None else embedding(modes, width, std=None)
         hint, entry = config.conditioning_embedding_channels, nn.Linear(config.in_channels, width)
         self.input_hint_block = None if hint is None else _HintBlock(hint)
-        self.controlnet_x_embedder = entry if hint is not None else _zero(entry)
+        self.controlnet_x_embedder = entry if hint is not None else zero_init(entry)
 
     @property
     def reads_pixels(self) -> bool:
-        """Whether the control image comes as pixels `b 3 h w` from 0 to 1, not as packed latents."""
+        """Whether the control image is pixels `b 3 h w` from 0 to 1, and not packed latents."""
         return self.input_hint_block is not None
 
     def forward(
@@ -83,17 +85,19 @@ class FluxControlNetModel(FluxTrunk[FluxControlNetConfig]):
         conditioning_scale: float = 1.0,
         image_rotary_emb: Tensor | None = None,
     ) -> FluxResiduals:
-        """What to add to the transformer. Arguments as there.
+        """Compute residuals for the transformer.
 
         Args:
-            controlnet_cond: the control image, as packed latents `b n c`, or as pixels where `reads_pixels`.
-            controlnet_mode: which kind of control, `b 1` integers, for unions and no others.
-            conditioning_scale: what the answer is multiplied with.
-            image_rotary_emb: what `rotary` makes of the ids, in their stead; in a union the mode is one more token,
-                before the prompt's and at the place of its first.
+            hidden_states, encoder_hidden_states, pooled_projections, timestep, img_ids, txt_ids, guidance: as
+                `FluxTransformer2DModel` takes them.
+            controlnet_cond: the control image: packed latents `b n c`, or pixels where `reads_pixels`.
+            controlnet_mode: the kind of control image, `b 1` integers, for unions and no others.
+            conditioning_scale: a factor of all residuals.
+            image_rotary_emb: the result of `rotary`, in place of the ids. In a union the mode is one more token before
+                the prompt's, at the position of the first.
 
         Raises:
-            TypeError: a mode that is missing, or has no place.
+            TypeError: a mode that is missing, or that the model does not read; see also the transformer.
         """
         control = controlnet_cond
         if self.input_hint_block is not None:
@@ -101,42 +105,40 @@ class FluxControlNetModel(FluxTrunk[FluxControlNetConfig]):
         x = self.x_embedder(hidden_states) + self.controlnet_x_embedder(control)
         emb = self.embed(timestep, pooled_projections, guidance, x.dtype)
         context = self.context_embedder(encoder_hidden_states)
-        if (self.controlnet_mode_embedder is None) != (controlnet_mode is None):
-            raise TypeError(
-                f"controlnet_mode is missing: this control net is a union of {self.config.num_mode} kinds."
-                if controlnet_mode is None
-                else "controlnet_mode has no place here: this control net is of one kind."
-            )
+        check_input("controlnet_mode", controlnet_mode, self.controlnet_mode_embedder, "num_mode")
         if self.controlnet_mode_embedder is not None:
             context = torch.cat([self.controlnet_mode_embedder(controlnet_mode), context], dim=1)
             txt_ids = None if txt_ids is None else torch.cat([txt_ids[:1], txt_ids])
-        rotary = self.placed(txt_ids, img_ids, image_rotary_emb)
-        found: list[Tensor] = []
+        rotary = self.rotary_or(image_rotary_emb, txt_ids, img_ids)
+        states: list[Tensor] = []
         for block in self.transformer_blocks:
             x, context = block(x, context, emb, rotary)
-            found.append(x)
+            states.append(x)
         start = context.shape[1]
         x = torch.cat([context, x], dim=1)
-        found_single: list[Tensor] = []
+        single_states: list[Tensor] = []
         for block in self.single_transformer_blocks:
             x = block(x, emb, rotary, start)
-            found_single.append(x[:, start:])
+            single_states.append(x[:, start:])
 
-        def given(layers: nn.ModuleList, seen: Sequence[Tensor]) -> tuple[Tensor, ...]:
-            return tuple(layer(x) * conditioning_scale for layer, x in zip(layers, seen, strict=True))
+        def residuals(layers: nn.ModuleList, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
+            return tuple(layer(x) * conditioning_scale for layer, x in zip(layers, states, strict=True))
 
-        blocks, single = given(self.controlnet_blocks, found), given(self.controlnet_single_blocks, found_single)
-        return FluxResiduals(blocks, single, self.reads_pixels)
+        return FluxResiduals(
+            residuals(self.controlnet_blocks, states),
+            residuals(self.controlnet_single_blocks, single_states),
+            self.reads_pixels,
+        )
 
 
 class _HintBlock(nn.Module):
-    """Pixels to an eighth of their size, in four convolutions and three that halve (Zhang et al. 2023, section 3.2)."""
+    """Maps pixels to an eighth of their size: convolutions, three of which have stride 2 (Zhang et al. 2023, eq. 4)."""
 
     def __init__(self, channels: int, inner: int = 16) -> None:
         super().__init__()
         self.conv_in = nn.Conv2d(3, inner, 3, padding=1)
         self.blocks = nn.ModuleList(nn.Conv2d(inner, inner, 3, padding=1, stride=1 + i % 2) for i in range(6))
-        self.conv_out = _zero(nn.Conv2d(inner, channels, 3, padding=1))
+        self.conv_out = zero_init(nn.Conv2d(inner, channels, 3, padding=1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         x = nn.functional.silu(self.conv_in(pixels))
@@ -146,12 +148,5 @@ class _HintBlock(nn.Module):
 
 
 def _packed(x: Tensor, patch: int) -> Tensor:
-    """`b c h w` to `b n (c patch patch)`."""
+    """Turn `b c h w` into `b n (c patch patch)`."""
     return nn.functional.pixel_unshuffle(x, patch).flatten(2).transpose(1, 2)
-
-
-def _zero(layer: nn.Module) -> nn.Module:
-    """A layer that at first adds nothing."""
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer

@@ -1,4 +1,4 @@
-"""Latents as tokens: a square of them each, with its place added."""
+"""Latents as tokens: a square of latents each, with a position embedding."""
 
 import math
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Module):
-    """Squares of `patch` x `patch` latents as tokens (Dosovitskiy et al. 2021, section 3.1).
+    """Turns squares of `patch` x `patch` latents into tokens (Dosovitskiy et al. 2021, section 3.1).
 
     positions: the side of the square map of position embeddings, in tokens. The middle of the map is used for smaller
     images (Esser et al. 2024, section 5.3.2), and files hold it. None adds no positions. side: tokens a side of the
@@ -24,10 +24,14 @@ class PatchEmbed(nn.Module):
             self.register_buffer("pos_embed", waves)
 
     def forward(self, latents: Tensor) -> Tensor:
-        """Maps `b c h w` to `b n channels`. ValueError for a size that has no whole tokens, or more than the map."""
+        """Map `b c h w` to `b n channels`.
+
+        Raises:
+            ValueError: a size that is not a multiple of `patch`, or larger than the map of positions.
+        """
         height, width = latents.shape[2:]
         if height % self.patch or width % self.patch:
-            raise ValueError(f"Latents of {height}x{width} cannot be cut into squares of {self.patch}x{self.patch}.")
+            raise ValueError(f"Needs latents with sides in multiples of {self.patch}, got {height}x{width}.")
         x = self.proj(latents).flatten(2).transpose(1, 2)
         return x if self.positions is None else x + self._cut(height // self.patch, width // self.patch)
 
@@ -36,8 +40,8 @@ class PatchEmbed(nn.Module):
         if height > self.positions or width > self.positions:
             most = self.positions * self.patch
             raise ValueError(
-                f"Latents of {height * self.patch}x{width * self.patch} came, and this model knows positions up to "
-                f"{most}x{most} (pos_embed_max_size). Ask for a smaller picture."
+                f"Needs latents of at most {most}x{most} (pos_embed_max_size), got {height * self.patch}x"
+                f"{width * self.patch}. Make a smaller image."
             )
         waves = self.get_buffer("pos_embed").unflatten(1, (self.positions, self.positions))
         top, left = (self.positions - height) // 2, (self.positions - width) // 2
@@ -47,21 +51,22 @@ class PatchEmbed(nn.Module):
 def sincos_positions(
     channels: int, size: tuple[int, int], side: int, *, scale: float = 1.0, device: torch.device | None = None
 ) -> Tensor:
-    """Waves for tokens at `size` (rows, columns), `(rows columns) channels`: half of them for columns, half for rows.
+    """Make sinusoids for a map of `size` (rows, columns), `(rows columns) channels`: half for columns, half for rows.
 
-    Vaswani et al. 2017, section 3.5, an axis at a time. Places are counted as if the map had `side` tokens a side, and
-    divided by `scale`.
+    Vaswani et al. 2017, section 3.5, an axis at a time. Positions are counted as if the map had `side` tokens a side,
+    and divided by `scale`.
     """
-    falling = torch.arange(channels // 4, dtype=torch.float64, device="cpu") * (-math.log(10000) / (channels // 4))
+    frequencies = torch.arange(channels // 4, dtype=torch.float64, device="cpu") * (-math.log(10000) / (channels // 4))
+    frequencies = frequencies.exp()
     rows, columns = (torch.arange(n, dtype=torch.float64, device="cpu") * (side / n / scale) for n in size)
     waves: list[Tensor] = []
     for positions in (columns[None, :].expand(size), rows[:, None].expand(size)):
-        angles = positions.reshape(-1, 1) * falling.exp()
+        angles = positions.reshape(-1, 1) * frequencies
         waves += [angles.sin(), angles.cos()]
     return torch.cat(waves, dim=1).float().to(device or "cpu")
 
 
 def unpatchify(x: Tensor, size: tuple[int, int], patch: int) -> Tensor:
-    """Tokens `b (rows columns) (patch patch c)` as latents `b c h w`; `size` in tokens."""
+    """Turn tokens `b (rows columns) (patch patch c)` into latents `b c h w`; `size` is (rows, columns) in tokens."""
     x = x.unflatten(2, (patch, patch, -1)).unflatten(1, size)  # b rows columns p q c
     return x.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)

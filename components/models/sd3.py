@@ -6,23 +6,25 @@ from typing import Literal, TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import FeedForward
 from .base import Model
-from .config import Config
 from .embeddings import TimeTextEmbedding
 from .patch_embedding import PatchEmbed, unpatchify
-from .taps import PerturbableLayers, default_blocks
+from .perturbable import PerturbableLayers, default_blocks
 from .transformer_layers import (
     AdaptiveNorm,
     AdaptiveNormOut,
-    GELUFeedForward,
+    GELULayer,
     JointAttention,
     SelfAttention,
-    gated,
-    modulated,
+    TransformerConfig,
+    TwoStreams,
+    add_gated,
+    modulate,
 )
 
 
-class SD3Config(Config):
+class SD3Config(TransformerConfig):
     """The keys that the transformer and its control nets share, and their published defaults."""
 
     sample_size: int = 128
@@ -38,12 +40,8 @@ class SD3Config(Config):
     qk_norm: Literal["rms_norm"] | None = None
 
     @property
-    def width(self) -> int:
-        return self.num_attention_heads * self.attention_head_dim
-
-    @property
     def eps(self) -> float | None:
-        """Of the norms of queries and keys; None is no norms."""
+        """The epsilon of the norms of queries and keys; None is no norms."""
         return None if self.qk_norm is None else 1e-6
 
     def problems(self) -> Iterator[tuple[str, str]]:
@@ -65,23 +63,22 @@ def stream_width_problems(config: SD3Config) -> Iterator[tuple[str, str]]:
 
 
 class SD3Transformer2DConfig(SD3Config):
-    """Keys and defaults as published."""
+    """The published keys. `pos_embed_max_size` is the side of the largest image, in tokens."""
 
     joint_attention_dim: int = 4096
     pos_embed_max_size: int = 96
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the widths."""
         yield from super().problems()
         yield from stream_width_problems(self)
 
 
-class JointTransformerBlock(nn.Module):
-    """Image and prompt in weights of their own, looking at each other (Esser et al. 2024, figure 2b).
+class JointTransformerBlock(nn.Module, TwoStreams):
+    """Two streams with their own weights: image and prompt, with joint attention (Esser et al. 2024, figure 2b).
 
-    dual: whether the image also looks at itself alone, as in SD 3.5 medium. last: the prompt's stream ends here.
+    dual: whether the image also has self-attention, as in SD 3.5 medium. last: whether the prompt's stream ends.
     """
-
-    streams = 2
 
     def __init__(self, width: int, heads: int, eps: float | None, *, dual: bool, last: bool = False) -> None:
         super().__init__()
@@ -89,61 +86,64 @@ class JointTransformerBlock(nn.Module):
         self.norm1_context = AdaptiveNormOut(width) if last else AdaptiveNorm(width, 6)
         self.attn = JointAttention(width, heads, eps=eps, context_out=not last)
         self.attn2 = SelfAttention(width, heads, eps=eps) if dual else None
-        self.ff = GELUFeedForward(width)
-        self.ff_context = None if last else GELUFeedForward(width)
+        self.ff = FeedForward(width, GELULayer)
+        self.ff_context = None if last else FeedForward(width, GELULayer)
 
     def forward(self, x: Tensor, context: Tensor, emb: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps the image's tokens `b n c` and the prompt's `b m c`; `emb` `b c` is activated."""
+        """Map the image's tokens `b n c` and the prompt's `b m c`; `emb` `b c` is already activated."""
         normed, (gate, shift_ff, scale_ff, gate_ff, *of_dual) = self.norm1(x, emb)
         normed_context, parts = self._normed(context, emb)
-        seen, context_seen = self.attn(normed, normed_context)
-        before, x = x, gated(x, gate, seen)
+        attended, context_attended = self.attn(normed, normed_context)
+        before, x = x, add_gated(x, gate, attended)
         if self.attn2 is not None:
             shift, scale, gate = of_dual
-            x = gated(x, gate, self.attn2(modulated(before, shift, scale)))
-        x = gated(x, gate_ff, self.ff(modulated(x, shift_ff, scale_ff)))
+            x = add_gated(x, gate, self.attn2(modulate(before, shift, scale)))
+        x = add_gated(x, gate_ff, self.ff(modulate(x, shift_ff, scale_ff)))
         if self.ff_context is None:
             return x, context
         gate, shift_ff, scale_ff, gate_ff = parts
-        context = gated(context, gate, context_seen)
-        return x, gated(context, gate_ff, self.ff_context(modulated(context, shift_ff, scale_ff)))
+        context = add_gated(context, gate, context_attended)
+        return x, add_gated(context, gate_ff, self.ff_context(modulate(context, shift_ff, scale_ff)))
 
     def _normed(self, context: Tensor, emb: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        said = self.norm1_context(context, emb)
-        return (said, ()) if self.ff_context is None else said
+        normed = self.norm1_context(context, emb)
+        return (normed, ()) if self.ff_context is None else normed
 
 
 C = TypeVar("C", bound=SD3Config)
 
 
 class SD3Trunk(Model[C]):
-    """What the transformer and its control nets share: the embedding of times and pooled prompts."""
+    """Base of the transformer and its control nets: the embedding of times and pooled prompts."""
 
     def build(self, config: C) -> None:
+        """Make the embedding."""
         self.time_text_embed = TimeTextEmbedding(config.pooled_projection_dim, config.width)
 
     def embed(self, times: Tensor, pooled: Tensor) -> Tensor:
-        """Time, from 0 to 1000, and pooled prompt as one vector `b c`, activated once for all modulations."""
+        """Embed times `b` from 0 to 1000 and the pooled prompt `b p` as one activated vector `b c`."""
         return F.silu(self.time_text_embed(times, pooled))
 
 
-def patches(config: SD3Config, positions: int | None) -> PatchEmbed:
-    """Latents to tokens, with positions in a map of that size."""
+def patch_embedding(config: SD3Config, positions: int | None) -> PatchEmbed:
+    """Make the layer that turns latents into tokens, with a map of positions of that side; None for no positions."""
     side = config.sample_size // config.patch_size
     return PatchEmbed(config.in_channels, config.width, config.patch_size, positions=positions, side=side)
 
 
 class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
-    """Predicts velocity from latents, a time and a prompt. Names of parameters and config keys are published.
+    """Predicts velocity from latents, a time and a prompt (Esser et al. 2024, section 4).
 
-    SD 3 has no norms of queries and keys; 3.5 has them, and 3.5 medium attends twice in its first blocks.
+    Parameter names and config keys are published. SD 3 has no norms of queries and keys (`qk_norm`); 3.5 has them, and
+    3.5 medium has a second attention in its first blocks (`dual_attention_layers`).
     """
 
     config_class = SD3Transformer2DConfig
 
     def build(self, config: SD3Transformer2DConfig) -> None:
+        """Make the layers."""
         super().build(config)
-        self.pos_embed = patches(config, config.pos_embed_max_size)
+        self.pos_embed = patch_embedding(config, config.pos_embed_max_size)
         self.context_embedder = nn.Linear(config.joint_attention_dim, config.caption_projection_dim)
         width, heads, dual = config.width, config.num_attention_heads, config.dual_attention_layers
         self.transformer_blocks = nn.ModuleList(
@@ -161,21 +161,21 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
         timestep: Tensor,
         block_controlnet_hidden_states: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """The prediction for latents.
+        """Predict the velocity for latents.
 
         Args:
             hidden_states: latents `b c h w`.
             encoder_hidden_states: the prompt, `b m k`.
             pooled_projections: the pooled prompt, `b p`.
-            timestep: one for each row, from 0 to 1000.
-            block_controlnet_hidden_states: what a control net adds, `b n width` each: behind every block but the
-                last, each of them for several blocks in a row where it has fewer layers.
+            timestep: one time for each row, from 0 to 1000.
+            block_controlnet_hidden_states: residuals of a control net, `b n width` each, added after every block but
+                the last. Each serves several neighbouring blocks where there are fewer residuals than blocks.
 
         Returns:
             `b out_channels h w`.
 
         Raises:
-            ValueError: latents of a size that the model does not know.
+            ValueError: latents whose sides are no multiples of `patch_size`, or larger than the position map.
         """
         patch = self.config.patch_size
         size = hidden_states.shape[2] // patch, hidden_states.shape[3] // patch
@@ -192,7 +192,7 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
         return unpatchify(self.proj_out(self.norm_out(x, emb)), size, patch)
 
     def perturbable_layers(self) -> PerturbableLayers:
-        """All blocks; usually the seventh to ninth are perturbed, as published with SD 3.5 medium."""
+        """All blocks. By default the seventh to ninth are perturbed, as published with SD 3.5 medium."""
         blocks = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
         return PerturbableLayers(
             blocks, default_blocks(blocks), blocks, ("attn", "attn2"), ("ff", "ff_context"), self.config.patch_size

@@ -1,11 +1,11 @@
-"""Taps: what some layers of a denoiser do otherwise in a perturbed pass. They make views; no model is ever touched."""
+"""Taps: changes of some layers of a denoiser for one pass. They make views; the model itself does not change."""
 
 import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, NamedTuple, TypeAlias, TypeVar, cast
+from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,9 @@ from ...graph.block import Lazy
 from ...graph.errors import ConfigError, LoadError
 from ...registry import did_you_mean
 from ..storage.weights import on_meta
-from .attention import Mixing
+from .attention import AttentionCore
+from .perturbable import HasPerturbableLayers, PerturbableLayers
+from .transformer_layers import TwoStreams
 from .views import Change, shallow_copy, view
 
 M = TypeVar("M", bound=nn.Module)
@@ -23,14 +25,14 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Identity:
-    """Each token looks at itself alone: attention scores become the identity (Ahn et al. 2024)."""
+    """Each token attends to itself alone: the attention map becomes the identity (Ahn et al. 2024, section 4.2)."""
 
 
 @dataclass(frozen=True)
 class Blur:
-    """Queries of self-attention are blurred over the image (Hong 2024); `sigma` in tokens.
+    """The queries of self-attention are blurred over the image (Hong 2024, section 4.2).
 
-    Infinite: every token asks the mean query.
+    `sigma` is in tokens; with an infinite one, every token has the mean query.
     """
 
     sigma: float = math.inf
@@ -38,9 +40,10 @@ class Blur:
 
 @dataclass(frozen=True)
 class Drop:
-    """Self-attention, feed-forward, or (both) the whole block add nothing. Below 1, `dropout` of what they add is lost.
+    """Self-attention, feed-forward, or (both) the whole block add nothing.
 
-    What is lost is drawn once and for all turns and rows, so that a pass is a function of its inputs.
+    With `dropout` below 1, only that fraction of the numbers that they add is set to zero. Which ones is the same for
+    all steps and rows, so that a pass is a function of its inputs.
     """
 
     attention: bool = True
@@ -50,10 +53,10 @@ class Drop:
 
 @dataclass(frozen=True)
 class Tap:
-    """A change, and the transformer blocks that make it.
+    """A change, and the transformer blocks that it changes.
 
-    layers: places in forward order, or names (a path, or the beginning of one: "mid", "up_blocks.1"); none stands for
-    those the model names for it. stack: the list of blocks that places count in, "auto" for all of the model.
+    layers: indices in forward order, or names: a path or its beginning ("mid", "up_blocks.1"). () is the default of
+    the model. stack: the path of the list of blocks that indices count in; "auto" for all blocks of the model.
     """
 
     change: Identity | Blur | Drop
@@ -63,7 +66,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Taps:
-    """All that is otherwise in a pass. Passes of equal taps may share a forward; no taps is the model itself."""
+    """All changes for a pass. Passes with equal taps may share a forward; without taps the pass uses the model itself."""
 
     taps: tuple[Tap, ...] = ()
 
@@ -74,63 +77,48 @@ class Taps:
 NO_TAPS = Taps()
 
 
-class PerturbableLayers(NamedTuple):
-    """What a model says of its layers: `model.perturbable_layers()`."""
-
-    blocks: Sequence[str]
-    """The paths of its transformer blocks, in forward order."""
-    usual: Sequence[str]
-    """Those that are perturbed where nobody says which."""
-    attending: Sequence[str]
-    """Those with self-attention, which alone can be made the identity or blurred."""
-    attention: tuple[str, ...] = ("attn1",)
-    feed_forward: tuple[str, ...] = ("ff",)
-    """Names in a block of each of the two; those that a block does not have are passed over."""
-    patch: int | None = None
-    """The side of the square of latents that a token stands for; None where each level halves the one above."""
-
-
 Size: TypeAlias = tuple[int, int]
-
-
-def default_blocks(blocks: Sequence[str]) -> Sequence[str]:
-    """Those of a diffusion transformer that are perturbed where nobody says which: the seventh to ninth, as published
-    with SD 3.5 medium, or the middle of fewer."""
-    return blocks[7:10] if len(blocks) >= 10 else blocks[len(blocks) // 2 :][:1]
+"""Height and width."""
 
 
 def find_perturbable(component: Any) -> PerturbableLayers | None:
-    """What a model, or a handle whose model is not loaded, says of its layers; None where it says nothing.
+    """Return the perturbable layers of a model or of a handle; None where the model has no such method.
 
-    Any: whatever a graph binds. A model that is not loaded is made once without memory, from its config.
+    Any: whatever a graph binds. For a handle whose model is not loaded, the model is made once on the meta device.
     """
-    if isinstance(component, nn.Module):
-        says = getattr(component, "perturbable_layers", None)
-        return None if says is None else says()
-    if not isinstance(component, Lazy) or not hasattr(component.type, "perturbable_layers") or not component.config:
+    if isinstance(component, HasPerturbableLayers):
+        return component.perturbable_layers()
+    if not isinstance(component, Lazy) or not isinstance(component.type, HasPerturbableLayers) or not component.config:
         return None
     try:
-        return _layers_by(component.type, json.dumps(component.config, sort_keys=True))
-    except (ConfigError, LoadError):  # which `ready` reports
+        return _layers_of_class(component.type, json.dumps(component.config, sort_keys=True))
+    except (ConfigError, LoadError):  # `ready` reports them
         return None
+
+
+@runtime_checkable
+class Unloaded(Protocol):
+    """A handle of a model: its class, and where its config is."""
+
+    type: Any  # Any: a class
+    spec: Any  # Any: a ComponentSpec, which is built on this module
 
 
 @lru_cache(maxsize=16)
-def _layers_by(kind: Any, config: str) -> PerturbableLayers:  # Any: a model class that says
+def _layers_of_class(kind: Any, config: str) -> PerturbableLayers:  # Any: a model class with the method
     with on_meta():
         return kind.from_config(json.loads(config)).perturbable_layers()
 
 
 def apply_taps(model: M, taps: Taps, size: Size) -> M:
-    """The model with these taps, sharing every parameter, for latents of `size` (height, width).
+    """Return a view of the model with these taps, for latents of `size`.
 
     Raises:
-        ConfigError: layers that the model does not have, with those it has.
+        ConfigError: a model without `perturbable_layers`, or layers that the model does not have.
     """
-    says = getattr(model, "perturbable_layers", None)
-    if says is None:
-        raise ConfigError(f"{type(model).__name__} does not say which of its layers can be perturbed. Guide otherwise.")
-    layers: PerturbableLayers = says()
+    if not isinstance(model, HasPerturbableLayers):
+        raise ConfigError(f"{type(model).__name__} has no perturbable_layers(). Use a guider that perturbs no layers.")
+    layers = model.perturbable_layers()
     for tap in taps.taps:
         changes: dict[str, Change] = {}
         for path in select_blocks(tap, layers, type(model).__name__):
@@ -140,9 +128,13 @@ def apply_taps(model: M, taps: Taps, size: Size) -> M:
 
 
 def select_blocks(tap: Tap, layers: PerturbableLayers, model: str) -> list[str]:
-    """The paths of the blocks that a tap names; ConfigError, with those there are, where the model has none such."""
+    """Return the paths of the blocks that a tap names; `model` is the class name for errors.
+
+    Raises:
+        ConfigError: blocks that the model does not have, or that lack self-attention where the change needs it.
+    """
     if not layers.blocks:
-        raise ConfigError(f"This {model} has no transformer blocks, so no guider can perturb them. Guide otherwise.")
+        raise ConfigError(f"This {model} has no transformer blocks. Use a guider that perturbs no layers.")
     stack = list(layers.blocks)
     if tap.stack != "auto":
         stack = [path for path in stack if path.rpartition(".")[0] == tap.stack]
@@ -151,23 +143,23 @@ def select_blocks(tap: Tap, layers: PerturbableLayers, model: str) -> list[str]:
             raise ConfigError(f"{model} has no stack of layers {tap.stack!r}. {did_you_mean(tap.stack, stacks)}")
     named: dict[str, None] = {}
     for layer in tap.layers:
-        found = _found(layer, stack)
+        found = _matches(layer, stack)
         if not found:
             inside = "" if tap.stack == "auto" else f" in {tap.stack!r}"
-            places = f"0 to {len(stack) - 1}, which are: " if isinstance(layer, int) else ""
-            listed = did_you_mean(str(layer), stack).replace("There are: ", f"There are: {places}")
+            indices = f"0 to {len(stack) - 1}, which are: " if isinstance(layer, int) else ""
+            listed = did_you_mean(str(layer), stack).replace("There are: ", f"There are: {indices}")
             raise ConfigError(f"{model} has no layer {layer!r}{inside}. {listed}")
         named |= dict.fromkeys(found)
-    paths = list(named) if tap.layers else [path for path in layers.usual if path in stack] or stack
+    paths = list(named) if tap.layers else [path for path in layers.default if path in stack] or stack
     if isinstance(tap.change, Drop):
         return paths
-    if tap.layers and (lacking := [path for path in paths if path not in layers.attending]):
-        able = ", ".join(layers.attending) or "none"
-        raise ConfigError(f"{', '.join(lacking)} of {model} has no self-attention to perturb. These have: {able}.")
-    return [path for path in paths if path in layers.attending] or list(layers.attending)[:1]
+    if tap.layers and (lacking := [path for path in paths if path not in layers.with_self_attention]):
+        able = ", ".join(layers.with_self_attention) or "none"
+        raise ConfigError(f"{', '.join(lacking)} of {model} has no self-attention. Name blocks that have it: {able}.")
+    return [path for path in paths if path in layers.with_self_attention] or list(layers.with_self_attention)[:1]
 
 
-def _found(layer: int | str, stack: Sequence[str]) -> Sequence[str]:
+def _matches(layer: int | str, stack: Sequence[str]) -> Sequence[str]:
     if isinstance(layer, int):
         return stack[layer : layer + 1] if layer >= 0 else ()
     short = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
@@ -185,89 +177,92 @@ def _changes(
     )
     match change:
         case Identity():
-            return dict.fromkeys(attention, _mixing(IdentityMix))
+            return dict.fromkeys(attention, _with_attention(IdentityAttention))
         case Blur(sigma):
-            return dict.fromkeys(attention, _mixing(BlurredMix, sigma=sigma, size=size, patch=layers.patch))
-        case Drop(attention=True, feed_forward=True, dropout=part):
-            return {path: _dropping(part, layers.blocks.index(path), keeps=True)}
-        case Drop(dropout=part):
-            wanted = [*(attention if change.attention else ()), *(feed_forward if change.feed_forward else ())]
-            return {p: _dropping(part, layers.blocks.index(path), keeps=False) for p in wanted}
+            return dict.fromkeys(attention, _with_attention(BlurredAttention, sigma=sigma, size=size, patch=layers.patch))
+        case Drop(attention=True, feed_forward=True, dropout=fraction):
+            return {path: _with_dropped_output(fraction, layers.blocks.index(path), residual=True)}
+        case Drop(dropout=fraction):
+            paths = [*(attention if change.attention else ()), *(feed_forward if change.feed_forward else ())]
+            return {p: _with_dropped_output(fraction, layers.blocks.index(path), residual=False) for p in paths}
 
 
 # ------------------------------------------------------------------------------------------------- the changed modules
-class IdentityMix(Mixing):
-    """Attention with scores that are the identity: what it mixes is the values."""
+class IdentityAttention(AttentionCore):
+    """Attention whose map is the identity, so that the values are its output."""
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Return `v`."""
         return v
 
 
-class BlurredMix(Mixing):
+class BlurredAttention(AttentionCore):
     """Attention with blurred queries of the image."""
 
     sigma: float
     size: Size
     patch: int | None
 
-    def ask(self, q: Tensor, start: int = 0) -> Tensor:
+    def queries(self, q: Tensor, start: int = 0) -> Tensor:
+        """Blur the queries of the image. Tokens of the prompt and of reference images stay."""
         if self.patch is None:
             return blur(q, self.sigma, self.size)
         sides = self.size[0] // self.patch, self.size[1] // self.patch
-        end = start + sides[0] * sides[1]  # behind it lie the tokens of images that are shown, which stay
+        end = start + sides[0] * sides[1]  # tokens of reference images follow
         return torch.cat([q[:, :, :start], blur(q[:, :, start:end], self.sigma, sides), q[:, :, end:]], dim=2)
 
 
-def _mixing(how: type[Mixing], **held: object) -> Change:
-    """Another way to mix, for attention of any kind."""
+def _with_attention(kind: type[AttentionCore], **attributes: object) -> Change:
+    """A change that makes any attention also a `kind`, with these attributes."""
 
     def change(module: nn.Module) -> nn.Module:
-        twin = shallow_copy(module, also(how, type(module)))
-        twin.__dict__.update(held)
+        twin = shallow_copy(module, combined_class(kind, type(module)))
+        twin.__dict__.update(attributes)
         return twin
 
     return change
 
 
 @cache
-def also(how: type[nn.Module], kind: type[nn.Module]) -> type[nn.Module]:
-    """A class that does as `how` what both know, and is a `kind` otherwise."""
-    return cast("type[nn.Module]", type(f"{how.__name__}{kind.__name__}", (how, kind), {}))
+def combined_class(first: type[nn.Module], second: type[nn.Module]) -> type[nn.Module]:
+    """Make a class that inherits from both; methods of the first override those of the second."""
+    return cast("type[nn.Module]", type(f"{first.__name__}{second.__name__}", (first, second), {}))
 
 
-class Dropped(nn.Module):
-    """A module of which a part of what it gives is lost. `keeps`: what came in stays, and only what it adds is lost.
+class DroppedOutput(nn.Module):
+    """A module with a fraction of its output set to zero, and the rest scaled up (Srivastava et al. 2014, section 10).
 
-    A module with several `streams` takes as many tensors first, and gives as many.
+    residual: the module adds to its input, and only what it adds is dropped.
     """
 
-    def __init__(self, inner: nn.Module, part: float, seed: int, *, keeps: bool) -> None:
+    def __init__(self, inner: nn.Module, fraction: float, seed: int, *, residual: bool) -> None:
         super().__init__()
         self.inner = inner
-        self.part, self.seed, self.keeps = part, seed, keeps
-        self.streams: int | None = getattr(inner, "streams", None)
+        self.fraction, self.seed, self.residual = fraction, seed, residual
+        self.two_streams = isinstance(inner, TwoStreams)
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        bases = [x if self.keeps else torch.zeros_like(x) for x in inputs[: self.streams or 1]]
-        if self.part == 1:
-            return bases[0] if self.streams is None else tuple(bases)
-        given = self.inner(*inputs)
-        # The mask is drawn on the CPU from a seed of its own: one mask for all rows, turns and devices.
-        random = torch.Generator("cpu").manual_seed(self.seed)
-        lossy: list[Tensor] = []
-        for base, full in zip(bases, [given] if self.streams is None else given, strict=True):
-            kept = torch.rand(base.shape[1:], generator=random, device="cpu") >= self.part
-            lossy.append(base + (full - base) * (kept.to(base.device, base.dtype) / (1 - self.part)))
-        return lossy[0] if self.streams is None else tuple(lossy)
+        """Map what the inner module maps. With `fraction` 1 the inner module is not run."""
+        bases = [x if self.residual else torch.zeros_like(x) for x in inputs[: 2 if self.two_streams else 1]]
+        if self.fraction == 1:
+            return tuple(bases) if self.two_streams else bases[0]
+        output = self.inner(*inputs)
+        # The mask is drawn on the CPU from its own seed: one mask for all rows, steps and devices.
+        generator = torch.Generator("cpu").manual_seed(self.seed)
+        dropped: list[Tensor] = []
+        for base, full in zip(bases, output if self.two_streams else [output], strict=True):
+            kept = torch.rand(base.shape[1:], generator=generator, device="cpu") >= self.fraction
+            dropped.append(base + (full - base) * (kept.to(base.device, base.dtype) / (1 - self.fraction)))
+        return tuple(dropped) if self.two_streams else dropped[0]
 
 
-def _dropping(part: float, seed: int, *, keeps: bool) -> Change:
-    return lambda module: Dropped(module, part, seed, keeps=keeps) if part else module
+def _with_dropped_output(fraction: float, seed: int, *, residual: bool) -> Change:
+    return lambda module: DroppedOutput(module, fraction, seed, residual=residual) if fraction else module
 
 
 # ---------------------------------------------------------------------------------------------------------------- blur
 def blur(q: Tensor, sigma: float, size: Size) -> Tensor:
-    """Queries `b heads n d` blurred over their image; `size` is its latents', of which they may be a smaller level."""
+    """Blur queries `b heads n d` over the image. `size` is that of the latents; the queries may be a smaller level's."""
     if sigma == math.inf:
         return q.mean(2, keepdim=True).expand_as(q)
     height, width = level_size(q.shape[2], size)
@@ -282,7 +277,7 @@ def blur(q: Tensor, sigma: float, size: Size) -> Tensor:
 
 
 def _gaussian(sigma: float, side: int) -> Tensor:
-    """Weights over 6 sigma, an odd number of them and no more than reflection can pad: the published kernel."""
+    """The published kernel: an odd number of weights over 6 sigma, at most as many as reflection can pad."""
     count = math.ceil(6 * sigma) + 1 - math.ceil(6 * sigma) % 2
     count = min(count, side - (side % 2 - 1))
     x = torch.arange(count, dtype=torch.float32, device="cpu") - (count - 1) / 2
@@ -291,15 +286,19 @@ def _gaussian(sigma: float, side: int) -> Tensor:
 
 
 def level_size(tokens: int, size: Size) -> Size:
-    """Height and width of a level of `tokens` tokens, for latents of `size`: each level halves the one above."""
-    for roundings in (1, 0):  # an odd side is rounded up, or down where a U-Net does not pad before it halves
-        for sides in _halvings(size, roundings):
+    """Find the height and width of the U-Net level with `tokens` tokens, for latents of `size`.
+
+    Raises:
+        ValueError: no level has so many tokens.
+    """
+    for rounding in (1, 0):  # an odd side is rounded up, or down where a U-Net does not pad before it halves
+        for sides in _level_sizes(size, rounding):
             if sides[0] * sides[1] == tokens:
                 return sides
-    raise ValueError(f"{tokens} tokens are no level of latents of {size[0]}x{size[1]}; a finite blur needs to know.")
+    raise ValueError(f"Needs the tokens of a level of latents of {size[0]}x{size[1]}, got {tokens} tokens.")
 
 
-def _halvings(size: Size, up: int) -> Iterable[Size]:
+def _level_sizes(size: Size, up: int) -> Iterable[Size]:
     height, width = size
     yield height, width
     while height * width > 1:

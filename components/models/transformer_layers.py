@@ -1,16 +1,33 @@
-"""What diffusion transformers are made of: attention of one and of two streams, adaptive norms, rotary positions."""
+"""The layers of diffusion transformers: attention of one and of two streams, adaptive norms, rotary positions."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Mixing
+from .attention import AttentionCore
+from .config import Config
+
+
+class TransformerConfig(Config):
+    """The keys that set the width of a diffusion transformer."""
+
+    attention_head_dim: int
+    num_attention_heads: int
+
+    @property
+    def width(self) -> int:
+        """Channels of the tokens."""
+        return self.num_attention_heads * self.attention_head_dim
+
+
+class TwoStreams:
+    """Marks a module whose first two inputs are the image's and the prompt's tokens, and that returns both."""
 
 
 class AdaptiveNorm(nn.Module):
-    """A layer norm whose shift, scale and gates come from a vector of conditions (Peebles & Xie 2023, section 3.2).
+    """A layer norm whose shift, scale and gates are made from an embedding (Peebles & Xie 2023, section 3.2).
 
-    `parts` is how many vectors it makes: a shift and a scale, which it applies, and what it hands on.
+    `parts` is how many vectors it makes: a shift and a scale, which it applies, and others, which it returns.
     """
 
     def __init__(self, channels: int, parts: int) -> None:
@@ -19,30 +36,31 @@ class AdaptiveNorm(nn.Module):
         self.linear = nn.Linear(channels, parts * channels)
 
     def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Maps `b n c`; `emb` `b c` is activated already, once for all layers. Gives the other parts as `b 1 c`."""
+        """Map `b n c`; return the other parts too, `b 1 c` each. `emb` `b c` is already activated."""
         shift, scale, *rest = self.linear(emb)[:, None].chunk(self.parts, dim=-1)
         return modulated(x, shift, scale), tuple(rest)
 
 
 class AdaptiveNormOut(nn.Module):
-    """The last norm of a diffusion transformer, which is published with its scale before its shift."""
+    """The last norm of a diffusion transformer, published with its scale before its shift."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.linear = nn.Linear(channels, 2 * channels)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        """Map `b n c`; `emb` `b c` is already activated."""
         scale, shift = self.linear(emb)[:, None].chunk(2, dim=-1)
         return modulated(x, shift, scale)
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """`b n c` normed to mean 0 and variance 1, then scaled by 1 + `scale` and shifted, both `b 1 c`."""
+    """Norm `b n c` to mean 0 and variance 1, scale it by 1 + `scale` and add `shift`, both `b 1 c`."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
 def gated(x: Tensor, gate: Tensor, added: Tensor) -> Tensor:
-    """x + gate * added."""
+    """Compute x + gate * added."""
     return torch.addcmul(x, gate, added)
 
 
@@ -54,23 +72,12 @@ class GELULayer(nn.Module):
         self.proj = nn.Linear(channels, inner)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b n channels` to `b n inner`."""
         return F.gelu(self.proj(x), approximate="tanh")
 
 
-class GELUFeedForward(nn.Module):
-    """Two layers, four times as wide in between."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        inner = channels * 4
-        self.net = nn.Sequential(GELULayer(channels, inner), nn.Identity(), nn.Linear(inner, channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-
-class Heads(Mixing):
-    """Queries, keys and values in heads, the first two normed (Dehghani et al. 2023, section 2.1), with rotary places.
+class NormedAttention(AttentionCore):
+    """Attention with norms of queries and keys (Dehghani et al. 2023, section 2.1) and rotary positions.
 
     eps: of the norms; None is no norms.
     """
@@ -82,40 +89,39 @@ class Heads(Mixing):
         self.norm_q, self.norm_k = (_norm(channels // heads, eps) for _ in range(2))
 
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of `b n c`, each like it."""
+        """Return queries, keys and values of tokens `b n c`, each `b n c`."""
         return self.to_q(x), self.to_k(x), self.to_v(x)
 
-    def read(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values as `b n heads d`. Tokens from `start` on are the image's."""
+    def heads_of(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return normed queries, normed keys and values as `b n heads d`. Tokens from `start` on are the image's."""
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.project(x))
-        return self.norm_q(self.ask(q.transpose(1, 2), start).transpose(1, 2)), self.norm_k(k), v
+        return self.norm_q(self.queries(q.transpose(1, 2), start).transpose(1, 2)), self.norm_k(k), v
 
-    def look(self, q: Tensor, k: Tensor, v: Tensor, rotary: Tensor | None) -> Tensor:
-        """What each token sees, `b n c`, of queries, keys and values `b n heads d`."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rotary: Tensor | None) -> Tensor:
+        """Return `b n c` for queries, keys and values `b n heads d`."""
         if rotary is not None:
-            q, k = turned(q, rotary), turned(k, rotary)
-        return self.mix(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), None).transpose(1, 2).flatten(2)
+            q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        return self.scaled_dot_product(q, k, v, None).transpose(1, 2).flatten(2)
 
 
-class SelfAttention(Heads):
-    """Tokens that look at each other. out: whether a linear layer comes last."""
+class SelfAttention(NormedAttention):
+    """Tokens that attend to each other. out: whether the last layer is linear."""
 
     def __init__(self, channels: int, heads: int, *, eps: float | None = 1e-6, out: bool = True) -> None:
         super().__init__(channels, heads, eps)
         self.to_out = nn.Sequential(nn.Linear(channels, channels)) if out else nn.Identity()
 
     def forward(self, x: Tensor, rotary: Tensor | None = None, start: int = 0) -> Tensor:
-        """Maps `b n c`; `rotary` from `rotary_table`. Tokens from `start` on are the image's."""
-        return self.to_out(self.look(*self.read(x, start), rotary))
+        """Map `b n c`; `rotary` from `rotary_table`. Tokens from `start` on are the image's."""
+        return self.to_out(self.attend(*self.heads_of(x, start), rotary))
 
 
-class JointAttention(Heads):
-    """Two streams of tokens with weights of their own that all look at each other (Esser et al. 2024, section 4).
+class JointAttention(NormedAttention, TwoStreams):
+    """Two streams of tokens with their own weights, in which all tokens attend to all (Esser et al. 2024, section 4).
 
-    context_out: whether the second stream goes on after this.
+    context_out: whether the prompt's stream goes on after this.
     """
-
-    streams = 2
 
     def __init__(self, channels: int, heads: int, *, eps: float | None = 1e-6, context_out: bool = True) -> None:
         super().__init__(channels, heads, eps)
@@ -125,21 +131,21 @@ class JointAttention(Heads):
         self.to_add_out = nn.Linear(channels, channels) if context_out else None
 
     def project_context(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values of the second stream `b m c`, each like it."""
+        """Return queries, keys and values of the prompt's tokens `b m c`, each `b m c`."""
         return self.add_q_proj(x), self.add_k_proj(x), self.add_v_proj(x)
 
     def forward(self, x: Tensor, context: Tensor, rotary: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Maps the image's tokens `b n c` and the prompt's `b m c`. The prompt's come first in `rotary`.
+        """Map the image's tokens `b n c` and the prompt's `b m c`. The prompt's are first in `rotary`.
 
-        Where the second stream ends here, it comes back as it is.
+        Without `context_out` the prompt's tokens are returned unchanged.
         """
         aq, ak, av = (t.unflatten(-1, (self.heads, -1)) for t in self.project_context(context))
-        q, k, v = self.read(x)
+        q, k, v = self.heads_of(x)
         q, k = torch.cat([self.norm_added_q(aq), q], dim=1), torch.cat([self.norm_added_k(ak), k], dim=1)
-        seen = self.look(q, k, torch.cat([av, v], dim=1), rotary)
+        joint = self.attend(q, k, torch.cat([av, v], dim=1), rotary)
         count = context.shape[1]
-        context = context if self.to_add_out is None else self.to_add_out(seen[:, :count])
-        return self.to_out(seen[:, count:]), context
+        context = context if self.to_add_out is None else self.to_add_out(joint[:, :count])
+        return self.to_out(joint[:, count:]), context
 
 
 def _norm(channels: int, eps: float | None) -> nn.Module:
@@ -147,23 +153,23 @@ def _norm(channels: int, eps: float | None) -> nn.Module:
 
 
 def rotary_table(ids: Tensor, channels: tuple[int, ...], theta: float = 10000.0) -> Tensor:
-    """The rotations for tokens at places `n axes`, where axis i turns `channels[i]` channels of each head.
+    """Make the rotations for tokens at positions `n axes`, where axis i rotates `channels[i]` channels of each head.
 
-    Su et al. 2021, equation 34, an axis at a time. Gives `2 n 1 (d / 2) 2` in float32: for each pair of channels, the
-    two columns of its rotation matrix. Made once a shape; it depends on no step.
+    Su et al. 2021, equation 34, an axis at a time. The table is `2 n 1 (d / 2) 2` in float32: for each pair of
+    channels, the two columns of its rotation matrix. It depends on no step: make it once a shape.
     """
     exact = torch.float32 if ids.device.type in ("mps", "npu") else torch.float64
     angles: list[Tensor] = []
     for axis, count in enumerate(channels):
-        falling = theta ** (-torch.arange(0, count, 2, dtype=exact, device=ids.device) / count)
-        angles.append(ids[:, axis, None].to(exact) * falling)
-    cos, sin = (turn(torch.cat(angles, dim=-1)).float() for turn in (torch.cos, torch.sin))
+        frequencies = theta ** (-torch.arange(0, count, 2, dtype=exact, device=ids.device) / count)
+        angles.append(ids[:, axis, None].to(exact) * frequencies)
+    cos, sin = (wave(torch.cat(angles, dim=-1)).float() for wave in (torch.cos, torch.sin))
     columns = torch.stack([cos, sin], dim=-1), torch.stack([-sin, cos], dim=-1)  # n (d / 2) 2
     return torch.stack(columns).unsqueeze(2)
 
 
-def turned(x: Tensor, rotary: Tensor) -> Tensor:
-    """Queries or keys `b n heads d`, each pair of neighbouring channels turned by its token's place."""
+def apply_rotary(x: Tensor, rotary: Tensor) -> Tensor:
+    """Rotate each pair of neighbouring channels of queries or keys `b n heads d` by its token's position."""
     first, second = rotary.unbind(0)
     pairs = x.unflatten(-1, (-1, 2))
     return torch.addcmul(pairs[..., :1] * first, pairs[..., 1:], second).flatten(-2).to(x.dtype)
