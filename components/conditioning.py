@@ -1,4 +1,4 @@
-"""What prompts become: one class for each family of denoisers."""
+"""Encoded prompts: one class for each family of denoisers."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,11 +11,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a prompt became, one row an image.
+    """An encoded prompt, with one row for each image.
 
-    Each family of denoisers reads a subclass of its own, with what it needs beside the tokens; a graph in which one
-    family's conditioning meets another's denoiser is refused. A port of this class takes and gives any family, the
-    same on all its sides. tokens: (rows, tokens, width).
+    Each family of denoisers reads its own subclass, which adds fields. A graph that passes the conditioning of one
+    family to the denoiser of another is refused. A port of this class fits any family, the same one at all ports of
+    its block. Fields that are tensors have the rows first. tokens: (rows, tokens, width).
     """
 
     __family__: ClassVar[bool] = True
@@ -24,29 +24,30 @@ class Conditioning:
 
     @property
     def rows(self) -> int:
+        """The number of rows."""
         return len(self.tokens)
 
     @property
     def row_shape(self) -> Hashable:
-        """What must be equal for two to be joined: the class, and the shape of a row of each tensor."""
+        """The class, and the shape of one row of each tensor: conditionings with equal ones can be concatenated."""
         return type(self), tuple((name, t.shape[1:]) for name, t in self._tensors.items())
 
     def __getitem__(self, rows: slice) -> Self:
-        """Some of the rows."""
+        """Return some of the rows."""
         return replace(self, **{name: t[rows] for name, t in self._tensors.items()})
 
     def to(self, device: torch.device) -> Self:
-        """The same on a device."""
+        """Move all tensors to a device."""
         return replace(self, **{name: t.to(device) for name, t in self._tensors.items()})
 
     def expand(self, prompts: int, each: int) -> Self:
-        """`each` rows for each of `prompts` prompts, beside each other; a single row serves all prompts."""
+        """Repeat each row `each` times, one after another; a single row is first repeated for all `prompts`."""
         grown = {n: t.expand(prompts, *t.shape[1:]).repeat_interleave(each, 0) for n, t in self._tensors.items()}
         return replace(self, **grown)
 
     @classmethod
     def cat(cls, parts: "Sequence[Conditioning]") -> Self:
-        """The rows of several, under each other.
+        """Concatenate the rows of several.
 
         Raises:
             TypeError: conditioning of another family.
@@ -54,7 +55,7 @@ class Conditioning:
         for part in parts:
             if not isinstance(part, cls):
                 raise TypeError(
-                    f"This denoiser reads {cls.__name__}, but {type(part).__name__} came. "
+                    f"This denoiser needs {cls.__name__}, got {type(part).__name__}. "
                     "Encode the prompt with the blocks of its family."
                 )
         mine = cast("Sequence[Self]", parts)
@@ -68,30 +69,30 @@ class Conditioning:
 
 @dataclass(frozen=True)
 class UNetConditioning(Conditioning):
-    """What a U-Net reads: tokens, and the inputs that its family has besides."""
+    """The conditioning of a U-Net: tokens, and further inputs in some families."""
 
     def unet_inputs(self, dtype: torch.dtype) -> Mapping[str, Tensor] | None:
-        """The inputs besides tokens, under their published names (`added_cond_kwargs`); None for no such input."""
+        """Return the further inputs under their published names, for `added_cond_kwargs`; None without any."""
         return None
 
 
 @dataclass(frozen=True)
 class SDConditioning(UNetConditioning):
-    """Stable Diffusion 1.x and 2.x: tokens alone."""
+    """The conditioning of Stable Diffusion 1.x and 2.x: tokens alone."""
 
 
 @dataclass(frozen=True)
 class SDXLText(Conditioning):
-    """SDXL's prompt before sizes are added. pooled: (rows, width)."""
+    """The encoded prompt of SDXL, without sizes. pooled: (rows, width)."""
 
     pooled: Float[Tensor, "rows width"]
 
 
 @dataclass(frozen=True)
 class SDXLConditioning(SDXLText, UNetConditioning):
-    """What SDXL's U-Net reads (Podell et al. 2023, section 2.2). time_ids: (rows, 6 or 5).
+    """The conditioning of SDXL's U-Net (Podell et al. 2023, section 2.2). time_ids: (rows, 6 or 5), the size numbers.
 
-    It is a text too, so that what one run encoded may be given to another, which adds its own sizes.
+    It is a subclass of `SDXLText`, so that the conditioning of one run can be passed to another, with other sizes.
     """
 
     time_ids: Float[Tensor, "rows ids"]
@@ -103,20 +104,20 @@ class SDXLConditioning(SDXLText, UNetConditioning):
 
 @dataclass(frozen=True)
 class FluxConditioning(Conditioning):
-    """What Flux's transformer reads: tokens of T5, and the prompt pooled by CLIP. pooled: (rows, width)."""
+    """The conditioning of Flux: tokens of T5, and the pooled prompt of CLIP. pooled: (rows, width)."""
 
     pooled: Float[Tensor, "rows width"]
 
 
 @dataclass(frozen=True)
 class SD3Conditioning(Conditioning):
-    """What Stable Diffusion 3 reads: tokens of CLIP and of T5, and the prompt pooled by CLIP. pooled: (rows, width)."""
+    """The conditioning of SD 3: tokens of CLIP and T5, and the pooled prompt of CLIP. pooled: (rows, width)."""
 
     pooled: Float[Tensor, "rows width"]
 
 
 @dataclass(frozen=True)
 class PixArtConditioning(Conditioning):
-    """What PixArt reads: T5's tokens, and which of them are words. mask: (rows, tokens), 0 on filling."""
+    """The conditioning of PixArt: tokens of T5. mask: (rows, tokens), 0 on padding."""
 
     mask: Float[Tensor, "rows tokens"]

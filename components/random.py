@@ -1,4 +1,4 @@
-"""Random numbers as a value: generator states that blocks take and give, so that draws come in graph order."""
+"""Random numbers as a value: blocks take generator states and return new ones, so that the graph orders all draws."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ from torch import Tensor
 class Random:
     """The states of CPU generators: one for all images, or one for each image.
 
-    One state draws all rows in one go, many draw a row each, which is the order of draws of the reference for one
-    generator and for a list of them. Drawing on the CPU gives the same picture on every device.
+    A single state draws all rows at once; several draw a row each. diffusers draws in the same order from one generator
+    and from a list of them. Noise is drawn on the CPU, so a seed gives the same image on every device.
     """
 
     states: tuple[Tensor, ...]
 
     @classmethod
     def seeded(cls, seeds: Sequence[int]) -> "Random":
-        """As `torch.Generator("cpu").manual_seed(seed)` for each seed."""
+        """Make the state of `torch.Generator("cpu").manual_seed(seed)` for each seed."""
         return cls(tuple(torch.Generator("cpu").manual_seed(seed).get_state() for seed in seeds))
 
     @property
@@ -28,11 +28,13 @@ class Random:
         return len(self.states) == 1
 
     def draw(self, rows: int, shape: Sequence[int]) -> tuple[Tensor, "Random"]:
-        """Unit normal float32 noise (rows, *shape), and the states after it. With a state a row, `rows` must match."""
+        """Draw float32 noise (rows, *shape) of unit variance; return it, and the states after it.
+
+        Raises:
+            ValueError: another number of rows than of states, where each row has its own.
+        """
         if not self.single and rows != len(self.states):
-            raise ValueError(
-                f"There is one generator for each of {len(self.states)} images, but {rows} rows are drawn."
-            )
+            raise ValueError(f"Needs one seed for all images, or one for each of {rows}, got {len(self.states)} seeds.")
         each = rows if self.single else 1
         drawn: list[Tensor] = []
         after: list[Tensor] = []

@@ -1,4 +1,4 @@
-"""The values that flow between blocks, as port types."""
+"""The port types: the values that flow between blocks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,22 +21,22 @@ from .random import Random as Random
 from .schedulers.schedule import Schedule, Step
 
 Latents = Annotated[Float[Tensor, "batch channels height width"], Port("latents", space=ANY_SPACE)]
-"""What the denoiser works on, scaled as its autoencoder says (unit variance)."""
+"""Noisy latents `b c h w`, scaled by the autoencoder's factor to unit variance."""
 ImageLatents = Annotated[Float[Tensor, "batch channels height width"], Port("image_latents", space=ANY_SPACE)]
-"""Clean latents of a given image."""
+"""Clean latents `b c h w` of an image."""
 Prediction = Annotated[Float[Tensor, "batch channels height width"], Port("prediction", space=ANY_SPACE)]
-"""What the denoiser says of the latents; its meaning is the scheduler's `prediction_type`."""
+"""The denoiser's answer `b c h w`: noise, velocity or the clean latents, by the scheduler's `prediction_type`."""
 Images = Annotated[Float[Tensor, "images 3 rows columns"], Port("images")]
-"""Pixels, red green blue, from 0 to 1."""
+"""Pixels in the order red, green, blue, from 0 to 1."""
 Mask = Annotated[Float[Tensor, "masks 1 rows columns"], Port("mask")]
-"""1 where something new is painted, 0 where the image is kept; at pixel size."""
+"""1 where the image is painted anew, 0 where it is kept; at the size of the pixels."""
 LatentMask = Annotated[Float[Tensor, "batch 1 height width"], Port("latent_mask")]
-"""A mask at latent size."""
+"""A mask at the size of the latents."""
 Steps = Annotated[Schedule, Port("steps")]
-"""The turns of a denoising loop."""
+"""The steps of a denoising loop."""
 
 Number = FiniteFloat
-"""A float that is neither infinite nor no number."""
+"""A float that is neither infinite nor NaN."""
 ZeroToOne = Annotated[float, Ge(0), Le(1)]
 """A fraction, from 0 to 1."""
 
@@ -44,31 +44,33 @@ Role = Literal["positive", "negative", "perturbed"]
 
 
 class Rows(NamedTuple):
-    """How many pictures a call makes: `each` for every one of `prompts`."""
+    """The rows of a call: `each` images for each of `prompts` prompts."""
 
     prompts: int
     each: int
 
     @property
     def total(self) -> int:
+        """The number of images."""
         return self.prompts * self.each
 
 
 Residuals: TypeAlias = Mapping[str, tuple[Tensor, ...]]
-"""What a control net adds inside a denoiser: for each place where it is added, a tensor for each layer there.
+"""What a control net adds inside a denoiser: for each named place, a tensor for each layer there.
 
-U-Nets have "down" (one for each skip connection), "mid" (one), and "levels" (one for each level going down, and maybe
+U-Nets have "down" (one for each skip connection), "mid" (one), and "levels" (one for each down level, and optionally
 one more for the middle).
 """
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One question to the denoiser. Guiders ask several at once; blocks that take `predict` may `replace` fields.
+    """One question to the denoiser. A guider asks several in one call; a block that takes `predict` may change fields.
 
-    latents: (batch, channels, height, width), not scaled by the scheduler. channels: joined behind the latents after
-    that scaling, each (batch, c, height, width). references: clean latents of images that it may look at, each
-    (batch, channels, h, w). residuals: added inside the model. taps: what its layers do otherwise.
+    latents: (batch, channels, height, width), not yet scaled by the scheduler. step: the time. conditioning: the
+    prompt. role: why the guider asks. channels: more input channels, appended after the scaling, each
+    (batch, c, height, width). references: clean latents of reference images, each (batch, channels, h, w). residuals:
+    of control nets, added inside the model. taps: changes of layers.
     """
 
     latents: Tensor
@@ -82,7 +84,7 @@ class Pass:
 
 
 class RowSlice(Mapping[str, tuple[Tensor, ...]]):
-    """`count` rows from `first` on of what was made for several passes at once; cut out where they are read."""
+    """`count` rows, from row `first` on, of residuals that were made for several passes. They are sliced when read."""
 
     def __init__(self, whole: Residuals, first: int, count: int) -> None:
         self.whole, self.first, self.count = whole, first, count
@@ -98,33 +100,36 @@ class RowSlice(Mapping[str, tuple[Tensor, ...]]):
 
 
 Layers = tuple[Tensor, ...]
+"""The residuals at one place, a tensor for each layer."""
 RepeatLayers = Callable[[Layers], Layers]
-"""Fewer layers as one for each block of a denoiser, where each serves several blocks."""
+"""Repeats residuals of fewer layers, so that there is one for each block of the denoiser."""
 
 
 def sum_residuals(passes: Sequence[Pass], places: Mapping[str, RepeatLayers | None]) -> Residuals:
-    """What all control nets add together at each place, for the rows of all passes; {} without any.
+    """Sum the residuals of all control nets at each place, for the rows of all passes; {} without control nets.
 
-    places: those that the denoiser has, each with how layers are spread over its blocks there, or None where there must
-    be as many from each net. Nets of unlike depths are spread, each by its own interval, before they are added.
+    Args:
+        passes: their rows are concatenated, in order.
+        places: the names that the denoiser has. The value repeats layers for its blocks there, and is used where
+            nets have different numbers of layers; None requires equal numbers.
 
     Raises:
-        TypeError: a control net for a denoiser that has other places, or other layers there.
+        TypeError: a control net of another denoiser: other places, or other numbers of layers.
     """
     if len({len(p.residuals) for p in passes}) == 1:
-        together = [_uncut(parts) for parts in zip(*(p.residuals for p in passes), strict=True)]
-        whole = [residuals for residuals in together if residuals is not None]
-        if len(whole) == len(together):
-            return _total(whole, places)
-    added = [_total(p.residuals, places) for p in passes]
+        joined = [_unsliced(parts) for parts in zip(*(p.residuals for p in passes), strict=True)]
+        whole = [residuals for residuals in joined if residuals is not None]
+        if len(whole) == len(joined):
+            return _sum_of_nets(whole, places)
+    sums = [_sum_of_nets(p.residuals, places) for p in passes]
     return {
-        place: tuple(map(torch.cat, zip(*_alike([own[place] for own in added], place, places), strict=True)))
-        for place in added[0]
+        place: tuple(map(torch.cat, zip(*_equal_depths([one[place] for one in sums], place, places), strict=True)))
+        for place in sums[0]
     }
 
 
-def _uncut(parts: Sequence[Residuals]) -> Residuals | None:
-    """What the parts were cut from, if together they are all of it in its order: then nothing is cut and joined."""
+def _unsliced(parts: Sequence[Residuals]) -> Residuals | None:
+    """What the parts are slices of, if together they are all of it, in order. Nothing is then sliced and joined."""
     first = parts[0]
     if not isinstance(first, RowSlice):
         return None
@@ -137,42 +142,46 @@ def _uncut(parts: Sequence[Residuals]) -> Residuals | None:
     return first.whole if row == rows else None
 
 
-def _total(residuals: Sequence[Residuals], places: Mapping[str, RepeatLayers | None]) -> dict[str, Layers]:
-    said: dict[str, list[Layers]] = {}
+def _sum_of_nets(residuals: Sequence[Residuals], places: Mapping[str, RepeatLayers | None]) -> dict[str, Layers]:
+    by_place: dict[str, list[Layers]] = {}
     for place, layers in (item for one in residuals for item in one.items()):
         if place not in places:
-            told = f"This denoiser has no place {place!r} to add to; it has: {', '.join(places)}."
-            raise TypeError(f"{told} The control net was made for another family.")
-        said.setdefault(place, []).append(layers)
+            raise TypeError(
+                f"Needs residuals at {', '.join(places) or 'no place'}, got some at {place!r}: the control net was "
+                "made for another family."
+            )
+        by_place.setdefault(place, []).append(layers)
     return {
-        place: tuple(reduce(add, layer) for layer in zip(*_alike(layers, place, places), strict=True))
-        for place, layers in said.items()
+        place: tuple(reduce(add, layer) for layer in zip(*_equal_depths(layers, place, places), strict=True))
+        for place, layers in by_place.items()
     }
 
 
-def _alike(several: Sequence[Layers], place: str, places: Mapping[str, RepeatLayers | None]) -> Sequence[Layers]:
-    """What several nets or passes have at a place, with as many layers each."""
+def _equal_depths(several: Sequence[Layers], place: str, places: Mapping[str, RepeatLayers | None]) -> Sequence[Layers]:
+    """The residuals of several nets or passes at a place, with equal numbers of layers."""
     counts = [len(layers) for layers in several]
     if len(set(counts)) == 1:
         return several
-    if (spread := places[place]) is None:
-        told = f"Control nets add {' and '.join(map(str, counts))} layers at {place!r}, which wants as many from each."
-        raise TypeError(f"{told} They were made for unlike denoisers.")
-    return [spread(layers) for layers in several]
+    if (repeat := places[place]) is None:
+        raise TypeError(
+            f"Control nets need equal numbers of layers at {place!r}, got {' and '.join(map(str, counts))}: they were "
+            "made for different denoisers."
+        )
+    return [repeat(layers) for layers in several]
 
 
 PredictFunction = Callable[[Sequence[Pass]], Sequence[Tensor]]
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=Conditioning)]
-"""The denoiser as a function: one prediction for each pass, in order. How passes share a forward is its own affair."""
+"""The denoiser as a function: one prediction for each pass, in order. It decides which passes share a forward."""
 
 
 def predict_each(
     predict: Predict,
     passes: Sequence[Pass],
-    into: Callable[[Pass], Sequence[Pass]],
+    split: Callable[[Pass], Sequence[Pass]],
     join: Callable[[Sequence[Tensor]], Tensor],
 ) -> Sequence[Tensor]:
-    """Ask several passes in place of each, all in one call, and join each one's answers: for regions and tiles."""
-    several = [into(p) for p in passes]
-    answers = iter(predict([p for group in several for p in group]))
-    return [join([next(answers) for _ in group]) for group in several]
+    """Split each pass into several, such as regions or tiles, predict all in one call, and join their predictions."""
+    groups = [split(p) for p in passes]
+    predictions = iter(predict([p for group in groups for p in group]))
+    return [join([next(predictions) for _ in group]) for group in groups]

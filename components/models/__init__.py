@@ -1,4 +1,4 @@
-"""Models under their published names: `sf.models.AutoencoderKL`. A name is imported when it is first asked for."""
+"""Models under their published names: `sf.models.AutoencoderKL`. A name is imported when it is first read."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    if name.startswith("_"):  # what tools probe for; never a model
+    if name.startswith("_"):  # tools look for such names; no model has one
         raise AttributeError(name)
     try:
         return _models[name]

@@ -1,4 +1,4 @@
-"""The autoencoder of Stable Diffusion and most models after it."""
+"""The autoencoder of Stable Diffusion and of most models after it."""
 
 import re
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from .vae import Decoder, DiagonalGaussian, Encoder
 
 
 class AutoencoderKLConfig(Config):
-    """Keys and defaults as published."""
+    """The published keys. `scaling_factor`, `shift_factor`, `latents_mean` and `latents_std` set the latent space."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -41,25 +41,31 @@ class AutoencoderKLConfig(Config):
     mid_block_add_attention: bool = True
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the numbers of levels, groups and latent channels."""
         for key in ("up_block_types", "block_out_channels"):
             yield from per_level(key, getattr(self, key), len(self.down_block_types))
         for channels in dict.fromkeys(self.block_out_channels):
             if channels % self.norm_num_groups:
-                yield "norm_num_groups", f"{self.norm_num_groups} groups do not divide {channels} channels."
+                yield "norm_num_groups", f"needs to divide {channels} channels, got {self.norm_num_groups}."
         for key in ("latents_mean", "latents_std"):
             values = getattr(self, key)
             if values is not None and len(values) != self.latent_channels:
-                yield key, f"has {len(values)} entries, but there are {self.latent_channels} latent channels."
+                yield key, f"needs one number for each of {self.latent_channels} latent channels, got {len(values)}."
         if (self.latents_mean is None) != (self.latents_std is None):
-            yield "latents_mean", "and latents_std come together or not at all."
+            yield "latents_mean", "needs latents_std, and the other way round. Set both or none."
 
 
 class AutoencoderKL(Autoencoder[AutoencoderKLConfig]):
-    """A variational autoencoder (Rombach et al. 2022, section 3.1): 8 pixels a side become one latent pixel."""
+    """A variational autoencoder: usually 8 x 8 pixels become one latent pixel (Rombach et al. 2022, section 3.1).
+
+    Parameter names and config keys are published. Blocks with attention in the levels, of older autoencoders, are not
+    supported.
+    """
 
     config_class = AutoencoderKLConfig
 
     def build(self, config: AutoencoderKLConfig) -> None:
+        """Make the encoder and the decoder."""
         style = ResnetStyle(groups=config.norm_num_groups, eps=1e-6, act=config.act_fn)
         channels, layers, attends = config.block_out_channels, config.layers_per_block, config.mid_block_add_attention
         latent = config.latent_channels
@@ -70,34 +76,39 @@ class AutoencoderKL(Autoencoder[AutoencoderKLConfig]):
 
     @property
     def latent_channels(self) -> int:
+        """Channels of the latents."""
         return self.config.latent_channels
 
     @property
     def scale_factor(self) -> int:
+        """Pixels along one side of a latent pixel: each level but the last halves the size."""
         return 2 ** (len(self.config.block_out_channels) - 1)
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
-        """The distribution of latents for pixels `b 3 h w` in [-1, 1], h and w in multiples of scale_factor."""
+        """Return the distribution of latents for pixels `b 3 h w` in [-1, 1], h and w in multiples of scale_factor."""
         return DiagonalGaussian.from_moments(self.moments(x))
 
     def moments(self, x: Tensor) -> Tensor:
-        """What `encode` reads its distribution from: means and log-variances along the channels."""
+        """Return means and log-variances `b (2 c) (h / s) (w / s)` for pixels as `encode` takes them."""
         return self.quant_conv(self.encoder(x))
 
     def decode(self, z: Tensor) -> Tensor:
+        """Return pixels `b 3 (h s) (w s)`, about in [-1, 1], for latents `b c h w` in the model's own space."""
         return self.decoder(self.post_quant_conv(z))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pixels and back by the most likely latents."""
+        """Encode pixels, and decode the most likely latents."""
         return self.decode(self.encode(x).mode())
 
     def unscale(self, latents: Tensor) -> Tensor:
+        """Convert a pipeline's latents `b c h w` into what `decode` takes."""
         z = latents / self.config.scaling_factor
         if self.config.latents_mean is not None and self.config.latents_std is not None:
             return z * _channels(self.config.latents_std, z) + _channels(self.config.latents_mean, z)
         return z + (self.config.shift_factor or 0.0)
 
     def scale(self, z: Tensor) -> Tensor:
+        """Convert latents `b c h w` of `encode` into a pipeline's latents."""
         factor = self.config.scaling_factor
         if self.config.latents_mean is not None and self.config.latents_std is not None:
             return (z - _channels(self.config.latents_mean, z)) * factor / _channels(self.config.latents_std, z)
@@ -105,11 +116,11 @@ class AutoencoderKL(Autoencoder[AutoencoderKLConfig]):
 
     @classmethod
     def published_name(cls, name: str) -> str | None:
-        """Files from before diffusers 0.15 call the parts of attention otherwise."""
-        return _OLD_ATTENTION.sub(lambda found: f"{found[1]}.{_TODAY[found[2]]}.", name)
+        """Rename the layers of attention in files from before diffusers 0.15."""
+        return _OLD_ATTENTION.sub(lambda found: f"{found[1]}.{_NEW_NAMES[found[2]]}.", name)
 
 
-_TODAY = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+_NEW_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _OLD_ATTENTION = re.compile(r"(mid_block\.attentions\.\d+)\.(query|key|value|proj_attn)\.")
 
 

@@ -1,4 +1,4 @@
-"""TAESD: an autoencoder small enough to look at every step with."""
+"""TAESD: an autoencoder that is small enough to show every step of a run."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -12,7 +12,7 @@ from .config import Config
 
 
 class AutoencoderTinyConfig(Config):
-    """Keys and defaults as published."""
+    """The published keys. `force_upcast`, `latent_magnitude` and `latent_shift` are kept, but not used."""
 
     in_channels: int = 3
     out_channels: int = 3
@@ -32,58 +32,70 @@ class AutoencoderTinyConfig(Config):
     block_out_channels: tuple[int, ...] | None = None  # published files repeat the decoder's channels under this key
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the numbers of blocks and channels."""
         for half in ("encoder", "decoder"):
             channels, blocks = getattr(self, f"{half}_block_out_channels"), getattr(self, f"num_{half}_blocks")
             if len(channels) != len(blocks):
-                yield f"num_{half}_blocks", f"has {len(blocks)} entries, but {half}_block_out_channels {len(channels)}."
+                yield (
+                    f"num_{half}_blocks",
+                    f"needs {len(channels)} entries like {half}_block_out_channels, got {len(blocks)}.",
+                )
             if len(set(channels)) > 1:
-                yield f"{half}_block_out_channels", "differ, but nothing between two levels changes channels."
+                yield f"{half}_block_out_channels", f"needs equal numbers, got {channels}."
 
 
 class AutoencoderTiny(Autoencoder[AutoencoderTinyConfig]):
-    """A distilled autoencoder without attention or noise (TAESD, O. Boer Bohan 2023).
+    """A small distilled autoencoder without attention and without sampling (TAESD, O. Boer Bohan 2023).
 
-    Its latents are those of the pipeline: scaling_factor is 1 and shift_factor 0 as published.
+    Its latents are those of the pipeline: `scaling_factor` is 1 and `shift_factor` 0, as published. Parameter names and
+    config keys are published.
     """
 
     config_class = AutoencoderTinyConfig
 
     def build(self, config: AutoencoderTinyConfig) -> None:
+        """Make the encoder and the decoder."""
         self.encoder = TinyEncoder(config)
         self.decoder = TinyDecoder(config)
 
     def to_config(self) -> dict[str, object]:
+        """Return the config keys as JSON values, with the decoder's channels a second time, as published."""
         config = {**super().to_config(), "block_out_channels": list(self.config.decoder_block_out_channels)}
         return {key: config[key] for key in sorted(config)}
 
     @property
     def latent_channels(self) -> int:
+        """Channels of the latents."""
         return self.config.latent_channels
 
     @property
     def scale_factor(self) -> int:
+        """Pixels along one side of a latent pixel."""
         return self.config.upsampling_scaling_factor ** (len(self.config.num_decoder_blocks) - 1)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Latents for pixels `b 3 h w` in [-1, 1]."""
+        """Return latents `b c (h / s) (w / s)` for pixels `b 3 h w` in [-1, 1]."""
         return self.encoder(x)
 
     def decode(self, z: Tensor) -> Tensor:
+        """Return pixels `b 3 (h s) (w s)`, about in [-1, 1], for latents `b c h w`."""
         return self.decoder(z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Pixels and back. (The published class also rounds latents to bytes in between.)"""
+        """Encode and decode pixels. The published class also rounds the latents to bytes."""
         return self.decode(self.encode(x))
 
     def unscale(self, latents: Tensor) -> Tensor:
+        """Convert a pipeline's latents into what `decode` takes."""
         return latents / self.config.scaling_factor + self.config.shift_factor
 
     def scale(self, z: Tensor) -> Tensor:
+        """Convert latents of `encode` into a pipeline's latents."""
         return (z - self.config.shift_factor) * self.config.scaling_factor
 
 
 class TinyBlock(nn.Module):
-    """Three convolutions and the input added."""
+    """Three convolutions, added to their input."""
 
     def __init__(self, channels: int, act: Activation) -> None:
         super().__init__()
@@ -96,11 +108,12 @@ class TinyBlock(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b c h w`."""
         return torch.relu(self.conv(x) + x)
 
 
 class TinyEncoder(nn.Module):
-    """Pixels in [-1, 1] to latents."""
+    """Maps pixels in [-1, 1] to latents."""
 
     def __init__(self, config: AutoencoderTinyConfig) -> None:
         super().__init__()
@@ -117,11 +130,12 @@ class TinyEncoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map pixels `b 3 h w` to latents `b c (h / s) (w / s)`."""
         return self.layers((x + 1) / 2)  # it was trained on [0, 1]
 
 
 class TinyDecoder(nn.Module):
-    """Latents to pixels in [-1, 1]."""
+    """Maps latents to pixels in [-1, 1]."""
 
     def __init__(self, config: AutoencoderTinyConfig) -> None:
         super().__init__()
@@ -136,6 +150,7 @@ class TinyDecoder(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, z: Tensor) -> Tensor:
+        """Map latents `b c h w` to pixels `b 3 (h s) (w s)`."""
         return self.layers(torch.tanh(z / 3) * 3) * 2 - 1  # the bound of 3 is TAESD's own, whatever latent_magnitude
 
 

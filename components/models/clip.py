@@ -1,6 +1,6 @@
-"""CLIP's text tower, with the parameter names and config keys that transformers publishes."""
+"""CLIP's text encoder, with the parameter names and config keys that transformers publishes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .config import Config
-from .encoder_layers import Encoder, Layers, embedding, spread
+from .encoder_layers import Encoder, EncoderSize
+from .initialization import embedding, init_normal
 from .transformers_files import TransformersModel
 
-_TOWER = ("embeddings.", "encoder.", "final_layer_norm.")
+_ENCODER = ("embeddings.", "encoder.", "final_layer_norm.")
+"""How the parameter names of the encoder begin."""
 
 
 class CLIPTextConfig(Config):
@@ -33,20 +35,21 @@ class CLIPTextConfig(Config):
     projection_dim: int = 512
     vocab_size: int = 49408
 
-    def problems(self):
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the number of heads."""
         if self.hidden_size % self.num_attention_heads:
             yield (
                 "num_attention_heads",
-                f"is {self.num_attention_heads}, which does not divide hidden_size {self.hidden_size}.",
+                f"needs to divide hidden_size ({self.hidden_size}), got {self.num_attention_heads}.",
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextEncoding:
-    """What a text tower gives for ids of shape (batch, length).
+    """The output of CLIP's text encoder for ids of shape (batch, length).
 
-    `last_hidden_state` (batch, length, width) is normalised; `hidden_states`, where asked for, are the embeddings and
-    then each layer's output, not normalised; `pooler_output` (batch, width) is the row of the end token.
+    last_hidden_state: (batch, length, width), after the last norm. hidden_states: the embeddings and then each layer's
+    output, before the norm; None unless `output_hidden_states`. pooler_output: (batch, width), that of the end token.
     """
 
     last_hidden_state: Tensor
@@ -56,58 +59,68 @@ class TextEncoding:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectedTextEncoding(TextEncoding):
-    """The same with `text_embeds` (batch, projection_dim), the pooled row projected into the space of images."""
+    """The same with text_embeds (batch, projection_dim): the pooled row, projected to the space of image embeddings."""
 
     text_embeds: Tensor
 
 
 class _CLIPText(TransformersModel[CLIPTextConfig]):
-    """What both classes share: the tower under the name `text_model`."""
+    """Base of both classes: an encoder under the name `text_model`."""
 
     config_class = CLIPTextConfig
     model_type = "clip_text_model"
     projects: ClassVar[bool] = False
 
     def build(self, config: CLIPTextConfig) -> None:
-        self.text_model = _Tower(config)
+        self.text_model = _TextEncoder(config)
         if self.projects:
             self.text_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-            spread(self.text_projection.weight, config.hidden_size**-0.5 * config.initializer_factor)
+            init_normal(self.text_projection.weight, config.hidden_size**-0.5 * config.initializer_factor)
 
     @property
     def final_layer_norm(self) -> nn.LayerNorm:
-        """The norm of `last_hidden_state`, for those who take an earlier layer. transformers 5 has it here too."""
+        """The norm of `last_hidden_state`, for callers that use an earlier layer. transformers 5 has it here too."""
         return self.text_model.final_layer_norm
 
     @classmethod
     def published_name(cls, name: str) -> str | None:
-        """transformers 5 writes a plain tower without `text_model.`; files before 4.31 hold a buffer of positions."""
-        name = f"text_model.{name}" if name.startswith(_TOWER) else name
-        whole_clip = name.startswith(("vision_model.", "visual_projection.")) or name == "logit_scale"
+        """Add `text_model.`, which transformers 5 omits, and ignore the buffer of positions of files before 4.31."""
+        name = f"text_model.{name}" if name.startswith(_ENCODER) else name
+        of_images = name.startswith(("vision_model.", "visual_projection.")) or name == "logit_scale"
         unused = name == "text_projection.weight" and not cls.projects
-        return None if whole_clip or unused or name.endswith(".position_ids") else name
+        return None if of_images or unused or name.endswith(".position_ids") else name
 
     @classmethod
     def keys_of(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
-        if config["model_type"] == "clip":  # both towers in one file; ours is in a config of its own
+        """Return the keys of the text encoder, also from a file of a whole CLIP."""
+        if config["model_type"] == "clip":
             return {**config.get("text_config", {}), **(config.get("text_config_dict") or {})}
         return super().keys_of(config)
 
 
 class CLIPTextModel(_CLIPText):
-    """The text tower of CLIP (Radford et al. 2021, section 2.4): a transformer whose tokens see those before them."""
+    """CLIP's text encoder (Radford et al. 2021, section 2.4): a transformer with causal attention."""
 
     config_class = CLIPTextConfig
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool = False
     ) -> TextEncoding:
-        """`input_ids` (batch, length), integers; `attention_mask` likewise, 0 where a token is not to be seen."""
+        """Encode token ids.
+
+        Args:
+            input_ids: (batch, length), integers.
+            attention_mask: (batch, length), 0 for tokens that are ignored.
+            output_hidden_states: whether to return each layer's output.
+
+        Raises:
+            ValueError: more tokens than `max_position_embeddings`.
+        """
         return self.text_model(input_ids, attention_mask, output_hidden_states)
 
 
 class CLIPTextModelWithProjection(_CLIPText):
-    """The text tower with the projection into the space that CLIP shares with images (`text_projection`)."""
+    """CLIP's text encoder with a projection to the space of image embeddings (Radford et al. 2021, section 2.4)."""
 
     config_class = CLIPTextConfig
     projects = True
@@ -115,23 +128,23 @@ class CLIPTextModelWithProjection(_CLIPText):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, output_hidden_states: bool = False
     ) -> ProjectedTextEncoding:
-        """`input_ids` (batch, length), integers; `attention_mask` likewise, 0 where a token is not to be seen."""
-        seen: TextEncoding = self.text_model(input_ids, attention_mask, output_hidden_states)
+        """Encode token ids; see `CLIPTextModel`."""
+        encoding: TextEncoding = self.text_model(input_ids, attention_mask, output_hidden_states)
         return ProjectedTextEncoding(
-            last_hidden_state=seen.last_hidden_state,
-            pooler_output=seen.pooler_output,
-            hidden_states=seen.hidden_states,
-            text_embeds=self.text_projection(seen.pooler_output),  # batch projection_dim
+            last_hidden_state=encoding.last_hidden_state,
+            pooler_output=encoding.pooler_output,
+            hidden_states=encoding.hidden_states,
+            text_embeds=self.text_projection(encoding.pooler_output),  # batch projection_dim
         )
 
 
-class _Tower(nn.Module):
+class _TextEncoder(nn.Module):
     def __init__(self, config: CLIPTextConfig) -> None:
         super().__init__()
         self.eos_token_id = config.eos_token_id
         self.embeddings = _Embeddings(config)
         self.encoder = Encoder(
-            Layers(
+            EncoderSize(
                 width=config.hidden_size,
                 heads=config.num_attention_heads,
                 hidden=config.intermediate_size,
@@ -140,28 +153,24 @@ class _Tower(nn.Module):
                 eps=config.layer_norm_eps,
                 dropout=config.attention_dropout,
                 causal=True,
-                spread=config.initializer_factor,
+                init_factor=config.initializer_factor,
             )
         )
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None, output_hidden_states: bool) -> TextEncoding:
-        seen = None if attention_mask is None else _visible(attention_mask)
-        hidden, states = self.encoder(self.embeddings(input_ids), seen, keep=output_hidden_states)
+        mask = None if attention_mask is None else _causal_mask(attention_mask)
+        hidden, states = self.encoder(self.embeddings(input_ids), mask, output_hidden_states)
         last = self.final_layer_norm(hidden)  # batch length width
         rows = torch.arange(len(last), device=last.device)
         pooled = last[rows, self._end(input_ids).to(last.device)]
-        return TextEncoding(
-            last_hidden_state=last,
-            pooler_output=pooled,
-            hidden_states=states,
-        )
+        return TextEncoding(last_hidden_state=last, pooler_output=pooled, hidden_states=states)
 
     def _end(self, ids: Tensor) -> Tensor:
-        """The place of the end token: the first, since it also pads. 0 where there is none, as published."""
+        """The index of the first end token, since it also pads. 0 where there is none, as published."""
         if self.eos_token_id == 2:
-            # Configs written before transformers 4.31 have this wrong number (transformers #24773); their end token is
-            # the last of the vocabulary, so it is found as the largest id.
+            # Configs written before transformers 4.31 have this wrong number (transformers #24773). Their end token is
+            # the last of the vocabulary, so it has the largest id.
             return ids.argmax(dim=-1)
         return (ids == self.eos_token_id).int().argmax(dim=-1)
 
@@ -177,14 +186,14 @@ class _Embeddings(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         length, most = ids.shape[-1], self.position_embedding.num_embeddings
         if length > most:
-            raise ValueError(f"input_ids has {length} tokens, and this tower has {most} positions. Truncate the text.")
+            raise ValueError(f"Needs at most {most} tokens (max_position_embeddings), got {length}. Truncate the text.")
         return self.token_embedding(ids) + self.position_embedding.weight[:length]
 
 
-def _visible(mask: Tensor) -> Tensor:
-    """Who sees whom, (batch, 1, length, length), from a mask of tokens (batch, length) and the order of time.
+def _causal_mask(mask: Tensor) -> Tensor:
+    """Which token attends to which, (batch, 1, length, length), from a mask of tokens (batch, length).
 
-    A token that sees nothing (padding on the left) gets zeros from torch's attention, not NaN.
+    For a token that attends to none (padding on the left), torch's attention returns zeros and not NaN.
     """
     length = mask.shape[-1]
     past = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()

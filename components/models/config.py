@@ -66,7 +66,8 @@ class Config(BaseModel):
             config = cls.model_validate({key: value for key, value in values.items() if key in cls.model_fields})
         except ValidationError as error:
             bad += [
-                (key, cls._unsupported(key, values[key])) for key in dict.fromkeys(str(e["loc"][0]) for e in error.errors())
+                (key, cls._unsupported(key, values[key]))
+                for key in dict.fromkeys(str(e["loc"][0]) for e in error.errors())
             ]
         if config is not None:
             bad += config.problems()
@@ -88,7 +89,7 @@ class Config(BaseModel):
 
 
 def per_level(key: str, value: object, levels: int) -> Iterator[tuple[str, str]]:
-    """Yield what is wrong with a key that holds one value for all levels, or a tuple with one for each level."""
+    """Yield what is wrong with a key that is one value for all levels, or a tuple with one for each."""
     if isinstance(value, tuple) and (count := len(cast("tuple[object, ...]", value))) != levels:
         yield key, f"needs one entry for each of {levels} levels (down_block_types), got {count}."
 

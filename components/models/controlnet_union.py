@@ -1,4 +1,4 @@
-"""ControlNet-Union: one control net for many kinds of pictures, several at once."""
+"""ControlNet-Union: one control net for several kinds of control images, also at the same time."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,13 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from .controlnet import ControlConfig, ControlEncoder, ControlNetOutput, check_control_image, zeros
+from .controlnet import ControlConfig, ControlEncoder, ControlNetOutput, check_control_image
 from .embeddings import Sinusoid, TimestepEmbedding
+from .encoder_layers import quick_gelu
+from .initialization import zero_init
 from .unet_encoder import time_channels
 
 
 class ControlNetUnionConfig(ControlConfig):
-    """Keys and defaults as published."""
+    """The published keys. `num_control_type` is the number of kinds of control images."""
 
     controlnet_conditioning_channel_order: Literal["rgb"] = "rgb"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen, so it may be narrower
     conditioning_embedding_out_channels: tuple[int, ...] = (48, 96, 192, 384)
@@ -24,33 +26,35 @@ class ControlNetUnionConfig(ControlConfig):
     num_proj_channel: int = 320
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the levels and the widths of the fusing transformer."""
         yield from super().problems()
         first = self.block_out_channels[0]
         for key in ("num_trans_channel", "num_proj_channel"):
             if getattr(self, key) != first:
-                yield key, f"is {getattr(self, key)}, but the features of the pictures have {first} channels."
+                yield key, f"needs the width of the first level, {first}, got {getattr(self, key)}."
         if self.addition_time_embed_dim is None:
-            yield "addition_time_embed_dim", "is missing: the kinds of pictures are embedded so wide."
+            yield "addition_time_embed_dim", "needs a number, got null: it is the width of the kinds' embedding."
 
 
 class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
-    """A control net that is told which kinds of pictures it sees (Xinsir 2024, "ControlNet++").
+    """A control net that also reads which kinds of control images there are (Xinsir 2024, "ControlNet++").
 
-    The features of all pictures are summed, each shifted by what a small transformer says of the means of all.
-    Parameter names and config keys are the published ones.
+    The features of all images are summed. Each is shifted by the output of a small transformer for its mean. Parameter
+    names and config keys are published.
     """
 
     config_class = ControlNetUnionConfig
 
     def build(self, config: ControlNetUnionConfig) -> None:
+        """Make the layers."""
         self.build_control(config)
         width, kinds, waves = config.num_trans_channel, config.num_control_type, config.addition_time_embed_dim or 0
         self.task_embedding = nn.Parameter(math.sqrt(width) * torch.randn(kinds, width))
-        # The name is published so.
+        # Published with this spelling.
         self.transformer_layes = nn.ModuleList(
             TokenBlock(width, config.num_trans_head) for _ in range(config.num_trans_layer)
         )
-        self.spatial_ch_projs = zeros(nn.Linear(width, config.num_proj_channel))
+        self.spatial_ch_projs = zero_init(nn.Linear(width, config.num_proj_channel))
         self.control_type_proj = Sinusoid(waves, flip=config.flip_sin_to_cos, shift=config.freq_shift)
         self.control_add_embedding = TimestepEmbedding(waves * kinds, time_channels(config.unet))
 
@@ -69,43 +73,44 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
         added_cond_kwargs: Mapping[str, Tensor] | None = None,
         guess_mode: bool = False,
     ) -> ControlNetOutput:
-        """What to add to the U-Net, for noisy latents and pictures of some kinds.
+        """Compute residuals for a U-Net, from noisy latents and control images of some kinds.
 
         Args:
-            controlnet_cond: the pictures, each `b c rows columns` as `ControlNetModel` takes one.
-            control_type: `b k`, 1 for the kinds that are there and 0 for the others.
-            control_type_idx: the kind of each picture.
-            conditioning_scale: one for all, or one for each picture. For a single picture all that is added is
-                multiplied by it; of several, the features of each.
+            sample, timestep, encoder_hidden_states, class_labels, encoder_attention_mask, added_cond_kwargs,
+                guess_mode: as `ControlNetModel` takes them.
+            controlnet_cond: the control images, each `b c rows columns` as `ControlNetModel` takes one.
+            control_type: `b k`, 1 for the kinds of these images and 0 for the others.
+            control_type_idx: the kind of each image.
+            conditioning_scale: one for all, or one for each image. It is a factor of the features of each image, or for
+                a single image of all residuals.
 
         Raises:
-            TypeError, ValueError: as `ControlNetModel`; unequal numbers of pictures, kinds and scales.
+            TypeError, ValueError: as `ControlNetModel`; unequal numbers of images, kinds and scales.
         """
         count = len(controlnet_cond)
-        given = [conditioning_scale] * count if isinstance(conditioning_scale, int | float) else conditioning_scale
-        if not count or not count == len(control_type_idx) == len(given):
+        each = [conditioning_scale] * count if isinstance(conditioning_scale, int | float) else conditioning_scale
+        if not count or not count == len(control_type_idx) == len(each):
             raise ValueError(
-                f"{count} pictures, {len(control_type_idx)} kinds and {len(given)} scales came. Give one of each for "
-                "each picture."
+                f"Needs one kind and one scale for each control image, got {count} images, {len(control_type_idx)} "
+                f"kinds and {len(each)} scales."
             )
-        if control_type.shape != (len(sample), self.config.num_control_type):
-            wanted = f"{len(sample)} x {self.config.num_control_type}"
-            raise ValueError(f"control_type is {' x '.join(map(str, control_type.shape))}. Wanted: {wanted}.")
-        scales, total = (given, 1.0) if count > 1 else ([1.0], given[0])
+        if control_type.shape != (needed := (len(sample), self.config.num_control_type)):
+            raise ValueError(f"control_type needs shape {needed}, got {tuple(control_type.shape)}.")
+        scales, total = (each, 1.0) if count > 1 else ([1.0], each[0])
         kinds = self.control_type_proj(control_type.flatten()).reshape(len(sample), -1)
         more = self.control_add_embedding(kinds.to(sample.dtype))
         emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs, more=more)
         context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
-        for picture in controlnet_cond:
-            check_control_image(self, picture, sample)
+        for image in controlnet_cond:
+            check_control_image(self, image, sample)
         x = self.conv_in(sample)
-        x = x + self._fused(controlnet_cond, control_type_idx, scales)
-        return self.control(x, emb, context, mask, total, guess_mode)
+        x = x + self._sum_features(controlnet_cond, control_type_idx, scales)
+        return self.residuals(x, emb, context, mask, total, guess_mode)
 
-    def _fused(self, pictures: Sequence[Tensor], kinds: Sequence[int], scales: Sequence[float]) -> Tensor:
+    def _sum_features(self, images: Sequence[Tensor], kinds: Sequence[int], scales: Sequence[float]) -> Tensor:
         parts: list[Tensor] = []
-        for picture, kind, scale in zip(pictures, kinds, scales, strict=True):
-            features = self.controlnet_cond_embedding(picture)  # b c h w
+        for image, kind, scale in zip(images, kinds, scales, strict=True):
+            features = self.controlnet_cond_embedding(image)  # b c h w
             token = (features.mean((2, 3)) + self.task_embedding[kind]) * scale  # b c
             for layer in self.transformer_layes:
                 token = layer(token)
@@ -114,7 +119,7 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
 
 
 class TokenBlock(nn.Module):
-    """A transformer layer, as published: attention, then a feed-forward part with a quick GELU."""
+    """A transformer layer as published: attention, then an MLP with a quick GELU."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -126,11 +131,11 @@ class TokenBlock(nn.Module):
         self.ln_2 = nn.LayerNorm(channels)
 
     def forward(self, token: Tensor) -> Tensor:
-        """Maps `b c`.
+        """Map `b c`.
 
-        The published layer takes its batch for the sequence: a token looks at the same token of the other rows of the
-        batch, and never at other tokens. With one picture in the batch that is itself alone, so what attention gives
-        is the value. We give each row what it has alone, so that rows do not see each other.
+        The published layer mistakes its batch for the sequence: a token attends to the rows of the batch, and not to
+        other tokens. With one image in the batch it attends to itself alone, so that the output of attention is its
+        value. Each row gets this output, whatever the size of the batch.
         """
         attention = self.attn
         weight, bias = attention.in_proj_weight, attention.in_proj_bias
@@ -138,4 +143,4 @@ class TokenBlock(nn.Module):
         value = nn.functional.linear(self.ln_1(token), weight[2 * channels :], bias[2 * channels :])
         token = token + attention.out_proj(value)
         hidden = self.mlp["c_fc"](self.ln_2(token))
-        return token + self.mlp["c_proj"](hidden * torch.sigmoid(1.702 * hidden))
+        return token + self.mlp["c_proj"](quick_gelu(hidden))

@@ -29,7 +29,7 @@ class Sinusoid(nn.Module):
 
 
 class TimestepEmbedding(nn.Module):
-    """Two linear layers over a `Sinusoid`. With `condition_channels` a second vector is added first (LCM's guidance)."""
+    """Two linear layers over a `Sinusoid`. `condition_channels` is the width of LCM's embedded guidance scale."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The layers that CLIP's and SigLIP's towers are made of, under the names that transformers publishes."""
+"""The layers of CLIP's and SigLIP's encoders, under the names that transformers publishes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .initialization import init_normal
+
 Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layers:
-    """What one stack of layers is made from."""
+class EncoderSize:
+    """The sizes of an encoder. hidden: of the MLP; depth: the number of layers."""
 
     width: int
     heads: int
@@ -23,92 +25,92 @@ class Layers:
     eps: float
     dropout: float = 0.0
     causal: bool = False
-    """Whether a token sees only those before it."""
-    spread: float = 1.0
-    """What the standard deviations of fresh weights are multiplied by."""
+    """Whether a token attends only to those before it and itself."""
+    init_factor: float = 1.0
+    """A factor of the standard deviations of fresh weights."""
 
 
 class Encoder(nn.Module):
-    def __init__(self, of: Layers) -> None:
+    """A list of layers, one after another (Vaswani et al. 2017, section 3.1)."""
+
+    def __init__(self, size: EncoderSize) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Layer(of) for _ in range(of.depth))
+        self.layers = nn.ModuleList(Layer(size) for _ in range(size.depth))
 
     def forward(
-        self, hidden: Tensor, seen: Tensor | None = None, keep: bool = False
+        self, hidden: Tensor, mask: Tensor | None = None, keep_states: bool = False
     ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """What the last layer gives, (batch, length, width), and where kept the input and what each layer gives."""
+        """Map `b n c`; with `keep_states` return the input and each layer's output too.
+
+        `mask` is boolean `b 1 n n`, true where the first token attends to the second.
+        """
         states = [hidden]
         for layer in self.layers:
-            hidden = layer(hidden, seen)
-            if keep:
+            hidden = layer(hidden, mask)
+            if keep_states:
                 states.append(hidden)
-        return hidden, tuple(states) if keep else None
+        return hidden, tuple(states) if keep_states else None
 
 
 class Layer(nn.Module):
-    """A transformer's layer that normalises before it looks: Xiong et al. 2020."""
+    """Self-attention and an MLP, each after a norm and added to its input (Xiong et al. 2020, figure 1b)."""
 
-    def __init__(self, of: Layers) -> None:
+    def __init__(self, size: EncoderSize) -> None:
         super().__init__()
-        self.self_attn = SelfAttention(of)
-        self.layer_norm1 = nn.LayerNorm(of.width, eps=of.eps)
-        self.mlp = MLP(of)
-        self.layer_norm2 = nn.LayerNorm(of.width, eps=of.eps)
+        self.self_attn = SelfAttention(size)
+        self.layer_norm1 = nn.LayerNorm(size.width, eps=size.eps)
+        self.mlp = MLP(size)
+        self.layer_norm2 = nn.LayerNorm(size.width, eps=size.eps)
 
-    def forward(self, hidden: Tensor, seen: Tensor | None) -> Tensor:
-        hidden = hidden + self.self_attn(self.layer_norm1(hidden), seen)
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Map `b n c`."""
+        hidden = hidden + self.self_attn(self.layer_norm1(hidden), mask)
         return hidden + self.mlp(self.layer_norm2(hidden))
 
 
 class SelfAttention(nn.Module):
-    def __init__(self, of: Layers) -> None:
-        super().__init__()
-        width = of.width
-        self.heads, self.dropout, self.causal = of.heads, of.dropout, of.causal
-        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
-        deep = (2 * of.depth) ** -0.5  # the residual sum grows with depth: GPT-2's scaling
-        for layer in (self.q_proj, self.k_proj, self.v_proj):
-            spread(layer.weight, width**-0.5 * deep * of.spread)
-        spread(self.out_proj.weight, width**-0.5 * of.spread)
+    """Scaled dot-product attention with several heads (Vaswani et al. 2017, section 3.2.2)."""
 
-    def forward(self, hidden: Tensor, seen: Tensor | None) -> Tensor:
+    def __init__(self, size: EncoderSize) -> None:
+        super().__init__()
+        width, factor = size.width, size.init_factor
+        self.heads, self.dropout, self.causal = size.heads, size.dropout, size.causal
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        shrink = (2 * size.depth) ** -0.5  # the sum over layers grows with their number: GPT-2's scaling
+        for layer in (self.q_proj, self.k_proj, self.v_proj):
+            init_normal(layer.weight, width**-0.5 * shrink * factor)
+        init_normal(self.out_proj.weight, width**-0.5 * factor)
+
+    def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
+        """Map `b n c`."""
         q, k, v = (
             project(hidden).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # batch heads length (width / heads)
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        dropout, causal = self.dropout if self.training else 0.0, self.causal and seen is None
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=dropout, is_causal=causal)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+        dropout, causal = self.dropout if self.training else 0.0, self.causal and mask is None
+        values = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+        return self.out_proj(values.transpose(1, 2).flatten(2))
 
 
 class MLP(nn.Module):
-    def __init__(self, of: Layers) -> None:
+    """Two linear layers with an activation between them."""
+
+    def __init__(self, size: EncoderSize) -> None:
         super().__init__()
-        self.act = ACTIVATIONS[of.act]
-        self.fc1 = nn.Linear(of.width, of.hidden)
-        self.fc2 = nn.Linear(of.hidden, of.width)
-        spread(self.fc1.weight, (2 * of.width) ** -0.5 * of.spread)
-        spread(self.fc2.weight, of.width**-0.5 * (2 * of.depth) ** -0.5 * of.spread)
+        self.act = ACTIVATIONS[size.act]
+        self.fc1 = nn.Linear(size.width, size.hidden)
+        self.fc2 = nn.Linear(size.hidden, size.width)
+        factor = size.init_factor
+        init_normal(self.fc1.weight, (2 * size.width) ** -0.5 * factor)
+        init_normal(self.fc2.weight, size.width**-0.5 * (2 * size.depth) ** -0.5 * factor)
 
     def forward(self, hidden: Tensor) -> Tensor:
+        """Map `b n c`."""
         return self.fc2(self.act(self.fc1(hidden)))
 
 
-def embedding(rows: int, width: int, std: float) -> nn.Embedding:
-    # An nn.Embedding made in the usual way is drawn by torch first, which on the meta device imports torch._dynamo.
-    made = nn.Embedding.from_pretrained(torch.empty(rows, width), freeze=False)
-    spread(made.weight, std)
-    return made
-
-
-def spread(weight: Tensor, std: float) -> None:
-    """Draw fresh weights; none where a file is about to bring them."""
-    if not weight.is_meta:
-        nn.init.normal_(weight, std=std)
-
-
 def quick_gelu(x: Tensor) -> Tensor:
-    """The sigmoid approximation of GELU that CLIP was trained with: Hendrycks & Gimpel 2016, section 2."""
+    """Compute the sigmoid approximation of GELU, which CLIP was trained with (Hendrycks & Gimpel 2016, section 2)."""
     return x * torch.sigmoid(1.702 * x)
 
 

@@ -1,4 +1,4 @@
-"""How a denoiser is built, as its config tells, and the configs of what adds to it."""
+"""The sizes that a denoiser and the models that add to it must share, read from their configs."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -7,40 +7,40 @@ from ...graph.layout import Layout, OneOf
 
 Config = Mapping[str, Any]  # JSON values
 
-_SHARED = ("layers_per_block", "addition_embed_type", "projection_class_embeddings_input_dim")
-"""What a U-Net and its control nets share beside the widths of their levels. Control nets may attend less."""
+_UNET_KEYS = ("layers_per_block", "addition_embed_type", "projection_class_embeddings_input_dim")
+"""Keys that a U-Net and its control nets share, beside the widths of their levels."""
 _SIZE_IDS = 6, 5
-"""How many numbers beside the pooled prompt SDXL's U-Nets read: the base's and the refiner's."""
+"""How many size numbers SDXL's U-Nets read: the base's and the refiner's."""
 
 
 def layout_of_config(name: str, config: Config) -> Layout | None:
-    """What a model class with this config must share with what it works with; None for what is on its own.
+    """Return the sizes that a model class with this config must share with others; None for a model without any.
 
-    `token_width` and `pooled_width` are of the prompts that it reads.
+    `token_width` and `pooled_width` are the widths of the prompts that it reads.
     """
     return _LAYOUTS[name](config) if name in _LAYOUTS else None
 
 
 def _unet(config: Config) -> Layout:
     tokens = config.get("encoder_hid_dim") or _one(config.get("cross_attention_dim"))
-    shared = {key: _one(config[key]) for key in _SHARED if key in config}
+    shared = {key: _one(config[key]) for key in _UNET_KEYS if key in config}
     pooled, waves = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
     if pooled and waves and config.get("addition_embed_type") == "text_time":
         widths = tuple(pooled - waves * count for count in _SIZE_IDS)
-        # A tiny model in a single file has its family's waves, which leave no width: then none is told.
+        # The config of a tiny model in a single file may have its family's waves, which leave no width.
         shared |= {"pooled_width": OneOf(widths)} if min(widths) > 0 else {}
     return Layout((*_levels(config.get("block_out_channels")), *shared.items(), *_known(token_width=tokens)))
 
 
 def _adapter(config: Config) -> Layout:
     if config.get("adapter_type") == "full_adapter_xl":
-        return Layout()  # its last features may be for the middle, or for the last level
+        return Layout()  # its last features may be for the middle or for the last level
     widths = tuple(config.get("channels") or ())
     return Layout(_levels((*widths, *widths[-1:]) if config.get("adapter_type") == "light_adapter" else widths))
 
 
 def _two_streams(config: Config) -> Layout:
-    """Flux's and Stable Diffusion 3's; some control nets for the latter read no tokens."""
+    """Flux's and Stable Diffusion 3's. Some control nets of the latter read no tokens."""
     heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
     return Layout(
         _known(
@@ -63,19 +63,19 @@ _LAYOUTS: Mapping[str, Callable[[Config], Layout]] = {
     "T2IAdapter": _adapter,
 }
 CLASSES_WITH_LAYOUT = tuple(_LAYOUTS)
-"""The model classes of which this can be said."""
+"""The model classes with a layout."""
 
 
-def _levels(given: Any) -> tuple[tuple[str, object], ...]:  # a JSON list
-    return (("block_out_channels", tuple(given)),) if given else ()
+def _levels(widths: Any) -> tuple[tuple[str, object], ...]:  # a JSON list
+    return (("block_out_channels", tuple(widths)),) if widths else ()
 
 
 def _known(**widths: Any) -> tuple[tuple[str, object], ...]:  # JSON values
-    """Those that are one number."""
+    """Keep those that are one number."""
     return tuple((key, value) for key, value in widths.items() if isinstance(value, int))
 
 
 def _one(value: Any) -> object:  # a JSON value
-    """One number where a list has it for all levels."""
+    """One number instead of a list that repeats it for all levels."""
     each = tuple(value) if isinstance(value, list | tuple) else (value,)
     return each[0] if len(set(each)) == 1 else each

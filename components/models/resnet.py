@@ -1,4 +1,4 @@
-"""Residual blocks, and going up and down by two."""
+"""Residual blocks, and layers that halve or double the size."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -11,7 +11,7 @@ from .activations import Activation, activation
 
 @dataclass(frozen=True)
 class ResnetStyle:
-    """What the residual blocks of one model have in common. `time_channels` is None where there is no time."""
+    """What the residual blocks of one model have in common. `time_channels` is None without a time embedding."""
 
     groups: int
     eps: float
@@ -23,7 +23,7 @@ class ResnetStyle:
 
 
 class ResnetBlock2D(nn.Module):
-    """Norm, activation, convolution, twice, and the input added (He et al. 2016, pre-activation)."""
+    """Norm, activation, convolution, twice, added to the input (He et al. 2016, Identity Mappings, figure 4e)."""
 
     def __init__(self, channels_in: int, channels_out: int, style: ResnetStyle) -> None:
         super().__init__()
@@ -38,42 +38,44 @@ class ResnetBlock2D(nn.Module):
         self.conv_shortcut = nn.Identity() if same else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
-        """Maps `b c h w`; `emb` is the *activated* time embedding `b e` (activated once per call of the model)."""
+        """Map `b c h w`; `emb` is the time embedding `b e`, already activated."""
         h = self.conv1(self.nonlinearity(self.norm1(x)))
         h = self.conv2(self.dropout(self.nonlinearity(self.normed(h, emb))))
         h = self.conv_shortcut(x) + h
         return h if self.divisor == 1.0 else h / self.divisor
 
     def normed(self, h: Tensor, emb: Tensor | None) -> Tensor:
-        """The second norm, where time comes in."""
+        """Apply the second norm, together with the time embedding in subclasses."""
         return self.norm2(h)
 
 
 class TimeResnetBlock2D(ResnetBlock2D):
-    """Time is added before the second norm."""
+    """A residual block that adds the time embedding before the second norm (Ho et al. 2020, appendix B)."""
 
     def __init__(self, channels_in: int, channels_out: int, style: ResnetStyle, time_channels: int) -> None:
         super().__init__(channels_in, channels_out, style)
         self.time_emb_proj = nn.Linear(time_channels, channels_out)
 
     def normed(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        """Add the time embedding, then apply the second norm."""
         return self.norm2(h + self.time_emb_proj(emb)[:, :, None, None])
 
 
 class ScaleShiftResnetBlock2D(ResnetBlock2D):
-    """Time scales and shifts after the second norm (Nichol and Dhariwal 2021, section 2; adaptive group norm)."""
+    """A residual block that scales and shifts by the time embedding after the second norm (Nichol & Dhariwal 2021)."""
 
     def __init__(self, channels_in: int, channels_out: int, style: ResnetStyle, time_channels: int) -> None:
         super().__init__(channels_in, channels_out, style)
         self.time_emb_proj = nn.Linear(time_channels, channels_out * 2)
 
     def normed(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        """Apply the second norm, then scale and shift."""
         scale, shift = self.time_emb_proj(emb)[:, :, None, None].chunk(2, dim=1)
         return self.norm2(h) * (1 + scale) + shift
 
 
 def resnet(channels_in: int, channels_out: int, style: ResnetStyle) -> ResnetBlock2D:
-    """The residual block of that style."""
+    """Make a residual block of that style."""
     if style.time_channels is None:
         return ResnetBlock2D(channels_in, channels_out, style)
     kind = {"default": TimeResnetBlock2D, "scale_shift": ScaleShiftResnetBlock2D}[style.time]
@@ -81,7 +83,7 @@ def resnet(channels_in: int, channels_out: int, style: ResnetStyle) -> ResnetBlo
 
 
 class Downsample2D(nn.Module):
-    """Half the size by a convolution with stride 2. `padding=0` pads right and bottom only, as autoencoders do."""
+    """Halves the size by a convolution with stride 2. `padding=0` pads right and bottom only, as in autoencoders."""
 
     def __init__(self, channels: int, padding: int) -> None:
         super().__init__()
@@ -89,16 +91,18 @@ class Downsample2D(nn.Module):
         self.conv = nn.Conv2d(channels, channels, 3, stride=2, padding=padding)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b c h w` to `b c (h / 2) (w / 2)`."""
         return self.conv(F.pad(x, (0, 1, 0, 1)) if self.pads_one_side else x)
 
 
 class Upsample2D(nn.Module):
-    """Twice the size, or `size`, by the nearest pixel, then a convolution."""
+    """Doubles the size, or resizes to `size`, by the nearest pixel, then a convolution."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Map `b c h w`."""
         size = size or (x.shape[2] * 2, x.shape[3] * 2)
         return self.conv(F.interpolate(x, size=size, mode="nearest"))

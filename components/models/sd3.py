@@ -45,20 +45,17 @@ class SD3Config(TransformerConfig):
         return None if self.qk_norm is None else 1e-6
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the width."""
         if self.width % 4:
-            yield (
-                "attention_head_dim",
-                f"gives {self.width} channels; positions are waves of four kinds, so wanted: 4 n.",
-            )
+            yield "attention_head_dim", f"times num_attention_heads needs to be a multiple of 4, got {self.width}."
 
 
 def stream_width_problems(config: SD3Config) -> Iterator[tuple[str, str]]:
-    """What is wrong where two streams meet that are not as wide."""
+    """Yield what is wrong if the streams of image and prompt differ in width."""
     if config.caption_projection_dim != config.width:
         yield (
             "caption_projection_dim",
-            f"is {config.caption_projection_dim}, but the image's stream has {config.width} channels "
-            "(num_attention_heads x attention_head_dim).",
+            f"needs {config.width} (num_attention_heads x attention_head_dim), got {config.caption_projection_dim}.",
         )
 
 

@@ -1,4 +1,4 @@
-"""T2I-Adapter: a small network that reads a picture once and adds to a U-Net's features in every step."""
+"""T2I-Adapter: a small network that reads a control image once, and adds to a U-Net's features in every step."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -11,7 +11,7 @@ from .config import Config
 
 
 class T2IAdapterConfig(Config):
-    """Keys and defaults as published."""
+    """The published keys. `channels` are the widths of the U-Net's levels."""
 
     in_channels: int = 3
     channels: tuple[int, ...] = (320, 640, 1280, 1280)
@@ -20,30 +20,32 @@ class T2IAdapterConfig(Config):
     adapter_type: Literal["full_adapter", "full_adapter_xl", "light_adapter"] = "full_adapter"
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the widths."""
         if self.adapter_type == "light_adapter" and any(n % 4 for n in self.channels):
-            yield "channels", f"are {self.channels}, but a light adapter works on a quarter of each."
+            yield "channels", f"needs multiples of 4 for a light adapter, got {self.channels}."
 
 
 class T2IAdapter(Model[T2IAdapterConfig]):
-    """Gives features of a picture for each level of a U-Net (Mou et al. 2023, section 3.2).
+    """Computes features of a control image for each level of a U-Net (Mou et al. 2023, section 3.2).
 
-    Parameter names and config keys are the published ones.
+    Parameter names and config keys are published. `adapter_type` is "full_adapter_xl" for SDXL.
     """
 
     config_class = T2IAdapterConfig
 
     def build(self, config: T2IAdapterConfig) -> None:
-        self.adapter = Body(config)
+        """Make the layers."""
+        self.adapter = AdapterLevels(config)
 
     def image_size(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of the picture for latents of that size."""
+        """Return the rows and columns of the control image for latents of that size."""
         factor = self.config.downscale_factor
-        if self.config.adapter_type == "full_adapter_xl":  # its first features meet levels of half the size
+        if self.config.adapter_type == "full_adapter_xl":  # its first features are added to a level of half the size
             return -(-height // 2) * factor, -(-width // 2) * factor
         return height * factor, width * factor
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """The features of a picture `b c rows columns` from 0 to 1, the largest first: `b channels[i] h w`.
+        """Compute features `b channels[i] h w`, the largest first, of an image `b c rows columns` from 0 to 1.
 
         Raises:
             ValueError: another number of channels, or sides that `downscale_factor` does not divide.
@@ -51,14 +53,14 @@ class T2IAdapter(Model[T2IAdapterConfig]):
         config = self.config
         if x.shape[1] != config.in_channels or any(side % config.downscale_factor for side in x.shape[2:]):
             raise ValueError(
-                f"A picture of {' x '.join(map(str, x.shape[1:]))} came. Wanted: {config.in_channels} channels, and "
-                f"sides that {config.downscale_factor} divides."
+                f"Needs an image of {config.in_channels} channels with sides in multiples of "
+                f"{config.downscale_factor}, got {' x '.join(map(str, x.shape[1:]))}."
             )
         return self.adapter(x)
 
 
-class Body(nn.Module):
-    """Pixels folded into channels, then a block for each level."""
+class AdapterLevels(nn.Module):
+    """Squares of pixels as channels, then a block for each level."""
 
     def __init__(self, config: T2IAdapterConfig) -> None:
         super().__init__()
@@ -86,6 +88,7 @@ class Body(nn.Module):
         self.body = nn.ModuleList(blocks)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Map an image to the features of each level."""
         x = self.conv_in(F.pixel_unshuffle(x, self.factor))
         features: list[Tensor] = []
         for block in self.body:
@@ -95,7 +98,7 @@ class Body(nn.Module):
 
 
 class FullBlock(nn.Module):
-    """Maybe half the size, maybe another width, then residual blocks."""
+    """Half the size if `halves`, then another width if it differs, then residual blocks."""
 
     def __init__(self, channels_in: int, channels: int, layers: int, *, halves: bool) -> None:
         super().__init__()
@@ -105,11 +108,12 @@ class FullBlock(nn.Module):
         self.resnets = nn.Sequential(*(Residual(channels, last=1) for _ in range(layers)))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b c h w`."""
         return self.resnets(self.in_conv(half(x) if self.halves else x))
 
 
 class LightBlock(nn.Module):
-    """Maybe half the size, then residual blocks on a quarter of the width."""
+    """Half the size if `halves`, then residual blocks on a quarter of the width."""
 
     def __init__(self, channels_in: int, channels: int, layers: int, *, halves: bool) -> None:
         super().__init__()
@@ -120,11 +124,12 @@ class LightBlock(nn.Module):
         self.out_conv = nn.Conv2d(inner, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b c h w`."""
         return self.out_conv(self.resnets(self.in_conv(half(x) if self.halves else x)))
 
 
 class Residual(nn.Module):
-    """Convolution, ReLU, convolution of size `last`, and the input added."""
+    """Convolution, ReLU and a convolution with a kernel of size `last`, added to their input."""
 
     def __init__(self, channels: int, *, last: int) -> None:
         super().__init__()
@@ -132,9 +137,10 @@ class Residual(nn.Module):
         self.block2 = nn.Conv2d(channels, channels, last, padding=last // 2)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b c h w`."""
         return x + self.block2(F.relu(self.block1(x)))
 
 
 def half(x: Tensor) -> Tensor:
-    """Means of two by two pixels; an odd side is rounded up, as U-Nets do."""
+    """Halve the size: means of 2 x 2 pixels. Odd sides are rounded up, as in U-Nets."""
     return F.avg_pool2d(x, 2, ceil_mode=True)

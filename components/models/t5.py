@@ -1,7 +1,7 @@
 """T5's text encoder, with the parameter names and config keys that transformers publishes."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import Config
+from .initialization import embedding, init_normal
 from .transformers_files import TransformersModel
 
 FeedForward = Literal["relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-silu"]
@@ -27,7 +28,7 @@ _ACTS: dict[FeedForward, Callable[[Tensor], Tensor]] = {
 
 
 class T5Config(Config):
-    """The keys of a `config.json` with `model_type` "t5" that say something of the encoder, and their defaults."""
+    """The keys of the encoder in a `config.json` with `model_type` "t5", and their published defaults."""
 
     d_ff: int = 2048
     d_kv: int = 64
@@ -44,17 +45,18 @@ class T5Config(Config):
     relative_attention_num_buckets: int = 32
     vocab_size: int = 32128
 
-    def problems(self):
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the buckets of relative positions."""
         buckets, furthest = self.relative_attention_num_buckets, self.relative_attention_max_distance
         if buckets < 4 or buckets % 2 or furthest <= buckets // 4:
             yield (
                 "relative_attention_num_buckets",
-                f"is {buckets}; wanted: even, at least 4, below 4 times relative_attention_max_distance ({furthest}).",
+                f"needs an even number from 4 to {4 * furthest - 1} (relative_attention_max_distance), got {buckets}.",
             )
 
 
 class UMT5Config(T5Config):
-    """The same for `model_type` "umt5", whose defaults are others."""
+    """The same for `model_type` "umt5", with its published defaults."""
 
     d_ff: int = 1024
     feed_forward_proj: FeedForward = "gated-gelu"
@@ -65,7 +67,7 @@ class UMT5Config(T5Config):
 
 @dataclass(frozen=True, kw_only=True)
 class T5Encoding:
-    """What the encoder gives for ids of shape (batch, length): `last_hidden_state` (batch, length, d_model), normed."""
+    """The encoder's output for ids (batch, length). last_hidden_state: (batch, length, d_model), after the norm."""
 
     last_hidden_state: Tensor
 
@@ -73,40 +75,39 @@ class T5Encoding:
 class T5EncoderModel(TransformersModel[T5Config]):
     """The encoder of T5 (Raffel et al. 2020, section 2.1), and of T5 1.1, whose feed-forward is gated (Shazeer 2020).
 
-    In half precision the second layer of the feed-forward (`wo`) stays float32, and so does the stream of hidden
-    states after it: T5 XXL was trained in bfloat16 and reaches values that float16 does not (transformers #20287).
+    In float16 the second layer of the feed-forward (`wo`) stays float32, and so do the hidden states after it: T5 XXL
+    was trained in bfloat16, and its values overflow float16 (transformers #20287).
     """
 
     config_class = T5Config
     model_type = "t5"
     biased_layers: ClassVar[Literal["first", "all"]] = "first"
-    """The layers that learn a bias of relative positions. Where it is the first, the others use its."""
+    """Which layers learn a bias of relative positions. With "first", the others use that of the first."""
 
     def build(self, config: T5Config) -> None:
-        # An nn.Embedding made in the usual way is drawn by torch first, which on the meta device imports torch._dynamo.
-        table = torch.empty(config.vocab_size, config.d_model)
-        self.shared = nn.Embedding.from_pretrained(table, freeze=False)
-        spread(self.shared.weight, config.initializer_factor)
+        """Make the table of tokens and the layers."""
+        self.shared = embedding(config.vocab_size, config.d_model, config.initializer_factor)
         self.encoder = _Encoder(config, self.biased_layers)
 
     @classmethod
     def published_name(cls, name: str) -> str | None:
-        """Files of a whole T5 hold a decoder too, and some hold the token table a second time in the encoder."""
+        """Ignore the decoder of a whole T5, and the encoder's copy of the token table becomes `shared`."""
         if name == "encoder.embed_tokens.weight":
             return "shared.weight"
         return None if name.startswith(("decoder.", "lm_head.")) else name
 
     @classmethod
     def stays_float32(cls, name: str) -> bool:
+        """Return whether this is the weight of a `wo` layer."""
         return name.endswith(".wo.weight")
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> T5Encoding:
-        """`input_ids` (batch, length), integers; `attention_mask` likewise, 0 where a token is not to be seen."""
+        """Encode `input_ids` (batch, length), integers; `attention_mask` likewise, 0 for tokens that are ignored."""
         return T5Encoding(last_hidden_state=self.encoder(self.shared(input_ids), attention_mask))
 
 
 class UMT5EncoderModel(T5EncoderModel):
-    """The encoder of UMT5 (Chung et al. 2023): T5 1.1 with a bias of relative positions in every layer."""
+    """The encoder of UMT5 (Chung et al. 2023): T5 1.1 with a bias of relative positions in each layer."""
 
     config_class = UMT5Config
     model_type = "umt5"
@@ -122,22 +123,22 @@ class _Encoder(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         x, bias = self.dropout(x), None
-        hidden = None if mask is None else mask[:, None, None, :] == 0
+        ignored = None if mask is None else mask[:, None, None, :] == 0
         for block in self.block:
-            x, bias = block(x, bias, hidden)
+            x, bias = block(x, bias, ignored)
         return self.dropout(self.final_layer_norm(x))
 
 
 class _Block(nn.Module):
-    """Self-attention and feed-forward, each normed before and added after; published as `layer.0` and `layer.1`."""
+    """Self-attention (`layer.0`) and feed-forward (`layer.1`), each after a norm and added to its input."""
 
     def __init__(self, config: T5Config, biased: bool) -> None:
         super().__init__()
         self.layer = nn.ModuleList([_AttentionLayer(config, biased), _FeedForwardLayer(config)])
 
-    def forward(self, x: Tensor, bias: Tensor | None, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        x, added_to_scores = self.layer[0](x, bias, hidden)
-        return _finite(self.layer[1](_finite(x))), added_to_scores
+    def forward(self, x: Tensor, bias: Tensor | None, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+        x, added_to_scores = self.layer[0](x, bias, ignored)
+        return _clamp(self.layer[1](_clamp(x))), added_to_scores
 
 
 class _AttentionLayer(nn.Module):
@@ -147,13 +148,13 @@ class _AttentionLayer(nn.Module):
         self.layer_norm = RMSNorm(config.d_model, config.layer_norm_epsilon)
         self.dropout = nn.Dropout(config.dropout_rate)
 
-    def forward(self, x: Tensor, bias: Tensor | None, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        added, added_to_scores = self.SelfAttention(self.layer_norm(x), bias, hidden)
+    def forward(self, x: Tensor, bias: Tensor | None, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+        added, added_to_scores = self.SelfAttention(self.layer_norm(x), bias, ignored)
         return x + self.dropout(added), added_to_scores
 
 
 class _Attention(nn.Module):
-    """Attention whose scores are not divided by √d; a bias of relative positions is added to them."""
+    """Attention without the division of scores by √d, and with a bias of relative positions."""
 
     def __init__(self, config: T5Config, biased: bool) -> None:
         super().__init__()
@@ -162,36 +163,35 @@ class _Attention(nn.Module):
         self.furthest = config.relative_attention_max_distance
         self.q, self.k, self.v = (nn.Linear(width, inner, bias=False) for _ in range(3))
         self.o = nn.Linear(inner, width, bias=False)
-        spread(self.q.weight, factor * (width * config.d_kv) ** -0.5)  # makes up for the missing 1/√d
+        init_normal(self.q.weight, factor * (width * config.d_kv) ** -0.5)  # in place of the division by √d
         for layer in (self.k, self.v):
-            spread(layer.weight, factor * width**-0.5)
-        spread(self.o.weight, factor * inner**-0.5)
+            init_normal(layer.weight, factor * width**-0.5)
+        init_normal(self.o.weight, factor * inner**-0.5)
         if biased:
-            table = torch.empty(config.relative_attention_num_buckets, config.num_heads)
-            self.relative_attention_bias = nn.Embedding.from_pretrained(table, freeze=False)
-            spread(self.relative_attention_bias.weight, factor * width**-0.5)
+            buckets = config.relative_attention_num_buckets
+            self.relative_attention_bias = embedding(buckets, config.num_heads, factor * width**-0.5)
         else:
             self.relative_attention_bias = None
 
-    def forward(self, x: Tensor, bias: Tensor | None, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gives what was mixed, and what was added to the scores, 1 or b heads n n: later layers may use it too."""
+    def forward(self, x: Tensor, bias: Tensor | None, ignored: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return `b n c`, and the bias of the scores, `1 or b heads n n`, for layers without their own."""
         if self.relative_attention_bias is not None:
-            bias = self._bias(self.relative_attention_bias, x, hidden)
+            bias = self._bias(self.relative_attention_bias, x, ignored)
         assert bias is not None  # the first layer makes it
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # b heads n d_kv
             for project in (self.q, self.k, self.v)
         )
         dropout = self.dropout if self.training else 0.0
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
-        return self.o(mixed.transpose(1, 2).flatten(2)), bias
+        values = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=1.0)
+        return self.o(values.transpose(1, 2).flatten(2)), bias
 
-    def _bias(self, table: nn.Embedding, x: Tensor, hidden: Tensor | None) -> Tensor:
-        places = torch.arange(x.shape[1], device=x.device)
-        buckets = bucket(places[None, :] - places[:, None], table.num_embeddings, self.furthest)
+    def _bias(self, table: nn.Embedding, x: Tensor, ignored: Tensor | None) -> Tensor:
+        positions = torch.arange(x.shape[1], device=x.device)
+        buckets = bucket(positions[None, :] - positions[:, None], table.num_embeddings, self.furthest)
         bias: Tensor = table(buckets).permute(2, 0, 1)[None]  # 1 heads n n
-        # Not -inf: where a row sees nothing, all of it is padding, and NaN would spread.
-        return bias if hidden is None else bias.masked_fill(hidden, torch.finfo(bias.dtype).min)
+        # Not -inf: a row of padding alone would become NaN.
+        return bias if ignored is None else bias.masked_fill(ignored, torch.finfo(bias.dtype).min)
 
 
 class _FeedForwardLayer(nn.Module):
@@ -229,7 +229,7 @@ class _Gated(nn.Module):
 
 
 class RMSNorm(nn.Module):
-    """Division by the root mean square, in float32 (Zhang & Sennrich 2019); gives the dtype of its weight."""
+    """Division by the root mean square, in float32 (Zhang & Sennrich 2019, equation 4)."""
 
     def __init__(self, width: int, eps: float) -> None:
         super().__init__()
@@ -237,40 +237,35 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b n c`, to the dtype of the weight."""
         scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
         return self.weight * (x * scale).to(self.weight.dtype)
 
 
 def bucket(distance: Tensor, buckets: int, furthest: int) -> Tensor:
-    """The row of the bias table for each distance of the seen token from the seeing one.
+    """Return the row of the bias table for each distance: the key's position minus the query's.
 
-    One half of the rows is for tokens behind, the other for those ahead. In each, half of the rows are exact, and the
-    rest grow with the logarithm of the distance up to `furthest` (Raffel et al. 2020, section 2.1).
+    Half of the `buckets` are for keys before the query, half for those after. In each half, the first half have a
+    distance each; the others grow with the logarithm of the distance up to `furthest` (Raffel et al. 2020, sec. 2.1).
     """
     half = buckets // 2
     exact = half // 2
-    away = distance.abs()
-    log = torch.log(away.clamp(min=1).float() / exact) / math.log(furthest / exact)
+    steps = distance.abs()
+    log = torch.log(steps.clamp(min=1).float() / exact) / math.log(furthest / exact)
     far = (exact + (log * (half - exact)).long()).clamp(max=half - 1)
-    return torch.where(away < exact, away, far) + half * (distance > 0).long()
-
-
-def spread(weight: Tensor, std: float) -> None:
-    """Draw fresh weights; none where a file is about to bring them."""
-    if not weight.is_meta:
-        nn.init.normal_(weight, std=std)
+    return torch.where(steps < exact, steps, far) + half * (distance > 0).long()
 
 
 def _linear(width: int, to: int, config: T5Config) -> nn.Linear:
     made = nn.Linear(width, to, bias=False)
-    spread(made.weight, config.initializer_factor * width**-0.5)
+    init_normal(made.weight, config.initializer_factor * width**-0.5)
     return made
 
 
-def _finite(x: Tensor) -> Tensor:
-    """Float16 clamped a little below its largest number where it overflowed, as published."""
+def _clamp(x: Tensor) -> Tensor:
+    """Clamp float16 a little below its largest number where it overflowed, as published."""
     if x.dtype != torch.float16:
         return x
-    most = torch.finfo(x.dtype).max
-    limit = torch.where(x.isinf().any(), most - 1000, most)
+    largest = torch.finfo(x.dtype).max
+    limit = torch.where(x.isinf().any(), largest - 1000, largest)
     return x.clamp(-limit, limit)

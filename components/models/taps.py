@@ -25,12 +25,12 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Identity:
-    """Each token attends to itself alone: the attention map becomes the identity (Ahn et al. 2024, section 4.2)."""
+    """Each token attends to itself alone: the attention map becomes the identity (Ahn et al. 2024)."""
 
 
 @dataclass(frozen=True)
 class Blur:
-    """The queries of self-attention are blurred over the image (Hong 2024, section 4.2).
+    """The queries of self-attention are blurred over the image (Hong 2024).
 
     `sigma` is in tokens; with an infinite one, every token has the mean query.
     """
@@ -66,7 +66,7 @@ class Tap:
 
 @dataclass(frozen=True)
 class Taps:
-    """All changes for a pass. Passes with equal taps may share a forward; without taps the pass uses the model itself."""
+    """All changes for a pass. Passes with equal taps may share a forward; a pass without taps uses the model itself."""
 
     taps: tuple[Tap, ...] = ()
 
@@ -179,7 +179,9 @@ def _changes(
         case Identity():
             return dict.fromkeys(attention, _with_attention(IdentityAttention))
         case Blur(sigma):
-            return dict.fromkeys(attention, _with_attention(BlurredAttention, sigma=sigma, size=size, patch=layers.patch))
+            return dict.fromkeys(
+                attention, _with_attention(BlurredAttention, sigma=sigma, size=size, patch=layers.patch)
+            )
         case Drop(attention=True, feed_forward=True, dropout=fraction):
             return {path: _with_dropped_output(fraction, layers.blocks.index(path), residual=True)}
         case Drop(dropout=fraction):
@@ -230,7 +232,7 @@ def combined_class(first: type[nn.Module], second: type[nn.Module]) -> type[nn.M
 
 
 class DroppedOutput(nn.Module):
-    """A module with a fraction of its output set to zero, and the rest scaled up (Srivastava et al. 2014, section 10).
+    """A module with a fraction of its output set to zero, and the rest scaled up (Srivastava et al. 2014).
 
     residual: the module adds to its input, and only what it adds is dropped.
     """
@@ -262,7 +264,7 @@ def _with_dropped_output(fraction: float, seed: int, *, residual: bool) -> Chang
 
 # ---------------------------------------------------------------------------------------------------------------- blur
 def blur(q: Tensor, sigma: float, size: Size) -> Tensor:
-    """Blur queries `b heads n d` over the image. `size` is that of the latents; the queries may be a smaller level's."""
+    """Blur queries `b heads n d` over the image; `size` is that of the latents, also for a smaller level."""
     if sigma == math.inf:
         return q.mean(2, keepdim=True).expand_as(q)
     height, width = level_size(q.shape[2], size)

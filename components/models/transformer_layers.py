@@ -38,7 +38,7 @@ class AdaptiveNorm(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Map `b n c`; return the other parts too, `b 1 c` each. `emb` `b c` is already activated."""
         shift, scale, *rest = self.linear(emb)[:, None].chunk(self.parts, dim=-1)
-        return modulated(x, shift, scale), tuple(rest)
+        return modulate(x, shift, scale), tuple(rest)
 
 
 class AdaptiveNormOut(nn.Module):
@@ -51,15 +51,15 @@ class AdaptiveNormOut(nn.Module):
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         """Map `b n c`; `emb` `b c` is already activated."""
         scale, shift = self.linear(emb)[:, None].chunk(2, dim=-1)
-        return modulated(x, shift, scale)
+        return modulate(x, shift, scale)
 
 
-def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Norm `b n c` to mean 0 and variance 1, scale it by 1 + `scale` and add `shift`, both `b 1 c`."""
     return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=1e-6), 1 + scale)
 
 
-def gated(x: Tensor, gate: Tensor, added: Tensor) -> Tensor:
+def add_gated(x: Tensor, gate: Tensor, added: Tensor) -> Tensor:
     """Compute x + gate * added."""
     return torch.addcmul(x, gate, added)
 

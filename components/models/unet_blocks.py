@@ -1,4 +1,4 @@
-"""The levels of a U-Net: down, middle, up. What a level gives on the way down is taken back on the way up."""
+"""The levels of a U-Net: down, middle, up. The up levels read the results of the down levels (skip connections)."""
 
 from collections.abc import Sequence
 
@@ -10,31 +10,31 @@ from .resnet import Downsample2D, ResnetStyle, Upsample2D, resnet
 
 
 def transformers(channels: int, layers: Sequence[int], style: TransformerStyle | None) -> nn.ModuleList:
-    """One transformer for each residual block, or what passes everything through where `style` is None."""
+    """Make one transformer for each residual block, or `PassThrough` where `style` is None."""
     if style is None:
         return nn.ModuleList(PassThrough() for _ in layers)
     return nn.ModuleList(Transformer2DModel(channels, count, style) for count in layers)
 
 
-def plus(name: str, x: Tensor, residual: Tensor | None) -> Tensor:
-    """`x` and what something outside the model adds to it; `name` is how the caller gives that.
+def add_residual(name: str, x: Tensor, residual: Tensor | None) -> Tensor:
+    """Add a control net's or an adapter's residual to a feature map `b c h w`; `name` is the argument, for errors.
+
+    A residual with one row, column or channel is added to all.
 
     Raises:
-        TypeError: another width or size. One number for a whole channel or row is spread over it.
+        TypeError: another number of channels, or another size.
     """
     if residual is None:
         return x
     if any(have not in (1, want) for have, want in zip(residual.shape, x.shape, strict=True)):
-        came, wanted = (" x ".join(map(str, t.shape[1:])) for t in (residual, x))
-        raise TypeError(
-            f"{name} has a tensor of {came} where this model has {wanted} (channels x height x width). "
-            + ("It was made for another model." if residual.shape[1] != x.shape[1] else "The picture has another size.")
-        )
+        got, needed = (" x ".join(map(str, t.shape[1:])) for t in (residual, x))
+        other = "made for another model" if residual.shape[1] != x.shape[1] else "the image has another size"
+        raise TypeError(f"{name} needs a tensor of {needed} (channels x height x width), got {got}: {other}.")
     return x + residual.to(x.dtype)
 
 
 class DownBlock(nn.Module):
-    """Residual blocks, each followed by a transformer; then half the size."""
+    """Residual blocks, each followed by a transformer, then a layer that halves the size."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class DownBlock(nn.Module):
         attention: TransformerStyle | None,
         padding: int | None,
     ) -> None:
-        """`layers` are the depths of the transformers; `padding` is None where the size stays."""
+        """`layers` are the depths of the transformers; `padding` None keeps the size."""
         super().__init__()
         inputs = [channels_in, *[channels] * (len(layers) - 1)]
         self.attentions = transformers(channels, layers, attention)
@@ -63,26 +63,26 @@ class DownBlock(nn.Module):
         mask: Tensor | None,
         feature: Tensor | None = None,
     ) -> Tensor:
-        """Each result is appended to `skips`, in the published order.
+        """Map `b channels_in h w`, and append each result to `skips`, in the published order.
 
-        `feature` is added before the size is halved, or after it in a level without attention: where the published
-        adapters were trained (Mou et al. 2023, section 3.2).
+        `feature` is added before the size is halved, or after it in a level without attention. The published adapters
+        were trained so (Mou et al. 2023, section 3.2).
         """
         for block, attention in zip(self.resnets, self.attentions, strict=True):
             x = attention(block(x, emb), context, mask)
             skips.append(x)
         if self.attends:
-            x = skips[-1] = plus("down_intrablock_additional_residuals", x, feature)
+            x = skips[-1] = add_residual("down_intrablock_additional_residuals", x, feature)
         for down in self.downsamplers:
             x = down(x)
             skips.append(x)
         if not self.attends:
-            x = skips[-1] = plus("down_intrablock_additional_residuals", x, feature)
+            x = skips[-1] = add_residual("down_intrablock_additional_residuals", x, feature)
         return x
 
 
 class UpBlock(nn.Module):
-    """Residual blocks over the joined skips, each followed by a transformer; then the next skip's size."""
+    """Residual blocks that read skips, each followed by a transformer, then a layer that doubles the size."""
 
     def __init__(
         self,
@@ -95,7 +95,7 @@ class UpBlock(nn.Module):
         attention: TransformerStyle | None,
         grows: bool,
     ) -> None:
-        """`skips` are the channels of the skips in the order they are taken."""
+        """`skips` are the channels of the skips, in the order in which they are read."""
         super().__init__()
         inputs = [channels_in, *[channels] * (len(layers) - 1)]
         self.attentions = transformers(channels, layers, attention)
@@ -103,7 +103,7 @@ class UpBlock(nn.Module):
         self.upsamplers = nn.ModuleList([Upsample2D(channels)] if grows else [])
 
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        """Takes its skips from the end of `skips`; the size to grow to is that of the next one left."""
+        """Map `b channels_in h w`. Skips are removed from the end of `skips`; the next one sets the new size."""
         for block, attention in zip(self.resnets, self.attentions, strict=True):
             x = torch.cat([x, skips.pop()], dim=1)
             x = attention(block(x, emb), context, mask)
@@ -113,7 +113,7 @@ class UpBlock(nn.Module):
 
 
 class MidBlock(nn.Module):
-    """A residual block, and a transformer with another residual block after it where there is attention."""
+    """A residual block, and with attention a transformer and another residual block."""
 
     def __init__(
         self, channels: int, layers: Sequence[int], *, style: ResnetStyle, attention: TransformerStyle | None
@@ -124,6 +124,7 @@ class MidBlock(nn.Module):
         self.resnets = nn.ModuleList(resnet(channels, channels, style) for _ in range(len(layers) + 1))
 
     def forward(self, x: Tensor, emb: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+        """Map `b c h w`."""
         first, *rest = self.resnets
         x = first(x, emb)
         for block, attention in zip(rest, self.attentions, strict=True):

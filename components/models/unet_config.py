@@ -1,4 +1,4 @@
-"""The published config keys of U-Nets and of what shares their way down, and what follows for each level."""
+"""The published config keys of U-Nets and of their control nets, and the sizes of each level."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class EncoderConfig(Config):
-    """The keys that U-Nets and their control nets have in common; those of the way down."""
+    """The keys that U-Nets and their control nets have in common: those of the embeddings and the down levels."""
 
     in_channels: int = 4
     flip_sin_to_cos: bool = True
@@ -56,36 +56,37 @@ class EncoderConfig(Config):
     addition_embed_type_num_heads: int = 64
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the numbers of levels, heads and groups, and keys that others ask for."""
         count = len(self.down_block_types)
         unlike = [p for key in self.level_keys() for p in per_level(key, getattr(self, key), count)]
-        yield from unlike or self._undivided()
-        for key, is_needed, reason in (
-            ("projection_class_embeddings_input_dim", self.addition_embed_type, "addition_embed_type needs it"),
+        yield from unlike or self._division_problems()
+        for key, is_needed, needed_by in (
+            ("projection_class_embeddings_input_dim", self.addition_embed_type, "addition_embed_type"),
             (
                 "projection_class_embeddings_input_dim",
                 self.class_embed_type in _PROJECTIONS,
-                "class_embed_type needs it",
+                "class_embed_type",
             ),
-            ("addition_time_embed_dim", self.addition_embed_type, "addition_embed_type needs it"),
-            ("encoder_hid_dim", self.encoder_hid_dim_type, "encoder_hid_dim_type needs it"),
+            ("addition_time_embed_dim", self.addition_embed_type, "addition_embed_type"),
+            ("encoder_hid_dim", self.encoder_hid_dim_type, "encoder_hid_dim_type"),
         ):
             if is_needed and getattr(self, key) is None:
-                yield key, f"is missing: {reason}."
+                yield key, f"needs a number, got null: {needed_by} asks for it."
 
     def level_keys(self) -> tuple[str, ...]:
-        """The keys that may be a tuple with one entry for each level."""
+        """Return the keys whose value may be a tuple with one entry for each level."""
         return _PER_LEVEL
 
-    def _undivided(self) -> Iterator[tuple[str, str]]:
+    def _division_problems(self) -> Iterator[tuple[str, str]]:
         for level in down_levels(self):
             if level.attends and level.channels % level.heads:
-                yield "attention_head_dim", f"{level.heads} heads do not divide {level.channels} channels."
+                yield "attention_head_dim", f"needs to divide {level.channels} channels, got {level.heads} (heads)."
             if level.channels % self.norm_num_groups:
-                yield "norm_num_groups", f"{self.norm_num_groups} groups do not divide {level.channels} channels."
+                yield "norm_num_groups", f"needs to divide {level.channels} channels, got {self.norm_num_groups}."
 
 
 class UNet2DConditionConfig(EncoderConfig):
-    """Keys and defaults as published. What a type excludes is refused with the field's description as the reason."""
+    """The published keys. Values of other families are refused; the description of the field says which."""
 
     sample_size: int | tuple[int, int] | None = None
     out_channels: int = 4
@@ -101,7 +102,7 @@ class UNet2DConditionConfig(EncoderConfig):
         default=False, description="Two prompts a layer belong to Versatile Diffusion."
     )
     resnet_skip_time_act: Literal[False] = Field(default=False, description="It belongs to the blocks of DeepFloyd IF.")
-    resnet_out_scale_factor: float = 1.0  # as published, the blocks that are here do not read it
+    resnet_out_scale_factor: float = 1.0  # as published, these blocks do not read it
     time_embedding_type: Literal["positional"] = Field(
         default="positional", description="Fourier features belong to the K-diffusion upscaler."
     )
@@ -113,20 +114,22 @@ class UNet2DConditionConfig(EncoderConfig):
     conv_out_kernel: int = 3
     attention_type: Literal["default"] = Field(default="default", description="Gated attention belongs to GLIGEN.")
     class_embeddings_concat: bool = False
-    mid_block_only_cross_attention: bool | None = None  # as published, the blocks that are here do not read it
+    mid_block_only_cross_attention: bool | None = None  # as published, these blocks do not read it
     cross_attention_norm: Literal[None] = Field(
         default=None, description="It belongs to the blocks of DeepFloyd IF and Kandinsky."
     )
 
     def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the levels, down and up."""
         yield from super().problems()
         layers = self.transformer_layers_per_block
         nested = isinstance(layers, tuple) and any(isinstance(n, tuple) for n in layers)
         if nested and self.reverse_transformer_layers_per_block is None:
             key = "reverse_transformer_layers_per_block"
-            yield key, "is missing: transformer_layers_per_block differs inside a level."
+            yield key, "needs a list, got null: transformer_layers_per_block differs inside a level."
 
     def level_keys(self) -> tuple[str, ...]:
+        """Return the keys whose value may be a tuple with one entry for each level."""
         return ("up_block_types", *_PER_LEVEL, "reverse_transformer_layers_per_block")
 
 
@@ -144,7 +147,7 @@ _PER_LEVEL = (
 
 @dataclass(frozen=True)
 class Level:
-    """One resolution of the U-Net, going down or up."""
+    """One resolution of a U-Net: the sizes of its residual blocks and transformers."""
 
     channels: int
     resnets: int
@@ -156,7 +159,7 @@ class Level:
 
 
 def down_levels(config: EncoderConfig) -> tuple[Level, ...]:
-    """The levels from the largest to the smallest."""
+    """Return the down levels, from the largest to the smallest."""
     count = len(config.down_block_types)
     heads = config.attention_head_dim if config.num_attention_heads is None else config.num_attention_heads
     return tuple(
@@ -173,7 +176,7 @@ def down_levels(config: EncoderConfig) -> tuple[Level, ...]:
             config.down_block_types,
             config.block_out_channels,
             _each(config.layers_per_block, count),
-            # A published misnomer that every checkpoint relies on: "attention_head_dim" is the number of heads.
+            # A wrong name that all checkpoints were published with: "attention_head_dim" is the number of heads.
             _each(heads, count),
             _each(config.cross_attention_dim, count),
             _each(config.transformer_layers_per_block, count),
@@ -184,7 +187,7 @@ def down_levels(config: EncoderConfig) -> tuple[Level, ...]:
 
 
 def up_levels(config: UNet2DConditionConfig) -> tuple[Level, ...]:
-    """The levels from the smallest to the largest: one more residual block each than going down."""
+    """Return the up levels, from the smallest to the largest, with one more residual block each than down."""
     count = len(config.up_block_types)
     layers = config.reverse_transformer_layers_per_block
     if layers is None:

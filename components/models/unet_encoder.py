@@ -1,4 +1,4 @@
-"""The way down of a U-Net: embeddings, levels and the middle. Control nets have it too, so it stands here once."""
+"""The encoder of a U-Net: embeddings, down levels and the middle. Control nets have it too."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from .activations import activation
 from .attention import TransformerStyle
 from .base import Model
-from .embeddings import Sinusoid, TimestepEmbedding, text_and_sizes
+from .embeddings import Sinusoid, TimestepEmbedding, check_input, text_and_sizes
 from .resnet import ResnetStyle
-from .unet_blocks import DownBlock, MidBlock, plus
+from .unet_blocks import DownBlock, MidBlock, add_residual
 from .unet_config import EncoderConfig, Level, UNet2DConditionConfig, down_levels
 
 C = TypeVar("C", bound=EncoderConfig)
 
 
 class UNetEncoder(Model[C]):
-    """What U-Nets and control nets share. A subclass calls `build_encoder` in its `build`."""
+    """Base of U-Nets and control nets. A subclass calls `build_encoder` in its `build`."""
 
     def build_encoder(self, config: UNet2DConditionConfig) -> None:
-        """Make the input convolution, the embeddings, the levels going down and the middle."""
+        """Make the input convolution, the embeddings, the down levels and the middle."""
         first = config.block_out_channels[0]
         self.conv_in = nn.Conv2d(
             config.in_channels, first, config.conv_in_kernel, padding=(config.conv_in_kernel - 1) // 2
@@ -93,9 +93,12 @@ class UNetEncoder(Model[C]):
         added: Mapping[str, Tensor] | None = None,
         more: Tensor | None = None,
     ) -> Tensor:
-        """Time, class, added conditions and `more` `b e` as one activated vector `b e`.
+        """Embed times, class, added conditions and `more` `b e` as one activated vector `b e`.
 
-        It is activated here, once, where the published code does it again in each of its 22 to 45 residual blocks.
+        It is activated once, where the published code does it again in each of its 22 to 45 residual blocks.
+
+        Raises:
+            TypeError: an input that is missing, or that the model does not read.
         """
         rows, dtype = sample.shape[0], sample.dtype
         if isinstance(timestep, Tensor):
@@ -103,8 +106,7 @@ class UNetEncoder(Model[C]):
         else:
             times = torch.full((rows,), timestep, dtype=torch.float32, device=sample.device)
         emb = self.time_embedding(self.time_proj(times).to(dtype), timestep_cond)
-        if (self.class_embedding is None) != (class_labels is None):
-            raise TypeError("class_labels is missing." if class_labels is None else "class_labels has no place here.")
+        check_input("class_labels", class_labels, self.class_embedding, "class_embed_type")
         if self.class_embedding is not None and class_labels is not None:
             labels = self.time_proj(class_labels).to(dtype) if self.class_is_time else class_labels
             extra = self.class_embedding(labels).to(dtype)
@@ -118,16 +120,16 @@ class UNetEncoder(Model[C]):
         return self.emb_act(emb)
 
     def project_prompt(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The prompt as the layers take it, and what is added to their scores `b 1 1 m`."""
+        """Project the prompt `b m k` for the layers, and turn a mask `b m` into a term of the scores `b 1 1 m`."""
         context = encoder_hidden_states
         if self.encoder_hid_proj is not None:
             context = self.encoder_hid_proj(context)
         if mask is not None:
-            # Published: -10000 rather than -inf, so that a prompt of padding alone gives numbers and not NaN.
+            # As published: -10000 and not -inf, so that a prompt of padding alone does not become NaN.
             mask = ((1 - mask.to(context.dtype)) * -10000.0)[:, None, None]
         return context, mask
 
-    def descend(
+    def encode(
         self,
         x: Tensor,
         emb: Tensor,
@@ -135,15 +137,18 @@ class UNetEncoder(Model[C]):
         mask: Tensor | None = None,
         features: Sequence[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
-        """What comes out of the middle, and what goes across, the largest first.
+        """Return the output of the middle and the skips, the largest first.
 
-        `features` are added inside: one for each level, and one more for the middle, if there is one.
+        `features` are added inside the levels: one for each, and optionally one more for the output of the middle.
+
+        Raises:
+            TypeError: features of another U-Net.
         """
         levels = len(self.down_blocks)
         if features is not None and len(features) not in (levels, levels + 1):
             raise TypeError(
-                f"down_intrablock_additional_residuals has {len(features)} tensors, but this U-Net takes one for each "
-                f"of its {levels} levels, and maybe one for the middle: the adapter was made for another one."
+                f"down_intrablock_additional_residuals needs {levels} tensors, or one more for the middle, got "
+                f"{len(features)}: the adapter was made for another U-Net."
             )
         *inside, middle = [*(features or ()), *[None] * (levels + 1)][: levels + 1]
         skips = [x]
@@ -151,16 +156,16 @@ class UNetEncoder(Model[C]):
             x = block(x, skips, emb, context, mask, feature)
         if self.mid_block is not None:
             x = self.mid_block(x, emb, context, mask)
-        return plus("down_intrablock_additional_residuals", x, middle), skips
+        return add_residual("down_intrablock_additional_residuals", x, middle), skips
 
 
 def time_channels(config: UNet2DConditionConfig) -> int:
-    """The width of the time embedding."""
+    """Return the width of the time embedding."""
     return config.time_embedding_dim or config.block_out_channels[0] * 4
 
 
 def resnet_style(config: UNet2DConditionConfig) -> ResnetStyle:
-    """What all residual blocks of a U-Net have in common."""
+    """Return what all residual blocks of a U-Net have in common."""
     return ResnetStyle(
         groups=config.norm_num_groups,
         eps=config.norm_eps,
@@ -172,7 +177,7 @@ def resnet_style(config: UNet2DConditionConfig) -> ResnetStyle:
 
 
 def transformer_style(config: UNet2DConditionConfig, level: Level) -> TransformerStyle | None:
-    """The transformers of a level; None where it has none."""
+    """Return what the transformers of a level have in common; None for a level without attention."""
     if not level.attends:
         return None
     return TransformerStyle(
@@ -185,8 +190,8 @@ def transformer_style(config: UNet2DConditionConfig, level: Level) -> Transforme
 
 
 def _class_embedding(config: UNet2DConditionConfig, waves: int, width: int) -> nn.Module | None:
-    """`waves` and `width` are the channels of the time waves and of the embedding."""
-    given = config.projection_class_embeddings_input_dim or 0  # the config has seen to it where it is needed
+    """`waves` and `width` are the channels of the time sinusoid and of the embedding."""
+    projected = config.projection_class_embeddings_input_dim or 0  # the config checks that it is set where it is used
     match config.class_embed_type:
         case None:
             return None if config.num_class_embeds is None else nn.Embedding(config.num_class_embeds, width)
@@ -195,6 +200,6 @@ def _class_embedding(config: UNet2DConditionConfig, waves: int, width: int) -> n
         case "identity":
             return nn.Identity()
         case "projection":
-            return TimestepEmbedding(given, width)
+            return TimestepEmbedding(projected, width)
         case "simple_projection":
-            return nn.Linear(given, width)
+            return nn.Linear(projected, width)

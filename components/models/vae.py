@@ -1,4 +1,4 @@
-"""The halves of `AutoencoderKL`, and the distribution between them."""
+"""The encoder and the decoder of `AutoencoderKL`, and the distribution of latents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,48 +13,50 @@ from .resnet import Downsample2D, ResnetStyle, Upsample2D, resnet
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """A normal distribution for each latent number (Kingma and Welling 2013, appendix B): `mean` and `logvar`."""
+    """A normal distribution of each number of latents `b c h w` (Kingma and Welling 2013, appendix B)."""
 
     mean: Tensor
     logvar: Tensor
 
     @classmethod
     def from_moments(cls, moments: Tensor) -> "DiagonalGaussian":
-        """From the encoder's output, means and log-variances along the channels. The bounds are the published ones."""
+        """Split the encoder's output `b (2 c) h w` into means and log-variances, which are clamped as published."""
         mean, logvar = moments.chunk(2, dim=1)
         return cls(mean, logvar.clamp(-30.0, 20.0))
 
     @property
     def std(self) -> Tensor:
+        """The standard deviations."""
         return torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw latents. Noise is drawn where the generator lives, so a CPU seed gives the same on every device."""
-        where = self.mean.device if generator is None else generator.device
-        noise = torch.randn(self.mean.shape, generator=generator, device=where, dtype=self.mean.dtype)
+        """Draw latents. Noise is drawn on the generator's device, so a CPU seed gives the same on every device."""
+        device = self.mean.device if generator is None else generator.device
+        noise = torch.randn(self.mean.shape, generator=generator, device=device, dtype=self.mean.dtype)
         return self.mean + self.std * noise.to(self.mean.device)
 
     def mode(self) -> Tensor:
-        """The most likely latents."""
+        """Return the most likely latents: the means."""
         return self.mean
 
 
 class PixelAttention(Attention):
-    """Attention with one head over the pixels of a feature map, added to it."""
+    """Attention with one head over the pixels of a feature map, added to the map."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__(channels, heads=1, context_channels=channels, bias=True)
         self.group_norm = nn.GroupNorm(groups, channels, eps=1e-6)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Map `b c h w`."""
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # b (h w) c
-        mixed = super().forward(tokens, context, mask).transpose(1, 2).unflatten(2, x.shape[2:])
-        # In this order the sum is laid out as `mixed` is, channels last, which is faster from here on: 20 % on a CPU.
-        return mixed + x
+        attended = super().forward(tokens, context, mask).transpose(1, 2).unflatten(2, x.shape[2:])
+        # In this order the sum has the memory format of `attended`, channels last: 20 % faster from here on, on a CPU.
+        return attended + x
 
 
 class Middle(nn.Module):
-    """Two residual blocks, with attention in between or not."""
+    """Two residual blocks, with attention between them if `attends`."""
 
     def __init__(self, channels: int, style: ResnetStyle, attends: bool) -> None:
         super().__init__()
@@ -62,6 +64,7 @@ class Middle(nn.Module):
         self.resnets = nn.ModuleList(resnet(channels, channels, style) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Map `b c h w`."""
         first, second = self.resnets
         x = first(x)
         for attention in self.attentions:
@@ -69,8 +72,15 @@ class Middle(nn.Module):
         return second(x)
 
 
+def in_turn(x: Tensor, *layers: nn.Module) -> Tensor:
+    """Apply the layers one after another."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
 class EncoderLevel(nn.Module):
-    """Residual blocks, then half the size except at the end."""
+    """Residual blocks, then a layer that halves the size if `shrinks`."""
 
     def __init__(self, channels_in: int, channels: int, layers: int, style: ResnetStyle, shrinks: bool) -> None:
         super().__init__()
@@ -79,15 +89,12 @@ class EncoderLevel(nn.Module):
         self.downsamplers = nn.ModuleList([Downsample2D(channels, padding=0)] if shrinks else [])
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.resnets:
-            x = block(x)
-        for down in self.downsamplers:
-            x = down(x)
-        return x
+        """Map `b channels_in h w` to `b channels h' w'`."""
+        return in_turn(x, *self.resnets, *self.downsamplers)
 
 
 class DecoderLevel(nn.Module):
-    """Residual blocks, then twice the size except at the end."""
+    """Residual blocks, then a layer that doubles the size if `grows`."""
 
     def __init__(self, channels_in: int, channels: int, layers: int, style: ResnetStyle, grows: bool) -> None:
         super().__init__()
@@ -96,15 +103,12 @@ class DecoderLevel(nn.Module):
         self.upsamplers = nn.ModuleList([Upsample2D(channels)] if grows else [])
 
     def forward(self, x: Tensor) -> Tensor:
-        for block in self.resnets:
-            x = block(x)
-        for up in self.upsamplers:
-            x = up(x)
-        return x
+        """Map `b channels_in h w` to `b channels h' w'`."""
+        return in_turn(x, *self.resnets, *self.upsamplers)
 
 
 class Encoder(nn.Module):
-    """Pixels `b c h w` to moments, by halving the size between levels (Esser et al. 2021, table 7)."""
+    """Maps pixels to moments, and halves the size between levels (Esser et al. 2021, table 7)."""
 
     def __init__(
         self,
@@ -129,15 +133,13 @@ class Encoder(nn.Module):
         self.conv_out = nn.Conv2d(channels[-1], channels_out, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for block in self.down_blocks:
-            x = block(x)
-        x = self.mid_block(x)
+        """Map pixels `b c h w` to moments `b (2 c) (h / s) (w / s)`."""
+        x = in_turn(x, self.conv_in, *self.down_blocks, self.mid_block)
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
 
 class Decoder(nn.Module):
-    """Latents `b c h w` to pixels, the encoder backwards with one more residual block on each level."""
+    """Maps latents to pixels: the encoder in reverse, with one more residual block in each level."""
 
     def __init__(
         self,
@@ -163,7 +165,6 @@ class Decoder(nn.Module):
         self.conv_out = nn.Conv2d(outputs[-1], channels_out, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.mid_block(self.conv_in(z))
-        for block in self.up_blocks:
-            x = block(x)
+        """Map latents `b c h w` to pixels `b 3 (s h) (s w)`."""
+        x = in_turn(z, self.conv_in, self.mid_block, *self.up_blocks)
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))

@@ -1,4 +1,4 @@
-"""Views: another model over the same parameters. A run changes a model this way and no other."""
+"""Views: another module tree over the same parameters. Runs change a model in this way only."""
 
 from collections.abc import Callable, Mapping
 from typing import TypeVar, cast
@@ -10,20 +10,30 @@ from ...registry import did_you_mean
 
 M = TypeVar("M", bound=nn.Module)
 Change = Callable[[nn.Module], nn.Module]
-"""Takes the module at a path and gives the one to stand there instead. It leaves the one it takes as it is."""
+"""Takes a module and returns the one to use in its place. It does not change the module that it takes."""
 
 
 def view(model: M, changes: Mapping[str, Change]) -> M:
-    """The same model with other modules at some paths.
+    """Return a model over the same parameters with other modules at some paths.
 
-    Only the ancestors of a change are copied, and every parameter is shared, so a view costs no memory and the model
-    it was made from never notices, whatever other threads do. Views of views compose. Where one path lies inside
-    another, the inner change comes first. The path "" is the model itself.
+    Only the ancestors of a change are copied, and every parameter is shared. So a view needs no memory, and the model
+    itself does not change, whatever other threads do. A view of a view is a view. Where one path is inside another,
+    the inner change is made first. The path "" is the model itself.
 
-        view(unet, {"mid_block.attentions.0.transformer_blocks.0.attn1": as_class(IdentityAttention)})
+    >>> class Doubled(nn.Linear):
+    ...     def forward(self, input):
+    ...         return 2 * super().forward(input)
+    >>> model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    >>> doubled = view(model, {"0": as_class(Doubled)})
+    >>> type(doubled[0]).__name__, type(model[0]).__name__, doubled[0].weight is model[0].weight
+    ('Doubled', 'Linear', True)
+
+    Args:
+        model: any module.
+        changes: for each path (as in `model.get_submodule`), what to do with the module there.
 
     Raises:
-        ConfigError: paths at which the model has no module; all of them, with the nearest ones.
+        ConfigError: paths at which the model has no module; all of them at once.
     """
     if wrong := [problem for path in changes if (problem := _problem(model, path))]:
         raise ConfigError("\n".join(wrong))
@@ -31,8 +41,7 @@ def view(model: M, changes: Mapping[str, Change]) -> M:
 
 
 def as_class(kind: type[nn.Module]) -> Change:
-    """A change that keeps a module with all it holds and looks at it as another class: a subclass with one method
-    replaced, for example."""
+    """A change that gives a module another class, such as a subclass that overrides one method."""
 
     def change(module: nn.Module) -> nn.Module:
         return shallow_copy(module, kind)
@@ -41,9 +50,9 @@ def as_class(kind: type[nn.Module]) -> Change:
 
 
 def shallow_copy(module: M, kind: type[nn.Module] | None = None) -> M:
-    """A module that holds the same parameters and children as `module`, in tables of its own."""
+    """Copy a module, but not its parameters and children; `kind` is the class of the copy."""
     twin = cast("M", object.__new__(kind or type(module)))
-    # torch keeps parameters, buffers, children and hooks in dicts; shared, an addition to the twin would show in both.
+    # torch keeps parameters, buffers, children and hooks in dicts. Shared dicts would be changed in both modules.
     twin.__dict__.update((k, v.copy() if isinstance(v, dict) else v) for k, v in module.__dict__.items())
     return twin
 

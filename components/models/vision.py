@@ -1,6 +1,6 @@
-"""The vision towers of CLIP and SigLIP, with the parameter names and config keys that transformers publishes."""
+"""The image encoders of CLIP and SigLIP, with the parameter names and config keys that transformers publishes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,16 +10,18 @@ from torch import Tensor, nn
 
 from .base import C
 from .config import Config
-from .encoder_layers import MLP, Activation, Encoder, Layers, embedding, spread
+from .encoder_layers import MLP, Activation, Encoder, EncoderSize
+from .initialization import embedding, init_normal
 from .transformers_files import TransformersModel
 
-_TOWER = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.", "head.")
-_OTHERS = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
-"""What a file with both towers holds besides."""
+_ENCODER = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.", "head.")
+"""How the parameter names of the encoder begin."""
+_UNREAD = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
+"""The tensors of a whole CLIP or SigLIP that the image encoder does not have."""
 
 
 class VisionConfig(Config):
-    """The keys that both towers have."""
+    """The keys that both encoders have."""
 
     attention_dropout: float = 0.0
     hidden_size: int = 768
@@ -33,11 +35,12 @@ class VisionConfig(Config):
 
     @property
     def patches(self) -> int:
-        """How many patches an image has; what does not fill one at its edge is not looked at."""
+        """The number of patches of an image; a rest at its edge that is smaller than a patch is ignored."""
         return (self.image_size // self.patch_size) ** 2
 
-    def layers(self, act: Activation, factor: float = 1.0) -> Layers:
-        return Layers(
+    def encoder_size(self, act: Activation, init_factor: float = 1.0) -> EncoderSize:
+        """Return the sizes of the encoder; see `EncoderSize`."""
+        return EncoderSize(
             width=self.hidden_size,
             heads=self.num_attention_heads,
             hidden=self.intermediate_size,
@@ -45,17 +48,18 @@ class VisionConfig(Config):
             act=act,
             eps=self.layer_norm_eps,
             dropout=self.attention_dropout,
-            spread=factor,
+            init_factor=init_factor,
         )
 
-    def problems(self):
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the numbers of heads and patches."""
         if self.hidden_size % self.num_attention_heads:
             yield (
                 "num_attention_heads",
-                f"is {self.num_attention_heads}, which does not divide hidden_size {self.hidden_size}.",
+                f"needs to divide hidden_size ({self.hidden_size}), got {self.num_attention_heads}.",
             )
         if not 0 < self.patch_size <= self.image_size:
-            yield "patch_size", f"is {self.patch_size}, which does not fit into image_size {self.image_size}."
+            yield "patch_size", f"needs to be from 1 to image_size {self.image_size}, got {self.patch_size}."
 
 
 class CLIPVisionConfig(VisionConfig):
@@ -78,11 +82,11 @@ class SiglipVisionConfig(VisionConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEncoding:
-    """What a vision tower gives for pixels of shape (batch, channels, image_size, image_size).
+    """The output of an image encoder for pixels of shape (batch, channels, image_size, image_size).
 
-    `last_hidden_state` is (batch, tokens, width), where CLIP's first token is the class; `pooler_output` (batch, width)
-    is one row for the image, None in a SigLIP without a head. `hidden_states`, where asked for, are the input of the
-    layers and each layer's output. `image_embeds` (batch, projection_dim) is CLIP's, in the space of texts.
+    last_hidden_state: (batch, tokens, width); CLIP's first token is the class token. pooler_output: (batch, width), one
+    row for the image; None in a SigLIP without a head. hidden_states: the input of the layers and each layer's output;
+    None unless `output_hidden_states`. image_embeds: (batch, projection_dim), CLIP's, in the space of text embeddings.
     """
 
     last_hidden_state: Tensor
@@ -92,41 +96,48 @@ class ImageEncoding:
 
 
 class _Vision(TransformersModel[C]):
-    """What both share: a tower under the name `vision_model`, and files that may hold a text tower beside it."""
+    """Base of both: an encoder under the name `vision_model`; files may hold a text encoder too, which is not read."""
 
     whole_type: ClassVar[str]
-    """The `model_type` of a file with both towers."""
+    """The `model_type` of files with both encoders."""
 
     @classmethod
     def published_name(cls, name: str) -> str | None:
-        """transformers 5 writes SigLIP's tower without `vision_model.`; older files hold a buffer of positions."""
-        name = f"vision_model.{name}" if name.startswith(_TOWER) else name
-        return None if name.startswith(_OTHERS) or name.endswith(".position_ids") else name
+        """Add `vision_model.`, which transformers 5 omits for SigLIP, and ignore the positions buffer of old files."""
+        name = f"vision_model.{name}" if name.startswith(_ENCODER) else name
+        return None if name.startswith(_UNREAD) or name.endswith(".position_ids") else name
 
     @classmethod
     def keys_of(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:  # Any: JSON values
+        """Return the keys of the image encoder, also from a file with both encoders."""
         if config["model_type"] == cls.whole_type:
             return {**config.get("vision_config", {}), **(config.get("vision_config_dict") or {})}
         return super().keys_of(config)
 
 
 class CLIPVisionModelWithProjection(_Vision[CLIPVisionConfig]):
-    """CLIP's vision tower (Radford et al. 2021, section 2.4) with its projection into the space of texts."""
+    """CLIP's image encoder with its projection to the space of text embeddings (Radford et al. 2021, section 2.4)."""
 
     config_class = CLIPVisionConfig
     model_type = "clip_vision_model"
     whole_type = "clip"
 
     def build(self, config: CLIPVisionConfig) -> None:
-        self.vision_model = _CLIPTower(config)
+        """Make the encoder and the projection."""
+        self.vision_model = _CLIPEncoder(config)
         self.visual_projection = nn.Linear(config.hidden_size, config.projection_dim, bias=False)
-        spread(self.visual_projection.weight, config.hidden_size**-0.5 * config.initializer_factor)
+        init_normal(self.visual_projection.weight, config.hidden_size**-0.5 * config.initializer_factor)
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = False) -> ImageEncoding:
-        """`pixel_values` (batch, num_channels, image_size, image_size), as a CLIPImageProcessor gives them."""
-        tower = self.vision_model
-        hidden, states = tower.encoder(tower.pre_layrnorm(tower.embeddings(pixel_values)), keep=output_hidden_states)
-        pooled = tower.post_layernorm(hidden[:, 0])
+        """Encode `pixel_values` (batch, num_channels, image_size, image_size), prepared by a CLIPImageProcessor.
+
+        Raises:
+            ValueError: pixels of another size.
+        """
+        encoder = self.vision_model
+        tokens = encoder.pre_layrnorm(encoder.embeddings(pixel_values))
+        hidden, states = encoder.encoder(tokens, keep_states=output_hidden_states)
+        pooled = encoder.post_layernorm(hidden[:, 0])
         return ImageEncoding(
             last_hidden_state=hidden,
             pooler_output=pooled,
@@ -136,65 +147,69 @@ class CLIPVisionModelWithProjection(_Vision[CLIPVisionConfig]):
 
 
 class SiglipVisionModel(_Vision[SiglipVisionConfig]):
-    """SigLIP's vision tower (Zhai et al. 2023): no class token, and a query that looks at all tokens pools them."""
+    """SigLIP's image encoder (Zhai et al. 2023): without a class token; attention of one query pools all tokens."""
 
     config_class = SiglipVisionConfig
     model_type = "siglip_vision_model"
     whole_type = "siglip"
 
     def build(self, config: SiglipVisionConfig) -> None:
-        self.vision_model = _SiglipTower(config)
+        """Make the encoder."""
+        self.vision_model = _SiglipEncoder(config)
 
     def forward(self, pixel_values: Tensor, output_hidden_states: bool = False) -> ImageEncoding:
-        """`pixel_values` (batch, num_channels, image_size, image_size), as a SiglipImageProcessor gives them."""
-        tower = self.vision_model
-        hidden, states = tower.encoder(tower.embeddings(pixel_values), keep=output_hidden_states)
-        last = tower.post_layernorm(hidden)
-        pooled = tower.head(last) if self.config.vision_use_head else None
+        """Encode `pixel_values` (batch, num_channels, image_size, image_size), prepared by a SiglipImageProcessor.
+
+        Raises:
+            ValueError: pixels of another size.
+        """
+        encoder = self.vision_model
+        hidden, states = encoder.encoder(encoder.embeddings(pixel_values), keep_states=output_hidden_states)
+        last = encoder.post_layernorm(hidden)
+        pooled = encoder.head(last) if self.config.vision_use_head else None
         return ImageEncoding(last_hidden_state=last, pooler_output=pooled, hidden_states=states)
 
 
-class _CLIPTower(nn.Module):
+class _CLIPEncoder(nn.Module):
     def __init__(self, config: CLIPVisionConfig) -> None:
         super().__init__()
         factor = config.initializer_factor
-        self.embeddings = _Embeddings(config, classed=True, std=config.initializer_range * factor)
-        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # so spelt in all files
-        self.encoder = Encoder(config.layers(config.hidden_act, factor))
+        self.embeddings = _Embeddings(config, class_token=True, std=config.initializer_range * factor)
+        self.pre_layrnorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)  # published with this spelling
+        self.encoder = Encoder(config.encoder_size(config.hidden_act, factor))
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
 
-class _SiglipTower(nn.Module):
+class _SiglipEncoder(nn.Module):
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
-        self.embeddings = _Embeddings(config, classed=False, std=config.hidden_size**-0.5)
-        self.encoder = Encoder(config.layers(config.hidden_act))
+        self.embeddings = _Embeddings(config, class_token=False, std=config.hidden_size**-0.5)
+        self.encoder = Encoder(config.encoder_size(config.hidden_act))
         self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         if config.vision_use_head:
             self.head = _Head(config)
 
 
 class _Embeddings(nn.Module):
-    """Patches as tokens, at their places: Dosovitskiy et al. 2020, equation 1."""
+    """Turns patches into tokens and adds position embeddings (Dosovitskiy et al. 2020, equation 1)."""
 
-    def __init__(self, config: VisionConfig, classed: bool, std: float) -> None:
+    def __init__(self, config: VisionConfig, class_token: bool, std: float) -> None:
         super().__init__()
         self.channels, self.size, width = config.num_channels, config.image_size, config.hidden_size
-        self.class_embedding = nn.Parameter(torch.empty(width)) if classed else None
+        self.class_embedding = nn.Parameter(torch.empty(width)) if class_token else None
         self.patch_embedding = nn.Conv2d(
-            config.num_channels, width, config.patch_size, stride=config.patch_size, bias=not classed
+            config.num_channels, width, config.patch_size, stride=config.patch_size, bias=not class_token
         )
-        self.position_embedding = embedding(config.patches + classed, width, std)
-        spread(self.patch_embedding.weight, std)
+        self.position_embedding = embedding(config.patches + class_token, width, std)
+        init_normal(self.patch_embedding.weight, std)
         if self.class_embedding is not None:
-            spread(self.class_embedding.data, width**-0.5)
+            init_normal(self.class_embedding.data, width**-0.5)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        wanted = (self.channels, self.size, self.size)
-        if tuple(pixels.shape[1:]) != wanted:
+        if tuple(pixels.shape[1:]) != (self.channels, self.size, self.size):
             raise ValueError(
-                f"pixel_values came as {tuple(pixels.shape)}. This tower looks at (batch, {self.channels}, {self.size}"
-                f", {self.size}): prepare the image with the processor of its feature_extractor folder."
+                f"Needs pixel_values of shape (batch, {self.channels}, {self.size}, {self.size}), got "
+                f"{tuple(pixels.shape)}. Prepare the image with the processor of the feature_extractor folder."
             )
         tokens = self.patch_embedding(pixels.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         if self.class_embedding is not None:
@@ -203,15 +218,15 @@ class _Embeddings(nn.Module):
 
 
 class _Head(nn.Module):
-    """Attention pooling: Lee et al. 2019 (Set Transformer), section 3.2, with one seed."""
+    """Attention pooling with one learned query (Lee et al. 2019, Set Transformer, section 3.2)."""
 
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.probe = nn.Parameter(torch.empty(1, 1, config.hidden_size))
         self.attention = _Pooling(config.hidden_size, config.num_attention_heads)
         self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
-        self.mlp = MLP(config.layers(config.hidden_act))
-        spread(self.probe.data, 1.0)
+        self.mlp = MLP(config.encoder_size(config.hidden_act))
+        init_normal(self.probe.data, 1.0)
 
     def forward(self, tokens: Tensor) -> Tensor:
         pooled = self.attention(self.probe.expand(len(tokens), -1, -1), tokens)
@@ -227,7 +242,7 @@ class _Pooling(nn.Module):
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
-        spread(self.in_proj_weight.data, width**-0.5)
+        init_normal(self.in_proj_weight.data, width**-0.5)
 
     def forward(self, query: Tensor, tokens: Tensor) -> Tensor:
         (wq, wk, wv), (bq, bk, bv) = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)

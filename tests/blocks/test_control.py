@@ -78,7 +78,7 @@ def test_nets_of_unlike_depths_are_spread_each_by_its_own_interval() -> None:
 def test_where_layers_cannot_be_spread_unlike_nets_are_refused() -> None:
     layers = torch.zeros(2, 1), torch.zeros(2, 1)
     both = replace(PASSES[0], residuals=({"down": layers}, {"down": layers[:1]}))
-    with pytest.raises(TypeError, match="add 2 and 1 layers at 'down', which wants as many from each"):
+    with pytest.raises(TypeError, match="need equal numbers of layers at 'down', got 2 and 1"):
         sum_residuals([both], PLACES)
 
 

@@ -55,7 +55,7 @@ def test_drawing_changes_nothing() -> None:
 
 
 def test_other_rows_than_generators_are_refused() -> None:
-    with pytest.raises(ValueError, match="one generator for each of 2 images, but 3 rows"):
+    with pytest.raises(ValueError, match="Needs one seed for all images, or one for each of 3, got 2"):
         Random.seeded([1, 2]).draw(3, (4,))
 
 

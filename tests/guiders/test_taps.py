@@ -167,7 +167,7 @@ def test_layers_are_named_by_place_or_path(emoji: Graph, one: Taps, other: Taps)
 def test_without_attention_in_the_middle_the_deepest_layers_are_perturbed() -> None:
     with torch.random.fork_rng():
         unet = UNet2DConditionModel(**TINY, mid_block_type=None)
-        assert unet.perturbable_layers().usual == ["down_blocks.1.attentions.0.transformer_blocks.0"]
+        assert unet.perturbable_layers().default == ["down_blocks.1.attentions.0.transformer_blocks.0"]
         plain = UNet2DConditionModel(
             **{**TINY, "down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2},
             mid_block_type=None,
@@ -195,14 +195,14 @@ def test_layers_that_only_look_at_the_prompt_cannot_be_made_to_look_at_themselve
     with torch.random.fork_rng():
         unet = UNet2DConditionModel(**TINY, only_cross_attention=(False, True), mid_block_only_cross_attention=False)
     first = unet.perturbable_layers()
-    assert set(first.attending) < set(first.blocks)
-    other = next(path for path in first.blocks if path not in first.attending)
-    with pytest.raises(sf.ConfigError, match="has no self-attention to perturb"):
+    assert set(first.with_self_attention) < set(first.blocks)
+    other = next(path for path in first.blocks if path not in first.with_self_attention)
+    with pytest.raises(sf.ConfigError, match=r"has no self-attention\. Name blocks that have it"):
         apply_taps(unet, taps(Identity(), other), (8, 8))
 
 
 def test_a_model_that_does_not_know_its_layers_says_so() -> None:
-    with pytest.raises(sf.ConfigError, match="Linear does not say which of its layers"):
+    with pytest.raises(sf.ConfigError, match="Linear has no perturbable_layers"):
         apply_taps(torch.nn.Linear(1, 1), taps(Identity()), (8, 8))
 
 

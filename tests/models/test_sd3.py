@@ -198,9 +198,9 @@ def test_skipped_layers_are_those_that_the_reference_skips(stirred: Read, apart:
 def test_usual_layers_are_those_published_with_3_5_medium() -> None:
     with on_meta():
         full = SD3Transformer2DModel(**FULL["stable-diffusion-3.5-medium"][0])
-    assert [path.rpartition(".")[2] for path in full.perturbable_layers().usual] == ["7", "8", "9"]
+    assert [path.rpartition(".")[2] for path in full.perturbable_layers().default] == ["7", "8", "9"]
     few = SD3Transformer2DModel(**TINY)
-    assert list(few.perturbable_layers().usual) == ["transformer_blocks.2"]
+    assert list(few.perturbable_layers().default) == ["transformer_blocks.2"]
 
 
 @pytest.mark.parametrize("change", [Identity(), Blur(), Blur(1.0), Drop(), Drop(feed_forward=False), Drop(dropout=0.5)])
@@ -244,18 +244,20 @@ def test_places_tell_rows_from_columns() -> None:
 @pytest.mark.parametrize("sides", [(26, 8), (8, 26)])
 def test_a_picture_that_is_larger_than_the_map_is_refused(sides: tuple[int, int]) -> None:
     model = SD3Transformer2DModel(**TINY)
-    with pytest.raises(ValueError, match=r"this model knows positions up to 24x24 \(pos_embed_max_size\)"):
+    with pytest.raises(ValueError, match=r"Needs latents of at most 24x24 \(pos_embed_max_size\), got "):
         model(**asked(TINY, sides))
-    with pytest.raises(ValueError, match="7x8 cannot be cut into squares of 2x2"):
+    with pytest.raises(ValueError, match="sides in multiples of 2, got 7x8"):
         model(**asked(TINY, (7, 8)))
 
 
 def test_configs_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"caption_projection_dim +is 1152, but the image's stream has 32 channels"):
+    with pytest.raises(
+        ConfigError, match=r"caption_projection_dim +needs 32 \(num_attention_heads x attention_head_dim\), got 1152"
+    ):
         SD3Transformer2DModel(num_attention_heads=4, attention_head_dim=8)
-    with pytest.raises(ConfigError, match=r"qk_norm +is 'layer_norm', but what is supported"):
+    with pytest.raises(ConfigError, match=r"qk_norm +needs .*, got 'layer_norm'"):
         SD3Transformer2DModel(**{**TINY, "qk_norm": "layer_norm"})
-    with pytest.raises(ConfigError, match=r"pos_embed_max_size +is null, but use_pos_embed wants"):
+    with pytest.raises(ConfigError, match=r"pos_embed_max_size +needs a number, got null: use_pos_embed asks"):
         SD3ControlNetModel(**{**TINY, "pos_embed_max_size": None})
 
 
@@ -263,5 +265,5 @@ def test_a_control_net_that_reads_the_prompt_wants_it() -> None:
     net = SD3ControlNetModel(**TINY)
     inputs: dict[str, Any] = {**asked(TINY), "controlnet_cond": torch.zeros(2, 4, 8, 10)}
     assert not any(t.any() for t in net(**inputs))  # a fresh one adds nothing
-    with pytest.raises(TypeError, match="encoder_hidden_states is missing"):
+    with pytest.raises(TypeError, match="Needs encoder_hidden_states, got None"):
         net(**{**inputs, "encoder_hidden_states": None})
