@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+from typing import Any, TypeAlias, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -94,14 +94,6 @@ def find_perturbable(component: Any) -> PerturbableLayers | None:
         return _layers_of_class(component.type, json.dumps(component.config, sort_keys=True))
     except (ConfigError, LoadError):  # `ready` reports them
         return None
-
-
-@runtime_checkable
-class Unloaded(Protocol):
-    """A handle of a model: its class, and where its config is."""
-
-    type: Any  # Any: a class
-    spec: Any  # Any: a ComponentSpec, which is built on this module
 
 
 @lru_cache(maxsize=16)
