@@ -3,6 +3,7 @@
 With `--against FOLDER`: start-up of this checkout beside another one's, also of the commands that need no model.
 """
 
+import os
 import statistics
 import subprocess
 import sys
@@ -36,18 +37,32 @@ STARTS = {
 """What is measured against another checkout: arguments of Python. torch's own start is there to be compared with."""
 
 
-def seconds(arguments: list[str], folder: str, checkout: Path = HERE) -> float:
+def start(arguments: list[str], folder: str, checkout: Path = HERE) -> None:
+    """Run a Python process from start to end."""
+    command = [sys.executable, *arguments]
+    subprocess.run(command, cwd=folder, env=environment(checkout), check=True, capture_output=True)
+
+
+def seconds(arguments: list[str], folder: str) -> float:
     """How long a Python process takes from start to end."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], cwd=folder, env=environment(checkout), check=True, capture_output=True)
+    start(arguments, folder)
     return time.perf_counter() - began
+
+
+def cpu_seconds(arguments: list[str], folder: str, checkout: Path) -> float:
+    """How long a Python process uses the CPU."""
+    before = os.times()
+    start(arguments, folder, checkout)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def main() -> None:
     """Print what the arguments ask for."""
     with tempfile.TemporaryDirectory() as folder:
         if other := other_checkout(sys.argv[1:]):
-            compare("start-up", "s", list(STARTS), lambda name, root: seconds(STARTS[name], folder, root), other)
+            compare("start-up", "s", list(STARTS), lambda name, root: cpu_seconds(STARTS[name], folder, root), other)
         else:
             beside_diffusers(folder)
 

@@ -1,4 +1,4 @@
-"""One measure of two checkouts of this repository, in turn, so that a busy machine slows both.
+"""One measure of two checkouts of this repository, in turn, in seconds of the CPU, which other programs do not use up.
 
 `python tests/benchmarks/bench_overhead.py --against ../base` compares the checkout of the file that runs with the one
 in `../base`. Both need the same dependencies: those of the interpreter that runs.
@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parents[2]
-PAIRS = 9
+PAIRS = 15
 Measure = Callable[[str, Path], float]
-"""Takes the name of what to measure and the checkout to measure; gives a time."""
+"""Takes the name of a measure and a checkout; returns a time of the CPU."""
 
 
 def other_checkout(arguments: Sequence[str]) -> Path | None:
@@ -40,7 +40,7 @@ def environment(checkout: Path) -> dict[str, str]:
 
 
 class Worker:
-    """A process in which sfumato is that of one checkout. It measures what it is asked for by name."""
+    """A process in which sfumato is that of one checkout. It runs measures by their names."""
 
     def __init__(self, script: str, checkout: Path) -> None:
         self.process = subprocess.Popen(
