@@ -1,14 +1,13 @@
 """CLIP's text encoder, with the parameter names and config keys that transformers publishes."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .config import Config
-from .encoder_layers import Encoder, EncoderSize
+from .encoder_layers import Encoder, EncoderConfig
 from .initialization import embedding, init_normal
 from .transformers_files import TransformersModel
 
@@ -16,10 +15,9 @@ _ENCODER = ("embeddings.", "encoder.", "final_layer_norm.")
 """How the parameter names of the encoder begin."""
 
 
-class CLIPTextConfig(Config):
+class CLIPTextConfig(EncoderConfig):
     """The keys of a `config.json` with `model_type` "clip_text_model", and their published defaults."""
 
-    attention_dropout: float = 0.0
     bos_token_id: int | None = 49406
     eos_token_id: int = 49407
     hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
@@ -27,21 +25,11 @@ class CLIPTextConfig(Config):
     initializer_factor: float = 1.0
     initializer_range: float = 0.02
     intermediate_size: int = 2048
-    layer_norm_eps: float = 1e-5
     max_position_embeddings: int = 77
     num_attention_heads: int = 8
-    num_hidden_layers: int = 12
     pad_token_id: int | None = 1
     projection_dim: int = 512
     vocab_size: int = 49408
-
-    def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with the number of heads."""
-        if self.hidden_size % self.num_attention_heads:
-            yield (
-                "num_attention_heads",
-                f"needs to divide hidden_size ({self.hidden_size}), got {self.num_attention_heads}.",
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,19 +131,7 @@ class _TextEncoder(nn.Module):
         super().__init__()
         self.eos_token_id = config.eos_token_id
         self.embeddings = _Embeddings(config)
-        self.encoder = Encoder(
-            EncoderSize(
-                width=config.hidden_size,
-                heads=config.num_attention_heads,
-                hidden=config.intermediate_size,
-                depth=config.num_hidden_layers,
-                act=config.hidden_act,
-                eps=config.layer_norm_eps,
-                dropout=config.attention_dropout,
-                causal=True,
-                init_factor=config.initializer_factor,
-            )
-        )
+        self.encoder = Encoder(config.encoder_size(config.hidden_act, config.initializer_factor, causal=True))
         self.final_layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None, output_hidden_states: bool) -> TextEncoding:

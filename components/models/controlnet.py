@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from .initialization import zero_init
 from .unet_2d_condition import UNet2DConditionModel
-from .unet_config import EncoderConfig, MidType, UNet2DConditionConfig
+from .unet_config import MidType, UNet2DConditionConfig, UNetEncoderConfig
 from .unet_encoder import UNetEncoder
 
 
-class ControlConfig(EncoderConfig):
+class ControlConfig(UNetEncoderConfig):
     """The keys that all control nets of U-Nets have."""
 
     conditioning_channels: int = 3

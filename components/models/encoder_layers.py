@@ -1,6 +1,6 @@
 """The layers of CLIP's and SigLIP's encoders, under the names that transformers publishes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import Config
 from .initialization import init_normal
 
 Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
@@ -28,6 +29,39 @@ class EncoderSize:
     """Whether a token attends only to those before it and itself."""
     init_factor: float = 1.0
     """A factor of the standard deviations of fresh weights."""
+
+
+class EncoderConfig(Config):
+    """The keys that CLIP's and SigLIP's encoders share."""
+
+    attention_dropout: float = 0.0
+    hidden_size: int
+    intermediate_size: int
+    layer_norm_eps: float = 1e-5
+    num_attention_heads: int
+    num_hidden_layers: int = 12
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield what is wrong with the number of heads."""
+        if self.hidden_size % self.num_attention_heads:
+            yield (
+                "num_attention_heads",
+                f"needs to divide hidden_size ({self.hidden_size}), got {self.num_attention_heads}.",
+            )
+
+    def encoder_size(self, act: Activation, init_factor: float = 1.0, *, causal: bool = False) -> EncoderSize:
+        """Return the sizes of the encoder; see `EncoderSize`."""
+        return EncoderSize(
+            width=self.hidden_size,
+            heads=self.num_attention_heads,
+            hidden=self.intermediate_size,
+            depth=self.num_hidden_layers,
+            act=act,
+            eps=self.layer_norm_eps,
+            dropout=self.attention_dropout,
+            causal=causal,
+            init_factor=init_factor,
+        )
 
 
 class Encoder(nn.Module):

@@ -16,7 +16,7 @@ MidType = Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"]
 T = TypeVar("T")
 
 
-class EncoderConfig(Config):
+class UNetEncoderConfig(Config):
     """The keys that U-Nets and their control nets have in common: those of the embeddings and the down levels."""
 
     in_channels: int = 4
@@ -85,7 +85,7 @@ class EncoderConfig(Config):
                 yield "norm_num_groups", f"needs to divide {level.channels} channels, got {self.norm_num_groups}."
 
 
-class UNet2DConditionConfig(EncoderConfig):
+class UNet2DConditionConfig(UNetEncoderConfig):
     """The published keys. Values of other families are refused; the description of the field says which."""
 
     sample_size: int | tuple[int, int] | None = None
@@ -158,7 +158,7 @@ class Level:
     attends: bool
 
 
-def down_levels(config: EncoderConfig) -> tuple[Level, ...]:
+def down_levels(config: UNetEncoderConfig) -> tuple[Level, ...]:
     """Return the down levels, from the largest to the smallest."""
     count = len(config.down_block_types)
     heads = config.attention_head_dim if config.num_attention_heads is None else config.num_attention_heads

@@ -13,9 +13,9 @@ from .base import Model
 from .embeddings import Sinusoid, TimestepEmbedding, check_input, text_and_sizes
 from .resnet import ResnetStyle
 from .unet_blocks import DownBlock, MidBlock, add_residual
-from .unet_config import EncoderConfig, Level, UNet2DConditionConfig, down_levels
+from .unet_config import Level, UNet2DConditionConfig, UNetEncoderConfig, down_levels
 
-C = TypeVar("C", bound=EncoderConfig)
+C = TypeVar("C", bound=UNetEncoderConfig)
 
 
 class UNetEncoder(Model[C]):

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import C
-from .config import Config
-from .encoder_layers import MLP, Activation, Encoder, EncoderSize
+from .encoder_layers import MLP, Encoder, EncoderConfig
 from .initialization import embedding, init_normal
 from .transformers_files import TransformersModel
 
@@ -20,17 +19,14 @@ _UNREAD = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 """The tensors of a whole CLIP or SigLIP that the image encoder does not have."""
 
 
-class VisionConfig(Config):
+class VisionConfig(EncoderConfig):
     """The keys that both encoders have."""
 
-    attention_dropout: float = 0.0
     hidden_size: int = 768
     image_size: int = 224
     intermediate_size: int = 3072
-    layer_norm_eps: float = 1e-5
     num_attention_heads: int = 12
     num_channels: int = 3
-    num_hidden_layers: int = 12
     patch_size: int = 32
 
     @property
@@ -38,26 +34,9 @@ class VisionConfig(Config):
         """The number of patches of an image; a rest at its edge that is smaller than a patch is ignored."""
         return (self.image_size // self.patch_size) ** 2
 
-    def encoder_size(self, act: Activation, init_factor: float = 1.0) -> EncoderSize:
-        """Return the sizes of the encoder; see `EncoderSize`."""
-        return EncoderSize(
-            width=self.hidden_size,
-            heads=self.num_attention_heads,
-            hidden=self.intermediate_size,
-            depth=self.num_hidden_layers,
-            act=act,
-            eps=self.layer_norm_eps,
-            dropout=self.attention_dropout,
-            init_factor=init_factor,
-        )
-
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the numbers of heads and patches."""
-        if self.hidden_size % self.num_attention_heads:
-            yield (
-                "num_attention_heads",
-                f"needs to divide hidden_size ({self.hidden_size}), got {self.num_attention_heads}.",
-            )
+        yield from super().problems()
         if not 0 < self.patch_size <= self.image_size:
             yield "patch_size", f"needs to be from 1 to image_size {self.image_size}, got {self.patch_size}."
 
