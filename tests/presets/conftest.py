@@ -4,7 +4,6 @@ import json
 import shutil
 import warnings
 from collections.abc import Callable
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ import pytest
 import sfumato as sf
 from sfumato import Graph
 
+from .checkpoints import TEXT, VAE, clip, clip_tokenizer, loaded_by_them, loaded_by_us, saved
 from .sdxl import xl as xl
 from .sdxl import xl_checkpoint as xl_checkpoint
 from .sdxl import xl_reference as xl_reference
-from .support import EMBEDDED, Apart, Reference, Result, apart, seeded
+from .support import EMBEDDED, Apart, Reference, Result, apart
 
 
 @pytest.fixture(scope="session")
@@ -60,25 +60,6 @@ UNET = {
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
 }
-VAE = {
-    "sample_size": 64,
-    "block_out_channels": (8, 8, 8, 8),
-    "norm_num_groups": 4,
-    "latent_channels": 4,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-}
-TEXT = {
-    "vocab_size": 2048,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 32,
-    "bos_token_id": 2046,
-    "eos_token_id": 2047,
-    "pad_token_id": 2047,
-}
 NOISE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -103,48 +84,33 @@ CHECKPOINTS: dict[str, tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]
 @pytest.fixture(scope="session")
 def checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny random checkpoint, which diffusers made and saved."""
-    transformers: Any = import_module("transformers")
 
-    @cache
-    def make(name: str) -> Path:
+    def make(name: str) -> Any:
         pipeline, unet, text, noise = CHECKPOINTS[name]
-        with seeded(0):
-            parts = {
-                "unet": diffusers.UNet2DConditionModel(**{**UNET, **unet}),
-                "vae": diffusers.AutoencoderKL(**VAE),
-                "text_encoder": transformers.CLIPTextModel(transformers.CLIPTextConfig(**{**TEXT, **text})),
-                "tokenizer": transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer"),
-                "scheduler": diffusers.DDIMScheduler(**{**NOISE, **noise}),
-                "safety_checker": None,
-                "feature_extractor": None,
-            }
-            folder = tmp_path_factory.mktemp(name)
-            pipe = getattr(diffusers, pipeline)(**parts, requires_safety_checker=False)
-            pipe.save_pretrained(folder)
-        return folder
+        return getattr(diffusers, pipeline)(
+            unet=diffusers.UNet2DConditionModel(**{**UNET, **unet}),
+            vae=diffusers.AutoencoderKL(**VAE),
+            text_encoder=clip({**TEXT, **text}),
+            tokenizer=clip_tokenizer(),
+            scheduler=diffusers.DDIMScheduler(**{**NOISE, **noise}),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
 
-    return make
+    return saved(tmp_path_factory, make)
 
 
 @pytest.fixture(scope="session")
 def tiny(checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
     """Loads a tiny checkpoint with ours."""
-
-    def load(name: str = "sd", task: str = "text2image") -> Graph:
-        return sf.load(checkpoint(name), task)
-
-    return load
+    return loaded_by_us(checkpoint, "sd")
 
 
 @pytest.fixture(scope="session")
-def tiny_reference(diffusers: Any, checkpoint: Callable[[str], Path]) -> Callable[[str], Reference]:
+def tiny_reference(diffusers: Any, checkpoint: Callable[[str], Path]) -> Callable[..., Reference]:
     """Loads a tiny checkpoint with diffusers."""
-
-    @cache
-    def load(name: str) -> Reference:
-        return Reference(diffusers, checkpoint(name))
-
-    return load
+    return loaded_by_them(diffusers, checkpoint, Reference, "sd")
 
 
 @pytest.fixture

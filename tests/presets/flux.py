@@ -1,7 +1,6 @@
 """Tiny random checkpoints of Flux's kinds, which diffusers made and saved, and its pipelines that read them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -11,12 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-import sfumato as sf
 from sfumato import Graph
 
-from .support import EMBEDDED, Reference, Result, quiet, seeded
+from . import checkpoints
+from .support import Reference, Result, quiet
 
-T5 = Path(__file__).parents[1] / "files" / "t5"
 CHANNELS = 4
 TRANSFORMER = {
     "in_channels": 4 * CHANNELS,
@@ -30,28 +28,13 @@ TRANSFORMER = {
     "axes_dims_rope": (4, 6, 6),
 }
 VAE = {
+    **checkpoints.FLOW_VAE,
     "sample_size": 32,
-    "block_out_channels": (8, 8, 8, 8),
-    "norm_num_groups": 4,
     "latent_channels": CHANNELS,
     "scaling_factor": 0.3611,
     "shift_factor": 0.1159,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
 }
-TEXT = {
-    "vocab_size": 2048,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 32,
-    "bos_token_id": 2046,
-    "eos_token_id": 2047,
-    "pad_token_id": 2047,
-}
+TEXT = {**checkpoints.TEXT, "num_hidden_layers": 2}
 DYNAMIC = {"shift": 3.0, "use_dynamic_shifting": True}
 FILL = {"in_channels": 4 * (2 * CHANNELS + 64), "out_channels": 4 * CHANNELS}
 
@@ -159,49 +142,35 @@ def _generators(seed: int | Sequence[int] | torch.Generator) -> torch.Generator 
 
 @pytest.fixture(scope="session")
 def flux_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Gives the folder of a tiny random checkpoint, which diffusers made and saved."""
+    """Gives the folder of a tiny random checkpoint of one of the `KINDS`."""
     transformers: Any = import_module("transformers")
 
-    @cache
-    def make(name: str) -> Path:
+    def make(name: str) -> Any:
         kind = KINDS[name]
-        with seeded(0):
-            tokenizer = transformers.T5Tokenizer.from_pretrained(T5)
-            config = transformers.T5Config(
-                vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
-            )
-            pipe = getattr(diffusers, kind.pipeline)(
-                transformer=diffusers.FluxTransformer2DModel(**{**TRANSFORMER, **kind.transformer}),
-                vae=diffusers.AutoencoderKL(**kind.vae),
-                text_encoder=transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT)),
-                tokenizer=transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer"),
-                text_encoder_2=transformers.T5EncoderModel(config),
-                tokenizer_2=tokenizer,
-                scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**kind.noise),
-            )
-            folder = tmp_path_factory.mktemp(f"flux-{name}")
-            pipe.save_pretrained(folder)
-        return folder
+        tokenizer = transformers.T5Tokenizer.from_pretrained(checkpoints.T5_FILES)
+        config = transformers.T5Config(
+            vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4
+        )
+        return getattr(diffusers, kind.pipeline)(
+            transformer=diffusers.FluxTransformer2DModel(**{**TRANSFORMER, **kind.transformer}),
+            vae=diffusers.AutoencoderKL(**kind.vae),
+            text_encoder=checkpoints.clip(TEXT),
+            tokenizer=checkpoints.clip_tokenizer(),
+            text_encoder_2=transformers.T5EncoderModel(config),
+            tokenizer_2=tokenizer,
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**kind.noise),
+        )
 
-    return make
+    return checkpoints.saved(tmp_path_factory, make)
 
 
 @pytest.fixture(scope="session")
 def flux(flux_checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
     """Loads a tiny checkpoint with ours."""
-
-    def load(name: str = "dev", task: str = "text2image") -> Graph:
-        return sf.load(flux_checkpoint(name), task)
-
-    return load
+    return checkpoints.loaded_by_us(flux_checkpoint, "dev")
 
 
 @pytest.fixture(scope="session")
-def flux_reference(diffusers: Any, flux_checkpoint: Callable[[str], Path]) -> Callable[[str], ReferenceFlux]:
+def flux_reference(diffusers: Any, flux_checkpoint: Callable[[str], Path]) -> Callable[..., ReferenceFlux]:
     """Loads a tiny checkpoint with diffusers."""
-
-    @cache
-    def load(name: str = "dev") -> ReferenceFlux:
-        return ReferenceFlux(diffusers, flux_checkpoint(name))
-
-    return load
+    return checkpoints.loaded_by_them(diffusers, flux_checkpoint, ReferenceFlux, "dev")

@@ -1,7 +1,6 @@
 """Tiny random checkpoints of SD3's kinds, which diffusers made and saved, and its pipelines that read them."""
 
 from collections.abc import Callable, Mapping
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -10,12 +9,10 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-import sfumato as sf
 from sfumato import Graph
 
-from .support import EMBEDDED, Reference, quiet, seeded
-
-T5_FILES = Path(__file__).parents[1] / "files" / "t5"
+from . import checkpoints
+from .support import Reference, quiet
 
 TRANSFORMER = {
     "sample_size": 8,
@@ -25,45 +22,13 @@ TRANSFORMER = {
     "num_layers": 3,
     "attention_head_dim": 8,
     "num_attention_heads": 4,
-    "joint_attention_dim": 96,  # as wide as T5, and wider than both CLIP towers together
+    "joint_attention_dim": 96,  # as wide as T5, and wider than both CLIPs together
     "caption_projection_dim": 32,
     "pooled_projection_dim": 24 + 40,
     "pos_embed_max_size": 16,
 }
-VAE = {
-    "sample_size": 64,
-    "block_out_channels": (8, 8, 8, 8),
-    "norm_num_groups": 4,
-    "latent_channels": 16,
-    "scaling_factor": 1.5305,
-    "shift_factor": 0.0609,
-    "use_quant_conv": False,
-    "use_post_quant_conv": False,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-}
-TEXT = {
-    "vocab_size": 2048,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 32,
-    "projection_dim": 24,
-    "bos_token_id": 2046,
-    "eos_token_id": 2047,
-    "pad_token_id": 2047,
-}
-TEXT_2 = {**TEXT, "hidden_size": 48, "projection_dim": 40, "num_hidden_layers": 3, "hidden_act": "gelu"}
-T5 = {
-    "vocab_size": 512,
-    "d_model": 96,
-    "d_kv": 16,
-    "d_ff": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "feed_forward_proj": "gated-gelu",
-}
+VAE = {**checkpoints.FLOW_VAE, "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
+TEXT = {**checkpoints.TEXT, "num_hidden_layers": 4, "projection_dim": 24}
 
 
 NONE: Mapping[str, Any] = MappingProxyType({})
@@ -116,48 +81,34 @@ def sd3_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> 
     """Gives the folder of a tiny random checkpoint of one of the `KINDS`."""
     transformers: Any = import_module("transformers")
 
-    @cache
-    def make(name: str) -> Path:
+    def make(name: str) -> Any:
         kind = KINDS[name]
-        with seeded(0):
-            tower = transformers.CLIPTextModelWithProjection
-            t5 = transformers.T5EncoderModel(transformers.T5Config(**T5))
-            pipe = diffusers.StableDiffusion3Pipeline(
-                transformer=diffusers.SD3Transformer2DModel(**{**TRANSFORMER, **kind.transformer}),
-                scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**kind.scheduler),
-                vae=diffusers.AutoencoderKL(**{**VAE, **kind.vae}),
-                text_encoder=tower(transformers.CLIPTextConfig(**TEXT)),
-                tokenizer=transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer"),
-                text_encoder_2=tower(transformers.CLIPTextConfig(**TEXT_2)),
-                tokenizer_2=transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", pad_token="!"),
-                text_encoder_3=t5 if kind.t5 else None,
-                tokenizer_3=transformers.T5Tokenizer.from_pretrained(T5_FILES) if kind.t5 else None,
-            )
-            for parameter in [*pipe.transformer.parameters(), *t5.parameters()]:
-                torch.nn.init.normal_(parameter, std=0.12)  # else neither the prompt nor the norms matter
-            folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
-            pipe.save_pretrained(folder)
-        return folder
+        t5 = transformers.T5EncoderModel(transformers.T5Config(**checkpoints.T5))
+        pipe = diffusers.StableDiffusion3Pipeline(
+            transformer=diffusers.SD3Transformer2DModel(**{**TRANSFORMER, **kind.transformer}),
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(**kind.scheduler),
+            vae=diffusers.AutoencoderKL(**{**VAE, **kind.vae}),
+            text_encoder=checkpoints.clip(TEXT, projection=True),
+            tokenizer=checkpoints.clip_tokenizer(),
+            text_encoder_2=checkpoints.clip(checkpoints.TEXT_2, projection=True),
+            tokenizer_2=checkpoints.clip_tokenizer(pad_token="!"),
+            text_encoder_3=t5 if kind.t5 else None,
+            tokenizer_3=transformers.T5Tokenizer.from_pretrained(checkpoints.T5_FILES) if kind.t5 else None,
+        )
+        for parameter in [*pipe.transformer.parameters(), *t5.parameters()]:
+            torch.nn.init.normal_(parameter, std=0.12)  # else neither the prompt nor the norms matter
+        return pipe
 
-    return make
+    return checkpoints.saved(tmp_path_factory, make)
 
 
 @pytest.fixture(scope="session")
 def sd3(sd3_checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
     """Loads a checkpoint with ours."""
-
-    def load(name: str = "3 medium", task: str = "text2image", **swaps: Any) -> Graph:
-        return sf.load(sd3_checkpoint(name), task, **swaps)
-
-    return load
+    return checkpoints.loaded_by_us(sd3_checkpoint, "3 medium")
 
 
 @pytest.fixture(scope="session")
-def sd3_reference(diffusers: Any, sd3_checkpoint: Callable[[str], Path]) -> Callable[[str], Reference3]:
+def sd3_reference(diffusers: Any, sd3_checkpoint: Callable[[str], Path]) -> Callable[..., Reference3]:
     """Loads a checkpoint with diffusers."""
-
-    @cache
-    def load(name: str = "3 medium") -> Reference3:
-        return Reference3(diffusers, sd3_checkpoint(name))
-
-    return load
+    return checkpoints.loaded_by_them(diffusers, sd3_checkpoint, Reference3, "3 medium")

@@ -3,24 +3,23 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import sfumato as sf
 from sfumato import Graph
 
-from .support import EMBEDDED, Reference, quiet, seeded
+from . import checkpoints
+from .support import Reference, quiet
 
 UNET = {
     "sample_size": 8,
     "block_out_channels": (16, 32),
     "layers_per_block": 1,
     "norm_num_groups": 4,
-    "cross_attention_dim": 80,  # 32 + 48, as wide as both towers
+    "cross_attention_dim": 80,  # 32 + 48, as wide as both text encoders
     "attention_head_dim": (2, 4),
     "transformer_layers_per_block": (1, 2),
     "use_linear_projection": True,
@@ -30,27 +29,8 @@ UNET = {
     "addition_time_embed_dim": 8,
     "projection_class_embeddings_input_dim": 40 + 6 * 8,
 }
-VAE = {
-    "sample_size": 64,
-    "block_out_channels": (8, 8, 8, 8),
-    "norm_num_groups": 4,
-    "latent_channels": 4,
-    "scaling_factor": 0.13025,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-}
-TEXT = {
-    "vocab_size": 2048,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "max_position_embeddings": 32,
-    "bos_token_id": 2046,
-    "eos_token_id": 2047,
-    "pad_token_id": 2047,
-}
-TEXT_2 = {**TEXT, "hidden_size": 48, "projection_dim": 40, "num_hidden_layers": 3, "hidden_act": "gelu"}
+VAE = {**checkpoints.VAE, "scaling_factor": 0.13025}
+TEXT = {**checkpoints.TEXT, "num_hidden_layers": 4}
 NOISE = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -69,7 +49,7 @@ class Kind:
     keys: dict[str, bool] = field(default_factory=dict[str, bool])
     scheduler: str = "EulerDiscreteScheduler"
     alone: bool = False
-    """Without the first text tower."""
+    """Without the first text encoder."""
 
 
 REFINER: dict[str, Any] = {"cross_attention_dim": 48, "projection_class_embeddings_input_dim": 40 + 5 * 8}
@@ -110,42 +90,31 @@ class ReferenceXL(Reference):
 @pytest.fixture(scope="session")
 def xl_checkpoint(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Gives the folder of a tiny random checkpoint of one of the `KINDS`."""
-    transformers: Any = import_module("transformers")
 
-    @cache
-    def make(name: str) -> Path:
+    def make(name: str) -> Any:
         kind = KINDS[name]
-        with seeded(0):
-            tokenizer = transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer")
-            other = transformers.CLIPTokenizer.from_pretrained(EMBEDDED / "tokenizer", pad_token="!")
-            text = transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT))
-            text_2 = transformers.CLIPTextModelWithProjection(transformers.CLIPTextConfig(**TEXT_2))
-            pipe = getattr(diffusers, kind.pipeline)(
-                vae=diffusers.AutoencoderKL(**VAE),
-                unet=diffusers.UNet2DConditionModel(**{**UNET, **kind.unet}),
-                text_encoder=None if kind.alone else text,
-                tokenizer=None if kind.alone else tokenizer,
-                text_encoder_2=text_2,
-                tokenizer_2=other,
-                scheduler=getattr(diffusers, kind.scheduler)(**NOISE),
-                add_watermarker=False,
-                **kind.keys,
-            )
-            folder = tmp_path_factory.mktemp(name.replace(" ", "-"))
-            pipe.save_pretrained(folder)
-        return folder
+        tokenizer, tokenizer_2 = checkpoints.clip_tokenizer(), checkpoints.clip_tokenizer(pad_token="!")
+        text = checkpoints.clip(TEXT)
+        text_2 = checkpoints.clip(checkpoints.TEXT_2, projection=True)
+        return getattr(diffusers, kind.pipeline)(
+            vae=diffusers.AutoencoderKL(**VAE),
+            unet=diffusers.UNet2DConditionModel(**{**UNET, **kind.unet}),
+            text_encoder=None if kind.alone else text,
+            tokenizer=None if kind.alone else tokenizer,
+            text_encoder_2=text_2,
+            tokenizer_2=tokenizer_2,
+            scheduler=getattr(diffusers, kind.scheduler)(**NOISE),
+            add_watermarker=False,
+            **kind.keys,
+        )
 
-    return make
+    return checkpoints.saved(tmp_path_factory, make)
 
 
 @pytest.fixture(scope="session")
 def xl(xl_checkpoint: Callable[[str], Path]) -> Callable[..., Graph]:
     """Loads a checkpoint with ours."""
-
-    def load(name: str = "base", task: str = "text2image", **swaps: Any) -> Graph:
-        return sf.load(xl_checkpoint(name), task, **swaps)
-
-    return load
+    return checkpoints.loaded_by_us(xl_checkpoint, "base")
 
 
 @pytest.fixture(scope="session")

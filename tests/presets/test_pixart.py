@@ -5,7 +5,6 @@ Tolerances are of float32 arithmetic, as for Stable Diffusion: pixels within 0.0
 """
 
 from collections.abc import Callable, Sequence
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,8 @@ import sfumato as sf
 from sfumato import WireError
 from sfumato.blocks.denoise.unet import PredictNoise
 
-from .sd3 import T5, T5_FILES
-from .support import Result, half, picture, quiet, run, seeded
+from . import checkpoints
+from .support import Result, half, picture, quiet, run
 
 Same = Callable[..., object]
 STEPS = 4
@@ -33,15 +32,7 @@ TRANSFORMER: dict[str, Any] = {
     "caption_channels": 96,
     "use_additional_conditions": False,
 }
-VAE: dict[str, Any] = {
-    "sample_size": 64,
-    "block_out_channels": (8, 8, 8, 8),
-    "norm_num_groups": 4,
-    "latent_channels": 4,
-    "scaling_factor": 0.13025,
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-}
+VAE: dict[str, Any] = {**checkpoints.VAE, "scaling_factor": 0.13025}
 NOISE: dict[str, Any] = {"beta_start": 0.0001, "beta_end": 0.02, "algorithm_type": "dpmsolver++", "solver_order": 2}
 KINDS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "sigma": ("pixart", "PixArtSigmaPipeline", {}),
@@ -55,24 +46,20 @@ def folder(diffusers: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable
     """Gives the folder of a tiny random checkpoint of one of the `KINDS`."""
     transformers: Any = import_module("transformers")
 
-    @cache
-    def make(name: str) -> Path:
+    def make(name: str) -> Any:
         _, pipeline, config = KINDS[name]
-        with seeded(0):
-            pipe = getattr(diffusers, pipeline)(
-                transformer=diffusers.PixArtTransformer2DModel(**{**TRANSFORMER, **config}),
-                vae=diffusers.AutoencoderKL(**VAE),
-                text_encoder=transformers.T5EncoderModel(transformers.T5Config(**T5)),
-                tokenizer=transformers.T5Tokenizer.from_pretrained(T5_FILES),
-                scheduler=diffusers.DPMSolverMultistepScheduler(**NOISE),
-            )
-            for parameter in [*pipe.transformer.parameters(), *pipe.text_encoder.parameters()]:
-                torch.nn.init.normal_(parameter, std=0.12)
-            place = tmp_path_factory.mktemp(name.replace(" ", "-"))
-            pipe.save_pretrained(place)
-        return place
+        pipe = getattr(diffusers, pipeline)(
+            transformer=diffusers.PixArtTransformer2DModel(**{**TRANSFORMER, **config}),
+            vae=diffusers.AutoencoderKL(**VAE),
+            text_encoder=transformers.T5EncoderModel(transformers.T5Config(**checkpoints.T5)),
+            tokenizer=transformers.T5Tokenizer.from_pretrained(checkpoints.T5_FILES),
+            scheduler=diffusers.DPMSolverMultistepScheduler(**NOISE),
+        )
+        for parameter in [*pipe.transformer.parameters(), *pipe.text_encoder.parameters()]:
+            torch.nn.init.normal_(parameter, std=0.12)
+        return pipe
 
-    return make
+    return checkpoints.saved(tmp_path_factory, make)
 
 
 @pytest.fixture(scope="module")

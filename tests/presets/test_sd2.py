@@ -14,7 +14,8 @@ import pytest
 import sfumato as sf
 from sfumato import LoadError
 
-from .conftest import NOISE, TEXT, UNET, VAE
+from .checkpoints import TEXT, VAE
+from .conftest import NOISE, UNET
 from .support import EMBEDDED, Reference, half, picture, run, seeded
 
 Same = Callable[..., object]

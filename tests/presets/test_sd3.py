@@ -16,7 +16,8 @@ import torch
 import sfumato as sf
 from sfumato import Graph
 
-from .sd3 import T5_FILES, Reference3
+from .checkpoints import T5_FILES
+from .sd3 import Reference3
 from .sd3 import sd3 as sd3
 from .sd3 import sd3_checkpoint as sd3_checkpoint
 from .sd3 import sd3_reference as sd3_reference
