@@ -89,7 +89,9 @@ def test_what_still_reads_it_stays() -> None:
 
 def test_a_guider_that_asks_once_is_none_and_one_that_asks_more_is_kept() -> None:
     off: dict[str, Any] = {"guidance_scale": 1.0}
-    assert all(isinstance(cls(**off).simplified(), NoGuidance) for n, cls in LEANING.items() if n in ("cfg", "apg", "mix"))
+    assert all(
+        isinstance(cls(**off).simplified(), NoGuidance) for n, cls in LEANING.items() if n in ("cfg", "apg", "mix")
+    )
     assert isinstance(g.PerturbedAttentionGuidance(**off).simplified(), WithoutNegative)
     assert isinstance(g.ClassifierFreeZeroStarGuidance(**off).simplified(), WithoutNegative)  # its first steps are zero
     assert isinstance(g.ClassifierFreeZeroStarGuidance(zero_init_steps=0, **off).simplified(), NoGuidance)

@@ -15,9 +15,10 @@ from torch import Tensor
 import sfumato as sf
 from sfumato import Graph
 from sfumato.blocks.denoise.unet import PredictNoise
+from sfumato.components.conditioning import SDConditioning
 from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps, blur, level_size
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
-from sfumato.components.types import Conditioning, Pass
+from sfumato.components.types import Pass
 
 from ..presets.support import Reference, counted, held
 from .support import noise
@@ -208,7 +209,7 @@ def test_a_model_that_does_not_know_its_layers_says_so() -> None:
 
 # -------------------------------------------------------------------------------------------------- sharing a forward
 def passes(count: int = 1) -> list[Pass]:
-    words = Conditioning(noise(3, (2, 5, 128)))
+    words = SDConditioning(noise(3, (2, 5, 128)))
     x, step = noise(1, (2, 8, 8, 8)), STEPS[0]
     plain = [Pass(x, step, words), Pass(x, step, words, "negative")]
     perturbed = [Pass(x, step, words, "perturbed", taps=taps(Identity())) for _ in range(count)]
@@ -234,7 +235,7 @@ def test_four_threads_with_taps_of_their_own_get_what_each_alone_gets(emoji: Gra
 
     def one(k: int) -> Tensor:
         change = changes[k % len(changes)]
-        p = Pass(noise(1, (1, 8, 8, 8)), STEPS[0], Conditioning(noise(3, (1, 5, 128))))
+        p = Pass(noise(1, (1, 8, 8, 8)), STEPS[0], SDConditioning(noise(3, (1, 5, 128))))
         with torch.no_grad():
             return predict([p if change is None else Pass(p.latents, p.step, p.conditioning, taps=taps(change))])[0]
 

@@ -141,5 +141,5 @@ def test_a_side_that_does_not_divide_is_refused_with_one_that_does(pair: tuple[A
     vae, _ = pair
     with pytest.raises(sf.ConfigError, match=r"in multiples of 32 pixels, got 100\. Pass tile=96"):
         DecodeLatents(vae=vae, tile=100)(noise(1, 4, 4, 4))
-    with pytest.raises(sf.ConfigError, match=r"tile=8: .* Give 32\."):
+    with pytest.raises(sf.ConfigError, match=r"in multiples of 32 pixels, got 8\. Pass tile=32"):
         DecodeLatents(vae=vae, tile=8)(noise(1, 4, 4, 4))

@@ -92,8 +92,8 @@ def test_keys_that_must_agree_are_compared() -> None:
     assert "needs one entry for each of 2 levels (down_block_types), got 3." in refusal(
         {**_tiny_unet(), "attention_head_dim": [1, 2, 3]}
     )
-    assert "5 heads do not divide 32 channels" in refusal({**_tiny_unet(), "attention_head_dim": [5, 4]})
-    assert "7 groups do not divide 32 channels" in refusal({**_tiny_unet(), "norm_num_groups": 7})
+    assert "needs to divide 32 channels, got 5 (heads)" in refusal({**_tiny_unet(), "attention_head_dim": [5, 4]})
+    assert "needs to divide 32 channels, got 7" in refusal({**_tiny_unet(), "norm_num_groups": 7})
     assert "differs inside a level" in refusal({**_tiny_unet(), "transformer_layers_per_block": [1, [1, 2]]})
     text = refusal({**_tiny_unet(), "addition_embed_type": "text_time"})
     assert "projection_class_embeddings_input_dim  is missing" in text

@@ -18,7 +18,7 @@ ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 class IdentityAttention(Attention):
     """Each pixel looks at itself only (perturbed-attention guidance, Ahn et al. 2024, equation 8)."""
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return v
 
 
