@@ -96,7 +96,7 @@ def test_keys_that_must_agree_are_compared() -> None:
     assert "needs to divide 32 channels, got 7" in refusal({**_tiny_unet(), "norm_num_groups": 7})
     assert "differs inside a level" in refusal({**_tiny_unet(), "transformer_layers_per_block": [1, [1, 2]]})
     text = refusal({**_tiny_unet(), "addition_embed_type": "text_time"})
-    assert "projection_class_embeddings_input_dim  is missing" in text
+    assert "projection_class_embeddings_input_dim  needs a number, got null: addition_embed_type asks for it" in text
     assert "addition_time_embed_dim " in text
 
 
