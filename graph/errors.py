@@ -1,18 +1,18 @@
-"""Everything that can go wrong, as one tree.
+"""The errors of this package, as one tree.
 
 * SfumatoError
   + GraphError              something about a graph
-    - WireError             a graph that cannot be made, changed or bound as asked; lists every problem
-    - InputError            a call with unknown, missing or unfit values; lists every problem
+    - WireError             a graph that cannot be made, changed or bound in this way; lists every problem
+    - InputError            a call with unknown, missing or wrong values; lists every problem
     - GraphFileError        a graph file that cannot be read or written
-    - Unbound               a block that runs before its component is there
-    - Malformed             a class that cannot be a block; says what to write
-    - BrokenBlock           a block that does not give what its signature says
-    - Cancelled             a run that was asked to stop
-  + ConfigError             a config with unknown, missing or unfit keys
+    - Unbound               a block that runs without a component that it needs
+    - Malformed             a class that is no valid block; says what to write
+    - BrokenBlock           a block that does not return what its signature says
+    - Cancelled             a run that was cancelled
+  + ConfigError             a config with unknown, missing or wrong keys
   + LoadError               a checkpoint, folder or index that cannot be loaded; says which part and why
 
-A name that no table has raises `sfumato.registry.UnknownName`, a LookupError.
+An unknown name of a scheduler, guider, model, block or preset raises `sfumato.registry.UnknownName`, a LookupError.
 """
 
 from collections.abc import Sequence
@@ -25,7 +25,7 @@ class SfumatoError(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong, where it is, and the way out.
+    """One problem: what is wrong, where, and what to do.
 
     `code` is stable, for programs. `got` was passed at `place` where `needed` was expected. `candidates` are similar
     names.
@@ -46,51 +46,59 @@ class GraphError(SfumatoError):
     """Something about a graph."""
 
 
-class _Listed(GraphError):
-    """An error that carries all problems at once and prints them as a table."""
+def _table(problems: Sequence[Problem]) -> str:
+    """One line for each problem, with its place in the first column."""
+    width = max(len(p.place) for p in problems)
+    return "\n".join(f"  {p.place:<{width}}  {p.message}" for p in problems)
+
+
+class _ProblemsError(GraphError):
+    """An error with all problems at once, printed as a table."""
 
     def __init__(self, problems: Sequence[Problem] | Problem) -> None:
         self.problems = (problems,) if isinstance(problems, Problem) else tuple(problems)
-        super().__init__(self._text())
-
-    def _text(self) -> str:
-        if len(self.problems) == 1:
-            return str(self.problems[0])
-        width = max(len(p.place) for p in self.problems)
-        rows = "\n".join(f"  {p.place:<{width}}  {p.message}" for p in self.problems)
-        return f"({len(self.problems)} problems)\n{rows}"
+        many = len(self.problems) != 1
+        text = f"({len(self.problems)} problems)\n{_table(self.problems)}" if many else str(self.problems[0])
+        super().__init__(text)
 
 
-class WireError(_Listed):
-    """A graph that cannot be made, changed or bound as asked."""
+class WireError(_ProblemsError):
+    """A graph that cannot be made, changed or bound in this way."""
 
 
-class InputError(_Listed, TypeError):
-    """A call with unknown, missing or unfit values."""
+class InputError(_ProblemsError, TypeError):
+    """A call with unknown, missing or wrong values."""
 
 
 class GraphFileError(GraphError):
     """A graph file that cannot be read or written."""
 
+    @classmethod
+    def of(cls, file: str, problems: Sequence[Problem]) -> "GraphFileError":
+        """One error with all problems of a file, each with its place in it."""
+        if len(problems) == 1:
+            return cls(f"{file}: {problems[0]}")
+        return cls(f"{file}: {len(problems)} problems\n{_table(problems)}")
+
 
 class Unbound(GraphError, AttributeError):
-    """A block that runs before its component is there."""
+    """A block that runs without a component that it needs."""
 
 
 class Malformed(GraphError, TypeError):
-    """A class that cannot be a block; the text says what to write."""
+    """A class that is no valid block. The text says what to write."""
 
 
 class BrokenBlock(GraphError, TypeError):
-    """A block that does not give what its own signature says."""
+    """A block that does not return what its own signature says."""
 
 
 class Cancelled(GraphError):
-    """A run that was asked to stop; the text is the path of the node that it stopped before."""
+    """A run that was cancelled. The text is the path of the node that would have run next."""
 
 
 class ConfigError(SfumatoError, ValueError):
-    """A config with unknown, missing or unfit keys."""
+    """A config with unknown, missing or wrong keys."""
 
 
 class LoadError(SfumatoError):

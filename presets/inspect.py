@@ -23,8 +23,8 @@ from ..components.spec import ComponentSpec
 from ..components.storage.hub import Access
 from ..components.storage.location import Folder, Location
 from ..graph import ConfigError, Graph, LoadError
+from ..graph.files.forms import FILE_NAME
 from ..graph.files.reading import read_form
-from ..graph.files.shape import NAME as GRAPH
 from ..graph.typing import type_text
 from ..registry import UnknownName, hint_of
 from ..registry import presets as families
@@ -89,7 +89,7 @@ def inspect(
             return _inspect_file(name, file, access)
         case GraphFile(file):
             found = _inspect_graph_file(name, file, None, access)
-            return _with_code(found, Folder(file.absolute().parent)) if file.name == GRAPH else found
+            return _with_code(found, Folder(file.absolute().parent)) if file.name == FILE_NAME else found
         case FamilyName():
             return _inspect_graph(name, load(x))
         case _:
@@ -100,7 +100,7 @@ def inspect(
 def _inspect_folder(name: str, source: Source, variant: str | None, access: Access) -> Inspection:
     match source:
         case SavedGraph(location, subfolder) if not source.has_index:
-            file = location.local(subfolder, [GRAPH]) / GRAPH
+            file = location.local(subfolder, [FILE_NAME]) / FILE_NAME
             if read_form(file).auto_map:
                 return _inspect_graph_file(name, file, location, access)
             settings = ComponentSettings(default_manager(), Where(), variant=variant)

@@ -14,8 +14,8 @@ from ..components.quantization.config import read_quantization
 from ..components.spec import ComponentSpec, dtype_name
 from ..components.storage.hub import Access
 from ..graph import ConfigError, Graph, LoadError
+from ..graph.files.forms import FILE_NAME
 from ..graph.files.reading import read_form
-from ..graph.files.shape import NAME as GRAPH
 from ..registry import presets as families
 from .component import Hint, component_in, component_of_class, hint_for
 from .family import Family
@@ -206,7 +206,7 @@ def _component(source: Source, hint: Hint | None, access: Access) -> ComponentSp
         case PipelineFolder() | SavedGraph() if source.has_config:  # a component that has an index beside it
             return component_in(source.location, source.subfolder, hint)
         case SavedGraph(location, folder) if not source.has_index:
-            file = location.local(folder, [GRAPH]) / GRAPH
+            file = location.local(folder, [FILE_NAME]) / FILE_NAME
             specs = saved_components(read_form(file), file.parent, location, access).specs
             return component_of_class(specs, hint, file)
         case _:

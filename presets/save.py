@@ -20,9 +20,9 @@ from ..components.spec import ComponentSpec
 from ..components.storage.files import has_files, write_json, write_text
 from ..components.storage.hub import hub_errors
 from ..graph import Graph, Lazy, LoadError
+from ..graph.files.forms import FILE_NAME
 from ..graph.files.reading import read_form
-from ..graph.files.shape import NAME
-from ..graph.files.writing import without_code
+from ..graph.files.writing import blocks_without_source
 from ..registry import hint_of
 from ..registry import presets as families
 from .card import DRAWING, card
@@ -59,7 +59,7 @@ def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None
             _put(made, place / made.name)
     graph = graph.bind({name: default_manager().handle(spec) for name, spec in specs.items()})
     graph.save(place)
-    code = sorted(read_form(place / NAME).code)
+    code = sorted(read_form(place / FILE_NAME).code)
     write_text(place / DRAWING, graph.show("svg"))
     readme = place / "README.md"
     if not readme.is_file() or "library_name: sfumato" in readme.read_text(encoding="utf-8"):
@@ -111,7 +111,7 @@ def _check(graph: Graph, place: Path) -> None:
             lacking.append(f"{name}: is a {type(value).__name__}, which no file can name. Bind a published class.")
         elif not name.isidentifier():
             lacking.append(f"{name}: is no plain folder name. Rename the component.")
-    lacking += without_code(graph)
+    lacking += blocks_without_source(graph)
     if lacking:
         raise LoadError("\n  ".join([f"{place}: cannot be written ({len(lacking)} problems)", *lacking]))
 

@@ -11,8 +11,8 @@ from ..components.spec import ComponentSpec
 from ..components.storage.hub import Access
 from ..components.storage.location import Folder, Location
 from ..graph import Graph, Problem
-from ..graph.files.bindings import read as read_bindings
-from ..graph.files.shape import FileForm
+from ..graph.files.bindings import read_components
+from ..graph.files.forms import FileForm
 from .pipeline import ComponentSettings
 
 
@@ -56,7 +56,7 @@ def saved_components(form: FileForm, folder: Path, location: Location | None, ac
         location: the folder or repo that the file is from; None for a file by itself.
     """
     entries = {n: None if e is None else e.model_dump(exclude_unset=True) for n, e in form.graph.components.items()}
-    bound, problems = read_bindings(entries, "graph", folder, None)
+    bound, problems = read_components(entries, "graph", folder, None)
     specs = {
         name: (value.spec if location is None else spec_in(location, value.spec)).with_access(access)
         for name, value in bound.items() if isinstance(value, Handle)

@@ -11,7 +11,7 @@ from ..components.storage.files import CONFIGS, has_files
 from ..components.storage.hub import Access, is_repo, open_repo
 from ..components.storage.location import Folder, Location, location_of
 from ..graph import ConfigError, LoadError
-from ..graph.files.shape import NAME as GRAPH
+from ..graph.files.forms import FILE_NAME
 from ..registry import did_you_mean
 from ..registry import presets as families
 from .names import EMBEDDED, is_embedded, names
@@ -162,7 +162,7 @@ def merge_access(
 
 def _in_folder(location: Location, subfolder: str) -> Source:
     names = location.names(subfolder)
-    if GRAPH in names:
+    if FILE_NAME in names:
         return SavedGraph(location, subfolder)
     if not names.isdisjoint((CLASSIC, MODULAR)):
         return PipelineFolder(location, subfolder)

@@ -1,7 +1,7 @@
-"""Graph files: `graph.json`, versioned and readable, with every edge in it."""
+"""Graph files: `graph.json`, a versioned form with all blocks, edges and sources of components."""
 
+from .forms import FORMAT as FORMAT
+from .forms import schema as schema
 from .reading import load as load
-from .shape import FORMAT as FORMAT
-from .shape import schema as schema
 from .writing import save as save
 from .writing import to_json as to_json

@@ -1,4 +1,4 @@
-"""Components in graph files: handles as their spec, schedulers inline, models held as objects in a folder beside."""
+"""Components in graph files: a handle as its spec, a scheduler inline, an object with weights as a folder."""
 
 import os
 from collections.abc import Mapping
@@ -9,14 +9,14 @@ from ...registry import UnknownName, codecs, hint_of
 from ..block import Lazy
 from ..errors import ConfigError, GraphFileError, LoadError, Problem
 from ..validate import Unfit
-from .values import spelled, unspelled
+from .values import from_strict_json, strict_json
 
 _PACKAGE = Path(__file__).parent.parent.parent
 _ORDER = ("type_hint", "pretrained_model_name_or_path", "subfolder", "revision", "variant", "dtype")
 
 
-class Writer:
-    """Makes the entries of one save; one object is written once, whatever graphs and names hold it."""
+class ComponentWriter:
+    """Makes the entries of one save. An object that several graphs hold is written once."""
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
@@ -25,12 +25,12 @@ class Writer:
         self._todo: dict[str, Any] = {}
 
     def entry(self, value: Any, path: str, at: str) -> dict[str, Any] | None:
-        """What a file says of this component; `path` is where it would be written, `at` its place in the file."""
+        """The entry of a component. `path` is the folder for its weights, `at` its place in the file."""
         if value is None:
             return None
         if id(value) not in self._done:
             try:
-                self._done[id(value)] = spelled(self._entry(value, path))
+                self._done[id(value)] = strict_json(self._entry(value, path))
             except (GraphFileError, ConfigError) as error:
                 self.problems.append(Problem("component", at, str(error), type(value).__name__))
                 return None
@@ -41,61 +41,59 @@ class Writer:
             return self._relative(dict(value.to_json()))
         name = type(value).__name__
         hint = hint_of(type(value))
-        if hint is None or not (hasattr(value, "save_pretrained") or _light(value)):
+        if hint is None or not (hasattr(value, "save_pretrained") or _is_config_only(value)):
             raise GraphFileError(
-                f"is a {name} ({type(value).__module__}), which is no class that a file can name. Save it without: "
-                "bind a ComponentSpec or a published class, or register the class with sfumato.registry.models.add."
+                f"is a {name} ({type(value).__module__}), a class that a file cannot name. Bind a ComponentSpec or a "
+                "published class, or register the class: sfumato.registry.models.add(name, cls)."
             )
-        if _light(value):
+        if _is_config_only(value):
             return {"type_hint": list(hint), "config": value.to_config()}
         if self.folder is None:
-            raise GraphFileError(
-                f"is a {name} object with weights. Give a folder to write them to: graph.save(folder)."
-            )
+            raise GraphFileError(f"is a {name} object with weights, which need a folder. Write graph.save(folder).")
         if not all(part.isidentifier() for part in path.split("/")):
-            raise GraphFileError(f"would be written to {path!r}, which is no plain folder name. Rename the component.")
+            raise GraphFileError(f"would be written to {path!r}, which is no valid folder name. Rename the component.")
         self._todo[path] = value
         dtype = str(getattr(value, "dtype", "")).removeprefix("torch.")
         spec = {"pretrained_model_name_or_path": ".", "subfolder": path, "revision": None, "variant": None}
         return {"type_hint": list(hint), **spec, **({"dtype": dtype} if dtype else {})}
 
     def _relative(self, data: dict[str, Any]) -> dict[str, Any]:
-        """The entry in the order of this file, with a path inside the folder said from the folder."""
+        """The entry with its keys in order, and with paths inside the folder relative to it."""
         source = data.get("pretrained_model_name_or_path")
         if isinstance(source, str) and os.path.isabs(source):
             if self.folder is not None and (inside := _below(source, self.folder)) is not None:
                 data["pretrained_model_name_or_path"] = "." if inside == "." else f"./{inside}"
-            elif (inside := _below(source, _PACKAGE)) is not None:  # the embedded model, wherever it is installed
+            elif (inside := _below(source, _PACKAGE)) is not None:  # the included model, wherever it is installed
                 data["pretrained_model_name_or_path"] = f"sfumato:{inside}"
         return {key: data[key] for key in (*_ORDER, *sorted(data.keys() - set(_ORDER))) if key in data}
 
     def write(self) -> None:
-        """Write what is held as objects, each into its own folder."""
+        """Write the objects with weights, each into its own folder."""
         assert self.folder is not None or not self._todo
         for path, value in self._todo.items():
             value.save_pretrained(Path(self.folder or "", path))
 
 
 def _below(path: str, folder: Path) -> str | None:
-    """The path as seen from a folder that holds it, or None."""
+    """The path relative to a folder that contains it, or None."""
     inside = Path(os.path.relpath(path, os.path.abspath(folder)))
     return None if inside.is_absolute() or ".." in inside.parts else inside.as_posix()
 
 
-def _light(value: Any) -> bool:
-    """Whether its config is all of it: a scheduler, but no module."""
+def _is_config_only(value: Any) -> bool:
+    """Whether a component has a config and no weights, as schedulers have."""
     return hasattr(value, "to_config") and not hasattr(value, "state_dict")
 
 
-def read(
+def read_components(
     entries: Mapping[str, dict[str, Any] | None], at: str, folder: Path, manager: Any
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """What a graph binds, by the entries of a file; no weights are read, and only known classes are looked up."""
+    """The components of the entries of a file, and problems. No weights are read; only known classes are accepted."""
     made: dict[str, Any] = {}
     found: list[Problem] = []
     for name, entry in entries.items():
         try:
-            made[name] = None if entry is None else codecs["component"](unspelled(entry), folder, manager)
+            made[name] = None if entry is None else codecs["component"](from_strict_json(entry), folder, manager)
         except (Unfit, ConfigError, LoadError, UnknownName) as error:
             found.append(Problem("component", f"{at}.components.{name}", str(error)))
     return made, found

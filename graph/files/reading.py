@@ -1,6 +1,6 @@
-"""Reading a graph file: its form first, then its blocks, then its wires, with all problems of a kind at once.
+"""Reading a graph file: first its form, then its blocks, then its edges. Each stage reports all its problems at once.
 
-Nothing in a file is run or imported: blocks are looked up by registered name, components by known class.
+Nothing in a file is run or imported. Blocks are looked up by registered name, components by known class.
 """
 
 import os
@@ -22,11 +22,10 @@ from ..named import Named
 from ..structure import Container, Structure
 from ..validate import Unfit
 from . import bindings
-from .shape import FORMAT, NAME, BlockForm, FileForm, GraphForm, InnerForm, NamedForm, NodeForm
-from .text import NotJson, parse
+from .edges import edges_of
+from .forms import FILE_NAME, FORMAT, BlockForm, FileForm, GraphForm, InnerForm, NamedForm, NodeForm
+from .json_text import JsonTextError, parse
 from .values import Values
-from .wires import edges_of
-from .writing import listed
 
 S = TypeVar("S", bound=Structure)
 _NODE: TypeAdapter[Any] = TypeAdapter(NodeForm)
@@ -42,19 +41,19 @@ def load(
 ) -> S:
     """Read a graph of the class `kind` from a folder, or from its `graph.json`.
 
-    Components load later, by `manager` (the process's own). `classes` are blocks by the names that the file gives them,
-    before those that are registered.
+    Components load at their first use, by `manager` (default: that of the process). `classes` are block classes by
+    their names in the file. They go before registered ones.
 
     Raises:
-        GraphFileError: whatever is wrong with the file, with the place in it and the way out.
+        GraphFileError: all problems of the file, with the place of each and what to do.
     """
     path = Path(source)
-    path = path / NAME if path.is_dir() else path
+    path = path / FILE_NAME if path.is_dir() else path
     return from_json(kind, _parsed(path), path.parent, where=str(path), manager=manager, classes=classes)
 
 
 def read_form(path: Path) -> FileForm:
-    """What a graph file says, its form checked and nothing looked up. GraphFileError where it is none."""
+    """The checked form of a graph file, with no block or component looked up. Raises `GraphFileError`."""
     return _form(_parsed(path), str(path))
 
 
@@ -67,33 +66,33 @@ def from_json(
     manager: Any = None,
     classes: Mapping[str, type[Block]] | None = None,
 ) -> S:
-    """The graph of the class `kind` for the content of a graph file; relative paths in it are taken from `folder`."""
+    """The graph of the class `kind` for the content of a graph file. Relative paths in it start at `folder`."""
     form = _form(data, where)
     reading = _Reading(kind, Path(folder), manager, classes or {}, form.auto_map)
     try:
         graph = reading.graph(form.graph, "graph")
     except RecursionError:
-        raise GraphFileError(f"{where}: is nested too deep to be a graph.") from None
+        raise GraphFileError(f"{where}: is nested too deep for a graph.") from None
     if reading.problems or graph is None:
-        raise listed(where, reading.problems)
+        raise GraphFileError.of(where, reading.problems)
     return graph
 
 
 def _parsed(path: Path) -> Any:
     try:
-        there = path.stat()
-        if not S_ISREG(there.st_mode):  # to read a pipe or a device may never end
+        stat = path.stat()
+        if not S_ISREG(stat.st_mode):  # reading a pipe or a device may never end
             raise GraphFileError(f"{path}: is no plain file. Put the file itself there.")
-        if there.st_size > _MOST:
-            size = f"has {there.st_size / 1e6:.0f} MB, and no graph file is larger than {_MOST / 1e6:.0f} MB"
+        if stat.st_size > _MOST:
+            size = f"has {stat.st_size / 1e6:.0f} MB. A graph file has at most {_MOST / 1e6:.0f} MB"
             raise GraphFileError(f"{path}: {size}.")
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
-        hint = " This is a checkpoint: sf.load(folder) makes a graph for it." if set(_CHECKPOINTS) & set(beside) else ""
-        there = f"The folder has: {', '.join(beside[:12])}." if beside else "The folder is empty or missing."
-        raise GraphFileError(f"{path}: there is no such file.{hint} {there}") from None
-    except NotJson as error:
+        hint = " The folder is a checkpoint. Write sf.load(folder)." if set(_CHECKPOINTS) & set(beside) else ""
+        content = f"The folder has: {', '.join(beside[:12])}." if beside else "The folder is empty or missing."
+        raise GraphFileError(f"{path}: there is no such file.{hint} {content}") from None
+    except JsonTextError as error:
         raise GraphFileError(f"{path}: {error}") from None
     except UnicodeDecodeError as error:
         raise GraphFileError(f"{path}: is no text file ({error.reason} at byte {error.start}).") from None
@@ -103,18 +102,18 @@ def _parsed(path: Path) -> Any:
 
 def _form(data: Any, where: str) -> FileForm:
     if not isinstance(data, dict) or not {"format", "graph"} <= data.keys():
-        came = f"an object of {', '.join(data) or 'nothing'}" if isinstance(data, dict) else type(data).__name__
-        text = f'{where}: is no graph file: it holds {came}, and {{"format": {FORMAT}, "graph": …}} was wanted.'
-        raise GraphFileError(f"{text} Graphs are written by graph.save(folder).")
+        got = f"the keys {', '.join(data) or 'none'}" if isinstance(data, dict) else type(data).__name__
+        text = f'{where}: is no graph file: needs {{"format": {FORMAT}, "graph": …}}, got {got}.'
+        raise GraphFileError(f"{text} graph.save(folder) writes graph files.")
     data = cast("dict[str, Any]", data)
     if data["format"] != FORMAT or isinstance(data["format"], bool):
         raise GraphFileError(f"{where}: {_other_format(data['format'], data.get('sfumato', 'unknown'))}")
     try:
         return FileForm.model_validate(data)
     except ValidationError as error:
-        raise listed(where, [_said(problem, data) for problem in error.errors()]) from None
+        raise GraphFileError.of(where, [_form_problem(problem, data) for problem in error.errors()]) from None
     except RecursionError:
-        raise GraphFileError(f"{where}: is nested too deep to be a graph.") from None
+        raise GraphFileError(f"{where}: is nested too deep for a graph.") from None
 
 
 def _other_format(found: Any, writer: Any) -> str:  # JSON values
@@ -124,8 +123,8 @@ def _other_format(found: Any, writer: Any) -> str:  # JSON values
     return f"{text} Update sfumato: pip install -U sfumato."
 
 
-def _said(error: Any, data: Any) -> Problem:  # one of pydantic's ErrorDetails
-    """A problem of form, at its place in the file: nodes by name, and without pydantic's names for union members."""
+def _form_problem(error: Any, data: Any) -> Problem:  # one of pydantic's ErrorDetails
+    """A problem of form with its place in the file: nodes by name, without pydantic's names of union members."""
     place: list[str] = []
     at: Any = data
     for i, part in enumerate(error["loc"]):
@@ -138,12 +137,12 @@ def _said(error: Any, data: Any) -> Problem:  # one of pydantic's ErrorDetails
             place.append(f".{name}" if isinstance(name, str) and name else f"[{part}]")
         elif i == len(error["loc"]) - 1 and error["type"] == "missing":
             place.append(f".{part}")
-    wanted = error["msg"][:1].lower() + error["msg"][1:]
-    text = f"{wanted}, got {_short(at)}."
+    needed = error["msg"][:1].lower() + error["msg"][1:]
+    text = f"{needed}, got {_short(at)}."
     if error["type"] == "missing":
         text = "is missing."
     elif error["type"] == "extra_forbidden":
-        text = "is no key of this form. A typo, or written by a newer sfumato?"
+        text = "is no known key. Check the spelling."
     return Problem("form", "".join(place).lstrip("."), text)
 
 
@@ -153,7 +152,7 @@ def _short(value: Any) -> str:
 
 
 class _Reading(Generic[S]):
-    """One pass over a file's graph; problems are gathered, and what has one is None."""
+    """One pass over the graph of a file. It gathers problems; a part with a problem is None."""
 
     def __init__(
         self, kind: type[S], folder: Path, manager: Any, classes: Mapping[str, type[Block]], auto_map: Mapping[str, str]
@@ -164,8 +163,8 @@ class _Reading(Generic[S]):
         self.classes = classes
         self.auto_map = auto_map
         self.problems: list[Problem] = []
-        self.values = Values(lambda block, at: self._came[id(block)], self._inside)
-        self._came: dict[int, Any] = {}
+        self.values = Values(lambda block, at: self._sources[id(block)], self._inside)
+        self._sources: dict[int, Any] = {}  # the JSON of blocks inside config, by identity
 
     def graph(self, form: GraphForm, at: str) -> S | None:
         before = len(self.problems)
@@ -177,7 +176,7 @@ class _Reading(Generic[S]):
                 nodes[step.name] = block
         for name in dict.fromkeys(names):
             if names.count(name) > 1:
-                text = f"is the name of {names.count(name)} nodes, and must be of one. Rename the others."
+                text = f"is the name of {names.count(name)} nodes. Names must be unique: rename the others."
                 self._problem(f"{at}.nodes.{name}", text)
         self._list(f"{at}.nodes", bad_nodes(nodes))
         held = self._components(form.components, at)
@@ -194,7 +193,7 @@ class _Reading(Generic[S]):
             check_made(graph, ())
             return self._bound(graph, held, at)
         except (WireError, LoadError) as error:
-            self._wire(error, at)
+            self._refusal(error, at)
             return None
 
     def node(self, form: Any, at: str) -> Block | None:  # one of the node forms
@@ -205,7 +204,7 @@ class _Reading(Generic[S]):
                 return self.graph(form.graph, f"{at}.graph")
             return self._named(form, at)
         except (SfumatoError, TypeError) as error:
-            self._wire(error, at)
+            self._refusal(error, at)
             return None
 
     def _named(self, form: NamedForm, at: str) -> Block | None:
@@ -241,7 +240,7 @@ class _Reading(Generic[S]):
             except Unfit as error:
                 self._problem(f"{at}.config.{key}", f"{error}.")
         for name in form.components.keys() - set(parts):
-            text = f"{cls.__name__} holds no such component. {did_you_mean(name, parts)}"
+            text = f"{cls.__name__} has no such component. {did_you_mean(name, parts)}"
             self._problem(f"{at}.components.{name}", text)
         values |= self._components(form.components, at)
         if len(self.problems) > before:
@@ -249,7 +248,7 @@ class _Reading(Generic[S]):
         try:
             return cls(**values)
         except (SfumatoError, TypeError, ValueError) as error:
-            self._wire(error, at)
+            self._refusal(error, at)
             return None
 
     def _graphs(
@@ -258,7 +257,7 @@ class _Reading(Generic[S]):
         """The graphs of a container, by field: one, or several by name."""
         made: dict[str, Any] = {}
         if forms and not issubclass(cls, Container):
-            self._problem(f"{at}.graphs", f"{cls.__name__} holds no graphs. Leave the key out.")
+            self._problem(f"{at}.graphs", f"{cls.__name__} holds no graphs. Remove the key.")
             return made
         for key, form in forms.items():
             field, _, part = key.partition(".")
@@ -272,14 +271,14 @@ class _Reading(Generic[S]):
         return made
 
     def _inside(self, data: Any, at: str) -> Block:
-        """A block that is a config value of another."""
+        """A block that is a config value of another block."""
         try:
             form = _NODE.validate_python(data)
         except ValidationError:
             raise Unfit('takes a block: {"block": name, "config": {…}}') from None
         if (made := self.node(form, at)) is None:
-            raise Unfit("holds a block that cannot be read")
-        self._came[id(made)] = data
+            raise Unfit("has a block that cannot be read")
+        self._sources[id(made)] = data
         return made
 
     def _class(self, name: str, at: str) -> type[Block] | None:
@@ -287,8 +286,8 @@ class _Reading(Generic[S]):
         if isinstance(cls, type) and issubclass(cls, Block) and not issubclass(cls, Structure | Named):
             return cls
         if name in self.auto_map:
-            text = f"is code that lies beside this file ({self.auto_map[name]}), and reading a graph runs none."
-            self._problem(f"{at}.block", f"{text} sf.load(folder) says what it is, and how it is run.")
+            text = f"is code beside this file ({self.auto_map[name]}), which Graph.load does not run."
+            self._problem(f"{at}.block", f"{text} Use sf.load(folder): it lists the code, and runs it if you trust it.")
             return None
         near = closest(name, BLOCKS) or [n for n in BLOCKS if n.rpartition(".")[2] == name.rpartition(".")[2]]
         guess = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
@@ -299,12 +298,12 @@ class _Reading(Generic[S]):
 
     def _components(self, entries: Mapping[str, Any], at: str) -> dict[str, Any]:
         plain = {n: None if e is None else e.model_dump(exclude_unset=True) for n, e in entries.items()}
-        made, found = bindings.read(plain, at, self.folder, self.manager)
+        made, found = bindings.read_components(plain, at, self.folder, self.manager)
         self._list("", found)
         return made
 
     def _bound(self, graph: S, bindings: Mapping[str, Any], at: str) -> S:
-        """The graph with its bindings: checked where a block needs them, kept for later where none does."""
+        """The graph with its bindings. Those that a block needs are checked; the others are kept."""
         needed = {n: v for n, v in bindings.items() if n in graph.components and v is not None}
         missing = [n for n in graph.components if n not in bindings]
         for name in bindings.keys() - graph.components.keys():
@@ -322,9 +321,9 @@ class _Reading(Generic[S]):
         dot = "." if at else ""
         self.problems += [Problem(p.code, f"{at}{dot}{p.place}", p.message, p.got, p.needed) for p in found]
 
-    def _wire(self, error: Exception, at: str) -> None:
-        """What a block, a loop or a graph refused, under its place."""
+    def _refusal(self, error: Exception, at: str) -> None:
+        """Report what a block or a graph refused, with its place."""
         if isinstance(error, WireError):
             self._list(at, error.problems)
         else:
-            self._problem(at, f"{error}" if isinstance(error, ConfigError | LoadError) else f"was refused: {error}.")
+            self._problem(at, f"{error}" if isinstance(error, ConfigError | LoadError) else f"cannot be made: {error}.")

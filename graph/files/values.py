@@ -1,4 +1,4 @@
-"""Config values as JSON and back: written by what they are, read by what the field's type says."""
+"""Config values as JSON and back: written by their own class, read by the type of the field."""
 
 import json
 import math
@@ -14,18 +14,18 @@ from ..block import Block, tagged
 from ..typing import type_text, union_members, untagged
 from ..validate import Unfit, fitted
 
-_FLOAT = "$float"  # JSON has no word for inf and nan
+_FLOAT = "$float"  # the key for inf and nan, which JSON does not have
 
 
 @dataclass(frozen=True)
 class Values:
-    """Both ways of config values. Blocks inside of them go through the two functions."""
+    """Writes and reads config values. The two functions write and read the blocks inside of them."""
 
     block_to_json: Callable[[Block, str], Any]
     block_from_json: Callable[[Any, str], Block]
 
     def encode(self, value: Any, at: str) -> Any:
-        """The value as JSON. Raises `Unfit` for what no file can hold; `at` is its place."""
+        """The value as JSON. Raises `Unfit` for a value that a file cannot hold; `at` is its place."""
         if isinstance(value, Enum):
             return value.name
         if value is None or type(value) in (bool, int, str):
@@ -44,37 +44,37 @@ class Values:
             return sorted((self.encode(item, at) for item in value), key=json.dumps)
         if isinstance(value, Mapping):
             if wrong := [key for key in value if not isinstance(key, str) or key.startswith("$")]:
-                raise Unfit(f"has the key {wrong[0]!r}, but keys in a file are text that does not begin with '$'.")
+                raise Unfit(f"has the key {wrong[0]!r}. Keys in a file must be text that does not begin with '$'.")
             return {key: self.encode(item, f"{at}.{key}") for key, item in value.items()}
         if hasattr(value, "to_json") and hasattr(type(value), "from_json"):
             return value.to_json()
         if is_dataclass(value) and not isinstance(value, type):
             return {f.name: self.encode(getattr(value, f.name), f"{at}.{f.name}") for f in fields(value) if f.init}
         raise Unfit(
-            f"holds a {type(value).__name__}, which a file cannot hold. Use numbers, text, tuples, enums or frozen "
+            f"has a {type(value).__name__}, which a file cannot hold. Use numbers, text, tuples, enums or frozen "
             "dataclasses, or make it a component()."
         )
 
     def decode(self, data: Any, hint: Any, at: str) -> Any:
-        """The value that this JSON stands for in a field of type `hint`. Raises `Unfit`.
+        """The value of this JSON for a field of type `hint`. Raises `Unfit`.
 
-        Of a union's members, the one whose value is written exactly so again, else the first that takes it.
+        Of a union, the member whose value is written as the same JSON, else the first member that accepts the JSON.
         """
-        loose: list[Any] = []
-        for arm in union_members(hint):
+        accepted: list[Any] = []
+        for member in union_members(hint):
             try:
-                value = self._as(data, arm, at)
+                value = self._as(data, member, at)
                 if tagged(self.encode(value, at)) == tagged(data):
                     return value
-                loose.append(value)
+                accepted.append(value)
             except (Unfit, TypeError):
                 continue
-        if not loose:
+        if not accepted:
             raise Unfit(f"takes {type_text(hint)}, got {json.dumps(data)}")
-        return loose[0]
+        return accepted[0]
 
-    def _as(self, data: Any, arm: Any, at: str) -> Any:
-        base = untagged(arm)
+    def _as(self, data: Any, hint: Any, at: str) -> Any:
+        base = untagged(hint)
         if isinstance(base, NewType):
             return self.decode(data, base.__supertype__, at)
         if base is Any or base is object:
@@ -83,7 +83,7 @@ class Values:
         if cls is float and isinstance(data, dict) and data.keys() == {_FLOAT}:
             return fitted(float(data[_FLOAT]), base)
         if not isinstance(cls, type):
-            return fitted(data, arm)
+            return fitted(data, hint)
         if issubclass(cls, Block):
             block = self.block_from_json(data, at)
             if not isinstance(block, cls):
@@ -92,11 +92,11 @@ class Values:
         if cls.__module__ == "torch" and cls.__name__ == "dtype":
             return fitted(getattr(sys.modules["torch"], str(data), None), base)
         if issubclass(cls, Enum):
-            return _member(cls, data)
+            return _enum_member(cls, data)
         if issubclass(cls, PurePath):
             return cls(fitted(data, str)) if cls is not Path else Path(fitted(data, str))
         if hasattr(cls, "from_json"):
-            return cls.from_json(data)  # type: ignore[attr-defined]  # asked for just above
+            return cls.from_json(data)  # type: ignore[attr-defined]  # hasattr just above
         if is_dataclass(cls):
             return self._record(data, cls, at)
         if isinstance(data, list):
@@ -106,7 +106,7 @@ class Values:
                 raise Unfit("")
             inner = (get_args(base) or (str, Any))[1]
             return {key: self.decode(item, inner, f"{at}.{key}") for key, item in data.items()}
-        return fitted(data, arm)
+        return fitted(data, hint)
 
     def _items(self, data: list[Any], base: Any, cls: type, at: str) -> Any:
         if issubclass(cls, tuple) and hasattr(cls, "_fields"):
@@ -135,7 +135,7 @@ class Values:
         return cls(**{name: self.decode(item, hints[name], f"{at}.{name}") for name, item in data.items()})
 
     def _plain(self, data: Any) -> Any:
-        """JSON where the type says nothing: arrays are tuples, as config must be hashable."""
+        """A value without a type: arrays become tuples, since config must be hashable."""
         if isinstance(data, list):
             return tuple(map(self._plain, data))
         if isinstance(data, dict):
@@ -145,39 +145,39 @@ class Values:
         return data
 
 
-def spelled(data: Any) -> Any:
-    """JSON values, of which floats may be inf or nan, as a file holds them."""
+def strict_json(data: Any) -> Any:
+    """JSON values whose floats may be inf or nan, in strict JSON."""
     if isinstance(data, dict):
-        return {key: spelled(item) for key, item in data.items()}
+        return {key: strict_json(item) for key, item in data.items()}
     if isinstance(data, list | tuple):
-        return [spelled(item) for item in data]
+        return [strict_json(item) for item in data]
     return {_FLOAT: str(data)} if isinstance(data, float) and not math.isfinite(data) else data
 
 
-def unspelled(data: Any) -> Any:
-    """The inverse of `spelled`. Raises `Unfit`."""
+def from_strict_json(data: Any) -> Any:
+    """The inverse of `strict_json`. Raises `Unfit`."""
     if isinstance(data, dict):
         if data.keys() == {_FLOAT}:
             return _number(data[_FLOAT])
-        return {key: unspelled(item) for key, item in data.items()}
-    return [unspelled(item) for item in data] if isinstance(data, list) else data
+        return {key: from_strict_json(item) for key, item in data.items()}
+    return [from_strict_json(item) for item in data] if isinstance(data, list) else data
 
 
 def _number(text: Any) -> float:
     try:
         return float(text)
     except (TypeError, ValueError):
-        raise Unfit(f"wants a number in text for {_FLOAT}, such as 'inf', got {text!r}") from None
+        raise Unfit(f"needs the text of a number for {_FLOAT}, such as 'inf', got {text!r}") from None
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two config values are equal, and of one type all the way down; nan is nan."""
+def equal_values(a: Any, b: Any) -> bool:
+    """Whether two config values are equal and of equal types at every depth. nan equals nan."""
     if type(a) is float and type(b) is float:
         return a == b or (a != a and b != b)
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
-        return type(a) is type(b) and len(a) == len(b) and all(map(same, a, b))
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal_values, a, b))
     if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+        return a.keys() == b.keys() and all(equal_values(a[key], b[key]) for key in a)
     return type(a) is type(b) and bool(a == b)
 
 
@@ -185,7 +185,7 @@ def _is_dtype(value: Any) -> bool:
     return type(value).__module__ == "torch" and type(value).__name__ == "dtype"
 
 
-def _member(cls: type[Enum], data: Any) -> Enum:
+def _enum_member(cls: type[Enum], data: Any) -> Enum:
     if not isinstance(data, str) or data not in cls.__members__:
         raise Unfit(f"takes {', '.join(cls.__members__)}")
     return cls[data]

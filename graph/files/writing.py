@@ -1,4 +1,4 @@
-"""Writing a graph: everything about it as JSON, whole or not at all."""
+"""Writing a graph file: all of a graph as JSON, whole or not at all."""
 
 import logging
 import os
@@ -18,80 +18,71 @@ from ..named import Named
 from ..structure import Container, Structure
 from ..validate import Unfit
 from . import code
-from .bindings import Writer
-from .shape import FORMAT, NAME
-from .text import parse, pretty
-from .values import Values, same
+from .bindings import ComponentWriter
+from .forms import FILE_NAME, FORMAT
+from .json_text import parse, pretty
+from .values import Values, equal_values
 
 _LOG = logging.getLogger("sfumato")
 
 
 def save(graph: Structure, folder: str | os.PathLike[str]) -> Path:
-    """Write `graph.json` into a folder, and what is held as objects with weights into folders beside it.
+    """Write `graph.json` into a folder, and bound objects with weights into folders beside it.
 
-    The source of blocks that no installed package brings goes beside it (`auto_map`); of a class that has no file,
-    the logger `sfumato` is told. The graph file appears last and at once, so that a reader never sees half a graph.
-    Gives its path.
+    The source of blocks that are in no installed package is written beside it (`auto_map`). The logger `sfumato` warns
+    of a class without a source file. The graph file is written last and at once, so that a reader never sees half a
+    graph. Returns its path.
 
     Raises:
-        GraphFileError: config or components that no file can hold, all of them at once; or a folder that cannot be
+        GraphFileError: config or components that a file cannot hold, all of them at once; or a folder that cannot be
             written to.
     """
     place = Path(folder)
     if place.suffix == ".json" or place.is_file():
-        raise GraphFileError(f"{place}: is a file, and a folder was wanted. Write graph.save({str(place.parent)!r}).")
-    writer = Writer(place)
-    data, made = _file(graph, writer, str(place / NAME))
+        raise GraphFileError(f"{place}: needs a folder, got a file. Write graph.save({str(place.parent)!r}).")
+    writer = ComponentWriter(place)
+    data, made = _file(graph, writer, str(place / FILE_NAME))
     found = code.code_of(made.classes)
-    for text in found.lost:
-        _LOG.warning("%s: without the code of a block. %s", place / NAME, text)
+    for text in found.without_source:
+        _LOG.warning("%s: is saved without the code of a block. %s", place / FILE_NAME, text)
     content = {**{key: value for key, value in data.items() if key != "graph"}, **found.keys(), "graph": data["graph"]}
     try:
         place.mkdir(parents=True, exist_ok=True)
-        code.check_free(found, place, _code_before(place / NAME))
+        code.refuse_overwriting(found, place, _saved_code(place / FILE_NAME))
         writer.write()
         code.write(found, place)
-        _replace(place / NAME, pretty(content) + "\n")
+        _replace(place / FILE_NAME, pretty(content) + "\n")
     except OSError as error:
-        raise GraphFileError(f"{place / NAME}: cannot be written ({error.strerror or error}).") from error
-    return place / NAME
+        raise GraphFileError(f"{place / FILE_NAME}: cannot be written ({error.strerror or error}).") from error
+    return place / FILE_NAME
 
 
 def to_json(graph: Structure) -> dict[str, Any]:  # JSON values
-    """The content of a graph file, for what carries graphs elsewhere. Objects with weights are refused."""
-    return _file(graph, Writer(None), "the graph")[0]
+    """The content of a graph file, without writing it. Bound objects with weights are refused."""
+    return _file(graph, ComponentWriter(None), "the graph")[0]
 
 
-def without_code(graph: Structure) -> list[str]:
-    """Blocks of a graph whose source cannot be given to others, and why: one text each."""
-    made = _Writing(Writer(None))
+def blocks_without_source(graph: Structure) -> list[str]:
+    """The blocks of a graph whose source cannot be saved: one text each, with the reason."""
+    made = _Writing(ComponentWriter(None))
     made.graph(graph, "graph", "")
-    return code.code_of(made.classes).lost
+    return code.code_of(made.classes).without_source
 
 
-def _code_before(path: Path) -> dict[str, Any]:
-    """What the graph file that stands there says of its code."""
+def _saved_code(path: Path) -> dict[str, Any]:
+    """The key "code" of the graph file at this path; {} if there is no such file or key."""
     try:
         return dict(parse(path.read_text(encoding="utf-8"))["code"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def _file(graph: Structure, writer: Writer, where: str) -> tuple[dict[str, Any], "_Writing"]:
+def _file(graph: Structure, writer: ComponentWriter, where: str) -> tuple[dict[str, Any], "_Writing"]:
     made = _Writing(writer)
     content = made.graph(graph, "graph", "")
     if found := [*made.problems, *writer.problems]:
-        raise listed(where, found)
+        raise GraphFileError.of(where, found)
     return {"format": FORMAT, "sfumato": _version(), "graph": content}, made
-
-
-def listed(where: str, found: list[Problem]) -> GraphFileError:
-    """One error with all problems, each with its place in the file."""
-    if len(found) == 1:
-        return GraphFileError(f"{where}: {found[0]}")
-    width = max(len(p.place) for p in found)
-    rows = "\n".join(f"  {p.place:<{width}}  {p.message}" for p in found)
-    return GraphFileError(f"{where}: {len(found)} problems\n{rows}")
 
 
 @cache
@@ -117,15 +108,15 @@ def _replace(path: Path, text: str) -> None:
 class _Writing:
     """One pass over a graph; problems are gathered."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: ComponentWriter) -> None:
         self.writer = writer
         self.problems: list[Problem] = []
         self.classes: dict[str, type[Block]] = {}
-        """The classes of blocks that were met, by the name that the file gives them."""
+        """The classes of the blocks, by the names that the file gives them."""
 
     def graph(self, graph: Structure, at: str, path: str) -> dict[str, Any]:
         if type(graph).registered_name != "Graph":
-            self._problem(at, f"is a {type(graph).__name__}, a subclass of Graph. Only graphs themselves are written.")
+            self._problem(at, f"is a {type(graph).__name__}, a subclass of Graph. A file can hold plain graphs only.")
         data: dict[str, Any] = {"preset": list(graph.preset)} if graph.preset else {}
         steps: list[dict[str, Any]] = []
         for name, block in graph.nodes.items():
@@ -143,7 +134,7 @@ class _Writing:
             return {"block": "Graph", "graph": self.graph(block, f"{at}.graph", path)}
         if type(block) is Named:
             if len({old for old, _ in block.names}) != len(block.names):
-                self._problem(at, f"renames one port twice: {block.names}. Make it with named().")
+                self._problem(at, f"renames one port twice: {block.names}. Make the block with named().")
             return {"block": "Named", "names": dict(block.names), "of": self.node(block.block, f"{at}.of", path)}
         return self._leaf(block, at, path)
 
@@ -153,7 +144,7 @@ class _Writing:
         if cls.__module__.partition(".")[0] == HUB:  # two repos may have blocks of one name
             name = name if self.classes.setdefault(name, cls) is cls else f"{cls.__module__}.{name}"
         elif BLOCKS.find(name) is not cls:
-            text = f"is called {cls.registered_name!r}, but that name stands for another class. Give it one of its own:"
+            text = f"has the name {cls.registered_name!r}, which another class has too. Give it its own:"
             self._problem(at, f'{text} class {cls.__name__}(Block, name="package.{cls.__name__}").')
         self.classes[name] = cls
         hints = get_type_hints(cls, include_extras=True)
@@ -174,22 +165,22 @@ class _Writing:
         return {**data, **self._components(held, at, path)}
 
     def _value(self, value: Any, hint: Any, at: str, path: str) -> Any:
-        """The value as JSON, after trying that the file gives it back as it is."""
+        """The value as JSON, after checking that reading it gives an equal value."""
         inside: list[Block] = []
 
         def block_from(data: Any, at: str) -> Block:
             return inside[data["block"]]
 
-        def kept(block: Block, at: str) -> Any:
+        def keep(block: Block, at: str) -> Any:
             inside.append(block)
             return {"block": len(inside) - 1}
 
         try:
-            trial = Values(kept, block_from)
+            trial = Values(keep, block_from)
             data = trial.encode(value, at)
             back = Values(lambda block, at: {"block": inside.index(block)}, block_from).decode(data, hint, at)
-            if not same(back, value):
-                raise Unfit(f"is {value!r}, but would come back from a file as {back!r}. Type the field more narrowly.")
+            if not equal_values(back, value):
+                raise Unfit(f"is {value!r}, but a file would give {back!r}. Give the field a narrower type.")
             real = Values(lambda block, at: self.node(block, at, path), block_from)
             return real.encode(value, at) if inside else data
         except Unfit as error:

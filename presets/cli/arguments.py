@@ -116,7 +116,7 @@ def run_record(pipe: Any, source: Mapping[str, str], arguments: GraphArguments) 
     from sfumato import __version__
 
     from ...graph import Lazy
-    from ...graph.files.values import spelled
+    from ...graph.files.values import strict_json
     from ...graph.swaps import overlay
 
     graph = overlay(pipe, arguments.overlays)
@@ -127,7 +127,7 @@ def run_record(pipe: Any, source: Mapping[str, str], arguments: GraphArguments) 
         parts[slot] = graph[paths[0]].to_config()
     task = {"task": graph.preset[1]} if graph.preset else {}
     inputs = {name: value for name, value in arguments.record.items() if value is not None}
-    return {"sfumato": __version__, **source, **task, "inputs": inputs, **spelled(parts)}
+    return {"sfumato": __version__, **source, **task, "inputs": inputs, **strict_json(parts)}
 
 
 def _is_plain(value: Any) -> bool:

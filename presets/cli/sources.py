@@ -113,10 +113,10 @@ def open_graph(
 def _read_file(x: str, manager: Any, repo: Repo) -> Any:  # a Graph
     from ...graph import Graph
     from ...graph.files import load
+    from ...graph.files.forms import FILE_NAME
     from ...graph.files.reading import read_form
-    from ...graph.files.shape import NAME
 
     path = Path(x).expanduser()
-    if path.name == NAME and read_form(path).auto_map:
+    if path.name == FILE_NAME and read_form(path).auto_map:
         return open_graph(str(path.absolute().parent), manager=manager, repo=repo)
     return load(Graph, path, manager)

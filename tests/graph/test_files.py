@@ -1,4 +1,4 @@
-"""Graph files: what is written, what comes back, and what is refused."""
+"""Graph files: graphs that are saved and loaded, and graphs that cannot be saved."""
 
 import json
 import math
@@ -16,14 +16,14 @@ from sfumato.components.schedulers import EulerDiscreteScheduler
 from sfumato.components.spec import ComponentSpec
 from sfumato.graph import Block, Graph, GraphFileError, Switch, named
 from sfumato.graph.files import schema, to_json
+from sfumato.graph.files.json_text import pretty
 from sfumato.graph.files.reading import from_json
-from sfumato.graph.files.text import pretty
 
 from .saved import Add, AddItem, Both, Colour, Function, Much, Net, UseAutoencoder, UseNet, UseScheduler, Window, loop
 
 
-def back(graph: Graph, folder: Path) -> Graph:
-    """The graph after it was saved and loaded, having seen that the same bytes are written again."""
+def saved_and_loaded(graph: Graph, folder: Path) -> Graph:
+    """The graph after saving and loading. Saving it again must write the same bytes."""
     graph.save(folder)
     first = (folder / "graph.json").read_bytes()
     loaded = Graph.load(folder)
@@ -32,33 +32,33 @@ def back(graph: Graph, folder: Path) -> Graph:
     return loaded
 
 
-# ------------------------------------------------------------------------------------------------ what comes back
-def test_a_graph_comes_back_equal(tmp_path: Path) -> None:
+# ------------------------------------------------------------------------------------------------ saved and loaded
+def test_a_loaded_graph_is_equal(tmp_path: Path) -> None:
     graph = Graph(first=Add(n=3), second=Both(), outputs=("y", "x"), slots={"adder": ["first"]})
-    loaded = back(graph, tmp_path)
+    loaded = saved_and_loaded(graph, tmp_path)
     assert loaded == graph
     assert loaded(x=1)["x"] == 4
     assert list(loaded.outputs) == list(graph.outputs) and loaded.slots == graph.slots
 
 
-def test_loops_switches_renamings_and_inner_graphs_come_back(tmp_path: Path) -> None:
+def test_loops_switches_renamings_and_inner_graphs_are_loaded_equal(tmp_path: Path) -> None:
     inner = Graph(a=Add(n=1), b=loop(add=AddItem(), again=named(Add(), x="x")))
     switch = Switch(on="which", cases={"one": Graph(a=Add()), "two": inner}, default=Graph(a=Add(n=9)))
     graph = Graph(start=named(Add(), x="z"), pick=switch, around=inner, twice=loop(inner=loop(), last=AddItem()))
-    assert back(graph, tmp_path) == graph
+    assert saved_and_loaded(graph, tmp_path) == graph
 
 
-def test_pinned_edges_come_back_pinned(tmp_path: Path) -> None:
+def test_pinned_edges_stay_pinned(tmp_path: Path) -> None:
     graph = Graph(a=Add(n=1), b=Add(n=2), c=Both()).wire("c.x", "a.x").wire("c.y", "inputs.height")
-    loaded = back(graph, tmp_path)
+    loaded = saved_and_loaded(graph, tmp_path)
     assert loaded == graph and [str(e) for e in loaded.pinned] == [str(e) for e in graph.pinned]
 
 
-def test_a_node_that_an_edit_left_dormant_comes_back(tmp_path: Path) -> None:
+def test_an_unread_node_is_saved(tmp_path: Path) -> None:
     graph = Graph(a=Add(n=1), b=Add(n=2), c=Both())
     dormant = graph.replace("b", named(Add(), x="w"))
     assert [p.code for p in dormant.check()] == ["unread"] or dormant.check() == []
-    assert back(dormant, tmp_path) == dormant
+    assert saved_and_loaded(dormant, tmp_path) == dormant
 
 
 @pytest.mark.parametrize(
@@ -73,23 +73,23 @@ def test_a_node_that_an_edit_left_dormant_comes_back(tmp_path: Path) -> None:
         Much(anything=(1, (2.5, None, "x"), {"a": (True,)})),
     ],
 )  # fmt: skip
-def test_every_kind_of_config_comes_back_as_it_was(block: Much, tmp_path: Path) -> None:
-    assert back(Graph(much=block), tmp_path) == Graph(much=block)
+def test_every_kind_of_config_is_loaded_equal(block: Much, tmp_path: Path) -> None:
+    assert saved_and_loaded(Graph(much=block), tmp_path) == Graph(much=block)
 
 
-def test_nan_comes_back_as_nan(tmp_path: Path) -> None:
-    loaded = back(Graph(much=Much(number=math.nan)), tmp_path)["much"]
+def test_nan_is_saved(tmp_path: Path) -> None:
+    loaded = saved_and_loaded(Graph(much=Much(number=math.nan)), tmp_path)["much"]
     assert isinstance(loaded, Much) and isinstance(loaded.number, float) and math.isnan(loaded.number)
 
 
-def test_a_number_without_a_point_is_a_float_where_the_field_says_so() -> None:
+def test_an_integer_is_read_as_a_float_in_a_float_field() -> None:
     data = to_json(Graph(add=AddItem()))
     data["graph"]["nodes"][0]["config"]["scale"] = 3
     block = from_json(Graph, data)["add"]
     assert isinstance(block, AddItem) and type(block.scale) is float
 
 
-def test_a_field_that_the_file_does_not_know_yet_takes_its_default() -> None:
+def test_a_field_that_the_file_lacks_gets_its_default() -> None:
     data = to_json(Graph(add=Add()))
     data["graph"]["nodes"][0]["config"] = {}
     assert from_json(Graph, data) == Graph(add=Add())
@@ -139,29 +139,29 @@ def test_random_graphs_survive_their_json(blocks: list[Block], pins: list[int]) 
 
 
 # ------------------------------------------------------------------------------------------------ components
-def test_what_is_bound_by_spec_comes_back_as_the_same_handle(tmp_path: Path) -> None:
+def test_a_handle_is_saved_as_its_spec(tmp_path: Path) -> None:
     spec = ComponentSpec(type_hint=("diffusers", "FilesTestNet"), pretrained_model_name_or_path="some/repo")
     graph = Graph(a=UseNet()).bind(net=default_manager().handle(spec))
-    loaded = back(graph, tmp_path)
+    loaded = saved_and_loaded(graph, tmp_path)
     assert loaded == graph and not graph.diff(loaded)
 
 
 def test_a_scheduler_is_saved_inline(tmp_path: Path) -> None:
     graph = Graph(a=UseScheduler()).bind(scheduler=EulerDiscreteScheduler(use_karras_sigmas=True))
-    loaded = back(graph, tmp_path)
+    loaded = saved_and_loaded(graph, tmp_path)
     assert loaded == graph and loaded.bindings["scheduler"].use_karras_sigmas
     entry = json.loads((tmp_path / "graph.json").read_text())["graph"]["components"]["scheduler"]
     assert entry["type_hint"] == ["diffusers", "EulerDiscreteScheduler"] and entry.keys() == {"type_hint", "config"}
 
 
-def test_a_model_held_as_an_object_is_written_beside_and_found_after_a_move(tmp_path: Path) -> None:
+def test_a_bound_model_is_written_beside_the_file_and_found_after_a_move(tmp_path: Path) -> None:
     def tiny() -> AutoencoderTiny:
         sizes = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8)}
         return AutoencoderTiny(**sizes, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).half()
 
     one, two = tiny(), tiny()
     graph = Graph(a=UseAutoencoder(), inner=Graph(b=UseAutoencoder()).bind(vae=two)).bind(vae=one)
-    back(graph, tmp_path / "here")
+    saved_and_loaded(graph, tmp_path / "here")
     (tmp_path / "here").rename(tmp_path / "there")
     loaded = Graph.load(tmp_path / "there")
     inner = loaded["inner"]
@@ -172,8 +172,8 @@ def test_a_model_held_as_an_object_is_written_beside_and_found_after_a_move(tmp_
         assert all(torch.equal(a, b) for a, b in zip(again.parameters(), model.parameters(), strict=True))
 
 
-def test_a_component_that_a_block_holds_itself_is_not_lost(tmp_path: Path) -> None:
-    loaded = back(Graph(a=UseScheduler(scheduler=EulerDiscreteScheduler())), tmp_path)
+def test_a_component_in_a_block_field_is_saved(tmp_path: Path) -> None:
+    loaded = saved_and_loaded(Graph(a=UseScheduler(scheduler=EulerDiscreteScheduler())), tmp_path)
     block = loaded["a"]
     assert isinstance(block, UseScheduler) and block.scheduler == EulerDiscreteScheduler()
 
@@ -184,35 +184,35 @@ def test_a_model_that_two_graphs_share_is_written_once(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.rglob("config.json")] == ["config.json"]
 
 
-def test_a_binding_that_no_block_needs_any_more_is_kept(tmp_path: Path) -> None:
+def test_a_binding_that_no_block_needs_is_saved(tmp_path: Path) -> None:
     graph = Graph(a=Add(), b=UseScheduler()).bind(scheduler=EulerDiscreteScheduler()).remove("b")
-    assert back(graph, tmp_path) == graph
+    assert saved_and_loaded(graph, tmp_path) == graph
 
 
 def test_an_object_that_no_file_can_name_is_refused(tmp_path: Path) -> None:
     class Odd(Net): ...
 
-    with pytest.raises(GraphFileError, match=r"graph\.components\.net  is a Odd .* no class that a file can name"):
+    with pytest.raises(GraphFileError, match=r"graph\.components\.net  is a Odd .* a class that a file cannot name"):
         Graph(a=UseNet()).bind(net=Odd()).save(tmp_path)
     assert not (tmp_path / "graph.json").exists()
 
 
 def test_models_need_a_folder() -> None:
-    with pytest.raises(GraphFileError, match="Give a folder to write them to"):
+    with pytest.raises(GraphFileError, match="which need a folder"):
         to_json(Graph(a=UseNet()).bind(net=Net()))
 
 
 # ------------------------------------------------------------------------------------------------ writing
-def test_all_config_that_cannot_be_written_is_told_at_once(tmp_path: Path) -> None:
+def test_all_config_that_cannot_be_saved_is_reported_at_once(tmp_path: Path) -> None:
     wrong = Much(number=True)  # the field says int | float, and True is neither
     graph = Graph(a=Function(call=abs), b=Much(anything=[1, 2]), c=Much(anything={1: 2}), d=wrong)
     with pytest.raises(GraphFileError) as error:
         graph.save(tmp_path)
     text = str(error.value)
     assert "4 problems" in text and "takes int | float | None, got true" in text
-    assert "graph.nodes.a.config.call      holds a builtin_function_or_method, which a file cannot hold" in text
-    assert "would come back from a file as (1, 2). Type the field more narrowly." in text
-    assert "keys in a file are text" in text
+    assert "graph.nodes.a.config.call      has a builtin_function_or_method, which a file cannot hold" in text
+    assert "is [1, 2], but a file would give (1, 2). Give the field a narrower type." in text
+    assert "Keys in a file must be text" in text
 
 
 def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_save_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(GraphFileError, match="is a file, and a folder was wanted"):
+    with pytest.raises(GraphFileError, match="needs a folder, got a file"):
         Graph(a=Add()).save(tmp_path / "graph.json")
 
 
@@ -239,7 +239,7 @@ def test_a_shipped_pipeline_survives_its_file(tmp_path: Path) -> None:
     import sfumato as sf
 
     pipe = sf.load("emoji")
-    loaded = back(pipe, tmp_path)
+    loaded = saved_and_loaded(pipe, tmp_path)
     assert loaded == pipe
     assert "sfumato:presets/embedded/emoji" in (tmp_path / "graph.json").read_text()
     assert loaded.slots == pipe.slots and loaded.preset == pipe.preset

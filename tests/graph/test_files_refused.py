@@ -1,4 +1,4 @@
-"""Graph files that are refused: what is told, and where."""
+"""Graph files that are refused: the error text, and the place that it names."""
 
 import json
 from collections.abc import Callable
@@ -30,7 +30,7 @@ def nodes(data: dict[str, Any]) -> Any:
     return data["graph"]["nodes"]
 
 
-def test_a_newer_format_is_refused_with_who_wrote_it() -> None:
+def test_a_newer_format_is_refused_with_the_version_that_wrote_it() -> None:
     text = refused(lambda d: d.update(format=7, sfumato="3.1"))
     assert text == (
         "graph.json: is of format 7, written by sfumato 3.1, and this version reads format 2. "
@@ -46,25 +46,25 @@ def test_an_older_format_is_refused_with_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("content", ["[]", "3", '{"a": 1}', '{"graph": {}}'])
-def test_what_is_no_graph_file_is_refused(content: str, tmp_path: Path) -> None:
+def test_json_of_another_form_is_refused(content: str, tmp_path: Path) -> None:
     (tmp_path / "graph.json").write_text(content)
     with pytest.raises(GraphFileError, match="is no graph file"):
         Graph.load(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "text"),
     [
         ("{", "is not JSON at line 1, column 2"),
         ('{"format": 1, "format": 1}', "has the key 'format' twice"),
-        ('{"format": NaN}', "bare NaN, which is not JSON"),
+        ('{"format": NaN}', "has NaN, which is not JSON"),
         ("[" * 100_000, "nested too deep"),
         ("\ud800", None),
     ],
 )
-def test_bad_json_is_refused_with_its_place(content: str, told: str | None, tmp_path: Path) -> None:
+def test_bad_json_is_refused_with_its_place(content: str, text: str | None, tmp_path: Path) -> None:
     (tmp_path / "graph.json").write_bytes(content.encode("utf-8", "surrogatepass"))
-    with pytest.raises(GraphFileError, match=told or "no text file"):
+    with pytest.raises(GraphFileError, match=text or "no text file"):
         Graph.load(tmp_path)
 
 
@@ -78,13 +78,15 @@ def test_a_file_nested_too_deep_is_refused() -> None:
         from_json(Graph, data)
 
 
-def test_a_missing_file_is_told_with_what_is_there(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_with_the_content_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text("{}")
-    with pytest.raises(GraphFileError, match=r"This is a checkpoint: sf\.load.*The folder has: model_index\.json"):
+    with pytest.raises(
+        GraphFileError, match=r"The folder is a checkpoint. Write sf\.load.*The folder has: model_index\.json"
+    ):
         Graph.load(tmp_path)
 
 
-def test_an_unknown_block_is_told_with_the_nearest_names() -> None:
+def test_an_unknown_block_is_reported_with_similar_names() -> None:
     text = refused(lambda d: nodes(d)[0].update(block="files.Ad"))
     assert "graph.nodes.a.block  no block is called 'files.Ad'. Did you mean 'files.Add'" in text
     assert "Import the module that defines it, or install its package (perhaps 'files')" in text
@@ -97,7 +99,7 @@ def test_a_block_name_never_leads_to_an_import(tmp_path: Path, monkeypatch: pyte
         assert "no block is called" in refused(lambda d, name=name: nodes(d)[0].update(block=name))
 
 
-def test_unknown_missing_and_unfit_config_is_told_at_once() -> None:
+def test_unknown_missing_and_wrong_config_is_reported_at_once() -> None:
     def change(data: dict[str, Any]) -> None:
         nodes(data)[0]["config"] = {"m": 1}
         nodes(data)[1]["graphs"]["body"]["nodes"][0]["config"]["scale"] = "two"
@@ -118,7 +120,7 @@ def test_a_reserved_node_name_is_refused() -> None:
     assert "graph.nodes.inputs  is a reserved word" in refused(lambda d: nodes(d)[0].update(name="inputs"))
 
 
-def test_all_faults_of_form_are_told_at_once() -> None:
+def test_all_problems_of_form_are_reported_at_once() -> None:
     def change(data: dict[str, Any]) -> None:
         del data["graph"]["outputs"]
         nodes(data)[1]["graphs"]["body"]["edges"][0]["how"] = "guessed"
@@ -127,26 +129,26 @@ def test_all_faults_of_form_are_told_at_once() -> None:
     text = refused(change)
     assert "graph.outputs                           is missing." in text
     assert "graph.nodes.b.graphs.body.edges[0].how  input should be 'ruled' or 'pinned', got 'guessed'." in text
-    assert "graph.nodes.b.crry                      is no key of this form" in text
+    assert "graph.nodes.b.crry                      is no known key. Check the spelling." in text
 
 
 def edge(data: dict[str, Any], i: int = 1) -> Any:
     return data["graph"]["edges"][i]
 
 
-def test_a_ruled_edge_that_the_rule_does_not_give_is_refused() -> None:
+def test_a_ruled_edge_that_differs_from_the_rule_is_refused() -> None:
     chain = Graph(a=Add(), b=Add(), c=Both())
     text = refused(lambda d: edge(d, 2).update({"from": "a.x"}), chain)
     assert text == (
-        "graph.json: graph.edges[2]  is marked ruled, but the wiring rule gives c.x b.x, not a.x. "
-        'Write "how": "pinned" to keep it so, or correct "from".'
+        "graph.json: graph.edges[2]  is marked ruled, but the wiring rule joins c.x to b.x, not to a.x. "
+        'Write "how": "pinned" to keep this edge, or correct "from".'
     )
     data = to_json(chain)
     edge(data, 2).update({"from": "a.x", "how": "pinned"})
     assert from_json(Graph, data) == chain.wire("c.x", "a.x")
 
 
-def test_edges_to_nowhere_are_told_with_the_nearest_names() -> None:
+def test_edges_to_unknown_ports_are_reported_with_similar_names() -> None:
     def change(data: dict[str, Any]) -> None:
         edge(data, 0)["to"] = "aa.x"
         edge(data, 1)["from"] = "inputs2.itms"
@@ -154,13 +156,13 @@ def test_edges_to_nowhere_are_told_with_the_nearest_names() -> None:
 
     text = refused(change)
     assert (
-        "graph.nodes.b.graphs.body.edges[0]  \"to\" names add.y, but add takes no 'y'. There are: x, item, scale."
+        "graph.nodes.b.graphs.body.edges[0]  \"to\" names add.y, but add has no input 'y'. There are: x, item, scale."
         in text
     )
 
 
 def test_an_edge_that_is_missing_or_doubled_is_refused() -> None:
-    assert "no edge leads to b.items" in refused(lambda d: d["graph"]["edges"].pop(1))
+    assert "has no edge to b.items" in refused(lambda d: d["graph"]["edges"].pop(1))
     assert "is a second edge into a.x" in refused(lambda d: d["graph"]["edges"].append(edge(d, 0)))
 
 
@@ -178,7 +180,7 @@ def test_a_component_of_an_unknown_library_is_not_looked_up() -> None:
     assert "graph.components.nett  no block of this graph needs such a component. Did you mean 'net'?" in text
 
 
-def test_a_port_renamed_that_is_not_there_is_refused() -> None:
+def test_renaming_an_unknown_port_is_refused() -> None:
     graph = Graph(a=named(Add(), x="z"))
     assert "files.Add has no port 'q' to rename" in refused(lambda d: nodes(d)[0].update(names={"q": "z"}), graph)
 
@@ -190,5 +192,5 @@ def test_graphs_where_the_block_has_no_such_field_are_refused() -> None:
         nodes(data)[0]["graphs"] = {"body": graphs["body"]}
 
     text = refused(change)
-    assert "graph.nodes.a.graphs             Add holds no graphs. Leave the key out." in text
+    assert "graph.nodes.a.graphs             Add holds no graphs. Remove the key." in text
     assert "graph.nodes.b.graphs.bodies.one  Loop has no such field. Did you mean 'body'?" in text

@@ -32,7 +32,7 @@ def test_a_saved_graph_brings_the_source_of_ones_own_block(
     module.forget()
     text = refusal(tmp_path / "mine")
     assert "the block acme.flip.Flip (flip.Flip):" in text
-    with pytest.raises(sf.GraphFileError, match=r"graph.nodes.flip.block  is code that lies beside this file"):
+    with pytest.raises(sf.GraphFileError, match=r"graph.nodes.flip.block  is code beside this file"):
         sf.Graph.load(tmp_path / "mine")
     loaded = trusted(tmp_path / "mine")
     assert type(loaded["flip"]) is not acme.Flip
@@ -81,7 +81,8 @@ def test_a_class_without_a_file_is_saved_with_a_notice_and_given_to_nobody(
     with caplog.at_level(logging.WARNING, "sfumato"):
         graph.save(tmp_path / "mine")
     way_out = "has no source file. Write it into a module of its own, and import it from there."
-    assert caplog.messages == [f"{tmp_path / 'mine/graph.json'}: without the code of a block. typed_in.Flip: {way_out}"]
+    file = tmp_path / "mine/graph.json"
+    assert caplog.messages == [f"{file}: is saved without the code of a block. typed_in.Flip: {way_out}"]
     with pytest.raises(sf.LoadError, match=r"cannot be written .1 problems.\n  typed_in.Flip: has no source file"):
         graph.save_pretrained(tmp_path / "shared")
     assert not (tmp_path / "shared").exists()
@@ -92,14 +93,14 @@ def test_a_module_that_would_not_come_along_is_told(
 ) -> None:
     acme = module("acme_flip", f"import acme_help\n{FLIP}", acme_help="")
     sf.Graph(flip=acme.Flip()).save(tmp_path / "mine")
-    assert "acme_flip.py imports acme_help, which no package brings, so that it would not come along" in caplog.text
+    assert "acme_flip.py imports acme_help, which is in no installed package and would not be saved" in caplog.text
 
 
 def test_a_file_of_somebody_else_is_not_written_over(module: Own, tmp_path: Path) -> None:
     acme = module("acme_flip", FLIP)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/acme_flip.py").write_text("# two years of work")
-    with pytest.raises(sf.GraphFileError, match=r"acme_flip.py: is another file than the code of this graph"):
+    with pytest.raises(sf.GraphFileError, match=r"acme_flip.py: exists and is not the code of this graph"):
         sf.Graph(flip=acme.Flip()).save(tmp_path / "mine")
     assert (tmp_path / "mine/acme_flip.py").read_text() == "# two years of work"
     assert not (tmp_path / "mine/graph.json").exists()

@@ -9,9 +9,9 @@ from pathlib import Path
 from ....graph.block import Block
 from ....graph.errors import LoadError
 from ....graph.files import load
-from ....graph.files.code import home_of
+from ....graph.files.code import class_files
+from ....graph.files.forms import FILE_NAME, FileForm
 from ....graph.files.reading import read_form
-from ....graph.files.shape import NAME, FileForm
 from ....graph.graph import Graph
 from ....graph.wiring import RESERVED
 from ....registry import find_block
@@ -31,13 +31,13 @@ def load_graph(root: Location, subfolder: str = "", trust_remote_code: bool | st
     run is told. Raises `LoadError` and `GraphFileError`.
     """
     trust = trust_of(trust_remote_code)
-    folder = root.local(subfolder, [NAME])
-    form = read_form(folder / NAME)
+    folder = root.local(subfolder, [FILE_NAME])
+    form = read_form(folder / FILE_NAME)
     if not form.auto_map:
         return load(Graph, folder)
     if not trust.given and all(_known(name) for name in form.auto_map):
         for name in form.auto_map:
-            _tell_of_another(name, folder / NAME, _recorded(form))
+            _tell_of_another(name, folder / FILE_NAME, _recorded(form))
         return load(Graph, folder)
     return load(Graph, folder, classes=_trusted(_of_graph(root, subfolder, form), trust_remote_code))
 
@@ -61,9 +61,9 @@ def custom_block(root: Location, subfolder: str = "", trust_remote_code: bool | 
 
 def code_in(root: Location, subfolder: str = "") -> Code | None:
     """The code that a folder or repo brings, as text; nothing of it is run. Raises as the two above."""
-    if NAME not in root.names(subfolder):
+    if FILE_NAME not in root.names(subfolder):
         return _of_config(root, subfolder)
-    form = read_form(root.local(subfolder, [NAME]) / NAME)
+    form = read_form(root.local(subfolder, [FILE_NAME]) / FILE_NAME)
     return _of_graph(root, subfolder, form) if form.auto_map else None
 
 
@@ -128,7 +128,7 @@ def _same_here(code: Code) -> dict[str, type[Block]] | None:
 
 def _home(cls: type[Block] | None) -> tuple[Mapping[str, str], str] | None:
     try:
-        home = home_of(cls) if cls is not None else None
+        home = class_files(cls) if cls is not None else None
     except LoadError:
         return None
     return None if home is None else (home.origin.source.sha256, home.address)

@@ -14,7 +14,7 @@ from types import ModuleType
 from ....graph.block import Block
 from ....graph.code import HUB, Source, module_of
 from ....graph.errors import LoadError
-from ....graph.files.code import Origin, brought
+from ....graph.files.code import Origin, remember_origin
 from ....graph.named import Named
 from ....graph.structure import Container
 from .reading import Code
@@ -36,7 +36,7 @@ def announce(code: Code) -> str:
     """The package of this code, so that graphs with blocks of it can be saved with it; nothing is run."""
     package = package_of(code)
     _made.setdefault(package, (code.source, code.place))
-    brought(package, Origin(code.source, code.requirements, code.repo, code.revision))
+    remember_origin(package, Origin(code.source, code.requirements, code.repo, code.revision))
     return package
 
 

@@ -1,4 +1,4 @@
-"""The edges of a file against the nodes: every one is checked, and ruled ones must be what the rule gives."""
+"""Checking the edges of a file: each joins known ports, and a ruled one is the one that the wiring rule makes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -6,17 +6,17 @@ from ...registry import did_you_mean
 from ..block import Block
 from ..errors import Problem
 from ..wiring import INPUTS, Edge, rule
-from .shape import EdgeForm
+from .forms import EdgeForm
 
 
 def edges_of(forms: Sequence[EdgeForm], nodes: Mapping[str, Block], at: str) -> tuple[tuple[Edge, ...], list[Problem]]:
-    """The edges of a graph by its file, and what is wrong with them; no edges where something is."""
+    """The edges of a graph, and problems. With a problem there are no edges."""
     given = [(f"{at}.edges[{i}]", _edge(form)) for i, form in enumerate(forms)]
     found = [p for place, edge in given for p in _unknown(place, edge, nodes)]
     seen: dict[str, str] = {}
     for place, edge in given:
         if (first := seen.setdefault(edge.target, place)) != place:
-            found.append(_problem(place, f"is a second edge into {edge.target}; {first} is the other. Keep one."))
+            found.append(_problem(place, f"is a second edge into {edge.target}, beside {first}. Remove one."))
     if found:
         return (), found
     ruled = rule(nodes, [edge for _, edge in given if edge.pinned])
@@ -24,14 +24,12 @@ def edges_of(forms: Sequence[EdgeForm], nodes: Mapping[str, Block], at: str) -> 
     for place, edge in given:
         right = by_target[edge.target]
         if edge != right:
-            text = f"is marked ruled, but the wiring rule gives {edge.target} {right.source}, not {edge.source}."
-            found.append(_problem(place, f'{text} Write "how": "pinned" to keep it so, or correct "from".'))
+            text = f"is marked ruled, but the wiring rule joins {edge.target} to {right.source}, not to {edge.source}."
+            found.append(_problem(place, f'{text} Write "how": "pinned" to keep this edge, or correct "from".'))
     for edge in ruled:
         if edge.target not in seen:
             add = f'{{"from": "{edge.source}", "to": "{edge.target}", "how": "ruled"}}'
-            found.append(
-                _problem(f"{at}.edges", f"no edge leads to {edge.target}. The wiring rule gives {add}: add it.")
-            )
+            found.append(_problem(f"{at}.edges", f"has no edge to {edge.target}. Add {add}."))
     return ruled if not found else (), found
 
 
@@ -47,13 +45,13 @@ def _unknown(place: str, edge: Edge, nodes: Mapping[str, Block]) -> Iterator[Pro
         if side == "from" and node == INPUTS:
             continue
         if node not in nodes:
-            yield _problem(place, f'"{side}" names the node {node!r}, which is not here. {did_you_mean(node, nodes)}')
+            yield _problem(place, f'"{side}" names {node!r}, which is no node. {did_you_mean(node, nodes)}')
             continue
         signature = nodes[node].signature
-        ports, verb = (signature.inputs, "takes") if side == "to" else (signature.outputs, "gives")
+        ports, kind = (signature.inputs, "input") if side == "to" else (signature.outputs, "output")
         if port not in ports:
             yield _problem(
-                place, f'"{side}" names {node}.{port}, but {node} {verb} no {port!r}. {did_you_mean(port, ports)}'
+                place, f'"{side}" names {node}.{port}, but {node} has no {kind} {port!r}. {did_you_mean(port, ports)}'
             )
 
 

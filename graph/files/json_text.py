@@ -1,4 +1,4 @@
-"""JSON as text: written so that people can read and compare it, read so that nothing in it is overlooked."""
+"""JSON text: written in lines that people can read and compare, and read strictly."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ _WIDTH = 100
 
 
 def pretty(data: Any, indent: str = "") -> str:  # JSON values
-    """JSON with what fits on one line on one line, so that a node's config and an edge are each a row.
+    """JSON where everything that fits into one line is one line, such as an edge or the config of a node.
 
     >>> print(pretty({"edges": [{"from": "a.x", "to": "b.x"}], "outputs": []}))
     {"edges": [{"from": "a.x", "to": "b.x"}], "outputs": []}
@@ -23,22 +23,22 @@ def pretty(data: Any, indent: str = "") -> str:  # JSON values
     return "{\n" + ",\n".join(rows) + f"\n{indent}}}"
 
 
-class NotJson(ValueError):
-    """Text that is no JSON, or JSON that says one thing twice; the text says where."""
+class JsonTextError(ValueError):
+    """Text that is no strict JSON. The message says where."""
 
 
 def parse(text: str) -> Any:  # JSON values
-    """Strict JSON: no NaN, and no key twice in one object, of which Python's reader would keep the last."""
+    """Read strict JSON: without NaN, and without a key twice in one object. Python's reader would keep the last."""
     try:
         return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
-        raise NotJson(f"is not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
-    except NotJson:
+        raise JsonTextError(f"is not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
+    except JsonTextError:
         raise
     except ValueError as error:  # a number of more digits than Python reads
-        raise NotJson(f"cannot be read as JSON: {error}.") from None
+        raise JsonTextError(f"cannot be read as JSON: {error}.") from None
     except RecursionError:
-        raise NotJson("is nested too deep to be a graph file.") from None
+        raise JsonTextError("is nested too deep to be a graph file.") from None
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -46,9 +46,9 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(made) != len(pairs):
         keys = [key for key, _ in pairs]
         twice = ", ".join(repr(key) for key in made if keys.count(key) > 1)
-        raise NotJson(f"has the key {twice} twice in one object ({{{', '.join(map(repr, keys))}}}). Keep one.")
+        raise JsonTextError(f"has the key {twice} twice in one object ({{{', '.join(map(repr, keys))}}}). Remove one.")
     return made
 
 
 def _no_constant(name: str) -> Any:
-    raise NotJson(f'has a bare {name}, which is not JSON. Write {{"$float": "{name.lower()}"}}.')
+    raise JsonTextError(f'has {name}, which is not JSON. Write {{"$float": "{name.lower()}"}}.')

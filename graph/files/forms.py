@@ -1,4 +1,4 @@
-"""The form of a graph file as pydantic models: what files are checked against, and the source of the JSON schema."""
+"""The form of a graph file as pydantic models. Files are checked against it, and the JSON schema is made from it."""
 
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -10,7 +10,7 @@ FORMAT = 2
 2: blocks have the names of the redesigned `blocks` folder, and containers have `config` and `graphs` like any block.
 """
 
-NAME = "graph.json"
+FILE_NAME = "graph.json"
 
 _KINDS = ("Named", "Graph")
 
@@ -22,9 +22,9 @@ class _Form(BaseModel):
 
 
 class ComponentForm(_Form):
-    """A component: an entry as in `modular_model_index.json`, or `type_hint` and `config` alone for one saved inline.
+    """A component: an entry as in `modular_model_index.json`, or only `type_hint` and `config` for one saved inline.
 
-    A path that begins with "." is taken from the folder of this file.
+    A path that begins with "." starts at the folder of this file.
     """
 
     model_config = ConfigDict(extra="allow", strict=True, frozen=True)
@@ -38,17 +38,17 @@ class ComponentForm(_Form):
     config: dict[str, JsonValue] | None = None
 
 
-Components = Annotated[dict[str, ComponentForm | None], Field(description="What is bound, by component name.")]
+Components = Annotated[dict[str, ComponentForm | None], Field(description="Bound components, by name.")]
 
 
 class EdgeForm(_Form):
-    """One wire. `from` is "node.output", or "inputs.name" for the graph's own input; `to` is "node.input"."""
+    """An edge. `from` is "node.output", or "inputs.name" for an input of the graph; `to` is "node.input"."""
 
     source: Annotated[str, Field(alias="from", pattern=r"^[^.]+\.[^.]+$")]
     target: Annotated[str, Field(alias="to", pattern=r"^[^.]+\.[^.]+$")]
     how: Annotated[
         Literal["ruled", "pinned"],
-        Field(description="ruled: what the wiring rule gives; a reader checks it. pinned: chosen by somebody."),
+        Field(description="ruled: made by the wiring rule; a reader checks it. pinned: chosen with graph.wire."),
     ]
 
 
@@ -56,8 +56,8 @@ class GraphForm(_Form):
     """Named blocks in order, joined by edges."""
 
     preset: Annotated[list[str], Field(min_length=2, max_length=2, description="Family and task.")] | None = None
-    outputs: Annotated[list[str], Field(description="What a call gives back; empty: every name's last value.")]
-    nodes: Annotated[list["StepForm"], Field(description="In the order of running.")]
+    outputs: Annotated[list[str], Field(description="The outputs of a call. Empty: the last value of every name.")]
+    nodes: Annotated[list["StepForm"], Field(description="In running order.")]
     edges: list[EdgeForm]
     slots: dict[str, list[str]] = {}
     components: Components = {}
@@ -76,7 +76,7 @@ class BlockForm(_Form):
 
 
 class NamedForm(_Form):
-    """A block whose ports and components go by other names outside: `names` is old to new."""
+    """A block whose ports and components have other names outside: `names` maps old to new."""
 
     block: Literal["Named"]
     names: dict[str, str]
@@ -122,7 +122,7 @@ NodeForm: TypeAlias = Annotated[
 
 
 class CodeForm(_Form):
-    """A Python file beside this one: its hash, and the repo and commit it was taken from, if it was."""
+    """A Python file beside this one: its hash, and the repo and commit that it comes from, if any."""
 
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     repo: str | None = None
@@ -130,16 +130,16 @@ class CodeForm(_Form):
 
 
 class FileForm(_Form):
-    """A graph of sfumato: blocks, every edge, and where the components are. No weights; code lies beside it."""
+    """A graph of sfumato: blocks, every edge, and the sources of components. Weights and code are in other files."""
 
     schema_: Annotated[str | None, Field(alias="$schema")] = None
     format: Literal[2]
-    sfumato: Annotated[str, Field(description="The version of sfumato that wrote it; for people.")]
+    sfumato: Annotated[str, Field(description="The version of sfumato that wrote the file.")]
     auto_map: Annotated[
-        dict[str, str], Field(description='Blocks whose code lies beside this file: name to "file.Class".')
+        dict[str, str], Field(description='Blocks whose code is beside this file: name to "file.Class".')
     ] = {}
     code: Annotated[dict[str, CodeForm], Field(description="The files of that code, by path.")] = {}
-    requirements: Annotated[dict[str, str], Field(description='What the code needs: {"scipy": ">=1.10"}.')] = {}
+    requirements: Annotated[dict[str, str], Field(description='Required packages: {"scipy": ">=1.10"}.')] = {}
     graph: GraphForm
 
 
@@ -149,7 +149,7 @@ FileForm.model_rebuild()
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema (draft 2020-12) of a graph file; `docs/graph.schema.json` holds it."""
+    """The JSON schema (draft 2020-12) of a graph file; `docs/graph.schema.json` is a copy."""
     made = FileForm.model_json_schema(by_alias=True)
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "sfumato graph file"}
     return {**head, **{key: value for key, value in made.items() if key != "title"}}
