@@ -18,7 +18,7 @@ from ..components.loading.index import Index, read_index
 from ..components.loading.single_file.checkpoint import index_of, open_checkpoint, part_spec
 from ..components.loading.specs import with_variant
 from ..components.manager import default_manager
-from ..components.memory.placement import Where
+from ..components.memory.placement import Placement
 from ..components.spec import ComponentSpec
 from ..components.storage.hub import Access
 from ..components.storage.location import Folder, Location
@@ -103,7 +103,7 @@ def _inspect_folder(name: str, source: Source, variant: str | None, access: Acce
             file = location.local(subfolder, [FILE_NAME]) / FILE_NAME
             if read_form(file).auto_map:
                 return _inspect_graph_file(name, file, location, access)
-            settings = ComponentSettings(default_manager(), Where(), variant=variant)
+            settings = ComponentSettings(default_manager(), Placement(), variant=variant)
             return _inspect_graph(name, saved_graph(location, subfolder, access, settings))
         case CodeBlocks(location, subfolder):
             return Inspection(name, str(location.local(subfolder, [CONFIG])), None, None, (), (), ())

@@ -9,7 +9,7 @@ from ..components.loading.code.blocks import custom_block
 from ..components.loading.index import Index, read_index
 from ..components.loading.single_file.checkpoint import component_of, index_of, open_checkpoint
 from ..components.manager import ComponentsManager, default_manager
-from ..components.memory.placement import Where, place_of
+from ..components.memory.placement import Placement, assign_device
 from ..components.quantization.config import read_quantization
 from ..components.spec import ComponentSpec, dtype_name
 from ..components.storage.hub import Access
@@ -98,7 +98,9 @@ def load(
         access, token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
         allow_pickle=allow_pickle,
     )  # fmt: skip
-    settings = ComponentSettings(manager or default_manager(), Where(device, device_map), dtype, variant, quantization)
+    settings = ComponentSettings(
+        manager or default_manager(), Placement(device, device_map), dtype, variant, quantization
+    )
     source = locate(x, revision=revision, subfolder=subfolder, access=access)
     if config is not None and not isinstance(source, SingleFile):
         raise ConfigError("config= goes with a single file: a folder has its configs beside its weights.")
@@ -179,7 +181,7 @@ def load_component(
         spec = spec.using(quantization=read_quantization(quantization))
     manager = manager or default_manager()
     spec = spec if dtype is None else spec.using(dtype=dtype_name(dtype))
-    return manager.handle(spec, device=place_of(device_map, spec, manager.dtype) or device).load()
+    return manager.handle(spec, device=assign_device(device_map, spec, manager.dtype) or device).load()
 
 
 def _index(source: Source, config: str | Path | None, access: Access) -> Index:

@@ -9,7 +9,7 @@ from ..components.loading.component import load_problems
 from ..components.loading.index import Index
 from ..components.loading.specs import with_quantization, with_variant
 from ..components.manager import ComponentsManager
-from ..components.memory.placement import Where
+from ..components.memory.placement import Placement
 from ..components.spec import ComponentSpec
 from ..graph import ConfigError, Graph, LoadError
 from ..graph.paths import blocks_inside
@@ -39,7 +39,7 @@ class ComponentSettings:
     """
 
     manager: ComponentsManager
-    where: Where
+    placement: Placement
     dtype: Any = None
     variant: str | None = None
     quantization: Mapping[str, Any] | None = None
@@ -75,7 +75,7 @@ def assemble(
     passed = {name: value for name, value in swaps.items() if isinstance(value, ComponentSpec)}
     if graph.preset is not None and settings.variant is None:
         graph = graph.with_bindings({**graph.bindings, **_for_other_tasks(graph, specs, settings)})
-    handles = settings.where.handles({**used, **passed}, settings.manager, settings.dtype, {**specs, **passed})
+    handles = settings.placement.handles({**used, **passed}, settings.manager, settings.dtype, {**specs, **passed})
     graph = graph.bind({name: handles[name] for name in used if name not in passed})
     left_out = {name for name in specs if name not in graph.components and swaps.get(name, name) is None}
     swaps = {name: handles.get(name, value) if name in passed else value
@@ -122,7 +122,7 @@ def _for_other_tasks(graph: Graph, specs: Mapping[str, ComponentSpec], settings:
     """Handles of the components that only other tasks of the graph's family use."""
     assert graph.preset is not None
     names = families[graph.preset[0]].needed(specs.keys() - graph.components.keys())
-    device, dtype = settings.where.device, settings.dtype
+    device, dtype = settings.placement.device, settings.dtype
     return {name: settings.manager.handle(specs[name], device=device, dtype=dtype, name=name) for name in names}
 
 

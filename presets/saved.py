@@ -43,7 +43,7 @@ def saved_graph(
     specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
     specs = {name: spec_in(location, spec).with_access(access) for name, spec in specs.items()}
     specs = with_variant(with_quantization(specs, settings.quantization), settings.variant)
-    handles = settings.where.handles(specs, settings.manager, settings.dtype, specs)
+    handles = settings.placement.handles(specs, settings.manager, settings.dtype, specs)
     return saved.with_bindings({**saved.bindings, **handles})
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...components.conditioning import Conditioning
-from ...components.memory.sizes import device_of
+from ...components.memory.tensors import device_of
 from ...components.models.taps import Size, Taps, apply_taps
 from ...components.schedulers.schedule import Schedule, Step
 from ...components.types import Pass, Predict, RowSlice
@@ -94,9 +94,7 @@ class OnDevice:
 def _devices(p: Pass) -> set[torch.device]:
     found = {p.latents.device, p.conditioning.tokens.device}
     for residuals in p.residuals:
-        whole = (
-            residuals.whole if isinstance(residuals, RowSlice) else residuals
-        )  # so that no rows are cut out
+        whole = residuals.whole if isinstance(residuals, RowSlice) else residuals  # so that no rows are cut out
         found.update(t.device for layers in whole.values() for t in layers[:1])
     return found
 

@@ -1,1 +1,1 @@
-"""What stays in memory, where, and how large models run in small memory."""
+"""Memory: which components are loaded, on which device, and how a model larger than its device runs."""

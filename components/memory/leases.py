@@ -1,4 +1,5 @@
-"""Who holds what, and who waits for room. Nobody polls, and nobody waits for ever."""
+"""Leases: which components are in use, and which threads wait for memory. A waiting thread neither polls nor waits
+for ever."""
 
 import gc
 import threading
@@ -10,32 +11,36 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from ...graph.errors import Cancelled, LoadError
 
-_PATIENCE = 1.0  # seconds to wait for room before looking whether it is held by what nobody can reach
+_PATIENCE = 1.0  # seconds to wait for room before the garbage collector looks for leases that nothing refers to
 
 H = TypeVar("H")
 H_contra = TypeVar("H_contra", contravariant=True)
 
 
-class Fits(Protocol[H_contra]):
-    """Whether components can be in memory together: "" if so, else what there is not enough of, and the way out.
+class Shortage(Protocol[H_contra]):
+    """Whether the components of some leases fit in memory together: "" if they do, else the error text.
 
-    Each list is what one lease holds.
+    leases: the components of each lease.
     """
 
-    def __call__(self, held: Sequence[Sequence[H_contra]]) -> str: ...
+    def __call__(self, leases: Sequence[Sequence[H_contra]], /) -> str: ...
 
 
 class Lease(Generic[H]):
-    """Components that stay until it is released; from any thread, and once is enough."""
+    """The right to use some components: they stay in memory until it is released.
 
-    def __init__(self, table: "Leases[H]", held: Sequence[H], owner: str) -> None:
-        self.held, self.owner = tuple(held), owner
+    Any thread may release it, any number of times. Used as a context manager, it is released at the end of the block.
+    """
+
+    def __init__(self, leases: "Leases[H]", components: Sequence[H], owner: str) -> None:
+        self.components, self.owner = tuple(components), owner
         self.thread = threading.get_ident()
         self.since = time.monotonic()
-        self._table = table
+        self._leases = leases
 
     def release(self) -> None:
-        self._table.give_back(self)
+        """Give the components back."""
+        self._leases.release(self)
 
     def __enter__(self) -> "Lease[H]":
         return self
@@ -45,112 +50,120 @@ class Lease(Generic[H]):
 
 
 class Leases(Generic[H]):
-    """The leases of a manager.
+    """The leases of a manager, and the queue of threads that wait for one.
 
-    What is asked for is granted whole or not at all. Those that have to wait stand in line, the first to come first. A
-    thread that holds something already goes before them, since they may be waiting for what it holds; if such threads
-    would wait for each other, the last of them gets an error.
+    A lease is granted for all its components or not at all. Threads that wait are served in order. A thread that holds
+    a lease already goes first, since the others may wait for what it holds. If such threads would wait for each other,
+    the last of them gets an error.
+
+    shortage: whether leases fit together. ended: called once for each lease that has ended, under the lock.
     """
 
-    def __init__(self, fits: Fits[H], ended: Callable[[Lease[H]], None]) -> None:
-        self._fits, self._ended = fits, ended
-        # Reentrant: a lease may be released by the garbage collector, in the middle of anything.
+    def __init__(self, shortage: Shortage[H], ended: Callable[[Lease[H]], None]) -> None:
+        self._shortage, self._ended = shortage, ended
+        # Reentrant: the garbage collector may release a lease in the middle of anything.
         self._changed = threading.Condition(threading.RLock())
         self._leases: dict[int, Lease[H]] = {}
-        self._line: list[object] = []
+        self._queue: list[object] = []
         self._waiting: set[int] = set()
-        self._returned: deque[Lease[H]] = deque()
+        self._released: deque[Lease[H]] = deque()
 
     @property
-    def still(self) -> AbstractContextManager[Any]:
-        """While it is entered, nobody leases anything or gives it back. Not for long."""
+    def lock(self) -> AbstractContextManager[Any]:
+        """While it is held, no lease is granted and none ends. Do not hold it for long."""
         return self._changed
 
-    def take(self, asked: Sequence[H], owner: str, stop: threading.Event | None = None) -> Lease[H]:
-        """A lease, once there is room. LoadError where there will be none; Cancelled if `stop` is set meanwhile."""
-        lease, ticket, patient = Lease(self, asked, owner), object(), True
+    def acquire(self, components: Sequence[H], owner: str, stop: threading.Event | None = None) -> Lease[H]:
+        """A lease of these components, as soon as there is room.
+
+        Raises:
+            LoadError: there will never be room.
+            Cancelled: `stop` was set while it waited.
+        """
+        lease, ticket, collected = Lease(self, components, owner), object(), False
         with self._changed:
             try:
-                while self._obstacle(lease, ticket):
+                while self._blocked(lease, ticket):
                     if stop is not None and stop.is_set():
                         raise Cancelled(f"The run was cancelled while {owner} waited for memory.")
-                    never = self._never(lease)
-                    if patient and (never or not self._wait(lease, ticket, _PATIENCE)):
-                        patient = False
-                        gc.collect()  # a run that was left half way gives back what it held, if nobody has it any more
+                    never = self._never_fits(lease)
+                    if not collected and (never or not self._wait(lease, ticket, _PATIENCE)):
+                        collected = True
+                        gc.collect()  # a run that was left unfinished and that nothing refers to releases its leases
                     elif never:
                         raise LoadError(never)
-                    elif not patient:
+                    elif collected:
                         self._wait(lease, ticket)
-                return self._granted(lease)
+                self._leases[id(lease)] = lease
+                return lease
             finally:
-                if ticket in self._line:
-                    self._line.remove(ticket)
-                    self._changed.notify_all()  # the next in line may fit
+                if ticket in self._queue:
+                    self._queue.remove(ticket)
+                    self._changed.notify_all()  # the next in the queue may fit
 
-    def _granted(self, lease: Lease[H]) -> Lease[H]:
-        self._leases[id(lease)] = lease
-        return lease
+    def _of_same_thread(self, lease: Lease[H]) -> list[Lease[H]]:
+        return [other for other in self.active() if other.thread == lease.thread]
 
-    def _mine(self, lease: Lease[H]) -> list[Lease[H]]:
-        return [held for held in self.all() if held.thread == lease.thread]
+    def _shortage_with(self, lease: Lease[H], others: Sequence[Lease[H]]) -> str:
+        return self._shortage([lease.components, *(other.components for other in others)])
 
-    def _obstacle(self, lease: Lease[H], ticket: object) -> str:
-        """Why it cannot be granted now; "" where it can."""
-        first = not self._line or self._line[0] is ticket
-        if not first and not self._mine(lease):
-            return "others are before it"
-        return self._fits([lease.held, *(held.held for held in self.all())])
+    def _blocked(self, lease: Lease[H], ticket: object) -> str:
+        """Why the lease cannot be granted now; "" if it can."""
+        first = not self._queue or self._queue[0] is ticket
+        if not first and not self._of_same_thread(lease):
+            return "others are before it in the queue"
+        return self._shortage_with(lease, self.active())
 
-    def _never(self, lease: Lease[H]) -> str:
-        """Why waiting would not help; "" where it may."""
-        mine = self._mine(lease)
-        if lack := self._fits([lease.held, *(held.held for held in mine)]):
-            return lack + _told(mine)
-        if mine and {held.thread for held in self.all()} <= self._waiting | {lease.thread}:
-            lack = self._fits([lease.held, *(held.held for held in self.all())])
-            return f"{lack}{_told(mine)} All other threads that hold memory wait for more, too."
+    def _never_fits(self, lease: Lease[H]) -> str:
+        """Why waiting would not help; "" if it may."""
+        own = self._of_same_thread(lease)
+        if shortage := self._shortage_with(lease, own):
+            return shortage + _own_leases(own)
+        if own and {other.thread for other in self.active()} <= self._waiting | {lease.thread}:
+            shortage = self._shortage_with(lease, self.active())
+            return f"{shortage}{_own_leases(own)} All other threads that hold memory wait for more, too."
         return ""
 
     def _wait(self, lease: Lease[H], ticket: object, seconds: float | None = None) -> bool:
-        """Until something has changed, which is told, or for so many seconds."""
-        if ticket not in self._line:
-            self._line.append(ticket)
+        """Wait in the queue for a change, or for so many seconds. Whether there was a change."""
+        if ticket not in self._queue:
+            self._queue.append(ticket)
         self._waiting.add(lease.thread)
         try:
             return self._changed.wait(seconds)
         finally:
             self._waiting.discard(lease.thread)
 
-    def give_back(self, lease: Lease[H]) -> None:
-        self._returned.append(lease)
+    def release(self, lease: Lease[H]) -> None:
+        """End a lease."""
+        self._released.append(lease)
         with self._changed:
-            self._settle()
+            self._process_released()
             self._changed.notify_all()
 
     def wake(self) -> None:
-        """Have those that wait look again: something else has changed."""
+        """Have waiting threads check again, because something other than a lease has changed."""
         with self._changed:
             self._changed.notify_all()
 
-    def all(self) -> list[Lease[H]]:
-        """The leases that stand."""
+    def active(self) -> list[Lease[H]]:
+        """The leases that have not ended, oldest first."""
         with self._changed:
-            self._settle()
+            self._process_released()
             return list(self._leases.values())
 
-    def held_here(self, one: H) -> bool:
-        """Whether this thread has leased it."""
-        me = threading.get_ident()
-        return any(lease.thread == me and one in lease.held for lease in self.all())
+    def held_by_this_thread(self, component: H) -> bool:
+        """Whether the current thread has a lease of a component."""
+        thread = threading.get_ident()
+        return any(lease.thread == thread and component in lease.components for lease in self.active())
 
-    def _settle(self) -> None:
-        while self._returned:
-            lease = self._returned.popleft()
+    def _process_released(self) -> None:
+        while self._released:
+            lease = self._released.popleft()
             if self._leases.pop(id(lease), None) is not None:
                 self._ended(lease)
 
 
-def _told(mine: Sequence[Lease[H]]) -> str:
-    names = ", ".join(dict.fromkeys(lease.owner for lease in mine))
+def _own_leases(leases: Sequence[Lease[H]]) -> str:
+    names = ", ".join(dict.fromkeys(lease.owner for lease in leases))
     return f" This thread holds memory for {names}: finish that run, or close() it." if names else ""

@@ -25,7 +25,7 @@ from rich.table import Table
 
 import sfumato as sf
 from sfumato.components.device_map import DeviceMap
-from sfumato.components.memory.moving import Mover
+from sfumato.components.memory.mover import Mover
 from sfumato.components.memory.sizes import show_size
 from sfumato.components.spec import ComponentSpec
 from sfumato.components.storage.weights import on_meta, save_weights

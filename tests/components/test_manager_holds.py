@@ -142,7 +142,7 @@ def test_get_takes_a_name_or_a_key_and_refuses_to_guess() -> None:
     model = wide.load()
     assert manager.get("text_encoder") is manager.get(wide.key) is model
     half.load()
-    with pytest.raises(ConfigError, match=r"2 components are called 'text_encoder'\. Give a key: "):
+    with pytest.raises(ConfigError, match=r"2 components are called 'text_encoder'\. Pass a key: "):
         manager.get("text_encoder")
     assert manager.get(half.key) is half.load()
     assert manager.get("text_encodr") is None

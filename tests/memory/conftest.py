@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato.components.device_map import DeviceMap
-from sfumato.components.memory.away import Stream
-from sfumato.components.memory.moving import Mover
-from sfumato.components.memory.sizes import Parts, parts_of, total
+from sfumato.components.memory.mover import Mover
+from sfumato.components.memory.offloaded import WeightStream
+from sfumato.components.memory.tensors import Parts, parts_of, total_bytes
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.spec import ComponentSpec
 
@@ -53,7 +53,7 @@ class Simulated(Mover):
         assert isinstance(device, str)
         self._place(component, device, f"move {type(component).__name__} to {device}")
 
-    def stream(self, device: str, count: int, prefetch: bool) -> Stream:
+    def stream(self, device: str, count: int, prefetch: bool) -> WeightStream:
         def carried(tensor: Tensor, place: torch.device, dtype: torch.dtype) -> Tensor:
             copy = torch.empty_like(tensor, device=place, dtype=dtype).copy_(tensor)
             with self._lock:
@@ -62,7 +62,7 @@ class Simulated(Mover):
             self._measure()
             return copy
 
-        return Stream(torch.device("cpu"), count=count, prefetch=prefetch, carry=carried)
+        return WeightStream(torch.device("cpu"), count=count, prefetch=prefetch, copy=carried)
 
     def parts(self, component: Any) -> Parts:  # any component
         if not isinstance(component, nn.Module):
@@ -82,7 +82,7 @@ class Simulated(Mover):
     def _measure(self) -> None:
         with self._lock:
             for place in dict.fromkeys([*self._where.values(), *(where for _, where, _ in self._copies)]):
-                alive = total(self.parts(m) for m, where in list(self._where.items()) if where == place)
+                alive = total_bytes(self.parts(m) for m, where in list(self._where.items()) if where == place)
                 alive += sum(size for copy, where, size in self._copies if where == place and copy() is not None)
                 self.peak[place] = max(self.peak.get(place, 0), alive)
 

@@ -12,8 +12,8 @@ from torch import Tensor
 import sfumato as sf
 from sfumato import ComponentsManager
 from sfumato.components.manager import Handle
-from sfumato.components.memory.expected import expected_bytes
-from sfumato.components.memory.sizes import parts_of, total
+from sfumato.components.memory.estimate import estimated_bytes
+from sfumato.components.memory.tensors import parts_of, total_bytes
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 
 from .conftest import EMBEDDED, GPU, Simulated, draw
@@ -24,7 +24,7 @@ def sizes(five: list[Path]) -> dict[str, int]:
     """Bytes of each component in float32."""
     pipe = sf.load(five[0], manager=ComponentsManager())
     held: dict[str, Handle] = {name: h for name, h in pipe.bindings.items() if isinstance(h, Handle)}
-    return {name: total([parts_of(handle.load())]) for name, handle in held.items()}
+    return {name: total_bytes([parts_of(handle.load())]) for name, handle in held.items()}
 
 
 def test_five_pipelines_that_share_hold_each_byte_once(
@@ -42,8 +42,8 @@ def test_five_pipelines_that_share_hold_each_byte_once(
 
 def test_headers_tell_the_bytes_before_anything_is_loaded(five: list[Path], sizes: dict[str, int]) -> None:
     bound = sf.load(five[0]).bindings
-    assert {name: expected_bytes(bound[name].spec, "float32") for name in sizes} == sizes
-    assert expected_bytes(bound["unet"].spec, "float16") == sizes["unet"] // 2
+    assert {name: estimated_bytes(bound[name].spec, "float32") for name in sizes} == sizes
+    assert estimated_bytes(bound["unet"].spec, "float16") == sizes["unet"] // 2
 
 
 def test_within_a_budget_pictures_are_the_same_and_the_peak_stays_below_it(
@@ -111,7 +111,7 @@ def test_the_plan_says_who_would_leave_and_why(five: list[Path], sizes: dict[str
     second = sf.load(five[1], manager=manager)
     unet: Any = second.bindings["unet"]
     moves = manager.plan(unet.key)
-    assert [(m.name, m.target, m.why) for m in moves] == [
+    assert [(m.name, m.target, m.reason) for m in moves] == [
         ("text_encoder", "cpu", "least recently used"),
         ("unet", "cpu", "least recently used"),
     ]
@@ -194,9 +194,9 @@ def test_what_is_removed_while_a_run_uses_it_stays_until_the_run_ends(
     next(event for event in run if event.kind == "turn")
     assert manager.remove("*")
     assert len(manager) == 0
-    assert "let go but held by others" in repr(manager)
+    assert "dropped but still in use" in repr(manager)
     assert torch.equal(run.result().images, pictures[0])
-    assert "let go" not in repr(manager)
+    assert "dropped" not in repr(manager)
     assert [row.class_name for row in manager.summary() if row.loaded] == ["AutoencoderKL"]
 
 
@@ -244,7 +244,7 @@ def test_what_somebody_else_still_has_is_counted_and_taken_up_rather_than_read_t
     manager = ComponentsManager(sizes["unet"] + sizes["text_encoder"] + sizes["vae"] + 1000, mover=simulated)
     pipes = [sf.load(folder, manager=manager) for folder in five[:2]]
     mine: Any = pipes[0].bindings["unet"].load()
-    with pytest.raises(sf.LoadError, match=r"at once: unet 10\.7 MB, unet still held by others 10\.7 MB"):
+    with pytest.raises(sf.LoadError, match=r"at once: unet 10\.7 MB, unet \(dropped, still in use\) 10\.7 MB"):
         draw(pipes[1])  # dropping the first frees nothing, since `mine` is still there
     assert pipes[0].bindings["unet"].load() is mine
     assert sum(line.startswith("read unet") for line in simulated.log) == 1
@@ -284,10 +284,13 @@ def test_free_gives_back_what_nobody_uses(five: list[Path], sizes: dict[str, int
     [
         (
             "8 pounds",
-            r"budget of cpu: came '8 pounds', wanted bytes as a number, or a text such as '8GB' or '512MiB'\.",
+            r"budget of cpu: needs bytes as a number, or a text such as '8GB' or '512MiB'\. Got '8 pounds'\.",
         ),
-        (-1, r"budget of cpu: came -1, wanted bytes"),
-        ({"gpu": "8GB"}, r"budget: 'gpu' is no device\. Write for example \{'cuda': '8GB', 'cpu': '24GB'\}\."),
+        (-1, r"budget of cpu: needs bytes as a number, or a text .*\. Got -1\."),
+        (
+            {"gpu": "8GB"},
+            r"budget: needs the names of devices\. Got 'gpu'\. Write for example \{'cuda': '8GB', 'cpu': '24GB'\}\.",
+        ),
     ],
 )
 def test_a_budget_that_is_none_is_refused(budget: Any, text: str) -> None:

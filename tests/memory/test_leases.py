@@ -43,31 +43,31 @@ def asks(leases: Leases[str], *held: str, order: list[str]) -> threading.Thread:
     """Ask in a thread of its own, write down when it is granted, and give it back."""
 
     def work() -> None:
-        with leases.take(held, held[0]):
+        with leases.acquire(held, held[0]):
             order.append(held[0])
 
-    before = len(leases._line)
+    before = len(leases._queue)
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
-    assert eventually(lambda: len(leases._line) > before or not thread.is_alive())
+    assert eventually(lambda: len(leases._queue) > before or not thread.is_alive())
     return thread
 
 
 def test_what_fits_together_is_held_together_and_shared_things_count_once(leases: Leases[str]) -> None:
-    with leases.take(["a:6", "t:3"], "first"), leases.take(["b:1", "t:3"], "second"):
-        assert [lease.owner for lease in leases.all()] == ["first", "second"]
-    assert leases.all() == []
+    with leases.acquire(["a:6", "t:3"], "first"), leases.acquire(["b:1", "t:3"], "second"):
+        assert [lease.owner for lease in leases.active()] == ["first", "second"]
+    assert leases.active() == []
 
 
 def test_what_never_fits_is_refused_at_once(leases: Leases[str]) -> None:
     with pytest.raises(LoadError, match=r"^12 of 10\.$"):
-        leases.take(["a:12"], "me")
-    assert leases.all() == []
+        leases.acquire(["a:12"], "me")
+    assert leases.active() == []
 
 
 def test_what_does_not_fit_now_waits_until_it_does(leases: Leases[str]) -> None:
     order: list[str] = []
-    held = leases.take(["a:6"], "me")
+    held = leases.acquire(["a:6"], "me")
     thread = asks(leases, "b:6", order=order)
     assert order == []
     held.release()
@@ -77,7 +77,7 @@ def test_what_does_not_fit_now_waits_until_it_does(leases: Leases[str]) -> None:
 
 def test_first_come_first_served_so_that_large_ones_are_not_starved(leases: Leases[str]) -> None:
     order: list[str] = []
-    held = leases.take(["a:6"], "me")
+    held = leases.acquire(["a:6"], "me")
     threads = [asks(leases, want, order=order) for want in ("large:10", "small:1", "mid:5")]
     assert order == []  # "small" would fit beside "a", and stands behind "large"
     held.release()
@@ -89,9 +89,9 @@ def test_first_come_first_served_so_that_large_ones_are_not_starved(leases: Leas
 def test_a_thread_that_holds_something_goes_first(leases: Leases[str]) -> None:
     """The one in line may be waiting for what it holds."""
     order: list[str] = []
-    held = leases.take(["a:6"], "outer")
+    held = leases.acquire(["a:6"], "outer")
     thread = asks(leases, "large:10", order=order)
-    with leases.take(["b:4"], "inner"):
+    with leases.acquire(["b:4"], "inner"):
         order.append("inner")
     held.release()
     thread.join(20)
@@ -100,10 +100,10 @@ def test_a_thread_that_holds_something_goes_first(leases: Leases[str]) -> None:
 
 def test_a_thread_that_stands_in_its_own_way_is_told_what_to_close(leases: Leases[str]) -> None:
     with (
-        leases.take(["a:6"], "sd.text2image:denoise"),
+        leases.acquire(["a:6"], "sd.text2image:denoise"),
         pytest.raises(LoadError, match=r"11 of 10\. This thread holds memory for sd\.text2image:denoise: finish that"),
     ):
-        leases.take(["b:5"], "me")
+        leases.acquire(["b:5"], "me")
 
 
 def test_two_threads_that_hold_and_want_more_do_not_wait_for_each_other(leases: Leases[str]) -> None:
@@ -113,10 +113,10 @@ def test_two_threads_that_hold_and_want_more_do_not_wait_for_each_other(leases: 
     done: list[str] = []
 
     def work(name: str) -> None:
-        with leases.take([f"{name}:5"], name):
+        with leases.acquire([f"{name}:5"], name):
             gate.wait(20)
             try:
-                with leases.take([f"{name} more:4"], f"{name} more"):
+                with leases.acquire([f"{name} more:4"], f"{name} more"):
                     done.append(name)
             except LoadError as error:
                 told.append(str(error))
@@ -136,18 +136,18 @@ def test_one_that_waits_can_be_stopped(leases: Leases[str]) -> None:
 
     def work() -> None:
         try:
-            leases.take(["b:6"], "b", stop)
+            leases.acquire(["b:6"], "b", stop)
         except Cancelled as error:
             raised.append(error)
 
-    with leases.take(["a:6"], "a"):
+    with leases.acquire(["a:6"], "a"):
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
-        assert eventually(lambda: len(leases._line) == 1)
+        assert eventually(lambda: len(leases._queue) == 1)
         stop.set()
         leases.wake()
         thread.join(20)
-    assert len(raised) == 1 and leases._line == []
+    assert len(raised) == 1 and leases._queue == []
 
 
 def test_what_nobody_has_any_more_is_found_by_the_garbage_collector(leases: Leases[str]) -> None:
@@ -155,7 +155,7 @@ def test_what_nobody_has_any_more_is_found_by_the_garbage_collector(leases: Leas
 
     class Run:
         def __init__(self) -> None:
-            self.lease = leases.take(["a:6"], "left behind")
+            self.lease = leases.acquire(["a:6"], "left behind")
             self.me = self
 
         def __del__(self) -> None:
@@ -164,18 +164,18 @@ def test_what_nobody_has_any_more_is_found_by_the_garbage_collector(leases: Leas
     gc.disable()
     try:
         Run()
-        assert len(leases.all()) == 1
-        with leases.take(["b:6"], "me"):
-            assert [lease.owner for lease in leases.all()] == ["me"]
+        assert len(leases.active()) == 1
+        with leases.acquire(["b:6"], "me"):
+            assert [lease.owner for lease in leases.active()] == ["me"]
     finally:
         gc.enable()
 
 
 def test_a_lease_ends_once(leases: Leases[str], ended: list[str]) -> None:
-    first, second = leases.take(["a:3"], "first"), leases.take(["a:3"], "second")
+    first, second = leases.acquire(["a:3"], "first"), leases.acquire(["a:3"], "second")
     first.release()
     first.release()
-    assert [lease.owner for lease in leases.all()] == ["second"]
+    assert [lease.owner for lease in leases.active()] == ["second"]
     second.release()
     assert ended == ["first", "second"]
 
@@ -187,18 +187,18 @@ def test_many_threads_never_hold_more_than_there_is_and_all_get_their_turn(lease
         random = Random(seed)
         for _ in range(30):
             held = [f"{random.choice('abcdef')}:{random.choice((2, 3, 5))}" for _ in range(random.randint(1, 2))]
-            with leases.take(held, str(seed)):
-                mine = {one for lease in leases.all() for one in lease.held}
+            with leases.acquire(held, str(seed)):
+                mine = {one for lease in leases.active() for one in lease.components}
                 worst.append(sum(int(one.split(":")[1]) for one in mine))
         return seed
 
     with ThreadPoolExecutor(8) as pool:
         assert sorted(pool.map(work, range(8), timeout=60)) == list(range(8))
     assert max(worst) <= ROOM
-    assert leases.all() == [] and leases._line == []
+    assert leases.active() == [] and leases._queue == []
 
 
 def test_a_lease_is_a_context(leases: Leases[str]) -> None:
-    with leases.take(["a:1"], "me") as lease:
-        assert isinstance(lease, Lease) and lease.held == ("a:1",)
-    assert leases.all() == []
+    with leases.acquire(["a:1"], "me") as lease:
+        assert isinstance(lease, Lease) and lease.components == ("a:1",)
+    assert leases.active() == []

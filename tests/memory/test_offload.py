@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato.components.manager import ComponentsManager
-from sfumato.components.memory.away import Away, Stream, blocks
-from sfumato.components.memory.offload import Offload, offloaded, store, window
-from sfumato.components.memory.sizes import parts_of, tensors_of, total
+from sfumato.components.memory.offload import Offload, prepare_weights, streaming_bytes, view_for
+from sfumato.components.memory.offloaded import OffloadedTensor, WeightStream
+from sfumato.components.memory.tensors import blocks_of, parts_of, tensors_of, total_bytes
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.models.clip import CLIPTextModel
 from sfumato.components.models.taps import Identity, Tap, Taps, apply_taps
@@ -52,10 +52,10 @@ class Counted:
         return sum(size for ref, size in self.alive if ref() is not None)
 
 
-def seen(model: nn.Module, way: Offload, carry: Counted | None = None) -> tuple[Any, Stream]:
+def seen(model: nn.Module, way: Offload, carry: Counted | None = None) -> tuple[Any, WeightStream]:
     """A view of a model, and its stream."""
-    stream = Stream(CPU, count=way.blocks, prefetch=way.prefetch, carry=carry or Counted())
-    return offloaded(model, way, stream, "float32"), stream
+    stream = WeightStream(CPU, count=way.blocks, prefetch=way.prefetch, copy=carry or Counted())
+    return view_for(model, way, stream, "float32"), stream
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +79,12 @@ def test_a_unet_gives_the_same_bits_and_holds_no_more_than_was_told(
     view, stream = seen(unet, way, carry)
     for _ in range(3):  # from the second on the order of groups is known
         assert torch.equal(view(*inputs), unet(*inputs))
-    assert 0 < carry.peak <= window(unet, way, "float32") < total([parts_of(unet)])
+    assert 0 < carry.peak <= streaming_bytes(unet, way, "float32") < total_bytes([parts_of(unet)])
     stream.clear()
     assert carry.held == 0
-    whole = total([parts_of(unet)])
+    whole = total_bytes([parts_of(unet)])
     # each weight once a pass; at the end of the last, what the next one would begin with
-    assert 3 * whole <= carry.carried <= 3 * whole + window(unet, way, "float32")
+    assert 3 * whole <= carry.carried <= 3 * whole + streaming_bytes(unet, way, "float32")
 
 
 def test_every_way_in_works_and_says_where_it_computes() -> None:
@@ -107,7 +107,7 @@ def test_every_way_in_works_and_says_where_it_computes() -> None:
 
 def test_what_it_is_said_to_be_on_is_the_device_and_not_where_it_lies() -> None:
     model = nn.Linear(3, 2).half().requires_grad_(False)
-    view = offloaded(model, Offload("leaves"), Stream(torch.device("meta")), "float16")
+    view = view_for(model, Offload("leaves"), WeightStream(torch.device("meta")), "float16")
     assert {p.device.type for p in view.parameters()} == {"meta"}
     assert {p.device.type for p in model.parameters()} == {"cpu"}
     assert view(torch.ones(1, 3, device="meta", dtype=torch.float16)).device.type == "meta"
@@ -118,7 +118,7 @@ def test_the_model_is_never_touched(unet: UNet2DConditionModel, inputs: tuple[Te
     view, _ = seen(unet, Offload("blocks", prefetch=True))
     view(*inputs)
     assert {name: (id(p), p.data_ptr()) for name, p in unet.named_parameters()} == before
-    assert not any(isinstance(t, Away) for t in tensors_of(unet))
+    assert not any(isinstance(t, OffloadedTensor) for t in tensors_of(unet))
 
 
 def test_views_of_the_view_compose(unet: UNet2DConditionModel, inputs: tuple[Tensor, float, Tensor]) -> None:
@@ -153,8 +153,8 @@ def test_prefetching_asks_for_the_group_that_followed_last_time() -> None:
         order.append(next(i for i, layer in enumerate(layers) if layer.weight is tensor))
         return tensor.clone()
 
-    stream = Stream(CPU, prefetch=True, carry=carry)
-    view = offloaded(nn.Sequential(layers), Offload("blocks", prefetch=True), stream, "float32")
+    stream = WeightStream(CPU, prefetch=True, copy=carry)
+    view = view_for(nn.Sequential(layers), Offload("blocks", prefetch=True), stream, "float32")
 
     def run(seen: nn.Module) -> list[int]:
         order.clear()
@@ -166,7 +166,7 @@ def test_prefetching_asks_for_the_group_that_followed_last_time() -> None:
     assert run(view) == [0, 1, 2, 3]
     assert run(view) == [0, 1, 2, 3, 0]  # at the end of a pass comes what the next begins with
     assert run(view) == [1, 2, 3, 0]
-    pairs = offloaded(nn.Sequential(layers), Offload("blocks"), Stream(CPU, count=2, carry=carry), "float32")
+    pairs = view_for(nn.Sequential(layers), Offload("blocks"), WeightStream(CPU, count=2, copy=carry), "float32")
     assert run(pairs) == [0, 1, 2, 3]
     assert run(pairs) == [0, 1, 2, 3]
 
@@ -176,16 +176,16 @@ def test_blocks_that_are_large_are_taken_apart() -> None:
         return nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(w, w, bias=False) for w in widths)})
 
     model = nn.ModuleDict({"stages": nn.ModuleList([stage(2, 2), stage(20, 20, 20), stage(3)])})
-    found = list(blocks(model, lambda m: sum(p.numel() for p in m.parameters())))
+    found = list(blocks_of(model, lambda m: sum(p.numel() for p in m.parameters())))
     assert [sum(p.numel() for p in block.parameters()) for block in found] == [8, 400, 400, 400, 9]
 
 
 def test_a_weight_that_is_away_is_read_only_and_copies_into_a_plain_one() -> None:
     view, _ = seen(nn.Linear(3, 2).requires_grad_(False), Offload("leaves"))
-    with pytest.raises(TypeError, match=r"would change a weight of a model that is offloaded, which is read only\."):
+    with pytest.raises(TypeError, match=r"would change a weight of an offloaded model, which is read-only\."):
         view.weight.mul_(2)
     plain = copy.deepcopy(view).double()  # what an autoencoder that overflows in half precision is run as
-    assert type(plain.weight) is not Away and plain.weight.dtype == torch.float64
+    assert type(plain.weight) is not OffloadedTensor and plain.weight.dtype == torch.float64
     assert torch.equal(plain.weight.float(), view.weight + 0)
 
 
@@ -203,8 +203,8 @@ def test_weights_kept_in_float8_change_results_by_their_rounding_and_no_more(
 ) -> None:
     rule = Offload(way, storage="float8_e4m3fn")
     mine = copy.deepcopy(unet)
-    store(mine, rule, "cpu")
-    assert total([parts_of(mine)]) < 0.27 * total([parts_of(unet)])
+    prepare_weights(mine, rule, "cpu")
+    assert total_bytes([parts_of(mine)]) < 0.27 * total_bytes([parts_of(unet)])
     view, _ = seen(mine, rule)
     assert view.dtype == torch.float32
     rounded = copy.deepcopy(unet)
@@ -218,7 +218,7 @@ def test_weights_kept_in_float8_change_results_by_their_rounding_and_no_more(
 
 def test_norms_biases_and_embeddings_keep_their_dtype() -> None:
     text = CLIPTextModel.from_pretrained(EMBEDDED / "text_encoder", dtype=torch.float32)
-    store(text, Offload(storage="float8_e4m3fn"), "cpu")
+    prepare_weights(text, Offload(storage="float8_e4m3fn"), "cpu")
     kept = {name for name, p in text.named_parameters() if p.dtype == torch.float8_e4m3fn}
     assert kept and all(name.endswith(".weight") and "norm" not in name and "embedding" not in name for name in kept)
 
@@ -230,19 +230,17 @@ def test_quantized_tensors_are_moved_as_a_whole_or_not_at_all() -> None:
     model = nn.Linear(2, 2)
     packed: Any = torch.ones(2, 2).as_subclass(Packed)  # Any: torch says that only parameters lie there
     model._parameters["weight"] = packed
-    with pytest.raises(
-        sf.ConfigError, match=r"Linear: \.?weight is a Packed, which cannot be kept otherwise than it is"
-    ):
-        store(model, Offload("leaves"), "cpu")
+    with pytest.raises(sf.ConfigError, match=r"Linear: \.?weight is a Packed, which cannot be stored in another way"):
+        prepare_weights(model, Offload("leaves"), "cpu")
 
 
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"by": "group"}, "by: came 'group', wanted 'model', 'blocks' or 'leaves'"),
-        ({"by": "blocks", "blocks": 0}, "blocks: came 0, wanted 1 or more"),
-        ({"prefetch": True}, "prefetch: brings the next blocks, and by is 'model'"),
-        ({"storage": "int8"}, "storage: came 'int8', wanted a floating dtype such as 'float8_e4m3fn'"),
+        ({"by": "group"}, "by: needs 'model', 'blocks' or 'leaves'\\. Got 'group'"),
+        ({"by": "blocks", "blocks": 0}, "blocks: needs 1 or more\\. Got 0"),
+        ({"prefetch": True}, "prefetch: needs by='blocks', since it copies the next blocks\\. Got by='model'"),
+        ({"storage": "int8"}, "storage: needs a floating dtype such as 'float8_e4m3fn'\\. Got 'int8'"),
         ({"storage": "fp9"}, "dtype: came 'fp9'"),
     ],
 )
@@ -268,7 +266,7 @@ def test_what_streams_takes_its_part_of_the_device_once_for_each_run_and_leaves_
     five: list[Path], simulated: Simulated
 ) -> None:
     model = UNet2DConditionModel.from_pretrained(five[0] / "unet", dtype=torch.float32)
-    part = window(model, Offload("blocks"), "float32")
+    part = streaming_bytes(model, Offload("blocks"), "float32")
     manager = ComponentsManager({"cuda": part * 3 // 2}, device="cuda", mover=simulated)
     manager.offload("unet", by="blocks")
     manager.offload("text_encoder|vae", by="leaves")
@@ -305,8 +303,8 @@ def test_an_object_added_by_hand_streams_but_its_weights_are_not_rewritten(unet:
     manager = ComponentsManager()
     handle = manager.add("mine", unet)
     manager.offload("mine", by="leaves")
-    assert any(isinstance(p, Away) for p in handle.load().parameters())
-    with pytest.raises(sf.ConfigError, match=r"mine was added by hand, so its weights are not rewritten"):
+    assert any(isinstance(p, OffloadedTensor) for p in handle.load().parameters())
+    with pytest.raises(sf.ConfigError, match=r"mine was added by hand, so its weights cannot be stored in another"):
         manager.offload("mine", storage="float8_e4m3fn")
     manager.offload("mine", by="model")
     assert handle.load() is unet

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 import sfumato as sf
 from sfumato.blocks.denoise.passes import make_predict
 from sfumato.components.conditioning import SDXLConditioning
-from sfumato.components.memory.expected import expected_bytes
-from sfumato.components.memory.moving import Mover
+from sfumato.components.memory.estimate import estimated_bytes
+from sfumato.components.memory.mover import Mover
 from sfumato.components.memory.placement import balanced
-from sfumato.components.memory.policy import Fact, Shortage, room_for
-from sfumato.components.memory.sizes import total
+from sfumato.components.memory.policy import OutOfBudget, Residency, moves_to_fit
 from sfumato.components.memory.splitting import split_by_paths
+from sfumato.components.memory.tensors import total_bytes
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 from sfumato.components.spec import ComponentSpec
@@ -46,8 +46,8 @@ def test_what_the_map_does_not_name_goes_where_device_says() -> None:
     ("asked", "said"),
     [
         ({"unett": GPU}, "device_map: no component 'unett'. Did you mean 'unet'?"),
-        ({"unet": "gpu"}, "device_map: unet came as 'gpu'; wanted a device such as 'cuda:0' or 'cpu'."),
-        ("cuda", "device_map: came 'cuda'; wanted 'balanced', or a device for each component"),
+        ({"unet": "gpu"}, "device_map: unet needs a device such as 'cuda:0' or 'cpu'. Got 'gpu'."),
+        ("cuda", "device_map: needs 'balanced', or a device for each component"),
     ],
 )
 def test_a_map_that_makes_no_sense_is_refused(asked: Any, said: str) -> None:
@@ -66,7 +66,9 @@ def test_balanced_takes_the_largest_first_and_leaves_on_the_cpu_what_fits_nowher
 
 @pytest.mark.parametrize("asked", ["balanced", "auto"])
 def test_by_size_models_go_where_there_is_room(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: {"cuda:0": 30_000_000, "cuda:1": 6 << 20})
+    monkeypatch.setattr(
+        "sfumato.components.memory.placement._free_memory", lambda: {"cuda:0": 30_000_000, "cuda:1": 6 << 20}
+    )
     pipe = sf.load("emoji", manager=sf.ComponentsManager(), device_map=asked)
     found = {name: pipe.bindings[name].device for name in ("unet", "vae", "text_encoder", "scheduler")}
     assert found == {"unet": "cuda:0", "vae": "cuda:1", "text_encoder": "cpu", "scheduler": "cpu"}
@@ -143,9 +145,15 @@ def test_weights_are_read_straight_to_where_they_lie(monkeypatch: pytest.MonkeyP
     [
         ({"up_block": ONE, "": TWO}, "which has no such modules.\n  'up_block': Did you mean 'up_blocks'?"),
         ({"up_blocks.0.resnet": ONE, "": TWO}, "'up_blocks.0.resnet': Did you mean 'up_blocks.0.resnets'?"),
-        ({"up_blocks": ONE}, "device_map: unet says no device for conv_in, time_embedding.linear_1, "),
+        (
+            {"up_blocks": ONE},
+            "device_map: unet needs a device for each module. Got none for conv_in, time_embedding.linear_1, ",
+        ),
         ({"up_blocks": ONE}, f"or a device for all that is not named: {{'': {ONE!r}}}."),
-        ({"": ONE, "up_blocks": "gpu"}, "device_map: unet, 'up_blocks' came as 'gpu'; wanted a device such as"),
+        (
+            {"": ONE, "up_blocks": "gpu"},
+            "device_map: unet.up_blocks needs a device such as 'cuda:0' or 'cpu'. Got 'gpu'.",
+        ),
     ],
 )
 def test_a_map_of_modules_that_makes_no_sense_is_refused(asked: Any, said: str) -> None:
@@ -155,24 +163,24 @@ def test_a_map_of_modules_that_makes_no_sense_is_refused(asked: Any, said: str) 
 
 
 def test_what_has_no_modules_and_what_is_read_as_a_whole_is_not_cut() -> None:
-    with pytest.raises(ConfigError, match="scheduler is a DDIMScheduler, which has no weights, and came with a map"):
+    with pytest.raises(ConfigError, match="scheduler is a DDIMScheduler, which has no weights, so it needs one device"):
         sf.load("emoji", manager=sf.ComponentsManager(), device_map={"scheduler": {"": ONE}})
     quantization = {"unet": {"quant_method": "quanto", "weights_dtype": "int8"}}
-    with pytest.raises(ConfigError, match="unet is quantized by quanto, which is read as a whole, and came with a map"):
+    with pytest.raises(ConfigError, match="unet is quantized by quanto, which is read as a whole, so it needs one"):
         sf.load("emoji", manager=sf.ComponentsManager(), device_map={"unet": CUT}, quantization=quantization)
 
 
 def test_one_tensor_in_two_places_has_one_device() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].weight = model[0].weight
-    with pytest.raises(ConfigError, match=r"net's 0 and 1 share one tensor, and came as lazy:0 and lazy:1. Give them"):
+    with pytest.raises(ConfigError, match=r"net's 0 and 1 share one tensor, so they need one device\. Got lazy:0 and"):
         split_by_paths("net", model, {"0": ONE, "1": TWO}, torch.float32)
 
 
 def test_balanced_cuts_what_is_larger_than_every_device_by_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    size = expected_bytes(spec_of("unet"), "float32")
+    size = estimated_bytes(spec_of("unet"), "float32")
     rooms = {ONE: size * 2 // 3, TWO: size * 2 // 3}
-    monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: rooms)
+    monkeypatch.setattr("sfumato.components.memory.placement._free_memory", lambda: rooms)
     pipe = sf.load("emoji", manager=sf.ComponentsManager(), device_map="balanced")
     cut = pipe.bindings["unet"].device_map
     assert cut is not None and sum(share for _, share in cut.sizes) == size
@@ -183,16 +191,16 @@ def test_balanced_cuts_what_is_larger_than_every_device_by_its_blocks(monkeypatc
     lists = {path for path, module in model.named_modules() if isinstance(module, nn.ModuleList)}
     assert {path.rpartition(".")[0] for path, _ in cut.entries if path} <= lists
     small = {ONE: size // 3, TWO: size // 3}
-    monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: small)
+    monkeypatch.setattr("sfumato.components.memory.placement._free_memory", lambda: small)
     assert sf.load("emoji", manager=sf.ComponentsManager(), device_map="balanced").bindings["unet"].device == "cpu"
 
 
 def test_one_component_is_cut_by_the_room_that_the_others_leave(monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
-    monkeypatch.setattr("sfumato.components.memory.placement._free", lambda: {ONE: 30 << 20, TWO: 15 << 20})
+    monkeypatch.setattr("sfumato.components.memory.placement._free_memory", lambda: {ONE: 30 << 20, TWO: 15 << 20})
     with devices():
         pipe = sf.load("emoji", manager=sf.ComponentsManager(device=ONE), device_map={"unet": "auto", "vae": TWO})
         shares = dict(pipe.bindings["unet"].device_map.sizes)
-        vae = expected_bytes(spec_of("vae"), "float32")
+        vae = estimated_bytes(spec_of("vae"), "float32")
         parts = shares[ONE] / (30 << 20), shares[TWO] / ((15 << 20) - vae)
         assert 0 < parts[1] <= 1 and abs(parts[0] - parts[1]) < 0.3  # as even as whole blocks can be
         assert torch.equal(draw(pipe).to("cpu"), whole)
@@ -203,8 +211,8 @@ def test_a_budget_counts_what_lies_on_each_device_and_one_that_is_cut_leaves_all
         pipe = sf.load("emoji", device_map={"unet": CUT}, manager=(m := sf.ComponentsManager(device=ONE)))
         draw(pipe)
         shares = dict(pipe.bindings["unet"].device_map.sizes)
-        facts = {fact.name: fact for fact in m._holdings.facts()}
-        assert {d: total([facts["unet"].at(d)]) for d in (ONE, TWO)} == shares
+        facts = {fact.name: fact for fact in m._memory.inventory.residents()}
+        assert {d: total_bytes([facts["unet"].parts_on(d)]) for d in (ONE, TWO)} == shares
         # Beside its share of the first device there is no room for the VAE.
         manager = sf.ComponentsManager({ONE: shares[ONE] + (1 << 20), TWO: shares[TWO]}, device=ONE)
         pipe = sf.load("emoji", manager=manager, device_map={"unet": CUT})
@@ -240,12 +248,14 @@ def test_a_component_given_in_the_call_lies_where_the_map_says() -> None:
 
 
 def test_room_is_made_on_each_device_and_made_by_leaving_all() -> None:
-    cut = Fact("cut", "cut", ONE, {"p": 1}, beside={TWO: {"q": 5}})
-    other = Fact("other", "other", TWO, {"r": 5})
+    cut = Residency("cut", "cut", ONE, {"p": 1}, other_parts={TWO: {"q": 5}})
+    other = Residency("other", "other", TWO, {"r": 5})
     limit = {ONE: 9, TWO: 5}.get
-    assert [(move.key, move.source, move.target) for move in room_for(cut, [other], limit)] == [("other", TWO, "cpu")]
-    (move,) = room_for(other, [cut], limit)
+    assert [(move.key, move.source, move.target) for move in moves_to_fit(cut, [other], limit)] == [
+        ("other", TWO, "cpu")
+    ]
+    (move,) = moves_to_fit(other, [cut], limit)
     assert (move.key, move.source, move.target, move.bytes) == ("cut", f"{ONE} + {TWO}", "cpu", 6)
-    with pytest.raises(Shortage) as short:
-        room_for(cut, [replace(other, leased=True)], limit)
+    with pytest.raises(OutOfBudget) as short:
+        moves_to_fit(cut, [replace(other, leased=True)], limit)
     assert (short.value.device, short.value.needed) == (TWO, 10)

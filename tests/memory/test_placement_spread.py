@@ -11,9 +11,9 @@ from torch.utils._pytree import tree_map_only
 
 import sfumato as sf
 from sfumato.components.device_map import DeviceMap
-from sfumato.components.memory.away import blocks
-from sfumato.components.memory.elsewhere import Elsewhere, lent, spread
-from sfumato.components.memory.splitting import own, split_by_paths
+from sfumato.components.memory.multi_device import RemoteTensor, as_local, split_view
+from sfumato.components.memory.splitting import split_by_paths
+from sfumato.components.memory.tensors import blocks_of, own_tensors
 from sfumato.components.models.taps import Drop, Identity, Tap, Taps, apply_taps
 from sfumato.components.storage.weights import move
 
@@ -151,11 +151,11 @@ def cut_into(model: nn.Module, paths: list[str]) -> DeviceMap:
 
 def by_block(model: nn.Module) -> list[str]:
     paths = {id(module): path for path, module in model.named_modules()}
-    return [paths[id(block)] for block in blocks(model, lambda m: sum(p.numel() for p in m.parameters()))]
+    return [paths[id(block)] for block in blocks_of(model, lambda m: sum(p.numel() for p in m.parameters()))]
 
 
 def by_layer(model: nn.Module) -> list[str]:
-    return [path for path, module in model.named_modules() if path and next(own(module), None) is not None]
+    return [path for path, module in model.named_modules() if path and next(own_tensors(module), None) is not None]
 
 
 @pytest.mark.parametrize("parts", [by_block, by_layer])
@@ -166,7 +166,7 @@ def test_a_model_on_two_devices_gives_the_bits_of_one(name: str, parts: Callable
     move(whole, lambda path: ONE)
     cut = cut_into(model, parts(model))
     move(model, cut.device_of)
-    view = spread(model, cut)
+    view = split_view(model, cut)
     assert {str(p.device) for p in model.parameters()} == {ONE, TWO}
     answers = ask(whole)
     assert all(torch.equal(a, b) for a, b in zip(ask(view), answers, strict=True))
@@ -183,7 +183,7 @@ def test_modules_that_take_from_a_list_what_others_put_there() -> None:
     cut = split_by_paths("unet", model, {"": ONE, "down_blocks.1": TWO, "up_blocks.1": TWO}, torch.float32)
     assert isinstance(cut, DeviceMap)
     move(model, cut.device_of)
-    assert all(torch.equal(a, b) for a, b in zip(ask(spread(model, cut)), ask(whole), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(ask(split_view(model, cut)), ask(whole), strict=True))
 
 
 @pytest.mark.parametrize("change", [Identity(), Drop(), Drop(dropout=0.4)], ids=str)
@@ -195,7 +195,7 @@ def test_views_of_one_that_is_cut_lie_where_it_does(change: Any) -> None:
     move(model, cut.device_of)
     taps = Taps((Tap(change),))
     asked = {name: t.to(ONE) for name, t in UNET_ASKED.items()}
-    answers = [apply_taps(m, taps, (8, 8))(**asked).to("cpu") for m in (spread(model, cut), whole)]
+    answers = [apply_taps(m, taps, (8, 8))(**asked).to("cpu") for m in (split_view(model, cut), whole)]
     assert torch.equal(*answers)
     assert not torch.equal(answers[0], whole(**asked).to("cpu"))
 
@@ -205,13 +205,13 @@ def test_it_is_of_the_class_it_was_and_says_that_it_is_at_home() -> None:
     before = [type(module) for module in model.modules()]
     cut = cut_into(model, by_block(model))
     move(model, cut.device_of)
-    view: Any = spread(model, cut)
+    view: Any = split_view(model, cut)
     assert isinstance(view, type(model)) and type(view).__name__ == type(model).__name__
     assert view.device == HOME and view.to_config() == model.to_config()  # type: ignore[operator]  # a Model
     assert [name for name, _ in view.named_parameters()] == [name for name, _ in model.named_parameters()]
     view(**{name: t.to(ONE) for name, t in UNET_ASKED.items()})
     assert [type(module) for module in model.modules()] == before
-    assert not any(isinstance(p, Elsewhere) for p in model.parameters())
+    assert not any(isinstance(p, RemoteTensor) for p in model.parameters())
 
 
 class Layer(nn.Module):
@@ -242,7 +242,7 @@ def test_from_one_to_the_next_on_the_same_device_nothing_travels(moves: list[Mov
     cut = split_by_paths("chain", model, {"layers": TWO, "layers.0": ONE, "layers.4": ONE}, torch.float32)
     assert isinstance(cut, DeviceMap)
     move(model, cut.device_of)
-    view, x = spread(model, cut), torch.ones(2).to(ONE)
+    view, x = split_view(model, cut), torch.ones(2).to(ONE)
     moves.clear()
     _, stack = view(x)
     assert [move[:2] for move in moves[:2]] == [(ONE, TWO), (TWO, ONE)]
@@ -252,9 +252,9 @@ def test_from_one_to_the_next_on_the_same_device_nothing_travels(moves: list[Mov
 
 def test_what_lies_elsewhere_is_read_where_all_is_and_written_where_it_lies() -> None:
     there = torch.arange(4.0).to(TWO)
-    x, y = lent(there, HOME), torch.full((4,), 10.0).to(ONE)
-    assert isinstance(x, Elsewhere) and x.device == HOME
-    assert isinstance(x * 2, Elsewhere) and isinstance(torch.cat([x, x[:1]]), Elsewhere)  # all of it is there
+    x, y = as_local(there, HOME), torch.full((4,), 10.0).to(ONE)
+    assert isinstance(x, RemoteTensor) and x.device == HOME
+    assert isinstance(x * 2, RemoteTensor) and isinstance(torch.cat([x, x[:1]]), RemoteTensor)  # all of it is there
     total = x + y
     assert type(total).__name__ == "There" and total.to("cpu").tolist() == [10, 11, 12, 13]
     first = x[:2]
@@ -273,4 +273,4 @@ def test_what_lies_elsewhere_is_read_where_all_is_and_written_where_it_lies() ->
 def test_gradients_flow_through_what_is_lent() -> None:
     with torch.enable_grad():
         x = torch.ones(2, requires_grad=True)
-        assert lent(x * 2, torch.device("meta")).device.type == "meta" and lent(x, x.device) is x
+        assert as_local(x * 2, torch.device("meta")).device.type == "meta" and as_local(x, x.device) is x

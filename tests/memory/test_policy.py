@@ -8,14 +8,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sfumato.components.memory.policy import CPU, DISK, Fact, Limit, Move, Shortage, order, over, plan_for, room_for
-from sfumato.components.memory.sizes import Parts, total
+from sfumato.components.memory.policy import (
+    CPU,
+    DISK,
+    Limit,
+    Move,
+    OutOfBudget,
+    Residency,
+    eviction_order,
+    moves_to_fit,
+    moves_to_fit_all,
+    over_budget,
+)
+from sfumato.components.memory.tensors import Parts, total_bytes
 
 GPU = "cuda:0"
 
 
-def fact(key: str, where: str, size: int, used: int = 0, **more: Any) -> Fact:
-    return Fact(key, key, where, {key: size}, used, **more)
+def fact(key: str, device: str, size: int, last_used: int = 0, **more: Any) -> Residency:
+    return Residency(key, key, device, {key: size}, last_used, **more)
 
 
 def limits(**most: int) -> Limit:
@@ -28,75 +39,75 @@ def keys(moves: Sequence[Move]) -> list[str]:
 
 def test_nothing_moves_where_there_is_room_or_no_budget() -> None:
     facts = [fact("a", GPU, 4), fact("b", CPU, 100)]
-    assert room_for(fact("c", GPU, 6), facts, limits(cuda=10)) == ()
-    assert room_for(fact("c", GPU, 600), facts, limits(cpu=10)) == ()
+    assert moves_to_fit(fact("c", GPU, 6), facts, limits(cuda=10)) == ()
+    assert moves_to_fit(fact("c", GPU, 600), facts, limits(cpu=10)) == ()
 
 
 def test_the_least_recently_used_goes_first_and_to_the_cpu() -> None:
-    facts = [fact("new", GPU, 4, used=3), fact("old", GPU, 4, used=1), fact("mid", GPU, 4, used=2)]
-    assert keys(room_for(fact("x", GPU, 4), facts, limits(cuda=12))) == ["old cuda:0->cpu"]
-    assert keys(room_for(fact("x", GPU, 7), facts, limits(cuda=12))) == ["old cuda:0->cpu", "mid cuda:0->cpu"]
+    facts = [fact("new", GPU, 4, last_used=3), fact("old", GPU, 4, last_used=1), fact("mid", GPU, 4, last_used=2)]
+    assert keys(moves_to_fit(fact("x", GPU, 4), facts, limits(cuda=12))) == ["old cuda:0->cpu"]
+    assert keys(moves_to_fit(fact("x", GPU, 7), facts, limits(cuda=12))) == ["old cuda:0->cpu", "mid cuda:0->cpu"]
 
 
 def test_what_is_leased_stays_however_old() -> None:
-    facts = [fact("held", GPU, 6, used=1, leased=True), fact("free", GPU, 4, used=9)]
-    assert keys(room_for(fact("x", GPU, 4), facts, limits(cuda=10))) == ["free cuda:0->cpu"]
-    with pytest.raises(Shortage) as caught:
-        room_for(fact("x", GPU, 5), facts, limits(cuda=10))
+    facts = [fact("held", GPU, 6, last_used=1, leased=True), fact("free", GPU, 4, last_used=9)]
+    assert keys(moves_to_fit(fact("x", GPU, 4), facts, limits(cuda=10))) == ["free cuda:0->cpu"]
+    with pytest.raises(OutOfBudget) as caught:
+        moves_to_fit(fact("x", GPU, 5), facts, limits(cuda=10))
     short = caught.value
     assert (short.device, short.limit, short.needed) == (GPU, 10, 11)
-    assert {f.key for f in short.stays} == {"x", "held"}
+    assert {f.key for f in short.remaining} == {"x", "held"}
 
 
 def test_without_room_on_the_cpu_what_files_hold_is_dropped_and_what_they_do_not_takes_its_place() -> None:
-    facts = [fact("a", GPU, 4, used=1), fact("b", CPU, 4, used=0)]
+    facts = [fact("a", GPU, 4, last_used=1), fact("b", CPU, 4, last_used=0)]
     budget = limits(cuda=6, cpu=6)
-    assert keys(room_for(fact("x", GPU, 4), facts, budget)) == ["a cuda:0->disk"]
-    mine = [fact("mine", GPU, 4, used=1, readable=False), fact("b", CPU, 4, used=0)]
-    assert keys(room_for(fact("x", GPU, 4), mine, budget)) == ["b cpu->disk", "mine cuda:0->cpu"]
-    stuck = [fact("mine", GPU, 4, readable=False), fact("yours", CPU, 4, readable=False)]
-    with pytest.raises(Shortage):
-        room_for(fact("x", GPU, 4), stuck, budget)
+    assert keys(moves_to_fit(fact("x", GPU, 4), facts, budget)) == ["a cuda:0->disk"]
+    mine = [fact("mine", GPU, 4, last_used=1, reloadable=False), fact("b", CPU, 4, last_used=0)]
+    assert keys(moves_to_fit(fact("x", GPU, 4), mine, budget)) == ["b cpu->disk", "mine cuda:0->cpu"]
+    stuck = [fact("mine", GPU, 4, reloadable=False), fact("yours", CPU, 4, reloadable=False)]
+    with pytest.raises(OutOfBudget):
+        moves_to_fit(fact("x", GPU, 4), stuck, budget)
 
 
 def test_what_comes_from_the_cpu_takes_room_there_until_it_has_left() -> None:
-    facts = [fact("old", GPU, 4, used=1), fact("x", CPU, 4)]
-    assert keys(room_for(fact("x", GPU, 4), facts, limits(cuda=6, cpu=6))) == ["old cuda:0->disk"]
-    assert keys(room_for(fact("x", GPU, 4), facts, limits(cuda=6, cpu=8))) == ["old cuda:0->cpu"]
+    facts = [fact("old", GPU, 4, last_used=1), fact("x", CPU, 4)]
+    assert keys(moves_to_fit(fact("x", GPU, 4), facts, limits(cuda=6, cpu=6))) == ["old cuda:0->disk"]
+    assert keys(moves_to_fit(fact("x", GPU, 4), facts, limits(cuda=6, cpu=8))) == ["old cuda:0->cpu"]
 
 
 def test_the_cpu_has_only_the_disk_below_it() -> None:
-    facts = [fact("a", CPU, 4, used=2), fact("mine", CPU, 4, used=1, readable=False)]
-    assert keys(room_for(fact("x", CPU, 4), facts, limits(cpu=10))) == ["a cpu->disk"]
+    facts = [fact("a", CPU, 4, last_used=2), fact("mine", CPU, 4, last_used=1, reloadable=False)]
+    assert keys(moves_to_fit(fact("x", CPU, 4), facts, limits(cpu=10))) == ["a cpu->disk"]
 
 
 def test_what_shares_tensors_moves_together_or_not_at_all() -> None:
-    a = Fact("a", "a", GPU, {"own a": 2, "shared": 4}, used=1)
-    b = Fact("b", "b", GPU, {"own b": 2, "shared": 4}, used=9)
-    c = fact("c", GPU, 2, used=5)
-    assert keys(room_for(fact("x", GPU, 4), [a, b, c], limits(cuda=10))) == ["a cuda:0->cpu", "b cuda:0->cpu"]
+    a = Residency("a", "a", GPU, {"own a": 2, "shared": 4}, last_used=1)
+    b = Residency("b", "b", GPU, {"own b": 2, "shared": 4}, last_used=9)
+    c = fact("c", GPU, 2, last_used=5)
+    assert keys(moves_to_fit(fact("x", GPU, 4), [a, b, c], limits(cuda=10))) == ["a cuda:0->cpu", "b cuda:0->cpu"]
     held = replace(b, leased=True)
-    assert keys(room_for(fact("x", GPU, 2), [a, held, c], limits(cuda=10))) == ["c cuda:0->cpu"]
+    assert keys(moves_to_fit(fact("x", GPU, 2), [a, held, c], limits(cuda=10))) == ["c cuda:0->cpu"]
 
 
 def test_what_is_shared_counts_once() -> None:
-    facts = [Fact("a", "a", GPU, {"s": 4, "a": 1}), Fact("b", "b", GPU, {"s": 4, "b": 1})]
-    assert room_for(Fact("c", "c", GPU, {"s": 4, "c": 1}), facts, limits(cuda=7)) == ()
-    assert over({GPU: [f.parts for f in facts]}, limits(cuda=5)) == {GPU: (6, 5)}
-    assert over({GPU: [f.parts for f in facts]}, limits(cuda=6)) == {}
+    facts = [Residency("a", "a", GPU, {"s": 4, "a": 1}), Residency("b", "b", GPU, {"s": 4, "b": 1})]
+    assert moves_to_fit(Residency("c", "c", GPU, {"s": 4, "c": 1}), facts, limits(cuda=7)) == ()
+    assert over_budget({GPU: [f.parts for f in facts]}, limits(cuda=5)) == {GPU: (6, 5)}
+    assert over_budget({GPU: [f.parts for f in facts]}, limits(cuda=6)) == {}
 
 
 def test_a_plan_keeps_together_what_is_asked_for_together() -> None:
-    facts = [fact("a", GPU, 4, used=1), fact("b", GPU, 4, used=2), fact("c", CPU, 4)]
+    facts = [fact("a", GPU, 4, last_used=1), fact("b", GPU, 4, last_used=2), fact("c", CPU, 4)]
     wanted = [replace(facts[0]), fact("c", GPU, 4)]
-    assert keys(plan_for(wanted, facts, limits(cuda=8))) == ["b cuda:0->cpu"]
-    with pytest.raises(Shortage):
-        plan_for([*wanted, fact("d", GPU, 4)], facts, limits(cuda=8))
+    assert keys(moves_to_fit_all(wanted, facts, limits(cuda=8))) == ["b cuda:0->cpu"]
+    with pytest.raises(OutOfBudget):
+        moves_to_fit_all([*wanted, fact("d", GPU, 4)], facts, limits(cuda=8))
 
 
 def test_the_order_of_leaving_tells_all_that_may_go() -> None:
-    facts = [fact("a", GPU, 4, used=2), fact("b", GPU, 4, used=1), fact("held", GPU, 4, leased=True)]
-    assert keys(order(GPU, facts, limits(cuda=12))) == ["b cuda:0->cpu", "a cuda:0->cpu"]
+    facts = [fact("a", GPU, 4, last_used=2), fact("b", GPU, 4, last_used=1), fact("held", GPU, 4, leased=True)]
+    assert keys(eviction_order(GPU, facts, limits(cuda=12))) == ["b cuda:0->cpu", "a cuda:0->cpu"]
 
 
 # --------------------------------------------------------------------------------------------------------------- laws
@@ -104,54 +115,54 @@ places = st.sampled_from([GPU, "cuda:1", CPU])
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> tuple[Fact, list[Fact], Limit]:
+def tables(draw: st.DrawFn) -> tuple[Residency, list[Residency], Limit]:
     """Components in places, some sharing a part, within budgets that they keep to; and one that is wanted."""
     shared: Parts = {"shared 0": draw(st.integers(1, 5)), "shared 1": draw(st.integers(1, 5))}
-    facts: list[Fact] = []
+    facts: list[Residency] = []
     for i in range(draw(st.integers(0, 7))):
         parts: Parts = {f"own {i}": draw(st.integers(1, 9))}
         facts.append(
-            Fact(
+            Residency(
                 f"f{i}", f"f{i}", draw(places), parts, draw(st.integers(0, 20)),
-                leased=draw(st.booleans()) and draw(st.booleans()), readable=draw(st.booleans()),
-                stuck=draw(st.integers(0, 9)) == 0,
+                leased=draw(st.booleans()) and draw(st.booleans()), reloadable=draw(st.booleans()),
+                referenced=draw(st.integers(0, 9)) == 0,
             )
         )  # fmt: skip
     for part in shared:
         home = draw(places)
         for i, f in enumerate(facts):
-            if f.where == home and draw(st.booleans()):
+            if f.device == home and draw(st.booleans()):
                 facts[i] = replace(f, parts={**f.parts, part: shared[part]})
     most = {where: _used(where, facts) + draw(st.integers(0, 6)) for where in (GPU, "cuda:1", CPU)}
     target = draw(st.sampled_from([GPU, CPU]))
-    wanted = Fact("wanted", "wanted", target, {"own wanted": draw(st.integers(1, 20))}, leased=True)
+    wanted = Residency("wanted", "wanted", target, {"own wanted": draw(st.integers(1, 20))}, leased=True)
     if draw(st.booleans()):
         most.pop(draw(st.sampled_from([CPU, "cuda:1"])))
     return wanted, facts, most.get
 
 
-def _used(where: str, facts: Sequence[Fact]) -> int:
-    return total(f.parts for f in facts if f.where == where)
+def _used(where: str, facts: Sequence[Residency]) -> int:
+    return total_bytes(f.parts for f in facts if f.device == where)
 
 
-def decided(wanted: Fact, facts: Sequence[Fact], limit: Limit) -> tuple[Move, ...] | Shortage:
+def decided(wanted: Residency, facts: Sequence[Residency], limit: Limit) -> tuple[Move, ...] | OutOfBudget:
     try:
-        return room_for(wanted, facts, limit)
-    except Shortage as short:
+        return moves_to_fit(wanted, facts, limit)
+    except OutOfBudget as short:
         return short
 
 
-def after(moves: Sequence[Move], facts: Sequence[Fact]) -> list[Fact]:
+def after(moves: Sequence[Move], facts: Sequence[Residency]) -> list[Residency]:
     targets = {move.key: move.target for move in moves}
-    return [replace(f, where=targets.get(f.key, f.where)) for f in facts]
+    return [replace(f, device=targets.get(f.key, f.device)) for f in facts]
 
 
 @settings(max_examples=300)
 @given(tables())
-def test_after_the_moves_every_budget_holds(table: tuple[Fact, list[Fact], Limit]) -> None:
+def test_after_the_moves_every_budget_holds(table: tuple[Residency, list[Residency], Limit]) -> None:
     wanted, facts, limit = table
     moves = decided(wanted, facts, limit)
-    if isinstance(moves, Shortage):
+    if isinstance(moves, OutOfBudget):
         return
     end = after(moves, facts)
     for where in (GPU, "cuda:1", CPU):
@@ -162,53 +173,55 @@ def test_after_the_moves_every_budget_holds(table: tuple[Fact, list[Fact], Limit
 @settings(max_examples=300)
 @given(tables())
 def test_what_may_not_move_does_not_and_what_no_file_has_is_never_dropped(
-    table: tuple[Fact, list[Fact], Limit],
+    table: tuple[Residency, list[Residency], Limit],
 ) -> None:
     wanted, facts, limit = table
     moves = decided(wanted, facts, limit)
-    if isinstance(moves, Shortage):
+    if isinstance(moves, OutOfBudget):
         return
     named = {f.key: f for f in facts}
-    assert not [m for m in moves if named[m.key].fixed]
-    assert not [m for m in moves if m.target == DISK and not named[m.key].readable]
+    assert not [m for m in moves if named[m.key].stays]
+    assert not [m for m in moves if m.target == DISK and not named[m.key].reloadable]
     assert len({m.key for m in moves}) == len(moves)
-    assert all(m.source != m.target and m.bytes == total([named[m.key].parts]) for m in moves)
+    assert all(m.source != m.target and m.bytes == total_bytes([named[m.key].parts]) for m in moves)
 
 
 @settings(max_examples=300)
 @given(tables())
-def test_nobody_is_sent_away_for_nothing(table: tuple[Fact, list[Fact], Limit]) -> None:
+def test_nobody_is_sent_away_for_nothing(table: tuple[Residency, list[Residency], Limit]) -> None:
     """Without its last step, the wanted one would not fit."""
     wanted, facts, limit = table
     moves = decided(wanted, facts, limit)
-    if isinstance(moves, Shortage):
+    if isinstance(moves, OutOfBudget):
         return
     if not moves:
         return
-    most = limit(wanted.where)
+    most = limit(wanted.device)
     assert most is not None
-    leaving = [m for m in moves if m.source == wanted.where]
+    leaving = [m for m in moves if m.source == wanted.device]
     last = leaving[-1]
     family = {f.key for f in facts if f.parts.keys() & next(g for g in facts if g.key == last.key).parts.keys()}
     earlier = [m for m in moves if m.key not in family]
-    assert len(family) > 1 or _used(wanted.where, [*after(earlier, facts), wanted]) > most
+    assert len(family) > 1 or _used(wanted.device, [*after(earlier, facts), wanted]) > most
 
 
 @settings(max_examples=300)
 @given(tables())
-def test_a_shortage_is_told_only_where_all_that_may_go_has_gone(table: tuple[Fact, list[Fact], Limit]) -> None:
+def test_a_shortage_is_told_only_where_all_that_may_go_has_gone(
+    table: tuple[Residency, list[Residency], Limit],
+) -> None:
     wanted, facts, limit = table
     short = decided(wanted, facts, limit)
-    if not isinstance(short, Shortage):
+    if not isinstance(short, OutOfBudget):
         return
-    assert short.needed > short.limit == limit(wanted.where)
-    if limit(CPU) is None and wanted.where != CPU:  # the CPU takes all, so only what is fixed, or tied to it, stays
-        for f in short.stays:
-            kin = [g for g in facts if g.where == f.where and g.parts.keys() & f.parts.keys()]
-            assert f is wanted or any(g.fixed or _tied(g, facts) for g in kin)
+    assert short.needed > short.limit == limit(wanted.device)
+    if limit(CPU) is None and wanted.device != CPU:  # the CPU takes all, so only what is fixed, or tied to it, stays
+        for f in short.remaining:
+            kin = [g for g in facts if g.device == f.device and g.parts.keys() & f.parts.keys()]
+            assert f is wanted or any(g.stays or _tied(g, facts) for g in kin)
 
 
-def _tied(one: Fact, facts: Sequence[Fact]) -> bool:
+def _tied(one: Residency, facts: Sequence[Residency]) -> bool:
     """Whether it shares with one that shares with one that is fixed."""
-    near = [f for f in facts if f.where == one.where and f.parts.keys() & one.parts.keys()]
-    return any(g.fixed for f in near for g in facts if g.where == one.where and g.parts.keys() & f.parts.keys())
+    near = [f for f in facts if f.device == one.device and f.parts.keys() & one.parts.keys()]
+    return any(g.stays for f in near for g in facts if g.device == one.device and g.parts.keys() & f.parts.keys())

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato import ComponentsManager
-from sfumato.components.memory.policy import Fact
-from sfumato.components.memory.sizes import parts_of, total
+from sfumato.components.memory.policy import Residency
+from sfumato.components.memory.tensors import parts_of, total_bytes
 
 from .conftest import GPU, Simulated, draw
 from .test_leases import eventually
@@ -44,7 +44,7 @@ def in_thread(work: Callable[[], Tensor]) -> tuple[threading.Thread, list[Any]]:
 def unet(five: list[Path]) -> int:
     """Bytes of a U-Net in float32."""
     bound: Any = sf.load(five[0], manager=ComponentsManager()).bindings["unet"]
-    return total([parts_of(bound.load())])
+    return total_bytes([parts_of(bound.load())])
 
 
 def test_a_run_waits_for_the_room_of_what_was_removed_while_another_uses_it(
@@ -55,11 +55,11 @@ def test_a_run_waits_for_the_room_of_what_was_removed_while_another_uses_it(
     assert manager.remove("*")
     held: Any = other.bindings["unet"]
     thread, made = in_thread(held.load)
-    assert eventually(lambda: len(manager._leases._line) == 1 or not thread.is_alive())
+    assert eventually(lambda: len(manager._memory.leases._queue) == 1 or not thread.is_alive())
     assert made == []
     assert torch.equal(run.result().images, pictures[0])
     thread.join(60)
-    assert made == [held.load()] and manager._holdings.leaving == {}
+    assert made == [held.load()] and manager._memory.inventory.removed == {}
     assert torch.equal(draw(other), pictures[1])
 
 
@@ -68,14 +68,14 @@ def test_what_was_removed_goes_with_its_last_lease(five: list[Path], unet: int, 
     first, second = (begun(five[0], manager) for _ in range(2))
     manager.free("!unet")
     assert manager.remove("unet") and not manager.remove("unet")
-    assert (manager.bytes, manager._holdings.elsewhere, manager.search("unet")) == (0, unet, [])
-    assert "10.7 MB let go but held by others" in repr(manager)
+    assert (manager.bytes, manager._memory.inventory.unfreed_bytes, manager.search("unet")) == (0, unet, [])
+    assert "10.7 MB dropped but still in use" in repr(manager)
     first.close()
-    assert manager._holdings.elsewhere == unet
+    assert manager._memory.inventory.unfreed_bytes == unet
     second.close()
     del first, second
     gc.collect()
-    assert (manager.bytes, manager._holdings.elsewhere) == (0, 0)
+    assert (manager.bytes, manager._memory.inventory.unfreed_bytes) == (0, 0)
 
 
 def test_who_asks_before_that_shares_it_and_it_stays(
@@ -99,9 +99,9 @@ def test_one_that_is_leased_and_not_loaded_yet_can_be_removed(five: list[Path], 
             assert not manager.remove("unet")  # nothing was held
             model = handle.load()
             assert handle.load() is model and manager.bytes == 0
-        assert (manager.bytes, manager._holdings.elsewhere) == (0, unet)  # `model`
+        assert (manager.bytes, manager._memory.inventory.unfreed_bytes) == (0, unet)  # `model`
         del model
-        assert manager._holdings.elsewhere == 0
+        assert manager._memory.inventory.unfreed_bytes == 0
 
 
 def test_what_was_added_by_hand_and_removed_is_its_owners_affair_once_its_lease_has_ended() -> None:
@@ -110,8 +110,8 @@ def test_what_was_added_by_hand_and_removed_is_its_owners_affair_once_its_lease_
     handle = manager.add("mine", mine)
     with manager.lease([handle]):
         manager.remove("mine")
-        assert handle.load() is mine and manager._holdings.elsewhere == 288
-    assert manager._holdings.elsewhere == 0 and manager.get("mine") is None
+        assert handle.load() is mine and manager._memory.inventory.unfreed_bytes == 288
+    assert manager._memory.inventory.unfreed_bytes == 0 and manager.get("mine") is None
 
 
 def test_what_is_leased_while_it_is_decided_who_leaves_stays_and_another_leaves(
@@ -122,16 +122,16 @@ def test_what_is_leased_while_it_is_decided_who_leaves_stays_and_another_leaves(
     handles: list[Any] = [sf.load(folder, manager=manager).bindings["unet"] for folder in five[:3]]
     oldest = handles[0].load()
     handles[1].load()
-    facts, leases = manager._holdings.facts, list[Any]()
+    facts, leases = manager._memory.inventory.residents, list[Any]()
 
-    def late() -> list[Fact]:
+    def late() -> list[Residency]:
         found = facts()
         if not leases and len(simulated.log) == 2:
             leases.append(None)  # asking looks at the facts, too
             leases[0] = manager.lease([handles[0]], "late")
         return found
 
-    monkeypatch.setattr(manager._holdings, "facts", late)
+    monkeypatch.setattr(manager._memory.inventory, "residents", late)
     simulated.log.clear()
     simulated.log += ["two", "are there"]
     handles[2].load()

@@ -15,8 +15,8 @@ from torch import nn
 
 import sfumato as sf
 from sfumato import ComponentsManager
-from sfumato.components.memory.expected import Expected
-from sfumato.components.memory.sizes import parts_of, total
+from sfumato.components.memory.estimate import Estimate
+from sfumato.components.memory.tensors import parts_of, total_bytes
 from sfumato.components.spec import ComponentSpec
 
 from .conftest import GPU, Simulated
@@ -51,7 +51,7 @@ class Files(Simulated):
 
     def alive(self, device: str) -> int:
         """Bytes that are there, whoever holds them."""
-        return total(self.parts(net) for net, where in list(self._where.items()) if where == device)
+        return total_bytes(self.parts(net) for net, where in list(self._where.items()) if where == device)
 
 
 @pytest.fixture(autouse=True)
@@ -62,11 +62,11 @@ def _files_are_made_up(monkeypatch: pytest.MonkeyPatch) -> None:  # pyright: ign
 def made_up(patch: pytest.MonkeyPatch) -> None:
     """No folder is looked at: sizes are those of the made-up files."""
 
-    def told(spec: ComponentSpec, dtype: str, offload: object = None) -> Expected:
+    def told(spec: ComponentSpec, dtype: str, offload: object = None) -> Estimate:
         count: Any = (spec.config or {})["n"]
-        return Expected(count * getattr(torch, dtype).itemsize)
+        return Estimate(count * getattr(torch, dtype).itemsize)
 
-    patch.setattr("sfumato.components.manager.expected", told)
+    patch.setattr("sfumato.components.memory.managed.estimate", told)
     patch.setattr("sfumato.components.manager.load_problems", _nothing)
 
 
@@ -110,7 +110,7 @@ class Books(RuleBasedStateMachine):
             refused(error, "damaged")
             return
         assert net.weight.numel() == NUMBERS[which] and not net.weight.is_meta
-        leaving = handle.key in self.manager._holdings.leaving  # removed, and this thread has leased it
+        leaving = handle.key in self.manager._memory.inventory.removed  # removed, and this thread has leased it
         assert self.manager.get(handle.key) is (None if leaving else net)
         assert self.files._where[net] == handle_device(self.manager, handle)
         if keep:
@@ -180,11 +180,13 @@ class Books(RuleBasedStateMachine):
 
     @invariant()
     def what_is_counted_is_what_is_there(self) -> None:
-        entries = [*self.manager._holdings.entries.values(), *self.manager._holdings.leaving.values()]
+        entries = [*self.manager._memory.inventory.entries.values(), *self.manager._memory.inventory.removed.values()]
         held = [entry for entry in entries if entry.component is not None]
-        assert self.manager.bytes + self.manager._holdings.elsewhere >= total(parts_of(e.component) for e in held)
+        assert self.manager.bytes + self.manager._memory.inventory.unfreed_bytes >= total_bytes(
+            parts_of(e.component) for e in held
+        )
         for entry in held:
-            assert not entry.going and entry.where == self.files._where[entry.component]
+            assert not entry.in_transit and entry.current == self.files._where[entry.component]
             assert dict(entry.parts) == dict(self.files.parts(entry.component))
         assert len({id(entry.component) for entry in held}) == len(held)
         assert sum(row.bytes for row in self.manager.summary()) == self.manager.bytes
@@ -192,30 +194,30 @@ class Books(RuleBasedStateMachine):
     @invariant()
     def nothing_is_beyond_the_budget(self) -> None:
         for device, most in (GPU, 2400), ("cpu", 2000):
-            counted = total(fact.at(device) for fact in self.manager._holdings.facts())
+            counted = total_bytes(fact.parts_on(device) for fact in self.manager._memory.inventory.residents())
             assert counted <= most
             removed = {id(net) for net in self.added if net not in self.held()}
-            loose = sum(total([self.files.parts(net)]) for net in self.added if id(net) in removed)
+            loose = sum(total_bytes([self.files.parts(net)]) for net in self.added if id(net) in removed)
             assert self.files.alive(device) <= most + loose  # what its owner has again
 
     def held(self) -> list[Any]:
-        return [entry.component for entry in list(self.manager._holdings.entries.values())]
+        return [entry.component for entry in list(self.manager._memory.inventory.entries.values())]
 
     @invariant()
     def what_is_leased_stays(self) -> None:
         for handle in {handle for _, brought in self.leases for handle in brought}:
-            entry = self.manager._entry(handle)
-            assert entry.ready is not None and entry.where == entry.home
+            entry = self.manager._memory.entry(handle)
+            assert entry.ready is not None and entry.is_in_place
 
     @invariant()
     def nobody_leaves_for_ever(self) -> None:
-        leased = self.manager._leased()
-        assert all(key in leased for key in self.manager._holdings.leaving)
+        leased = self.manager._memory._lease_counts()
+        assert all(key in leased for key in self.manager._memory.inventory.removed)
 
 
 def handle_device(manager: ComponentsManager, handle: Any) -> str:
     """Where it is used now; `to` may have changed it."""
-    return manager._entry(handle).home
+    return str(manager._memory.entry(handle).target)
 
 
 Books.TestCase.settings = settings(max_examples=12, stateful_step_count=30)
@@ -278,8 +280,12 @@ def test_several_threads_that_ask_whatever_comes() -> None:
     finally:
         sys.setswitchinterval(before)
     assert wrong == []
-    assert manager._leases.all() == [] and manager._leases._line == [] and manager._holdings.leaving == {}
-    assert files.peak[GPU] <= budget["cuda"] and manager._holdings.elsewhere == 0
-    held = [entry for entry in manager._holdings.entries.values() if entry.component is not None]
-    assert manager.bytes == sum(total([parts_of(entry.component)]) for entry in held)
+    assert (
+        manager._memory.leases.active() == []
+        and manager._memory.leases._queue == []
+        and manager._memory.inventory.removed == {}
+    )
+    assert files.peak[GPU] <= budget["cuda"] and manager._memory.inventory.unfreed_bytes == 0
+    held = [entry for entry in manager._memory.inventory.entries.values() if entry.component is not None]
+    assert manager.bytes == sum(total_bytes([parts_of(entry.component)]) for entry in held)
     assert len({id(entry.component) for entry in held}) == len(held)

@@ -292,9 +292,7 @@ def test_what_a_file_does_not_hold_is_said(file: Callable[[str], Path], tmp_path
         sf.load_component(tmp_path / "odd.safetensors", "AutoencoderKL")
     with pytest.raises(sf.LoadError, match=r"wanted ControlNetModel\. Pass subfolder="):
         sf.load_component(file("sd1"), "ControlNetModel")
-    with pytest.raises(
-        sf.LoadError, match=r"no component class 'AutoencoderKl'\. Did you mean 'AutoencoderKL'"
-    ):
+    with pytest.raises(sf.LoadError, match=r"no component class 'AutoencoderKl'\. Did you mean 'AutoencoderKL'"):
         sf.load_component(file("sd1"), "AutoencoderKl")
     with pytest.raises(sf.LoadError, match="there is no such file"):
         load(tmp_path / "none.safetensors")

@@ -16,7 +16,7 @@ import sfumato as sf
 from sfumato.components.loading.single_file.checkpoint import component_of
 from sfumato.components.loading.single_file.whole_tensors import WholeTensors
 from sfumato.components.loading.single_file.writing import write_checkpoint
-from sfumato.components.memory.expected import expected_bytes, weight_of
+from sfumato.components.memory.estimate import estimated_bytes, model_bytes
 from sfumato.components.quantization import method
 from sfumato.components.quantization.four_bit import FourBit
 from sfumato.components.storage.hub import Access
@@ -129,7 +129,7 @@ def test_a_file_of_original_layout_is_held_as_it_is_stored(
     assert apart(model(**INPUTS), plain(**INPUTS)) < 1e-4
     spec = component_of(file, Access(), None)
     spec = spec.using(config={**spec.read_config(), "axes_dims_rope": [8, 4, 4]})
-    assert expected_bytes(spec, "float32") == weight_of(model)
+    assert estimated_bytes(spec, "float32") == model_bytes(model)
     model.save_pretrained(tmp_path / "saved")
     again = sf.models.FluxTransformer2DModel.from_pretrained(tmp_path / "saved")
     assert torch.equal(again(**INPUTS), model(**INPUTS))

@@ -250,9 +250,7 @@ def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name:
         fitting = [part for part in models if hint is None or found.hint(part)[1] == hint[1]]
         if len(fitting) != 1:
             wanted = hint[1] if hint else "one model alone"
-            raise LoadError(
-                f"{file}: {found.describe()}; wanted {wanted}. Pass subfolder={next(iter(models), '')!r}."
-            )
+            raise LoadError(f"{file}: {found.describe()}; wanted {wanted}. Pass subfolder={next(iter(models), '')!r}.")
         (name,) = fitting
     spec = part_spec(found, name).with_access(access)
     return spec.using(type_hint=hint) if hint else spec

@@ -16,9 +16,9 @@ import sfumato as sf
 from sfumato.components.loading.component import read_component
 from sfumato.components.loading.single_file.checkpoint import component_of
 from sfumato.components.loading.single_file.writing import write_checkpoint
-from sfumato.components.memory.expected import Expected, expected
+from sfumato.components.memory.estimate import Estimate, estimate
 from sfumato.components.memory.offload import Offload
-from sfumato.components.memory.sizes import parts_of, tensors_of, total
+from sfumato.components.memory.tensors import parts_of, tensors_of, total_bytes
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.models.t5 import T5EncoderModel
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
@@ -74,26 +74,26 @@ def need(kind: Any) -> Any:
     return kind
 
 
-def same(spec: ComponentSpec, dtype: str = "float32") -> Expected:
+def same(spec: ComponentSpec, dtype: str = "float32") -> Estimate:
     """What was told, which is what is then counted."""
-    told = expected(spec, dtype)
-    assert told.bytes == total([parts_of(read_component(spec, getattr(torch, dtype), "cpu"))]) > 0
+    told = estimate(spec, dtype)
+    assert told.bytes == total_bytes([parts_of(read_component(spec, getattr(torch, dtype), "cpu"))]) > 0
     return told
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", HINTS)
 def test_what_a_folder_will_take(name: str, dtype: str) -> None:
-    assert same(UNET.using(type_hint=HINTS[name], subfolder=name), dtype).passing == 0
+    assert same(UNET.using(type_hint=HINTS[name], subfolder=name), dtype).loading_bytes == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_quantized_while_it_is_loaded(kind: str, dtype: str) -> None:
     told = same(UNET.using(quantization=need(KINDS[kind])), dtype)
-    assert told.bytes < expected(UNET, dtype).bytes
+    assert told.bytes < estimate(UNET, dtype).bytes
     assert (
-        told.passing > 1280 * 160 * getattr(torch, dtype).itemsize
+        told.loading_bytes > 1280 * 160 * getattr(torch, dtype).itemsize
     )  # its largest linear layer, and what packing makes
 
 
@@ -103,7 +103,7 @@ def test_what_was_quantized_when_it_was_saved(kind: str, tmp_path: Path) -> None
     made = UNet2DConditionModel.from_pretrained(EMBEDDED / "unet", quantization=how, dtype=torch.bfloat16)
     made.save_pretrained(tmp_path / "unet")
     spec = UNET.using(pretrained_model_name_or_path=str(tmp_path))
-    assert same(spec, "bfloat16") == (total([parts_of(made)]), 0, 0)
+    assert same(spec, "bfloat16") == (total_bytes([parts_of(made)]), 0, 0)
 
 
 def test_tensors_that_stay_float32_are_told_as_such(tmp_path: Path) -> None:
@@ -138,11 +138,11 @@ def test_what_a_folder_with_a_gguf_file_will_take(kind: str, again: str | None, 
     (tmp_path / "config.json").write_text(json.dumps(config))
     spec = ComponentSpec(type_hint=HINTS["unet"], pretrained_model_name_or_path=str(tmp_path))
     if again is None:
-        assert same(spec, "bfloat16").bytes < expected(UNET, "bfloat16").bytes
+        assert same(spec, "bfloat16").bytes < estimate(UNET, "bfloat16").bytes
     else:
         with pytest.raises(sf.LoadError):
             read_component(spec.using(quantization=need(again)), torch.float32, "cpu")
-        assert expected(spec.using(quantization=again), "float32") == Expected()
+        assert estimate(spec.using(quantization=again), "float32") == Estimate()
 
 
 @pytest.mark.parametrize("kind", [None, "nf4"])
@@ -193,17 +193,17 @@ def test_what_pickles_configs_alone_and_classes_of_transformers_will_take(tmp_pa
 
 def test_what_has_no_weights_or_cannot_be_loaded_is_told_as_nothing(tmp_path: Path) -> None:
     scheduler = ComponentSpec(type_hint=("diffusers", "DDIMScheduler"), config={})
-    assert expected(scheduler, "float32") == Expected()
-    assert expected(UNET.using(subfolder="vae"), "float32") == Expected()
-    assert expected(UNET.using(pretrained_model_name_or_path=str(tmp_path)), "float32") == Expected()
+    assert estimate(scheduler, "float32") == Estimate()
+    assert estimate(UNET.using(subfolder="vae"), "float32") == Estimate()
+    assert estimate(UNET.using(pretrained_model_name_or_path=str(tmp_path)), "float32") == Estimate()
 
 
 def test_a_quantization_without_a_form_of_its_own_is_told_as_the_most_it_can_be() -> None:
     """Its JSON may be any of torchao's; the package need not be there."""
     unknown = {"quant_method": "torchao", "quant_type": {"default": {"_type": "SomeConfig", "_data": {}}}}
-    assert expected(UNET.using(quantization=unknown), "bfloat16").bytes == expected(UNET, "bfloat16").bytes
-    packed = expected(UNET.using(quantization="int4_weight_only"), "bfloat16")
-    assert packed.passing > 0
+    assert estimate(UNET.using(quantization=unknown), "bfloat16").bytes == estimate(UNET, "bfloat16").bytes
+    packed = estimate(UNET.using(quantization="int4_weight_only"), "bfloat16")
+    assert packed.loading_bytes > 0
 
 
 def test_scales_of_quantized_weights_are_counted() -> None:
@@ -221,43 +221,43 @@ def test_the_first_load_of_what_is_quantized_stays_within_the_budget(kind: str) 
     """Counted with torch's own allocations: files are mapped, and each tensor is cast, so that all of it is counted."""
     spec = UNET.using(quantization=need(KINDS[kind]))
     read_component(spec, torch.float32, "cpu")  # what a package makes at its first use, it keeps
-    told = expected(spec, "float32")
+    told = estimate(spec, "float32")
     tower = ComponentSpec(
         type_hint=HINTS["text_encoder"], pretrained_model_name_or_path=str(EMBEDDED), subfolder="text_encoder"
     )
-    with pytest.raises(sf.LoadError, match=r"at once: unet .*, what loading takes "):
-        sf.ComponentsManager(told.bytes + told.passing - 1).handle(spec, name="unet").load()
-    budget = told.bytes + told.passing
+    with pytest.raises(sf.LoadError, match=r"at once: unet .*, loading \(temporary\) "):
+        sf.ComponentsManager(told.bytes + told.loading_bytes - 1).handle(spec, name="unet").load()
+    budget = told.bytes + told.loading_bytes
     manager = sf.ComponentsManager(budget)
     manager.handle(tower).load()
     with Alive() as counted:
         model = manager.handle(spec, name="unet").load()
     assert told.bytes < counted.peak <= budget
-    assert manager.bytes == total([parts_of(model)]) == told.bytes
+    assert manager.bytes == total_bytes([parts_of(model)]) == told.bytes
     assert {row.name: row.where for row in manager.summary()} == {"text_encoder": "disk", "unet": "cpu"}
 
 
 def test_what_streams_or_is_kept_narrower_is_told_as_it_is_kept() -> None:
-    full, half = expected(UNET, "float32"), expected(UNET, "float16")
-    narrow = expected(UNET, "float32", Offload(storage="float8_e4m3fn"))
-    assert half.bytes > narrow.bytes and narrow.bytes + narrow.passing == full.bytes
-    streamed = expected(UNET, "float32", Offload(by="blocks"))
-    assert streamed.bytes == full.bytes and 0 < streamed.window < full.bytes / 2
+    full, half = estimate(UNET, "float32"), estimate(UNET, "float16")
+    narrow = estimate(UNET, "float32", Offload(storage="float8_e4m3fn"))
+    assert half.bytes > narrow.bytes and narrow.bytes + narrow.loading_bytes == full.bytes
+    streamed = estimate(UNET, "float32", Offload(by="blocks"))
+    assert streamed.bytes == full.bytes and 0 < streamed.streaming_bytes < full.bytes / 2
     manager = sf.ComponentsManager("1GB")
     manager.offload("unet", by="blocks", storage="float8_e4m3fn")
     manager.handle(UNET).load()
-    entry = manager._holdings.entries[manager.handle(UNET).key]
-    assert entry.told == expected(UNET, "float32", Offload(by="blocks", storage="float8_e4m3fn"))
+    entry = manager._memory.inventory.entries[manager.handle(UNET).key]
+    assert entry.known_estimate == estimate(UNET, "float32", Offload(by="blocks", storage="float8_e4m3fn"))
 
 
 def test_the_whole_of_what_is_kept_narrower_is_on_the_cpu_alone(simulated: Simulated) -> None:
-    full = expected(UNET, "float32").bytes
-    kept = expected(UNET, "float32", Offload(storage="float8_e4m3fn")).bytes
+    full = estimate(UNET, "float32").bytes
+    kept = estimate(UNET, "float32", Offload(storage="float8_e4m3fn")).bytes
     manager = sf.ComponentsManager({"cuda": kept + 1000, "cpu": full}, device="cuda", mover=simulated)
     manager.offload("unet", storage="float8_e4m3fn")
     manager.handle(UNET).load()
     assert simulated.peak[GPU] == kept and manager.bytes == kept
     tight = sf.ComponentsManager({"cuda": kept + 1000, "cpu": full - 1}, device="cuda", mover=Simulated())
     tight.offload("unet", storage="float8_e4m3fn")
-    with pytest.raises(sf.LoadError, match=r"The memory budget of cpu is .* at once: what loading takes 29\.0 MB"):
+    with pytest.raises(sf.LoadError, match=r"The memory budget of cpu is .* at once: loading \(temporary\) 29\.0 MB"):
         tight.handle(UNET).load()
