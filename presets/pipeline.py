@@ -32,7 +32,7 @@ class ComponentSettings:
 
     Args:
         manager: who loads them and makes their handles.
-        where: the device of all, or of each.
+        placement: the device of all, or of each.
         dtype: a torch.dtype or its name; None for the manager's.
         variant: the variant of weight files ("fp16").
         quantization: the quantization of each component, by name.
