@@ -56,6 +56,7 @@ class Budget:
         return cls(limits)
 
     def __call__(self, device: str) -> int | None:
+        """The limit of a device in bytes; None for no limit."""
         return self._limits.get(device, self._limits.get(device.partition(":")[0]))
 
     def __bool__(self) -> bool:

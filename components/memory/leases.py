@@ -23,7 +23,9 @@ class Shortage(Protocol[H_contra]):
     leases: the components of each lease.
     """
 
-    def __call__(self, leases: Sequence[Sequence[H_contra]], /) -> str: ...
+    def __call__(self, leases: Sequence[Sequence[H_contra]], /) -> str:
+        """The error text; "" if all fit."""
+        ...
 
 
 class Lease(Generic[H]):
