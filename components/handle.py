@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from ..graph.block import Lazy
 from ..graph.errors import GraphFileError, LoadError
 from ..graph.layout import Layout
+from ..graph.lender import Lender
 from ..graph.space import LatentSpace
 from ..registry import hint_of
 from .device_map import DeviceMap
@@ -18,8 +19,8 @@ from .loading.spaces import layout_of, space_of
 from .spec import ComponentSpec
 
 
-class Loader(Protocol):
-    """What makes handles and loads them: a `ComponentsManager`."""
+class Loader(Lender, Protocol):
+    """What makes handles, loads them and lends them to runs: a `ComponentsManager`."""
 
     dtype: str
     """The dtype of a spec that names none."""

@@ -178,7 +178,7 @@ def loop(*, function: bool) -> Loop:
     return Loop(over="items", each="item", carry=("x",), body=body)
 
 
-def test_a_loop_whose_function_lives_through_it_is_one_stretch(lending: Lending) -> None:
+def test_a_loop_whose_function_lives_through_it_is_one_span(lending: Lending) -> None:
     graph = Graph(turns=loop(function=True), after=sf.named(Double(), tool="other"))
     graph = graph.bind(**handles(lending, model=1, tool=1, other=1))
     assert graph(x=0, items=[0, 0, 0]).x == 28
@@ -215,7 +215,7 @@ def test_a_function_from_a_nested_graph_holds_until_it_is_read_outside(lending: 
     assert [line for line in lending.log if line[0] in "+-"] == ["+model tool for inner", "-model tool"]
 
 
-def test_nothing_holds_a_component_after_its_stretch(lending: Lending) -> None:
+def test_nothing_holds_a_component_after_its_span(lending: Lending) -> None:
     bound = handles(lending, model=1, tool=1)
     graph = Graph(make=MakeAsk(), use=Use(), last=Double(), outputs=("x",)).bind(**bound)
     gc.disable()

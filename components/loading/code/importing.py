@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ....graph.block import Block
 from ....graph.code import HUB, Source, module_of
@@ -70,9 +71,8 @@ def _class(code: Code, package: str, address: str) -> type[Block]:
         module = importlib.import_module(f"{package}.{inside}")
     except (Exception, SystemExit) as error:  # whatever code does while it is imported
         raise LoadError(f"{code.named}: {_told(code, _made[package][1], file, error)}") from error
-    made = getattr(module, attribute, None)
-    is_block = isinstance(made, type) and issubclass(made, Block)
-    if not is_block or made in (Block, Named) or issubclass(made, Container):
+    made: Any = getattr(module, attribute, None)
+    if not (isinstance(made, type) and issubclass(made, Block)) or made is Block or issubclass(made, Container | Named):
         came = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
         raise LoadError(f"{code.named}: {file}: {attribute} is {came}, and a subclass of sf.Block was wanted.")
     return made
