@@ -84,6 +84,7 @@ class Input:
 
     @property
     def required(self) -> bool:
+        """Whether it has no default."""
         return self.default is REQUIRED
 
     def __str__(self) -> str:

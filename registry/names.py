@@ -64,6 +64,7 @@ class LazyFunction:
     """ "module:attribute". """
 
     def __call__(self, *args: Any, **keywords: Any) -> Any:  # Any: those of the function
+        """Import the function and call it."""
         return imported(self.path)(*args, **keywords)
 
 
