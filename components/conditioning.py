@@ -98,7 +98,7 @@ class SDXLConditioning(SDXLText, UNetConditioning):
     time_ids: Float[Tensor, "rows ids"]
 
     def unet_inputs(self, dtype: torch.dtype) -> Mapping[str, Tensor]:
-        """The pooled prompt in the U-Net's dtype, and the sizes in float32, which float16 could not hold."""
+        """Return the pooled prompt in `dtype`, and the sizes in float32, since large ones overflow float16."""
         return {"text_embeds": self.pooled.to(dtype), "time_ids": self.time_ids}
 
 

@@ -85,7 +85,7 @@ class Model(nn.Module, Generic[C]):
 
     def build(self, config: C) -> None:
         """Make the layers. The constructor calls it once; every subclass overrides it."""
-        raise NotImplementedError(f"{type(self).__name__} has no build(config). Make its layers there.")
+        raise NotImplementedError(f"{type(self).__name__} needs a build(config) method that makes its layers.")
 
     @classmethod
     def published_name(cls, name: str) -> str | None:

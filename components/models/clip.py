@@ -67,7 +67,7 @@ class _CLIPText(TransformersModel[CLIPTextConfig]):
 
     @property
     def final_layer_norm(self) -> nn.LayerNorm:
-        """The norm of `last_hidden_state`, for callers that use an earlier layer. transformers 5 has it here too."""
+        """The norm of `last_hidden_state`, for callers that use an earlier layer. transformers 5 has this name too."""
         return self.text_model.final_layer_norm
 
     @classmethod

@@ -121,7 +121,7 @@ def check_input(name: str, value: Tensor | None, reader: object, key: str) -> No
         key: the config key that decides it.
 
     Raises:
-        TypeError: as said.
+        TypeError: an input that is missing or not read.
     """
     reads = reader is not None and reader is not False
     if reads and value is None:

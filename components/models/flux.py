@@ -182,7 +182,7 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
             image_rotary_emb: the result of `rotary`, in place of the ids.
             controlnet_block_samples: residuals `b n c`, added after the blocks with two streams. Each serves
                 ceil(blocks / samples) neighbouring blocks, or with `controlnet_blocks_repeat` every samples-th block.
-            controlnet_blocks_repeat: see there.
+            controlnet_blocks_repeat: see `controlnet_block_samples`.
             controlnet_single_block_samples: the same for the blocks with one stream.
 
         Returns:

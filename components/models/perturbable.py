@@ -16,7 +16,7 @@ class PerturbableLayers(NamedTuple):
     attention: tuple[str, ...] = ("attn1",)
     """The names of self-attention in a block; names that a block does not have are ignored."""
     feed_forward: tuple[str, ...] = ("ff",)
-    """The names of feed-forward in a block; likewise."""
+    """The names of feed-forward in a block; names that a block does not have are ignored."""
     patch: int | None = None
     """The side of a token in latents; None for a U-Net, where each level has half the size of the one above."""
 

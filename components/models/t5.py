@@ -102,7 +102,7 @@ class T5EncoderModel(TransformersModel[T5Config]):
         return name.endswith(".wo.weight")
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> T5Encoding:
-        """Encode `input_ids` (batch, length), integers; `attention_mask` likewise, 0 for tokens that are ignored."""
+        """Encode `input_ids` (batch, length), integers. `attention_mask` is (batch, length), 0 for ignored tokens."""
         return T5Encoding(last_hidden_state=self.encoder(self.shared(input_ids), attention_mask))
 
 

@@ -135,13 +135,13 @@ def select_blocks(tap: Tap, layers: PerturbableLayers, model: str) -> list[str]:
             raise ConfigError(f"{model} has no stack of layers {tap.stack!r}. {did_you_mean(tap.stack, stacks)}")
     named: dict[str, None] = {}
     for layer in tap.layers:
-        found = _matches(layer, stack)
-        if not found:
+        matches = _matches(layer, stack)
+        if not matches:
             inside = "" if tap.stack == "auto" else f" in {tap.stack!r}"
             indices = f"0 to {len(stack) - 1}, which are: " if isinstance(layer, int) else ""
             listed = did_you_mean(str(layer), stack).replace("There are: ", f"There are: {indices}")
             raise ConfigError(f"{model} has no layer {layer!r}{inside}. {listed}")
-        named |= dict.fromkeys(found)
+        named |= dict.fromkeys(matches)
     paths = list(named) if tap.layers else [path for path in layers.default if path in stack] or stack
     if isinstance(tap.change, Drop):
         return paths

@@ -107,11 +107,11 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
         if self.mid_block is not None:
             inside += self.mid_block.named_modules(prefix="mid_block")
         inside += self.up_blocks.named_modules(prefix="up_blocks")
-        found = {path: m for path, m in inside if isinstance(m, BasicTransformerBlock)}
-        middle = [path for path in found if path.startswith("mid_block.")]
-        deepest = [path for path in found if path.startswith("down_blocks.")][-1:]
-        with_self_attention = [path for path, block in found.items() if not block.only_cross_attention]
-        return PerturbableLayers(list(found), middle or deepest or list(found)[:1], with_self_attention)
+        blocks = {path: m for path, m in inside if isinstance(m, BasicTransformerBlock)}
+        middle = [path for path in blocks if path.startswith("mid_block.")]
+        deepest = [path for path in blocks if path.startswith("down_blocks.")][-1:]
+        with_self_attention = [path for path, block in blocks.items() if not block.only_cross_attention]
+        return PerturbableLayers(list(blocks), middle or deepest or list(blocks)[:1], with_self_attention)
 
 
 def _add_residuals(skips: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
