@@ -95,7 +95,9 @@ class Own:
         return importlib.import_module(name)
 
     def forget(self) -> None:
-        BLOCKS._table.clear()
+        for name, cls in list(BLOCKS._table.items()):  # those of sfumato are registered once, at their import
+            if name not in self.known and cls.__module__.partition(".")[0] != "sfumato":
+                del BLOCKS._table[name]
         BLOCKS._table.update(self.known)
 
 
