@@ -12,68 +12,123 @@ from ...components.models.autoencoder import upcast_vae
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.flux_controlnet import FluxControlNetModel
 from ...components.random import Random
-from ...components.types import ImageLatents, Number, Pass, Residuals, Rows, ZeroToOne
+from ...components.types import ImageLatents, Number, Pass, Residuals, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
-from ..denoise.flux import Predict, packed, places
+from ..denoise.flux import Predict, packed, token_ids
 from ..image.encode import row_for_each
 from ..image.read import PictureInput, ReadImage
 from ..latents.start import Count
-from .steering import check_interval, shown, steered, steers
-
-Seen = Callable[[Sequence[Pass]], Tensor]
+from .images import pixel_size, read_control
+from .residuals import ControlBlock
 
 
 class Controlled(NamedTuple):
+    """The transformer as a function, with control."""
+
     predict: Predict
 
 
-class ApplyControlNet(Block):
-    """Let a picture steer the transformer by what a control net says of it.
+class FluxControlBlock(ControlBlock, abstract=True):
+    """What the control blocks of Flux hold.
 
-    Put it before the guider. One picture serves all prompts, or there is one for each prompt or each picture to make;
-    they are brought to the size of what is made. `control_mode` is the kind of picture, for a union of several kinds.
-    Control is on in the steps that lie between `control_guidance_start` and `control_guidance_end`, parts of the run.
-    `guidance_scale` is read by nets that were distilled with one. What is said of the positive pass serves all passes.
+    controlnet_conditioning_scale: multiplies the residuals; 0 is no control. control_mode: the kind of the picture, by
+    its number, for a union of several kinds. guidance_scale: read by nets that were distilled with one. The residuals
+    of the positive pass go to all passes.
     """
 
     controlnet: FluxControlNetModel = component()
-    vae: AutoencoderKL = component()
     controlnet_conditioning_scale: Number = knob(1.0)
-    control_guidance_start: ZeroToOne = knob(0.0)
-    control_guidance_end: ZeroToOne = knob(1.0)
     control_mode: int | None = knob(None)
     guidance_scale: Number | None = knob(3.5)
+
+    def controlled_by(
+        self, picture: Callable[[Sequence[Pass]], Tensor], predict: Predict, running: Running
+    ) -> Controlled:
+        """The transformer with the net's residuals for the control picture: its latents, or its pixels.
+
+        Raises:
+            ValueError: an empty interval, a `control_mode` that the net has not, or no `guidance_scale` for a net that
+                reads one; in a call of the function, latents of another number of channels.
+        """
+        net, scale, mode = self.controlnet, self.controlnet_conditioning_scale, self.control_mode
+        _check_mode(mode, net.config.num_mode)
+        guidance = self.guidance_scale if net.config.guidance_embeds else None
+        if net.config.guidance_embeds and guidance is None:
+            raise ValueError("guidance_scale is None, but this control net reads one. Give a number; usual is 3.5.")
+        rotations: dict[object, Tensor] = {}  # as long-lived as the function
+
+        def control(passes: Sequence[Pass]) -> Residuals:
+            conditioning = FluxConditioning.cat([p.conditioning for p in passes])
+            latents, pixels, device = torch.cat([p.latents for p in passes]), picture(passes), passes[0].latents.device
+            if (got := 4 * latents.shape[1]) != (needed := net.config.in_channels):
+                raise ValueError(f"The control net needs tokens of {needed} channels, but these latents make {got}.")
+            size, count = (latents.shape[2], latents.shape[3]), conditioning.tokens.shape[1] + (mode is not None)
+            if (key := (count, size, device)) not in rotations:
+                rotations[key] = net.rotary(torch.zeros(count, 3, device=device), token_ids((size,), device))
+            times = (passes[0].step.t / 1000).expand(len(latents))
+            out = net(
+                packed(latents).to(net.dtype),
+                pixels if net.reads_pixels else packed(pixels),
+                conditioning.tokens.to(net.dtype),
+                conditioning.pooled.to(net.dtype),
+                times,
+                guidance=None if guidance is None else torch.full_like(times, guidance),
+                controlnet_mode=None if mode is None else torch.full((len(latents), 1), mode, device=device),
+                conditioning_scale=scale,
+                image_rotary_emb=rotations[key],
+            )
+            found = {"blocks_in_turn" if out.repeats else "blocks": out.blocks, "single_blocks": out.single}
+            return {place: layers for place, layers in found.items() if layers}
+
+        controlled = self.controlled(predict, control, running, device=net.device, positive_for_all=True)
+        return Controlled(controlled if scale else predict)
+
+
+class ApplyControlNet(FluxControlBlock):
+    """Guide the transformer by a picture, through the residuals of a control net.
+
+    Put it before the guider. `control_image` is one picture for all prompts, or one for each prompt or for each picture
+    to make; it is resized to the picture that is made. A net that reads latents gets the most likely ones, so that the
+    noise is the same with and without control. For the settings see `FluxControlBlock` and `ControlBlock`.
+
+    Raises:
+        ValueError: settings that the net cannot use, an empty interval, or another number of pictures.
+    """
+
+    vae: AutoencoderKL = component()
 
     def __call__(
         self, predict: Predict, control_image: PictureInput, rows: Rows, running: Running = ALONE
     ) -> Controlled:
         net, vae = self.controlnet, self.vae
 
-        def size(height: int, width: int) -> tuple[int, int]:
-            return height * vae.scale_factor, width * vae.scale_factor
-
         def features(pixels: Tensor) -> tuple[Tensor]:
             if net.reads_pixels:
                 return ((pixels * 2 - 1).to(net.device, net.dtype),)
-            # What the autoencoder finds likeliest, so that noise is the same with and without control.
             whole = upcast_vae(vae)
-            said = whole.encode((pixels * 2 - 1).to(whole.device, whole.dtype)).mean
-            return (whole.scale(said.float()).to(net.device, net.dtype),)
+            mean = whole.encode((pixels * 2 - 1).to(whole.device, whole.dtype)).mean
+            return (whole.scale(mean.float()).to(net.device, net.dtype),)
 
-        seen = shown(control_image, rows, size, 3, features)
-        return _steered(self, predict, lambda passes: seen(passes)[0], running)
+        picture = read_control(control_image, rows, partial(pixel_size, vae), 3, features)
+        return self.controlled_by(lambda passes: picture(passes)[0], predict, running)
 
 
 class Encoded(NamedTuple):
+    """Latents of a control picture, a row for each picture to make."""
+
     control_latents: ImageLatents
     random: Random
 
 
 class EncodeControl(Block):
-    """Turn a control picture into latents, drawn as published: before the noise, and for each picture to make.
+    """Encode a control picture as published: drawn before the noise, once for each picture to make.
 
-    With `ApplyControlLatents` in place of `ApplyControlNet`, a seed then gives the picture that others give for it.
+    With `ApplyControlLatents` in place of `ApplyControlNet`, a seed then makes the same picture as in the reference.
+    multiple: height and width, in pixels, are multiples of it.
+
+    Raises:
+        ValueError: a height or width that is no multiple.
     """
 
     vae: AutoencoderKL = component()
@@ -84,20 +139,18 @@ class EncodeControl(Block):
     def __call__(self, control_image: PictureInput, rows: Rows, random: Random) -> Encoded:
         pixels = ReadImage(multiple=self.multiple, height=self.height, width=self.width)(control_image).pixels
         vae = upcast_vae(self.vae)
-        said = vae.encode((row_for_each(pixels, rows) * 2 - 1).to(vae.device, vae.dtype))
-        noise, random = random.draw(rows.total, said.mean.shape[1:])
-        return Encoded(vae.scale(said.mean.float() + said.std.float() * noise.to(said.mean.device)), random)
+        latents = vae.encode((row_for_each(pixels, rows) * 2 - 1).to(vae.device, vae.dtype))
+        noise, random = random.draw(rows.total, latents.mean.shape[1:])
+        drawn = latents.mean.float() + latents.std.float() * noise.to(latents.mean.device)
+        return Encoded(vae.scale(drawn), random)
 
 
-class ApplyControlLatents(Block):
-    """`ApplyControlNet` with a picture that is encoded already."""
+class ApplyControlLatents(FluxControlBlock):
+    """`ApplyControlNet` for a picture that `EncodeControl` has encoded.
 
-    controlnet: FluxControlNetModel = component()
-    controlnet_conditioning_scale: Number = knob(1.0)
-    control_guidance_start: ZeroToOne = knob(0.0)
-    control_guidance_end: ZeroToOne = knob(1.0)
-    control_mode: int | None = knob(None)
-    guidance_scale: Number | None = knob(3.5)
+    Raises:
+        ValueError: a net that reads pixels, settings that it cannot use, or an empty interval.
+    """
 
     def __call__(self, predict: Predict, control_latents: ImageLatents, running: Running = ALONE) -> Controlled:
         net = self.controlnet
@@ -105,50 +158,10 @@ class ApplyControlLatents(Block):
             raise ValueError("This control net reads pixels, not latents. Use ApplyControlNet.")
         latents = control_latents.to(net.device, net.dtype)
 
-        def seen(passes: Sequence[Pass]) -> Tensor:
+        def picture(passes: Sequence[Pass]) -> Tensor:
             return torch.cat([latents.expand(len(p.latents), -1, -1, -1) for p in passes])
 
-        return _steered(self, predict, seen, running)
-
-
-def _steered(
-    block: ApplyControlNet | ApplyControlLatents, predict: Predict, seen: Seen, running: Running
-) -> Controlled:
-    net, scale, mode = block.controlnet, block.controlnet_conditioning_scale, block.control_mode
-    check_interval(block.control_guidance_start, block.control_guidance_end)
-    _check_mode(mode, net.config.num_mode)
-    guidance = block.guidance_scale if net.config.guidance_embeds else None
-    if net.config.guidance_embeds and guidance is None:
-        raise ValueError("guidance_scale is None, but this control net reads one. Give a number; usual is 3.5.")
-    rotations: dict[object, Tensor] = {}  # as long as the function that is given
-
-    def control(passes: Sequence[Pass]) -> Residuals:
-        words = FluxConditioning.cat([p.conditioning for p in passes])
-        latents, picture, device = torch.cat([p.latents for p in passes]), seen(passes), passes[0].latents.device
-        if (came := 4 * latents.shape[1]) != (wanted := net.config.in_channels):
-            raise ValueError(f"The control net reads tokens of {wanted} channels, but these latents make {came}.")
-        size, count = (latents.shape[2], latents.shape[3]), words.tokens.shape[1] + (mode is not None)
-        if (key := (count, size, device)) not in rotations:
-            rotations[key] = net.rotary(torch.zeros(count, 3, device=device), places((size,), device))
-        times = (passes[0].step.t / 1000).expand(len(latents))
-        said = net(
-            packed(latents).to(net.dtype),
-            picture if net.reads_pixels else packed(picture),
-            words.tokens.to(net.dtype),
-            words.pooled.to(net.dtype),
-            times,
-            guidance=None if guidance is None else torch.full_like(times, guidance),
-            controlnet_mode=None if mode is None else torch.full((len(latents), 1), mode, device=device),
-            conditioning_scale=scale,
-            image_rotary_emb=rotations[key],
-        )
-        found = {"blocks_in_turn" if said.repeats else "blocks": said.blocks, "single_blocks": said.single}
-        return {place: layers for place, layers in found.items() if layers}
-
-    on = partial(steers, start=block.control_guidance_start, end=block.control_guidance_end)
-    if not scale:
-        return Controlled(predict)
-    return Controlled(steered(predict, control, on, running, device=net.device, told_positive=True))
+        return self.controlled_by(picture, predict, running)
 
 
 def _check_mode(mode: int | None, kinds: int | None) -> None:

@@ -1,6 +1,6 @@
 """Control nets of Stable Diffusion 3 and 3.5."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,67 +11,87 @@ from ...components.conditioning import SD3Conditioning
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.sd3 import SD3Transformer2DModel
 from ...components.models.sd3_controlnet import SD3ControlNetModel
-from ...components.types import Number, Pass, Residuals, Rows, ZeroToOne
-from ...graph import Block, Running, component, knob
+from ...components.types import Number, Pass, Residuals, Rows
+from ...graph import Running, component, knob
 from ...graph.ports import ALONE
 from ...registry import counted
 from ..denoise.sd3 import PLACE, Predict
 from ..image.read import PictureInput, ReadMask
-from .steering import check_interval, shown, steered, steers
+from .images import pixel_size, read_control
+from .residuals import ControlBlock
 
 
 class Controlled(NamedTuple):
+    """The transformer as a function, with control."""
+
     predict: Predict
 
 
-class ApplyControlNet(Block):
-    """Let a picture steer the transformer by what a control net says of its latents.
+class SD3ControlBlock(ControlBlock, abstract=True):
+    """What both kinds of control nets hold.
 
-    Put it before the guider. Pictures and settings are given as to Stable Diffusion's control nets. The latents are the
-    most likely ones: the reference draws some, from no seed, so that no run of it can be made again.
+    controlnet_conditioning_scale: multiplies the residuals; 0 is no control.
     """
 
     controlnet: SD3ControlNetModel = component()
     transformer: SD3Transformer2DModel = component()
     vae: AutoencoderKL = component()
     controlnet_conditioning_scale: Number = knob(1.0)
-    control_guidance_start: ZeroToOne = knob(0.0)
-    control_guidance_end: ZeroToOne = knob(1.0)
+
+    def controlled_by(
+        self,
+        image: PictureInput,
+        features: Callable[[Tensor], tuple[Tensor]],
+        predict: Predict,
+        rows: Rows,
+        running: Running,
+        *,
+        zero_pooled: bool,
+    ) -> Controlled:
+        """The transformer with the net's residuals. zero_pooled: the net reads no pooled prompt, but zeros."""
+        net, transformer, scale = self.controlnet, self.transformer, self.controlnet_conditioning_scale
+        picture = read_control(image, rows, partial(pixel_size, self.vae), 3, features)
+
+        def control(passes: Sequence[Pass]) -> Residuals:
+            return {PLACE: _forward(net, transformer, passes, picture(passes)[0], scale, zero_pooled)}
+
+        controlled = self.controlled(predict, control, running, device=net.device)
+        return Controlled(controlled if scale else predict)
+
+
+class ApplyControlNet(SD3ControlBlock):
+    """Guide the transformer by a picture, through the residuals of a control net that reads its latents.
+
+    Put it before the guider. `control_image` and the settings are as in Stable Diffusion's `ApplyControlNet`. The
+    latents are the most likely ones: the reference draws them, from no seed, so that no run of it can be repeated.
+
+    Raises:
+        ValueError: a net that was trained to inpaint, an empty interval, or another number of pictures.
+    """
 
     def __call__(
         self, predict: Predict, control_image: PictureInput, rows: Rows, running: Running = ALONE
     ) -> Controlled:
-        net, vae, scale = self.controlnet, self.vae, self.controlnet_conditioning_scale
-        check_interval(self.control_guidance_start, self.control_guidance_end)
-        if more := net.config.extra_conditioning_channels:
+        config = self.controlnet.config
+        if more := config.extra_conditioning_channels:
             raise ValueError(
                 f"This control net reads {more} channels beside the picture's latents (extra_conditioning_channels): "
-                "it was trained to inpaint. Put in ApplyInpaintControlNet, which shows it a mask too."
+                "it was trained to inpaint. Use ApplyInpaintControlNet, which passes it a mask too."
             )
-        seen = shown(control_image, rows, partial(_size, vae), 3, partial(_latents, net, vae))
-        blind = net.config.force_zeros_for_pooled_projection
-
-        def control(passes: Sequence[Pass]) -> Residuals:
-            return {PLACE: _ask(net, self.transformer, passes, seen(passes)[0], scale, blind)}
-
-        on = partial(steers, start=self.control_guidance_start, end=self.control_guidance_end)
-        return Controlled(steered(predict, control, on, running, device=net.device) if scale else predict)
+        features = partial(_latents, self.controlnet, self.vae)
+        zero_pooled = config.force_zeros_for_pooled_projection
+        return self.controlled_by(control_image, features, predict, rows, running, zero_pooled=zero_pooled)
 
 
-class ApplyInpaintControlNet(Block):
-    """Let a picture with a hole in it steer the transformer, by a control net that was trained to fill it.
+class ApplyInpaintControlNet(SD3ControlBlock):
+    """Paint the white part of a mask, through the residuals of a control net that was trained for it.
 
-    As `ApplyControlNet`, with a mask: white is painted anew. One mask serves all pictures, or there is one for each.
-    The picture is made from noise alone, so this goes with text2image; what lies outside the mask is near the picture,
-    not the same.
+    As `ApplyControlNet`, with `control_mask`: one for all pictures, or one for each. The picture starts from pure
+    noise, so this goes with text2image. What lies outside the mask is close to the picture, not equal.
+
+    Raises:
+        ValueError: an empty interval, or another number of pictures or masks.
     """
-
-    controlnet: SD3ControlNetModel = component()
-    transformer: SD3Transformer2DModel = component()
-    vae: AutoencoderKL = component()
-    controlnet_conditioning_scale: Number = knob(1.0)
-    control_guidance_start: ZeroToOne = knob(0.0)
-    control_guidance_end: ZeroToOne = knob(1.0)
 
     def __call__(
         self,
@@ -81,29 +101,20 @@ class ApplyInpaintControlNet(Block):
         rows: Rows,
         running: Running = ALONE,
     ) -> Controlled:
-        net, vae, scale = self.controlnet, self.vae, self.controlnet_conditioning_scale
-        check_interval(self.control_guidance_start, self.control_guidance_end)
-        seen = shown(control_image, rows, partial(_size, vae), 3, partial(_with_hole, net, vae, control_mask))
-
-        def control(passes: Sequence[Pass]) -> Residuals:
-            return {PLACE: _ask(net, self.transformer, passes, seen(passes)[0], scale, blind=True)}
-
-        on = partial(steers, start=self.control_guidance_start, end=self.control_guidance_end)
-        return Controlled(steered(predict, control, on, running, device=net.device) if scale else predict)
+        features = partial(_masked_latents, self.controlnet, self.vae, control_mask)
+        return self.controlled_by(control_image, features, predict, rows, running, zero_pooled=True)
 
 
-def _size(vae: AutoencoderKL, height: int, width: int) -> tuple[int, int]:
-    return height * vae.scale_factor, width * vae.scale_factor
-
-
-def _with_hole(
+def _masked_latents(
     net: SD3ControlNetModel, vae: AutoencoderKL, control_mask: PictureInput, pixels: Tensor
 ) -> tuple[Tensor]:
-    """Latents of pictures that are black where they are to be painted, and behind them 1 where they are not."""
+    """Latents of pictures that are black under the mask, and as a last channel 0 under the mask, 1 outside."""
     mask = ReadMask(multiple=1, height=pixels.shape[2], width=pixels.shape[3])(control_mask).mask
     if len(mask) not in (1, len(pixels)):
-        told = f"control_mask has {counted(len(mask), 'mask')} for {counted(len(pixels), 'picture')}"
-        raise ValueError(f"{told}. Give one for all, or one each.")
+        raise ValueError(
+            f"control_mask has {counted(len(mask), 'mask')} for {counted(len(pixels), 'picture')}. "
+            "Give one for all, or one each."
+        )
     hidden = torch.where(mask > 0.5, 0.0, pixels)
     latents = vae.scale(vae.encode((hidden * 2 - 1).to(vae.device, vae.dtype)).mode())
     kept = 1 - torch.nn.functional.interpolate(mask, size=latents.shape[2:]).to(latents)
@@ -111,26 +122,27 @@ def _with_hole(
 
 
 def _latents(net: SD3ControlNetModel, vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor]:
-    found = vae.encode((pixels * 2 - 1).to(vae.device, vae.dtype)).mode()
-    # Nets that see no pooled prompt (InstantX's) were trained without the autoencoder's shift.
-    scaled = found * vae.config.scaling_factor if net.config.force_zeros_for_pooled_projection else vae.scale(found)
+    latents = vae.encode((pixels * 2 - 1).to(vae.device, vae.dtype)).mode()
+    # Nets that read no pooled prompt (InstantX's) were trained without the autoencoder's shift.
+    no_shift = net.config.force_zeros_for_pooled_projection
+    scaled = latents * vae.config.scaling_factor if no_shift else vae.scale(latents)
     return (scaled.to(net.device, net.dtype),)
 
 
-def _ask(
+def _forward(
     net: SD3ControlNetModel,
     transformer: SD3Transformer2DModel,
     passes: Sequence[Pass],
-    seen: Tensor,
+    picture: Tensor,
     scale: float,
-    blind: bool,
+    zero_pooled: bool,
 ) -> tuple[Tensor, ...]:
-    """What the net adds for the rows of all passes; a blind one sees no pooled prompt."""
+    """The net's residuals for the rows of all passes."""
     step = passes[0].step
-    words = SD3Conditioning.cat([p.conditioning for p in passes])
+    conditioning = SD3Conditioning.cat([p.conditioning for p in passes])
     sample = torch.cat([p.latents * step.scale_in for p in passes]).to(net.dtype)
-    if net.pos_embed is None:  # those of SD 3.5 large share the transformer's places
+    if net.pos_embed is None:  # nets of SD 3.5 large use the transformer's patch embedding
         sample = transformer.pos_embed(sample.to(transformer.device, transformer.dtype)).to(net.device, net.dtype)
-    pooled = words.pooled.to(net.dtype)
-    pooled = torch.zeros_like(pooled) if blind else pooled
-    return net(sample, seen, words.tokens.to(net.dtype), pooled, step.t.expand(len(sample)), scale)
+    pooled = conditioning.pooled.to(net.dtype)
+    pooled = torch.zeros_like(pooled) if zero_pooled else pooled
+    return net(sample, picture, conditioning.tokens.to(net.dtype), pooled, step.t.expand(len(sample)), scale)

@@ -8,15 +8,22 @@ from ...components.models.t2i_adapter import T2IAdapter
 from ...components.types import Number, Rows, ZeroToOne
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
+from ..denoise.unet import Predict
 from ..image.read import PictureInput
-from .steering import Controlled, PredictUNet, shown, steered, steers
+from .controlnet import Controlled
+from .images import read_control
+from .residuals import add_residuals, is_inside
 
 
 class ApplyT2IAdapter(Block):
-    """Let a picture steer the U-Net by features that an adapter reads from it once (Mou et al. 2023).
+    """Guide the U-Net by a picture, through features that an adapter computes once (Mou et al. 2023).
 
-    Put it before the guider. Pictures are given as to `ApplyControlNet`. The features are added in the first
-    `adapter_conditioning_factor` of the steps.
+    Put it before the guider. `adapter_image` is as `control_image` of `ApplyControlNet`. adapter_conditioning_scale:
+    multiplies the features; 0 is no control. adapter_conditioning_factor: they are added in the first steps, as many as
+    this fraction of the run.
+
+    Raises:
+        ValueError: another number of pictures than one, or one for each prompt or for each picture to make.
     """
 
     adapter: T2IAdapter = component()
@@ -24,13 +31,14 @@ class ApplyT2IAdapter(Block):
     adapter_conditioning_factor: ZeroToOne = knob(1.0)
 
     def __call__(
-        self, predict: PredictUNet, adapter_image: PictureInput, rows: Rows, running: Running = ALONE
+        self, predict: Predict, adapter_image: PictureInput, rows: Rows, running: Running = ALONE
     ) -> Controlled:
         net, scale = self.adapter, self.adapter_conditioning_scale
 
-        def features(pixels: Tensor) -> tuple[Tensor, ...]:
+        def scaled(pixels: Tensor) -> tuple[Tensor, ...]:
             return tuple(f.float() * scale for f in net(pixels.to(net.device, net.dtype)))
 
-        seen = shown(adapter_image, rows, net.image_size, net.config.in_channels, features, "adapter_image")
-        on = partial(steers, start=0.0, end=self.adapter_conditioning_factor)
-        return Controlled(steered(predict, lambda passes: {"levels": seen(passes)}, on, running) if scale else predict)
+        features = read_control(adapter_image, rows, net.image_size, net.config.in_channels, scaled, "adapter_image")
+        is_on = partial(is_inside, start=0.0, end=self.adapter_conditioning_factor)
+        controlled = add_residuals(predict, lambda passes: {"levels": features(passes)}, is_on, running)
+        return Controlled(controlled if scale else predict)

@@ -1,4 +1,4 @@
-"""Latents to pixels, and pixels to what the caller asked for."""
+"""Latents to pixels, and pixels to the type of picture that the caller wants."""
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
@@ -15,14 +15,16 @@ Pictures = Annotated[Any, Port("pictures")]
 
 
 class Decoded(NamedTuple):
+    """Pixels, from 0 to 1."""
+
     images: Images
 
 
 class DecodeLatents(Block):
-    """Turn latents into pixels; in float32 where the autoencoder cannot do it in float16 (`force_upcast`).
+    """Turn latents into pixels; in float32 where the autoencoder cannot work in float16 (`force_upcast`).
 
-    `tile` decodes pictures that are larger in square tiles of so many pixels, and `slicing` those of a batch one after
-    another: slower, with a peak of memory that does not grow with the picture or the batch.
+    tile: pixels a side of a tile; larger pictures are decoded in tiles. slicing: decode the pictures of a batch one
+    after another. Both are slower, with a peak of memory that does not grow with the picture or the batch.
     """
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
@@ -37,11 +39,13 @@ class DecodeLatents(Block):
 
 
 class Finished(NamedTuple):
+    """Pictures, as PIL images, an array or a tensor."""
+
     images: Pictures
 
 
 class FinishImages(Block):
-    """Give pictures the form that was asked for: "pil" images, a "np" array, or a "pt" tensor, from 0 to 1."""
+    """Turn pixels into pictures. output_type: "pil" images, an "np" array or a "pt" tensor from 0 to 1."""
 
     output_type: Literal["pil", "np", "pt"] = knob("pil")
 

@@ -11,16 +11,19 @@ from ...components.types import Latents, Prediction
 from ...graph import Block, Memory, component
 
 History = tuple[Tensor, ...]
+"""The scheduler's memory: past predictions; empty before the first step."""
 
 
 class Advanced(NamedTuple):
+    """The latents of the next step, and what the scheduler remembers."""
+
     latents: Latents
     random: Random
     history: Memory[History]
 
 
 class AdvanceLatents(Block):
-    """Move the latents one step on. Noise is drawn only in the turns in which the scheduler takes some."""
+    """Move the latents one step on. Noise is drawn only in steps in which the scheduler adds some."""
 
     scheduler: Scheduler = component()
 

@@ -1,4 +1,4 @@
-"""What is shown to the denoiser beside the noisy latents, pass by pass."""
+"""Inputs of the denoiser besides the noisy latents: channels, and images to look at."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,63 +13,65 @@ from ...graph import Block
 from ..image.encode import row_for_each
 
 
-class Shown(NamedTuple):
+class Extended(NamedTuple):
+    """The denoiser as a function, with further inputs in each pass."""
+
     predict: Predict
 
 
 class AddReferenceImage(Block):
-    """Show a clean image to a denoiser that may look at one while it paints, such as Flux Kontext."""
+    """Add a clean image to each pass, for a denoiser that looks at one while it paints, such as Flux Kontext."""
 
-    def __call__(self, predict: Predict, reference_latents: ImageLatents) -> Shown:
-        there = _Moved((reference_latents,))
+    def __call__(self, predict: Predict, reference_latents: ImageLatents) -> Extended:
+        references = _OnDevice((reference_latents,))
 
-        def shown(passes: Sequence[Pass]) -> Sequence[Tensor]:
-            more = there.to(passes[0].latents.device)
+        def extended(passes: Sequence[Pass]) -> Sequence[Tensor]:
+            more = references.on(passes[0].latents.device)
             return predict([replace(p, references=(*p.references, *more)) for p in passes])
 
-        return Shown(shown)
+        return Extended(extended)
 
 
 class AddMaskChannels(Block):
-    """Show the mask and the masked image to a U-Net trained to inpaint, as 1 + c channels behind the latents."""
+    """Add the mask and the masked image as 1 + c channels, for a U-Net that was trained to inpaint."""
 
-    def __call__(self, predict: Predict, latent_mask: LatentMask, masked_latents: ImageLatents) -> Shown:
-        return Shown(_with_channels(predict, latent_mask, masked_latents))
+    def __call__(self, predict: Predict, latent_mask: LatentMask, masked_latents: ImageLatents) -> Extended:
+        return Extended(_with_channels(predict, latent_mask, masked_latents))
 
 
 class AddFillChannels(Block):
-    """Show the masked image and the mask as channels, the mask with all pixels of a latent: Flux Fill's training."""
+    """Add the masked image and the mask as channels, for Flux Fill; the mask has one for each pixel of a latent."""
 
-    def __call__(self, predict: Predict, masked_latents: ImageLatents, mask: Mask, rows: Rows) -> Shown:
+    def __call__(self, predict: Predict, masked_latents: ImageLatents, mask: Mask, rows: Rows) -> Extended:
         factor = mask.shape[2] // masked_latents.shape[2]
         folded = pixel_unshuffle(mask, factor)  # b (factor factor) h w
-        return Shown(_with_channels(predict, masked_latents, row_for_each(folded, rows)))
+        return Extended(_with_channels(predict, masked_latents, row_for_each(folded, rows)))
 
 
 class AddControlChannels(Block):
-    """Show a control picture as channels, as Flux Canny and Depth were trained."""
+    """Add a control picture as channels, for Flux Canny and Depth."""
 
-    def __call__(self, predict: Predict, control_latents: ImageLatents) -> Shown:
-        return Shown(_with_channels(predict, control_latents))
+    def __call__(self, predict: Predict, control_latents: ImageLatents) -> Extended:
+        return Extended(_with_channels(predict, control_latents))
 
 
 def _with_channels(predict: PredictFunction, *channels: Tensor) -> PredictFunction:
-    there = _Moved(channels)
+    added = _OnDevice(channels)
 
-    def shown(passes: Sequence[Pass]) -> Sequence[Tensor]:
-        more = there.to(passes[0].latents.device)
+    def extended(passes: Sequence[Pass]) -> Sequence[Tensor]:
+        more = added.on(passes[0].latents.device)
         return predict([replace(p, channels=(*p.channels, *more)) for p in passes])
 
-    return shown
+    return extended
 
 
-class _Moved:
-    """Tensors on the device of the latents: brought there once, not in every turn."""
+class _OnDevice:
+    """Tensors on the device of the latents, moved once and not in every step."""
 
     def __init__(self, tensors: tuple[Tensor, ...]) -> None:
         self.tensors = tensors
 
-    def to(self, device: torch.device) -> tuple[Tensor, ...]:
+    def on(self, device: torch.device) -> tuple[Tensor, ...]:
         if self.tensors[0].device != device or self.tensors[-1].device != device:
             self.tensors = tuple(t.to(device) for t in self.tensors)
         return self.tensors

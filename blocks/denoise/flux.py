@@ -1,4 +1,4 @@
-"""Flux's transformer as a function of passes: packing, places and guidance are its own affair."""
+"""Flux's transformer as a function of passes, with packing, token ids and embedded guidance."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -15,22 +15,31 @@ from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, make_predict
+from .passes import Batching, make_predict, scaled_latents
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=FluxConditioning)]
+"""Flux's transformer as a function."""
 Sizes = tuple[tuple[int, int], ...]
 """Height and width in latents: of the picture, then of each reference image."""
 
 
 class Predictor(NamedTuple):
+    """The denoiser as a function."""
+
     predict: Predict
 
 
 class PredictFlow(Block):
-    """Offer the transformer as a function that a guider may ask several passes of at once.
+    """Make the transformer a function of passes, for guiders and for blocks that change passes.
 
-    `guidance_scale` is what the model was distilled to do in one pass (Meng et al. 2023), and no guider's scale; None
-    for a model without that, such as schnell. Latents are read 2 x 2 a token, and reference images stand behind them.
+    guidance_scale: the scale that the transformer was distilled to read (Meng et al. 2023); it is not a guider's scale.
+    None for one that reads none, such as schnell. A token is 2 x 2 latents; tokens of reference images come last.
+    batching: see `Batching`.
+
+    Raises:
+        ValueError: no `guidance_scale` for a transformer that reads one; in a call of the function, latents of an odd
+            size or another number of channels.
+        TypeError: conditioning or residuals of another family, when the function is called.
     """
 
     transformer: FluxTransformer2DModel = component()
@@ -44,42 +53,42 @@ class PredictFlow(Block):
         if scale is not None and not reads:
             running.note(
                 f"guidance_scale={scale:g} is not read: this transformer was not distilled to. "
-                "true_cfg_scale leans away from a negative prompt."
+                "true_cfg_scale moves away from a negative prompt."
             )
-        rotations: dict[object, Tensor] = {}  # as long as this function, and its alone
+        rotations: dict[object, Tensor] = {}  # as long-lived as the function
 
         def forward(model: FluxTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
             step = passes[0].step
-            words = FluxConditioning.cat([p.conditioning for p in passes])
-            latents = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
+            conditioning = FluxConditioning.cat([p.conditioning for p in passes])
+            latents = scaled_latents(passes)
             references = [torch.cat(rows) for rows in zip(*(p.references for p in passes), strict=True)]
             sizes = tuple((t.shape[2], t.shape[3]) for t in (latents, *references))
             tokens = packed(latents)
             if tokens.shape[2] != model.config.in_channels:
                 raise ValueError(_channels(latents.shape[1], passes[0].latents.shape[1], model.config.in_channels))
-            count, device = words.tokens.shape[1], latents.device
+            count, device = conditioning.tokens.shape[1], latents.device
             if (key := (count, sizes, device)) not in rotations:
-                rotations[key] = model.rotary(torch.zeros(count, 3, device=device), places(sizes, device))
+                rotations[key] = model.rotary(torch.zeros(count, 3, device=device), token_ids(sizes, device))
             times = (step.t / 1000).expand(len(tokens))
-            extra = sum(height * width // 4 for height, width in sizes[1:])  # control nets see no reference images
-            added = {place: _filled(t, extra) for place, t in sum_residuals(passes, _behind(model)).items()}
-            said = model(
+            extra = sum(height * width // 4 for height, width in sizes[1:])  # control nets read no reference images
+            added = {place: _padded(t, extra) for place, t in sum_residuals(passes, _repeats(model)).items()}
+            out = model(
                 torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
-                words.tokens.to(model.dtype),
-                words.pooled.to(model.dtype),
+                conditioning.tokens.to(model.dtype),
+                conditioning.pooled.to(model.dtype),
                 times,
                 guidance=torch.full_like(times, scale) if reads and scale is not None else None,
                 image_rotary_emb=rotations[key],
-                controlnet_block_samples=_behind_each(added, _behind(model)),
+                controlnet_block_samples=_double(added, _repeats(model)),
                 controlnet_single_block_samples=added.get("single_blocks"),
             )
-            return unpacked(said[:, : tokens.shape[1]], *sizes[0])
+            return unpacked(out[:, : tokens.shape[1]], *sizes[0])
 
         return Predictor(make_predict(self.transformer, forward, self.batching, running))
 
 
 def packed(latents: Tensor) -> Tensor:
-    """Latents `b c h w` as tokens of 2 x 2 `b (h/2 w/2) (c 2 2)`. ValueError for an odd side."""
+    """Latents (b, c, h, w) as tokens of 2 x 2, (b, h/2 w/2, 4 c). Raise ValueError for an odd side."""
     height, width = latents.shape[2:]
     if height % 2 or width % 2:
         raise ValueError(f"Latents of {height}x{width} cannot be packed: a token is 2 x 2 of them. Give even sides.")
@@ -87,12 +96,12 @@ def packed(latents: Tensor) -> Tensor:
 
 
 def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Tokens as latents of that size again."""
+    """Tokens as latents of a height and width; the inverse of `packed`."""
     return pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height // 2, width // 2)), 2)
 
 
-def places(sizes: Sizes, device: torch.device) -> Tensor:
-    """The places of all tokens `n 3`: which image (0 is the picture itself), row, column."""
+def token_ids(sizes: Sizes, device: torch.device) -> Tensor:
+    """The ids of all tokens, (n, 3): the number of the image (0 is the picture that is made), row, column."""
     grids: list[Tensor] = []
     for image, (height, width) in enumerate(sizes):
         axes = torch.tensor([image]), torch.arange(height // 2), torch.arange(width // 2)
@@ -100,8 +109,8 @@ def places(sizes: Sizes, device: torch.device) -> Tensor:
     return torch.cat(grids).to(device, torch.float32)
 
 
-def _behind(model: FluxTransformer2DModel) -> Mapping[str, RepeatLayers]:
-    """Where a control net adds: behind the blocks of two streams, in a row or in turn, and behind the others."""
+def _repeats(model: FluxTransformer2DModel) -> Mapping[str, RepeatLayers]:
+    """Where a control net adds: behind the double blocks, in a row or in turn, and behind the single blocks."""
     count, single = len(model.transformer_blocks), len(model.single_transformer_blocks)
     return {
         "blocks": partial(_in_a_row, count),
@@ -119,21 +128,19 @@ def _in_turn(count: int, layers: Layers) -> Layers:
     return tuple(layers[i % len(layers)] for i in range(count))
 
 
-def _behind_each(added: Mapping[str, Layers], spread: Mapping[str, RepeatLayers]) -> Layers | None:
-    """What is added behind each block of two streams, by nets of both kinds together."""
+def _double(added: Mapping[str, Layers], spread: Mapping[str, RepeatLayers]) -> Layers | None:
+    """The residuals behind each double block, of nets of both kinds together."""
     found = [spread[place](added[place]) for place in ("blocks", "blocks_in_turn") if place in added]
     if len(found) == 2:
         return tuple(a + b for a, b in zip(*found, strict=True))
     return found[0] if found else None
 
 
-def _filled(layers: Layers, extra: int) -> Layers:
-    """Nothing is added to the tokens of reference images, which come last."""
+def _padded(layers: Layers, extra: int) -> Layers:
+    """Zeros for the tokens of reference images, which come last."""
     return tuple(pad(t, (0, 0, 0, extra)) for t in layers) if extra else layers
 
 
-def _channels(came: int, own: int, wanted: int) -> str:
-    hint = ' It was trained to fill: use the task "fill".' if wanted > 4 * came == 4 * own else ""
-    return (
-        f"The transformer takes {wanted} channels a token, but 2 x 2 latents of {came} channels have {4 * came}.{hint}"
-    )
+def _channels(got: int, own: int, needed: int) -> str:
+    hint = ' It was trained to fill: use the task "fill".' if needed > 4 * got == 4 * own else ""
+    return f"The transformer needs {needed} channels a token, but 2 x 2 latents of {got} channels have {4 * got}.{hint}"

@@ -1,4 +1,4 @@
-"""Keeping a part of an image while the rest is painted anew."""
+"""Keep a part of an image while the rest is painted."""
 
 from typing import NamedTuple
 
@@ -9,11 +9,13 @@ from ...graph import Block, component
 
 
 class Blended(NamedTuple):
+    """Latents with the kept part put back."""
+
     latents: Latents
 
 
 class KeepUnmasked(Block):
-    """Outside the mask, put the image back, noised to where this turn leads (Lugmayr et al. 2022, eq. 8)."""
+    """Put the image back outside the mask, noised to the level of the next step (Lugmayr et al. 2022, equation 8)."""
 
     scheduler: Scheduler = component()
 

@@ -99,6 +99,20 @@ def _devices(p: Pass) -> set[torch.device]:
     return found
 
 
+def scaled_latents(passes: Sequence[Pass]) -> Tensor:
+    """The latents of all passes scaled for the model, with the channels that blocks add: (rows, channels, h, w)."""
+    scale = passes[0].step.scale_in
+    return torch.cat([torch.cat([p.latents * scale, *p.channels], 1) for p in passes])
+
+
+def check_channels(sample: Tensor, needed: int, model: str, hint: str = "") -> None:
+    """Raise ValueError where the latents have another number of channels than the model reads."""
+    if (got := sample.shape[1]) != needed:
+        raise ValueError(
+            f"The {model} needs {needed} channels, got {got}: the latents, and the channels that blocks add.{hint}"
+        )
+
+
 def groups(passes: Sequence[Pass], batching: Batching = "together") -> list[list[int]]:
     """The indices of passes that go through a model together: equal shapes, step, taps and kinds of residuals."""
     if batching == "apart":

@@ -13,20 +13,27 @@ from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, make_predict
+from .passes import Batching, check_channels, make_predict, scaled_latents
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=PixArtConditioning)]
+"""PixArt's transformer as a function."""
 
 
 class Predictor(NamedTuple):
+    """The denoiser as a function."""
+
     predict: Predict
 
 
 class PredictNoise(Block):
-    """Offer the transformer as a function that a guider may ask several passes of at once.
+    """Make the transformer a function of passes, for guiders and for blocks that change passes.
 
-    What it says of a variance beside the noise is dropped: none of our schedulers learns one. factor: pixels a side of
-    a latent, by which models that read the picture's size are told it.
+    The variance that it predicts besides the noise is dropped: no scheduler reads a learned one. factor: pixels a side
+    of a latent, for transformers that read the size of the picture. batching: see `Batching`.
+
+    Raises:
+        TypeError: conditioning of another family, or residuals, when the function is called.
+        ValueError: latents of another number of channels, when the function is called.
     """
 
     transformer: PixArtTransformer2DModel = component()
@@ -34,30 +41,26 @@ class PredictNoise(Block):
     batching: Batching = "together"
 
     def __call__(self, running: Running = ALONE) -> Predictor:
-        made: dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]] = {}  # as long as this function, its alone
+        made: dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]] = {}  # as long-lived as the function
 
         def forward(model: PixArtTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
-            step = passes[0].step
-            words = PixArtConditioning.cat([p.conditioning for p in passes])
-            sample = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
-            if (came := sample.shape[1]) != (wanted := model.config.in_channels):
-                raise ValueError(
-                    f"The transformer takes {wanted} channels, but the latents (with what is joined) have {came}."
-                )
-            sum_residuals(passes, places={})  # refuses what a control net adds: there is no place for it
+            step, sample = passes[0].step, scaled_latents(passes)
+            check_channels(sample, model.config.in_channels, "transformer")
+            conditioning = PixArtConditioning.cat([p.conditioning for p in passes])
+            sum_residuals(passes, places={})  # refuses residuals: the transformer has no place for them
             if (key := (sample.shape[2:], sample.device)) not in made:
                 height, width = sample.shape[2:]
-                told = torch.tensor([height * self.factor, width * self.factor, height / width], device=sample.device)
-                made[key] = model.positions(height, width, sample.device), told
+                size = torch.tensor([height * self.factor, width * self.factor, height / width], device=sample.device)
+                made[key] = model.positions(height, width, sample.device), size
             positions, sizes = made[key]
-            said = model(
+            out = model(
                 sample.to(model.dtype),
-                words.tokens.to(model.dtype),
+                conditioning.tokens.to(model.dtype),
                 step.t.expand(len(sample)),
-                words.mask,
+                conditioning.mask,
                 sizes.expand(len(sample), -1) if model.config.reads_sizes else None,
                 positions,
             )
-            return said[:, : passes[0].latents.shape[1]]
+            return out[:, : passes[0].latents.shape[1]]
 
         return Predictor(make_predict(self.transformer, forward, self.batching, running))

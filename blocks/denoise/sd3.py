@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, NamedTuple
 
-import torch
 from torch import Tensor
 
 from ...components.conditioning import SD3Conditioning
@@ -14,20 +13,30 @@ from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, make_predict
+from .passes import Batching, check_channels, make_predict, scaled_latents
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=SD3Conditioning)]
+"""Stable Diffusion 3's transformer as a function."""
 
 PLACE = "joint_blocks"
-"""Where a control net adds: behind the blocks of two streams, each of its layers for several in a row."""
+"""Where a control net adds: behind the joint blocks, each of its layers for several blocks in a row."""
 
 
 class Predictor(NamedTuple):
+    """The denoiser as a function."""
+
     predict: Predict
 
 
 class PredictFlow(Block):
-    """Offer the transformer as a function that a guider may ask several passes of at once."""
+    """Make the transformer a function of passes, for guiders and for blocks that change passes.
+
+    batching: see `Batching`.
+
+    Raises:
+        TypeError: conditioning or residuals of another family, when the function is called.
+        ValueError: latents of another number of channels, when the function is called.
+    """
 
     transformer: SD3Transformer2DModel = component()
     batching: Batching = "together"
@@ -37,20 +46,18 @@ class PredictFlow(Block):
 
 
 def _forward(model: SD3Transformer2DModel, passes: Sequence[Pass]) -> Tensor:
-    step = passes[0].step
-    words = SD3Conditioning.cat([p.conditioning for p in passes])
-    sample = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
-    if (came := sample.shape[1]) != (wanted := model.config.in_channels):
-        raise ValueError(f"The transformer takes {wanted} channels, but the latents (with what is joined) have {came}.")
+    step, sample = passes[0].step, scaled_latents(passes)
+    check_channels(sample, model.config.in_channels, "transformer")
+    conditioning = SD3Conditioning.cat([p.conditioning for p in passes])
     return model(
         sample.to(model.dtype),
-        words.tokens.to(model.dtype),
-        words.pooled.to(model.dtype),
+        conditioning.tokens.to(model.dtype),
+        conditioning.pooled.to(model.dtype),
         step.t.expand(len(sample)),
-        sum_residuals(passes, {PLACE: partial(_spread, len(model.transformer_blocks))}).get(PLACE),
+        sum_residuals(passes, {PLACE: partial(_repeated, len(model.transformer_blocks))}).get(PLACE),
     )
 
 
-def _spread(count: int, layers: Layers) -> Layers:
+def _repeated(count: int, layers: Layers) -> Layers:
     # In floats, as published and as in the model: i * len(layers) // count is not always the same.
     return tuple(layers[int(i / (count / len(layers)))] for i in range(count))

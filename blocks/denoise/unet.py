@@ -15,7 +15,7 @@ from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, make_predict
+from .passes import Batching, check_channels, make_predict, scaled_latents
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=(SDConditioning, SDXLConditioning))]
 """A U-Net as a function."""
@@ -75,13 +75,10 @@ def forward(unet: UNet2DConditionModel, passes: Sequence[Pass], guidance: Tensor
     """
     reads = SDConditioning if unet.config.addition_embed_type is None else SDXLConditioning
     conditioning = reads.cat([p.conditioning for p in passes])
-    step = passes[0].step
-    sample = torch.cat([torch.cat([p.latents * step.scale_in, *p.channels], 1) for p in passes])
-    if (channels := sample.shape[1]) != (needed := unet.config.in_channels):
-        hint = ' It was trained to inpaint: use the task "inpaint".' if needed == 2 * channels + 1 else ""
-        raise ValueError(
-            f"The U-Net needs {needed} channels, got {channels}: the latents, and the channels that blocks add.{hint}"
-        )
+    step, sample = passes[0].step, scaled_latents(passes)
+    inpaints = unet.config.in_channels == 2 * sample.shape[1] + 1
+    hint = ' It was trained to inpaint: use the task "inpaint".' if inpaints else ""
+    check_channels(sample, unet.config.in_channels, "U-Net", hint)
     added = sum_residuals(passes, _PLACES)
     return unet(
         sample.to(unet.dtype),

@@ -71,6 +71,7 @@ class AdaptiveProjectedGuidance(ProjectedGuider):
     adaptive_projected_guidance_norm_dim: int | tuple[int, ...] | None = None
 
     def combine(self, pos: Tensor, neg: Tensor, shift: Tensor, step: Step) -> Tensor:
+        """Projected guidance by `guidance_scale`."""
         dims = self.adaptive_projected_guidance_norm_dim
         return self.projected(pos, neg, shift, self.guidance_scale, (dims,) if isinstance(dims, int) else dims)
 
@@ -90,6 +91,7 @@ class AdaptiveProjectedMixGuidance(ProjectedGuider):
     adaptive_projected_guidance_start_step: int = 5
 
     def combine(self, pos: Tensor, neg: Tensor, shift: Tensor, step: Step) -> Tensor:
+        """Classifier-free guidance in the first steps, then projected guidance."""
         scale, early = self.adaptive_projected_guidance_scale, self.adaptive_projected_guidance_start_step
         if whole_step_of(step)[0] <= early or is_neutral(scale, self.use_original_formulation):
             return self.guided(pos, neg)

@@ -24,4 +24,5 @@ class ClassifierFreeGuidance(NegativePromptGuider):
         return tuple(s or 1.0 for s in scale) if isinstance(scale, tuple) else scale or 1.0
 
     def combine(self, pos: Tensor, neg: Tensor) -> Tensor:
+        """neg + scale (pos - neg)."""
         return self.guided(pos, neg)

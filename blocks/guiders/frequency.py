@@ -75,6 +75,7 @@ class FrequencyDecoupledGuidance(Published, Block):
         return Guided(rescaled(guided, pos, amounts[0] if self.guidance_rescale_space == "data" else 0.0))
 
     def simplified(self) -> NoGuidance | None:
+        """`NoGuidance` where no octave is guided in any step."""
         return NoGuidance() if not any(self._intervals) else None
 
     @property

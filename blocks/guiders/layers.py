@@ -78,7 +78,8 @@ class RequiredLayers(Requirement):
 
     taps: tuple[Tap, ...]
 
-    def violation(self, component: Any) -> str | None:  # Any: whatever the guider meets
+    def violation(self, component: Any) -> str | None:  # Any: a component of any class
+        """The error text where the denoiser lacks a layer; None where it has all, or has no layers to change."""
         layers = find_perturbable(component)
         if layers is None:
             return None

@@ -19,6 +19,7 @@ class MagnitudeAwareGuidance(NegativePromptGuider):
     alpha: float = knob(8.0)
 
     def combine(self, pos: Tensor, neg: Tensor) -> Tensor:
+        """neg + damped scale (pos - neg)."""
         shift, neutral = pos - neg, 0.0 if self.use_original_formulation else 1.0
         damping = torch.exp(-self.alpha * (inner(shift, shift) / inner(neg, neg)).sqrt())
         scale = neutral + (per_row(self.guidance_scale, pos) - neutral) * damping

@@ -100,10 +100,12 @@ class PerturbedAttentionGuidance(PerturbedGuider):
 
     @property
     def perturbation(self) -> Perturbation:
+        """The term of the pass with perturbed attention."""
         return Perturbation(self.perturbed_guidance_scale, self.perturbed_guidance_start, self.perturbed_guidance_stop)
 
     @property
     def taps(self) -> Taps:
+        """Each token of these layers attends to itself alone."""
         return skip_taps(self.perturbed_guidance_layers, self.perturbed_guidance_config, SCORES)
 
 
@@ -127,12 +129,14 @@ class SkipLayerGuidance(PerturbedGuider):
 
     @property
     def perturbation(self) -> Perturbation:
+        """The term of the pass with skipped layers."""
         return Perturbation(
             self.skip_layer_guidance_scale, self.skip_layer_guidance_start, self.skip_layer_guidance_stop
         )
 
     @property
     def taps(self) -> Taps:
+        """These layers are skipped."""
         return skip_taps(self.skip_layer_guidance_layers, self.skip_layer_config, WHOLE)
 
 
@@ -160,10 +164,12 @@ class SmoothedEnergyGuidance(PerturbedGuider):
 
     @property
     def perturbation(self) -> Perturbation:
+        """The term of the pass with smoothed attention."""
         return Perturbation(self.seg_guidance_scale, self.seg_guidance_start, self.seg_guidance_stop)
 
     @property
     def taps(self) -> Taps:
+        """The queries of these layers are blurred."""
         sigma = math.inf if self.seg_blur_sigma > self.seg_blur_threshold_inf else self.seg_blur_sigma
         return self._blurred(sigma) if sigma > 0 else Taps()
 

@@ -21,6 +21,8 @@ _INPUTS = "predict", "latents", "step", "positive", "negative"
 
 
 class Scheduled(NamedTuple):
+    """The prediction of the guider of this step, and the memory of all."""
+
     prediction: Prediction
     kept: Memory[Kept]
 
@@ -87,6 +89,7 @@ class GuidanceSchedule(Published, Block):
         return Scheduled(out.prediction, (*(one for one in kept if one[0] != part), *mine))
 
     def simplified(self) -> Block | None:
+        """`NoGuidance` where all parts are; `WithoutNegative` where no part reads the negative prompt."""
         parts = [guider.simplified() or guider for _, guider in self.parts]
         if all(isinstance(guider, NoGuidance) for guider in parts):
             return NoGuidance()

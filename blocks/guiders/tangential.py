@@ -14,6 +14,7 @@ class TangentialClassifierFreeGuidance(NegativePromptGuider):
     """
 
     def combine(self, pos: Tensor, neg: Tensor) -> Tensor:
+        """neg' + scale (pos - neg'), with neg' the projection of neg."""
         return self.guided(pos, on_main_direction(neg, pos))
 
 

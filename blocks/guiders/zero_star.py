@@ -30,6 +30,7 @@ class ClassifierFreeZeroStarGuidance(NegativePromptGuider):
         return super().__call__(predict, latents, step, positive, negative)
 
     def combine(self, pos: Tensor, neg: Tensor) -> Tensor:
+        """s neg + scale (pos - s neg), with s = <pos, neg> / |neg|^2."""
         return self.guided(pos, neg * (inner(pos, neg) / (inner(neg, neg) + 1e-8)))
 
     def simplified(self) -> Block | None:

@@ -1,4 +1,4 @@
-"""Painting a small place at full size: cut out what lies around the mask, and put it back when it is painted."""
+"""Inpaint a small region at full size: crop to the mask, and put the painted crop back."""
 
 from typing import Annotated, NamedTuple
 
@@ -14,20 +14,25 @@ from .read import PictureInput, ReadImage, Size, each_picture
 Region = Annotated[tuple[int, int, int, int], Port("region")]
 """Left, upper, right, lower, in pixels."""
 WHOLE = (0, 0, 0, 0)
-"""The region that stands for all of a picture."""
+"""The region for all of a picture."""
 
 
 class Cropped(NamedTuple):
+    """The crop of a picture and its mask, and where it was."""
+
     image: PictureInput
     mask_image: PictureInput
     region: Region
 
 
 class CropToMask(Block):
-    """Cut a picture and its mask to what the mask paints, with `padding_mask_crop` pixels around it.
+    """Crop a picture and its mask to the white part of the mask, and resize the crop to the picture that is painted.
 
-    The region is made as wide or high as the picture that is painted, and brought to its size. Without
-    `padding_mask_crop` nothing is cut.
+    padding_mask_crop: pixels around the white part; None crops nothing. height, width: of the painted picture, whose
+    shape the crop takes.
+
+    Raises:
+        ValueError: several pictures, a picture and a mask of different sizes, or a mask without white.
     """
 
     height: Size = knob(None)
@@ -40,8 +45,8 @@ class CropToMask(Block):
         picture, mask = _one("image", image), _one("mask_image", mask_image)
         if picture.size != mask.size:
             raise ValueError(
-                f"padding_mask_crop cuts image and mask alike, but they are {_size(picture)} and {_size(mask)} pixels. "
-                "Give them one size."
+                f"padding_mask_crop needs image and mask_image of one size, got {_size(picture)} and {_size(mask)}. "
+                "Resize one."
             )
         width, height = self.width or picture.width, self.height or picture.height
         region = _region(np.asarray(mask.convert("L")), self.padding_mask_crop, width / height)
@@ -51,11 +56,13 @@ class CropToMask(Block):
 
 
 class PutBack(NamedTuple):
+    """Whole pictures."""
+
     images: Images
 
 
 class PutBackCrop(Block):
-    """Put what was painted back into the picture that it was cut from: it shows where the mask is white."""
+    """Put the painted crop back into its picture, where the mask is white."""
 
     def __call__(self, images: Images, image: PictureInput, mask_image: PictureInput, region: Region) -> PutBack:
         if region == WHOLE:
@@ -71,10 +78,10 @@ class PutBackCrop(Block):
 
 
 def _region(mask: np.ndarray[tuple[int, int], np.dtype[np.uint8]], padding: int, wanted: float) -> Region:
-    """What the mask paints and some pixels more, of the wanted ratio of width to height where the picture has room."""
+    """The white part of the mask with pixels around it, of a ratio of width to height where the picture has room."""
     columns, rows = (np.flatnonzero(mask.max(axis)) for axis in (0, 1))
     if not len(rows):
-        raise ValueError("mask_image is black, so there is nothing to cut out. Paint white what shall be made anew.")
+        raise ValueError("mask_image is black, so there is nothing to crop to. Make the part to paint white.")
     height, width = mask.shape
     left, right = max(int(columns[0]) - padding, 0), min(int(columns[-1]) + 1 + padding, width)
     upper, lower = max(int(rows[0]) - padding, 0), min(int(rows[-1]) + 1 + padding, height)
@@ -86,7 +93,7 @@ def _region(mask: np.ndarray[tuple[int, int], np.dtype[np.uint8]], padding: int,
 
 
 def _grown(low: int, high: int, wanted: float, room: int) -> tuple[int, int]:
-    """An interval grown to a length on both sides, moved and at last cut to lie in the room that there is."""
+    """An interval grown to a length on both sides, then moved, and at last cut, to lie inside 0 to `room`."""
     more = int(wanted - (high - low))
     low, high = low - more // 2, high + more - more // 2
     if high >= room:
@@ -97,7 +104,7 @@ def _grown(low: int, high: int, wanted: float, room: int) -> tuple[int, int]:
 
 
 def _fitted(picture: Image.Image, width: int, height: int, *, inside: bool) -> Image.Image:
-    """The picture at a size without being stretched: all of it, its edges drawn out, or what is in the middle of it."""
+    """The picture at a size, not stretched: inside it with its edges repeated, or filling it with its middle part."""
     wider = width * picture.height - height * picture.width  # above 0: the size is wider than the picture
     if wider >= 0 if inside else wider <= 0:
         own_width, own_height = picture.width * height // picture.height, height
@@ -119,9 +126,7 @@ def _fitted(picture: Image.Image, width: int, height: int, *, inside: bool) -> I
 def _one(name: str, pictures: PictureInput) -> Image.Image:
     found = each_picture(pictures)
     if len(found) != 1:
-        raise ValueError(
-            f"{name} has {len(found)} pictures, but with padding_mask_crop one is cut out. Give one a call."
-        )
+        raise ValueError(f"padding_mask_crop needs one picture a call, got {len(found)} as {name}. Pass one.")
     first = found[0]
     return first if isinstance(first, Image.Image) else _picture(ReadImage(multiple=1)(first).pixels[0])
 

@@ -14,15 +14,20 @@ from ...registry import counted
 
 
 class Encoded(NamedTuple):
+    """Clean latents, a row for each picture to make."""
+
     image_latents: ImageLatents
     random: Random
 
 
 class EncodeImage(Block):
-    """Turn pixels into latents: a sample of what the autoencoder's encoder says, one row for each picture to make.
+    """Turn pixels into latents: a sample of the encoder's distribution, one row for each picture to make.
 
-    One generator draws once an image, and its rows share that; with a generator for each row, each draws its own.
-    `tile` and `slicing` keep the peak of memory low, as in `DecodeLatents`.
+    With one generator, noise is drawn once for each image, and the rows of an image share it. With a generator for each
+    row, each row has its own. tile, slicing: as in `DecodeLatents`.
+
+    Raises:
+        ValueError: neither one image, nor one for each prompt or for each picture to make.
     """
 
     vae: AutoencoderKL = component()
@@ -31,11 +36,13 @@ class EncodeImage(Block):
 
     def __call__(self, pixels: Images, rows: Rows, random: Random) -> Encoded:
         if len(pixels) not in (1, rows.prompts, rows.total):
-            came = f"{counted(len(pixels), 'image')} came for {counted(rows.prompts, 'prompt')}"
-            raise ValueError(f"{came}. Give one for all, or one each.")
+            raise ValueError(
+                f"Got {counted(len(pixels), 'image')} for {counted(rows.prompts, 'prompt')}. "
+                "Give one for all, or one each."
+            )
         vae = upcast_vae(self.vae)
-        said = encode(vae, (pixels * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing)
-        mean, std = said.mean.float(), said.std.float()
+        latents = encode(vae, (pixels * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing)
+        mean, std = latents.mean.float(), latents.std.float()
         if not random.single:
             mean, std = (row_for_each(t, rows) for t in (mean, std))
         noise, random = random.draw(len(mean), mean.shape[1:])
@@ -43,7 +50,7 @@ class EncodeImage(Block):
 
 
 class EncodeStart(Block):
-    """`EncodeImage` where a graph may begin in pure noise: then nothing is drawn, since nobody looks at the sample."""
+    """`EncodeImage` for a run that may start from pure noise: then it draws no noise, since the sample is not read."""
 
     vae: AutoencoderKL = component()
     tile: int | None = None
@@ -56,32 +63,42 @@ class EncodeStart(Block):
 
 
 def row_for_each(t: torch.Tensor, rows: Rows) -> torch.Tensor:
-    """A row for each picture: pictures of one prompt lie beside each other."""
+    """A row for each picture to make, of one row for all or one for each prompt; those of a prompt lie together."""
     if len(t) == rows.total:
         return t
     return t.expand(rows.prompts, *t.shape[1:]).repeat_interleave(rows.each, 0)
 
 
 class Hidden(NamedTuple):
+    """Pixels, grey under the mask."""
+
     hidden: Images
 
 
 class HideMasked(Block):
-    """Grey out what the mask will paint, as U-Nets trained to inpaint saw it."""
+    """Make pixels under the mask grey, as in the training of U-Nets that inpaint."""
 
     def __call__(self, pixels: Images, mask: Mask) -> Hidden:
         return Hidden(torch.where(mask < 0.5, pixels, 0.5))
 
 
 class Shrunk(NamedTuple):
+    """A mask at latent size."""
+
     latent_mask: LatentMask
 
 
 class ShrinkMask(Block):
-    """Bring a mask to the size of the latents, a row for each picture."""
+    """Resize a mask to the latents, with a row for each picture to make.
+
+    Raises:
+        ValueError: neither one mask, nor one for each prompt or for each picture to make.
+    """
 
     def __call__(self, mask: Mask, image_latents: ImageLatents, rows: Rows) -> Shrunk:
         if len(mask) not in (1, rows.prompts, rows.total):
-            came = f"{counted(len(mask), 'mask')} came for {counted(rows.prompts, 'prompt')}"
-            raise ValueError(f"{came}. Give one for all, or one each.")
+            raise ValueError(
+                f"Got {counted(len(mask), 'mask')} for {counted(rows.prompts, 'prompt')}. "
+                "Give one for all, or one each."
+            )
         return Shrunk(row_for_each(torch.nn.functional.interpolate(mask, size=image_latents.shape[2:]), rows))

@@ -1,4 +1,4 @@
-"""Images that Flux Kontext is shown, and the sizes that it makes (Labs et al. 2025)."""
+"""Images that Flux Kontext reads, and the sizes that it makes (Labs et al. 2025)."""
 
 from typing import NamedTuple
 
@@ -17,17 +17,23 @@ SIZES = (
     (1024, 1024), (1104, 944), (1184, 880), (1248, 832), (1328, 800), (1392, 752), (1456, 720), (1504, 688),
     (1568, 672),
 )  # fmt: skip
-"""Widths and heights of images that Kontext was trained to be shown."""
+"""Widths and heights of the images that Kontext was trained with."""
 
 
 class Read(NamedTuple):
+    """Pixels of the image that the transformer reads."""
+
     reference: Images
 
 
 class ReadReference(Block):
-    """Read the image to show, at the size of those trained with whose shape is nearest to its own.
+    """Read the image that the transformer looks at, resized to the size of `SIZES` whose shape is closest.
 
-    Without `auto_resize` it keeps its own size, rounded down to a multiple. Several images take the size of the first.
+    auto_resize: off, the image keeps its own size, rounded down to a multiple. multiple: pixels. Several images take
+    the size of the first.
+
+    Raises:
+        ValueError: no picture, or values outside 0 to 1.
     """
 
     multiple: int = 16
@@ -43,13 +49,18 @@ class ReadReference(Block):
 
 
 class Encoded(NamedTuple):
+    """Latents of the image that the transformer reads, a row for each picture to make."""
+
     reference_latents: ImageLatents
 
 
 class EncodeReference(Block):
-    """Turn an image to show into latents: what the autoencoder finds likeliest, so that nothing is drawn.
+    """Turn the image into latents, the most likely ones, so that no noise is drawn.
 
-    `tile` and `slicing` keep the peak of memory low, as in `DecodeLatents`.
+    tile, slicing: as in `DecodeLatents`.
+
+    Raises:
+        ValueError: neither one image, nor one for each prompt or for each picture to make.
     """
 
     vae: AutoencoderKL = component()
@@ -58,20 +69,24 @@ class EncodeReference(Block):
 
     def __call__(self, reference: Images, rows: Rows) -> Encoded:
         if len(reference) not in (1, rows.prompts, rows.total):
-            came = f"{counted(len(reference), 'image')} came for {counted(rows.prompts, 'prompt')}"
-            raise ValueError(f"{came}. Give one for all, or one each.")
+            raise ValueError(
+                f"Got {counted(len(reference), 'image')} for {counted(rows.prompts, 'prompt')}. "
+                "Give one for all, or one each."
+            )
         vae = upcast_vae(self.vae)
         mean = encode(vae, (reference * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing).mean
         return Encoded(row_for_each(vae.scale(mean.float()), rows))
 
 
 class Fitted(NamedTuple):
+    """The size of the picture to make, in pixels."""
+
     height: Count
     width: Count
 
 
 class FitArea(Block):
-    """Keep the shape of `height` and `width` and bring the picture to about `max_area` pixels."""
+    """Scale `height` and `width` to an area of about `max_area` pixels, in multiples of `multiple`."""
 
     multiple: int = 16
     height: Count = knob(1024)

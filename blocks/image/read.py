@@ -1,4 +1,4 @@
-"""Pictures in: whatever a user holds, as pixels at the size that is wanted."""
+"""Read pictures and masks of any type as pixels, at a size."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,25 +13,31 @@ from torch import Tensor
 from ...components.types import Images, Mask
 from ...graph import Block, knob
 
-AnyPicture = Image.Image | np.ndarray[Any, Any] | Tensor  # Any: shapes and dtypes are looked at when it is read
+AnyPicture = Image.Image | np.ndarray[Any, Any] | Tensor  # Any: shapes and dtypes are checked when it is read
 PictureInput = AnyPicture | str | Path | Sequence[AnyPicture | str | Path]
 """A PIL image, a file, an array (rows, columns, channels), a tensor (channels, rows, columns), or a list of them.
 
 Floats go from 0 to 1, uint8 from 0 to 255.
 """
 Size = Annotated[int, Ge(1)] | None
-"""Pixels; None keeps the picture's own."""
-_LATENTS = " Latents are no picture: give them as image_latents."
+"""Pixels a side; None keeps the size of the picture."""
+_LATENTS = " Latents are no picture: pass them as image_latents."
 
 
 class Read(NamedTuple):
+    """Pixels (pictures, 3, rows, columns), from 0 to 1."""
+
     pixels: Images
 
 
 class ReadImage(Block):
-    """Read pictures as pixels (batch, 3, rows, columns) from 0 to 1, at a size that is a multiple of `multiple`.
+    """Read pictures as pixels (pictures, 3, rows, columns) from 0 to 1.
 
-    Without `height` and `width` the picture keeps its own size, rounded down.
+    height, width: pixels, multiples of `multiple`; None keeps the size of the picture, rounded down to one.
+
+    Raises:
+        ValueError: no picture, values outside 0 to 1, another shape, a size that is no multiple, or pictures of
+            different sizes where none was passed.
     """
 
     multiple: int = 8
@@ -43,13 +49,15 @@ class ReadImage(Block):
 
 
 class MaskRead(NamedTuple):
+    """A mask (masks, 1, rows, columns), from 0 to 1."""
+
     mask: Mask
 
 
 class ReadMask(Block):
-    """Read a mask as (batch, 1, rows, columns): 1, to paint, where it is white; 0, to keep, where it is below half.
+    """Read masks as (masks, 1, rows, columns): 1 where the mask is white, to paint; 0 where it is darker than half.
 
-    With `binarize=False` its greys stay what they are.
+    binarize: off, greys stay as they are. For the size and for errors see `ReadImage`.
     """
 
     multiple: int = 8
@@ -63,6 +71,7 @@ class ReadMask(Block):
 
 
 def each_picture(image: PictureInput) -> list[AnyPicture]:
+    """The single pictures of an input: of files, batches and lists too. Raise ValueError for an empty list."""
     if isinstance(image, str | Path):
         return [Image.open(image)]
     if isinstance(image, Image.Image):
@@ -70,15 +79,15 @@ def each_picture(image: PictureInput) -> list[AnyPicture]:
     if isinstance(image, Tensor | np.ndarray):
         return list(image) if image.ndim == 4 else [image]
     if not len(image):
-        raise ValueError("There is no picture: an empty list came. Give one for all prompts, or one each.")
+        raise ValueError("There is no picture: the list is empty. Give one for all prompts, or one each.")
     return [one for part in image for one in each_picture(part)]
 
 
 def _together(pictures: list[Tensor]) -> Tensor:
-    """Pictures of one size as rows. ValueError where their sizes differ and none was asked for."""
+    """Pictures of one size as rows. Raise ValueError where the sizes differ."""
     if len(sizes := {p.shape[2:]: None for p in pictures}) > 1:
-        told = ", ".join(f"{height}x{width}" for height, width in sizes)
-        raise ValueError(f"Pictures of unlike sizes came: {told} (height x width). Give height and width, or one size.")
+        each = ", ".join(f"{height}x{width}" for height, width in sizes)
+        raise ValueError(f"The pictures have different sizes: {each} (height x width). Pass height and width.")
     return torch.cat(pictures)
 
 
@@ -100,29 +109,29 @@ def _sized(picture: AnyPicture, block: ReadImage | ReadMask, mode: str) -> Tenso
     pixels = pixels.float() if pixels.dtype == torch.bool else pixels
     channels = 3 if mode == "RGB" else 1
     if pixels.ndim != 3 or pixels.shape[0] not in (1, channels) or not pixels.is_floating_point():
-        came = f"{type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}"
+        got = f"{type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}"
         hint = _LATENTS if isinstance(picture, Tensor) and mode == "RGB" else ""
         raise ValueError(
-            f"A picture came as {came}. Wanted: a PIL image, or 0 to 1 as ({channels}, rows, columns) in a tensor, "
-            f"(rows, columns, {channels}) in an array.{hint}"
+            f"A picture needs to be a PIL image, a tensor ({channels}, rows, columns) or an array (rows, columns, "
+            f"{channels}) from 0 to 1, got {got}.{hint}"
         )
     low, high = float(pixels.min()), float(pixels.max())
     if not (low >= 0 and high <= 1):  # so written, NaN is refused too
-        raise ValueError(f"A picture's values go from {low:g} to {high:g}. Wanted: 0 to 1.")
+        raise ValueError(f"A picture needs values from 0 to 1, got {low:g} to {high:g}.")
     pixels = pixels.float().expand(channels, *pixels.shape[1:])[None]
     size = _size(block, *pixels.shape[2:])
     return pixels if tuple(pixels.shape[2:]) == size else torch.nn.functional.interpolate(pixels, size=size)
 
 
 def _size(block: ReadImage | ReadMask, rows: int, columns: int) -> tuple[int, int]:
-    """The size to read at: the one asked for, or the picture's own, rounded down to a multiple."""
+    """Rows and columns to read at: those of the block, or the picture's own, rounded down to a multiple."""
     return _side("height", block.height, rows, block.multiple), _side("width", block.width, columns, block.multiple)
 
 
-def _side(name: str, asked: int | None, own: int, multiple: int) -> int:
-    if asked is None:
+def _side(name: str, wanted: int | None, own: int, multiple: int) -> int:
+    if wanted is None:
         return max(own // multiple, 1) * multiple
-    if asked % multiple:
-        near = max(round(asked / multiple), 1) * multiple
-        raise ValueError(f"{name}={asked} cannot be made: it must be a multiple of {multiple}. The nearest is {near}.")
-    return asked
+    if wanted % multiple:
+        near = max(round(wanted / multiple), 1) * multiple
+        raise ValueError(f"{name}={wanted} cannot be made: it must be a multiple of {multiple}. The nearest is {near}.")
+    return wanted

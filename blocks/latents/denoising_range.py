@@ -1,4 +1,4 @@
-"""A part of the denoising: the end left to another model, or the beginning already done by one."""
+"""A part of the denoising: `denoising_end` leaves the last steps to another model, `denoising_start` the first ones."""
 
 from typing import Annotated, NamedTuple
 
@@ -14,20 +14,25 @@ from ...registry import counted
 from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started
 
 End = Annotated[float, Gt(0), Le(1)]
+"""A fraction of the training timesteps, counted from the noisiest; 1 is all of them."""
 Start = Annotated[float, Ge(0), Lt(1)]
+"""The same; 0 is the beginning."""
 
 
 class EndSchedule(Block):
-    """Stop early: leave the rest of the noise to another model, as SDXL's base does to its refiner.
+    """Stop early, so that another model removes the rest of the noise, as SDXL's refiner does.
 
-    `denoising_end` is a share of the training timesteps, counted from the noisiest. What comes out is still noisy.
+    denoising_end: a fraction of the training timesteps, counted from the noisiest. The latents are then still noisy.
+
+    Raises:
+        ValueError: no step is left.
     """
 
     scheduler: Scheduler = component()
     denoising_end: End = knob(1.0)
 
     def __call__(self, steps: Steps) -> Scheduled:
-        kept = steps[: _place(steps, self.scheduler, self.denoising_end)]
+        kept = steps[: _count_before(steps, self.scheduler, self.denoising_end)]
         if not kept:
             raise ValueError(
                 f"denoising_end={self.denoising_end} leaves none of the {counted(len(steps), 'step')}. Give a larger "
@@ -37,9 +42,13 @@ class EndSchedule(Block):
 
 
 class BeginSchedule(Block):
-    """Leave out the first steps: those that `denoising_start` says are done, else what `strength` leaves out.
+    """Leave out the first steps: those before `denoising_start`, or as many as `strength` says.
 
-    `denoising_start` is where another run ended: its `denoising_end`. Then `strength` is not looked at.
+    denoising_start: the `denoising_end` of the run that this one continues; `strength` is then not read. strength: as
+    in `CutSchedule`.
+
+    Raises:
+        ValueError: no step is left.
     """
 
     scheduler: Scheduler = component()
@@ -49,32 +58,35 @@ class BeginSchedule(Block):
     def __call__(self, steps: Steps) -> Scheduled:
         if not self.denoising_start:
             return CutSchedule(strength=self.strength)(steps)
-        kept = steps[_place(steps, self.scheduler, self.denoising_start) :]
+        kept = steps[_count_before(steps, self.scheduler, self.denoising_start) :]
         if not kept:
             raise ValueError(
-                f"denoising_start={self.denoising_start} leaves none of the {counted(len(steps), 'step')}."
+                f"denoising_start={self.denoising_start} leaves none of the {counted(len(steps), 'step')}. "
+                "Give a smaller one, or more steps."
             )
         return Scheduled(kept)
 
 
 class Split(NamedTuple):
+    """The steps of the first model, and those of the second."""
+
     steps: Steps
     refine_steps: Steps
 
 
 class SplitSchedule(Block):
-    """Give the first steps to one model and the rest to another: SDXL's base and its refiner, by default 80 to 20."""
+    """Split the steps between two models, SDXL's base and its refiner. denoising_end: where the second takes over."""
 
     scheduler: Scheduler = component()
     denoising_end: End = knob(0.8)
 
     def __call__(self, steps: Steps) -> Split:
-        place = _place(steps, self.scheduler, self.denoising_end)
-        return Split(steps[:place], steps[place:])
+        count = _count_before(steps, self.scheduler, self.denoising_end)
+        return Split(steps[:count], steps[count:])
 
 
 class DrawNoiseToBegin(Block):
-    """Draw noise of the shape of an image's latents; none, where a run goes on and has its noise already."""
+    """Draw noise of the shape of an image's latents; zeros for a run that continues another, which has noise."""
 
     denoising_start: Start = knob(0.0)
 
@@ -85,10 +97,13 @@ class DrawNoiseToBegin(Block):
 
 
 class ContinueOrNoise(Block):
-    """Start from an image, noised to the first step; or from what another run left noisy, as it is.
+    """Start from an image, noised to the first step; or continue another run, from its noisy latents.
 
-    Where `denoising_start` says that a run goes on, that is `noisy_latents`, or the image itself where none are given.
-    With `pure`, a schedule of which nothing is left out starts from noise alone.
+    A run with a `denoising_start` continues: from `noisy_latents`, or without them from the latents of the image. pure:
+    a schedule with all its steps starts from noise alone.
+
+    Raises:
+        ValueError: another number of rows than pictures.
     """
 
     scheduler: Scheduler = component()
@@ -106,22 +121,22 @@ class ContinueOrNoise(Block):
         if not self.denoising_start:
             start = NoiseImageFully if self.pure else NoiseImage
             return start(scheduler=self.scheduler)(image_latents, latents, steps, positive)
-        going = image_latents if noisy_latents is None else noisy_latents
-        if len(going) != positive.rows:
+        noisy = image_latents if noisy_latents is None else noisy_latents
+        if len(noisy) != positive.rows:
             raise ValueError(
-                f"{counted(len(going), 'row')} of latents came for {counted(positive.rows, 'picture')}. Give one each."
+                f"Got {counted(len(noisy), 'row')} of latents for {counted(positive.rows, 'picture')}. Give one each."
             )
         device = positive.tokens.device
-        return Started(going.to(device).float(), steps.to(device))
+        return Started(noisy.to(device).float(), steps.to(device))
 
 
-def _place(steps: Schedule, scheduler: Scheduler, share: float) -> int:
-    """How many turns come before this share of the training timesteps is reached; a solver's steps stay whole."""
-    if share == 1:
+def _count_before(steps: Schedule, scheduler: Scheduler, fraction: float) -> int:
+    """How many steps come before this fraction of the training timesteps. Whole steps of a solver stay together."""
+    if fraction == 1:
         return len(steps)
-    total: int = getattr(scheduler, "num_train_timesteps", 1000)  # for schedulers that know no other count
-    cutoff = round(total - share * total)
-    places = steps.whole_step_of
-    begins = (step for step in steps if step.first or places[step.index] != places[step.index - 1])
+    total: int = getattr(scheduler, "num_train_timesteps", 1000)  # for schedulers that have no such config key
+    cutoff = round(total - fraction * total)
+    whole = steps.whole_step_of
+    begins = (step for step in steps if step.first or whole[step.index] != whole[step.index - 1])
     first = next((step.index for step in begins if step.timestep < cutoff), steps.end)
     return first - steps.begin

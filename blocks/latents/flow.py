@@ -1,4 +1,4 @@
-"""Schedules of flow matching, whose noise levels may follow the size of the picture."""
+"""Schedules of flow matching, whose noise levels may depend on the size of the picture."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,11 +14,14 @@ from .start import Count, Scheduled
 
 
 class MakeSchedule(Block):
-    """Choose the noise levels to visit: `num_inference_steps` of them, or those that `sigmas` or `timesteps` say.
+    """Make the schedule: `num_inference_steps` steps, or the `sigmas` or `timesteps` that are passed.
 
-    `sigmas` are levels before the shift, as published without the 0 at the end, which may be there. even: left to
-    itself, ask for levels from 1 to 1/n, as Flux does; else the scheduler's own, as SD 3 does. patch: latents a side of
-    a token, by whose number schedulers with a dynamic shift choose it (Esser et al. 2024, section 5.3.2).
+    sigmas: noise levels before the shift, with or without the 0 at the end. even: without either, use levels from 1 to
+    1/n, as Flux does; otherwise the scheduler chooses, as for SD 3. patch: latents a side of a token; schedulers with a
+    dynamic shift read the number of tokens (Esser et al. 2024, section 5.3.2).
+
+    Raises:
+        ValueError: both `sigmas` and `timesteps`, or levels that the scheduler cannot use.
     """
 
     scheduler: Scheduler = component()
@@ -40,15 +43,15 @@ class MakeSchedule(Block):
 
 
 class CutSchedule(Block):
-    """Keep only the last part of the steps, so that an image is changed by `strength`: 1 is anew, near 0 hardly.
+    """Keep only the last steps, so that an image changes as much as `strength` says: above 0, and 1 is all of it.
 
-    A step that `strength` cuts through is kept, as Flux and SD 3 are published; Stable Diffusion leaves it out.
+    A step that `strength` cuts in two is kept, as published for Flux and SD 3; Stable Diffusion leaves it out.
     """
 
     strength: Annotated[float, Gt(0), Le(1)] = knob(0.6)
 
     def __call__(self, steps: Steps) -> Scheduled:
-        whole = steps.whole_step_of[-1] + 1
-        # Counted from what is left out, as published: in floats, what is kept would round otherwise.
-        left_out = min(int(whole - whole * self.strength), whole - 1)
+        count = steps.whole_step_of[-1] + 1
+        # The steps left out are counted, as published: in floats, counting those that are kept rounds otherwise.
+        left_out = min(int(count - count * self.strength), count - 1)
         return Scheduled(steps[steps.whole_step_of.index(left_out) :])

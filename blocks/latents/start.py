@@ -1,4 +1,4 @@
-"""How many pictures, from which noise, along which schedule."""
+"""The start of a run: how many pictures, from which noise, along which schedule."""
 
 import secrets
 from collections.abc import Sequence
@@ -15,26 +15,34 @@ from ...registry import counted
 
 Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(-(2**63)), Le(2**64 - 1)]
-"""What a generator of torch takes: those below 0 are counted from 2**64, as torch does."""
+"""A seed of torch's generators. torch adds 2**64 to one below 0."""
 
 
 class Counted(NamedTuple):
+    """The number of pictures."""
+
     rows: Rows
 
 
 class CountRows(Block):
-    """Say how many pictures to make: `num_images_per_prompt` of each prompt."""
+    """Count the pictures to make: `num_images_per_prompt` for each prompt."""
 
     def __call__(self, positive: Conditioning, num_images_per_prompt: Count = 1) -> Counted:
         return Counted(Rows(positive.rows, num_images_per_prompt))
 
 
 class Seeded(NamedTuple):
+    """The random numbers of the run."""
+
     random: Random
 
 
 class SeedRandom(Block):
-    """Begin the random numbers: one seed for all pictures, a list with one for each, or None for a fresh one."""
+    """Make the random numbers. seed: one for all pictures, a list with one for each, or None for a new one.
+
+    Raises:
+        ValueError: a list with another number of seeds than pictures.
+    """
 
     def __call__(self, rows: Rows, seed: Seed | Sequence[Seed] | None = None) -> Seeded:
         if seed is None:
@@ -42,20 +50,28 @@ class SeedRandom(Block):
         if isinstance(seed, int):
             return Seeded(Random.seeded([seed]))
         if len(seed) != rows.total:
-            told = f"seed has {counted(len(seed), 'number')} for {counted(rows.total, 'picture')}"
-            raise ValueError(f"{told}. Give one for all, or one each.")
+            raise ValueError(
+                f"seed has {counted(len(seed), 'number')} for {counted(rows.total, 'picture')}. "
+                "Give one for all, or one each."
+            )
         return Seeded(Random.seeded(list(seed)))
 
 
 class Drawn(NamedTuple):
+    """Noise of unit variance."""
+
     latents: Latents
     random: Random
 
 
 class DrawNoise(Block):
-    """Draw the noise that pictures will come from: (images, channels, height / factor, width / factor), unit normal.
+    """Draw the noise that a run starts from: (pictures, channels, height / factor, width / factor), unit normal.
 
-    patch: how many latents a side go into one token of the denoiser; sizes are multiples of that many.
+    height, width: of the picture in pixels, multiples of factor * patch. channels: of the latents. factor: pixels a
+    side of a latent. patch: latents a side of a token of the denoiser.
+
+    Raises:
+        ValueError: a height or width that is no multiple.
     """
 
     channels: int = 4
@@ -82,24 +98,32 @@ class DrawNoiseLike(Block):
         return Drawn(*random.draw(len(image_latents), image_latents.shape[1:]))
 
 
-class Spent(NamedTuple):
+class Discarded(NamedTuple):
+    """The random numbers after the draw."""
+
     random: Random
 
 
 class DiscardNoise(Block):
-    """Draw as much noise as encoding the masked image takes, and drop it: keeps the order of draws that others have."""
+    """Draw the noise that encoding the masked image takes, and drop it: so seeds make the reference's pictures."""
 
-    def __call__(self, pixels: Images, mask: Mask, image_latents: ImageLatents, random: Random) -> Spent:
+    def __call__(self, pixels: Images, mask: Mask, image_latents: ImageLatents, random: Random) -> Discarded:
         rows = max(len(pixels), len(mask)) if random.single else len(random.states)
-        return Spent(random.draw(rows, image_latents.shape[1:])[1])
+        return Discarded(random.draw(rows, image_latents.shape[1:])[1])
 
 
 class Scheduled(NamedTuple):
+    """The steps of a run."""
+
     steps: Steps
 
 
 class MakeSchedule(Block):
-    """Choose the noise levels to visit: `num_inference_steps` of them, or those that `timesteps` or `sigmas` say."""
+    """Make the schedule: `num_inference_steps` steps, or the `timesteps` or `sigmas` that are passed.
+
+    Raises:
+        ValueError: both `timesteps` and `sigmas`, or levels that the scheduler cannot use.
+    """
 
     scheduler: Scheduler = component()
     num_inference_steps: Count = knob(50)
@@ -109,51 +133,74 @@ class MakeSchedule(Block):
 
 
 class CutSchedule(Block):
-    """Keep only the last part of the steps, so that an image is changed by `strength`: 1 is anew, near 0 hardly."""
+    """Keep only the last steps, so that an image changes as much as `strength` says: above 0, and 1 is all of it.
+
+    Raises:
+        ValueError: a strength that leaves no step.
+    """
 
     strength: Annotated[float, Gt(0), Le(1)] = knob(0.8)
 
     def __call__(self, steps: Steps) -> Scheduled:
-        whole = steps.whole_step_of[-1] + 1
-        kept = min(int(whole * self.strength), whole)
+        count = steps.whole_step_of[-1] + 1
+        kept = min(int(count * self.strength), count)
         if not kept:
-            way_out = f"Give strength={ceil(1000 / whole) / 1000:g} or more, or more steps"
-            raise ValueError(f"strength={self.strength} of {counted(whole, 'step')} leaves none. {way_out}.")
-        return Scheduled(steps[steps.whole_step_of.index(whole - kept) :])
+            raise ValueError(
+                f"strength={self.strength} of {counted(count, 'step')} leaves none. "
+                f"Give strength={ceil(1000 / count) / 1000:g} or more, or more steps."
+            )
+        return Scheduled(steps[steps.whole_step_of.index(count - kept) :])
 
 
 class Started(NamedTuple):
+    """The latents of the first step, and the steps, on the device of the conditioning."""
+
     latents: Latents
     steps: Steps
 
 
 class ScaleNoise(Block):
-    """Bring pure noise to the first level of the schedule, on the device that the conditioning is on."""
+    """Scale pure noise to the first level of the schedule.
+
+    Raises:
+        ValueError: another number of rows than pictures.
+    """
 
     def __call__(self, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
         if len(latents) != positive.rows:
-            told = f"latents has {counted(len(latents), 'row')} for {counted(positive.rows, 'picture')}"
-            raise ValueError(f"{told}. Give one each.")
+            raise ValueError(
+                f"latents has {counted(len(latents), 'row')} for {counted(positive.rows, 'picture')}. Give one each."
+            )
         device = positive.tokens.device
         return Started(latents.to(device).float() * steps.noise_scale, steps.to(device))
 
 
 class NoiseImage(Block):
-    """Start from an image instead of pure noise (SDEdit, Meng et al. 2021, eq. 4)."""
+    """Start from an image, noised to the first level of the schedule (SDEdit, Meng et al. 2021, equation 4).
+
+    Raises:
+        ValueError: another number of images or of rows of noise than pictures.
+    """
 
     scheduler: Scheduler = component()
 
     def __call__(self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
         if not len(latents) == len(image_latents) == positive.rows:
-            came = f"{counted(len(image_latents), 'image')} and {counted(len(latents), 'row')} of noise came"
-            raise ValueError(f"{came} for {counted(positive.rows, 'picture')}. Give one each.")
+            raise ValueError(
+                f"Got {counted(len(image_latents), 'image')} and {counted(len(latents), 'row')} of noise for "
+                f"{counted(positive.rows, 'picture')}. Give one each."
+            )
         device = positive.tokens.device
         noised = self.scheduler.add_noise(image_latents.to(device), latents.to(device), steps[0])
         return Started(noised, steps.to(device))
 
 
 class NoiseImageFully(Block):
-    """Start from an image, or from pure noise where no step of the schedule is left out (strength 1)."""
+    """Start from an image, or from pure noise where the schedule has all its steps (strength 1).
+
+    Raises:
+        ValueError: as `NoiseImage` and `ScaleNoise`.
+    """
 
     scheduler: Scheduler = component()
 

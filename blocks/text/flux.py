@@ -1,4 +1,4 @@
-"""Prompts for Flux: tokens as T5 sees them, and the whole as CLIP sums it up."""
+"""Prompts for Flux: tokens of T5, and the prompt pooled by CLIP."""
 
 from typing import Annotated, NamedTuple, Protocol
 
@@ -16,21 +16,30 @@ from .t5 import Length, T5Tower, read_by_t5
 
 
 class PooledOutput(Protocol):
-    """What a CLIP text tower gives."""
+    """The output of a CLIP text encoder."""
 
     @property
-    def pooler_output(self) -> Tensor: ...
+    def pooler_output(self) -> Tensor:
+        """The pooled prompt, (texts, width)."""
+        ...
 
 
 class PoolingTower(Protocol):
-    """A CLIP text tower, ours or transformers'."""
+    """A CLIP text encoder that pools, ours or transformers'."""
 
     @property
-    def device(self) -> torch.device: ...
-    def forward(self, input_ids: Tensor) -> PooledOutput: ...
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        ...
+
+    def forward(self, input_ids: Tensor) -> PooledOutput:
+        """Encode token ids (rows, tokens)."""
+        ...
 
 
 class Encoded(NamedTuple):
+    """Conditioning, a row for each text."""
+
     conditioning: Annotated[
         FluxConditioning,
         Measured(token_width=["text_encoder_2.d_model"], pooled_width=["text_encoder.hidden_size"]),
@@ -38,10 +47,13 @@ class Encoded(NamedTuple):
 
 
 class EncodePrompt(Block):
-    """Turn each prompt into one row of conditioning: T5's tokens, and CLIP's summary of the first 77.
+    """Turn each text of a prompt into one row of conditioning: tokens of T5, and its first 77 tokens pooled by CLIP.
 
-    `prompt_2` is what T5 reads, if that is something else. It reads `max_sequence_length` tokens, with a note of the
-    words dropped; schnell was trained with 256.
+    prompt_2: for T5; None is `prompt`. max_sequence_length: tokens that T5 reads; the words after them are dropped,
+    with a note. schnell was trained with 256.
+
+    Raises:
+        ValueError: no text, or different numbers of texts.
     """
 
     text_encoder: PoolingTower = component()
@@ -54,25 +66,28 @@ class EncodePrompt(Block):
         first = texts(prompt)
         second = first if prompt_2 is None else texts(prompt_2)
         total = one_or_each([first, second])
-        pooled = self._summed_up(first, running)
+        pooled = self._pooled(first, running)
         tokens = read_by_t5(self.text_encoder_2, self.tokenizer_2, second, self.max_sequence_length, running)
         return Encoded(FluxConditioning(tokens.expand(total, -1, -1), pooled.expand(total, -1)))
 
-    def _summed_up(self, prompts: list[str], running: Running) -> Tensor:
-        # The first window of several: T5 reads what CLIP does not, so nothing is dropped and no note is due.
+    def _pooled(self, prompts: list[str], running: Running) -> Tensor:
+        # The first window of several. T5 reads the rest, so nothing is dropped and there is no note.
         first = [row[0] for row in windows(self.tokenizer, prompts, "chunk", running)]
         return self.text_encoder.forward(torch.tensor(first, device=self.text_encoder.device)).pooler_output
 
 
 class Matched(NamedTuple):
+    """Negative prompts, one for all or one for each prompt."""
+
     negative_prompt: tuple[str, ...]
     negative_prompt_2: tuple[str, ...] | None
 
 
 class MatchNegative(Block):
-    """Give each prompt its negative prompts: one for all, or one each. Unequal numbers are refused, not repeated.
+    """Match negative prompts with prompts: one for all, or one each; a `negative_prompt` of None is "".
 
-    A first one of None is "".
+    Raises:
+        ValueError: another number of negative prompts.
     """
 
     def __call__(

@@ -1,4 +1,4 @@
-"""What SDXL is told about sizes, crops and looks beside the prompt: micro-conditioning (Podell et al. 2023, 2.2)."""
+"""Micro-conditioning of SDXL: sizes, crops and an aesthetic score besides the prompt (Podell et al. 2023, 2.2)."""
 
 from typing import Annotated, NamedTuple
 
@@ -11,23 +11,24 @@ from ...graph import Block, Port, knob
 Pair = tuple[int, int]
 """Rows and columns, in pixels."""
 SizeIds = Annotated[tuple[float, ...], Port("size_ids")]
-"""The numbers that a U-Net of SDXL reads."""
+"""The numbers that a U-Net of SDXL reads: original size, crop, target size, each (rows, columns)."""
 
 
 class Chosen(NamedTuple):
+    """The numbers for the positive and for the negative prompt."""
+
     sizes: SizeIds
     negative_sizes: SizeIds
 
 
 class ChooseSizes(Block):
-    """Say how large the training pictures would have been, where they were cut, and how large the result is.
+    """Choose the size of the training pictures, where they were cropped, and the size of the result.
 
-    Each is (rows, columns); sizes that are not given are those of the picture that is made. What is not said for the
-    negative prompt is as for the positive one. Gives six numbers: original size, crop, target size.
+    All are (rows, columns) in pixels. Sizes that are not passed are those of the picture that is made; those of the
+    negative prompt are by default those of the positive one. factor: pixels a side of a latent.
     """
 
     factor: int = 8
-    """Pixels along one side of a latent pixel."""
 
     def __call__(
         self,
@@ -46,9 +47,9 @@ class ChooseSizes(Block):
 
 
 class UseAestheticScore(Block):
-    """Ask for looks where other U-Nets of SDXL read the target size: LAION's aesthetic score, about 1 to 10.
+    """Put LAION's aesthetic score, about 1 to 10, in place of the target size: then the numbers are five.
 
-    The refiner was trained so; its numbers are five.
+    For U-Nets that were trained so, such as the refiner.
     """
 
     aesthetic_score: Number = knob(6.0)
@@ -59,11 +60,13 @@ class UseAestheticScore(Block):
 
 
 class Sized(NamedTuple):
+    """Conditioning for the U-Net."""
+
     conditioning: SDXLConditioning
 
 
 class AddSizes(Block):
-    """Put the numbers beside the prompt, the same in each row."""
+    """Add the numbers to an encoded prompt, the same in each row."""
 
     def __call__(self, text: SDXLText, sizes: SizeIds) -> Sized:
         ids = torch.tensor(sizes, device=text.tokens.device).float().expand(text.rows, -1)

@@ -1,4 +1,4 @@
-"""Prompts for PixArt: through T5 alone, which does not see the filling."""
+"""Prompts for PixArt: through T5 alone, which does not read the padding."""
 
 from typing import Annotated, NamedTuple
 
@@ -12,14 +12,19 @@ from .t5 import Length, MaskedT5Tower, read_masked_by_t5
 
 
 class Encoded(NamedTuple):
+    """Conditioning, a row for each text."""
+
     conditioning: Annotated[PixArtConditioning, Measured(token_width=["text_encoder.d_model"])]
 
 
 class EncodePrompt(Block):
-    """Turn each prompt into one row: T5's tokens, and which of them are words.
+    """Turn each text of a prompt into one row: tokens of T5, and a mask of those that are no padding.
 
-    Prompts are read in lower case, as PixArt was trained. Of longer ones T5 reads `max_sequence_length` tokens, with a
-    note of the words dropped.
+    Texts are read in lower case, as in training. max_sequence_length: tokens that T5 reads; the words after them are
+    dropped, with a note.
+
+    Raises:
+        ValueError: no text.
     """
 
     text_encoder: MaskedT5Tower = component()

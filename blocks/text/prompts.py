@@ -1,4 +1,4 @@
-"""Prompts as texts, and texts as token ids in windows of a tower's length: what all CLIP towers read."""
+"""Prompts as texts, and texts as token ids in windows of the length that a CLIP text encoder reads."""
 
 from collections.abc import Sequence
 from typing import Annotated, Literal
@@ -11,35 +11,38 @@ from ...graph import Running
 from ...registry import counted
 
 Prompt = str | Sequence[str]
+"""One text, or a list with one for each prompt."""
 LongPrompt = Literal["cut", "chunk"]
-"""A prompt longer than the tower's window is `"cut"`, with a note of the words dropped; `"chunk"` reads all of it, a
-window at a time."""
+"""What happens to a prompt that is longer than a window: `"cut"` drops the rest, with a note of the dropped words;
+`"chunk"` reads all of it, a window at a time."""
 Skip = Annotated[int, Ge(0)] | None
-"""How many of a tower's last layers are left out; None is none."""
+"""How many of the last layers are left out; None is none."""
 Window = list[int]
-"""Token ids of the tower's length: begin, words, end, filling."""
+"""Token ids of the length of a window: begin, text, end, padding."""
 
 
 def texts(prompt: Prompt) -> list[str]:
-    """The texts of a prompt. ValueError where there are none."""
+    """The texts of a prompt. Raise ValueError for an empty list."""
     found = [prompt] if isinstance(prompt, str) else list(prompt)
     if not found:
-        raise ValueError("There is no prompt: an empty list came. Give one text or more; '' is a prompt too.")
+        raise ValueError("There is no prompt: the list is empty. Give one text or more; '' is a prompt too.")
     return found
 
 
 def matched(name: str, prompt: Prompt | None, rows: Rows) -> tuple[str, ...]:
-    """The texts of a prompt that goes with others: one for all, or one each; None is "". Else a ValueError."""
+    """The texts of a negative prompt: one for all prompts, or one each; None is "". ValueError for other numbers."""
     prompt = "" if prompt is None else prompt
     found = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     if len(found) not in (1, rows.prompts):
-        told = f"{name} has {counted(len(found), 'text')} for {counted(rows.prompts, 'prompt')}"
-        raise ValueError(f"{told}. Give one for all, or one each.")
+        raise ValueError(
+            f"{name} has {counted(len(found), 'text')} for {counted(rows.prompts, 'prompt')}. "
+            "Give one for all, or one each."
+        )
     return found
 
 
 def one_or_each(prompts: Sequence[Sequence[object]]) -> int:
-    """How many texts prompts have that go together: `prompt`, `prompt_2` … ValueError for unlike numbers.
+    """The number of texts of `prompt`, `prompt_2` …, where each has one for all or one each. ValueError for others.
 
     >>> one_or_each([["a fox", "a hare"], ["in the snow"]])
     2
@@ -48,21 +51,21 @@ def one_or_each(prompts: Sequence[Sequence[object]]) -> int:
     total = max(counts)
     if not {*counts} <= {1, total}:
         names = ["prompt", *(f"prompt_{i}" for i in range(2, len(counts) + 1))]
-        told = [f"{name} has {counted(count, 'text')}" for name, count in zip(names, counts, strict=True)]
-        raise ValueError(f"{', '.join(told[:-1])}, and {told[-1]}. Give one for all, or one each.")
+        each = [f"{name} has {counted(count, 'text')}" for name, count in zip(names, counts, strict=True)]
+        raise ValueError(f"{', '.join(each[:-1])}, and {each[-1]}. Give one for all, or one each.")
     return total
 
 
 def windows(
     tokenizer: TextTokenizer, prompts: Sequence[str], long_prompt: LongPrompt, running: Running
 ) -> list[list[Window]]:
-    """The windows of each text."""
+    """The windows of each text; one where `long_prompt` is "cut"."""
     running.check()
     return [_windows(tokenizer, text, long_prompt, running) for text in prompts]
 
 
 def side_by_side(tokenizer: TextTokenizer, rows: Sequence[Sequence[Window]], count: int = 0) -> list[list[Window]]:
-    """The rows of the first window, of the second, and so on, `count` at least; empty windows where a text has no more.
+    """The first window of each text, the second, and so on, `count` at least; empty ones after the end of a text.
 
     >>> from types import SimpleNamespace
     >>> letters = SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=0, model_max_length=3)

@@ -1,4 +1,4 @@
-"""Images in place of words: Flux Redux (Black Forest Labs 2024)."""
+"""Image prompts for Flux: Redux (Black Forest Labs 2024)."""
 
 from typing import Annotated, NamedTuple, Protocol
 
@@ -21,94 +21,123 @@ ImageTokens = Annotated[
     Port("image_tokens"),
     Measured(token_width=["image_embedder.txt_in_features"]),
 ]
-"""Images in the words of a text encoder."""
+"""Images as tokens of the width of a text encoder's."""
 
 
 class VisionOutput(Protocol):
-    """What a vision tower gives."""
+    """The output of a vision encoder."""
 
     @property
-    def last_hidden_state(self) -> Tensor: ...
+    def last_hidden_state(self) -> Tensor:
+        """The output of the last layer, (rows, tokens, width)."""
+        ...
 
 
 class VisionTower(Protocol):
-    """A vision tower, ours or transformers'."""
+    """A vision encoder, ours or transformers'."""
 
     @property
-    def device(self) -> torch.device: ...
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        ...
+
     @property
-    def dtype(self) -> torch.dtype: ...
-    def forward(self, pixel_values: Tensor) -> VisionOutput: ...
+    def dtype(self) -> torch.dtype:
+        """The dtype of the weights."""
+        ...
+
+    def forward(self, pixel_values: Tensor) -> VisionOutput:
+        """Encode pixels (pictures, 3, rows, columns)."""
+        ...
 
 
-class Seen(NamedTuple):
+class EncodedImages(NamedTuple):
+    """Tokens of each image."""
+
     image_tokens: ImageTokens
 
 
 class EncodeImagePrompt(Block):
-    """Say images in the words of the text encoder: what SigLIP sees, through Redux's two layers."""
+    """Turn images into tokens of the width of the text encoder's: through SigLIP, then two layers of Redux.
+
+    Raises:
+        ValueError: no image.
+    """
 
     image_encoder: VisionTower = component()
     feature_extractor: ImageProcessor = component()
     image_embedder: ReduxImageEncoder = component()
 
-    def __call__(self, image: PictureInput) -> Seen:
+    def __call__(self, image: PictureInput) -> EncodedImages:
         pictures = [torch.from_numpy(p).movedim(-1, 0) if isinstance(p, np.ndarray) else p for p in each_picture(image)]
         pixels = self.feature_extractor(pictures).to(self.image_encoder.device, self.image_encoder.dtype)
-        return Seen(self.image_embedder(self.image_encoder.forward(pixels).last_hidden_state))
+        return EncodedImages(self.image_embedder(self.image_encoder.forward(pixels).last_hidden_state))
 
 
-class Blank(NamedTuple):
+class Empty(NamedTuple):
+    """Conditioning of zeros, one row."""
+
     conditioning: Annotated[FluxConditioning, Measured(pooled_width=["pooled"])]
 
 
 class MakeEmptyPrompt(Block):
-    """No prompt: zeros, as Redux is published without text encoders. pooled: the width of CLIP's summary."""
+    """Make conditioning of zeros in place of a prompt: Redux is published without text encoders.
+
+    tokens: how many. pooled: the width of the pooled prompt.
+    """
 
     tokens: int = 512
     pooled: int = 768
 
-    def __call__(self, image_tokens: ImageTokens) -> Blank:
+    def __call__(self, image_tokens: ImageTokens) -> Empty:
         width = image_tokens.shape[2]
-        return Blank(
+        return Empty(
             FluxConditioning(image_tokens.new_zeros(1, self.tokens, width), image_tokens.new_zeros(1, self.pooled))
         )
 
 
-class Joined(NamedTuple):
+class WithImages(NamedTuple):
+    """Conditioning of the prompt and the images, one row."""
+
     conditioning: FluxConditioning
 
 
 class AddImagePrompt(Block):
-    """Put images behind the prompt's tokens. Several are one prompt: the sum of all, each times its scale.
+    """Put the tokens of images behind those of the prompt. Several images make one row: the sum of all, each scaled.
 
-    One scale for all images, or one each: `prompt_embeds_scale` of tokens, `pooled_prompt_embeds_scale` of the summary.
+    prompt_embeds_scale: of the tokens. pooled_prompt_embeds_scale: of the pooled prompt. Each is one number for all
+    images, or one for each.
+
+    Raises:
+        ValueError: another number of prompts or of scales than images.
     """
 
     prompt_embeds_scale: Scale = knob(1.0)
     pooled_prompt_embeds_scale: Scale = knob(1.0)
 
-    def __call__(self, conditioning: FluxConditioning, image_tokens: ImageTokens) -> Joined:
+    def __call__(self, conditioning: FluxConditioning, image_tokens: ImageTokens) -> WithImages:
         count = len(image_tokens)
         if conditioning.rows not in (1, count):
             raise ValueError(
                 f"There are {conditioning.rows} prompts for {counted(count, 'image')}. Give one for all, or one each."
             )
-        words = conditioning.expand(count // conditioning.rows, 1) if conditioning.rows == 1 else conditioning
-        tokens = torch.cat([words.tokens.to(image_tokens), image_tokens], dim=1)
-        return Joined(
+        each = conditioning.expand(count // conditioning.rows, 1) if conditioning.rows == 1 else conditioning
+        tokens = torch.cat([each.tokens.to(image_tokens), image_tokens], dim=1)
+        return WithImages(
             FluxConditioning(
                 _sum(tokens, self.prompt_embeds_scale, "prompt_embeds_scale"),
-                _sum(words.pooled.to(image_tokens), self.pooled_prompt_embeds_scale, "pooled_prompt_embeds_scale"),
+                _sum(each.pooled.to(image_tokens), self.pooled_prompt_embeds_scale, "pooled_prompt_embeds_scale"),
             )
         )
 
 
 def _sum(rows: Tensor, scale: Scale, name: str) -> Tensor:
-    """One row: the sum of all, each times its scale."""
+    """One row: the sum of all rows, each times its scale."""
     scales = (scale,) * len(rows) if isinstance(scale, int | float) else scale
     if len(scales) != len(rows):
-        told = f"{name} has {counted(len(scales), 'number')} for {counted(len(rows), 'image')}"
-        raise ValueError(f"{told}. Give one for all, or one each.")
+        raise ValueError(
+            f"{name} has {counted(len(scales), 'number')} for {counted(len(rows), 'image')}. "
+            "Give one for all, or one each."
+        )
     weights = torch.tensor(scales, dtype=rows.dtype, device=rows.device).reshape(-1, *[1] * (rows.ndim - 1))
     return (rows * weights).sum(0, keepdim=True)

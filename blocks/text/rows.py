@@ -9,13 +9,16 @@ from .prompts import Prompt, matched
 
 
 class Matched(NamedTuple):
+    """Negative prompts, one for all or one for each prompt."""
+
     negative_prompt: tuple[str, ...]
 
 
 class MatchNegative(Block):
-    """Give each prompt its negative prompt: one for all, or one each. Unequal numbers are refused, not repeated.
+    """Match negative prompts with prompts: one for all, or one each; None is "".
 
-    None is "".
+    Raises:
+        ValueError: another number of negative prompts.
     """
 
     def __call__(self, rows: Rows, negative_prompt: Prompt | None = None) -> Matched:
@@ -23,11 +26,17 @@ class MatchNegative(Block):
 
 
 class Expanded(NamedTuple):
+    """Conditioning with a row for each picture to make."""
+
     conditioning: Conditioning
 
 
 class ExpandRows(Block):
-    """One row of conditioning for each image: encoded once a prompt, repeated here."""
+    """Repeat rows of conditioning: a prompt is encoded once, and each of its pictures has a row.
+
+    Raises:
+        ValueError: neither one row, nor one for each prompt.
+    """
 
     def __call__(self, conditioning: Conditioning, rows: Rows) -> Expanded:
         if conditioning.rows not in (1, rows.prompts):

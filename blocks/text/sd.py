@@ -16,13 +16,18 @@ from .towers import ClipTower
 
 
 class Encoded(NamedTuple):
+    """Conditioning, a row for each text."""
+
     conditioning: Annotated[SDConditioning, Measured(token_width=["text_encoder.hidden_size"])]
 
 
 class EncodePrompt(Block):
-    """Turn each prompt into one row of conditioning.
+    """Turn each text of a prompt into one row of conditioning, through CLIP.
 
-    `clip_skip` leaves out that many of the tower's last layers. For `long_prompt` see `LongPrompt`.
+    clip_skip: how many of the last layers are left out. long_prompt: see `LongPrompt`.
+
+    Raises:
+        ValueError: no text, or a `clip_skip` of all layers or more.
     """
 
     text_encoder: ClipTower = component()
@@ -36,15 +41,15 @@ class EncodePrompt(Block):
         return Encoded(SDConditioning(torch.cat(parts, 1)))
 
     def _encode(self, ids: list[Window]) -> Tensor:
-        tower = self.text_encoder
-        rows = torch.tensor(ids, device=tower.device)
+        encoder = self.text_encoder
+        rows = torch.tensor(ids, device=encoder.device)
         if not self.clip_skip:
-            return tower.forward(rows).last_hidden_state  # b n d
-        states = tower.forward(rows, output_hidden_states=True).hidden_states
+            return encoder.forward(rows).last_hidden_state  # b n d
+        states = encoder.forward(rows, output_hidden_states=True).hidden_states
         assert states is not None
         if not 0 < self.clip_skip < len(states):
             raise ValueError(
                 f"clip_skip={self.clip_skip}, but this text encoder has {counted(len(states) - 1, 'layer')}."
             )
-        inner: Any = getattr(tower, "text_model", tower)  # Any: transformers 4 nests the tower, 5 and ours do not
+        inner: Any = getattr(encoder, "text_model", encoder)  # Any: transformers 4 nests the encoder, 5 and ours do not
         return inner.final_layer_norm(states[-(self.clip_skip + 1)])

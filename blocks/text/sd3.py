@@ -1,4 +1,4 @@
-"""Prompts for Stable Diffusion 3: through two CLIP towers and T5, which may be left out."""
+"""Prompts for Stable Diffusion 3: through two CLIP text encoders and T5, which may be left out."""
 
 from typing import Annotated, NamedTuple
 
@@ -20,19 +20,26 @@ _POOLED = ("text_encoder.projection_dim", "text_encoder_2.projection_dim")
 
 
 class Encoded(NamedTuple):
+    """Conditioning, a row for each text."""
+
     conditioning: Annotated[SD3Conditioning, Measured(token_width=["text_encoder_3.d_model"], pooled_width=_POOLED)]
 
 
 class EncodedWithoutT5(NamedTuple):
+    """Conditioning, a row for each text, with zeros for the tokens of T5."""
+
     conditioning: Annotated[SD3Conditioning, Measured(token_width=["width"], pooled_width=_POOLED)]
 
 
 class EncodePrompt(Block):
-    """Turn each prompt into one row: tokens of both CLIP towers side by side, then T5's; both towers pool.
+    """Turn each text of a prompt into one row: tokens of both CLIPs side by side, then T5's; pooled by both CLIPs.
 
-    `prompt_2` and `prompt_3` are what the second tower and T5 read, if that is something else. Of longer prompts T5
-    reads `max_sequence_length` tokens, with a note of the words dropped. CLIP's tokens are a tower's last layer but one
-    (Esser et al. 2024, section 4); `clip_skip` leaves out that many more. For `long_prompt` see `LongPrompt`.
+    prompt_2, prompt_3: for the second CLIP and for T5; None is `prompt`. max_sequence_length: tokens that T5 reads; the
+    words after them are dropped, with a note. CLIP's tokens are its last layer but one (Esser et al. 2024, section 4);
+    clip_skip: how many more are left out. long_prompt: see `LongPrompt`.
+
+    Raises:
+        ValueError: no text, different numbers of texts, or a `clip_skip` of more layers than there are.
     """
 
     text_encoder: ProjectedTower = component()
@@ -61,9 +68,9 @@ class EncodePrompt(Block):
 
 
 class EncodePromptWithoutT5(Block):
-    """The same without T5: zeros stand for its tokens, as they did for a part of training.
+    """`EncodePrompt` without T5: zeros in place of its tokens, as in a part of training.
 
-    width: of what the transformer reads (`joint_attention_dim`).
+    width: of the tokens that the transformer reads (`joint_attention_dim`).
     """
 
     text_encoder: ProjectedTower = component()
@@ -89,7 +96,7 @@ def _by_clip(
 
 
 def _joined(seen: Read, by_t5: Tensor) -> SD3Conditioning:
-    """CLIP's tokens, filled up with zeros to T5's width, and T5's behind them."""
+    """CLIP's tokens, padded with zeros to the width of T5's, then T5's."""
     total = max(len(seen.tokens), len(by_t5))
     by_clip = pad(seen.tokens, (0, by_t5.shape[2] - seen.tokens.shape[2]))
     tokens = torch.cat([by_clip.expand(total, -1, -1), by_t5.expand(total, -1, -1)], 1)
@@ -98,15 +105,18 @@ def _joined(seen: Read, by_t5: Tensor) -> SD3Conditioning:
 
 
 class Matched(NamedTuple):
+    """Negative prompts, one for all or one for each prompt."""
+
     negative_prompt: tuple[str, ...]
     negative_prompt_2: tuple[str, ...] | None
     negative_prompt_3: tuple[str, ...] | None
 
 
 class MatchNegative(Block):
-    """Give each prompt its negative prompts: one for all, or one each. Unequal numbers are refused, not repeated.
+    """Match negative prompts with prompts: one for all, or one each; a `negative_prompt` of None is "".
 
-    A first one of None is "".
+    Raises:
+        ValueError: another number of negative prompts.
     """
 
     def __call__(

@@ -1,4 +1,4 @@
-"""Prompts for Stable Diffusion XL: through two text towers, or for its refiner through the second alone."""
+"""Prompts for Stable Diffusion XL: through two CLIP text encoders, or for its refiner through the second alone."""
 
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
@@ -18,6 +18,8 @@ _POOLED = ("text_encoder_2.projection_dim",)
 
 
 class Encoded(NamedTuple):
+    """The encoded prompt, a row for each text."""
+
     text: Annotated[
         SDXLText,
         Measured(token_width=["text_encoder.hidden_size", "text_encoder_2.hidden_size"], pooled_width=_POOLED),
@@ -25,15 +27,20 @@ class Encoded(NamedTuple):
 
 
 class EncodedForRefiner(NamedTuple):
+    """The encoded prompt, a row for each text, by the second text encoder alone."""
+
     text: Annotated[SDXLText, Measured(token_width=["text_encoder_2.hidden_size"], pooled_width=_POOLED)]
 
 
 class EncodePrompt(Block):
-    """Turn each prompt into one row: tokens as both towers see them, side by side, and pooled by the second.
+    """Turn each text of a prompt into one row: tokens of both text encoders side by side, pooled by the second.
 
-    `prompt_2` is what the second tower reads, if that is something else. A `prompt` of None is no prompt: zeros, which
-    the U-Net was trained to see as that. Tokens are a tower's last layer but one (Podell et al. 2023, section 2.1);
-    `clip_skip` leaves out that many more. For `long_prompt` see `LongPrompt`; what is pooled is the first window.
+    prompt: None is no prompt: zeros, as in training. prompt_2: for the second encoder; None is `prompt`. Tokens are the
+    last layer but one (Podell et al. 2023, section 2.1); clip_skip: how many more are left out. long_prompt: see
+    `LongPrompt`; the first window is pooled.
+
+    Raises:
+        ValueError: no text, different numbers of texts, or a `clip_skip` of more layers than there are.
     """
 
     text_encoder: Tower = component()
@@ -50,7 +57,7 @@ class EncodePrompt(Block):
 
 
 class EncodeRefinerPrompt(Block):
-    """The same for the refiner, which knows the second tower alone."""
+    """`EncodePrompt` for the refiner, which reads the second text encoder alone."""
 
     text_encoder_2: ProjectedTower = component()
     tokenizer_2: TextTokenizer = component()
@@ -65,15 +72,20 @@ class EncodeRefinerPrompt(Block):
 
 
 class Matched(NamedTuple):
+    """Negative prompts, one for all or one for each prompt; None is no prompt."""
+
     negative_prompt: tuple[str, ...] | None
     negative_prompt_2: tuple[str, ...] | None
 
 
 class MatchNegative(Block):
-    """Give each prompt its negative prompts: one for all, or one each. Unequal numbers are refused, not repeated.
+    """Match negative prompts with prompts: one for all, or one each.
 
-    Where none is given it is no prompt at all, or "" with `force_zeros_for_empty_prompt` off: as the checkpoint's index
-    says. A "" that is given is encoded in either case.
+    force_zeros_for_empty_prompt: no negative prompt is zeros; off, it is "". The checkpoint's index says which. A ""
+    that is passed is encoded in either case.
+
+    Raises:
+        ValueError: another number of negative prompts.
     """
 
     force_zeros_for_empty_prompt: bool = True
@@ -88,11 +100,11 @@ class MatchNegative(Block):
 
 
 def _encode(readings: Sequence[Reading], skip: int, long_prompt: LongPrompt, running: Running) -> SDXLText:
-    """The last reading's tower is the one that pools."""
+    """The rows of all texts; the encoder of the last reading pools."""
     if all(r.prompt is None for r in readings):
         return _zeros(readings)
-    said = read(readings, skip, long_prompt, running)
-    return SDXLText(said.tokens, said.pooled(-1))
+    out = read(readings, skip, long_prompt, running)
+    return SDXLText(out.tokens, out.pooled(-1))
 
 
 def _zeros(readings: Sequence[Reading]) -> SDXLText:

@@ -1,4 +1,4 @@
-"""Prompts through T5, as image models read it."""
+"""Prompts through T5."""
 
 from collections.abc import Sequence
 from typing import Annotated, Protocol
@@ -15,32 +15,41 @@ Length = Annotated[int, Ge(1), Le(512)]
 
 
 class T5Output(Protocol):
-    """What a T5 encoder gives."""
+    """The output of a T5 encoder."""
 
     @property
-    def last_hidden_state(self) -> Tensor: ...
+    def last_hidden_state(self) -> Tensor:
+        """The output of the last layer, (rows, tokens, width)."""
+        ...
 
 
 class T5Tower(Protocol):
-    """An encoder of T5, ours or transformers'."""
+    """A T5 encoder, ours or transformers'."""
 
     @property
-    def device(self) -> torch.device: ...
-    def forward(self, input_ids: Tensor) -> T5Output: ...
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        ...
+
+    def forward(self, input_ids: Tensor) -> T5Output:
+        """Encode token ids (rows, tokens)."""
+        ...
 
 
 class MaskedT5Tower(T5Tower, Protocol):
-    """The same where filling may be hidden from it."""
+    """A T5 encoder that takes a mask of the padding."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> T5Output: ...
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> T5Output:
+        """Encode token ids (rows, tokens)."""
+        ...
 
 
 def read_by_t5(
     tower: T5Tower, tokenizer: TextTokenizer, prompts: Sequence[str], length: int, running: Running
 ) -> Tensor:
-    """What T5 makes of each text, (texts, length, width): cut, with a note of what is dropped, or filled up.
+    """The tokens of each text, (texts, length, width): padded, or cut with a note of the dropped words.
 
-    Filling is not masked: SD 3 and Flux were trained to see it.
+    Padding is not masked: SD 3 and Flux were trained with it.
     """
     rows, _ = _rows(tokenizer, prompts, length, running)
     return tower.forward(torch.tensor(rows, device=tower.device)).last_hidden_state
@@ -49,10 +58,10 @@ def read_by_t5(
 def read_masked_by_t5(
     tower: MaskedT5Tower, tokenizer: TextTokenizer, prompts: Sequence[str], length: int, running: Running
 ) -> tuple[Tensor, Tensor]:
-    """The same with filling hidden from T5; and a mask (texts, length), 0 on filling."""
+    """The same with the padding masked; and the mask (texts, length), 0 for padding."""
     rows, counts = _rows(tokenizer, prompts, length, running)
-    seen = torch.tensor([[1.0] * count + [0.0] * (length - count) for count in counts], device=tower.device)
-    return tower.forward(torch.tensor(rows, device=tower.device), attention_mask=seen).last_hidden_state, seen
+    mask = torch.tensor([[1.0] * count + [0.0] * (length - count) for count in counts], device=tower.device)
+    return tower.forward(torch.tensor(rows, device=tower.device), attention_mask=mask).last_hidden_state, mask
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""Prompts through several CLIP towers, whose tokens stand side by side."""
+"""CLIP text encoders, and prompts through several of them, whose tokens stand side by side."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, cast
@@ -13,51 +13,74 @@ from .prompts import LongPrompt, Prompt, Window, one_or_each, side_by_side, text
 
 
 class ClipOutput(Protocol):
-    """What a CLIP text tower gives."""
+    """The output of a CLIP text encoder."""
 
     @property
-    def last_hidden_state(self) -> Tensor: ...
+    def last_hidden_state(self) -> Tensor:
+        """The output of the last layer, (rows, tokens, width)."""
+        ...
+
     @property
-    def hidden_states(self) -> tuple[Tensor, ...] | None: ...
+    def hidden_states(self) -> tuple[Tensor, ...] | None:
+        """The input of the first layer and the output of each, (rows, tokens, width); None where not asked for."""
+        ...
 
 
 class ClipTower(Protocol):
-    """A CLIP text tower, ours or transformers'."""
+    """A CLIP text encoder, ours or transformers'."""
 
     @property
-    def device(self) -> torch.device: ...
-    def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False) -> ClipOutput: ...
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        ...
+
+    def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False) -> ClipOutput:
+        """Encode token ids (rows, tokens)."""
+        ...
 
 
 class TowerConfig(Protocol):
+    """The widths of a CLIP text encoder."""
+
     @property
-    def hidden_size(self) -> int: ...
+    def hidden_size(self) -> int:
+        """The width of tokens."""
+        ...
+
     @property
-    def projection_dim(self) -> int: ...
+    def projection_dim(self) -> int:
+        """The width of the pooled prompt."""
+        ...
 
 
 class Tower(ClipTower, Protocol):
-    """A CLIP text tower whose widths are known, ours or transformers'."""
+    """A CLIP text encoder with known widths, ours or transformers'."""
 
     @property
-    def config(self) -> TowerConfig: ...
+    def config(self) -> TowerConfig:
+        """The widths."""
+        ...
 
 
 class ProjectedOutput(ClipOutput, Protocol):
-    """What a CLIP text tower with a projection gives."""
+    """The output of a CLIP text encoder with a projection."""
 
     @property
-    def text_embeds(self) -> Tensor: ...
+    def text_embeds(self) -> Tensor:
+        """The pooled prompt, (rows, width)."""
+        ...
 
 
 class ProjectedTower(Tower, Protocol):
-    """A CLIP text tower that also gives the prompt as one vector."""
+    """A CLIP text encoder that also pools the prompt to one vector."""
 
-    def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False) -> ProjectedOutput: ...
+    def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False) -> ProjectedOutput:
+        """Encode token ids (rows, tokens)."""
+        ...
 
 
 class Reading(NamedTuple):
-    """A tower and what it reads; None is read as ""."""
+    """A text encoder, its tokenizer, and the prompt for it; None is ""."""
 
     tower: Tower
     tokenizer: TextTokenizer
@@ -65,21 +88,21 @@ class Reading(NamedTuple):
 
 
 class Read(NamedTuple):
-    """What towers make of texts: tokens (texts, length, sum of widths), and what each says of the first windows."""
+    """Encoded texts: tokens (texts, length, sum of widths), and the outputs of each encoder for the first windows."""
 
     tokens: Tensor
     first: tuple[ClipOutput, ...]
 
     def pooled(self, tower: int) -> Tensor:
-        """The texts as one vector each, (texts, width), by the tower at that place; it must have a projection."""
+        """The texts pooled, (texts, width), by the encoder of that index; it must have a projection."""
         return cast("ProjectedOutput", self.first[tower]).text_embeds.expand(len(self.tokens), -1)
 
 
 def read(readings: Sequence[Reading], skip: int, long_prompt: LongPrompt, running: Running) -> Read:
-    """Each tower's last layer but one, side by side (Podell et al. 2023, section 2.1); `skip` more are left out.
+    """The last layer but one of each encoder, side by side (Podell et al. 2023, section 2.1); `skip` more are left out.
 
     Raises:
-        ValueError: unlike numbers of texts, or more layers left out than there are.
+        ValueError: different numbers of texts, or more layers left out than there are.
     """
     rows = [windows(r.tokenizer, texts("" if r.prompt is None else r.prompt), long_prompt, running) for r in readings]
     total = one_or_each(rows)
@@ -87,20 +110,20 @@ def read(readings: Sequence[Reading], skip: int, long_prompt: LongPrompt, runnin
     tokens: list[Tensor] = []
     first: list[ClipOutput] = []
     for reading, own in zip(readings, rows, strict=True):
-        said = [_ask(reading.tower, part) for part in side_by_side(reading.tokenizer, own, longest)]
-        seen = torch.cat([_penultimate(one, skip) for one in said], 1)  # b n d
-        tokens.append(seen.expand(total, -1, -1))
-        first.append(said[0])
+        outputs = [_forward(reading.tower, part) for part in side_by_side(reading.tokenizer, own, longest)]
+        own_tokens = torch.cat([_penultimate(one, skip) for one in outputs], 1)  # b n d
+        tokens.append(own_tokens.expand(total, -1, -1))
+        first.append(outputs[0])
     return Read(torch.cat(tokens, 2), tuple(first))
 
 
-def _ask(tower: Tower, ids: Sequence[Window]) -> ClipOutput:
+def _forward(tower: Tower, ids: Sequence[Window]) -> ClipOutput:
     return tower.forward(torch.tensor(ids, device=tower.device), output_hidden_states=True)
 
 
-def _penultimate(said: ClipOutput, skip: int) -> Tensor:
-    """A layer's output before the tower's last norm, as these families were trained to read it."""
-    states = said.hidden_states
+def _penultimate(out: ClipOutput, skip: int) -> Tensor:
+    """The last layer but one, before the last norm, as in the training of these families."""
+    states = out.hidden_states
     assert states is not None
     if not 0 <= skip <= len(states) - 2:
         raise ValueError(

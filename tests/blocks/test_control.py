@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfumato.blocks.control.steering import steered, steers
+from sfumato.blocks.control.residuals import add_residuals, is_inside
 from sfumato.components.conditioning import SDConditioning
 from sfumato.components.schedulers import HeunDiscreteScheduler
 from sfumato.components.schedulers.euler import EulerDiscreteScheduler
@@ -36,7 +36,7 @@ def asked(passes: Sequence[Pass], **more: Any) -> tuple[list[Pass], list[Residua
         said.append({"down": (rows + 1, rows + 2), "mid": (rows + 3,)})
         return said[-1]
 
-    steered(predict, control, lambda _: True, ALONE, **more)(passes)
+    add_residuals(predict, control, lambda _: True, ALONE, **more)(passes)
     return seen, said
 
 
@@ -83,7 +83,7 @@ def test_where_layers_cannot_be_spread_unlike_nets_are_refused() -> None:
 
 
 def test_a_negative_pass_that_is_spared_has_zeros_of_that_size() -> None:
-    seen, (said,) = asked(PASSES, spares_negative=True)
+    seen, (said,) = asked(PASSES, spare_negative=True)
     assert len(said["mid"][0]) == 2
     joined = sum_residuals(seen, PLACES)["mid"][0]
     assert not joined[:2].any()
@@ -98,7 +98,7 @@ def test_passes_that_differ_in_what_the_denoiser_does_are_one_question() -> None
 
 
 def test_an_interval_counts_the_steps_of_this_run() -> None:
-    on = [steers(step, 0.25, 0.75) for step in STEPS]
+    on = [is_inside(step, 0.25, 0.75) for step in STEPS]
     assert on == [False, True, True, False]
-    assert [steers(step, 0.0, 0.5) for step in STEPS[2:]] == [True, False]
-    assert [steers(step, 0.0, 0.5) for step in HeunDiscreteScheduler().steps(4)] == [True] * 4 + [False] * 3
+    assert [is_inside(step, 0.0, 0.5) for step in STEPS[2:]] == [True, False]
+    assert [is_inside(step, 0.0, 0.5) for step in HeunDiscreteScheduler().steps(4)] == [True] * 4 + [False] * 3

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import sfumato as sf
 from sfumato.blocks.denoise.extra_inputs import AddControlChannels, AddFillChannels, AddReferenceImage
-from sfumato.blocks.denoise.flux import PredictFlow, packed, places, unpacked
+from sfumato.blocks.denoise.flux import PredictFlow, packed, token_ids, unpacked
 from sfumato.blocks.image.kontext import FitArea
 from sfumato.blocks.latents.flow import CutSchedule, MakeSchedule
 from sfumato.blocks.text.t5 import read_by_t5
@@ -67,7 +67,7 @@ def test_latents_of_an_odd_side_are_refused() -> None:
 
 
 def test_places_are_image_row_and_column() -> None:
-    found = places(((4, 2), (2, 4)), torch.device("cpu"))
+    found = token_ids(((4, 2), (2, 4)), torch.device("cpu"))
     assert found.tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 0], [1, 0, 1]]
 
 

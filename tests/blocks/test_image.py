@@ -62,7 +62,7 @@ def test_a_pictures_own_size_is_rounded_down() -> None:
 @pytest.mark.parametrize("read", [ReadImage, ReadMask])
 def test_pictures_of_unlike_sizes_are_read_at_one_that_is_given(read: type[ReadImage] | type[ReadMask]) -> None:
     pictures = [Image.new("RGB", (16, 8)), Image.new("RGB", (8, 16))]
-    with pytest.raises(ValueError, match=r"unlike sizes came: 8x16, 16x8 \(height x width\). Give height and width"):
+    with pytest.raises(ValueError, match=r"have different sizes: 8x16, 16x8 \(height x width\)\. Pass height"):
         read()(pictures)
     assert read(height=8, width=8)(pictures)[0].shape[0] == 2
 
@@ -90,8 +90,8 @@ def test_lists_of_any_kind_become_one_batch() -> None:
         (torch.zeros(4, 8, 8), "Tensor of shape"),
         (np.zeros((3, 8, 8), np.float32), "ndarray of shape"),
         (torch.zeros(3, 8, 8, dtype=torch.int64), "torch.int64"),
-        (torch.full((3, 8, 8), -0.5), "go from -0.5 to -0.5. Wanted: 0 to 1"),
-        (np.full((8, 8, 3), 255.0), "go from 255 to 255. Wanted: 0 to 1"),
+        (torch.full((3, 8, 8), -0.5), "needs values from 0 to 1, got -0.5 to -0.5."),
+        (np.full((8, 8, 3), 255.0), "needs values from 0 to 1, got 255 to 255."),
     ],
 )
 def test_pictures_that_cannot_be_meant_are_refused(picture: Any, text: str) -> None:
@@ -125,7 +125,7 @@ def test_a_generator_for_each_row_draws_for_each() -> None:
 def test_an_image_serves_all_prompts_or_there_is_one_each() -> None:
     assert len(encoded(1, Rows(3, 1))) == 3
     assert len(encoded(4, Rows(2, 2))) == 4
-    with pytest.raises(ValueError, match="2 images came for 3 prompts"):
+    with pytest.raises(ValueError, match="Got 2 images for 3 prompts"):
         encoded(2, Rows(3, 1))
 
 
@@ -141,7 +141,7 @@ def test_masks_shrink_to_a_row_for_each_picture() -> None:
     mask[1, :, :, 8:] = 1
     rows = ShrinkMask()(mask, torch.zeros(4, 3, 2, 2), Rows(2, 2)).latent_mask
     assert rows[:, 0, 0].tolist() == [[0, 0], [0, 0], [0, 1], [0, 1]]
-    with pytest.raises(ValueError, match="2 masks came for 1 prompt"):
+    with pytest.raises(ValueError, match="Got 2 masks for 1 prompt"):
         ShrinkMask()(mask, torch.zeros(4, 3, 2, 2), Rows(1, 4))
 
 

@@ -134,7 +134,7 @@ def test_an_image_is_noised_to_where_the_steps_begin() -> None:
     alpha, sigma = steps[0].level
     started = NoiseImage(scheduler=DDIM)(image, noise, steps, words(1))
     assert (started.latents - (alpha * image + sigma * noise)).abs().max() < 1e-6
-    with pytest.raises(ValueError, match="1 image and 2 rows of noise came for 1 picture"):
+    with pytest.raises(ValueError, match="Got 1 image and 2 rows of noise for 1 picture"):
         NoiseImage(scheduler=DDIM)(image, torch.randn(2, 4, 3, 3), steps, words(1))
 
 

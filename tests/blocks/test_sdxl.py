@@ -215,7 +215,7 @@ def test_where_a_run_goes_on_nothing_is_drawn_or_added() -> None:
     assert after is not random
     noised = ContinueOrNoise(scheduler=scheduler)(image, noise, steps, words).latents
     assert torch.equal(noised, scheduler.add_noise(image, noise, steps[0]))
-    with pytest.raises(ValueError, match="2 rows of latents came for 1 picture"):
+    with pytest.raises(ValueError, match="Got 2 rows of latents for 1 picture"):
         going(image, latents, steps, words, torch.ones(2, 4, 2, 2))
 
 
@@ -272,7 +272,7 @@ def test_tensors_are_cut_out_too() -> None:
 
 
 WRONG: list[tuple[Any, Any, str]] = [
-    (Image.new("RGB", (9, 9)), Image.new("L", (9, 9)), "mask_image is black, so there is nothing to cut out"),
+    (Image.new("RGB", (9, 9)), Image.new("L", (9, 9)), "mask_image is black, so there is nothing to crop to"),
     (Image.new("RGB", (9, 9)), masked(9, 8, (0, 0, 5, 5)), "they are 9x9 and 9x8 pixels"),
     (
         [Image.new("RGB", (9, 9))] * 2,

@@ -96,7 +96,7 @@ def test_more_layers_than_there_are_cannot_be_skipped(skip: int) -> None:
 
 
 def test_no_prompt_at_all_is_refused() -> None:
-    with pytest.raises(ValueError, match="an empty list came"):
+    with pytest.raises(ValueError, match="There is no prompt: the list is empty"):
         encode([])
 
 

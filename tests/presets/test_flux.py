@@ -246,7 +246,7 @@ def test_a_guidance_scale_that_nothing_reads_is_told(flux: Load) -> None:
 
 
 def test_a_checkpoint_for_filling_says_so_when_it_is_asked_for_something_else(flux: Load) -> None:
-    with pytest.raises(Exception, match=r'takes 288 channels a token.* use the task "fill"'):
+    with pytest.raises(Exception, match=r'needs 288 channels a token.* use the task "fill"'):
         run(flux("fill"), prompt="a fish", **SMALL)
     with pytest.raises(InputError, match=r"padding_mask_crop  no such input"):  # with it, inpaint takes none either
         run(flux("fill", "fill"), prompt="a fish", image=picture(), mask_image=half(), padding_mask_crop=3, **SMALL)

@@ -99,7 +99,7 @@ def test_a_part_that_ends_before_it_begins_is_refused(xl: XL) -> None:
 
 def test_latents_given_as_a_picture_are_told_their_name(xl: XL) -> None:
     """In the reference they go by the same name."""
-    with pytest.raises(ValueError, match=r"Latents are no picture: give them as image_latents"):
+    with pytest.raises(ValueError, match=r"Latents are no picture: pass them as image_latents"):
         xl("base", "image2image")(prompt="a", image=torch.randn(1, 4, 8, 8), denoising_start=0.5)
 
 
