@@ -273,11 +273,11 @@ def test_tensors_are_cut_out_too() -> None:
 
 WRONG: list[tuple[Any, Any, str]] = [
     (Image.new("RGB", (9, 9)), Image.new("L", (9, 9)), "mask_image is black, so there is nothing to crop to"),
-    (Image.new("RGB", (9, 9)), masked(9, 8, (0, 0, 5, 5)), "they are 9x9 and 9x8 pixels"),
+    (Image.new("RGB", (9, 9)), masked(9, 8, (0, 0, 5, 5)), "needs image and mask_image of one size, got 9x9 and 9x8"),
     (
         [Image.new("RGB", (9, 9))] * 2,
         masked(9, 9, (0, 0, 5, 5)),
-        "image has 2 pictures, but with padding_mask_crop",
+        "padding_mask_crop needs one picture a call, got 2 as image",
     ),
 ]
 
