@@ -98,7 +98,7 @@ def check(graph: Structure) -> list[Problem]:
     problems: list[Problem] = []
     for name, nodes in unbound(graph, graph.wanted).items():
         kind = type_text(graph.components[name].type)
-        text = f"no component is bound, and {', '.join(nodes)} cannot do without: {kind}. Write graph.bind({name}=…)."
+        text = f"no component is bound, and {', '.join(nodes)} needs {kind}. Write graph.bind({name}=…)."
         problems.append(Problem("unbound", name, text, needed=kind))
     problems += bound_conflicts(graph, graph.bindings)
     problems += [Problem("not-ready", name, str(error)) for name, error in not_ready(graph)]

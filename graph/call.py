@@ -90,12 +90,12 @@ def _unknown(graph: Structure, call: Call) -> list[Problem]:
             continue
         if name in graph.outputs and name not in graph.inputs:
             makes = [n for n, b in graph.nodes.items() if name in b.signature.outputs]
-            text = f"is made by {' and '.join(makes)}. A call may give what one node alone makes: rename one of them."
+            text = f"is made by {' and '.join(makes)}. A call can pass only what one node makes. Rename one of them."
         elif task := task_with_input(plain, name):
             own = task_of(plain)
             text = f"is no input of {own}. Write pipe.task({task!r})(…, {name}=…)."
             if task == own:
-                text = f"nothing reads it here: {own} has a block that does, but this graph is without it."
+                text = f"no block of this graph reads it. The block of {own} that does was taken out."
         elif name in HINTS:
             text = f"no such input. {HINTS[name]}"
         else:
@@ -111,11 +111,11 @@ def _missing(graph: Structure, values: Mapping[str, Any]) -> list[Problem]:
         if port.required and name not in values:
             readers = ", ".join(e.target for e in graph.edges if e.giver == INPUTS and e.output == name)
             kind = type_text(port.type)
-            text = f"must be given: {kind}, read by {readers}.{way_without_input(graph, name)}"
+            text = f"needs a value: {kind}, read by {readers}.{way_without_input(graph, name)}"
             problems.append(Problem("missing", name, text, needed=kind))
     for name, nodes in unbound(graph, graph.wanted).items():
         kind = type_text(graph.components[name].type)
         way = f"Write graph.bind({name}=…), or load a checkpoint: sf.load(…)."
-        text = f"no component is bound; {', '.join(nodes)} needs {kind}. {way}"
+        text = f"no component is bound, and {', '.join(nodes)} needs {kind}. {way}"
         problems.append(Problem("unbound", name, text, needed=kind))
     return problems

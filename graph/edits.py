@@ -51,7 +51,7 @@ def replaced(graph: S, path: str, block: Block) -> S:
 def inserted(graph: S, name: str, block: Block, before: str | None, after: str | None) -> S:
     """`graph.insert`."""
     if before is not None and after is not None:
-        text = f"both before={before!r} and after={after!r} are given. Give one."
+        text = f"got both before={before!r} and after={after!r}. Pass one."
         raise WireError(Problem("place", name, text))
     anchor = before if before is not None else after
     if anchor is None:
@@ -74,7 +74,7 @@ def removed(graph: S, path: str) -> S:
         _must_have(graph, name)
         if readers := [e for e in graph.pinned if e.giver == name]:
             target = readers[0].target
-            text = f"{target} is pinned to it. Wire it elsewhere first: graph.wire({target!r}, …)."
+            text = f"{target} is pinned to it. Wire another source first: graph.wire({target!r}, …)."
             raise WireError(Problem("pinned", name, text))
         return edited(graph, nodes={n: b for n, b in graph.nodes.items() if n != name})
 

@@ -57,31 +57,32 @@ class Loop(Container, name="Loop"):
                 Problem(
                     "carry",
                     "carry",
-                    "is empty, so the loop would give nothing. Name what flows on: carry=('latents',).",
+                    "is empty, so the loop would have no output. Name the ports to carry: carry=('latents',).",
                 )
             )
         for name in self.carry:
             if name in (self.each, self.over):
-                text = f"{name!r} is what the loop goes over; it cannot be carried too."
+                text = f"{name!r} is what the loop goes over, so it cannot be carried."
                 problems.append(Problem("carry", "carry", text, name))
             elif name not in gives:
                 text = f"no block of the body gives {name!r}. {did_you_mean(name, gives)}"
                 problems.append(Problem("carry", "carry", text, name, candidates=tuple(closest(name, gives))))
             elif name not in takes:
-                text = (
-                    f"no block of the body takes {name!r}, so each turn would forget it. Read it, or do not carry it."
-                )
+                text = f"no block of the body takes {name!r}, so no turn would read it. Read it, or do not carry it."
                 problems.append(Problem("carry", "carry", text, name))
             elif not assignable(gives[name].type, takes[name].type):
                 have, want = type_text(gives[name].type), type_text(takes[name].type)
-                text = f"{name!r} leaves a turn as {have}, but the next turn takes {want}. Give it one type."
+                text = f"{name!r} is {have} after a turn, but the next turn takes {want}. Give it one type."
                 problems.append(Problem("carry", "carry", text, have, want))
             elif takes[name].default is VARIES:
-                text = f"the readers of {name!r} have unlike defaults, and a turn begins with one. Give them one."
+                text = f"the readers of {name!r} have different defaults, and a loop needs one. Give them the same."
                 problems.append(Problem("carry", "carry", text, name))
         if not problems and self.over in takes and meet(takes[self.over].type, self._items) is None:
             mine = type_text(takes[self.over].type)
-            text = f"the body takes {self.over!r} itself as {mine}, which is no {type_text(self._items)} to go over."
+            text = (
+                f"the body also takes {self.over!r}, as {mine}, but {self.over!r} is a {type_text(self._items)} here. "
+                "Rename one of them."
+            )
             problems.append(Problem("over", "over", text, mine, type_text(self._items)))
         return problems
 

@@ -46,7 +46,10 @@ class Map(Container, name="Map"):
             problems.append(Problem("over", "over", text, self.over))
         elif self.over in inputs and meet(inputs[self.over].type, self._elements) is None:
             own = type_text(inputs[self.over].type)
-            text = f"the body takes {self.over!r} itself as {own}, which is no {type_text(self._elements)} to go over."
+            text = (
+                f"the body also takes {self.over!r}, as {own}, but {self.over!r} is a {type_text(self._elements)} "
+                "here. Rename one of them."
+            )
             problems.append(Problem("over", "over", text, own, type_text(self._elements)))
         for name, output in self.body.outputs.items():
             if gives_function(output):

@@ -65,7 +65,7 @@ def named(block: Block, **names: str) -> Block:
     for part in (s.inputs, s.outputs, s.components):
         after = [names.get(n, n) for n in part]
         if twice := [n for n in dict.fromkeys(after) if after.count(n) > 1]:
-            text = f"two ports of {type(block).__name__} would be called so. Choose another name."
+            text = f"is the new name of two ports of {type(block).__name__}. Choose another name."
             problems += [Problem("clash", n, text) for n in twice]
     if problems:
         raise WireError(problems)

@@ -50,9 +50,7 @@ class Switch(Container, name="Switch"):
         gives = [set(case.outputs) for case in self._all().values()]
         if not set.intersection(*gives):
             per = "; ".join(f"{n} gives {', '.join(c.outputs)}" for n, c in self._all().items())
-            raise WireError(
-                Problem("cases", "cases", f"no output is given by every case, so nothing could be read: {per}.")
-            )
+            raise WireError(Problem("cases", "cases", f"the cases have no output in common: {per}."))
         if clash := component_problems({n: case.signature for n, case in self._all().items()}):
             raise WireError(clash)
         for name in {n for case in self._all().values() for n in case.inputs}:

@@ -224,13 +224,13 @@ def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequen
         gives: Mapping[str, Output] = block.signature.outputs
         unread = [port for port in gives if (node, port) not in read and (node, port) not in final]
         if gives and len(unread) == len(gives):
-            text = f"nobody reads what it gives ({', '.join(gives)}). {_placing(node, unread, nodes, last)}"
+            text = f"no block reads its outputs ({', '.join(gives)}). {_placing(node, unread, nodes, last)}"
             problems.append(Problem("unread", node, text, candidates=tuple(unread)))
         else:
             problems += [
                 Problem(
                     "shadowed", f"{node}.{port}",
-                    f"is given again by {last[port]} before anyone has read it. Put a reader between them, or rename "
+                    f"{last[port]} replaces it before any block reads it. Put a reader between them, or rename "
                     f"one: named(block, {port}='…').",
                 )
                 for port in unread if last[port] != node
@@ -262,5 +262,5 @@ def _placing(node: str, ports: Sequence[str], nodes: Mapping[str, Block], last: 
     if earlier:
         port = next(p for p in ports if p in nodes[earlier[0]].signature.inputs)
         return f"{earlier[0]} takes {port!r}: insert it before {earlier[0]!r}."
-    again = next((f"{last[p]} gives {p!r} again before anyone reads it. " for p in ports if last[p] != node), "")
-    return f"{again}Put it before a block that takes one, or ask for one: outputs=(…, {ports[0]!r}) (in a loop: carry)."
+    again = next((f"{last[p]} replaces {p!r} before any block reads it. " for p in ports if last[p] != node), "")
+    return f"{again}Put it before a block that takes one, or declare one: outputs=(…, {ports[0]!r}) (in a loop: carry)."

@@ -169,9 +169,9 @@ def test_edits_share_what_they_do_not_touch() -> None:
 
 
 def test_a_block_that_hides_another_before_anyone_has_read_it_is_refused() -> None:
-    with pytest.raises(WireError, match=r"make  nobody reads what it gives \(x\). again gives 'x' again"):
+    with pytest.raises(WireError, match=r"make  no block reads its outputs \(x\). again replaces 'x'"):
         Graph(make=MakeX()).insert("again", MakeX())
-    with pytest.raises(WireError, match="nobody reads"):
+    with pytest.raises(WireError, match="no block reads its outputs"):
         Graph(make=MakeX(), double=XToY()).insert("again", MakeX(), before="double")
 
 
@@ -225,7 +225,7 @@ def test_replace_and_replace_back_is_the_identity(graph: Graph, data: st.DataObj
     try:
         graph.replace(path, old)
     except WireError:
-        return  # a pin left it resting, so that nobody reads what it gives, which touching it tells
+        return  # a pin left it without a reader, and an edit that touches it says so
     try:
         changed = graph.replace(path, new)
     except WireError:

@@ -130,7 +130,7 @@ def test_what_is_missing_is_found_by_check_and_by_the_call() -> None:
     graph = Graph(map=Map(over="items", each="item", body=Graph(add=AddItem(), use=UseTool())))
     (problem,) = graph.check()
     assert (problem.code, problem.place) == ("unbound", "tool")
-    with pytest.raises(InputError, match=r"no component is bound; map needs Tool"):
+    with pytest.raises(InputError, match=r"no component is bound, and map needs Tool"):
         graph(items=[1], x=0)
 
 
@@ -219,7 +219,7 @@ class MakesFunction(Block):
         ),
         (
             lambda: Map(over="x", each="item", body=Graph(add=AddItem())),
-            "over  the body takes 'x' itself as int, which is no Sequence[int] to go over.",
+            "over  the body also takes 'x', as int, but 'x' is a Sequence[int] here. Rename one of them.",
         ),
         (
             lambda: Map(over="items", each="item", body=Graph(make=MakesFunction())),

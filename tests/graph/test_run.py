@@ -182,7 +182,7 @@ def test_a_switch_runs_one_case() -> None:
     assert (graph(mode="double", x=2).z, graph(mode="other", x=2).z) == (5, 31)
     assert CALLS == ["x to y", "y to z", "make y", "y to z"]
     assert paths(list(graph.stream(mode="double", x=2)), "start") == ["pick.double.go", "last"]
-    with pytest.raises(InputError, match="must be given"):
+    with pytest.raises(InputError, match="needs a value"):
         graph(mode="double")
 
 

@@ -172,7 +172,7 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"guider": None}, WireError, "NoneType"),
     ({"guider": 3}, WireError, "takes a block, a name"),
     ({"guider": sf.schedulers.DDIMScheduler()}, WireError, "takes a block, a name"),
-    ({"guider": Darken()}, WireError, "nobody reads what it gives"),
+    ({"guider": Darken()}, WireError, "no block reads its outputs"),
     ({"unet": "sdxl"}, WireError, "needs UNet2DConditionModel"),
     ({"unet": sf.schedulers.DDIMScheduler()}, WireError, "needs UNet2DConditionModel"),
     ({"tokenizer": 3}, WireError, "needs TextTokenizer"),

@@ -77,7 +77,7 @@ def test_inpainting_goes_on_from_what_was_left_noisy(xl: XL) -> None:
 
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"denoising_end": 0.01}, r"denoising_end=0.01 leaves none of the 10 steps"),
-    ({"denoising_end": 1.5}, r"denoising_end  takes float \(input should be less than or equal to 1\), but 1.5"),
+    ({"denoising_end": 1.5}, r"denoising_end  takes float \(input should be less than or equal to 1\), got 1.5"),
 ]
 
 

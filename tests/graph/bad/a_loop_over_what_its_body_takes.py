@@ -12,4 +12,4 @@ def wrong() -> object:
     return Loop(over="items", each="item", carry=("x",), body=Graph(step=AddItem(), more=TakesItems()))
 
 
-EXPECTED = """WireError: over  the body takes 'items' itself as int, which is no Sequence[int] to go over."""
+EXPECTED = """WireError: over  the body also takes 'items', as int, but 'items' is a Sequence[int] here. Rename one of them."""

@@ -7,4 +7,4 @@ def wrong() -> object:
     return Switch(on="mode", cases={"a": Graph(make=MakeX()), "b": Graph(make=MakeY())})
 
 
-EXPECTED = """WireError: cases  no output is given by every case, so nothing could be read: a gives x; b gives y."""
+EXPECTED = """WireError: cases  the cases have no output in common: a gives x; b gives y."""

@@ -12,4 +12,4 @@ def wrong() -> object:
     return Graph(both=MakeBoth(), make=MakeX(), sum=Sum())
 
 
-EXPECTED = """WireError: both.x  is given again by make before anyone has read it. Put a reader between them, or rename one: named(block, x='…')."""
+EXPECTED = """WireError: both.x  make replaces it before any block reads it. Put a reader between them, or rename one: named(block, x='…')."""

@@ -7,4 +7,4 @@ def wrong() -> object:
     return Graph(use=UseTool())(x=1)
 
 
-EXPECTED = """InputError: tool  no component is bound; use needs Tool. Write graph.bind(tool=…), or load a checkpoint: sf.load(…)."""
+EXPECTED = """InputError: tool  no component is bound, and use needs Tool. Write graph.bind(tool=…), or load a checkpoint: sf.load(…)."""

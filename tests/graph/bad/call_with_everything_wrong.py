@@ -9,6 +9,6 @@ def wrong() -> object:
 
 EXPECTED = """InputError: (4 problems)
   see   no such input. There are: x, v, tool.
-  v     must be given: int, read by use.v.
-  tool  no component is bound; use needs Tool. Write graph.bind(tool=…), or load a checkpoint: sf.load(…).
+  v     needs a value: int, read by use.v.
+  tool  no component is bound, and use needs Tool. Write graph.bind(tool=…), or load a checkpoint: sf.load(…).
   x     takes int, got 'two' (str)."""

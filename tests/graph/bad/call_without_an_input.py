@@ -7,4 +7,4 @@ def wrong() -> object:
     return Graph(double=XToY(), sum=YToZ())()
 
 
-EXPECTED = """InputError: x  must be given: int, read by double.x."""
+EXPECTED = """InputError: x  needs a value: int, read by double.x."""

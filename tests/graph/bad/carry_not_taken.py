@@ -8,5 +8,5 @@ def wrong() -> object:
 
 
 EXPECTED = (
-    """WireError: carry  no block of the body takes 'z', so each turn would forget it. Read it, or do not carry it."""
+    """WireError: carry  no block of the body takes 'z', so no turn would read it. Read it, or do not carry it."""
 )

@@ -16,4 +16,4 @@ def wrong() -> object:
     return Loop(over="items", each="item", carry=("x",), body=Graph(halve=Halve()))
 
 
-EXPECTED = """WireError: carry  'x' leaves a turn as float, but the next turn takes int. Give it one type."""
+EXPECTED = """WireError: carry  'x' is float after a turn, but the next turn takes int. Give it one type."""

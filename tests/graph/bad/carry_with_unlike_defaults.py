@@ -17,4 +17,4 @@ def wrong() -> object:
     return Loop(over="items", each="item", carry=("x",), body=Graph(one=From1(), two=From2()))
 
 
-EXPECTED = """WireError: carry  the readers of 'x' have unlike defaults, and a turn begins with one. Give them one."""
+EXPECTED = """WireError: carry  the readers of 'x' have different defaults, and a loop needs one. Give them the same."""

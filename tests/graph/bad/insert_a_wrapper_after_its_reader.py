@@ -14,5 +14,5 @@ def wrong() -> object:
 
 
 EXPECTED = (
-    """WireError: control  nobody reads what it gives (predict). guide takes 'predict': insert it before 'guide'."""
+    """WireError: control  no block reads its outputs (predict). guide takes 'predict': insert it before 'guide'."""
 )

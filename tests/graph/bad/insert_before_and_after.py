@@ -7,4 +7,4 @@ def wrong() -> object:
     return Graph(make=MakeX(), double=XToY()).insert("add", Add(), before="double", after="make")
 
 
-EXPECTED = """WireError: add  both before='double' and after='make' are given. Give one."""
+EXPECTED = """WireError: add  got both before='double' and after='make'. Pass one."""

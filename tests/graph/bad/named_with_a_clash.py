@@ -7,4 +7,4 @@ def wrong() -> object:
     return named(Sum(), x="y")
 
 
-EXPECTED = """WireError: y  two ports of Sum would be called so. Choose another name."""
+EXPECTED = """WireError: y  is the new name of two ports of Sum. Choose another name."""

@@ -7,4 +7,4 @@ def wrong() -> object:
     return Graph(make=MakeX(), add=Add(), double=XToY()).wire("double.x", "make.x").remove("make")
 
 
-EXPECTED = """WireError: make  double.x is pinned to it. Wire it elsewhere first: graph.wire('double.x', …)."""
+EXPECTED = """WireError: make  double.x is pinned to it. Wire another source first: graph.wire('double.x', …)."""
