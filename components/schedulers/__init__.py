@@ -1,6 +1,6 @@
 """Schedulers as immutable values: how noise falls over a run, and how a sample moves from one level to the next.
 
-Names are looked up in `registry.schedulers` and imported when somebody asks for one.
+Names are looked up in `registry.schedulers`, and their modules are imported at first use.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from ...registry import schedulers as _table
 
 if TYPE_CHECKING:
-    from .base import History as History
     from .base import Scheduler as Scheduler
     from .cogvideox import CogVideoXDDIMScheduler as CogVideoXDDIMScheduler
     from .cogvideox import CogVideoXDPMScheduler as CogVideoXDPMScheduler
     from .consistency import CMStochasticIterativeScheduler as CMStochasticIterativeScheduler
     from .consistency import ConsistencyDecoderScheduler as ConsistencyDecoderScheduler
     from .consistency import SCMScheduler as SCMScheduler
+    from .ddim import DDIMParallelScheduler as DDIMParallelScheduler
     from .ddim import DDIMScheduler as DDIMScheduler
     from .ddim_inverse import DDIMInverseScheduler as DDIMInverseScheduler
+    from .ddpm import DDPMParallelScheduler as DDPMParallelScheduler
     from .ddpm import DDPMScheduler as DDPMScheduler
     from .deis import DEISMultistepScheduler as DEISMultistepScheduler
     from .dpmsolver import DPMSolverMultistepScheduler as DPMSolverMultistepScheduler
@@ -34,13 +35,12 @@ if TYPE_CHECKING:
     from .heun import HeunDiscreteScheduler as HeunDiscreteScheduler
     from .heun import KDPM2AncestralDiscreteScheduler as KDPM2AncestralDiscreteScheduler
     from .heun import KDPM2DiscreteScheduler as KDPM2DiscreteScheduler
+    from .history import History as History
     from .ipndm import IPNDMScheduler as IPNDMScheduler
     from .karras_ve import KarrasVeScheduler as KarrasVeScheduler
     from .lcm import LCMScheduler as LCMScheduler
     from .lcm import TCDScheduler as TCDScheduler
     from .lms import LMSDiscreteScheduler as LMSDiscreteScheduler
-    from .parallel import DDIMParallelScheduler as DDIMParallelScheduler
-    from .parallel import DDPMParallelScheduler as DDPMParallelScheduler
     from .pndm import PNDMScheduler as PNDMScheduler
     from .repaint import RePaintScheduler as RePaintScheduler
     from .sasolver import SASolverScheduler as SASolverScheduler
@@ -55,14 +55,14 @@ if TYPE_CHECKING:
     from .unipc import UniPCMultistepScheduler as UniPCMultistepScheduler
     from .wuerstchen import DDPMWuerstchenScheduler as DDPMWuerstchenScheduler
 
-_OURS = {"Scheduler": "base", "History": "base", "Schedule": "schedule", "Step": "schedule", "Level": "schedule"}
+_OWN = {"Scheduler": "base", "History": "history", "Schedule": "schedule", "Step": "schedule", "Level": "schedule"}
 
 
 def __getattr__(name: str) -> Any:  # Any: a class of this package or of a plugin
-    if name in _OURS:
+    if name in _OWN:
         from importlib import import_module
 
-        return getattr(import_module(f".{_OURS[name]}", __name__), name)
+        return getattr(import_module(f".{_OWN[name]}", __name__), name)
     if not name.startswith("_") and name not in _table.aliases:
         for published in (name, f"{name}Scheduler"):  # sf.schedulers.DPMSolverMultistep will do
             if published in _table:
@@ -71,4 +71,4 @@ def __getattr__(name: str) -> Any:  # Any: a class of this package or of a plugi
 
 
 def __dir__() -> list[str]:
-    return sorted({*_OURS, *_table})
+    return sorted({*_OWN, *_table})

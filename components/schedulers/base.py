@@ -1,30 +1,27 @@
-"""What every scheduler is: an immutable value that plans the turns of a run and moves a sample from one to the next."""
+"""The base of all schedulers: an immutable value that plans the steps of a run and moves a sample along them."""
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Self, cast, final
 
 from torch import Tensor
 
 from ...graph.errors import ConfigError
 from ...registry import schedulers
 from . import config as _config
-from . import names as _names
+from . import customary_names as _names
+from .history import History
+from .keys import RULES
+from .request import Accepts, Request, checked
 from .schedule import Schedule, Step
 
-History = tuple[Tensor, ...]
-"""What a solver remembers of earlier turns: float32 tensors, () at the start; its length is the warm-up order."""
-
-STEP_ARGUMENT = {"published": False}
-"""Metadata of a field that the reference takes as an argument of `step`: written to a config unless it is default."""
-
 _TRAINING = ("prediction_type", "beta_schedule")
-"""Choices that say how the model was trained: another scheduler must understand them, or refuse."""
+"""Choices that describe how the model was trained: another scheduler must have them, or refuse."""
 
-_RENAMED = {"shift": "flow_shift", "flow_shift": "shift"}
+_SYNONYMS = {"shift": "flow_shift", "flow_shift": "shift"}
 """Keys that mean the same in another class."""
 
 
@@ -32,31 +29,38 @@ _RENAMED = {"shift": "flow_shift", "flow_shift": "shift"}
 class Scheduler(ABC):
     """Plans noise levels (`steps`) and moves a sample along them (`advance`). Fields are the published config keys.
 
-    It holds no state, so one object serves any number of runs and threads; a run's state is the sample and the history.
+    A subclass says what is its own: `process`, `plan`, `advance` and `denoised`. It holds no state, so one object
+    serves any number of runs and threads; a run's state is the sample and the history.
     """
 
+    accepts: ClassVar[Accepts] = "either"
+    """Which of `timesteps` and `sigmas` `steps` accepts."""
+    rules: ClassVar[tuple[Callable[[Any], None], ...]] = ()  # Any: a scheduler of the class that lists them
+    """Functions that raise ConfigError for combinations of keys that this class refuses."""
     unwritten: ClassVar[frozenset[str]] = frozenset()
     """Keys that a config may have, but that the published class does not write while they are default."""
 
-    _given: frozenset[str] = field(default=frozenset(), init=False, compare=False, repr=False)
-    """Keys that the config this came from stated. `from_scheduler` hands on these, and those that are not default."""
+    _config_keys: frozenset[str] = field(default=frozenset(), init=False, compare=False, repr=False)
+    """The keys of the config that this was read from; `from_scheduler` keeps these, and those that are not default."""
 
     def __post_init__(self) -> None:
-        for key, hint in _config.keys(type(self)).items():
-            object.__setattr__(self, key, _config.fit(type(self).__name__, key, getattr(self, key), hint))
+        for key, hint in _config.annotations(type(self)).items():
+            object.__setattr__(self, key, _config.coerced(type(self).__name__, key, getattr(self, key), hint))
+        for rule in (*RULES, *self.rules):
+            rule(self)
 
     @property
+    @abstractmethod
     def process(self) -> str:
-        """How clean and noise mix, and what the model is told: schedulers of one process may change places.
+        """How clean sample and noise mix, and which timesteps the model gets. Equal ones may replace each other.
 
-        "diffusion" keeps variance or adds noise, at training timesteps; "flow" goes straight between clean and noise;
-        others have levels and a clock of their own, and a name for them.
+        "diffusion" keeps variance or adds noise, at training timesteps; "flow" goes straight between clean and noise.
+        Other processes have levels and timesteps of their own, and a name for them.
         """
-        return "diffusion"
 
     # -- a run ---------------------------------------------------------------------------------------------------------
 
-    @abstractmethod
+    @final
     def steps(
         self,
         n: int,
@@ -65,20 +69,26 @@ class Scheduler(ABC):
         sigmas: Sequence[float] | None = None,
         image_tokens: int | None = None,
     ) -> Schedule:
-        """Plan `n` whole steps, or the steps that `timesteps` or `sigmas` say (then `n` is not looked at).
+        """Plan `n` whole steps, or the steps at `timesteps` or `sigmas` (then `n` is ignored).
 
         timesteps: falling, in training timesteps. sigmas: falling noise levels, the last one where the run ends.
-        image_tokens: rows of the packed image, which schedulers with a shift by resolution need; others ignore it.
+        image_tokens: tokens of the packed image, for schedulers with a shift by resolution; others ignore it.
+        Raises ConfigError for arguments that this scheduler does not accept.
         """
+        return self.plan(checked(type(self).__name__, self.accepts, n, timesteps, sigmas, image_tokens))
+
+    @abstractmethod
+    def plan(self, request: Request) -> Schedule:
+        """The schedule of a checked request."""
 
     @abstractmethod
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
-        """The sample after this turn, in float32, and what to remember.
+        """The sample after this step, in float32, and what to remember.
 
-        sample: (batch, ...) at `step.level`. prediction: the model's answer to `sample * step.scale_in` at `step.t`.
-        noise: unit normal, shaped like the sample; wanted exactly when `step.noisy`. Nothing is read back to the host.
+        sample: (batch, ...) at `step.level`. prediction: the model's output for `sample * step.scale_in` at `step.t`.
+        noise: unit normal, shaped like the sample; needed exactly when `step.noisy`. Nothing is read back to the host.
         """
 
     @abstractmethod
@@ -91,36 +101,41 @@ class Scheduler(ABC):
         return alpha * sample.float() + sigma * noise.float()
 
     def _noise(self, noise: Tensor | None, step: Step) -> Tensor:
+        """The noise of this step, in float32. ConfigError where there is none."""
         if noise is None:
             raise ConfigError(
-                f"{type(self).__name__} adds noise in turn {step.index}, but `advance` was given none. "
-                "Draw unit noise shaped like the sample whenever step.noisy, and pass it as `noise`."
+                f"{type(self).__name__} adds noise in step {step.index}, but advance got none. "
+                "Draw unit noise shaped like the sample whenever step.noisy, and pass it as noise=."
             )
         return noise.float()
 
-    def _refuse_middle(self, step: Step) -> ConfigError:
-        return ConfigError(
-            f"{type(self).__name__} takes several turns for a step, and turn {step.index} lies inside one, but came "
-            "without the history of its start. Start at a whole step: schedule[schedule.whole_step_of.index(k):]."
-        )
+    def _whole_step_start(self, history: History, step: Step) -> History:
+        """The history from the start of this whole step. ConfigError where a run starts inside one."""
+        if not history:
+            raise ConfigError(
+                f"{type(self).__name__} makes several model calls for a whole step. Step {step.index} is inside one, "
+                "and there is no history of its start. Start at a whole step: "
+                "schedule[schedule.whole_step_of.index(k):]."
+            )
+        return history
 
     # -- configs -------------------------------------------------------------------------------------------------------
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Self:
-        """Read a published config. On `Scheduler` itself, `_class_name` says which class; on a class, that class.
+        """Read a published config. `Scheduler.from_config` makes the class in `_class_name`, others their own class.
 
-        Keys that start with "_" are metadata. Keys of other published schedulers are dropped, keys that nobody knows
-        with a warning. null counts as not given where the key takes no null. A value that does not fit is refused; a
-        choice that another class's config makes and this class lacks is left at its default, as diffusers does.
+        Keys that start with "_" are metadata. Keys of other published schedulers are dropped, unknown keys with a
+        warning. null means "not set" where the key takes no null. A value that does not fit is a ConfigError; a choice
+        that another class's config makes and this class lacks is left at its default, as in diffusers.
         """
         if cls is Scheduler:
             return cast(Self, _class_of(config).from_config(config))
-        given = _config.known(cls, config)
+        own = _config.known(cls, config)
         if config.get("_class_name", cls.__name__) != cls.__name__:
-            given = _known_choices(_config.keys(cls), given)
-        made = cls(**given)
-        object.__setattr__(made, "_given", frozenset(given))
+            own = _known_choices(_config.keys(cls), own)
+        made = cls(**own)
+        object.__setattr__(made, "_config_keys", frozenset(own))
         return made
 
     def to_config(self) -> dict[str, Any]:  # Any: JSON values
@@ -128,24 +143,23 @@ class Scheduler(ABC):
         return _config.to_config(self)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
-        """Write `scheduler_config.json` into `folder`, whole or not at all; gives its path."""
+        """Write `scheduler_config.json` into `folder`, whole or not at all, and return its path."""
         return _config.write(folder, self.to_config())
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], subfolder: str | None = None) -> Self:
-        """Read `folder/subfolder/scheduler_config.json` by the rules of `from_config`."""
+        """Read `folder/subfolder/scheduler_config.json` as `from_config` does. LoadError if it cannot be read."""
         return cls.from_config(_config.read(folder, subfolder))
 
     @classmethod
     def from_scheduler(cls, other: "Scheduler", **keys: Any) -> Self:  # Any: config values
-        """This class with what `other` states and both know: how the model was trained, spacing, sigma curve.
+        """This class with the explicit keys of `other` that both have: training noise, spacing, sigma curve.
 
-        Stated is a key that `other` read from a config or that differs from its default: a scheduler's own default
-        is no statement about the model. A choice that this class lacks is left at its default, unless it says how the
-        model was trained; then it is refused, as is a class for another process. `keys` are set besides. What does not
-        go along is in `dropped(other)`.
+        A key is explicit if `other` read it from a config or if it differs from its default. A choice that this class
+        lacks is left at its default, unless it describes how the model was trained; then it is a ConfigError, as is a
+        class for another process. `keys` are set besides. `dropped(other)` lists what is left out.
         """
-        made = cls.from_config({**cls._carried(other), **keys})
+        made = cls.from_config({**cls._shared(other), **keys})
         if "prediction_type" in keys:
             _refuse_other_process(made, other)
         else:
@@ -154,28 +168,29 @@ class Scheduler(ABC):
 
     @classmethod
     def dropped(cls, other: "Scheduler") -> dict[str, Any]:  # Any: config values
-        """What `other` states that `from_scheduler(other)` leaves out, for this class does not know it."""
-        carried = cls._carried(other)
-        return {key: value for key, value in other._stated().items() if carried.get(_RENAMED.get(key, key)) != value}
+        """The explicit keys of `other` that `from_scheduler(other)` leaves out, since this class lacks them."""
+        shared = cls._shared(other)
+        return {key: value for key, value in other._explicit().items() if shared.get(_SYNONYMS.get(key, key)) != value}
 
     @classmethod
-    def _carried(cls, other: "Scheduler") -> dict[str, object]:
-        mine = _config.keys(cls)
-        stated = other._stated()
-        if other.process == "flow" and "use_flow_sigmas" in mine:  # a solver that can go along flow does so
-            stated = {**stated, "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
-        for key, same in _RENAMED.items():
-            if key in stated and key not in mine and same in mine:
-                stated[same] = stated.pop(key)
-        return _known_choices(mine, {key: value for key, value in stated.items() if key in mine})
+    def _shared(cls, other: "Scheduler") -> dict[str, object]:
+        own = _config.keys(cls)
+        explicit = other._explicit()
+        if other.process == "flow" and "use_flow_sigmas" in own:  # a solver that can go along flow does so
+            explicit = {**explicit, "use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+        for key, synonym in _SYNONYMS.items():
+            if key in explicit and key not in own and synonym in own:
+                explicit[synonym] = explicit.pop(key)
+        return _known_choices(own, {key: value for key, value in explicit.items() if key in own})
 
     @classmethod
     def coerce(cls, value: object, current: "Scheduler | None" = None) -> "Scheduler":
         """A scheduler from what a user may write: an object, a name, or a config dict.
 
-        A published or customary name ("dpmpp_2m_karras", "Euler a") gives that class, with what `current` states and
-        the name says. A dict with `_class_name` is a published config and stands for itself. A dict without one changes
-        these keys of `current`. An object or config that `current`'s model was not trained for is refused.
+        A published or customary name ("dpmpp_2m_karras", "Euler a") makes that class, with the explicit keys of
+        `current` and those of the name. A dict with `_class_name` is a published config, complete in itself. A dict
+        without one changes these keys of `current`. ConfigError for an object or config that `current`'s model was not
+        trained for.
         """
         if isinstance(value, str):
             named, keys = _names.find(value, current.process if current is not None else "diffusion")
@@ -186,18 +201,19 @@ class Scheduler(ABC):
             config = cast(Mapping[str, object], value)
             if current is None or "_class_name" in config:
                 return _trained_for(_class_of(config).from_config(config), current)
-            return type(current).from_config({**current._stated(), **config})
+            return type(current).from_config({**current._explicit(), **config})
         raise ConfigError(
-            f"A scheduler came as {value!r}. It may be a scheduler object, a name such as 'EulerDiscreteScheduler' or "
-            "'euler_a', or a config dict such as {'use_karras_sigmas': True}."
+            f"A scheduler is an object, a name such as 'EulerDiscreteScheduler' or 'euler_a', or a config dict such as "
+            f"{{'use_karras_sigmas': True}}. Got {value!r}."
         )
 
-    def _stated(self) -> dict[str, object]:
+    def _explicit(self) -> dict[str, object]:
         known = _config.keys(type(self))
         return {
             item.name: value
             for item in fields(self)
-            if item.name in known and ((value := getattr(self, item.name)) != item.default or item.name in self._given)
+            if item.name in known
+            and ((value := getattr(self, item.name)) != item.default or item.name in self._config_keys)
         }
 
 
@@ -205,29 +221,27 @@ def _class_of(config: Mapping[str, object]) -> type[Scheduler]:
     name = config.get("_class_name")
     if not isinstance(name, str):
         raise ConfigError(
-            "This config does not say which scheduler it is for: it has no '_class_name'. Add one, such as "
-            "'EulerDiscreteScheduler', or call from_config of that class."
+            "This scheduler config has no '_class_name'. Add one, such as 'EulerDiscreteScheduler', or call "
+            "from_config of that class."
         )
     return schedulers[name]
 
 
-def _known_choices(mine: Mapping[str, Any], config: Mapping[str, object]) -> dict[str, object]:  # Any: type forms
-    """`config` without choices that are not among those of `mine`, but with those that say how a model was trained."""
-    named = {key: _config.choices(mine[key]) for key in config}
+def _known_choices(own: Mapping[str, Any], config: Mapping[str, object]) -> dict[str, object]:  # Any: type forms
+    """`config` without choices that `own` lacks, but with those that describe how a model was trained."""
+    named = {key: _config.choices(own[key]) for key in config}
     return {key: v for key, v in config.items() if key in _TRAINING or not named[key] or v in named[key]}
 
 
 def _refuse_other_process(made: Scheduler, current: Scheduler) -> None:
     if made.process == current.process:
         return
-    ways = {"diffusion": "keeps or adds variance", "flow": "goes straight between clean and noise"}
-    way = ways.get(made.process, "has noise levels and a clock of its own")
     fitting = {"diffusion": "'euler', 'dpmpp_2m' or 'unipc'", "flow": "'flow_euler', 'dpmpp_2m' or 'unipc'"}
-    named = f"one by name, such as {fitting[current.process]}," if current.process in fitting else "one of that kind,"
+    named = f" by name, such as {fitting[current.process]}" if current.process in fitting else " for that process"
     raise ConfigError(
-        f"{type(made).__name__} {way} ({made.process}), but the model of {type(current).__name__} was "
-        f"trained for {current.process}, and would give grey noise. Choose {named} and it takes over what the model "
-        "needs."
+        f"{type(made).__name__} is for models of {made.process}, but the model of {type(current).__name__} was trained "
+        f"for {current.process}, so the result would be grey noise. Pass a scheduler{named}: it takes over the keys "
+        "that the model needs."
     )
 
 
@@ -235,11 +249,11 @@ def _trained_for(made: Scheduler, current: Scheduler | None) -> Scheduler:
     """`made`, if the model of `current` predicts what it expects."""
     if current is not None:
         _refuse_other_process(made, current)
-        wanted, expected = (getattr(s, "prediction_type", None) for s in (current, made))
-        if wanted and expected and wanted != expected and {wanted, expected} != {"sample", "original_sample"}:
+        predicts, expected = (getattr(s, "prediction_type", None) for s in (current, made))
+        if predicts and expected and predicts != expected and {predicts, expected} != {"sample", "original_sample"}:
             raise ConfigError(
                 f"This {type(made).__name__} expects prediction_type={expected!r}, but the model of "
-                f"{type(current).__name__} predicts {wanted!r}. Give the scheduler by name, or set prediction_type="
-                f"{wanted!r}. If the model's own config is wrong, give {{'prediction_type': {expected!r}}}."
+                f"{type(current).__name__} predicts {predicts!r}. Pass the scheduler by name, or set prediction_type="
+                f"{predicts!r}. If the model's own config is wrong, pass {{'prediction_type': {expected!r}}}."
             )
     return made

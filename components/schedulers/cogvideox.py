@@ -1,6 +1,5 @@
 """The samplers that CogView3-Plus and CogVideoX publish: DDIM and a stochastic DPM-Solver++ on shifted levels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import expm1
@@ -9,16 +8,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .base import History
-from .betas import BetaSchedule, Floats, Spacing, alphas_cumprod
-from .diffusion import DiffusionScheduler, Prediction, variance_preserving
-from .lambdas import move, transfer
+from .arrays import Floats
+from .diffusion import DiffusionScheduler
+from .exponential_integrator import move, transfer
+from .history import History
+from .keys import BetaKeys, BetaSchedule, SpacingKeys
+from .predictions import Prediction
+from .request import Request
 from .schedule import Schedule, Step
+from .spacing import Spacing
+from .training_noise import TrainingNoise, alphas_cumprod, require_signal
+from .whole_timesteps import one_stride_down, visited_timesteps
 
 
 @dataclass(frozen=True, kw_only=True)
-class CogVideoX(DiffusionScheduler):
-    """What both share: levels shifted towards noise, and turns that lead one stride down."""
+class CogVideoXKeys(BetaKeys, SpacingKeys):
+    """The published config keys of both."""
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
@@ -27,52 +32,31 @@ class CogVideoX(DiffusionScheduler):
     timestep_spacing: Spacing = "leading"
     rescale_betas_zero_snr: bool = False
     set_alpha_to_one: bool = True
-    """Whether the last turn leads to a sample without noise, or to the level of timestep 0."""
+    """Whether the last step leads to a sample without noise, or to the level of timestep 0."""
     snr_shift_scale: float = 3.0
-    """By how much the signal-to-noise ratio is divided."""
+    """What the signal-to-noise ratio is divided by."""
     clip_sample: bool = True
     """Published, as the next two are, and of no effect there or here."""
     clip_sample_range: float = 1.0
     sample_max_value: float = 1.0
 
-    _draws = False
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        self._refuse_sigmas(sigmas)
-        visited = tuple(int(t) for t in self._visited(n, timesteps).round())
-        stride = self.num_train_timesteps // len(visited)
-        after = (*visited[1:], -1) if timesteps is not None else tuple(t - stride for t in visited)
-        bars: list[float] = self._bars.tolist()
-        final = 1.0 if self.set_alpha_to_one else bars[0]
-        targets = tuple(variance_preserving(bars[t] if t >= 0 else final) for t in after)
-        levels = (*(variance_preserving(bars[t]) for t in visited), targets[-1])
-        self._refuse_no_signal(levels[0].alpha)
-        return Schedule(
-            sigmas=tuple(level.ratio for level in levels),
-            timesteps=visited,
-            levels=levels,
-            targets=targets,
-            adds_noise=(self._draws,) * len(visited),
+def shifted_plan(keys: CogVideoXKeys, request: Request, adds_noise: bool) -> Schedule:
+    """Levels shifted towards noise; each step leads one stride down."""
+    training = TrainingNoise(
+        _shifted(
+            keys.num_train_timesteps,
+            keys.beta_start,
+            keys.beta_end,
+            keys.beta_schedule,
+            keys.trained_betas,
+            keys.snr_shift_scale,
+            keys.rescale_betas_zero_snr,
         )
-
-    @property
-    def _bars(self) -> Floats:
-        return _shifted(
-            self.num_train_timesteps,
-            self.beta_start,
-            self.beta_end,
-            self.beta_schedule,
-            self.trained_betas,
-            self.snr_shift_scale,
-            self.rescale_betas_zero_snr,
-        )
+    )
+    timesteps = visited_timesteps(request, keys.num_train_timesteps, keys.timestep_spacing, keys.steps_offset)
+    require_signal(request.scheduler, keys.prediction_type, training.level(timesteps[0]))
+    return one_stride_down(timesteps, training, request, keys.set_alpha_to_one, adds_noise)
 
 
 @lru_cache(maxsize=16)
@@ -101,37 +85,51 @@ def _shifted(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CogVideoXDDIMScheduler(CogVideoX):
-    """Song et al. 2020, equation 12 without noise, its estimate not clipped."""
+class CogVideoXDDIMScheduler(CogVideoXKeys, DiffusionScheduler):
+    """DDIM (Song et al. 2020, equation 12) without noise; the clean estimate is not clipped.
+
+    x' = keep x + (alpha' - keep alpha) x0, where keep = sigma' / sigma.
+    """
+
+    accepts = "timesteps"
+
+    def plan(self, request: Request) -> Schedule:
+        """Levels shifted towards noise; each step leads one stride down."""
+        return shifted_plan(self, request, adds_noise=False)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Equation 12 with eta = 0."""
         keep = step.target.sigma / step.level.sigma
         x0 = self.denoised(sample, prediction, step)
         return keep * sample.float() + (step.target.alpha - step.level.alpha * keep) * x0, ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class CogVideoXDPMScheduler(CogVideoX):
+class CogVideoXDPMScheduler(CogVideoXKeys, DiffusionScheduler):
     """The stochastic DPM-Solver++ of second order (Lu et al. 2022b, equation 18). History: the last clean estimate.
 
-    The reference draws twice in a turn of second order and drops the first; here a turn draws once.
+    With h the step in lambda and r the last step divided by it: D = x0 + (x0 - x0_last) / (2 r), and
+    x' = sigma' / sigma e^-h x + alpha' (1 - e^-2h) D + sigma' sqrt(1 - e^-2h) noise. The reference draws noise twice in
+    a step of second order and drops the first; here a step draws once.
     """
 
-    _draws = True
+    accepts = "timesteps"
+
+    def plan(self, request: Request) -> Schedule:
+        """Levels shifted towards noise; each step leads one stride down and draws noise."""
+        return shifted_plan(self, request, adds_noise=True)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Equation 18; of first order without a history and where the stride leads below timestep 0."""
         x0 = self.denoised(sample, prediction, step)
         guess, by = x0, transfer("sde-dpmsolver++", step.level, step.target)
-        if history and not self._ends(step):
+        stride = self.num_train_timesteps // len(step.schedule.timesteps)
+        if history and step.timestep >= stride:
             h = step.target.log_snr - step.level.log_snr
             behind = step.level.log_snr - step.schedule.levels[step.index - 1].log_snr
             guess = x0 + h / (2 * behind) * (x0 - history[0])
         return move(sample.float(), by, [(expm1(by.h), guess)], self._noise(noise, step)), (x0,)
-
-    def _ends(self, step: Step) -> bool:
-        """Does the stride lead below timestep 0? Such a turn is of first order."""
-        return step.timestep < self.num_train_timesteps // len(step.schedule.timesteps)

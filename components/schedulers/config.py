@@ -5,12 +5,14 @@ import os
 import threading
 import types
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
+
+from annotated_types import Ge, Gt, Le
 
 from ...graph.errors import ConfigError, LoadError
 from ...registry import did_you_mean
@@ -37,35 +39,46 @@ PUBLISHED_KEYS = frozenset(_PUBLISHED.split())
 
 
 @cache
-def keys(cls: type) -> dict[str, Any]:  # Any: type forms, such as Literal[...] or float | None
-    """Config key -> the type of its value, in the order of declaration."""
-    hints = get_type_hints(cls)
+def annotations(cls: type) -> dict[str, Any]:  # Any: type forms, such as Literal[...] or Annotated[float, Ge(0)]
+    """Config key -> the type and the limits of its value, in the order of declaration."""
+    hints = get_type_hints(cls, include_extras=True)
     return {key: hint for key, hint in hints.items() if not key.startswith("_") and get_origin(hint) is not ClassVar}
 
 
+@cache
+def keys(cls: type) -> dict[str, Any]:  # Any: type forms, such as Literal[...] or float | None
+    """Config key -> the type of its value, without limits."""
+    hints = get_type_hints(cls)
+    return {key: hints[key] for key in annotations(cls)}
+
+
 def choices(hint: Any) -> tuple[str, ...]:  # Any: a type form
-    """The names that a Literal key may take; none for another type."""
+    """The names that a Literal key may take; () for another type."""
     return get_args(hint) if get_origin(hint) is Literal else ()
 
 
 def takes_none(hint: Any) -> bool:  # Any: a type form
+    """Whether None is a value of this key."""
     return type(None) in get_args(hint)
 
 
-def fit(where: str, key: str, value: object, hint: Any) -> Any:  # Any: a value of the type that `hint` is
-    """`value` as a config holds it (a list becomes a tuple, a numpy scalar a number), or a ConfigError."""
+def coerced(scheduler: str, key: str, value: object, hint: Any) -> Any:  # Any: a value of the type that `hint` is
+    """`value` as the key holds it (a list becomes a tuple, a numpy scalar a number). ConfigError if it does not fit."""
     if get_origin(hint) in (types.UnionType, Union):
         if value is None:
             return None
         (hint,) = (arm for arm in get_args(hint) if arm is not type(None))
+    if get_origin(hint) is Annotated:
+        hint, *limits = get_args(hint)
+        return _limited(scheduler, key, coerced(scheduler, key, value, hint), limits)
     if hint is type(None):
         if value is None:
             return None
-        raise ConfigError(f"{where} takes no {key}; it came as {value!r}. Leave it out.")
+        raise ConfigError(f"{scheduler} takes no {key}, got {value!r}. Leave it out.")
     if get_origin(hint) is Literal:
         if isinstance(value, str) and value in get_args(hint):
             return value
-        raise ConfigError(f"{where} has no {key} {value!r}. {did_you_mean(str(value), get_args(hint))}")
+        raise ConfigError(f"{scheduler} has no {key} {value!r}. {did_you_mean(str(value), get_args(hint))}")
     if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's bool too; it is not a number here
         if hint is bool:
             return bool(value)
@@ -76,23 +89,36 @@ def fit(where: str, key: str, value: object, hint: Any) -> Any:  # Any: a value 
     elif get_origin(hint) is tuple:
         listed = value.tolist() if hasattr(value, "tolist") else value  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(listed, Iterable) and not isinstance(listed, str | bytes | Mapping):
-            return tuple(fit(where, f"{key}[{i}]", item, get_args(hint)[0]) for i, item in enumerate(listed))
-    wanted = {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "a list of numbers")
-    raise ConfigError(f"{where} wants {wanted} for {key}, which came as {value!r}.")
+            item_hint = get_args(hint)[0]
+            return tuple(coerced(scheduler, f"{key}[{i}]", item, item_hint) for i, item in enumerate(listed))
+    needed = {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "a list of numbers")
+    raise ConfigError(f"{scheduler} needs {needed} for {key}, got {value!r}.")
+
+
+def _limited(scheduler: str, key: str, value: Any, limits: Sequence[object]) -> Any:  # Any: a number
+    least = next((limit.ge for limit in limits if isinstance(limit, Ge)), None)
+    most = next((limit.le for limit in limits if isinstance(limit, Le)), None)
+    above = next((limit.gt for limit in limits if isinstance(limit, Gt)), None)
+    if (least is None or value >= least) and (most is None or value <= most) and (above is None or value > above):
+        return value
+    room = (
+        f"above {above}" if above is not None else f"of {least} or more" if most is None else f"from {least} to {most}"
+    )
+    raise ConfigError(f"{scheduler} needs {key} {room}, got {value}.")
 
 
 def known(cls: type, config: Mapping[str, object]) -> dict[str, object]:
-    """The keys of `config` that `cls` has. Another scheduler's keys go silently, keys of nobody with a warning."""
-    mine = keys(cls)
+    """The keys of `config` that `cls` has. Other schedulers' keys are dropped silently, unknown ones with a warning."""
+    own = keys(cls)
     kept: dict[str, object] = {}
     for key, value in config.items():
-        if key in mine:
-            if value is not None or takes_none(mine[key]):  # else null: published files say so for "not given"
+        if key in own:
+            if value is not None or takes_none(own[key]):  # else null: published files write it for "not set"
                 kept[key] = value
         elif not key.startswith("_") and key not in PUBLISHED_KEYS:
             warnings.warn(
                 f"{cls.__name__} ignores the config key {key!r}, which no published scheduler has. "
-                f"{did_you_mean(key, mine)}",
+                f"{did_you_mean(key, own)}",
                 UserWarning,
                 stacklevel=3,
             )
@@ -123,7 +149,8 @@ def write(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> Path:
     return target
 
 
-def read(folder: str | os.PathLike[str], subfolder: str | None = None) -> dict[str, Any]:
+def read(folder: str | os.PathLike[str], subfolder: str | None = None) -> dict[str, Any]:  # Any: JSON values
+    """The config in `folder/subfolder/scheduler_config.json`. LoadError if there is none, or if it is no JSON object."""
     path = Path(folder, subfolder or "", FILE)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))

@@ -1,6 +1,5 @@
 """Consistency models (Song et al. 2023): one call gives the clean sample, further ones begin again with less noise."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import cos, inf, log, sin
 from typing import Literal
@@ -9,18 +8,20 @@ import numpy as np
 from torch import Tensor
 
 from ...graph.errors import ConfigError
-from .base import STEP_ARGUMENT, History, Scheduler
-from .betas import alphas_cumprod
-from .diffusion import variance_preserving
+from .base import Scheduler
+from .history import History
+from .keys import STEP_ARGUMENT
+from .request import Request, listed
 from .schedule import Level, Schedule, Step
+from .training_noise import TrainingNoise, alphas_cumprod
 
 
 @dataclass(frozen=True, kw_only=True)
 class CMStochasticIterativeScheduler(Scheduler):
-    """Song et al. 2023, algorithm 1, on the noise levels of EDM (Karras et al. 2022, equation 5).
+    """Consistency sampling (Song et al. 2023, algorithm 1) on the noise levels of EDM (Karras et al. 2022, equation 5).
 
-    The sample is clean + sigma * noise. `timesteps` of one's own are places on the grid of training: its first is the
-    noisiest level, 0 there, so [22, 0] is the noisiest level and the 22nd below it.
+    The sample is clean + sigma * noise: x' = x0 + s_noise sqrt(sigma'^2 - sigma_min^2) noise. Custom `timesteps` count
+    the levels of training, of which 0 is the noisiest: [22, 0] visits the noisiest level and the 22nd below it.
     """
 
     num_train_timesteps: int = 40
@@ -29,49 +30,37 @@ class CMStochasticIterativeScheduler(Scheduler):
     sigma_data: float = 0.5
     """The standard deviation of clean samples."""
     s_noise: float = 1.0
+    """The standard deviation of the noise."""
     rho: float = 7.0
+    """The exponent of the levels' curve."""
     clip_denoised: bool = True
+    """Clip the clean estimate to -1..1."""
+
+    accepts = "timesteps"
 
     @property
     def process(self) -> str:
+        """Noise is added to the signal, at the levels of training."""
         return "consistency"
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        if sigmas is not None:
-            raise ConfigError(
-                "CMStochasticIterativeScheduler takes no sigmas: a model knows the levels of its training. Give "
-                "timesteps, places on that grid."
-            )
-        last = self.num_train_timesteps - 1
-        if timesteps is None:
-            if not 1 <= n <= self.num_train_timesteps:
-                raise ConfigError(
-                    f"CMStochasticIterativeScheduler takes 1 to {self.num_train_timesteps} steps, not {n}."
-                )
-            places = np.arange(n) * (self.num_train_timesteps // n)
+    def plan(self, request: Request) -> Schedule:
+        """Even strides on the training grid, or the indices of the request."""
+        if request.timesteps is None:
+            stride = self.num_train_timesteps // request.steps(self.num_train_timesteps)
+            indices = np.arange(request.n) * stride
         else:
-            places = np.asarray(timesteps, dtype=np.int64)[::-1]
-            if not len(places) or places[0] < 0 or places[-1] > last or (np.diff(places) <= 0).any():
-                raise ConfigError(
-                    f"CMStochasticIterativeScheduler wants falling places from {last} to 0, which came as "
-                    f"{list(timesteps)}."
-                )
+            falling = request.falling_timesteps(self.num_train_timesteps - 1, "levels of training", whole=True)
+            indices = falling.astype(np.int64)[::-1]
+        last = self.num_train_timesteps - 1
         top, low = self.sigma_max ** (1 / self.rho), self.sigma_min ** (1 / self.rho)
-        levels = (top + places / max(last, 1) * (low - top)) ** self.rho
+        levels = (top + indices / max(last, 1) * (low - top)) ** self.rho
         values: list[float] = np.append(levels, self.sigma_min).astype(np.float32).tolist()
         return Schedule(
             sigmas=tuple(values),
             timesteps=tuple(250 * log(sigma) for sigma in levels.tolist()),
             noise_scale=self.sigma_max,
             scales_in=tuple((sigma**2 + self.sigma_data**2) ** -0.5 for sigma in values[:-1]),
-            adds_noise=(len(levels) > 1,) * len(levels),  # drawn in the last turn too, with weight 0
+            adds_noise=(len(levels) > 1,) * len(levels),  # drawn in the last step too, with weight 0
         )
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
@@ -85,6 +74,7 @@ class CMStochasticIterativeScheduler(Scheduler):
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Algorithm 1: the clean estimate, and noise up to the next level."""
         x0 = self.denoised(sample, prediction, step)
         if not step.noisy:
             return x0, ()
@@ -96,44 +86,40 @@ class CMStochasticIterativeScheduler(Scheduler):
 class ConsistencyDecoderScheduler(Scheduler):
     """The sampler of the consistency decoder, which paints the pixels of Stable Diffusion's latents (OpenAI 2023).
 
-    The decoder was distilled on 64 of its timesteps. A run of n visits those above n even parts: 1008 and 512 for the
-    two that are published.
+    x' = alpha' x0 + sigma' noise. The decoder was distilled on 64 of its timesteps. A run of n visits those above n
+    even parts: 1008 and 512 for the two steps that are published.
     """
 
     num_train_timesteps: int = 1024
     sigma_data: float = 0.5
+    """The standard deviation of clean samples."""
+
+    accepts = "timesteps"
 
     @property
     def process(self) -> str:
+        """Variance is kept, at the timesteps of distillation."""
         return "consistency decoding"
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        if sigmas is not None:
-            raise ConfigError("ConsistencyDecoderScheduler goes by whole timesteps and takes no sigmas.")
-        last = self.num_train_timesteps - 1
-        visited = tuple(int(t) for t in timesteps) if timesteps is not None else self._distilled(n)
-        if not visited or visited[0] > last or visited[-1] < 0 or any(np.diff(visited) >= 0):
-            asked = f"{n} steps" if timesteps is None else f"timesteps {list(visited)}"
+    def plan(self, request: Request) -> Schedule:
+        """Timesteps of the distillation, or those of the request."""
+        timesteps = self._distilled(request.n)
+        if request.timesteps is not None:
+            timesteps = tuple(int(t) for t in request.falling_timesteps(self.num_train_timesteps - 1, whole=True))
+        elif any(np.diff(timesteps) >= 0) or timesteps[0] >= self.num_train_timesteps:
             raise ConfigError(
-                f"ConsistencyDecoderScheduler wants falling timesteps from {last} to 0, or a number of steps well "
-                f"below the 64 of its distillation; it came with {asked}."
+                f"ConsistencyDecoderScheduler needs far fewer steps than the 64 of its distillation, got {request.n}. "
+                "Use 1 or 2 steps, or pass timesteps."
             )
-        bars = alphas_cumprod(self.num_train_timesteps, 0, 0, "squaredcos_cap_v2")
-        levels = (*(variance_preserving(float(bars[t])) for t in visited), Level(1.0, 0.0))
+        training = TrainingNoise(alphas_cumprod(self.num_train_timesteps, 0, 0, "squaredcos_cap_v2"))
+        levels = (*(training.level(t) for t in timesteps), Level(1.0, 0.0))
         return Schedule(
             sigmas=tuple(level.ratio for level in levels),
-            timesteps=visited,
+            timesteps=timesteps,
             noise_scale=levels[0].sigma,
             levels=levels,
             scales_in=tuple((level.ratio**2 + self.sigma_data**2) ** -0.5 / level.alpha for level in levels[:-1]),
-            adds_noise=(*(True for _ in visited[1:]), False),
+            adds_noise=(*(True for _ in timesteps[1:]), False),
         )
 
     def _distilled(self, n: int) -> tuple[int, ...]:
@@ -150,6 +136,7 @@ class ConsistencyDecoderScheduler(Scheduler):
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """The clean estimate, and noise up to the next level."""
         x0 = self.denoised(sample, prediction, step)
         if not step.noisy:
             return x0, ()
@@ -160,7 +147,8 @@ class ConsistencyDecoderScheduler(Scheduler):
 class SCMScheduler(Scheduler):
     """Continuous-time consistency (Lu and Song 2024; Sana-Sprint: Chen et al. 2025): levels are angles.
 
-    The sample is cos(t) clean + sin(t) noise, and the model predicts cos(t) noise - sin(t) clean. The paper's samples
+    The sample is cos(t) clean + sin(t) noise, and the model predicts v = cos(t) noise - sin(t) clean:
+    x' = cos(t') (cos(t) x - sin(t) v) + sin(t') noise. The paper's samples
     are `sigma_data` times as large, and its pipelines divide them by it before the model and at the end; here a sample
     always has the size of the latents, so `sigma_data` is only kept.
     """
@@ -175,47 +163,42 @@ class SCMScheduler(Scheduler):
 
     @property
     def process(self) -> str:
+        """Levels as angles, at the timesteps of the same name."""
         return "trigflow"
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        if timesteps is not None and sigmas is not None:
-            raise ConfigError("SCMScheduler takes timesteps or sigmas, not both.")
-        if sigmas is not None:
-            angles = np.arctan(np.asarray(sigmas, dtype=np.float64))
-        elif timesteps is not None:
-            angles = np.asarray([*timesteps, 0.0])
-        elif not 1 <= n <= self.num_train_timesteps:
-            raise ConfigError(f"SCMScheduler takes 1 to {self.num_train_timesteps} steps, not {n}.")
-        elif n == 2 and self.intermediate_timesteps is not None:
+    def plan(self, request: Request) -> Schedule:
+        """Even angles, the published two, or those of the request."""
+        n = request.n
+        if request.sigmas is not None:
+            angles = np.arctan(np.asarray(request.sigmas, dtype=np.float64))
+        elif request.timesteps is not None:
+            angles = np.asarray([*request.timesteps, 0.0])
+        elif request.steps(self.num_train_timesteps) == 2 and self.intermediate_timesteps is not None:
             angles = np.asarray([self.max_timesteps, self.intermediate_timesteps, 0.0])
         else:
             angles = np.linspace(self.max_timesteps, 0, n + 1)
         if len(angles) < 2 or (np.diff(angles) >= 0).any() or angles[-1] < 0 or angles[0] > 1.6:
             raise ConfigError(
-                "SCMScheduler wants angles that fall from pi/2 to 0 (timesteps, without the 0), or sigmas that fall, "
-                f"the last one where the run ends. They came as {list(sigmas or timesteps or angles.tolist())}."
+                "SCMScheduler needs timesteps (angles, without the last 0) that fall from at most pi/2 to above 0, or "
+                "sigmas that fall, the last one where the run ends. "
+                f"Got {listed(request.sigmas or request.timesteps or angles.tolist())}."
             )
-        clock: list[float] = angles.astype(np.float32).tolist()
-        levels = tuple(Level(cos(t), sin(t)) for t in clock)
+        timesteps: list[float] = angles.astype(np.float32).tolist()
+        levels = tuple(Level(cos(t), sin(t)) for t in timesteps)
         return Schedule(
             sigmas=tuple(level.ratio if level.alpha > 0 else inf for level in levels),
-            timesteps=tuple(clock[:-1]),
+            timesteps=tuple(timesteps[:-1]),
             levels=levels,
-            adds_noise=(True,) * (len(clock) - 1),  # drawn in the last turn too, with weight 0
+            adds_noise=(True,) * (len(timesteps) - 1),  # drawn in the last step too, with weight 0
         )
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+        """cos(t) x - sin(t) v."""
         return step.level.alpha * sample.float() - step.level.sigma * prediction.float()
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """The clean estimate, turned by the next angle."""
         x0 = self.denoised(sample, prediction, step)
         return step.target.alpha * x0 + step.target.sigma * self._noise(noise, step), ()

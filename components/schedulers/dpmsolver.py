@@ -1,118 +1,141 @@
 """DPM-Solver and DPM-Solver++: Lu et al. 2022 and 2022b."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
-import numpy as np
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from ...graph.errors import ConfigError
-from .base import History
-from .betas import Floats, spaced_with_end
-from .diffusion import ZeroTerminalSNR
-from .lambdas import Algorithm, move, phis, transfer
-from .multistep import LambdaScheduler, differences, lambdas_behind, newest
-from .schedule import Step
-from .sigmas import Curve, to_timesteps
+from .curves import even_lambdas
+from .diffusion import DiffusionScheduler
+from .exponential_integrator import Algorithm, multistep, multistep_order
+from .history import History, newest
+from .keys import (
+    BetaKeys,
+    BetaSchedule,
+    CurveKeys,
+    DynamicShiftKeys,
+    FlowKeys,
+    LearnedVarianceKeys,
+    SpacingKeys,
+    ThresholdKeys,
+    ZeroSNRKeys,
+)
+from .lambda_levels import (
+    LambdaLevels,
+    NamedCurve,
+    check_curve_without_flow,
+    curve_of,
+    flow_of,
+    lambda_schedule,
+    spaced_above,
+)
+from .predictions import FlowPrediction
+from .request import Request
+from .schedule import Schedule, Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolver(LambdaScheduler):
-    """What the multistep and the singlestep solver share."""
+class DPMSolverKeys(BetaKeys, CurveKeys, ThresholdKeys, FlowKeys, LearnedVarianceKeys):
+    """The published config keys that all DPM-Solvers have."""
 
+    beta_schedule: BetaSchedule = "linear"
+    prediction_type: FlowPrediction = "epsilon"
+    solver_order: Annotated[int, Ge(1), Le(3)] = 2
     algorithm_type: Algorithm = "dpmsolver++"
-    """"dpmsolver" integrates the noise, "++" the clean sample, and "sde-" adds fresh noise in every turn."""
+    """"dpmsolver" integrates the noise, "++" the clean sample, and "sde-" adds fresh noise in every step."""
     solver_type: Literal["midpoint", "heun"] = "midpoint"
-    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
+    """How the second order weighs the difference of outputs: by (e^-h - 1) / 2, or by the exact integral."""
+    lower_order_final: bool = True
+    """Lower the order at the end of a run of fewer than 15 steps, which is steadier."""
     lambda_min_clipped: float = -inf
-    """Levels with less signal than this are not visited: -5.1 is published for cosine schedules."""
-    variance_type: Literal["learned", "learned_range"] | None = None
-    """Whether the model predicts a variance behind the noise, which is not used."""
+    """Levels with a smaller lambda (less signal) are not visited: -5.1 is published for cosine schedules."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.algorithm_type in ("dpmsolver", "sde-dpmsolver") and self.final_sigmas_type == "zero":
-            raise ConfigError(
-                f"{type(self).__name__}(algorithm_type={self.algorithm_type!r}) integrates noise, and cannot end where "
-                "there is none. Choose final_sigmas_type='sigma_min', or algorithm_type='dpmsolver++'."
-            )
 
-    @property
-    def _draws(self) -> bool:
-        return self.algorithm_type.startswith("sde")
-
-    @property
-    def _last(self) -> int:
-        """How many timesteps have enough signal."""
-        return self.num_train_timesteps - int((-np.log(self.training_sigmas) < self.lambda_min_clipped).sum())
-
-    def _spaced(self, n: int) -> Floats:
-        return spaced_with_end(self.timestep_spacing, n, self.num_train_timesteps, self._last, self.steps_offset)
-
-    def _final(self, levels: Floats) -> float:
-        return float(self.training_sigmas[0]) if self.final_sigmas_type == "sigma_min" else 0.0
-
-    def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        return super().denoised(sample, self._mean(sample, prediction), step)
-
-    def _output(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        """What this algorithm integrates: the clean sample or the noise."""
-        if self.algorithm_type.endswith("++"):
-            return self.denoised(sample, prediction, step)
-        return self._noise_in(sample, self._mean(sample, prediction), step)
-
-    def _mean(self, sample: Tensor, prediction: Tensor) -> Tensor:
-        return prediction[:, : sample.shape[1]] if self.variance_type else prediction
-
-    def _drawn(self, noise: Tensor | None, step: Step) -> Tensor | None:
-        return self._noise(noise, step) if step.noisy else None
+def check_end(scheduler: DPMSolverKeys) -> None:
+    """A rule: where the noise is integrated, a run cannot end without noise."""
+    if (
+        scheduler.algorithm_type in ("dpmsolver", "sde-dpmsolver")
+        and getattr(scheduler, "final_sigmas_type", "") == "zero"
+    ):
+        raise ConfigError(
+            f"{type(scheduler).__name__}(algorithm_type={scheduler.algorithm_type!r}) integrates noise, and cannot end "
+            "without noise. Set final_sigmas_type='sigma_min', or algorithm_type='dpmsolver++'."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverMultistep(DPMSolver):
-    """Lu et al. 2022b, algorithm 2, whichever way the levels go. History: the last answers, oldest first."""
+class DPMSolverMultistepScheduler(DPMSolverKeys, SpacingKeys, DynamicShiftKeys, ZeroSNRKeys, DiffusionScheduler):
+    """DPM-Solver++(2M) by default (Lu et al. 2022b, algorithm 2); first to third order, deterministic or stochastic.
 
+    2M, with x0_i the clean estimate at step i, alpha_i and sigma_i its level, and lambda = log(alpha / sigma):
+
+        h = lambda_(i+1) - lambda_i
+        r = (lambda_i - lambda_(i-1)) / h
+        D = (1 + 1 / (2 r)) x0_i - 1 / (2 r) x0_(i-1)
+        x_(i+1) = sigma_(i+1) / sigma_i x_i - alpha_(i+1) (e^-h - 1) D
+
+    The first step takes D = x0_0, and so does the last one where the run ends without noise (lambda is infinite) or
+    has fewer than 15 steps. "dpmsolver" is the same for noise (Lu et al. 2022), and the "sde-" kinds add noise
+    (Lu et al. 2022b, section 6). History: the last outputs (x0 or noise), oldest first.
+
+    Raises ConfigError for keys that do not go together: noise integrated to an end without noise, a curve with
+    `use_flow_sigmas`, or a prediction of the other kind of levels.
+    """
+
+    final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
     euler_at_final: bool = False
+    """Take the last step at first order."""
+    use_lu_lambdas: bool = False
+    """Levels are even in lambda over the whole training range. A karras curve, where it is set too, wins."""
 
-    def _order(self, step: Step, history: History) -> int:
-        ends = step.last and (self.euler_at_final or step.target.sigma == 0)
-        return 1 if ends else super()._order(step, history)
+    rules = (check_end, check_curve_without_flow)
+
+    @property
+    def levels(self) -> LambdaLevels:
+        """The level planner of this config."""
+        training, cosine = self.training, self.beta_schedule == "squaredcos_cap_v2"
+        curve = curve_of(self, training, whole=() if cosine else ("karras",))
+        if self.use_lu_lambdas and not self.use_karras_sigmas:
+            curve = NamedCurve("use_lu_lambdas", partial(even_lambdas, training=training.sigmas), not cosine)
+        return LambdaLevels(
+            training,
+            spaced_above(self.timestep_spacing, self.steps_offset, training, self.lambda_min_clipped),
+            self.steps_offset,
+            curve,
+            flow_of(self),
+            end=float(training.sigmas[0]) if self.final_sigmas_type == "sigma_min" else 0.0,
+        )
+
+    def plan(self, request: Request) -> Schedule:
+        """One model call at each level; the "sde-" kinds draw noise in each step."""
+        return lambda_schedule(self.levels(request), self.use_flow_sigmas, self.algorithm_type.startswith("sde"))
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
-        sample = sample.float()
-        outputs = newest((*history, self._output(sample, prediction, step)), self.solver_order)
-        order, by = self._order(step, history), transfer(self.algorithm_type, step.level, step.target)
-        if by.h:
-            h = step.target.log_snr - step.level.log_snr
-            terms = differences(outputs[::-1][:order], lambdas_behind(step, order), h)
-            weights = phis(by.h, order)
-            if order == 2 and self.solver_type == "midpoint":
-                weights[1] = weights[0] / 2
-            sample = move(sample, by, list(zip(weights, terms, strict=True)), self._drawn(noise, step))
+        """Lu et al. 2022b, algorithm 2."""
+        outputs = newest((*history, integrated(self, sample, prediction, step)), self.solver_order)
+        order = multistep_order(self.solver_order, step, history, self.lower_order_final, self.euler_at_final)
+        drawn = self._noise(noise, step) if step.noisy else None
+        midpoint = self.solver_type == "midpoint"
+        sample = multistep(sample.float(), outputs, step, self.algorithm_type, order, midpoint, drawn)
         return sample, newest(outputs, self.solver_order - 1)
 
 
-@dataclass(frozen=True, kw_only=True)
-class DPMSolverMultistepScheduler(DPMSolverMultistep, ZeroTerminalSNR):
-    """DPM-Solver++(2M) by default: Lu et al. 2022b, algorithm 2; first to third order, deterministic or not."""
+def integrated(scheduler: DiffusionScheduler, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+    """What the algorithm of a DPM-Solver integrates: the clean sample ("++") or the noise."""
+    if isinstance(scheduler, DPMSolverKeys) and scheduler.algorithm_type.endswith("++"):
+        return scheduler.denoised(sample, prediction, step)
+    return thresholded_noise(scheduler, sample, prediction, step)
 
-    use_lu_lambdas: bool = False
-    """Whether levels are even in lambda over the whole training range."""
 
-    def _rounds(self, kind: Curve) -> bool:
-        return kind == "karras" and self.beta_schedule != "squaredcos_cap_v2"
-
-    def _levels(self, n: int, timesteps: Sequence[float] | None, image_tokens: int | None) -> tuple[Floats, Floats]:
-        if not self.use_lu_lambdas or self.use_karras_sigmas:
-            return super()._levels(n, timesteps, image_tokens)
-        if timesteps is not None:
-            raise ConfigError("DPMSolverMultistepScheduler takes no timesteps with use_lu_lambdas: it chooses them.")
-        training = self.training_sigmas
-        ends = np.log(training[[-1, 0]])  # in float32, as published: the first timestep hangs on the last bit
-        levels = np.exp(np.linspace(float(ends[0]), float(ends[1]), n))
-        clock = to_timesteps(levels, training)
-        return levels, clock if self.beta_schedule == "squaredcos_cap_v2" else clock.round()
+def thresholded_noise(scheduler: DiffusionScheduler, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+    """epsilon, estimated again from the clean estimate where that is thresholded."""
+    if isinstance(scheduler, ThresholdKeys) and scheduler.thresholding:
+        alpha, sigma = step.level
+        return (sample.float() - alpha * scheduler.denoised(sample, prediction, step)) / sigma
+    return scheduler.noise_in(sample, prediction, step)

@@ -1,65 +1,78 @@
 """DPM-Solver run backwards, from a clean sample to the noise that it would come from."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
+from torch import Tensor
 
-from ...graph.errors import ConfigError
-from .betas import Floats
-from .dpmsolver import DPMSolverMultistep
-from .schedule import Schedule
-from .sigmas import Curve
+from .arrays import Floats
+from .diffusion import DiffusionScheduler
+from .dpmsolver import DPMSolverKeys, integrated
+from .exponential_integrator import multistep, multistep_order
+from .history import History, newest
+from .keys import SpacingKeys
+from .lambda_levels import LambdaLevels, check_curve_without_flow, curve_of, enough_signal, flow_of, lambda_schedule
+from .request import Request
+from .schedule import Schedule, Step
+from .sigma_levels import Levels
+from .spacing import spaced_with_end
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverMultistepInverseScheduler(DPMSolverMultistep):
-    """Lu et al. 2022b, algorithm 2, towards more noise: the flow has no direction, so only the levels turn round.
+class DPMSolverMultistepInverseScheduler(DPMSolverKeys, SpacingKeys, DiffusionScheduler):
+    """DPM-Solver++ (Lu et al. 2022b, algorithm 2) towards more noise: the same formula, with rising levels.
 
-    A run starts at the model's least noise and ends at its most; on a curve, or with "trailing", with a last turn that
-    stays where it is, as published. Along flow noise rises too, where the reference lets it fall. The sde kinds draw
-    noise, and have no inverse.
+    See DPMSolverMultistepScheduler for the formula. A run starts at the model's least noise and ends at its most; on a
+    curve, or with "trailing", its last step stays where it is, as published. With `use_flow_sigmas` noise rises too,
+    where the reference lets it fall. The sde kinds draw noise, and have no inverse.
     """
 
     algorithm_type: Literal["dpmsolver", "dpmsolver++"] = "dpmsolver++"
-    final_sigmas_type: ClassVar[Literal["sigma_min"]] = "sigma_min"  # pyright: ignore[reportIncompatibleVariableOverride]  # no key here
-    use_dynamic_shifting: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]  # nor this
-    time_shift_type: ClassVar[Literal["exponential"]] = "exponential"  # pyright: ignore[reportIncompatibleVariableOverride]  # nor this
+    euler_at_final: bool = False
+    """Take the last step at first order."""
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        if timesteps is not None:
-            raise ConfigError(
-                "DPMSolverMultistepInverseScheduler takes no timesteps of one's own: it goes by its spacing. Give "
-                "sigmas, which rise."
-            )
-        return super().steps(n, sigmas=sigmas, image_tokens=image_tokens)
+    accepts = "sigmas"
+    rules = (check_curve_without_flow,)
 
-    def _rounds(self, kind: Curve) -> bool:
-        return kind == "karras"
-
-    def _levels(self, n: int, timesteps: Sequence[float] | None, image_tokens: int | None) -> tuple[Floats, Floats]:
-        if self.use_flow_sigmas:  # one more, where the run ends
-            levels = self._straight(n + 1, self.flow_shift)[:0:-1]
-            return levels, levels * self.num_train_timesteps
-        levels, clock = super()._levels(n, timesteps, image_tokens)
-        return levels[::-1], clock[::-1]
+    @property
+    def levels(self) -> LambdaLevels:
+        """The planner of a run down, whose levels this one visits upwards."""
+        training = self.training
+        return LambdaLevels(
+            training, self._spaced, self.steps_offset, curve_of(self, training), flow_of(self), end=None
+        )
 
     def _spaced(self, n: int) -> Floats:
-        """Where a run down would end, this one starts, and it ends where that would start."""
-        down = super()._spaced(n)
+        """From one below the start of a run down to where it would end."""
+        count, last = self.num_train_timesteps, enough_signal(self.training, self.lambda_min_clipped)
+        down = spaced_with_end(self.timestep_spacing, n, count, last, self.steps_offset)
         if self.timestep_spacing == "trailing":
             return down
         return np.append(down[1:], self.steps_offset if self.timestep_spacing == "leading" else 0)
 
-    def _final(self, levels: Floats) -> float:
-        if self.use_flow_sigmas:
-            return float(self._straight(len(levels) + 1, self.flow_shift)[0])
-        return float(levels[-1] if self._curves() else self.training_sigmas[self._last - 1])
+    def plan(self, request: Request) -> Schedule:
+        """One model call at each level, rising."""
+        planner = self.levels
+        if request.sigmas is not None:
+            rising = planner(request)
+        elif planner.flow is not None:
+            sigmas = planner.flow.even(request.n + 1, self.flow_shift)[::-1]
+            rising = Levels(sigmas, sigmas[:-1] * self.num_train_timesteps)
+        else:
+            falling, timesteps = planner(request)
+            training = self.training
+            most = training.sigmas[enough_signal(training, self.lambda_min_clipped) - 1]
+            end = float(most) if planner.curve is None else falling[0]
+            rising = Levels(np.append(falling[-2::-1], end), timesteps[::-1])
+        return lambda_schedule(rising, self.use_flow_sigmas, adds_noise=False)
+
+    def advance(
+        self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
+    ) -> tuple[Tensor, History]:
+        """Lu et al. 2022b, algorithm 2."""
+        outputs = newest((*history, integrated(self, sample, prediction, step)), self.solver_order)
+        order = multistep_order(self.solver_order, step, history, self.lower_order_final, self.euler_at_final)
+        midpoint = self.solver_type == "midpoint"
+        sample = multistep(sample.float(), outputs, step, self.algorithm_type, order, midpoint)
+        return sample, newest(outputs, self.solver_order - 1)

@@ -1,59 +1,53 @@
-"""Straight paths walked otherwise: by a model that knows both ends of a step, and down with some noise up again."""
+"""Straight paths taken otherwise: by a model that knows both ends of a step, and down with some noise up again."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 from torch import Tensor
 
-from ...graph.errors import ConfigError
-from .base import History
-from .flow import Floats, shifted
-from .flow_match import FlowMatch, Shifting
+from .arrays import Floats
+from .flow_match import FlowMatch, ShiftedLevels, ShiftKeys, flow_schedule
+from .flow_shift import shifted
+from .history import History
+from .request import Request
 from .schedule import Schedule, Step
 
 
 @dataclass(frozen=True, kw_only=True)
 class FlowMapEulerDiscreteScheduler(FlowMatch):
-    """One exact step of a flow map (Boffi et al. 2024), from this level to the next.
+    """One exact step of a flow map (Boffi et al. 2024) from this level to the next: x' = x + (sigma' - sigma) v.
 
-    Such a model predicts the mean velocity between two levels, so it is told where the step leads, too: at
-    `next_sigma * num_train_timesteps`, on the clock of `timestep`. One model serves any number of steps.
+    Such a model predicts the mean velocity v between two levels, so it gets the next timestep too,
+    `next_sigma * num_train_timesteps`. One model serves any number of steps.
     """
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        if timesteps is not None and sigmas is not None:
-            raise ConfigError("FlowMapEulerDiscreteScheduler takes timesteps or sigmas, not both.")
-        end = 0.0
-        if sigmas is not None:
-            *before, end = self._asked(sigmas).tolist()
+    def plan(self, request: Request) -> Schedule:
+        """One model call at each level."""
+        count, end = self.num_train_timesteps, 0.0
+        if request.sigmas is not None:
+            *before, end = request.noise_levels(most=1).tolist()
             levels: Floats = np.asarray(before)
-        elif timesteps is not None:
-            levels = self._asked([t / self.num_train_timesteps for t in (*timesteps, 0.0)])[:-1]
-        elif n < 1:
-            raise ConfigError(f"FlowMapEulerDiscreteScheduler takes 1 step or more, not {n}.")
+        elif request.timesteps is not None:
+            levels = np.asarray(request.falling_timesteps(count) / count, dtype=np.float32)
         else:
-            levels = np.linspace(1, 0, n + 1)[:-1]
+            levels = np.linspace(1, 0, request.n + 1)[:-1]
         levels = shifted(levels, self.shift)
-        return self._schedule(np.append(levels, end), levels * self.num_train_timesteps)
+        return flow_schedule(np.append(levels, end), levels * count)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Along the mean velocity."""
         return sample.float() + (step.next_sigma - step.sigma) * prediction.float(), ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class LTXEulerAncestralRFScheduler(Shifting):
+class LTXEulerAncestralRFScheduler(FlowMatch, ShiftKeys):
     """Ancestral Euler along the flow: below the next level, then fresh noise up to it (ComfyUI's euler_ancestral_RF).
+
+    With s = sigma' (1 + (sigma' / sigma - 1) eta) the level below and keep = (1 - sigma') / (1 - s):
+    x' = keep (s / sigma x + (1 - s / sigma) x0) + s_noise sqrt(sigma'^2 - (keep s)^2) noise.
 
     Its published keys are three. It plans as FlowMatchEulerDiscreteScheduler does, with that one's keys where a config
     has them; they are written only where they are not default.
@@ -62,15 +56,22 @@ class LTXEulerAncestralRFScheduler(Shifting):
     eta: float = 1.0
     """How far below, as a share of the way; 0 is Euler's method."""
     s_noise: float = 1.0
+    """The standard deviation of the noise."""
 
-    unwritten: ClassVar[frozenset[str]] = frozenset(Shifting.__dataclass_fields__) - {"num_train_timesteps"}
+    accepts = "both"
+    unwritten: ClassVar[frozenset[str]] = frozenset(
+        {*FlowMatch.__dataclass_fields__, *ShiftKeys.__dataclass_fields__} - {"num_train_timesteps"}
+    )
 
-    def _draws(self, after: float) -> bool:
-        return after > 0 and self.eta > 0 and self.s_noise > 0
+    def plan(self, request: Request) -> Schedule:
+        """One model call at each level; with eta, all steps but that to no noise draw noise."""
+        noisy = self.eta > 0 and self.s_noise > 0
+        return ShiftedLevels(self, self, lambda after: after > 0 and noisy)(request)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Euler's method below the next level, and noise up."""
         x0 = self.denoised(sample, prediction, step)
         sigma, after = step.sigma, step.next_sigma
         if not after:

@@ -1,18 +1,21 @@
 """Flow matching: the sample goes straight from noise to clean (Lipman et al. 2023; Liu et al. 2023)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import inf
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from ...graph.errors import ConfigError
-from .base import STEP_ARGUMENT, History, Scheduler
-from .flow import Floats, resolution_shift, shifted, stretched
+from .arrays import Floats
+from .base import Scheduler
+from .curves import curve
+from .flow_shift import resolution_shift, shifted, stretched
+from .history import History
+from .keys import STEP_ARGUMENT, ChurnKeys, CurveKeys, chosen_curve, churn
+from .request import Request
 from .schedule import Level, Schedule, Step
-from .sigmas import Curve, curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,57 +24,50 @@ class FlowMatch(Scheduler):
 
     num_train_timesteps: int = 1000
     shift: float = 1.0
-    """How much closer levels lie near noise: Esser et al. 2024, equation 23."""
+    """Moves the levels towards noise: Esser et al. 2024, equation 23."""
     shift_tail_twice: bool = field(default=True, metadata=STEP_ARGUMENT)
     """The last level of `steps(n)` is shifted twice, as is published (diffusers #13243). False shifts it once."""
 
     @property
-    def process(self) -> Literal["diffusion", "flow"]:
+    def process(self) -> str:
+        """Flow."""
         return "flow"
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+        """x - sigma v."""
         return sample.float() - step.sigma * prediction.float()
 
-    def _even(self, n: int, shift: float) -> Floats:
-        """`n` even levels from pure noise to the least noise of training, not yet shifted."""
-        if n < 1:
-            raise ConfigError(f"{type(self).__name__} takes 1 step or more, not {n}.")
-        count = self.num_train_timesteps
-        least = np.float32(1 / count)
-        if self.shift_tail_twice:
-            least = np.float32(shifted(np.asarray(least), shift))
-        return np.linspace(count, float(least) * count, n) / count
 
-    def _asked(self, sigmas: Sequence[float]) -> Floats:
-        levels = np.asarray(sigmas, dtype=np.float32)
-        if levels.ndim != 1 or len(levels) < 2 or not ((levels[:-1] > 0) & (levels[:-1] <= 1)).all():
-            raise ConfigError(
-                f"{type(self).__name__} wants two or more sigmas from 1 down to above 0, the last one (0 mostly) where "
-                f"the run ends. They came as {list(sigmas)}."
-            )
-        return levels
+def even_levels(keys: FlowMatch, n: int, shift: float) -> Floats:
+    """`n` even levels from pure noise to the least noise of training, not yet shifted."""
+    count = keys.num_train_timesteps
+    least = np.float32(1 / count)
+    if keys.shift_tail_twice:
+        least = np.float32(shifted(np.asarray(least), shift))
+    return np.linspace(count, float(least) * count, n) / count
 
-    def _schedule(
-        self, sigmas: Floats, timesteps: Floats, adds_noise: Sequence[bool] = (), turns_a_step: int = 1
-    ) -> Schedule:
-        """sigmas: (turns + 1,). timesteps: (turns,)."""
-        levels: list[float] = sigmas.astype(np.float32).tolist()
-        clock: list[float] = timesteps.astype(np.float32).tolist()
-        return Schedule(
-            sigmas=tuple(levels),
-            timesteps=tuple(clock),
-            levels=tuple(Level(1 - sigma, sigma) for sigma in levels),
-            adds_noise=tuple(adds_noise),
-            whole_step_of=tuple(turn // turns_a_step for turn in range(len(clock))),
-        )
+
+def flow_schedule(
+    sigmas: Floats, timesteps: Floats, adds_noise: Sequence[bool] = (), calls_per_step: int = 1
+) -> Schedule:
+    """The schedule of a straight path. sigmas: (calls + 1,). timesteps: (calls,)."""
+    levels: list[float] = sigmas.astype(np.float32).tolist()
+    clock: list[float] = timesteps.astype(np.float32).tolist()
+    return Schedule(
+        sigmas=tuple(levels),
+        timesteps=tuple(clock),
+        levels=tuple(Level(1 - sigma, sigma) for sigma in levels),
+        adds_noise=tuple(adds_noise),
+        whole_step_of=tuple(call // calls_per_step for call in range(len(clock))),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shifting(FlowMatch):
-    """Flow matching whose levels may shift with the picture's size, or lie on a curve."""
+class ShiftKeys(CurveKeys):
+    """The published config keys of levels that may shift with the image's size, or lie on a curve."""
 
     use_dynamic_shifting: bool = False
-    """Whether the shift follows the picture's size (`image_tokens`) instead of `shift`."""
+    """Whether the shift depends on the image's size (`image_tokens`) instead of `shift`."""
     base_shift: float | None = 0.5
     max_shift: float | None = 1.15
     base_image_seq_len: int = 256
@@ -82,78 +78,72 @@ class Shifting(FlowMatch):
     """Whether sigma counts from 0 to 1, as Mochi does."""
     shift_terminal: float | None = None
     """The last level before the end."""
-    use_karras_sigmas: bool = False
-    use_exponential_sigmas: bool = False
-    use_beta_sigmas: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(chosen := self._curves()) > 1:
-            raise ConfigError(f"{type(self).__name__} takes one sigma curve, but {' and '.join(chosen)} are set.")
 
-    def _curves(self) -> dict[str, Curve]:
-        kinds: tuple[Curve, ...] = ("karras", "exponential", "beta")
-        return {key: kind for kind in kinds if getattr(self, key := f"use_{kind}_sigmas")}
+@dataclass(frozen=True)
+class ShiftedLevels:
+    """A level planner: turns a request into the schedule of a straight path whose levels are shifted."""
 
-    def _shift(self, image_tokens: int | None) -> float:
-        if not self.use_dynamic_shifting:
-            return self.shift
-        return resolution_shift(
-            type(self).__name__,
-            image_tokens,
-            self.base_image_seq_len,
-            self.max_image_seq_len,
-            0.5 if self.base_shift is None else self.base_shift,
-            1.15 if self.max_shift is None else self.max_shift,
-            self.time_shift_type,
-        )
+    flow: FlowMatch
+    keys: ShiftKeys
+    adds_noise: Callable[[float], bool]
+    """Whether a step to this level needs noise."""
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        """As `Scheduler.steps`. `sigmas` are shifted like the scheduler's own; `timesteps` are told as they are."""
-        shift = self._shift(image_tokens)
-        end = 0.0
-        if sigmas is not None:
-            *before, end = self._asked(sigmas)
+    def __call__(self, request: Request) -> Schedule:
+        """`sigmas` are shifted like the scheduler's own; the model gets `timesteps` as they are."""
+        keys, count, shift, end = self.keys, self.flow.num_train_timesteps, self._shift(request), 0.0
+        if request.sigmas is not None:
+            *before, end = request.noise_levels(most=1)
             levels = np.asarray(before)
-        elif timesteps is not None:
-            levels = np.asarray(timesteps, dtype=np.float32) / self.num_train_timesteps
+        elif request.timesteps is not None:
+            levels = np.asarray(request.timesteps, dtype=np.float32) / count
         else:
-            levels = self._even(n, 1.0 if self.use_dynamic_shifting else shift)
+            levels = even_levels(self.flow, request.n, 1.0 if keys.use_dynamic_shifting else shift)
         levels = shifted(levels, shift)
-        if self.shift_terminal:
-            levels = stretched(levels, self.shift_terminal)
-        for kind in self._curves().values():
+        if keys.shift_terminal:
+            levels = stretched(levels, keys.shift_terminal)
+        if kind := chosen_curve(keys):
             levels = curve(kind, len(levels), float(levels[0]), float(levels[-1]))
         levels = np.append(levels, end).astype(np.float32)
-        if self.invert_sigmas:
+        if keys.invert_sigmas:
             levels = 1 - levels
-        clock = np.asarray(timesteps) if timesteps is not None else levels[:-1] * self.num_train_timesteps
-        return self._schedule(levels, clock, adds_noise=[self._draws(after) for after in levels[1:].tolist()])
+        timesteps = levels[:-1] * count if request.timesteps is None else np.asarray(request.timesteps)
+        return flow_schedule(levels, timesteps, [self.adds_noise(after) for after in levels[1:].tolist()])
 
-    def _draws(self, after: float) -> bool:
-        """Does a turn to this level take noise?"""
-        return False
+    def _shift(self, request: Request) -> float:
+        if not self.keys.use_dynamic_shifting:
+            return self.flow.shift
+        return resolution_shift(
+            request.scheduler,
+            request.image_tokens,
+            self.keys.base_image_seq_len,
+            self.keys.max_image_seq_len,
+            0.5 if self.keys.base_shift is None else self.keys.base_shift,
+            1.15 if self.keys.max_shift is None else self.keys.max_shift,
+            self.keys.time_shift_type,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowMatchEulerDiscreteScheduler(Shifting):
-    """Euler's method along the flow, or, with stochastic sampling, to the clean sample and up with fresh noise."""
+class FlowMatchEulerDiscreteScheduler(FlowMatch, ShiftKeys):
+    """Euler's method along the flow (Lipman et al. 2023): x' = x + (sigma' - sigma) v.
+
+    With stochastic sampling, to the clean sample and up with fresh noise: x' = (1 - sigma') x0 + sigma' noise. Raises
+    ConfigError for `use_dynamic_shifting` without `image_tokens`.
+    """
 
     stochastic_sampling: bool = False
 
-    def _draws(self, after: float) -> bool:
-        return self.stochastic_sampling
+    accepts = "both"
+
+    def plan(self, request: Request) -> Schedule:
+        """One model call at each level."""
+        return ShiftedLevels(self, self, lambda after: self.stochastic_sampling)(request)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Euler's method, or the clean sample with fresh noise."""
         if step.noisy:
             alpha, sigma = step.target
             return alpha * self.denoised(sample, prediction, step) + sigma * self._noise(noise, step), ()
@@ -161,79 +151,76 @@ class FlowMatchEulerDiscreteScheduler(Shifting):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowMatchHeunDiscreteScheduler(FlowMatch):
-    """Heun's method along the flow: two turns a step, and one for the last. History as in HeunDiscreteScheduler."""
+class FlowMatchHeunDiscreteScheduler(FlowMatch, ChurnKeys):
+    """Heun's method along the flow (Karras et al. 2022, algorithm 2): two model calls a step, and one for the last.
 
-    s_churn: float = field(default=0.0, metadata=STEP_ARGUMENT)
-    s_tmin: float = field(default=0.0, metadata=STEP_ARGUMENT)
-    s_tmax: float = field(default=inf, metadata=STEP_ARGUMENT)
-    s_noise: float = field(default=1.0, metadata=STEP_ARGUMENT)
+    First call: x1 = x + (sigma' - sigma) v. Second call, at x1: x' = x + (sigma' - sigma) (v + v1) / 2. History: inside
+    a whole step, the sample and the velocity that it started with.
+    """
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        if timesteps is not None:
-            raise ConfigError("FlowMatchHeunDiscreteScheduler takes no timesteps: they follow sigma. Give sigmas.")
-        if sigmas is not None:
-            levels = shifted(self._asked(sigmas), self.shift)
+    accepts = "sigmas"
+
+    def plan(self, request: Request) -> Schedule:
+        """Two model calls a step, the second one where the first leads; churn adds noise before the first."""
+        if request.sigmas is not None:
+            levels = shifted(request.noise_levels(most=1), self.shift)
         else:
-            levels = np.append(shifted(self._even(n, self.shift), self.shift), 0.0)
-        turns = np.repeat(levels, 2)[1:-1].astype(np.float32)
-        gammas = [self._gamma(sigma, len(turns) - 1) for sigma in turns[:-1].tolist()]
-        noisy = [gamma > 0 and turn % 2 == 0 for turn, gamma in enumerate(gammas)]
-        clock = turns[:-1] * np.float32(self.num_train_timesteps)
-        return self._schedule(turns, clock, adds_noise=noisy, turns_a_step=2)
-
-    def _gamma(self, sigma: float, turns: int) -> float:
-        """By how much churn raises sigma: Karras et al. 2022, algorithm 2, line 5."""
-        return min(self.s_churn / turns, 2**0.5 - 1) if self.s_tmin <= sigma <= self.s_tmax else 0.0
+            levels = np.append(shifted(even_levels(self, request.n, self.shift), self.shift), 0.0)
+        calls = np.repeat(levels, 2)[1:-1].astype(np.float32)
+        gammas = [churn(self, sigma, len(calls) - 1) for sigma in calls[:-1].tolist()]
+        adds_noise = [gamma > 0 and call % 2 == 0 for call, gamma in enumerate(gammas)]
+        timesteps = calls[:-1] * np.float32(self.num_train_timesteps)
+        return flow_schedule(calls, timesteps, adds_noise, calls_per_step=2)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
-        sample, velocity, turns = sample.float(), prediction.float(), len(step.schedule.timesteps)
+        """Algorithm 2, lines 4 to 8, or 10 and 11."""
+        sample, velocity, calls = sample.float(), prediction.float(), len(step.schedule.timesteps)
         if step.index % 2:
-            if not history:
-                raise self._refuse_middle(step)
-            start, first = history
+            start, first = self._whole_step_start(history, step)
             before = step.schedule.sigmas[step.index - 1]
-            before *= 1 + self._gamma(before, turns)
+            before *= 1 + churn(self, before, calls)
             return start + (first + velocity) / 2 * (step.sigma - before), ()
         sigma = step.sigma
         if step.noisy:
-            sigma *= 1 + self._gamma(sigma, turns)
+            sigma *= 1 + churn(self, sigma, calls)
             sample = sample + self.s_noise * (sigma**2 - step.sigma**2) ** 0.5 * self._noise(noise, step)
             velocity = velocity * (step.sigma / sigma)
         return sample + velocity * (step.next_sigma - sigma), (sample, velocity) if not step.last else ()
 
 
+def check_scale_factors(scheduler: "FlowMatchLCMScheduler") -> None:
+    """A rule: a sample that grows from step to step is refused, since noise is drawn in its first size."""
+    if scheduler.scale_factors:
+        raise ConfigError(
+            "FlowMatchLCMScheduler keeps the size of its sample and takes no scale_factors. Leave them out, and run "
+            "each size as a stage of its own."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
-class FlowMatchLCMScheduler(Shifting):
-    """Consistency along the flow: to the clean sample, then fresh noise up to the next level (Luo et al. 2023)."""
+class FlowMatchLCMScheduler(FlowMatch, ShiftKeys):
+    """Consistency along the flow (Luo et al. 2023): x' = (1 - sigma') x0 + sigma' noise.
+
+    Raises ConfigError for `scale_factors`, and for `use_dynamic_shifting` without `image_tokens`.
+    """
 
     scale_factors: tuple[float, ...] | None = None
-    """A sample that grows from turn to turn (Starodubcev et al. 2025) is refused: noise is drawn in its old size."""
+    """A sample that grows from step to step (Starodubcev et al. 2025); refused."""
     upscale_mode: Literal["nearest", "linear", "bilinear", "bicubic", "trilinear", "area", "nearest-exact"] = "bicubic"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.scale_factors:
-            raise ConfigError(
-                "FlowMatchLCMScheduler keeps the size of its sample and takes no scale_factors. Leave them out, and "
-                "run each size as a stage of its own."
-            )
+    accepts = "both"
+    rules = (check_scale_factors,)
 
-    def _draws(self, after: float) -> bool:
-        return True
+    def plan(self, request: Request) -> Schedule:
+        """One model call at each level; each step draws noise."""
+        return ShiftedLevels(self, self, lambda after: True)(request)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """To the clean sample, then fresh noise up to the next level."""
         x0 = self.denoised(sample, prediction, step)
         alpha, sigma = step.target
         return alpha * x0 + sigma * self._noise(noise, step), ()

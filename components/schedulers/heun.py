@@ -1,25 +1,36 @@
 """Solvers that call the model twice a step, in the terms of Karras et al. 2022: sample = clean + sigma * noise."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
-from .base import History
-from .betas import BetaSchedule
-from .diffusion import AnyPrediction, noise_in
+from .diffusion import DiffusionScheduler
+from .history import History
+from .keys import BetaKeys, BetaSchedule, ClipKeys, CurveKeys, SpacingKeys, chosen_curve
+from .predictions import AnyPrediction
+from .request import Request
 from .schedule import Schedule, Step
-from .sigma_scheduler import Curved, SigmaScheduler
-from .sigmas import Curve, to_timesteps
+from .sigma_levels import Levels, SigmaLevels, sigma_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeunDiscreteScheduler(Curved, SigmaScheduler):
-    """Heun's method: Karras et al. 2022, algorithm 1. The last step, to no noise, is one turn.
+class TwoCallKeys(BetaKeys, SpacingKeys, CurveKeys):
+    """The published config keys of these solvers."""
 
-    History: in the middle of a step, the sample and the derivative that it started with.
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    beta_schedule: BetaSchedule = "linear"
+    prediction_type: AnyPrediction = "epsilon"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeunDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ClipKeys):
+    """Heun's method (Karras et al. 2022, algorithm 1). The last step, to no noise, is one call.
+
+    First call: x1 = x + (sigma' - sigma) d. Second call, at x1: x' = x + (sigma' - sigma) (d + d1) / 2.
+    History: inside a whole step, the sample and the derivative that it started with.
     """
 
     beta_start: float = 0.00085
@@ -27,118 +38,98 @@ class HeunDiscreteScheduler(Curved, SigmaScheduler):
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "exp"] = "linear"
     prediction_type: AnyPrediction = "epsilon"
     clip_sample: bool = False
-    clip_sample_range: float = 1.0
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        levels, clock = self._plan(n, timesteps, sigmas)
-        return self._schedule(np.repeat(levels, 2)[1:-1], np.repeat(clock, 2)[1:], turns_a_step=2)
-
-    def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        x0 = super().denoised(sample, prediction, step)
-        return x0.clamp(-self.clip_sample_range, self.clip_sample_range) if self.clip_sample else x0
+    def plan(self, request: Request) -> Schedule:
+        """Two model calls a step, the second one where the first leads."""
+        planner = SigmaLevels(self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self))
+        sigmas, timesteps = planner(request)
+        calls = Levels(np.repeat(sigmas, 2)[1:-1], np.repeat(timesteps, 2)[1:])
+        return sigma_schedule(calls, self.timestep_spacing, calls_per_step=2)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Algorithm 1, lines 4 and 5, or 6 to 8."""
         sample = sample.float()
         derivative = (sample - self.denoised(sample, prediction, step)) / step.sigma
         if step.index % 2:
-            if not history:
-                raise self._refuse_middle(step)
-            start, first = history
+            start, first = self._whole_step_start(history, step)
             return start + (first + derivative) / 2 * (step.sigma - step.schedule.sigmas[step.index - 1]), ()
         following = (sample, derivative) if not step.last else ()
         return sample + derivative * (step.next_sigma - step.sigma), following
 
 
 @dataclass(frozen=True, kw_only=True)
-class KDPM2DiscreteScheduler(Curved, SigmaScheduler):
+class KDPM2DiscreteScheduler(TwoCallKeys, DiffusionScheduler):
     """The midpoint method, its middle taken in log sigma (Crowson, k-diffusion: `dpm_2`).
 
-    `schedule.sigmas` holds the middles too, for the sample is there in every second turn. History: in the middle of a
-    step, the sample that it started with.
+    First call: x1 = x + (middle - sigma) d. Second call, at x1: x' = x + (sigma' - sigma) d1, where middle =
+    sqrt(sigma sigma'). `schedule.sigmas` holds the middles too, where the sample is before each second call. History:
+    inside a whole step, the sample that it started with.
     """
 
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    beta_schedule: BetaSchedule = "linear"
-    prediction_type: AnyPrediction = "epsilon"
-
-    def _rounds(self, kind: Curve) -> bool:
-        return kind == "karras"
-
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        levels, clock = self._plan(n, timesteps, sigmas)
-        middles = (levels[:-2] * levels[1:-1]) ** 0.5
-        where = to_timesteps(middles, self.training_sigmas)
-        gaps = np.arange(1, len(clock))
-        return self._schedule(np.insert(levels, gaps, middles), np.insert(clock, gaps, where), turns_a_step=2)
+    def plan(self, request: Request) -> Schedule:
+        """Two model calls a step, the second one in the middle."""
+        planner = SigmaLevels(
+            self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self), whole_timesteps=True
+        )
+        return sigma_schedule(with_middles(planner(request), planner), self.timestep_spacing, calls_per_step=2)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
-        sample, sigmas = sample.float(), step.schedule.sigmas
-        derivative = noise_in(self.prediction_type, sample, prediction.float(), step.level)
+        """The midpoint method."""
+        sample = sample.float()
+        derivative = self.noise_in(sample, prediction, step)
         if step.index % 2:
-            if not history:
-                raise self._refuse_middle(step)
-            return history[0] + derivative * (step.next_sigma - sigmas[step.index - 1]), ()
+            (start,) = self._whole_step_start(history, step)
+            return start + derivative * (step.next_sigma - step.schedule.sigmas[step.index - 1]), ()
         return sample + derivative * (step.next_sigma - step.sigma), (sample,) if not step.last else ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class KDPM2AncestralDiscreteScheduler(Curved, SigmaScheduler):
-    """The midpoint method to a level below the next, then fresh noise up to it (Crowson, k-diffusion).
+class KDPM2AncestralDiscreteScheduler(TwoCallKeys, DiffusionScheduler):
+    """The midpoint method to a level below the next, then fresh noise up to it (Crowson: `dpm_2_ancestral`).
 
-    That level, next**2 / sigma, is such that the middle in log sigma is the next level itself. History: in the middle
-    of a step, the sample that it started with.
+    That level, sigma'^2 / sigma, is such that the middle in log sigma is the next level itself: x1 = x + (sigma' -
+    sigma) d, and x' = x + (sigma'^2 / sigma - sigma) d1 + up noise, with up as in EulerAncestralDiscreteScheduler.
+    History: inside a whole step, the sample that it started with.
     """
 
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    beta_schedule: BetaSchedule = "linear"
-    prediction_type: AnyPrediction = "epsilon"
-
-    def _rounds(self, kind: Curve) -> bool:
-        return kind == "karras"
-
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        levels, clock = self._plan(n, timesteps, sigmas)
-        where = to_timesteps(levels[1:-1], self.training_sigmas)
-        turns = np.insert(clock, np.arange(1, len(clock)), where)
-        draws = [turn % 2 == 1 for turn in range(len(turns))]
-        return self._schedule(np.repeat(levels, 2)[1:-1], turns, draws, turns_a_step=2)
+    def plan(self, request: Request) -> Schedule:
+        """Two model calls a step, the second one at the next level; the second one draws noise."""
+        planner = SigmaLevels(
+            self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self), whole_timesteps=True
+        )
+        sigmas, timesteps = planner(request)
+        second = self.training.timesteps_at(sigmas[1:-1])
+        calls = Levels(np.repeat(sigmas, 2)[1:-1], np.insert(timesteps, np.arange(1, len(timesteps)), second))
+        adds_noise = [call % 2 == 1 for call in range(len(calls.timesteps))]
+        return sigma_schedule(calls, self.timestep_spacing, adds_noise, calls_per_step=2)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """The midpoint method down, and noise up."""
         sample = sample.float()
-        derivative = noise_in(self.prediction_type, sample, prediction.float(), step.level)
+        derivative = self.noise_in(sample, prediction, step)
         if step.index % 2 == 0:
             return sample + derivative * (step.next_sigma - step.sigma), (sample,) if not step.last else ()
-        if not history:
-            raise self._refuse_middle(step)
+        (begun,) = self._whole_step_start(history, step)
         start, after = step.schedule.sigmas[step.index - 1], step.sigma
         down, up = after**2 / start, after / start * max(start**2 - after**2, 0) ** 0.5
-        return history[0] + derivative * (down - start) + up * self._noise(noise, step), ()
+        return begun + derivative * (down - start) + up * self._noise(noise, step), ()
+
+
+def midpoint_levels(scheduler: KDPM2DiscreteScheduler | KDPM2AncestralDiscreteScheduler) -> SigmaLevels:
+    """The level planner of both midpoint solvers, whose published timesteps on a karras curve are whole."""
+    spacing = scheduler.timestep_spacing, scheduler.steps_offset
+    return SigmaLevels(scheduler.training, *spacing, chosen_curve(scheduler), whole_timesteps=True)
+
+
+def with_middles(levels: Levels, planner: SigmaLevels) -> Levels:
+    """Levels with the middle of each step in log sigma put in, except in the step to no noise."""
+    sigmas, timesteps = levels
+    middles = (sigmas[:-2] * sigmas[1:-1]) ** 0.5
+    gaps = np.arange(1, len(timesteps))
+    return Levels(np.insert(sigmas, gaps, middles), np.insert(timesteps, gaps, planner.training.timesteps_at(middles)))

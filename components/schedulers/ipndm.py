@@ -1,58 +1,59 @@
 """Improved PNDM (Liu et al. 2022, section 5; Crowson's v-diffusion): Adams and Bashforth on a circle of levels."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import atan2, pi, sin
 
 from torch import Tensor
 
 from ...graph.errors import ConfigError
-from .base import History, Scheduler
-from .multistep import newest
+from .base import Scheduler
+from .history import History, newest
 from .pndm import ADAMS
+from .request import Request
 from .schedule import Level, Schedule, Step
 
 
 @dataclass(frozen=True, kw_only=True)
 class IPNDMScheduler(Scheduler):
-    """For models that predict v over a time from 1 (noise) to 0. History: the last noises, oldest first.
+    """Improved PNDM (Liu et al. 2022, section 5), for models that predict v over a time from 1 (noise) to 0.
 
-    The published levels are kept: noise is sin(pi t / 2) squared, not its sine.
+    With e the weighted mean of the last noises (equation 12): x' = alpha' (x - sigma e) / alpha + sigma' e. The
+    published levels are kept: noise is sin(pi t / 2) squared, not its sine. History: the last noises, oldest first.
+    Raises ConfigError for a number of steps that `trained_betas` do not fit.
     """
 
     num_train_timesteps: int = 1000
     trained_betas: tuple[float, ...] | None = None
-    """The noise before each turn and at the end, for a run of just so many; by default it follows time."""
+    """The noise (0 to 1) before each step and at the end, for a run of just so many; None: it follows time."""
+
+    accepts = "neither"
 
     @property
     def process(self) -> str:
+        """v over a time from 1 to 0."""
         return "v over time"
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        if timesteps is not None or sigmas is not None:
-            raise ConfigError("IPNDMScheduler takes no timesteps or sigmas of one's own: its formulas need even time.")
+    def plan(self, request: Request) -> Schedule:
+        """Even steps in time, whose timestep is the angle of the level as a share of a right angle."""
+        n = request.n
         noise = self.trained_betas or tuple(sin((1 - k / n) * pi / 2) ** 2 for k in range(n + 1))
         if len(noise) != n + 1:
             raise ConfigError(
-                f"IPNDMScheduler has {len(noise)} trained_betas, which make {len(noise) - 1} steps, not {n}."
+                f"IPNDMScheduler has {len(noise)} trained_betas, which are for {len(noise) - 1} steps, got {n} steps. "
+                f"Use {len(noise) - 1} steps, or leave out trained_betas."
             )
         levels = tuple(Level((1 - sigma**2) ** 0.5, sigma) for sigma in noise)
-        clock = tuple(atan2(sigma, alpha) / pi * 2 for alpha, sigma in levels[:-1])
-        return Schedule(sigmas=tuple(level.ratio for level in levels), timesteps=clock, levels=levels)
+        timesteps = tuple(atan2(sigma, alpha) / pi * 2 for alpha, sigma in levels[:-1])
+        return Schedule.through(levels, timesteps)
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+        """alpha x - sigma v."""
         return step.level.alpha * sample.float() - step.level.sigma * prediction.float()
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Equation 12 for the noises of the last steps, and DDIM's step along their mean."""
         sample, (alpha, sigma) = sample.float(), step.level
         epsilon = sigma * sample + alpha * prediction.float()
         noises = newest((*history, epsilon), 4)

@@ -1,21 +1,28 @@
 """Consistency models in latent space, and their trajectories: one call goes all the way to the clean sample."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from ...graph.errors import ConfigError
-from .base import STEP_ARGUMENT, History
-from .betas import BetaSchedule, Floats, Spacing
-from .diffusion import Clipped, Prediction, ZeroTerminalSNR, noise_in, variance_preserving
+from .arrays import Floats
+from .diffusion import DiffusionScheduler
+from .history import History
+from .keys import STEP_ARGUMENT, BetaKeys, BetaSchedule, ClipKeys, SpacingKeys, ThresholdKeys, ZeroSNRKeys
+from .predictions import Prediction
+from .request import Request
 from .schedule import Level, Schedule, Step
+from .spacing import Spacing, rounded, visited
+from .training_noise import require_signal
+from .whole_timesteps import to_the_next
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distilled(Clipped, ZeroTerminalSNR):
-    """What the schedulers of distilled models share: they visit a few of the timesteps of their distillation."""
+class DistilledKeys(BetaKeys, SpacingKeys, ZeroSNRKeys, ThresholdKeys, ClipKeys):
+    """The published config keys of schedulers for distilled models."""
 
     beta_start: float = 0.00085
     beta_end: float = 0.012
@@ -23,54 +30,47 @@ class Distilled(Clipped, ZeroTerminalSNR):
     prediction_type: Prediction = "epsilon"
     timestep_spacing: Spacing = "leading"
     original_inference_steps: int = 50
-    """How many timesteps the model was distilled on."""
+    """How many timesteps the model was distilled on; a run visits some of them."""
     clip_sample: bool = False
     set_alpha_to_one: bool = True
     timestep_scaling: float = 10.0
 
-    def _spaced(self, n: int) -> Floats:
-        distilled = self.original_inference_steps
+
+def distilled_timesteps(keys: DistilledKeys, request: Request) -> tuple[int, ...]:
+    """Whole timesteps of a run: those of the request, or `n` of those that the model was distilled on."""
+
+    def spacing(n: int) -> Floats:
+        distilled = keys.original_inference_steps
         if n > distilled:
             raise ConfigError(
-                f"{type(self).__name__} was distilled on {distilled} timesteps, and cannot visit {n}. Take fewer "
+                f"{request.scheduler} is for a model distilled on {distilled} timesteps, got {n} steps. Use fewer "
                 "steps, or set original_inference_steps."
             )
-        falling = np.arange(distilled, 0, -1) * (self.num_train_timesteps // distilled) - 1
+        falling = np.arange(distilled, 0, -1) * (keys.num_train_timesteps // distilled) - 1
         return falling[np.floor(np.linspace(0, distilled, n, endpoint=False)).astype(np.int64)].astype(np.float64)
 
-    def _at(self, t: int) -> Level:
-        return variance_preserving(float(self.alphas_cumprod[t]))
-
-    def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        return self._bounded(super().denoised(sample, prediction, step))
+    return rounded(visited(request, keys.num_train_timesteps, spacing, keys.steps_offset))
 
 
 @dataclass(frozen=True, kw_only=True)
-class LCMScheduler(Distilled):
-    """Luo et al. 2023 (latent consistency models), algorithm 3: to the clean sample, then fresh noise up again."""
+class LCMScheduler(DistilledKeys, DiffusionScheduler):
+    """Latent consistency models (Luo et al. 2023, algorithm 3): to the clean sample, then fresh noise up again.
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        self._refuse_sigmas(sigmas)
-        visited = tuple(int(t) for t in self._visited(n, timesteps).round())
-        levels = (*(self._at(t) for t in visited), Level(1.0, 0.0))
-        self._refuse_no_signal(levels[0].alpha)
-        return Schedule(
-            sigmas=tuple(level.ratio for level in levels),
-            timesteps=visited,
-            levels=levels,
-            adds_noise=(*(True for _ in visited[1:]), False),
-        )
+    x' = alpha' (c_out x0 + c_skip x) + sigma' noise, with c_skip and c_out by the timestep; the last step draws none.
+    """
+
+    accepts = "timesteps"
+
+    def plan(self, request: Request) -> Schedule:
+        """Some timesteps of the distillation; all steps but the last draw noise."""
+        timesteps, training = distilled_timesteps(self, request), self.training
+        require_signal(request.scheduler, self.prediction_type, training.level(timesteps[0]))
+        return to_the_next(timesteps, training, Level(1.0, 0.0), [*(True for _ in timesteps[1:]), False])
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Algorithm 3, with the boundary scalings of the paper's appendix."""
         sample = sample.float()
         scaled, sigma_data = step.timestep * self.timestep_scaling, 0.5  # Luo et al., appendix: as they were trained
         skip = sigma_data**2 / (scaled**2 + sigma_data**2)
@@ -82,43 +82,32 @@ class LCMScheduler(Distilled):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TCDScheduler(Distilled):
-    """Zheng et al. 2024 (trajectory consistency distillation), algorithm 4: some way below the next level, and up."""
+class TCDScheduler(DistilledKeys, DiffusionScheduler):
+    """Trajectory consistency distillation (Zheng et al. 2024, algorithm 4): below the next level, then noise up to it.
 
-    eta: float = field(default=0.3, metadata=STEP_ARGUMENT)
-    """Their gamma: how far below, as a share of the next timestep. At 0 nothing is drawn, at 1 it goes all the way."""
+    x' = keep (alpha_s x0 + sigma_s epsilon) + sqrt(1 - keep^2) noise, at the timestep s = (1 - eta) t' and with keep =
+    alpha' / alpha_s.
+    """
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.eta <= 1:
-            raise ConfigError(f"TCDScheduler wants an eta from 0 to 1, not {self.eta}.")
+    eta: Annotated[float, Ge(0), Le(1)] = field(default=0.3, metadata=STEP_ARGUMENT)
+    """The paper's gamma: how far below, as a share of the next timestep. 0 draws no noise, 1 goes to clean."""
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        self._refuse_sigmas(sigmas)
-        visited = tuple(int(t) for t in self._visited(n, timesteps).round())
-        levels = tuple(self._at(t) for t in (*visited, 0))
-        self._refuse_no_signal(levels[0].alpha)
-        return Schedule(
-            sigmas=tuple(level.ratio for level in levels),
-            timesteps=visited,
-            levels=levels,
-            adds_noise=(*(self.eta > 0 for _ in visited[1:]), False),
-        )
+    accepts = "timesteps"
+
+    def plan(self, request: Request) -> Schedule:
+        """Some timesteps of the distillation, and timestep 0; with eta, all steps but the last draw noise."""
+        timesteps, training = distilled_timesteps(self, request), self.training
+        require_signal(request.scheduler, self.prediction_type, training.level(timesteps[0]))
+        return to_the_next(timesteps, training, training.level(0), [*(self.eta > 0 for _ in timesteps[1:]), False])
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Algorithm 4."""
         sample = sample.float()
         after = 0 if step.last else int(step.schedule.timesteps[step.index + 1])
-        below = self._at(int(np.floor(np.float32(1 - self.eta) * np.float32(after))))
-        epsilon = noise_in(self.prediction_type, sample, prediction.float(), step.level)
+        below = self.training.level(int(np.floor(np.float32(1 - self.eta) * np.float32(after))))
+        epsilon = self.noise_in(sample, prediction, step)
         out = below.alpha * self.denoised(sample, prediction, step) + below.sigma * epsilon
         if not step.noisy:
             return out, ()

@@ -6,41 +6,42 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from .base import STEP_ARGUMENT, History
-from .betas import BetaSchedule
-from .diffusion import AnyPrediction, noise_in
-from .multistep import newest
+from .diffusion import DiffusionScheduler
+from .history import History, newest
+from .keys import STEP_ARGUMENT, BetaSchedule, CurveKeys, SpacingKeys, chosen_curve
+from .predictions import AnyPrediction
+from .request import Request
 from .schedule import Schedule, Step
-from .sigma_scheduler import Curved, SigmaScheduler
+from .sigma_levels import SigmaLevels, sigma_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class LMSDiscreteScheduler(Curved, SigmaScheduler):
-    """dx/dsigma through the last turns is a polynomial, which is integrated to the next level. History: derivatives."""
+class LMSDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys):
+    """Linear multistep (Crowson, k-diffusion: `lms`).
+
+    A polynomial through the last derivatives dx/dsigma is integrated to the next level: x' = x + sum_k w_k d_k.
+    History: derivatives, oldest first.
+    """
 
     beta_schedule: BetaSchedule = "linear"
     prediction_type: AnyPrediction = "epsilon"
     order: int = field(default=4, metadata=STEP_ARGUMENT)
+    """How many derivatives take part, this step's counted."""
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        return self._schedule(*self._plan(n, timesteps, sigmas))
+    def plan(self, request: Request) -> Schedule:
+        """One model call at each level."""
+        levels = SigmaLevels(self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self))
+        return sigma_schedule(levels(request), self.timestep_spacing)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Adams and Bashforth's method on uneven levels."""
         sample = sample.float()
-        derivative = noise_in(self.prediction_type, sample, prediction.float(), step.level)
-        derivatives = newest((*history, derivative), self.order)
+        derivatives = newest((*history, self.noise_in(sample, prediction, step)), self.order)
         sigmas = step.schedule.sigmas[step.index + 1 - len(derivatives) : step.index + 1]
-        for weight, slope in zip(adams(sigmas, step.next_sigma), derivatives, strict=True):
-            sample = sample + weight * slope
+        for weight, derivative in zip(adams(sigmas, step.next_sigma), derivatives, strict=True):
+            sample = sample + weight * derivative
         return sample, newest(derivatives, self.order - 1)
 
 

@@ -3,84 +3,91 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import exp, expm1, factorial, inf
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 from torch import Tensor
 
-from ...graph.errors import ConfigError
-from .base import STEP_ARGUMENT, History
-from .betas import Floats, spaced_with_end
-from .lambdas import Transfer, move, phis
-from .multistep import LambdaScheduler, lambdas_behind, newest
-from .schedule import Step
+from .diffusion import DiffusionScheduler
+from .dpmsolver import thresholded_noise
+from .exponential_integrator import Transfer, lambdas_before, move, phis
+from .history import History, newest
+from .keys import (
+    STEP_ARGUMENT,
+    BetaSchedule,
+    CurveKeys,
+    FlowKeys,
+    LearnedVarianceKeys,
+    SpacingKeys,
+    ThresholdKeys,
+    curves_set,
+)
+from .lambda_levels import LambdaLevels, check_curve_without_flow, curve_of, flow_of, lambda_schedule, spaced_above
+from .predictions import FlowPrediction
+from .request import Request
+from .schedule import Schedule, Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class SASolverScheduler(LambdaScheduler):
-    """Xue et al. 2023, algorithm 1. The corrector calls nothing: it redoes the last turn with this answer.
+class SASolverScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ThresholdKeys, FlowKeys, LearnedVarianceKeys):
+    """SA-Solver (Xue et al. 2023, algorithm 1), from the flow without noise (tau 0) to the reverse diffusion (tau 1).
 
-    Between the flow without noise (tau 0) and the reverse diffusion (tau 1), and beyond. The run ends at the model's
-    least noise. History: what the last turn kept of its sample with the noise it added, then the answers, oldest first.
+    With h the step in lambda and P the polynomial in lambda through the last clean estimates:
+
+        x' = sigma' / sigma e^(-tau^2 h) x + sigma' sqrt(1 - e^(-2 tau^2 h)) noise
+             + alpha' (1 + tau^2) integral of e^(-(1 + tau^2)(lambda' - l)) P(l) dl over the step
+
+    The corrector needs no model call: it repeats the last step with this output. The run ends at the model's least
+    noise. History: the sample of the last step with its factor and its noise, then the outputs, oldest first.
     """
 
-    predictor_order: int = 2
-    corrector_order: int = 2
-    """The last turn's order when it is redone, its new answer counted."""
+    beta_schedule: BetaSchedule = "linear"
+    prediction_type: FlowPrediction = "epsilon"
+    predictor_order: Annotated[int, Ge(1), Le(4)] = 2
+    corrector_order: Annotated[int, Ge(1), Le(4)] = 2
+    """The order of the last step when it is repeated, its new output counted."""
+    lower_order_final: bool = True
+    """Lower the orders at the end of a run."""
     algorithm_type: Literal["data_prediction", "noise_prediction"] = "data_prediction"
     lambda_min_clipped: float = -inf
-    """Levels with less signal than this are not visited: -5.1 is published for cosine schedules."""
-    variance_type: Literal["learned", "learned_range"] | None = None
-    """Whether the model predicts a variance behind the noise, which is not used."""
+    """Levels with a smaller lambda (less signal) are not visited: -5.1 is published for cosine schedules."""
     tau_func: None = None
     """Published, but a function, which no file can hold; `tau` and the two below are its published default."""
-    tau: float = field(default=1.0, metadata=STEP_ARGUMENT)
-    """How much noise is drawn, while the timestep is in tau_from..tau_to; elsewhere none is."""
+    tau: Annotated[float, Ge(0)] = field(default=1.0, metadata=STEP_ARGUMENT)
+    """How much noise is drawn, at timesteps from tau_from to tau_to; elsewhere none is."""
     tau_from: float = field(default=200.0, metadata=STEP_ARGUMENT)
     tau_to: float = field(default=800.0, metadata=STEP_ARGUMENT)
 
-    solver_order: ClassVar[int] = 1  # pyright: ignore[reportIncompatibleVariableOverride]  # no key here
-    use_dynamic_shifting: ClassVar[bool] = False  # pyright: ignore[reportIncompatibleVariableOverride]  # nor this
-    time_shift_type: ClassVar[Literal["exponential"]] = "exponential"  # pyright: ignore[reportIncompatibleVariableOverride]  # nor this
-    highest_order: ClassVar[int] = 4
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key, order in (("predictor_order", self.predictor_order), ("corrector_order", self.corrector_order)):
-            if not 1 <= order <= self.highest_order:
-                raise ConfigError(f"SASolverScheduler has {key} 1 to {self.highest_order}, not {order}.")
-        if self.tau < 0:
-            raise ConfigError(f"SASolverScheduler wants a tau of 0 or more, not {self.tau}.")
-
-    # -- levels --------------------------------------------------------------------------------------------------------
-
-    def _spaced(self, n: int) -> Floats:
-        last = self.num_train_timesteps - int((-np.log(self.training_sigmas) < self.lambda_min_clipped).sum())
-        return spaced_with_end(self.timestep_spacing, n, self.num_train_timesteps, last, self.steps_offset)
-
-    def _final(self, levels: Floats) -> float:
-        return float(levels[-1] if self._curves() or self.use_flow_sigmas else self.training_sigmas[0])
+    rules = (check_curve_without_flow,)
 
     @property
-    def _draws(self) -> bool:
-        return self.tau > 0
+    def levels(self) -> LambdaLevels:
+        """The level planner of this config."""
+        training = self.training
+        stays = self.use_flow_sigmas or curves_set(self)
+        return LambdaLevels(
+            training,
+            spaced_above(self.timestep_spacing, self.steps_offset, training, self.lambda_min_clipped),
+            self.steps_offset,
+            curve_of(self, training),
+            flow_of(self),
+            end=None if stays else float(training.sigmas[0]),
+        )
 
-    # -- turns ---------------------------------------------------------------------------------------------------------
-
-    def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        return super().denoised(sample, self._mean(sample, prediction), step)
-
-    def _mean(self, sample: Tensor, prediction: Tensor) -> Tensor:
-        return prediction[:, : sample.shape[1]] if self.variance_type else prediction
+    def plan(self, request: Request) -> Schedule:
+        """One model call at each level; with tau each step draws noise."""
+        return lambda_schedule(self.levels(request), self.use_flow_sigmas, adds_noise=self.tau > 0)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Algorithm 1: the corrector for the last step, then the predictor for this one."""
         sample = sample.float()
         if self.algorithm_type == "data_prediction":
             output = self.denoised(sample, prediction, step)
         else:
-            output = self._noise_in(sample, self._mean(sample, prediction), step)
+            output = thresholded_noise(self, sample, prediction, step)
         outputs = (*history[1:], output)
         if len(outputs) > 1:
             sample = self._correct(history[0], outputs, step)
@@ -90,22 +97,22 @@ class SASolverScheduler(LambdaScheduler):
         return self._predict(kept, outputs, step, by), (kept, *newest(outputs, remembered))
 
     def _predict(self, kept: Tensor, outputs: History, step: Step, by: Transfer) -> Tensor:
-        """The SA-Predictor: through this answer and those before it."""
+        """The SA-Predictor: through this output and those before it."""
         order = min(self._limit(self.predictor_order, step), len(outputs))
-        return self._integrate(kept, by, outputs[::-1][:order], lambdas_behind(step, order), step)
+        return self._integrate(kept, by, outputs[::-1][:order], lambdas_before(step, order), step)
 
     def _correct(self, kept: Tensor, outputs: History, step: Step) -> Tensor:
-        """The SA-Corrector: the last turn again, through what the model said where it led."""
+        """The SA-Corrector: the last step again, through the output where it led."""
         last = Step(step.schedule, step.index - 1)
         order = min(self._limit(self.corrector_order, last, extra=1), len(outputs))
-        return self._integrate(kept, self._transfer(last), outputs[::-1][:order], lambdas_behind(step, order), last)
+        return self._integrate(kept, self._transfer(last), outputs[::-1][:order], lambdas_before(step, order), last)
 
     def _limit(self, order: int, step: Step, extra: int = 0) -> int:
         left = len(step.schedule.timesteps) - step.index + extra
         return min(order, left) if self.lower_order_final else order
 
     def _transfer(self, step: Step) -> Transfer:
-        """The exact part of a turn, for the clean sample or for noise: variation of constants, with 1 + tau^2."""
+        """The exact part of a step, for the clean sample or for noise: variation of constants, with 1 + tau^2."""
         start, end = step.level, step.target
         tau = self.tau if self.tau_from <= step.timestep <= self.tau_to else 0.0
         h, drawn = end.log_snr - start.log_snr, tau**2
@@ -118,14 +125,14 @@ class SASolverScheduler(LambdaScheduler):
     def _integrate(
         self, kept: Tensor, by: Transfer, outputs: Sequence[Tensor], lambdas: Sequence[float], step: Step
     ) -> Tensor:
-        """The polynomial through the answers, integrated against the exponential."""
+        """The polynomial through the outputs, integrated against the exponential."""
         if not by.h:
             return kept
         start = step.level.log_snr
         h = step.target.log_snr - start
-        places = [(place - start) / h for place in lambdas]
-        moments = [factorial(k) * phi for k, phi in enumerate(phis(by.h, len(places)))]
-        if len(places) == 2 and self.algorithm_type == "data_prediction":
+        shares = [(at - start) / h for at in lambdas]
+        moments = [factorial(k) * phi for k, phi in enumerate(phis(by.h, len(shares)))]
+        if len(shares) == 2 and self.algorithm_type == "data_prediction":
             moments[1] = by.h / 2  # a change of third order that helps short runs, as in UniPC
-        weights = np.linalg.solve(np.vander(places, increasing=True).T, moments).tolist()
+        weights = np.linalg.solve(np.vander(shares, increasing=True).T, moments).tolist()
         return move(kept, by._replace(keep=1.0), list(zip(weights, outputs, strict=True)))

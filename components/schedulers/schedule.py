@@ -1,14 +1,14 @@
-"""A schedule: the noise levels and timesteps of one run, worked out beforehand and never changed.
+"""A schedule: the noise levels and timesteps of one run, planned before it starts and never changed.
 
-A schedule is a sequence of turns; a turn is one call of the model. A solver of second order takes two turns for one
+A schedule is a sequence of steps; a step is one call of the model. A solver of second order takes two steps for one
 whole step. Slices are views that keep absolute indices, so `schedule[k:]` is how strength, a refiner and a resumed run
-start in the middle: every number that a turn sees is the one it would have seen in the whole run.
+start in the middle: each number of a step is the one that it has in the whole run.
 """
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor
@@ -35,26 +35,28 @@ class Level(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One turn of a schedule: which numbers hold while the model is called and the sample moves on.
+    """One step of a schedule: the numbers that hold while the model is called and the sample moves on.
 
-    Numbers are plain floats and steer Python; only `t` is a tensor, and it lies on the schedule's device already.
+    Numbers are Python floats and steer Python; only `t` is a tensor, and it is on the schedule's device already.
     """
 
     schedule: "Schedule"
     index: int
-    """The absolute place of this turn in the whole schedule, whatever window it was reached through."""
+    """The index of this step in the whole schedule, whatever slice it was reached through."""
 
     @property
     def sigma(self) -> float:
+        """Noise to signal before this step."""
         return self.schedule.sigmas[self.index]
 
     @property
     def next_sigma(self) -> float:
+        """Noise to signal before the next step, or at the end of the run."""
         return self.schedule.sigmas[self.index + 1]
 
     @property
     def timestep(self) -> float:
-        """The model's clock: an int where the scheduler publishes integers, else a float."""
+        """The timestep that the model gets: an int where the scheduler publishes integers, else a float."""
         return self.schedule.timesteps[self.index]
 
     @property
@@ -64,75 +66,95 @@ class Step:
 
     @property
     def level(self) -> Level:
-        """How much signal and noise the sample holds before this turn."""
+        """How much signal and noise the sample holds before this step."""
         return self.schedule.levels[self.index]
 
     @property
     def target(self) -> Level:
-        """How much signal and noise the sample holds after this turn."""
+        """How much signal and noise the sample holds after this step."""
         return self.schedule.targets[self.index]
 
     @property
     def next(self) -> "Step":
-        """The turn after this one, in the whole schedule. The last turn has none: ask `last` first."""
+        """The next step of the whole schedule. IndexError at the last step: read `last` first."""
         if self.last:
-            raise IndexError(f"turn {self.index} is the last of this schedule; ask step.last before step.next")
+            raise IndexError(f"Step {self.index} is the last of this schedule. Read step.last before step.next.")
         return Step(self.schedule, self.index + 1)
 
     @property
     def scale_in(self) -> float:
-        """What the sample is multiplied by before the model sees it."""
+        """What the sample is multiplied by before the model gets it."""
         return self.schedule.scales_in[self.index]
 
     @property
     def fraction(self) -> float:
-        """How much of the whole schedule was done before this turn, in whole steps: 0 at the start, always below 1."""
-        whole_step_of = self.schedule.whole_step_of
-        return whole_step_of[self.index] / (whole_step_of[-1] + 1)
+        """How much of the whole schedule is done before this step, in whole steps: 0 at the start, always below 1."""
+        whole = self.schedule.whole_step_of
+        return whole[self.index] / (whole[-1] + 1)
 
     @property
     def first(self) -> bool:
-        """Is this where the window starts? A solver asks its history instead: a resumed run has one."""
+        """Whether the slice starts here. A solver reads its history instead: a resumed run has one."""
         return self.index == self.schedule.begin
 
     @property
     def last(self) -> bool:
-        """Does this turn finish the sample? It is the end of the whole schedule, not of the window."""
+        """Whether this step finishes the sample: the end of the whole schedule, not of the slice."""
         return self.index == len(self.schedule.timesteps) - 1
 
     @property
     def noisy(self) -> bool:
-        """Does `advance` take noise in this turn? Where it does, it is drawn, even if its weight comes out as 0."""
+        """Whether `advance` needs noise in this step. If so, it is drawn, even if its weight is 0."""
         return self.schedule.adds_noise[self.index]
 
 
 @dataclass(frozen=True, repr=False)
 class Schedule(Sequence[Step]):
-    """The turns of one run. Only `sigmas` and `timesteps` must be given; a scheduler's `steps(n)` gives them all."""
+    """The steps of one run. Only `sigmas` and `timesteps` are required; a scheduler's `steps(n)` sets all fields."""
 
     sigmas: tuple[float, ...]
-    """Noise to signal before each turn, and after the last one: one more than there are turns."""
+    """Noise to signal before each step, and after the last one: one more than there are steps."""
     timesteps: tuple[float, ...]
-    """The model's clock in each turn. Ints make an int64 device tensor, floats a float32 one."""
+    """The timestep that the model gets in each step. Ints make an int64 device tensor, floats a float32 one."""
     begin: int = 0
     end: int = -1
-    """The window: turns begin <= index < end. -1 stands for all."""
+    """The slice: steps begin <= index < end. -1 means all."""
     noise_scale: float = 1.0
     """What unit noise is multiplied by to start the whole schedule (published as `init_noise_sigma`)."""
     levels: tuple[Level, ...] = ()
     """Signal and noise at each of `sigmas`. Default: the signal stays 1 and the noise is sigma."""
     targets: tuple[Level, ...] = ()
-    """Where each turn leads. Default: to the next level."""
+    """The level that each step leads to. Default: the next level."""
     scales_in: tuple[float, ...] = ()
-    """What the model's input is multiplied by in each turn. Default: 1."""
+    """What the model's input is multiplied by in each step. Default: 1."""
     adds_noise: tuple[bool, ...] = ()
-    """Whether each turn takes noise. Default: none does."""
+    """Whether each step needs noise. Default: none does."""
     whole_step_of: tuple[int, ...] = ()
-    """The whole step that each turn belongs to, from 0. Default: one turn a step."""
+    """The whole step that each step belongs to, from 0. Default: each step is one."""
     device_timesteps: Tensor = field(init=False, compare=False)
     """`timesteps` as one tensor on this schedule's device."""
     timestep_tensors: tuple[Tensor, ...] = field(init=False, compare=False)
     """0-d views of `device_timesteps`, made once."""
+
+    @classmethod
+    def through(
+        cls,
+        levels: Sequence[Level],
+        timesteps: Sequence[float],
+        *,
+        targets: tuple[Level, ...] = (),
+        adds_noise: tuple[bool, ...] = (),
+        whole_step_of: tuple[int, ...] = (),
+    ) -> Self:
+        """A schedule through these levels, the end of the run last; sigmas are their noise to signal."""
+        return cls(
+            sigmas=tuple(level.ratio for level in levels),
+            timesteps=tuple(timesteps),
+            levels=tuple(levels),
+            targets=targets,
+            adds_noise=adds_noise,
+            whole_step_of=whole_step_of,
+        )
 
     def __post_init__(self) -> None:
         n = len(self.timesteps)
@@ -145,36 +167,39 @@ class Schedule(Sequence[Step]):
             adds_noise=self.adds_noise or (False,) * n,
             whole_step_of=self.whole_step_of or tuple(range(n)),
         )
-        per_turn = (self.targets, self.scales_in, self.adds_noise, self.whole_step_of)
-        if not len(self.sigmas) == len(self.levels) == n + 1 or any(len(values) != n for values in per_turn):
+        per_step = (self.targets, self.scales_in, self.adds_noise, self.whole_step_of)
+        if not len(self.sigmas) == len(self.levels) == n + 1 or any(len(values) != n for values in per_step):
             raise ValueError(
-                f"A schedule of {n} timesteps needs {n + 1} sigmas and levels, which came as {len(self.sigmas)} and "
-                f"{len(self.levels)}, and {n} of what it says for each turn."
+                f"A schedule of {n} timesteps needs {n + 1} sigmas and levels, and {n} targets, scales_in, adds_noise "
+                f"and whole_step_of. Got {len(self.sigmas)} and {len(self.levels)}, and "
+                f"{', '.join(str(len(values)) for values in per_step)}."
             )
         if not 0 <= self.begin <= self.end <= n:
-            raise ValueError(f"The window {self.begin}..{self.end} does not lie in a schedule of {n} turns.")
+            raise ValueError(f"A schedule of {n} steps has no slice {self.begin}..{self.end}.")
         whole = all(isinstance(t, int) for t in self.timesteps)
         with torch.inference_mode(False):  # so that a schedule made in one mode serves in any
-            self._place(torch.tensor(self.timesteps, dtype=torch.int64 if whole else torch.float32, device="cpu"))
+            self._set_device_timesteps(
+                torch.tensor(self.timesteps, dtype=torch.int64 if whole else torch.float32, device="cpu")
+            )
 
-    def _place(self, timestep_tensors: Tensor) -> None:
-        self.__dict__.update(device_timesteps=timestep_tensors, timestep_tensors=timestep_tensors.unbind())
+    def _set_device_timesteps(self, timesteps: Tensor) -> None:
+        self.__dict__.update(device_timesteps=timesteps, timestep_tensors=timesteps.unbind())
 
-    def _but(self, **changes: Any) -> "Schedule":  # Any: values of fields
-        """This schedule with other fields and the same tensors; dataclasses.replace would make them anew."""
+    def _with(self, **changes: Any) -> "Schedule":  # Any: values of fields
+        """This schedule with other fields and the same tensors; dataclasses.replace would make new tensors."""
         view = object.__new__(Schedule)
         view.__dict__.update(self.__dict__, **changes)
         return view
 
     def to(self, device: torch.device | str) -> "Schedule":
-        """The same schedule with `step.t` on `device`: one transfer here, none in the loop. Devices do not compare."""
+        """The same schedule with `step.t` on `device`: one transfer here, none in the loop. Equality ignores it."""
         with torch.inference_mode(False):
-            moved = self.device_timesteps.to(device)
-            if moved is self.device_timesteps:
+            timesteps = self.device_timesteps.to(device)
+            if timesteps is self.device_timesteps:
                 return self
-            there = self._but()
-            there._place(moved)
-            return there
+            moved = self._with()
+            moved._set_device_timesteps(timesteps)
+            return moved
 
     def __len__(self) -> int:
         return self.end - self.begin
@@ -190,22 +215,21 @@ class Schedule(Sequence[Step]):
         if isinstance(index, slice):
             start, stop, stride = index.indices(len(self))
             if stride != 1:
-                raise ValueError(f"A schedule is cut, not thinned: a slice by {stride} would skip noise levels.")
-            return self._but(begin=self.begin + start, end=self.begin + max(start, stop))
+                raise ValueError(f"A schedule has slices of stride 1 only: a stride of {stride} skips noise levels.")
+            return self._with(begin=self.begin + start, end=self.begin + max(start, stop))
         if not -len(self) <= index < len(self):
-            raise IndexError(f"turn {index} of a schedule of {len(self)} turns")
+            raise IndexError(f"A schedule of {len(self)} steps has no step {index}.")
         return Step(self, self.begin + index % len(self))
 
     def __repr__(self) -> str:
-        window = "" if len(self) == len(self.timesteps) else f", turns {self.begin} to {self.end}"
+        window = "" if len(self) == len(self.timesteps) else f", steps {self.begin} to {self.end}"
         ends = f", sigma {self.sigmas[0]:.4g} to {self.sigmas[-1]:.4g}"
-        return f"Schedule({len(self.timesteps)} turns{ends}{window}, {self.device_timesteps.device})"
+        return f"Schedule({len(self.timesteps)} steps{ends}{window}, {self.device_timesteps.device})"
 
     def __getstate__(self) -> dict[str, Any]:  # Any: values of fields
-        """Plain numbers. The device stays behind: what was saved on a GPU opens anywhere, on the CPU."""
-        return {
-            name: value for name, value in self.__dict__.items() if name not in ("device_timesteps", "timestep_tensors")
-        }
+        """Plain numbers without the device: what was saved on a GPU opens anywhere, on the CPU."""
+        tensors = ("device_timesteps", "timestep_tensors")
+        return {name: value for name, value in self.__dict__.items() if name not in tensors}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

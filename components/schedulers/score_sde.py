@@ -1,72 +1,69 @@
 """Samplers of score-based models in continuous time (Song et al. 2021): reverse stochastic equations, step by step."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, log
 
 import torch
 from torch import Tensor
 
-from ...graph.errors import ConfigError
-from .base import History, Scheduler
-from .diffusion import clean
+from .base import Scheduler
+from .history import History
+from .predictions import clean
+from .request import Request
 from .schedule import Level, Schedule, Step
 
 
-def _times(where: str, n: int, end: float, timesteps: object, sigmas: object) -> Tensor:
+def _times(n: int, end: float) -> Tensor:
     """(n,), from 1 to `end`, float32: the published numbers, down to their rounding."""
-    if timesteps is not None or sigmas is not None:
-        raise ConfigError(f"{where} takes no timesteps or sigmas of one's own: its formulas need even time.")
-    if n < 1:
-        raise ConfigError(f"{where} takes 1 step or more, not {n}.")
     return torch.linspace(1, end, n, dtype=torch.float32, device="cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSdeVeScheduler(Scheduler):
-    """Predictor and corrector where noise is added and variance explodes: Song et al. 2021, algorithms 2 and 4.
+    """Predictor and corrector for exploding variance (Song et al. 2021, algorithms 2 and 4): x = clean + sigma noise.
 
-    The model predicts the score, -noise / sigma, and is told sigma. A step asks it `correct_steps` times to walk by
-    Langevin dynamics at one level, and once more to go to the next; the last turn leaves its noise out. How far a walk
-    goes depends on the mean over all rows, as published.
+    The model predicts the score, -noise / sigma, at the timestep sigma. A whole step calls it `correct_steps` times to
+    walk by Langevin dynamics at one level, x' = x + e s + sqrt(2 e) noise, and once more to go to the next level,
+    x' = x + g^2 s + g noise, where g^2 = sigma^2 - sigma'^2. The last step adds no noise. How far a walk goes depends
+    on the mean over all rows, as published.
     """
 
     num_train_timesteps: int = 2000
     snr: float = 0.15
-    """How long a walk's steps are: the ratio of the score's norm to the noise's."""
+    """The length of a walk's steps: the ratio of the score's norm to the noise's."""
     sigma_min: float = 0.01
     sigma_max: float = 1348.0
     sampling_eps: float = 1e-5
     """The time at which a run ends."""
     correct_steps: int = 1
 
+    accepts = "neither"
+
     @property
     def process(self) -> str:
+        """Noise is added to the signal; the model predicts the score."""
         return "score of exploding variance"
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        times = _times("ScoreSdeVeScheduler", n, self.sampling_eps, timesteps, sigmas)
+    def plan(self, request: Request) -> Schedule:
+        """`correct_steps` model calls at each level, and one that leads to the next."""
+        n = request.n
+        times = _times(n, self.sampling_eps)
         grid: list[float] = torch.linspace(log(self.sigma_min), log(self.sigma_max), n, device="cpu").exp().tolist()
-        places: list[int] = (times * (n - 1)).long().tolist()
-        told: list[float] = (self.sigma_min * (self.sigma_max / self.sigma_min) ** times).tolist()
-        turns = 1 + self.correct_steps
-        levels = [grid[place] for place in places for _ in range(turns)]
-        below = [grid[place - 1] if place else 0.0 for place in places]
-        targets = [level for k, place in enumerate(places) for level in [grid[place]] * self.correct_steps + [below[k]]]
+        indices: list[int] = (times * (n - 1)).long().tolist()
+        timesteps: list[float] = (self.sigma_min * (self.sigma_max / self.sigma_min) ** times).tolist()
+        calls = 1 + self.correct_steps
+        levels = [grid[index] for index in indices for _ in range(calls)]
+        below = [grid[index - 1] if index else 0.0 for index in indices]
+        targets = [
+            level for k, index in enumerate(indices) for level in [grid[index]] * self.correct_steps + [below[k]]
+        ]
         return Schedule(
             sigmas=(*levels, targets[-1]),
-            timesteps=tuple(sigma for sigma in told for _ in range(turns)),
+            timesteps=tuple(sigma for sigma in timesteps for _ in range(calls)),
             noise_scale=self.sigma_max,
             targets=tuple(Level(1.0, sigma) for sigma in targets),
             adds_noise=(*(True for _ in levels[1:]), False),
-            whole_step_of=tuple(k for k in range(n) for _ in range(turns)),
+            whole_step_of=tuple(k for k in range(n) for _ in range(calls)),
         )
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
@@ -76,6 +73,7 @@ class ScoreSdeVeScheduler(Scheduler):
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Algorithm 4 at the level, then algorithm 2 to the next one."""
         sample, score = sample.float(), prediction.float()
         if (step.index + 1) % (1 + self.correct_steps):
             return self._walk(sample, score, self._noise(noise, step)), ()
@@ -91,47 +89,44 @@ class ScoreSdeVeScheduler(Scheduler):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreSdeVpScheduler(Scheduler):
-    """Euler and Maruyama's method where variance is preserved: Song et al. 2021, equations 11 and 6.
+    """Euler and Maruyama's method for preserved variance (Song et al. 2021, equations 11 and 6).
 
-    The model predicts the noise and is told a time from 1 to 0. The last turn leaves its noise out.
+    x' = x + b (x / 2 + s) + sqrt(b) noise, with b = beta(t) / n and the score s = -epsilon / sigma. The model predicts
+    the noise, at a time from 1 to 0. The last step adds no noise.
     """
 
     num_train_timesteps: int = 2000
     beta_min: float = 0.1
     beta_max: float = 20.0
     sampling_eps: float = 1e-3
+    """The time of the last model call."""
+
+    accepts = "neither"
 
     @property
     def process(self) -> str:
+        """Variance is kept over a time from 1 to 0."""
         return "score of preserved variance"
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        times: list[float] = _times("ScoreSdeVpScheduler", n, self.sampling_eps, timesteps, sigmas).tolist()
+    def plan(self, request: Request) -> Schedule:
+        """Even steps in time, each of length 1 / n."""
+        n = request.n
+        times: list[float] = _times(n, self.sampling_eps).tolist()
         levels = tuple(self._level(t) for t in (*times, max(times[-1] - 1 / n, 0)))
-        return Schedule(
-            sigmas=tuple(level.ratio for level in levels),
-            timesteps=tuple(times),
-            levels=levels,
-            adds_noise=(*(True for _ in times[1:]), False),
-        )
+        return Schedule.through(levels, times, adds_noise=(*(True for _ in times[1:]), False))
 
     def _level(self, t: float) -> Level:
         log_alpha = -0.25 * t**2 * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
         return Level(exp(log_alpha), (1 - exp(2 * log_alpha)) ** 0.5)
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+        """(x - sigma epsilon) / alpha."""
         return clean("epsilon", sample.float(), prediction.float(), step.level)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """Equation 6 with the drift of equation 11, reversed in time."""
         sample, score = sample.float(), -prediction.float() / step.level.sigma
         beta = (self.beta_min + step.timestep * (self.beta_max - self.beta_min)) / len(step.schedule.timesteps)
         mean = sample + beta * (sample / 2 + score)

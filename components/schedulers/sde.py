@@ -1,26 +1,27 @@
 """The stochastic midpoint solver of DPM-Solver++ (Crowson, k-diffusion: `dpmpp_sde`)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 from torch import Tensor
 
-from .base import STEP_ARGUMENT, History
-from .betas import BetaSchedule
-from .diffusion import Prediction
+from .diffusion import DiffusionScheduler
+from .heun import with_middles
+from .history import History
+from .keys import STEP_ARGUMENT, BetaSchedule, CurveKeys, SpacingKeys, chosen_curve
+from .predictions import Prediction
+from .request import Request
 from .schedule import Schedule, Step
-from .sigma_scheduler import Curved, SigmaScheduler
-from .sigmas import to_timesteps
+from .sigma_levels import SigmaLevels, sigma_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverSDEScheduler(Curved, SigmaScheduler):
-    """To the middle of a step in log sigma, then the whole step with the answer from there; both add fresh noise.
+class DPMSolverSDEScheduler(DiffusionScheduler, SpacingKeys, CurveKeys):
+    """To the middle of a step in log sigma, then the whole step with the output from there; both add fresh noise.
 
-    The reference cuts both noises from one Brownian path, so that the second holds the first. Here they are given, unit
-    normal and independent in each turn, like every other scheduler's. History: in the middle of a step, the sample that
-    it started with.
+    From level sigma to sigma': x' = x0 + (x - x0) sigma'^2 / sigma^2 + up s_noise noise, with up as in
+    EulerAncestralDiscreteScheduler. The reference takes both noises from one Brownian path, so that the second holds
+    the first. Here they are passed in, unit normal and independent in each step, like every other scheduler's. History:
+    inside a whole step, the sample that it started with.
     """
 
     beta_start: float = 0.00085
@@ -28,34 +29,28 @@ class DPMSolverSDEScheduler(Curved, SigmaScheduler):
     beta_schedule: BetaSchedule = "linear"
     prediction_type: Prediction = "epsilon"
     noise_sampler_seed: int | None = None
-    """Published, and not looked at: noise comes from the run's seed."""
+    """Published, and not read: noise comes from the run's seed."""
     s_noise: float = field(default=1.0, metadata=STEP_ARGUMENT)
+    """The standard deviation of the noise."""
 
-    def steps(
-        self,
-        n: int,
-        *,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        image_tokens: int | None = None,
-    ) -> Schedule:
-        levels, clock = self._plan(n, timesteps, sigmas)
-        middles = (levels[:-2] * levels[1:-1]) ** 0.5
-        gaps = np.arange(1, len(clock))
-        turns = np.insert(clock, gaps, to_timesteps(middles, self.training_sigmas))
-        draws = [turn + 1 < len(turns) for turn in range(len(turns))]
-        return self._schedule(np.insert(levels, gaps, middles), turns, draws, turns_a_step=2)
+    def plan(self, request: Request) -> Schedule:
+        """Two model calls a step, the second one in the middle; all but the last draw noise."""
+        planner = SigmaLevels(self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self))
+        calls = with_middles(planner(request), planner)
+        last = len(calls.timesteps) - 1
+        adds_noise = [call < last for call in range(last + 1)]
+        return sigma_schedule(calls, self.timestep_spacing, adds_noise, calls_per_step=2)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """One ancestral step from the whole step's start, with the clean estimate of this call."""
         x0 = self.denoised(sample, prediction, step)
         start, now, after = sample.float(), step.sigma, step.next_sigma
         following: History = (start,)
         if step.index % 2:
-            if not history:
-                raise self._refuse_middle(step)
-            start, now, following = history[0], step.schedule.sigmas[step.index - 1], ()
+            (start,) = self._whole_step_start(history, step)
+            now, following = step.schedule.sigmas[step.index - 1], ()
         if not step.noisy:
             return x0 + (start - x0) * (after / now), ()
         down, up = after**2 / now, after / now * max(now**2 - after**2, 0) ** 0.5  # one ancestral step, as in DDPM

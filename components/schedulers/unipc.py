@@ -2,146 +2,183 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from math import inf
-from typing import ClassVar, Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from ...graph.errors import ConfigError
-from .base import History
-from .betas import Floats
-from .diffusion import ZeroTerminalSNR, noise_in
-from .flow import shifted, stretched
-from .lambdas import Transfer, move, phis, transfer
-from .multistep import LambdaScheduler, lambdas_behind
-from .schedule import Level, Step
-from .sigmas import curve, to_timesteps
+from .arrays import Floats
+from .curves import curve
+from .diffusion import DiffusionScheduler
+from .exponential_integrator import Transfer, lambdas_before, move, phis, transfer, usable_order
+from .flow_shift import shifted, stretched
+from .history import History
+from .keys import (
+    BetaSchedule,
+    CurveKeys,
+    DynamicShiftKeys,
+    FlowKeys,
+    SpacingKeys,
+    ThresholdKeys,
+    ZeroSNRKeys,
+    chosen_curve,
+)
+from .lambda_levels import FlowLevels, LambdaLevels, NamedCurve, flow_of, lambda_schedule, spaced_above
+from .predictions import FlowPrediction
+from .request import Request
+from .schedule import Level, Schedule, Step
+
+
+def check_unipc(scheduler: "UniPCMultistepScheduler") -> None:
+    """A rule: the end fits what is integrated, and flow fits its curve and its last level."""
+    kind = chosen_curve(scheduler)
+    if scheduler.use_flow_sigmas and kind in ("exponential", "beta"):
+        raise ConfigError(f"UniPCMultistepScheduler takes use_{kind}_sigmas or use_flow_sigmas, not both. Set one.")
+    if scheduler.shift_terminal is not None and not scheduler.use_flow_sigmas:
+        raise ConfigError("UniPCMultistepScheduler takes shift_terminal only with use_flow_sigmas=True. Set both.")
+    if not scheduler.predict_x0 and scheduler.final_sigmas_type == "zero":
+        raise ConfigError(
+            "UniPCMultistepScheduler(predict_x0=False) integrates noise, and cannot end without noise. "
+            "Set final_sigmas_type='sigma_min', or predict_x0=True."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
-class UniPCMultistepScheduler(LambdaScheduler, ZeroTerminalSNR):
-    """Zhao et al. 2023, algorithms 1 and 2. The corrector calls nothing: it redoes the last turn with this answer.
+class UniPCMultistepScheduler(
+    DiffusionScheduler, SpacingKeys, CurveKeys, ThresholdKeys, FlowKeys, DynamicShiftKeys, ZeroSNRKeys
+):
+    """UniPC (Zhao et al. 2023, algorithms 1 and 2): a predictor and a corrector of any order.
 
-    History: the sample that the last turn started from, then the answers, oldest first; one answer is the order of the
-    last turn.
+    With h the step in lambda, m the clean estimate, and D_k the difference of the output k steps before to it, divided
+    by their distance in lambda as a share of h:
+
+        x' = sigma' / sigma x - alpha' ((e^-h - 1) m + B(-h) sum_k a_k D_k)
+
+    where a solves R a = b (equation 7). The corrector needs no model call: it repeats the last step with this output
+    as one more D. History: the sample that the last step started from, then the outputs, oldest first.
+
+    Raises ConfigError for keys that do not go together.
     """
 
+    beta_schedule: BetaSchedule = "linear"
+    prediction_type: FlowPrediction = "epsilon"
+    solver_order: Annotated[int, Ge(1), Le(9)] = 2
+    lower_order_final: bool = True
+    """Lower the order at the end of a run, which is steadier."""
     predict_x0: bool = True
     """Whether the clean sample is integrated (as in DPM-Solver++), or the noise."""
     solver_type: Literal["bh1", "bh2"] = "bh2"
     """B(h) of equation 8: h, or e^h - 1."""
     disable_corrector: tuple[int, ...] = ()
-    """Turns after which nothing is corrected: the first ones, where guidance is large."""
+    """Steps after which nothing is corrected: the first ones, where guidance is large."""
     solver_p: None = None
+    """Published as another solver to predict with; not supported."""
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
     sigma_min: float | None = None
     sigma_max: float | None = None
-    """The ends of a karras, exponential or beta curve; by default those of training."""
+    """The ends of a karras, exponential or beta curve; None: those of training."""
     shift_terminal: float | None = None
-    """Flow: the last level before the end."""
+    """With `use_flow_sigmas`: the last level before the end."""
 
-    highest_order: ClassVar[int] = 9
+    rules = (check_unipc,)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.shift_terminal is not None and not self.use_flow_sigmas:
-            raise ConfigError("UniPCMultistepScheduler takes shift_terminal only with use_flow_sigmas=True.")
-        if not self.predict_x0 and self.final_sigmas_type == "zero":
-            raise ConfigError(
-                "UniPCMultistepScheduler(predict_x0=False) integrates noise, and cannot end where there is none. "
-                "Choose final_sigmas_type='sigma_min', or predict_x0=True."
-            )
+    @property
+    def levels(self) -> LambdaLevels:
+        """The level planner of this config."""
+        training, kind = self.training, chosen_curve(self)
+        most, least = self.sigma_max or float(training.sigmas[-1]), self.sigma_min or float(training.sigmas[0])
+        along = None
+        if kind is not None:
+            sigmas = partial(curve, kind, sigma_max=most, sigma_min=least)
+            along = NamedCurve(f"use_{kind}_sigmas", sigmas, kind == "karras")
+        end: float | None = 0.0
+        if self.final_sigmas_type == "sigma_min":
+            end = None if kind or self.use_flow_sigmas else float(training.sigmas[0])
+        flow = flow_of(self)
+        return LambdaLevels(
+            training,
+            spaced_above(self.timestep_spacing, self.steps_offset, training),
+            self.steps_offset,
+            along,
+            flow and FlowLevels(self._flow, flow.shift),
+            end,
+        )
 
-    # -- levels --------------------------------------------------------------------------------------------------------
-
-    def _flows_on(self, key: str) -> bool:
-        return key == "use_karras_sigmas"
-
-    def _levels(self, n: int, timesteps: Sequence[float] | None, image_tokens: int | None) -> tuple[Floats, Floats]:
-        training = self.training_sigmas
-        for kind in self._curves().values():
-            levels = curve(kind, n, self.sigma_max or float(training[-1]), self.sigma_min or float(training[0]))
-            if self.use_flow_sigmas:
-                levels = levels / (levels + 1)
-                return levels, levels * self.num_train_timesteps
-            clock = to_timesteps(levels, training)
-            return levels, clock.round() if self._rounds(kind) else clock
-        return super()._levels(n, timesteps, image_tokens)
-
-    def _straight(self, n: int, shift: float) -> Floats:
+    def _flow(self, n: int, shift: float) -> Floats:
         levels = shifted(np.linspace(1, 1 / self.num_train_timesteps, n + 1)[:-1], shift)
         if self.shift_terminal:
             levels = stretched(levels, self.shift_terminal)
         return np.minimum(levels, 1 - 1e-6)  # lambda has no value at pure noise
 
-    def _final(self, levels: Floats) -> float:
-        if self.final_sigmas_type == "zero":
-            return 0.0
-        return float(levels[-1] if self._curves() or self.use_flow_sigmas else self.training_sigmas[0])
-
-    # -- turns ---------------------------------------------------------------------------------------------------------
+    def plan(self, request: Request) -> Schedule:
+        """One model call at each level."""
+        return lambda_schedule(self.levels(request), self.use_flow_sigmas, adds_noise=False)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
+        """The corrector for the last step, then the predictor for this one."""
         sample = sample.float()
         output = self._output(sample, prediction, step)
         outputs = history[1:]
         if outputs and step.index - 1 not in self.disable_corrector:
             sample = self._correct(history[0], outputs, output, step)
-        answers = (*outputs, output)[-self.solver_order :]
+        known = (*outputs, output)[-self.solver_order :]
         order = self._order(step, outputs)
-        return self._predict(sample, answers, order, step), (sample, *answers)
+        return self._predict(sample, known, order, step), (sample, *known)
 
-    def _falls(self, turns: int) -> bool:
-        return self.lower_order_final
+    def _order(self, step: Step, outputs: History) -> int:
+        return usable_order(self.solver_order, step, outputs, self.lower_order_final)
 
     def _output(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
         """What is integrated. The noise is never thresholded, as published."""
         if self.predict_x0:
             return self.denoised(sample, prediction, step)
-        return noise_in(self.prediction_type, sample, prediction.float(), step.level)
+        return self.noise_in(sample, prediction, step)
 
     def _predict(self, sample: Tensor, outputs: History, order: int, step: Step) -> Tensor:
         """UniP-p: Zhao et al. 2023, equation 4."""
-        start, *behind = lambdas_behind(step, order)
+        start, *behind = lambdas_before(step, order)
         by = self._transfer(step.level, step.target)
         if by.h == 0:
             return sample
         if by.h == -inf:  # the end without noise is infinitely far in lambda, where no polynomial reaches
             order, behind = 1, []
         h = step.target.log_snr - start
-        places = [(other - start) / h for other in behind]
+        shares = [(other - start) / h for other in behind]
         newest = outputs[-1]
-        slopes = [(old - newest) / r for old, r in zip(outputs[-2::-1], places, strict=False)]
-        weights = [0.5] if order == 2 else self._solve(places, by.h, order - 1)  # 1/2: appendix F
+        slopes = [(old - newest) / r for old, r in zip(outputs[-2::-1], shares, strict=False)]
+        weights = [0.5] if order == 2 else self._solve(shares, by.h, order - 1)  # 1/2: appendix F
         return self._combine(sample, by, newest, weights, slopes)
 
     def _correct(self, sample: Tensor, outputs: History, output: Tensor, step: Step) -> Tensor:
-        """UniC-p: Zhao et al. 2023, equation 3. The last turn again, with what the model said where it led."""
+        """UniC-p: Zhao et al. 2023, equation 3. The last step again, with the output where it led."""
         last = Step(step.schedule, step.index - 1)
         order = self._order(last, outputs[:-1])
-        start, *behind = lambdas_behind(last, order)
+        start, *behind = lambdas_before(last, order)
         by = self._transfer(last.level, last.target)
         if by.h == 0:
             return sample
         h = last.target.log_snr - start
-        places = [*((other - start) / h for other in behind), 1.0]
+        shares = [*((other - start) / h for other in behind), 1.0]
         newest = outputs[-1]
-        answers = (*outputs[-2::-1][: order - 1], output)
-        slopes = [(answer - newest) / r for answer, r in zip(answers, places, strict=True)]
-        weights = [0.5] if order == 1 else self._solve(places, by.h, order)
+        others = (*outputs[-2::-1][: order - 1], output)
+        slopes = [(other - newest) / r for other, r in zip(others, shares, strict=True)]
+        weights = [0.5] if order == 1 else self._solve(shares, by.h, order)
         return self._combine(sample, by, newest, weights, slopes)
 
     def _transfer(self, start: Level, end: Level) -> Transfer:
         return transfer("dpmsolver++" if self.predict_x0 else "dpmsolver", start, end)
 
-    def _solve(self, places: Sequence[float], h: float, count: int) -> list[float]:
+    def _solve(self, shares: Sequence[float], h: float, count: int) -> list[float]:
         """The weights of the slopes, times B(h): equation 7, R a = b."""
         if not count:
             return []
-        powers = np.vander(places, count, increasing=True).T
+        powers = np.vander(shares, count, increasing=True).T
         factorials = np.cumprod(np.arange(1, count + 1))
         values = np.array(phis(h, count + 1)[1:]) * factorials
         return np.linalg.solve(powers, values / self._b(h)).tolist()

@@ -32,7 +32,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from sfumato.components.schedulers.names import CURVES, SAMPLERS
+from sfumato.components.schedulers.customary_names import CURVES, SAMPLERS
 from sfumato.presets.cli.app import app
 from sfumato.registry import guiders
 

@@ -199,103 +199,103 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "number": (
         lambda: DDIMScheduler.from_config({"beta_start": "0.1"}),
-        "DDIMScheduler wants a number for beta_start, which came as '0.1'.",
+        "DDIMScheduler needs a number for beta_start, got '0.1'.",
     ),
     "whole number": (
         lambda: DDIMScheduler.from_config({"steps_offset": 1.5}),
-        "DDIMScheduler wants a whole number for steps_offset, which came as 1.5.",
+        "DDIMScheduler needs a whole number for steps_offset, got 1.5.",
     ),
     "not a truth": (
         lambda: DDIMScheduler.from_config({"clip_sample": 1}),
-        "DDIMScheduler wants true or false for clip_sample, which came as 1.",
+        "DDIMScheduler needs true or false for clip_sample, got 1.",
     ),
     "not a list": (
         lambda: DDIMScheduler.from_config({"trained_betas": "linear"}),
-        "DDIMScheduler wants a list of numbers for trained_betas, which came as 'linear'.",
+        "DDIMScheduler needs a list of numbers for trained_betas, got 'linear'.",
     ),
     "item of a list": (
         lambda: DDIMScheduler.from_config({"trained_betas": [0.1, None]}),
-        "DDIMScheduler wants a number for trained_betas[1], which came as None.",
+        "DDIMScheduler needs a number for trained_betas[1], got None.",
     ),
     "betas": (
         lambda: DDIMScheduler(trained_betas=(0.1, 0.2)),
-        "DDIMScheduler has 2 trained_betas for 1000 training timesteps (num_train_timesteps); it needs one for each.",
+        "DDIMScheduler has 2 trained_betas for 1000 training timesteps. Pass one beta for each of num_train_timesteps.",
     ),
     "two curves": (
         lambda: EulerDiscreteScheduler(use_karras_sigmas=True, use_beta_sigmas=True),
-        "EulerDiscreteScheduler takes one sigma curve, but use_karras_sigmas and use_beta_sigmas are set.",
+        "EulerDiscreteScheduler takes one sigma curve, got use_karras_sigmas and use_beta_sigmas. Set one.",
     ),
     "no noise left": (
         lambda: EulerDiscreteScheduler(sigma_min=0.0),
-        "EulerDiscreteScheduler wants sigma_min above 0, or None for the model's own; not 0.0.",
+        "EulerDiscreteScheduler needs sigma_min above 0, got 0.0.",
     ),
     "training not understood": (
         lambda: EulerDiscreteScheduler.from_scheduler(DDPMScheduler(beta_schedule="sigmoid")),
         "EulerDiscreteScheduler has no beta_schedule 'sigmoid'. There are: linear, scaled_linear, squaredcos_cap_v2.",
     ),
-    "eta": (lambda: DDIMScheduler(eta=-1), "DDIMScheduler wants an eta of 0 or more, not -1.0."),
+    "eta": (lambda: DDIMScheduler(eta=-1), "DDIMScheduler needs eta of 0 or more, got -1.0."),
     "no class": (
         lambda: Scheduler.from_config({"beta_start": 0.1}),
-        "This config does not say which scheduler it is for: it has no '_class_name'. Add one, such as "
-        "'EulerDiscreteScheduler', or call from_config of that class.",
+        "This scheduler config has no '_class_name'. Add one, such as 'EulerDiscreteScheduler', or call from_config of "
+        "that class.",
     ),
     "no scheduler": (
         lambda: Scheduler.coerce(7),
-        "A scheduler came as 7. It may be a scheduler object, a name such as 'EulerDiscreteScheduler' or 'euler_a', or "
-        "a config dict such as {'use_karras_sigmas': True}.",
+        "A scheduler is an object, a name such as 'EulerDiscreteScheduler' or 'euler_a', or a config dict such as "
+        "{'use_karras_sigmas': True}. Got 7.",
     ),
-    "no steps": (lambda: DDIMScheduler().steps(0), "DDIMScheduler takes 1 to 1000 steps, not 0."),
+    "no steps": (lambda: DDIMScheduler().steps(0), "DDIMScheduler takes 1 step or more, not 0."),
     "too many steps": (lambda: DDIMScheduler().steps(1001), "DDIMScheduler takes 1 to 1000 steps, not 1001."),
     "offset": (
         lambda: DDIMScheduler(steps_offset=1).steps(1000),
-        "DDIMScheduler was trained at timesteps 0 to 999, but the run would go from 1000 to 1. steps_offset is 1: take "
+        "DDIMScheduler was trained at timesteps 0 to 999, but 1000 steps with steps_offset 1 go from 1000 to 1. Use "
         "fewer steps or a smaller offset.",
     ),
     "timesteps that rise": (
         lambda: DDPMScheduler().steps(3, timesteps=[1, 2, 3]),
-        "DDPMScheduler wants falling timesteps, which came as [1, 2, 3].",
+        "DDPMScheduler needs falling timesteps between 999 and 0, counted in training timesteps. Got [1, 2, 3].",
     ),
     "timesteps too high": (
         lambda: EulerDiscreteScheduler().steps(2, timesteps=[1500, 3]),
-        "EulerDiscreteScheduler was trained at timesteps 0 to 999, but the run would go from 1500 to 3. Timesteps "
-        "fall, and are counted in training timesteps.",
+        "EulerDiscreteScheduler needs falling timesteps between 999 and 0, counted in training timesteps. Got [1500, "
+        "3].",
     ),
     "sigmas for whole timesteps": (
         lambda: DDIMScheduler().steps(2, sigmas=[3.0, 0.0]),
-        "DDIMScheduler goes by whole timesteps and takes no sigmas. Give timesteps, or use a scheduler that does, such "
-        "as EulerDiscreteScheduler.",
+        "DDIMScheduler takes no sigmas. Pass timesteps, or use a scheduler with sigmas, such as "
+        "EulerDiscreteScheduler.",
     ),
     "sigmas with a hole": (
         lambda: EulerDiscreteScheduler().steps(2, sigmas=[3.0, 0.0, 0.0]),
-        "EulerDiscreteScheduler wants two or more sigmas above 0, the last one (0 mostly) where the run ends. They "
-        "came as [3.0, 0.0, 0.0].",
+        "EulerDiscreteScheduler needs two or more sigmas above 0; only the last one, where the run ends, may be 0. Got "
+        "[3, 0, 0].",
     ),
     "timesteps and sigmas": (
         lambda: EulerDiscreteScheduler().steps(2, timesteps=[3], sigmas=[3.0, 0.0]),
-        "EulerDiscreteScheduler takes timesteps or sigmas, not both.",
+        "EulerDiscreteScheduler takes timesteps or sigmas, not both. Pass one of them.",
     ),
     "timesteps on a curve": (
         lambda: EulerDiscreteScheduler(use_karras_sigmas=True).steps(2, timesteps=[500, 3]),
-        "EulerDiscreteScheduler takes no timesteps with use_karras_sigmas: the curve chooses them.",
+        "EulerDiscreteScheduler takes no timesteps with use_karras_sigmas: the curve sets them. Pass sigmas.",
     ),
     "epsilon without signal": (
         lambda: DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing").steps(5),
-        "DDIMScheduler would start at a timestep without signal, where epsilon says nothing about the clean sample. "
-        "Zero terminal SNR needs prediction_type='v_prediction', or set rescale_betas_zero_snr=False.",
+        "DDIMScheduler cannot start at a timestep without signal with prediction_type='epsilon': the clean sample "
+        "cannot be estimated there. Use prediction_type='v_prediction', or set rescale_betas_zero_snr=False.",
     ),
     "noise": (
         lambda: EulerAncestralDiscreteScheduler().advance(
             torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), EulerAncestralDiscreteScheduler().steps(5)[2]
         ),
-        "EulerAncestralDiscreteScheduler adds noise in turn 2, but `advance` was given none. Draw unit noise shaped "
-        "like the sample whenever step.noisy, and pass it as `noise`.",
+        "EulerAncestralDiscreteScheduler adds noise in step 2, but advance got none. Draw unit noise shaped like the "
+        "sample whenever step.noisy, and pass it as noise=.",
     ),
     "variance": (
         lambda: DDPMScheduler(variance_type="learned").advance(
             torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), DDPMScheduler().steps(5)[0]
         ),
-        "DDPMScheduler(variance_type='learned') wants a prediction of 8 channels, the variance last; it came with 4. "
-        "For a model that predicts no variance, choose variance_type='fixed_small'.",
+        "DDPMScheduler(variance_type='learned') needs a prediction of 8 channels, the variance last, got 4. Set "
+        "variance_type='fixed_small' for a model that predicts no variance.",
     ),
 }
 
@@ -333,11 +333,11 @@ def test_beta_sigmas_without_scipy_say_what_to_install(monkeypatch: pytest.Monke
 def test_a_schedule_that_does_not_fit_together_is_refused() -> None:
     with pytest.raises(ValueError, match="A schedule of 2 timesteps needs 3 sigmas"):
         Schedule(sigmas=(1.0, 0.0), timesteps=(5, 3))
-    with pytest.raises(ValueError, match=r"The window 3\.\.2"):
+    with pytest.raises(ValueError, match=r"A schedule of 2 steps has no slice 3\.\.2"):
         Schedule(sigmas=(2.0, 1.0, 0.0), timesteps=(5, 3), begin=3)
-    with pytest.raises(ValueError, match="cut, not thinned"):
+    with pytest.raises(ValueError, match="slices of stride 1 only"):
         EulerDiscreteScheduler().steps(5)[::2]
-    with pytest.raises(IndexError, match="turn 5 of a schedule of 5"):
+    with pytest.raises(IndexError, match="A schedule of 5 steps has no step 5"):
         EulerDiscreteScheduler().steps(5)[5]
 
 

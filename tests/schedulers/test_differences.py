@@ -19,7 +19,7 @@ from sfumato.components.schedulers import (
     Scheduler,
     UniPCMultistepScheduler,
 )
-from sfumato.components.schedulers.lambdas import phis
+from sfumato.components.schedulers.exponential_integrator import phis
 from sfumato.graph.errors import ConfigError
 
 with warnings.catch_warnings():
@@ -99,9 +99,9 @@ def test_unipc_ends_without_noise_where_the_reference_gives_nan(config: dict[str
 def test_noise_prediction_cannot_end_without_noise() -> None:
     """The reference refuses it for DPM-Solver, and gives nan for UniPC."""
     assert their_run(reference.UniPCMultistepScheduler(predict_x0=False), 5).isnan().all()
-    with pytest.raises(ConfigError, match="Choose final_sigmas_type='sigma_min'"):
+    with pytest.raises(ConfigError, match="Set final_sigmas_type='sigma_min'"):
         UniPCMultistepScheduler(predict_x0=False)
-    with pytest.raises(ConfigError, match="Choose final_sigmas_type='sigma_min'"):
+    with pytest.raises(ConfigError, match="Set final_sigmas_type='sigma_min'"):
         DPMSolverMultistepScheduler(algorithm_type="dpmsolver")
 
 
@@ -162,7 +162,7 @@ def test_flow_goes_by_sigmas_that_a_pipeline_gives_and_says_what_dynamic_shiftin
     schedule = ours.steps(99, sigmas=[*given, 0.0], image_tokens=1024)
     torch.testing.assert_close(torch.tensor(schedule.sigmas), theirs.sigmas, rtol=1e-6, atol=0)
     torch.testing.assert_close(schedule.device_timesteps, theirs.timesteps, rtol=1e-6, atol=0)
-    with pytest.raises(ConfigError, match="Give steps"):
+    with pytest.raises(ConfigError, match=r"Pass steps\(n, image_tokens"):
         ours.steps(8)
 
 

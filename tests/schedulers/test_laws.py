@@ -269,7 +269,7 @@ def test_a_run_can_start_at_any_whole_step_without_a_history(scheduler: Schedule
 )
 def test_a_run_that_starts_inside_a_step_is_refused(name: str) -> None:
     scheduler = schedulers[name]()
-    with pytest.raises(ConfigError, match=r"turn 1 lies inside one.*schedule\.whole_step_of\.index"):
+    with pytest.raises(ConfigError, match=r"Step 1 is inside one.*schedule\.whole_step_of\.index"):
         go(scheduler, scheduler.steps(6)[1:], randn(0))
 
 

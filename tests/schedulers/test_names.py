@@ -20,7 +20,7 @@ from sfumato.components.schedulers import (
     Scheduler,
     UniPCMultistepScheduler,
 )
-from sfumato.components.schedulers.names import CURVES, SAMPLERS, find, normalised
+from sfumato.components.schedulers.customary_names import CURVES, SAMPLERS, find, normalised
 from sfumato.graph.errors import ConfigError
 from sfumato.registry import UnknownName, schedulers
 
@@ -142,11 +142,11 @@ def test_a_model_of_flow_keeps_its_flow() -> None:
 
 WRONG = {
     "flow on diffusion": (lambda: Scheduler.coerce("flow_euler", SD), "was trained for diffusion"),
-    "an object of flow on diffusion": (lambda: Scheduler.coerce(FLUX, SD), "would give grey noise"),
+    "an object of flow on diffusion": (lambda: Scheduler.coerce(FLUX, SD), "so the result would be grey noise"),
     "diffusion on flow": (lambda: Scheduler.coerce("ddim", FLUX), "was trained for flow"),
     "a class of diffusion on flow": (
         lambda: EulerAncestralDiscreteScheduler.from_scheduler(FLUX),
-        "Choose one by name",
+        "Pass a scheduler by name, such as 'flow_euler'",
     ),
     "another prediction": (
         lambda: Scheduler.coerce(EulerDiscreteScheduler(), V),
@@ -158,12 +158,12 @@ WRONG = {
     ),
     "EDM on diffusion": (
         lambda: Scheduler.coerce("EDMEuler", SD),
-        "has noise levels and a clock of its own .EDM., but the model of DDIMScheduler was trained for diffusion",
+        "EDMEulerScheduler is for models of EDM, but the model of DDIMScheduler was trained for diffusion",
     ),
     "consistency on diffusion": (lambda: Scheduler.coerce("CMStochasticIterative", SD), "trained for diffusion"),
     "diffusion on consistency": (
         lambda: Scheduler.coerce("euler", package.CMStochasticIterative()),
-        "was trained for consistency, and would give grey noise. Choose one of that kind",
+        "was trained for consistency, so the result would be grey noise. Pass a scheduler for that process",
     ),
 }
 

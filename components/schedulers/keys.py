@@ -1,0 +1,173 @@
+"""Published config keys that several schedulers share: fields without behaviour, and rules for their combinations.
+
+A scheduler lists the groups of keys that its published class has. Functions read the groups: a scheduler with
+`ThresholdKeys` has its clean estimate thresholded, one without does not.
+"""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import Literal
+
+from ...graph.errors import ConfigError
+from .curves import Curve
+from .spacing import Spacing
+
+STEP_ARGUMENT = {"published": False}
+"""Metadata of a field that the reference takes as an argument of `step`: written to a config unless it is default."""
+
+BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
+AnyBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BetaKeys:
+    """How much noise the model was trained with: betas, the share of variance that each timestep replaces by noise."""
+
+    num_train_timesteps: int = 1000
+    beta_start: float = 0.0001
+    beta_end: float = 0.02
+    beta_schedule: AnyBetaSchedule = "linear"
+    trained_betas: tuple[float, ...] | None = None
+    """Betas themselves, one for each training timestep, instead of a `beta_schedule`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ZeroSNRKeys:
+    """Whether the training noise ends without signal."""
+
+    rescale_betas_zero_snr: bool = False
+    """Lin et al. 2023, algorithm 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpacingKeys:
+    """Which training timesteps a run visits: Lin et al. 2023, table 2."""
+
+    timestep_spacing: Spacing = "linspace"
+    steps_offset: int = 0
+    """Added to the timesteps of "leading" spacing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CurveKeys:
+    """Noise levels on a curve instead of at evenly spaced timesteps; at most one of these is set."""
+
+    use_karras_sigmas: bool = False
+    use_exponential_sigmas: bool = False
+    use_beta_sigmas: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class ThresholdKeys:
+    """Dynamic thresholding of the clean estimate, each row by itself: Saharia et al. 2022, section 2.3."""
+
+    thresholding: bool = False
+    dynamic_thresholding_ratio: float = 0.995
+    """The quantile, 0 to 1."""
+    sample_max_value: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipKeys:
+    """Clip the clean estimate to -range..range. Thresholding, where it is set, replaces it."""
+
+    clip_sample: bool = True
+    clip_sample_range: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowKeys:
+    """Levels of flow matching for a solver of diffusion: sample = (1 - sigma) clean + sigma noise."""
+
+    use_flow_sigmas: bool = False
+    flow_shift: float = 1.0
+    """Moves the levels towards noise: Esser et al. 2024, equation 23."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicShiftKeys:
+    """A `flow_shift` that depends on the image's size: Esser et al. 2024, as fitted for Flux."""
+
+    use_dynamic_shifting: bool = False
+    time_shift_type: Literal["exponential"] = "exponential"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedVarianceKeys:
+    """A model that predicts a variance too, in channels behind the prediction. The solver does not use it."""
+
+    variance_type: Literal["learned", "learned_range"] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChurnKeys:
+    """Noise added before a step: Karras et al. 2022, algorithm 2, lines 4 to 6."""
+
+    s_churn: float = field(default=0.0, metadata=STEP_ARGUMENT)
+    """How much noise is added over the whole run (table 5); 0 is deterministic."""
+    s_tmin: float = field(default=0.0, metadata=STEP_ARGUMENT)
+    s_tmax: float = field(default=inf, metadata=STEP_ARGUMENT)
+    """Noise is added only where s_tmin <= sigma <= s_tmax."""
+    s_noise: float = field(default=1.0, metadata=STEP_ARGUMENT)
+    """The standard deviation of that noise."""
+
+
+def churn(keys: ChurnKeys, sigma: float, calls: int) -> float:
+    """gamma, by what share churn raises sigma: Karras et al. 2022, algorithm 2, line 5. calls: steps of the run."""
+    return min(keys.s_churn / calls, 2**0.5 - 1) if keys.s_tmin <= sigma <= keys.s_tmax else 0.0
+
+
+# -- choices ---------------------------------------------------------------------------------------------------------
+
+
+def curves_set(keys: CurveKeys) -> dict[str, Curve]:
+    """Key -> curve, for each curve that is set."""
+    named: dict[str, Curve] = {
+        "use_karras_sigmas": "karras",
+        "use_exponential_sigmas": "exponential",
+        "use_beta_sigmas": "beta",
+    }
+    return {key: kind for key, kind in named.items() if getattr(keys, key)}
+
+
+def chosen_curve(keys: CurveKeys) -> Curve | None:
+    """The curve that is set, if any."""
+    return next(iter(curves_set(keys).values()), None)
+
+
+# -- rules -----------------------------------------------------------------------------------------------------------
+
+
+def check_betas(scheduler: object) -> None:
+    """`trained_betas` are one for each training timestep."""
+    if isinstance(scheduler, BetaKeys) and scheduler.trained_betas is not None:
+        count, expected = len(scheduler.trained_betas), scheduler.num_train_timesteps
+        if count != expected:
+            raise ConfigError(
+                f"{type(scheduler).__name__} has {count} trained_betas for {expected} training timesteps. "
+                "Pass one beta for each of num_train_timesteps."
+            )
+
+
+def check_curve(scheduler: object) -> None:
+    """At most one curve is set."""
+    if isinstance(scheduler, CurveKeys) and len(keys := curves_set(scheduler)) > 1:
+        raise ConfigError(f"{type(scheduler).__name__} takes one sigma curve, got {' and '.join(keys)}. Set one.")
+
+
+def check_flow(scheduler: object) -> None:
+    """What the model predicts fits the kind of levels."""
+    if not isinstance(scheduler, FlowKeys):
+        return
+    name, predicts = type(scheduler).__name__, getattr(scheduler, "prediction_type", None)
+    if predicts == "flow_prediction" and not scheduler.use_flow_sigmas:
+        raise ConfigError(f"{name} needs use_flow_sigmas=True for prediction_type='flow_prediction'.")
+    if predicts == "v_prediction" and scheduler.use_flow_sigmas:
+        raise ConfigError(
+            f"{name} takes no v_prediction with use_flow_sigmas: v belongs to levels that keep variance. Set "
+            "prediction_type='flow_prediction' for a model of flow matching."
+        )
+
+
+RULES = (check_betas, check_curve, check_flow)
+"""Checked for each scheduler that has the keys."""
