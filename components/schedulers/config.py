@@ -1,8 +1,6 @@
 """Scheduler configs as published: which keys there are, which values fit, and how they are read and written."""
 
-import json
 import os
-import threading
 import types
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,8 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 
 from annotated_types import Ge, Gt, Le
 
-from ...graph.errors import ConfigError, LoadError
+from ...graph.errors import ConfigError
 from ...registry import did_you_mean
+from ..storage.files import read_json, write_json
 
 FILE = "scheduler_config.json"
 
@@ -136,28 +135,13 @@ def to_config(scheduler: Any) -> dict[str, Any]:  # Any: a dataclass; JSON value
     return dict(sorted(config.items()))
 
 
-def write(folder: str | os.PathLike[str], config: Mapping[str, Any]) -> Path:
-    """Write the file whole or not at all: a reader never sees half of it."""
-    target = Path(folder) / FILE
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{FILE}.{os.getpid()}-{threading.get_ident()}")
-    try:
-        draft.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        os.replace(draft, target)
-    finally:
-        draft.unlink(missing_ok=True)
-    return target
+def write(folder: str | os.PathLike[str], config: dict[str, Any]) -> Path:  # Any: JSON values
+    """Write `folder/scheduler_config.json`, whole or not at all, and return its path."""
+    path = Path(folder) / FILE
+    write_json(path, config)
+    return path
 
 
 def read(folder: str | os.PathLike[str], subfolder: str | None = None) -> dict[str, Any]:  # Any: JSON values
-    """The config in `folder/subfolder/scheduler_config.json`. LoadError if there is none, or if it is no JSON object."""
-    path = Path(folder, subfolder or "", FILE)
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LoadError(f"There is no {path}. A scheduler's folder holds a {FILE}; is it in a subfolder?") from None
-    except ValueError as error:
-        raise LoadError(f"{path} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise LoadError(f"{path} holds a {type(config).__name__}; a scheduler config is an object of keys.")
-    return config
+    """The config in `folder/subfolder/scheduler_config.json`. LoadError if there is none that can be read."""
+    return read_json(Path(folder, subfolder or "", FILE))

@@ -1,6 +1,6 @@
-"""The names that people know samplers by (A1111, ComfyUI, k-diffusion), and what they stand for here.
+"""The customary names of samplers (A1111, ComfyUI, k-diffusion): which class and which config keys each means.
 
-A name is a sampler and perhaps a curve of its noise levels behind it: "DPM++ 2M Karras" is "dpmpp_2m" and "karras".
+A name is a sampler, with or without a curve of noise levels at its end: "DPM++ 2M Karras" is "dpmpp_2m" and "karras".
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ Keys = Mapping[str, Any]  # Any: config values
 
 
 class Named(NamedTuple):
-    """A scheduler's class, and the keys that a name says; all others are the checkpoint's."""
+    """A scheduler's class, and the keys that a name sets; all others are the checkpoint's."""
 
     cls: Any  # Any: a subclass of Scheduler, which imports this
     keys: dict[str, Any]
@@ -66,18 +66,18 @@ _SPELLINGS = {
     "k_dpm_2": "dpm2",
     "k_dpm_2_a": "dpm2_ancestral",
 }
-_NONE = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
+_NO_CURVE = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 CURVES: dict[str, Keys] = {
-    "karras": {**_NONE, "use_karras_sigmas": True},
-    "exponential": {**_NONE, "use_exponential_sigmas": True},
-    "beta": {**_NONE, "use_beta_sigmas": True},
-    "normal": _NONE,
-    "sgm_uniform": {**_NONE, "timestep_spacing": "trailing"},
-    "simple": {**_NONE, "timestep_spacing": "trailing"},
-    "lu": {**_NONE, "use_lu_lambdas": True},
+    "karras": {**_NO_CURVE, "use_karras_sigmas": True},
+    "exponential": {**_NO_CURVE, "use_exponential_sigmas": True},
+    "beta": {**_NO_CURVE, "use_beta_sigmas": True},
+    "normal": _NO_CURVE,
+    "sgm_uniform": {**_NO_CURVE, "timestep_spacing": "trailing"},
+    "simple": {**_NO_CURVE, "timestep_spacing": "trailing"},
+    "lu": {**_NO_CURVE, "use_lu_lambdas": True},
 }
-_IN_FLOW = {"euler": "flow_euler", "euler_ancestral": "flow_euler_ancestral", "heun": "flow_heun", "lcm": "flow_lcm"}
-"""Samplers that a flow-matching model's users call by the same name."""
+_FLOW_KINDS = {"euler": "flow_euler", "euler_ancestral": "flow_euler_ancestral", "heun": "flow_heun", "lcm": "flow_lcm"}
+"""Samplers whose flow-matching kind has the same customary name."""
 
 
 def normalised(name: str) -> str:
@@ -91,43 +91,43 @@ def normalised(name: str) -> str:
 
 
 def find(name: str, process: str = "diffusion") -> Named:
-    """What a published or customary name stands for, or UnknownName.
+    """The class and keys of a published or customary name. UnknownName if there is none.
 
-    process: of the model that it is for; "flow" reads "euler" as its flow-matching kind.
+    process: of the model; with "flow", "euler" means its flow-matching kind.
     """
     for published in (name, f"{name}Scheduler"):
         if published not in schedulers.aliases and (cls := schedulers.find(published)) is not None:
             return Named(cls, {})
-    plain = normalised(name)
+    spelled = normalised(name)
     for curve in (None, *CURVES):
-        sampler = plain.removesuffix(f"_{curve}") if curve else plain
-        if curve and sampler == plain:
+        sampler = spelled.removesuffix(f"_{curve}") if curve else spelled
+        if curve and sampler == spelled:
             continue
         sampler = _SPELLINGS.get(sampler, sampler)
         if sampler not in SAMPLERS:
             continue
-        published, keys = SAMPLERS[_IN_FLOW.get(sampler, sampler) if process == "flow" else sampler]
+        published, keys = SAMPLERS[_FLOW_KINDS.get(sampler, sampler) if process == "flow" else sampler]
         cls = schedulers[published]
-        return Named(cls, {**keys, **_on(cls, name, curve)})
-    if (cls := schedulers.find(plain)) is not None:  # a plugin's alias
+        return Named(cls, {**keys, **_curve_keys(cls, name, curve)})
+    if (cls := schedulers.find(spelled)) is not None:  # a plugin's alias
         return Named(cls, {})
     known = [*schedulers, *SAMPLERS, *_SPELLINGS, *(f"{sampler}_{curve}" for sampler in SAMPLERS for curve in CURVES)]
-    guess = closest(name, known, 1) or closest(plain, known, 1)
+    guess = closest(name, known, 1) or closest(spelled, known, 1)
     raise UnknownName(
         f"No scheduler is called {name!r}. {f'Did you mean {guess[0]!r}? ' if guess else ''}There are the published "
-        f"names, such as 'EulerDiscreteScheduler', and customary ones: {', '.join(SAMPLERS)}. Behind these may stand a "
+        f"names, such as 'EulerDiscreteScheduler', and customary ones: {', '.join(SAMPLERS)}. These may end with a "
         f"curve: {', '.join(f'_{curve}' for curve in CURVES)}."
     )
 
 
-def _on(cls: type, name: str, curve: str | None) -> dict[str, Any]:  # Any: config values
-    """The keys of a curve that this class has; it must have the one that makes the curve."""
+def _curve_keys(cls: type, name: str, curve: str | None) -> dict[str, Any]:  # Any: config values
+    """The keys of a curve that this class has. ConfigError if it lacks the one that sets the curve."""
     keys = dict(CURVES[curve]) if curve else {}
-    mine = _config.keys(cls)
-    missing = next((key for key, value in keys.items() if key not in mine and value), None)
+    own = _config.keys(cls)
+    missing = next((key for key, value in keys.items() if key not in own and value), None)
     if missing:
         raise ConfigError(
-            f"{name!r} asks for {missing}, which {cls.__name__} does not have. Leave out {curve!r}, or choose a "
-            f"sampler that has it, such as 'dpmpp_2m_{curve}'."
+            f"{name!r} sets {missing}, which {cls.__name__} does not have. Leave out {curve!r}, or use a sampler that "
+            f"has it, such as 'dpmpp_2m_{curve}'."
         )
-    return {key: value for key, value in keys.items() if key in mine}
+    return {key: value for key, value in keys.items() if key in own}

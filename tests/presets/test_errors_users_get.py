@@ -245,8 +245,8 @@ VALUES: dict[str, tuple[str, dict[str, Any], str]] = {
         "image2image", {"image": PICTURE, "strength": 0.2, "num_inference_steps": 3},
         "strength=0.2 of 3 steps leaves none. Give strength=0.334 or more",
     ),
-    "timesteps": ("text2image", {"timesteps": [1, 5]}, "wants falling timesteps"),
-    "sigmas": ("text2image", {"sigmas": [5.0, 1.0]}, "takes no sigmas. Give timesteps, or use a scheduler that does"),
+    "timesteps": ("text2image", {"timesteps": [1, 5]}, "needs falling timesteps between"),
+    "sigmas": ("text2image", {"sigmas": [5.0, 1.0]}, "takes no sigmas. Pass timesteps, or use a scheduler with sigmas"),
 }  # fmt: skip
 
 

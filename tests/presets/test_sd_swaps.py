@@ -106,7 +106,7 @@ def test_a_swap_that_is_said_again_is_not_made_again(emoji: Graph) -> None:
 def test_a_scheduler_that_the_model_was_not_trained_for_is_refused(emoji: Graph) -> None:
     with pytest.raises(WireError, match=r"expects prediction_type='epsilon', but the model .* predicts 'v_prediction'"):
         emoji.stream(scheduler=sf.schedulers.EulerDiscreteScheduler(), **GIVEN)
-    with pytest.raises(WireError, match=r"was trained for diffusion, and would give grey noise"):
+    with pytest.raises(WireError, match=r"was trained for diffusion, so the result would be grey noise"):
         emoji.stream(scheduler="FlowMatchEulerDiscreteScheduler", **GIVEN)
 
 

@@ -314,13 +314,13 @@ def test_a_name_of_nobody_is_an_unknown_name() -> None:
 
 
 def test_a_missing_or_broken_file_is_a_load_error(tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"There is no .*scheduler_config\.json.*is it in a subfolder"):
+    with pytest.raises(LoadError, match=r"scheduler_config\.json: .*no such file"):
         Scheduler.from_pretrained(tmp_path)
     (tmp_path / "scheduler_config.json").write_text("{")
-    with pytest.raises(LoadError, match="is not JSON"):
+    with pytest.raises(LoadError, match="not JSON at line 1"):
         Scheduler.from_pretrained(tmp_path)
     (tmp_path / "scheduler_config.json").write_text("[]")
-    with pytest.raises(LoadError, match="holds a list"):
+    with pytest.raises(LoadError, match="JSON object"):
         Scheduler.from_pretrained(tmp_path)
 
 

@@ -92,7 +92,7 @@ def test_published_names_do_with_and_without_their_ending() -> None:
 def test_a_name_of_nobody_gets_the_nearest_one() -> None:
     with pytest.raises(UnknownName, match=r"No scheduler is called 'dpmp_2m_karras'. Did you mean 'dpmpp_2m_karras'\?"):
         Scheduler.coerce("dpmp_2m_karras", SD)
-    with pytest.raises(UnknownName, match=r"customary ones: ddim, .* a curve: _karras, _exponential"):
+    with pytest.raises(UnknownName, match=r"customary ones: ddim, .* end with a curve: _karras, _exponential"):
         Scheduler.coerce("nothing like it")
 
 
@@ -100,8 +100,8 @@ def test_a_curve_that_a_sampler_lacks_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
         Scheduler.coerce("ddim_karras", SD)
     assert str(error.value) == (
-        "'ddim_karras' asks for use_karras_sigmas, which DDIMScheduler does not have. Leave out 'karras', or choose a "
-        "sampler that has it, such as 'dpmpp_2m_karras'."
+        "'ddim_karras' sets use_karras_sigmas, which DDIMScheduler does not have. Leave out 'karras', or use a sampler "
+        "that has it, such as 'dpmpp_2m_karras'."
     )
 
 
@@ -189,7 +189,7 @@ def test_every_scheduler_of_the_reference_is_here_or_the_page_says_why_not() -> 
     exported = {name for name in dir(import_module("diffusers.schedulers")) if name.endswith("Scheduler")}
     exported |= {"DPMSolverSDEScheduler", "CosineDPMSolverMultistepScheduler"}  # where torchsde is installed
     page = (Path(__file__).parents[2] / "docs" / "schedulers.md").read_text(encoding="utf-8")
-    left_out = page.partition("What is left out, and why:")[2].partition("A curve of noise levels")[0]
+    left_out = page.partition("The others, and why they are left out:")[2].partition("A name may end with a curve")[0]
     ours = {name for name in schedulers if f"`{name}`" in page.replace(left_out, "")}
     assert ours == set(schedulers)
     assert exported - ours == {name for name in exported if f"`{name}`" in left_out}
