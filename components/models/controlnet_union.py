@@ -75,9 +75,9 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
     ) -> ControlNetOutput:
         """Compute residuals for a U-Net, from noisy latents and control images of some kinds.
 
+        The arguments that are not listed are those of `ControlNetModel`.
+
         Args:
-            sample, timestep, encoder_hidden_states, class_labels, encoder_attention_mask, added_cond_kwargs,
-                guess_mode: as `ControlNetModel` takes them.
             controlnet_cond: the control images, each `b c rows columns` as `ControlNetModel` takes one.
             control_type: `b k`, 1 for the kinds of these images and 0 for the others.
             control_type_idx: the kind of each image.
