@@ -1,4 +1,4 @@
-"""The Python files that blocks are made of: read as text, never run here."""
+"""The Python files of blocks, read as text. Nothing is run."""
 
 import ast
 import hashlib
@@ -10,13 +10,13 @@ from typing import NamedTuple
 from .errors import LoadError
 
 HUB = "sfumato_hub"
-"""The package in which code of repos and folders lives, each under a name with its digest."""
+"""The package of all code from repos and folders. Each has a subpackage named with its digest."""
 
-_RUNS = ("__import__", "compile", "eval", "exec", "import_module")  # calls that may run what the text does not show
+_RUNS = ("__import__", "compile", "eval", "exec", "import_module")  # calls that may run code that is not in the text
 
 
 class Imports(NamedTuple):
-    """What one file imports: modules from outside, files that come along, and calls that may bring more."""
+    """The imports of one file: modules of other packages, files beside it, and calls that may import more."""
 
     outside: tuple[str, ...]
     inside: tuple[str, ...]
@@ -25,37 +25,37 @@ class Imports(NamedTuple):
 
 @dataclass(frozen=True)
 class Source:
-    """Some Python files, by their path inside the repo or folder ("block.py", "parts/mirror.py"), with their text."""
+    """The texts of Python files, by path inside the repo or folder ("block.py", "parts/mirror.py")."""
 
     files: Mapping[str, str]
 
     @cached_property
     def sha256(self) -> dict[str, str]:
-        """The hash of each file's bytes."""
+        """The hash of each file."""
         return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in sorted(self.files.items())}
 
     @cached_property
     def digest(self) -> str:
-        """One hash of all: of every name and every byte."""
+        """One hash of all names and contents."""
         return hash_of(self.sha256)
 
     @cached_property
     def imports(self) -> dict[str, Imports]:
-        """What each file imports."""
+        """The imports of each file."""
         return {name: _imports(parse(name, text), name, self.files.get)[0] for name, text in self.files.items()}
 
 
 def hash_of(sha256: Mapping[str, str]) -> str:
-    """The digest of files, by the hash of each."""
+    """The digest of several files, from the hash of each."""
     lines = "".join(f"{name}\0{value}\n" for name, value in sorted(sha256.items()))
     return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
 
 
 def gather(entries: Iterable[str], read: Callable[[str], str | None]) -> Source:
-    """These files, and all that they import from beside them. `read` gives a file's text, None where there is none.
+    """These files, and all files beside them that they import. `read` returns the text of a file, or None.
 
     Raises:
-        LoadError: a file that is not there or is no Python.
+        LoadError: a file is missing or is no valid Python.
     """
     found: dict[str, str] = {}
     todo = [(name, "") for name in entries]
@@ -78,7 +78,7 @@ def gather(entries: Iterable[str], read: Callable[[str], str | None]) -> Source:
 
 
 def parse(name: str, text: str) -> ast.Module:
-    """The text of a file as Python's own tree. LoadError where it is no Python."""
+    """The syntax tree of a file. Raises `LoadError` if it is no valid Python."""
     try:
         return ast.parse(text, name)
     except SyntaxError as error:
@@ -88,7 +88,7 @@ def parse(name: str, text: str) -> ast.Module:
 
 
 def module_of(name: str) -> str:
-    """The module that a file is: "parts/mirror.py" is `parts.mirror`, an `__init__.py` its folder.
+    """The module name of a file: `parts.mirror` for "parts/mirror.py". An `__init__.py` has the name of its folder.
 
     >>> module_of("parts/mirror.py"), module_of("parts/__init__.py"), module_of("__init__.py")
     ('parts.mirror', 'parts', '')
@@ -98,7 +98,7 @@ def module_of(name: str) -> str:
 
 def _imports(
     tree: ast.Module, name: str, read: Callable[[str], str | None]
-) -> tuple[Imports, list[tuple[int, str]]]:  # and imports of what is not there: line and words
+) -> tuple[Imports, list[tuple[int, str]]]:  # and missing files: line and import
     outside: set[str] = set()
     inside: set[str] = set()
     calls: set[str] = set()
@@ -115,34 +115,34 @@ def _imports(
             inside |= files
         elif isinstance(node, ast.Call):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-            # `re.compile` and `torch.compile` run nothing that the text does not show.
+            # `re.compile` and `torch.compile` run no hidden code.
             if called in _RUNS and not (called == "compile" and isinstance(node.func, ast.Attribute)):
                 calls.add(called)
     return Imports(tuple(sorted(outside)), tuple(sorted(inside)), tuple(sorted(calls))), missing
 
 
 def _beside(node: ast.ImportFrom, name: str, read: Callable[[str], str | None]) -> set[str]:
-    """The files that a relative import takes; none where there are none."""
+    """The files that a relative import imports."""
     folder = name.split("/")[:-1]
     up = node.level - 1
     if up > len(folder):
         return set()
     path = [*folder[: len(folder) - up], *(node.module.split(".") if node.module else [])]
 
-    def there(parts: list[str]) -> str | None:
+    def file_of(parts: list[str]) -> str | None:
         joined = "/".join(parts)
         names = [f"{joined}.py"] if parts else []
         return next((n for n in (*names, f"{joined}/__init__.py".lstrip("/")) if read(n) is not None), None)
 
-    own = there(path)
-    modules = {found for alias in node.names if (found := there([*path, alias.name])) is not None}
+    own = file_of(path)
+    modules = {found for alias in node.names if (found := file_of([*path, alias.name])) is not None}
     return modules | ({own} if own is not None and own != name else set())
 
 
 def classes_from(text: str, name: str, cls: str) -> tuple[str, ...] | None:
-    """What a class stands on, as the text says it: dotted names with their modules. None where it is not there.
+    """The base classes of a class, as dotted names with modules; None if the file has no such class.
 
-    Classes of the same file are looked through.
+    A base class in the same file is replaced by its own base classes.
     """
     tree = parse(name, text)
     known: dict[str, str] = {}

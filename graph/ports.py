@@ -1,4 +1,4 @@
-"""Ports: the named, typed ends of a block, read once from its signature."""
+"""Ports: the named and typed inputs and outputs of a block, read once from its `__call__`."""
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class _Required:
-    """Stands where a default would be; false, and never a value."""
+    """The default of a port without one. It is false, and no value equals it."""
 
     def __repr__(self) -> str:
         return "required"
@@ -51,17 +51,17 @@ Memory = Annotated[T, _MEMORY]
 
 
 class Running(Protocol):
-    """What a block may ask of the run it is in, by taking a parameter of this type. Nobody wires it."""
+    """The run that a block is in. A block gets it by a parameter of this type, which no edge reaches."""
 
     def check(self) -> None:
-        """Raise `Cancelled` if the run was asked to stop."""
+        """Raise `Cancelled` if the run was cancelled."""
 
     def note(self, text: str) -> None:
-        """Tell whoever listens to the run; outside a stream it becomes a Python warning."""
+        """Add a note to the events of the run. Outside a run it becomes a Python warning."""
 
 
 class _Alone:
-    """The `Running` of a block that is called by hand."""
+    """The `Running` of a block that is called directly."""
 
     def check(self) -> None:
         pass
@@ -77,7 +77,7 @@ ALONE: Running = _Alone()
 
 @dataclass(frozen=True)
 class Input:
-    """One typed input: what may flow in, and what stands in its place when nothing does."""
+    """One typed input, with its default."""
 
     type: Any
     default: Any = REQUIRED
@@ -103,7 +103,7 @@ class Output:
 
 @dataclass(frozen=True)
 class Component:
-    """A component that a block needs: the class it must be, and whether it may be absent."""
+    """A component that a block needs: its class, and whether it is required."""
 
     type: Any
     required: bool = True
@@ -114,7 +114,7 @@ class Component:
 
 @dataclass(frozen=True)
 class Signature:
-    """What a block takes, gives and needs. `memory` and `running` are seen by its own node only."""
+    """The inputs, outputs and components of a block. Only its own node sees `memory` and `running`."""
 
     inputs: Mapping[str, Input]
     outputs: Mapping[str, Output]
@@ -124,7 +124,7 @@ class Signature:
 
 
 class Outputs(Mapping[str, Any]):
-    """What a graph gave: a mapping whose names are also attributes.
+    """The outputs of a graph: a mapping whose names are also attributes.
 
     >>> out = Outputs({"images": [1, 2]})
     >>> out.images is out["images"], dict(out)
@@ -138,7 +138,7 @@ class Outputs(Mapping[str, Any]):
         return self.__dict__[name]
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"There is no output {name!r} here; there are: {', '.join(self.__dict__) or 'none'}.")
+        raise AttributeError(f"There is no output {name!r}. There are: {', '.join(self.__dict__) or 'none'}.")
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dict__)
@@ -154,12 +154,12 @@ _HOW = "def __call__(self, latents: Latents) -> Scaled: ...   # class Scaled(Nam
 
 
 def class_name(cls: type) -> str:
-    """How errors call a class: without the functions it stands in."""
+    """The name of a class in errors: without the function that defines it."""
     return cls.__qualname__.rpartition("<locals>.")[2]
 
 
 def check_call(cls: type) -> None:
-    """Refuse a block whose `__call__` is not a typed signature, as far as its text tells."""
+    """Raise `Malformed` if `__call__` is no typed signature. Hints in quotes are checked later, by `read_call`."""
     where = f"{class_name(cls)}.__call__"
     call = cls.__dict__.get("__call__")
     if not inspect.isfunction(call):
@@ -170,19 +170,19 @@ def check_call(cls: type) -> None:
             stars = "*" if p.kind is p.VAR_POSITIONAL else "**"
             raise Malformed(f"{where} takes {stars}{p.name}, but each input needs a name and a type. Write: {_HOW}")
         if p.kind is p.POSITIONAL_ONLY:
-            raise Malformed(f"{where} takes {p.name!r} by position only, but inputs are given by name. Drop the '/'.")
+            raise Malformed(f"{where} takes {p.name!r} by position only. Inputs are passed by name: remove the '/'.")
         if p.annotation is p.empty:
-            raise Malformed(f"{where} gives no type for {p.name!r}. Write it, for example `{p.name}: float`.")
+            raise Malformed(f"{where} has no type for {p.name!r}. Write one, for example `{p.name}: float`.")
     returns = signature.return_annotation
     if returns is signature.empty:
-        raise Malformed(f"{where} gives no return type. Return a NamedTuple, one field an output. Write: {_HOW}")
+        raise Malformed(f"{where} has no return type. Return a NamedTuple, one field per output. Write: {_HOW}")
     if not isinstance(returns, str):
         _fields(returns, where)
 
 
 def _fields(returns: Any, where: str) -> Mapping[str, Any]:
     if returns is None or returns is type(None):
-        return {}  # a block for its effect: it gives nothing
+        return {}  # a block without outputs
     if not (isinstance(returns, type) and issubclass(returns, tuple) and hasattr(returns, "_fields")):
         raise Malformed(
             f"{where} returns {type_text(returns)}, but outputs need names: return a NamedTuple. Write: {_HOW}"

@@ -1,4 +1,4 @@
-"""`debug()`: check array shapes and dtypes of every value that enters or leaves a block."""
+"""`debug()`: check the shapes and dtypes of all arrays that enter or leave a block."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -19,9 +19,10 @@ def debugging() -> bool:
 
 @contextmanager
 def debug() -> Generator[None]:
-    """Within it, runs check arrays against the shapes in the port types; in one block one name is one size.
+    """Check arrays against the shapes in the port types in all runs that start within it.
 
-    Raises `BrokenBlock` at the block, with the size that came and the size that was wanted.
+    A dimension name stands for one size in all ports of a block. Raises `BrokenBlock` with the block, the port, and
+    both sizes.
     """
     token = _DEBUG.set(True)
     try:

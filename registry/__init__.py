@@ -1,4 +1,4 @@
-"""Names of things: what a published or customary name stands for, found without importing it."""
+"""Tables of published and customary names. Looking up a name imports its class, listing names imports nothing."""
 
 from .diffusers_hints import HINTS as HINTS
 from .names import LazyFunction as LazyFunction

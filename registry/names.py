@@ -1,4 +1,4 @@
-"""A table of names whose values are imported when somebody asks for them."""
+"""Tables of names whose values are imported at their first use."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,11 +9,11 @@ from typing import Any
 
 
 class UnknownName(LookupError):
-    """A name that no table has. The text gives the nearest names and what to do."""
+    """An unknown name. The text has similar names and what to do."""
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known names most like `name`, best first; case does not count.
+    """The known names that are most similar to `name`, best first, without regard to case.
 
     >>> closest("denoize", ["encode", "denoise", "decode"])
     ['denoise', 'encode', 'decode']
@@ -25,7 +25,7 @@ def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """A sentence that helps after a wrong name: the nearest one, then all there are.
+    """Two sentences for an unknown name: the most similar known name, then all known names.
 
     >>> did_you_mean("denoize", ["encode", "denoise"])
     "Did you mean 'denoise'? There are: encode, denoise."
@@ -69,9 +69,9 @@ class LazyFunction:
 
 
 class Names(Mapping[str, Any]):
-    """Name -> thing. A value may be a "module:attribute" string, imported at its first use.
+    """A table of classes or functions by name. A value may be a "module:attribute" path, imported at its first use.
 
-    A package adds names of its own with the entry point group `sfumato.<kind>s`, for example
+    A package adds its own names with the entry point group `sfumato.<kind>s`, for example
     `[project.entry-points."sfumato.schedulers"]  MyScheduler = "my_package.fast:MyScheduler"`.
     """
 
@@ -82,11 +82,11 @@ class Names(Mapping[str, Any]):
         self._plugins_read = False
 
     def add(self, name: str, thing: Any) -> None:
-        """Register `thing` (an object, or where to import it from) under `name`. The last one given stands."""
+        """Register an object, or its "module:attribute" path, under a name. It replaces an older entry of that name."""
         self._table[name] = thing
 
     def find(self, name: str) -> Any | None:
-        """The thing of that name, or None."""
+        """The object of that name, or None."""
         name = self.aliases.get(name, name)
         if name not in self._table:
             self._read_plugins()

@@ -1,4 +1,4 @@
-"""The tables of this library. Values are import paths, so that reading a name imports nothing."""
+"""The tables of this library. Values are import paths, so that listing names imports nothing."""
 
 from collections.abc import Sequence
 from importlib import import_module
@@ -148,7 +148,7 @@ codecs = Names(
         "save_pretrained": "sfumato.presets.save:save_pretrained",
     },
 )
-"""How lower rooms reach what only upper rooms can do. "component": a graph file's entry -> what a graph binds.
+"""Functions of upper rooms that lower rooms call. "component": the entry of a graph file -> the bound component.
 "handle": a spec -> what a graph binds for it. "save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {
@@ -174,15 +174,15 @@ _BY_SLOT = {"scheduler": schedulers, "guider": guiders, "model": models, "block"
 
 
 def table(kind: str) -> Names | None:
-    """The table whose entries fit a slot or component called `kind` ("guider", "scheduler" …), if there is one."""
+    """The table for a slot or component called `kind` ("guider", "scheduler" …), or None."""
     return _BY_SLOT.get(kind)
 
 
 def resolve(hint: Sequence[str]) -> Any:
-    """The class that a `["library", "Class"]` type hint of an index file stands for.
+    """The class of a `["library", "Class"]` type hint in an index file.
 
-    "diffusers" and "sfumato" hints give our class of that published name, "transformers" hints give theirs.
-    Any other library is refused, and nothing is imported for it.
+    For "diffusers" and "sfumato" it is our class of that published name, for "transformers" theirs. Any other library
+    is refused with `UnknownName`, and nothing of it is imported.
     """
     library, name = hint
     if library in ("diffusers", "sfumato"):
@@ -190,23 +190,27 @@ def resolve(hint: Sequence[str]) -> Any:
             if (found := names.find(name)) is not None:
                 return found
         known = [*models, *schedulers, *guiders]
-        raise UnknownName(f"No class {name!r} is here for the hint {list(hint)}. {did_you_mean(name, known)}")
+        raise UnknownName(
+            f"The hint {list(hint)} names the class {name!r}, which sfumato does not have. {did_you_mean(name, known)}"
+        )
     if library == "transformers":
         if name.isidentifier() and not name.startswith("_"):
             found = getattr(import_module("transformers"), name, None)
             if isinstance(found, type) and hasattr(found, "from_pretrained"):
                 return found
-        raise UnknownName(f"transformers has no class {name!r} that can be loaded, which the hint {list(hint)} names.")
+        raise UnknownName(
+            f"The hint {list(hint)} names the class {name!r}, which transformers does not have or cannot load."
+        )
     raise UnknownName(
         f"The hint {list(hint)} names the library {library!r}. Only 'diffusers', 'sfumato' and 'transformers' are "
-        "looked up. Bind an object of your own instead: graph.bind(name=object)."
+        "accepted. Bind an object instead: graph.bind(name=object)."
     )
 
 
 def hint_of(cls: type) -> tuple[str, str] | None:
-    """The `(library, class)` hint under which files name this class: the inverse of `resolve`; None if none.
+    """The `(library, class)` hint of a class in files, or None: the inverse of `resolve`.
 
-    Our own classes stand under the library that published them, for any reader of such files to find.
+    For our classes it names the library that published them, so that other programs can read the files.
     """
     where = f"{cls.__module__}:{cls.__qualname__}"
     if (hint := next((hint for hint, path in native.items() if path == where), None)) is not None:
@@ -221,10 +225,10 @@ def hint_of(cls: type) -> tuple[str, str] | None:
 
 
 def find_block(name: str) -> Any | None:
-    """The block class that graph files call `name`, or None.
+    """The block class of this name in graph files, or None.
 
-    Registered ones, and those in this package's own `blocks` room, whose module is imported if need be. A name never
-    leads to any other module: what a file names is looked up, not imported.
+    It is a registered class, or one of this package's `blocks` room, whose module is imported if necessary. A name
+    never imports another module.
     """
     if (found := blocks.find(name)) is None:
         parts = name.split(".")

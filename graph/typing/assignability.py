@@ -1,9 +1,9 @@
-"""Which value may flow into which port: assignability of types, as one pure relation.
+"""Which type may flow into which port type: one pure relation.
 
-It is reflexive and transitive, so that a chain of wires is sound if each wire is. Therefore `Any` and `object` are
-the top: everything flows into them, and they flow only into each other; a container whose items are not told holds
-objects. Values are immutable by convention, so containers are covariant. Arrays are compared by structure (array
-type, dtypes, dimensions), since two spellings of one `Float[Tensor, "b c"]` are not `==`.
+It is reflexive and transitive, so that a chain of edges is sound if each edge is. Therefore `Any` and `object` are the
+top: everything flows into them, and they flow only into each other. A collection without item types has objects. Values
+are immutable by convention, so collections are covariant. Arrays are compared by structure (array type, dtypes,
+dimensions), since two spellings of one `Float[Tensor, "b c"]` are not `==`.
 """
 
 import collections.abc
@@ -19,7 +19,7 @@ from .port import Port, port_of
 from .protocols import has_members, is_protocol, protocol_members
 
 _ASSUMED: ContextVar[frozenset[tuple[Any, Any]]] = ContextVar("sfumato_assumed", default=frozenset())
-"""Protocols that are being checked: one that mentions itself holds unless something else speaks against it."""
+"""Pairs of a class and a protocol that are being checked: a protocol that mentions itself is assumed to fit."""
 
 
 def assignable(source: Any, target: Any) -> bool:
@@ -30,7 +30,7 @@ def assignable(source: Any, target: Any) -> bool:
     >>> assignable(list[int], tuple[float, ...]), assignable(Literal["a"], str), assignable(str, Literal["a"])
     (False, True, False)
     """
-    if _ASSUMED.get():  # what holds under an assumption is not to be remembered
+    if _ASSUMED.get():  # an answer under an assumption must not be cached
         return _decide(source, target)
     try:
         return _assignable(source, target)
@@ -44,12 +44,12 @@ def _assignable(source: Any, target: Any) -> bool:
 
 
 def _decide(source: Any, target: Any) -> bool:
-    wanted_arms = union_members(target)
-    return all(any(_one(have, want) for want in wanted_arms) for have in union_members(source))
+    targets = union_members(target)
+    return all(any(_one(have, want) for want in targets) for have in union_members(source))
 
 
 def _one(source: Any, target: Any) -> bool:
-    """The relation between two types that are no unions."""
+    """The relation between two types that are not unions."""
     (have, tags), (want, _) = split_annotated(source), split_annotated(target)
     if isinstance(have, NewType) and have is not want:
         return assignable(tagged(have.__supertype__, tags), target) or want is Any or want is object
@@ -77,7 +77,7 @@ def _one(source: Any, target: Any) -> bool:
 def _same_space(given: Port, wanted: Port) -> bool:
     if wanted.space is None or wanted.space == ANY_SPACE:
         return True
-    # A narrower target needs every number that it names: unknown is not good enough, or chains would not be sound.
+    # A target needs every number that it names. An unknown number does not fit, else chains would not be sound.
     have = given.space or ANY_SPACE
     names = ("name", "channels", "scaling", "shift")
     return all(getattr(wanted.space, n) in (None, getattr(have, n)) for n in names)
@@ -108,7 +108,7 @@ def _nominal(have: Any, want: Any) -> bool:
 
 def _tuples(given: tuple[Any, ...] | None, wanted: tuple[Any, ...] | None) -> bool:
     def row(items: tuple[Any, ...] | None) -> list[Any]:
-        """The items, the repeated one in a list of its own."""
+        """The items; the repeated one is in a list of its own."""
         found: list[Any] = []
         for item in (object, Ellipsis) if items is None else items:
             if item is Ellipsis:

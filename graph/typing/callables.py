@@ -1,7 +1,7 @@
-"""Which function may flow into which, and whether a class has what a protocol asks for.
+"""Which function type may flow into which.
 
-Parameters are contravariant and returns covariant; the names of positional parameters are not compared. What is not
-annotated is trusted.
+Parameters are contravariant and returns covariant. The names of positional parameters are not compared. A parameter
+without annotation fits everything.
 """
 
 import collections.abc
@@ -23,18 +23,18 @@ class _Unknown:
 
 
 UNKNOWN: Any = _Unknown()
-"""The type of what is not annotated."""
+"""The type of a parameter, return or attribute without annotation."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """How something is called. `anything` is the `...` of `Callable[..., T]`; `trusted` is what cannot be read."""
+    """The signature of a callable type. `anything`: the `...` of `Callable[..., T]`. `trusted`: it cannot be read."""
 
-    positional: tuple[tuple[str, Any, bool], ...] = ()  # name, type, whether it must be given
+    positional: tuple[tuple[str, Any, bool], ...] = ()  # name, type, whether it is required
     rest: Any = None  # the type of *args
     keyword: Mapping[str, tuple[Any, bool]] = field(default_factory=dict[str, tuple[Any, bool]])
     more: Any = None  # the type of **kwargs
-    gives: Any = UNKNOWN
+    returns: Any = UNKNOWN
     anything: bool = False
     trusted: bool = False
 
@@ -45,17 +45,17 @@ def is_callable(hint: Any) -> bool:
 
 
 def call_of(hint: Any) -> Call | None:
-    """How values of this type are called; None where they cannot be."""
+    """The signature of values of this type; None if they cannot be called."""
     if is_callable(hint):
-        takes, gives = get_args(hint) or (Ellipsis, object)
-        if not isinstance(takes, list):  # `...`, or a ParamSpec, which stands for any parameters
-            return Call(gives=gives, anything=True)
-        return Call(tuple(("", t, True) for t in cast(list[Any], takes)), gives=gives)
+        takes, returns = get_args(hint) or (Ellipsis, object)
+        if not isinstance(takes, list):  # `...`, or a ParamSpec: any parameters
+            return Call(returns=returns, anything=True)
+        return Call(tuple(("", t, True) for t in cast(list[Any], takes)), returns=returns)
     if isinstance(hint, types.FunctionType | types.MethodType):
         return _read(hint, bound=False, known={})
     origin = get_origin(hint) or hint
     if origin is type:
-        return Call(gives=(*get_args(hint), object)[0], trusted=True)
+        return Call(returns=(*get_args(hint), object)[0], trusted=True)
     if not isinstance(origin, type) or is_array(origin) or not any("__call__" in vars(c) for c in origin.__mro__):
         return None
     member = member_type(hint, "__call__", {})
@@ -93,7 +93,7 @@ def _known(hint: Any, known: Mapping[Any, Any]) -> Any:
 
 
 def hints_of(thing: Any) -> dict[str, Any]:
-    """`get_type_hints`, without those that cannot be resolved, such as names imported under TYPE_CHECKING."""
+    """`get_type_hints`, with `UNKNOWN` for a hint that cannot be resolved, such as a name under TYPE_CHECKING."""
     try:
         return get_type_hints(thing, include_extras=True)
     except (NameError, AttributeError, TypeError):
@@ -111,14 +111,14 @@ def hints_of(thing: Any) -> dict[str, Any]:
 
 
 def calls_fit(have: Call, want: Call, flows: Flows) -> bool:
-    """Whether whatever calls `want` may call `have` instead."""
+    """Whether a caller of `want` can call `have` instead."""
 
     def fits(a: Any, b: Any) -> bool:
         return a is UNKNOWN or b is UNKNOWN or flows(a, b)
 
     if have.trusted or want.trusted:
-        return fits(have.gives, want.gives)
-    if not fits(have.gives, want.gives):
+        return fits(have.returns, want.returns)
+    if not fits(have.returns, want.returns):
         return False
     if want.anything or have.anything:
         return want.anything
@@ -143,7 +143,7 @@ def calls_fit(have: Call, want: Call, flows: Flows) -> bool:
 
 
 def member_type(hint: Any, name: str, hints: Mapping[str, Any], me: Any = None) -> Any:
-    """The type of a class's attribute: a hint, a `Call`, or `UNKNOWN`."""
+    """The type of an attribute of a class: a hint, a `Call`, or `UNKNOWN`."""
     cls = get_origin(hint) or hint
     owner = next((c for c in cls.__mro__ if name in vars(c) or name in inspect.get_annotations(c)), cls)
     args = args_as(hint, owner) if owner is not hint else ()

@@ -1,4 +1,4 @@
-"""Reading a type hint: its tags, the members of a union, its arguments seen as one of its bases."""
+"""Reading a type hint: its tags, the members of a union, and its type arguments for one of its bases."""
 
 import collections.abc
 import types
@@ -21,7 +21,7 @@ from typing import (
 
 
 def split_annotated(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """`Annotated[T, *tags]` as T and its tags; a TypeVar, a ClassVar and None as what they stand for."""
+    """`Annotated[T, *tags]` as T and its tags. A TypeVar gives its bound, a ClassVar its type, None its class."""
     tags: tuple[Any, ...] = ()
     while True:
         if get_origin(hint) is Annotated:
@@ -46,18 +46,18 @@ def tags_of(hint: Any) -> tuple[Any, ...]:
 
 
 def tagged(hint: Any, tags: tuple[Any, ...]) -> Any:
-    """The hint with tags around it."""
+    """The hint with these tags."""
     return Annotated[hint, *tags] if tags else hint
 
 
 def union(members: Any) -> Any:
-    """The union of these types; `Never` where there are none."""
+    """The union of these types; `Never` if there are none."""
     members = tuple(members)
     return Union[members] if members else Never  # noqa: UP007  built at run time
 
 
 def union_members(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; any other type alone. Tags of the union go to each member."""
+    """The members of a union, each with the tags of the union; for another type, the type alone."""
     base, tags = split_annotated(hint)
     if get_origin(base) in (Union, types.UnionType):
         return tuple(tagged(arm, tags) for member in get_args(base) for arm in union_members(member))
@@ -72,7 +72,7 @@ def is_array(hint: Any) -> bool:
 
 
 def is_subclass(s: Any, t: Any) -> bool:
-    """`issubclass`, false where Python refuses to tell (a Protocol with data members)."""
+    """`issubclass`, and false where Python raises TypeError (a Protocol with data members)."""
     try:
         return issubclass(s, t)
     except TypeError:
@@ -84,7 +84,7 @@ _ITEMS: dict[type, Any] = {str: str, bytes: int, bytearray: int, range: int, mem
 
 
 def args_as(hint: Any, target: type) -> tuple[Any, ...] | None:
-    """The type arguments of `hint` seen as `target`, one of its bases; None where they are not told.
+    """The type arguments that `hint` has as a subclass of `target`; None if they are not stated.
 
     >>> args_as(dict[str, int], collections.abc.Mapping)
     (<class 'str'>, <class 'int'>)
@@ -104,7 +104,7 @@ def args_as(hint: Any, target: type) -> tuple[Any, ...] | None:
 
 
 def items_of(hint: Any) -> tuple[Any, ...] | None:
-    """The items of a tuple as `tuple[…]` has them, those of a NamedTuple by its fields; None for a bare `tuple`."""
+    """The item types of a tuple, or of the fields of a NamedTuple; None for a bare `tuple`."""
     origin, args = get_origin(hint) or hint, get_args(hint)
     if origin is tuple:
         return args if hint is not tuple else None
@@ -116,7 +116,7 @@ def items_of(hint: Any) -> tuple[Any, ...] | None:
 
 
 def _unpacked(items: tuple[Any, ...]) -> list[Any]:
-    """The types of all items: `int, *tuple[str, ...]` holds int and str."""
+    """The types of all items: int and str for `int, *tuple[str, ...]`."""
     inner = [get_args(i) if is_unpacked(i) else (i,) for i in items if i is not Ellipsis]
     return [i for group in inner for i in group if i is not Ellipsis]
 

@@ -9,9 +9,9 @@ from .hints import tags_of, union_members, untagged
 class Port:
     """A tag on a type that says what kind of value it is: `Annotated[Tensor, Port("latents")]`.
 
-    A value of kind "latents" flows only into ports of that kind or of no kind. `space` says that values of this
-    kind live in a latent space; `ANY_SPACE` is one variable a block, found from what it is joined to. `family` is the
-    class of the values that a function of this kind reads, if values of that class come in families, or several.
+    A value of kind "latents" flows only into ports of that kind or of no kind. `space` is the latent space of values of
+    this kind; `ANY_SPACE` is one variable for each block, which edges and components determine. `family` is for ports
+    that carry a function: the class, or classes, of the values that it reads, if subclasses of that class are families.
     """
 
     def __init__(self, kind: str, *, space: LatentSpace | None = None, family: type | tuple[type, ...] = ()) -> None:
@@ -34,14 +34,14 @@ class Port:
 
 
 def port_of(hint: Any) -> Port | None:
-    """The port tag of a type, if it has one; of several the outermost."""
+    """The port tag of a type, or None. Of several tags, the outermost."""
     return next((tag for tag in reversed(tags_of(hint)) if isinstance(tag, Port)), None)
 
 
 def families_of(hint: Any) -> tuple[type, ...]:
-    """The families of a port: those that its tag names, or its own class where that comes in families.
+    """The families of a port: the classes that its tag names, or its own class if that has `__family__ = True`.
 
-    A class whose subclasses are families says `__family__ = True`.
+    A class with `__family__ = True` has one subclass for each family.
     """
     for arm in union_members(hint):
         if (tag := port_of(arm)) is not None and tag.family:

@@ -1,4 +1,4 @@
-"""Protocols: which members one has, and whether a class has them all with fitting types."""
+"""Protocols: the members that one requires, and whether a class has them with fitting types."""
 
 import inspect
 from typing import Any, Generic, Protocol, get_origin
@@ -19,18 +19,18 @@ def is_protocol(cls: Any) -> bool:
 
 
 def protocol_members(protocol: type) -> set[str]:
-    """The names of the members that a protocol asks for."""
+    """The names of the members that a protocol requires."""
     owners = [c for c in protocol.__mro__ if is_protocol(c) and c not in (Protocol, Generic)]
     names = {n for c in owners for n in (*vars(c), *inspect.get_annotations(c))}
     return {n for n in names if n == "__call__" or n not in _NOT_MEMBERS}
 
 
 def has_members(have: Any, protocol: Any, flows: Flows) -> bool:
-    """Whether a class has what a protocol asks for: each attribute of a fitting type, each method of a fitting call."""
+    """Whether a class has the members of a protocol: attributes of fitting types, methods of fitting signatures."""
     cls, wanted = get_origin(have) or have, get_origin(protocol) or protocol
     given_hints, wanted_hints = hints_of(cls), hints_of(wanted)
     for name in protocol_members(wanted):
-        if name not in given_hints and not any(name in vars(c) for c in cls.__mro__):  # not those of the metaclass
+        if name not in given_hints and not any(name in vars(c) for c in cls.__mro__):  # not of a metaclass
             return False
         mine = call_of(have) if name == "__call__" else member_type(have, name, given_hints)
         theirs = member_type(protocol, name, wanted_hints, have)

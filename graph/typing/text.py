@@ -12,7 +12,7 @@ from .port import port_of
 
 
 def type_text(hint: Any) -> str:
-    """A type in words for people: `Latents[sdxl]`-like for ports, short class names, no modules.
+    """A type as text for people: `Latents[sdxl]` for a port, else class names without modules.
 
     >>> type_text(int | None), type_text(list[str]), type_text(Annotated[int, Port("steps")])
     ('int | None', 'list[str]', 'Steps')

@@ -115,7 +115,7 @@ def test_one_value_without_a_name_is_the_first_input() -> None:
 def test_only_declared_outputs_come_back() -> None:
     out = Graph(make=MakeX(), double=XToY(), outputs=("y",))(seed=2)
     assert dict(out) == {"y": 4} and repr(out) == "Outputs(y)"
-    with pytest.raises(AttributeError, match=r"There is no output 'x' here; there are: y."):
+    with pytest.raises(AttributeError, match=r"There is no output 'x'. There are: y."):
         _ = out.x
 
 

@@ -194,7 +194,7 @@ def test_a_missing_vae_does_not_keep_from_what_needs_none(emoji: Graph) -> None:
 def test_asking_for_an_output_that_is_not_there(emoji: Graph) -> None:
     with pytest.raises(WireError, match=r"imagess.*Did you mean 'images'"):
         emoji.only("imagess")
-    with pytest.raises(AttributeError, match=r"There is no output 'imagess' here; there are: images"):
+    with pytest.raises(AttributeError, match=r"There is no output 'imagess'. There are: images"):
         _ = emoji(prompt="a cat", num_inference_steps=1).imagess
 
 

@@ -11,4 +11,4 @@ def wrong() -> object:
     return ByPosition()
 
 
-EXPECTED = """Malformed: ByPosition.__call__ takes 'x' by position only, but inputs are given by name. Drop the '/'."""
+EXPECTED = """Malformed: ByPosition.__call__ takes 'x' by position only. Inputs are passed by name: remove the '/'."""

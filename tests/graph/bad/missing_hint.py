@@ -11,4 +11,4 @@ def wrong() -> object:
     return Bare()
 
 
-EXPECTED = """Malformed: Bare.__call__ gives no type for 'x'. Write it, for example `x: float`."""
+EXPECTED = """Malformed: Bare.__call__ has no type for 'x'. Write one, for example `x: float`."""

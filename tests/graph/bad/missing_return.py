@@ -11,4 +11,4 @@ def wrong() -> object:
     return Silent()
 
 
-EXPECTED = """Malformed: Silent.__call__ gives no return type. Return a NamedTuple, one field an output. Write: def __call__(self, latents: Latents) -> Scaled: ...   # class Scaled(NamedTuple): latents: Latents"""
+EXPECTED = """Malformed: Silent.__call__ has no return type. Return a NamedTuple, one field per output. Write: def __call__(self, latents: Latents) -> Scaled: ...   # class Scaled(NamedTuple): latents: Latents"""
