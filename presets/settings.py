@@ -115,24 +115,33 @@ class SDXLSettings(SDSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SD3Settings(Settings):
-    """Stable Diffusion 3 and 3.5.
+class TransformerSettings(Settings):
+    """What families with a transformer share.
 
     size: pixels a side of the picture. channels: of its latents. factor: pixels a side of a latent. patch: latents a
-    side of a token. t5: whether the third text encoder, T5, is used. token_width: of the conditioning's tokens.
+    side of a token.
     """
 
     size: int = 1024
     channels: int = 16
     factor: int = 8
     patch: int = 2
-    t5: bool = True
-    token_width: int = 4096
 
     @property
     def multiple(self) -> int:
         """Pixels a side of a token."""
         return self.factor * self.patch
+
+
+@dataclass(frozen=True, kw_only=True)
+class SD3Settings(TransformerSettings):
+    """Stable Diffusion 3 and 3.5; see `TransformerSettings`.
+
+    t5: whether the third text encoder, T5, is used. token_width: of the conditioning's tokens.
+    """
+
+    t5: bool = True
+    token_width: int = 4096
 
     def read(self, components: Components) -> Self:
         """From the configs of the transformer and the autoencoder. T5 is left out where it alone is not bound."""
@@ -151,29 +160,17 @@ class SD3Settings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FluxSettings(Settings):
-    """Flux.1.
+class FluxSettings(TransformerSettings):
+    """Flux.1; see `TransformerSettings`. No config says the size.
 
-    size: pixels a side of the picture; no config says it. channels: of its latents. factor: pixels a side of a latent.
     embeds_guidance: the transformer was distilled to read the guidance scale. pooled_width: of the pooled prompt.
     reads_control, reads_mask: the transformer was trained to read a control picture, a mask, as channels.
     """
 
-    patch: ClassVar[int] = 2
-    """Latents a side of a token."""
-
-    size: int = 1024
-    channels: int = 16
-    factor: int = 8
     embeds_guidance: bool = True
     pooled_width: int = 768
     reads_control: bool = False
     reads_mask: bool = False
-
-    @property
-    def multiple(self) -> int:
-        """Pixels a side of a token."""
-        return self.factor * self.patch
 
     def read(self, components: Components) -> Self:
         """From the configs of the transformer and the autoencoder."""
@@ -191,23 +188,11 @@ class FluxSettings(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixArtSettings(Settings):
-    """PixArt-Sigma.
+class PixArtSettings(TransformerSettings):
+    """PixArt-Sigma; see `TransformerSettings`. max_sequence_length: tokens that T5 reads of a prompt."""
 
-    size: pixels a side of the picture. channels: of its latents. factor: pixels a side of a latent. patch: latents a
-    side of a token. max_sequence_length: tokens that T5 reads of a prompt.
-    """
-
-    size: int = 1024
     channels: int = 4
-    factor: int = 8
-    patch: int = 2
     max_sequence_length: int = 300
-
-    @property
-    def multiple(self) -> int:
-        """Pixels a side of a token."""
-        return self.factor * self.patch
 
     def read(self, components: Components) -> Self:
         """From the configs of the transformer and the autoencoder."""

@@ -13,6 +13,7 @@ from ...graph.layout import Measured
 from ...graph.ports import ALONE
 from .prompts import Prompt, matched, one_or_each, texts, windows
 from .t5 import Length, T5Tower, read_by_t5
+from .towers import Encoder
 
 
 class PooledOutput(Protocol):
@@ -24,16 +25,11 @@ class PooledOutput(Protocol):
         ...
 
 
-class PoolingTower(Protocol):
-    """A CLIP text encoder that pools, ours or transformers'."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        ...
+class PoolingTower(Encoder, Protocol):
+    """A CLIP text encoder that pools."""
 
     def forward(self, input_ids: Tensor) -> PooledOutput:
-        """Encode token ids (rows, tokens)."""
+        """Encode token ids (texts, tokens)."""
         ...
 
 

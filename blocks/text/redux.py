@@ -15,6 +15,7 @@ from ...graph.layout import Measured
 from ...registry import counted
 from ..guiders.formulas import Scale
 from ..image.read import PictureInput, each_picture
+from .towers import Encoder, EncoderOutput
 
 ImageTokens = Annotated[
     Float[Tensor, "images tokens width"],
@@ -24,29 +25,15 @@ ImageTokens = Annotated[
 """Images as tokens of the width of a text encoder's."""
 
 
-class VisionOutput(Protocol):
-    """The output of a vision encoder."""
-
-    @property
-    def last_hidden_state(self) -> Tensor:
-        """The output of the last layer, (rows, tokens, width)."""
-        ...
-
-
-class VisionTower(Protocol):
-    """A vision encoder, ours or transformers'."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        ...
+class VisionTower(Encoder, Protocol):
+    """A vision encoder."""
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
         ...
 
-    def forward(self, pixel_values: Tensor) -> VisionOutput:
+    def forward(self, pixel_values: Tensor) -> EncoderOutput:
         """Encode pixels (pictures, 3, rows, columns)."""
         ...
 

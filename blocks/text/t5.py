@@ -9,29 +9,16 @@ from torch import Tensor
 
 from ...components.loading.tokenizer import TextTokenizer
 from ...graph import Running
+from .towers import Encoder, EncoderOutput
 
 Length = Annotated[int, Ge(1), Le(512)]
 """Tokens that T5 reads of a prompt, its end included."""
 
 
-class T5Output(Protocol):
-    """The output of a T5 encoder."""
+class T5Tower(Encoder, Protocol):
+    """A T5 encoder."""
 
-    @property
-    def last_hidden_state(self) -> Tensor:
-        """The output of the last layer, (rows, tokens, width)."""
-        ...
-
-
-class T5Tower(Protocol):
-    """A T5 encoder, ours or transformers'."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        ...
-
-    def forward(self, input_ids: Tensor) -> T5Output:
+    def forward(self, input_ids: Tensor) -> EncoderOutput:
         """Encode token ids (rows, tokens)."""
         ...
 
@@ -39,7 +26,7 @@ class T5Tower(Protocol):
 class MaskedT5Tower(T5Tower, Protocol):
     """A T5 encoder that takes a mask of the padding."""
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> T5Output:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> EncoderOutput:
         """Encode token ids (rows, tokens)."""
         ...
 

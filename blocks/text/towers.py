@@ -12,13 +12,26 @@ from ...registry import counted
 from .prompts import LongPrompt, Prompt, Window, one_or_each, side_by_side, texts, windows
 
 
-class ClipOutput(Protocol):
-    """The output of a CLIP text encoder."""
+class EncoderOutput(Protocol):
+    """The output of an encoder."""
 
     @property
     def last_hidden_state(self) -> Tensor:
         """The output of the last layer, (rows, tokens, width)."""
         ...
+
+
+class Encoder(Protocol):
+    """An encoder, ours or transformers'."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights."""
+        ...
+
+
+class ClipOutput(EncoderOutput, Protocol):
+    """The output of a CLIP text encoder."""
 
     @property
     def hidden_states(self) -> tuple[Tensor, ...] | None:
@@ -26,13 +39,8 @@ class ClipOutput(Protocol):
         ...
 
 
-class ClipTower(Protocol):
-    """A CLIP text encoder, ours or transformers'."""
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights."""
-        ...
+class ClipTower(Encoder, Protocol):
+    """A CLIP text encoder."""
 
     def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False) -> ClipOutput:
         """Encode token ids (rows, tokens)."""
@@ -54,7 +62,7 @@ class TowerConfig(Protocol):
 
 
 class Tower(ClipTower, Protocol):
-    """A CLIP text encoder with known widths, ours or transformers'."""
+    """A CLIP text encoder with known widths."""
 
     @property
     def config(self) -> TowerConfig:
