@@ -23,14 +23,16 @@ PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hin
 """The keys of a loading spec in a published `modular_model_index.json`."""
 
 _AUTO = ("AutoModel", "AutoModelForTextEncoding", "AutoTokenizer")
-"""Hints that leave it to the config of the component what it is."""
+"""Classes in hints that stand for any class: the component's own config names the real one."""
 
 _VARIANT = re.compile(r"\w[\w-]*")
 _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 
 
 def dtype_name(dtype: object) -> str | None:
-    """The name of a torch dtype, given as one ("float16", "torch.float16", "fp16") or as a `torch.dtype`.
+    """The name of a torch dtype that is passed as a name ("float16", "torch.float16", "fp16") or as a `torch.dtype`.
+
+    None for None. ConfigError for anything else.
 
     >>> dtype_name(torch.bfloat16), dtype_name("fp16"), dtype_name(None)
     ('bfloat16', 'float16', None)
@@ -40,17 +42,24 @@ def dtype_name(dtype: object) -> str | None:
     name = str(dtype).removeprefix("torch.")
     name = _DTYPES.get(name, name)
     if not isinstance(getattr(torch, name, None), torch.dtype):
-        raise ConfigError(f"dtype: came {dtype!r}, wanted a floating type of torch such as 'float32' or 'float16'.")
+        raise ConfigError(f"dtype: needs a floating dtype of torch such as 'float32' or 'float16'. Got {dtype!r}.")
     return name
 
 
 class ComponentSpec(BaseModel):
-    """Where a component comes from: class, repo or folder, subfolder, revision, variant, dtype; or a config inline.
+    """Where a component comes from, and how it is loaded.
 
-    Equal specs have equal `key`s, and a manager loads one object for them. A path that is an existing folder is kept
-    in full, so that `"emoji"` and `"./emoji/"` are one component. A `config` stands in place of a config file;
-    without a path the component is made from it alone (a scheduler or guider saved inline).
-    Raises pydantic's ValidationError (a ValueError) for unfit fields; `from_json` raises ConfigError.
+    Equal specs have equal `key`s, and a manager loads one object for them.
+
+    type_hint: library and class, as index files name them. pretrained_model_name_or_path: a repo of the Hub, a folder,
+    or a single file; an existing path is made absolute, so that "emoji" and "./emoji/" are one component. subfolder:
+    the component's folder there, or its part of a single file. revision: a branch, tag or commit. variant: of the
+    weight files, such as "fp16". dtype: of the loaded weights. quantization: a published quantization config or its
+    name. config: replaces the component's config file; without a path the component is made from it alone, as a
+    scheduler that is saved inline.
+
+    Raises:
+        ValidationError: pydantic's, a ValueError, for fields that do not fit. `from_json` raises ConfigError.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -67,7 +76,7 @@ class ComponentSpec(BaseModel):
     @field_validator("type_hint", mode="before")
     @classmethod
     def _no_hint(cls, value: object) -> object:
-        return None if value in ([None, None], (None, None)) else value  # published for "no class known"
+        return None if value in ([None, None], (None, None)) else value  # published for an unknown class
 
     @field_validator("pretrained_model_name_or_path", mode="before")
     @classmethod
@@ -87,7 +96,7 @@ class ComponentSpec(BaseModel):
             path = PurePosixPath(value)
             if path.is_absolute() or ".." in path.parts or {*"\\:\0"} & {*value}:
                 raise ValueError(
-                    f"came {value!r}, which leads out of the folder; wanted a name inside it such as 'unet'"
+                    f"needs a name inside the folder such as 'unet'. Got {value!r}, which leads out of the folder"
                 )
             return "" if value in (".", "./") else str(path) if value else ""
         return value
@@ -96,14 +105,14 @@ class ComponentSpec(BaseModel):
     @classmethod
     def _a_revision(cls, value: str | None) -> str | None:
         if value is not None and not is_revision(value):
-            raise ValueError(f"came {value!r}; wanted a branch, tag or commit such as 'main' or 'refs/pr/1'")
+            raise ValueError(f"needs a branch, tag or commit such as 'main' or 'refs/pr/1'. Got {value!r}")
         return value
 
     @field_validator("variant")
     @classmethod
     def _a_variant(cls, value: str | None) -> str | None:
         if value is not None and _VARIANT.fullmatch(value) is None:
-            raise ValueError(f"came {value!r}; wanted a part of a file name such as 'fp16'")
+            raise ValueError(f"needs a part of a file name such as 'fp16'. Got {value!r}")
         return value
 
     @field_validator("dtype", mode="before")
@@ -114,8 +123,8 @@ class ComponentSpec(BaseModel):
     @field_validator("quantization", mode="before")
     @classmethod
     def _as_published(cls, value: object) -> object:
-        found = read_quantization(value)
-        return None if found is None else found.to_json()
+        config = read_quantization(value)
+        return None if config is None else config.to_json()
 
     @field_validator("config")
     @classmethod
@@ -126,11 +135,11 @@ class ComponentSpec(BaseModel):
 
     @property
     def access(self) -> Access:
-        """How its files may be reached: no part of its key."""
+        """How its files may be fetched and read. It is no part of the key."""
         return self._access
 
     def with_access(self, access: Access) -> "ComponentSpec":
-        """The same spec, whose files are reached in that way."""
+        """The same spec with other rules for fetching and reading its files."""
         new = self.model_copy()
         new._access = access
         return new
@@ -143,7 +152,7 @@ class ComponentSpec(BaseModel):
 
     @property
     def key(self) -> str:
-        """The loading key: `load_id`, then dtype, class, and digests of config and quantization where they are set."""
+        """The text by which a manager shares objects: `load_id`, dtype, class, digests of config and quantization."""
         hint = ".".join(self.type_hint) if self.type_hint else "null"
         parts = [self.load_id, self.dtype or "null", hint]
         for name, data in (("config", self.config), ("quantization", self.quantization)):
@@ -158,20 +167,20 @@ class ComponentSpec(BaseModel):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ComponentSpec) and self.key == other.key
 
-    def using(self, **changes: Any) -> "ComponentSpec":  # a value per field, checked by the model
-        """The same spec with some fields changed, checked like a new one."""
+    def using(self, **changes: Any) -> "ComponentSpec":  # a value for each field, validated by the model
+        """The same spec with some fields changed, validated like a new one."""
         return ComponentSpec.model_validate({**self.model_dump(), **changes}).with_access(self._access)
 
     @property
     def loadable(self) -> bool:
-        """Whether it says where the component comes from: a path or an inline config."""
+        """Whether it has a path or an inline config to load from."""
         return self.pretrained_model_name_or_path is not None or self.config is not None
 
     @property
     def type(self) -> Any:  # a class of ours or of transformers; nothing common but how it is loaded
-        """The class of the hint: our own where we have one, else the library's. LoadError where there is none."""
+        """The class of the hint: our own if we have one, else the library's. LoadError if there is none."""
         if self.type_hint is None:
-            raise LoadError(f"{self}: it names no class. Give type_hint=('diffusers', 'AutoencoderKL') or the like.")
+            raise LoadError(f"{self}: needs a class. Pass type_hint=('diffusers', 'AutoencoderKL') or another.")
         try:
             return class_of(self._own_hint() if self.type_hint[1] in _AUTO else self.type_hint)
         except UnknownName as error:
@@ -189,28 +198,30 @@ class ComponentSpec(BaseModel):
                 return "transformers", name
             case _:
                 pass
-        raise LoadError(f"{self}: the hint is {self.type_hint}, and its config names no class. Give type_hint=.")
+        raise LoadError(
+            f"{self}: needs a class. Got type_hint={self.type_hint}, and its config names none."
+        )
 
     @property
     def location(self) -> Location:
-        """The folder or repo that it comes from. LoadError where there is none."""
+        """The folder or repo that it comes from. LoadError if it names none."""
         if self.pretrained_model_name_or_path is None:
-            raise LoadError(f"{self}: it names no folder. Give pretrained_model_name_or_path, or bind an object.")
+            raise LoadError(f"{self}: needs a folder or repo. Pass pretrained_model_name_or_path, or bind an object.")
         return location_of(self.pretrained_model_name_or_path, self.revision, self._access)
 
     @property
     def file(self) -> Path | None:
-        """The single file that it is a part of (`subfolder` then names the part); None for what comes in a folder."""
+        """The single file that has it, of which `subfolder` names the part; None if it comes from a folder or repo."""
         path = Path(self.pretrained_model_name_or_path or "").expanduser()
         return path if path.is_file() else None
 
     @property
     def folder(self) -> Path:
-        """The local folder with the component's files; of a repo, all but weights are fetched. LoadError if none."""
+        """The local folder with the component's files. All files of a repo but its weights are fetched now."""
         return fetch_small_files(self.location, self.subfolder)
 
     def read_config(self) -> dict[str, JsonValue]:
-        """The component's own config: the inline one, else the JSON file in its folder. Never opens weights."""
+        """The component's config: the inline one, else the JSON file in its folder. Opens no weight file."""
         if self.config is not None:
             return dict(self.config)
         folder = self.folder
@@ -222,10 +233,7 @@ class ComponentSpec(BaseModel):
         return codecs["handle"](self)
 
     def to_json(self) -> dict[str, JsonValue]:
-        """The published five keys, and of ours (dtype, quantization, config) those that are set.
-
-        `from_json` is the inverse.
-        """
+        """The five published keys, and those of dtype, quantization and config that are set; see `from_json`."""
         data: dict[str, JsonValue] = {name: getattr(self, name) for name in PUBLISHED}
         data["type_hint"] = list(self.type_hint or (None, None))
         ours: dict[str, JsonValue] = {"dtype": self.dtype, "quantization": self.quantization, "config": self.config}
@@ -233,13 +241,13 @@ class ComponentSpec(BaseModel):
 
     @classmethod
     def from_json(cls, data: Mapping[str, JsonValue]) -> "ComponentSpec":
-        """A spec from `to_json` or an index file; the legacy key `repo` stands for the path. ConfigError if unfit."""
-        given = dict(data)
-        repo = given.pop("repo", None)
-        if given.get("pretrained_model_name_or_path") is None and repo is not None:
-            given["pretrained_model_name_or_path"] = repo
+        """A spec from `to_json` or an index file, where the old key `repo` means the path. ConfigError if unfit."""
+        fields = dict(data)
+        repo = fields.pop("repo", None)
+        if fields.get("pretrained_model_name_or_path") is None and repo is not None:
+            fields["pretrained_model_name_or_path"] = repo
         try:
-            return cls.model_validate(given)
+            return cls.model_validate(fields)
         except ValidationError as error:
             raise ConfigError("; ".join(explain(error))) from error
 
@@ -250,7 +258,7 @@ class ComponentSpec(BaseModel):
 
 
 def explain(error: ValidationError) -> list[str]:
-    """One line a problem: `key: what came, what was wanted`."""
+    """A line for each problem: the key, what it needs, and the value passed."""
     lines: list[str] = []
     for problem in error.errors():
         place = ".".join(str(part) for part in problem["loc"])
@@ -258,13 +266,17 @@ def explain(error: ValidationError) -> list[str]:
         if problem["type"] == "extra_forbidden":
             message = f"no such key. {did_you_mean(place, ComponentSpec.model_fields)}"
         elif problem["type"] != "value_error":
-            message = f"came {problem['input']!r}. {message}"
+            message = f"{message}. Got {problem['input']!r}."
         lines.append(message if message.startswith(f"{place}:") else f"{place}: {message}")
     return lines
 
 
 def class_of(hint: tuple[str, str]) -> Any:
-    """The class for a published hint. Ours where we read the same files with a lighter class, else `resolve`'s."""
+    """The class of a published hint (library and class): our own if it reads the same files, else the library's.
+
+    Raises:
+        UnknownName: the library has no such class, or may not be imported.
+    """
     if (path := native.get(hint)) is not None:
         module, _, name = path.partition(":")
         return getattr(import_module(module), name)

@@ -146,11 +146,11 @@ def test_all_problems_of_a_file_are_told_at_once(an_index: MakeIndex) -> None:
         read_index(folder)
     text = str(caught.value)
     assert text.startswith(f"{folder / MODULAR}: (5 problems)\n")
-    assert "unet: subfolder: came '../../etc', which leads out of the folder; wanted a name inside it" in text
+    assert "unet: subfolder: needs a name inside the folder such as 'unet'. Got '../../etc', which leads" in text
     assert "vae: type_hint" in text
-    assert "text_encoder: variant: came 16. Input should be a valid string" in text
+    assert "text_encoder: variant: Input should be a valid string. Got 16." in text
     assert "tokenizer: came 'tokenizer' as the third element, wanted a loading spec of keys." in text
-    assert "scheduler: subfolder: came '/scheduler'" in text
+    assert "scheduler: subfolder: needs a name inside the folder such as 'unet'. Got '/scheduler'" in text
     assert "good" not in text
 
 

@@ -69,7 +69,7 @@ def test_a_dtype_is_taken_by_its_names(dtype: Any) -> None:
 
 
 def test_unfit_fields_are_refused_with_what_came(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="dtype: came 'float17', wanted a floating type of torch"):
+    with pytest.raises(ConfigError, match=r"dtype: needs a floating dtype of torch .* Got 'float17'"):
         ComponentSpec.from_json({"dtype": "float17"})
     with pytest.raises(ConfigError, match=r"quantization: came 'nf5'\. Did you mean 'nf4'\?"):
         ComponentSpec.from_json({"quantization": "nf5"})
@@ -83,7 +83,7 @@ def test_unfit_fields_are_refused_with_what_came(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("subfolder", ["..", "../x", "a/../../b", "/etc", "a\\b", "C:x"])
 def test_a_subfolder_cannot_lead_out_of_its_folder(subfolder: str) -> None:
-    with pytest.raises(ConfigError, match="leads out of the folder; wanted a name inside it such as 'unet'"):
+    with pytest.raises(ConfigError, match="needs a name inside the folder such as 'unet'"):
         ComponentSpec.from_json({"subfolder": subfolder})
 
 
@@ -110,14 +110,14 @@ def test_hints_are_not_a_way_to_import_things() -> None:
     for hint in [("subprocess", "Popen"), ("torch", "Tensor"), ("antigravity", "fly"), ("transformers", "logging")]:
         with pytest.raises(LoadError, match="type_hint"):
             _ = ComponentSpec(type_hint=hint).type
-    with pytest.raises(LoadError, match="it names no class"):
+    with pytest.raises(LoadError, match="needs a class"):
         _ = ComponentSpec().type
 
 
 def test_a_folder_that_is_not_there_says_what_to_do() -> None:
     with pytest.raises(LoadError, match=r"/no/where: there is no such folder"):
         _ = ComponentSpec(pretrained_model_name_or_path="/no/where").folder
-    with pytest.raises(LoadError, match="it names no folder"):
+    with pytest.raises(LoadError, match="needs a folder or repo"):
         _ = ComponentSpec().folder
 
 

@@ -241,7 +241,7 @@ def test_quantized_tensors_are_moved_as_a_whole_or_not_at_all() -> None:
         ({"by": "blocks", "blocks": 0}, "blocks: needs 1 or more\\. Got 0"),
         ({"prefetch": True}, "prefetch: needs by='blocks', since it copies the next blocks\\. Got by='model'"),
         ({"storage": "int8"}, "storage: needs a floating dtype such as 'float8_e4m3fn'\\. Got 'int8'"),
-        ({"storage": "fp9"}, "dtype: came 'fp9'"),
+        ({"storage": "fp9"}, "Got 'fp9'"),
     ],
 )
 def test_settings_that_are_none_are_refused(settings: Any, text: str) -> None:

@@ -188,7 +188,7 @@ def test_a_graph_file_runs_by_itself(folder: Path) -> None:
         (["--model", "sd"], "sd: has no scheduler, text_encoder, tokenizer, unet, vae. Pass --model:"),
         (["--graph", "no.json"], "no.json: there is no such file."),
         (["--device", "warp"], "--device warp: cannot be used (torch has no such device)."),
-        (["--dtype", "int9"], "dtype: came 'int9'"),
+        (["--dtype", "int9"], "Got 'int9'"),
         (["-o", "apple.gif"], "apple.gif: the suffix '.gif' is no picture format. Use one of .png,"),
         (["-o", "apple"], "apple: has no suffix. Use one of .png,"),
     ],

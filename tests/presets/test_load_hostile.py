@@ -78,7 +78,7 @@ def test_a_subfolder_is_inside(folder: Path, subfolder: str) -> None:
     for made in (sf.load, sf.inspect):
         with pytest.raises(sf.LoadError, match="wanted a folder inside"):
             made(folder, subfolder=subfolder)
-    with pytest.raises((sf.LoadError, ValueError), match="wanted a name inside"):
+    with pytest.raises((sf.LoadError, ValueError), match="needs a name inside"):
         sf.load_component(folder, subfolder=subfolder)
     modular(folder, subfolder=subfolder)
     with pytest.raises(sf.LoadError, match="leads out of the folder"):

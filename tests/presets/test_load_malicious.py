@@ -152,7 +152,7 @@ def test_entries_of_an_index_stay_inside(folder: Path, entry: dict[str, str]) ->
 
 
 def test_a_revision_writes_no_file_elsewhere(tmp_path: Path) -> None:
-    with pytest.raises(sf.LoadError, match="wanted a branch, tag or commit"):
+    with pytest.raises(sf.LoadError, match="needs a branch, tag or commit"):
         open_repo("someone/emoji", "../../../../proof")
 
 
