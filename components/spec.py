@@ -198,9 +198,7 @@ class ComponentSpec(BaseModel):
                 return "transformers", name
             case _:
                 pass
-        raise LoadError(
-            f"{self}: needs a class. Got type_hint={self.type_hint}, and its config names none."
-        )
+        raise LoadError(f"{self}: needs a class. Got type_hint={self.type_hint}, and its config names none.")
 
     @property
     def location(self) -> Location:

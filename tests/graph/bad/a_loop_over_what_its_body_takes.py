@@ -12,4 +12,6 @@ def wrong() -> object:
     return Loop(over="items", each="item", carry=("x",), body=Graph(step=AddItem(), more=TakesItems()))
 
 
-EXPECTED = """WireError: over  the body also takes 'items', as int, but 'items' is a Sequence[int] here. Rename one of them."""
+EXPECTED = (
+    """WireError: over  the body also takes 'items', as int, but 'items' is a Sequence[int] here. Rename one of them."""
+)

@@ -7,4 +7,6 @@ def wrong() -> object:
     return Loop(over="items", each="item", carry=(), body=Graph(step=AddItem()))
 
 
-EXPECTED = """WireError: carry  is empty, so the loop would have no output. Name the ports to carry: carry=('latents',)."""
+EXPECTED = (
+    """WireError: carry  is empty, so the loop would have no output. Name the ports to carry: carry=('latents',)."""
+)
