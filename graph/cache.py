@@ -1,4 +1,4 @@
-"""What is worked out once is kept with the object that it is about: immutable objects never make it stale."""
+"""Results that are computed once and kept with the immutable object that they are about, so that none is stale."""
 
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar

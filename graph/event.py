@@ -1,4 +1,4 @@
-"""What happens in a run, as values that whoever listens receives."""
+"""Events: what happens in a run, as values."""
 
 from collections.abc import Generator, Mapping
 from typing import Any, Literal, NamedTuple

@@ -1,4 +1,4 @@
-"""What to do, in order, to get some outputs of a graph: made once per graph and set of outputs."""
+"""Plans: the nodes that some outputs of a graph need, in order. A graph keeps one for each set of outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ Value = tuple[str, str]  # node, port
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One node as the runner sees it: renamings undone, wires resolved, and the values that nobody reads after it."""
+    """One node, ready to run: without renamings, with its wires, and with the values that no later node reads."""
 
     name: str
     block: Block
@@ -73,11 +73,11 @@ class Plan:
 
     @property
     def makes_function(self) -> bool:
-        """Whether a node gives a function, which lives on the components that its maker holds."""
+        """Whether a node gives a function, which needs the components of its maker as long as it lives."""
         return any(line.makes_function for line in self.lines)
 
     def split(self, varying: frozenset[str]) -> tuple["Plan", "Plan"]:
-        """The nodes that depend on none of these inputs, and the rest: what a loop runs once, and every turn."""
+        """The nodes that do not depend on these inputs, and the others: a loop runs them once, and in every turn."""
         moving: set[Value] = {(INPUTS, name) for name in varying}
         once: list[Line] = []
         each: list[Line] = []
@@ -108,7 +108,7 @@ def _keeps_memory(block: Block) -> bool:
 
 
 def gives_function(output: Output) -> bool:
-    """Whether an output is a function, which lives on what its maker has read."""
+    """Whether an output is a function, which needs the inputs of its maker as long as it lives."""
     return any(get_origin(untagged(arm)) is get_origin(Callable[[], None]) for arm in union_members(output.type))
 
 

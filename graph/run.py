@@ -1,4 +1,4 @@
-"""A run, as whoever started it sees it: its events, its state, its result, and the way to stop it."""
+"""`Run`: the events, the state and the result of one execution of a graph, and the way to stop it."""
 
 from collections.abc import Iterator
 

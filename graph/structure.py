@@ -1,6 +1,6 @@
-"""The value that a graph is: nodes, edges, declared outputs, slots and bindings; and what blocks that hold graphs say.
+"""The value of a graph (nodes, edges, declared outputs, slots, bindings), and the protocol of blocks that hold graphs.
 
-Walkers (plans, runs, checks, drawings) read this value and these protocols. They know no kind of container by name.
+Plans, runs, checks, files and drawings read this value and this protocol. They know no container by name.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +50,7 @@ class Inside(NamedTuple):
     outputs: tuple[str, ...]
     """The outputs of the graph that the container wants."""
     part: str = ""
-    """What leads to the graph in a path: the name of a case; "" where the container's own path is enough."""
+    """The part of a path that leads to the graph, such as the name of a case; "" for the container's own path."""
     over: str = ""
     """The container's input whose elements the graph gets, one in each turn; "" where it runs once."""
     item: str = ""
@@ -74,7 +74,7 @@ class Inside(NamedTuple):
 
 
 class Container(Block, abstract=True):
-    """A block that holds graphs. It says which, and runs them itself with what the run offers."""
+    """A block that holds graphs. It lists them with `insides`, and runs them with the methods of a `Runner`."""
 
     def insides(self) -> Sequence[Inside]:
         """The graphs that it holds."""
@@ -98,13 +98,13 @@ class Container(Block, abstract=True):
 
 
 class Structure(Container, abstract=True):
-    """Named blocks in order, joined by edges. `Graph` is the one that users make; `edits` changes it."""
+    """Named blocks in order, joined by edges: what `Graph` is without its methods. `edits` makes changed ones."""
 
     nodes: Mapping[str, Block]
     edges: tuple[Edge, ...]
     slots: Mapping[str, tuple[str, ...]]
     bindings: Mapping[str, Any]
-    """Components by name. Those that no block here needs are at hand for other tasks of the family: see `task`."""
+    """Components by name. Other tasks of the family may need those that no block of this graph needs: see `task`."""
     preset: tuple[str, str] | None
     """The family and task that this graph was made for, as in `sf.presets()`; None for a graph of your own."""
     declared: tuple[str, ...]
