@@ -1,24 +1,24 @@
-"""Drawings of graphs: text for a terminal, mermaid for a page, svg for a notebook or a talk."""
+"""Drawings of graphs: text for a terminal, mermaid for a page, svg for a notebook or slides."""
 
 from ...registry import did_you_mean
 from ..errors import GraphError
 from ..structure import Structure
 
-WAYS = ("text", "mermaid", "svg")
+FORMS = ("text", "mermaid", "svg")
 
 
-def draw(graph: Structure, how: str = "text") -> str:
-    """The graph as "text" (100 columns), "mermaid" (a flowchart) or "svg" (self-contained). Loads nothing."""
-    if how == "text":
+def draw(graph: Structure, form: str = "text") -> str:
+    """Draw a graph as "text" (100 columns), "mermaid" (a flowchart) or "svg" (self-contained). Loads no component."""
+    if form == "text":
         from .text import text
 
         return text(graph)
-    if how == "mermaid":
+    if form == "mermaid":
         from .mermaid import mermaid
 
         return mermaid(graph)
-    if how == "svg":
+    if form == "svg":
         from .svg import svg
 
         return svg(graph)
-    raise GraphError(f"show({how!r}): no such drawing. {did_you_mean(str(how), WAYS)}")
+    raise GraphError(f"show({form!r}): no such form. {did_you_mean(str(form), FORMS)}")

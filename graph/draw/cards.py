@@ -1,10 +1,26 @@
-"""The pieces of an svg drawing: a node with its inputs beside it, a container with graphs inside, an output."""
+"""The cards of an svg drawing: a node with its inputs beside it, a container with its graphs, an output."""
 
 from dataclasses import dataclass
 
 from ..typing import type_text
 from ..wiring import INPUTS
-from .ink import ACCENT, CARD, CARRIED, DIM, FAINT, INK, LINE, PAPER, TINTS, box, clipped, measure, spans, tip, words
+from .primitives import (
+    ACCENT,
+    CARD,
+    CARRIED,
+    DIM,
+    FAINT,
+    INK,
+    LINE,
+    PAPER,
+    TINTS,
+    box,
+    clipped,
+    measure,
+    spans,
+    text_line,
+    with_tooltip,
+)
 from .scene import Node, Part, Scene, default_of
 
 _PAD = 14.0
@@ -14,32 +30,32 @@ _STEM = 20.0  # between a node and the inputs beside it
 
 @dataclass(frozen=True)
 class Card:
-    """A drawn piece: its size, the line of attachment, and where on it lines begin and end."""
+    """A drawn card: its size, and where lines meet it."""
 
     body: str
     width: float
     height: float
     left: float  # from the left side to the middle of the face
-    face: float  # how wide the face is that lines meet
-    head: float = 0.0  # how far below its top lines end
-    foot: float = 0.0  # and where they begin
+    face: float  # width of the part that lines meet
+    head: float = 0.0  # distance below its top where lines end
+    foot: float = 0.0  # distance below its top where lines begin
 
 
 @dataclass(frozen=True)
 class _Pill:
     name: str
     rest: str
-    tip: str
-    kind: str  # "need", "free", "each", "carried", "around"
+    tooltip: str
+    kind: str  # "required", "optional", "item", "carried", "outer"
     pinned: bool
 
     @property
     def width(self) -> float:
-        return measure(self.name, 11, bold=self.kind == "need") + measure(self.rest, 10.5) + 20
+        return measure(self.name, 11, bold=self.kind == "required") + measure(self.rest, 10.5) + 20
 
 
 def card_of(node: Node, scene: Scene, insides: list[tuple[str, Card]], depth: int) -> Card:
-    """A node, with the graph inputs that it reads as pills on its left."""
+    """A node, with the inputs of the graph that it reads as pills on its left."""
     width, height, body = container(node, insides, depth) if insides else _block(node)
     pills = _pills(node, scene)
     wide = max((p.width for p in pills), default=0.0)
@@ -65,20 +81,24 @@ def _block(node: Node) -> tuple[float, float, str]:
     body = [
         box(0, 1.5, width, height, 10, fill=FAINT),
         box(0, 0, width, height, 10, fill=CARD, stroke=LINE),
-        words(node.name, _PAD, 21, 14, bold=True),
-        words(title, _PAD, 37, 11.5, fill=DIM),
+        text_line(node.name, _PAD, 21, 14, bold=True),
+        text_line(title, _PAD, 37, 11.5, fill=DIM),
     ]
     if marks:
-        body.append(words(marks, width - _PAD, 20, 9.5, fill=ACCENT, anchor="end"))
+        body.append(text_line(marks, width - _PAD, 20, 9.5, fill=ACCENT, anchor="end"))
     for i, row in enumerate(rows):
         x = _PAD
         for part in row:
             body.append(_chip(part, x, 46 + i * 22))
             x += _chip_width(part) + 5
-    gives = ", ".join(f"{n}: {o}" for n, o in node.block.signature.outputs.items()) or "nothing"
+    outputs = ", ".join(f"{n}: {o}" for n, o in node.block.signature.outputs.items()) or "none"
     names = "".join(f"\n{old} is called {new}" for old, new in node.renamed.items())
-    slots = "".join(f"\nslot {slot}: a call may give another block" for slot in node.slots)
-    return width, height + 2, tip("".join(body), f"{node.name}: {node.title}\ngives {gives}{names}{slots}")
+    slots = "".join(f"\nslot {slot}: a call can replace this block" for slot in node.slots)
+    return (
+        width,
+        height + 2,
+        with_tooltip("".join(body), f"{node.name}: {node.title}\noutputs: {outputs}{names}{slots}"),
+    )
 
 
 def _chips(parts: tuple[Part, ...]) -> list[list[Part]]:
@@ -98,11 +118,11 @@ def _chip_width(part: Part) -> float:
 
 def _chip(part: Part, x: float, y: float) -> str:
     fill, ink = (INK, CARD) if part.held else (CARD, INK)
-    drawn = box(x, y, _chip_width(part), 17, 8.5, fill=fill, stroke=INK) + words(
+    drawn = box(x, y, _chip_width(part), 17, 8.5, fill=fill, stroke=INK) + text_line(
         part.name, x + 8, y + 12.2, 10.5, fill=ink
     )
     state = f"bound: {part.held}" if part.held else "not bound" if part.required else "not bound, optional"
-    return tip(drawn, f"component {part.name}: {part.type} ({state})")
+    return with_tooltip(drawn, f"component {part.name}: {part.type} ({state})")
 
 
 def container(node: Node, insides: list[tuple[str, Card]], depth: int) -> tuple[float, float, str]:
@@ -123,7 +143,7 @@ def container(node: Node, insides: list[tuple[str, Card]], depth: int) -> tuple[
     for label, card in insides:
         if labelled:
             body.append(box(x + 4, 38, card.width + 2 * _PAD - 8, height - 46, 10, fill=PAPER, stroke=FAINT))
-            body.append(words(label, x + _PAD, 56, 11.5, bold=True, fill=ACCENT))
+            body.append(text_line(label, x + _PAD, 56, 11.5, bold=True, fill=ACCENT))
         body.append(f'<g transform="translate({x + _PAD:.1f} {top:.1f})">{card.body}</g>')
         x += card.width + 2 * _PAD
     return width, height, "".join(body)
@@ -134,32 +154,32 @@ def _pills(node: Node, scene: Scene) -> list[_Pill]:
     for e in scene.edges:
         if e.taker != node.name or e.giver != INPUTS:
             continue
-        said = e.output if e.output == e.input else f"{e.output} → {e.input}"
+        label = e.output if e.output == e.input else f"{e.output} → {e.input}"
         port = scene.graph.inputs[e.output]
-        told = f"input {e.output}: {type_text(port.type)}"
+        tooltip = f"input {e.output}: {type_text(port.type)}"
         if not scene.top:
-            kind = "each" if e.output == scene.each else "carried" if e.output in scene.carried else "around"
-            rest = {"each": "", "carried": " ↻", "around": ""}[kind]
-            how = {"each": "one a turn", "carried": "carried from turn to turn", "around": "from around"}[kind]
-            found.append(_Pill(said, rest, f"{told} ({how})", kind, e.pinned))
+            kind = "item" if e.output == scene.each else "carried" if e.output in scene.carried else "outer"
+            origin = {"item": "one each turn", "carried": "carried from turn to turn", "outer": "from the outer graph"}
+            rest = " ↻" if kind == "carried" else ""
+            found.append(_Pill(label, rest, f"{tooltip} ({origin[kind]})", kind, e.pinned))
         else:
             default = default_of(port, 16)
+            kind = "optional" if default else "required"
             rest = f" = {clipped(default, 18)}" if default else ""
-            found.append(
-                _Pill(said, rest, told + (f" = {default}" if default else ""), "free" if default else "need", e.pinned)
-            )
+            tooltip += f" = {default}" if default else ""
+            found.append(_Pill(label, rest, tooltip, kind, e.pinned))
     return found
 
 
 def _pill(pill: _Pill, wide: float, y: float, node: tuple[float, float, float]) -> str:
-    """One pill, right-aligned with its fellows, and its line to the node."""
+    """One pill and its line to the node. All pills of a node are aligned on the right."""
     x = wide - pill.width
     colours = {
-        "need": (ACCENT, ACCENT, "#ffffff"), "free": (CARD, LINE, INK), "each": ("#f6e3da", ACCENT, INK),
-        "carried": (*CARRIED, INK), "around": (CARD, FAINT, DIM),
+        "required": (ACCENT, ACCENT, "#ffffff"), "optional": (CARD, LINE, INK), "item": ("#f6e3da", ACCENT, INK),
+        "carried": (*CARRIED, INK), "outer": (CARD, FAINT, DIM),
     }  # fmt: skip
     fill, stroke, ink = colours[pill.kind]
-    bold = pill.kind == "need"
+    bold = pill.kind == "required"
     side, top, height = node
     mid = y + _PILL / 2
     to = min(max(mid, top + 14), top + height - 14)
@@ -171,7 +191,7 @@ def _pill(pill: _Pill, wide: float, y: float, node: tuple[float, float, float]) 
     )
     drawn = box(x, y, pill.width, _PILL, _PILL / 2, fill=fill, stroke=stroke)
     drawn += spans([(pill.name, ink, 11, bold), (pill.rest, DIM, 10.5, False)], x + pill.width / 2, y + 14, "middle")
-    return tip(line + drawn, pill.tip + (" (pinned)" if pill.pinned else ""))
+    return with_tooltip(line + drawn, pill.tooltip + (" (pinned)" if pill.pinned else ""))
 
 
 def output_pill(name: str, scene: Scene) -> Card:
@@ -184,5 +204,5 @@ def output_pill(name: str, scene: Scene) -> Card:
     ink, dim = (INK, DIM) if carried else ("#ffffff", "#c9c5bb")
     body = box(0, 0, width, 26, 13, fill=fill, stroke=stroke)
     body += spans([(name, ink, 12, True), (rest, dim, 10.5, False)], width / 2, 17.5, "middle")
-    told = f"output {name}: {kind}" + (", carried into the next turn" if carried else "")
-    return Card(tip(body, told), width, 26, width / 2, width - 26, 0, 26)
+    tooltip = f"output {name}: {kind}" + (", carried into the next turn" if carried else "")
+    return Card(with_tooltip(body, tooltip), width, 26, width / 2, width - 26, 0, 26)

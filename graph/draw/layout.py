@@ -1,6 +1,6 @@
 """A layered drawing, top to bottom (Sugiyama et al. 1981): ranks, dummy nodes, barycenters, then positions.
 
-A link's label is a node of its own, in a rank between those of the boxes. So nothing can lie on anything else.
+The label of a link is a node of its own, in a rank between those of the boxes. So nothing overlaps.
 """
 
 from collections import defaultdict
@@ -17,7 +17,7 @@ _SWEEPS = 24
 
 @dataclass(frozen=True)
 class Size:
-    """A box: how far it reaches to both sides of where its lines attach, its height, and the width lines share."""
+    """A box: its extent to the left and right of where lines attach, its height, and the width for lines."""
 
     left: float
     right: float
@@ -27,7 +27,7 @@ class Size:
 
 @dataclass(frozen=True)
 class Link:
-    """A line from one box to another, with the size of what is written on it (0 by 0: nothing)."""
+    """A line from one box to another, with the size of its label (0 by 0: no label)."""
 
     source: str
     target: str
@@ -37,7 +37,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where everything is: `boxes` by the top of their line of attachment, `routes` and `labels` by link."""
+    """All positions: `boxes` by the top of their line of attachment, `routes` and `labels` by link."""
 
     boxes: Mapping[str, Point]
     bands: Mapping[str, tuple[float, float]]  # top and bottom of the rank that a box is in
@@ -62,7 +62,7 @@ class _Item:
 
 
 def place(boxes: Mapping[str, Size], links: Sequence[Link], last: Collection[str] = ()) -> Layout:
-    """Lay out these boxes, given in an order in which every link goes forward; those in `last` at the end."""
+    """Lay out boxes. Every link must go from an earlier box to a later one. Those in `last` get the last rank."""
     if not boxes:
         return Layout({}, {}, [], [], 0.0, 0.0)
     ranks = _ranks(list(boxes), links)
@@ -88,7 +88,7 @@ def place(boxes: Mapping[str, Size], links: Sequence[Link], last: Collection[str
 
 
 def _ranks(names: Sequence[str], links: Sequence[Link]) -> dict[str, int]:
-    """Longest paths; then boxes that many lines leave move down to their readers, so that lines are short."""
+    """Ranks by longest paths. Then boxes with many outgoing lines move down, so that lines are short."""
     gives, takes = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
     for link in links:
         gives[link.source].append(link.target)
@@ -135,7 +135,7 @@ def _crossings(rows: Sequence[Sequence[_Item]]) -> int:
 
 
 def _align(rows: Sequence[Sequence[_Item]]) -> None:
-    """Each item as near as its row allows to the middle of what it is joined to."""
+    """Move each item as near to the middle of its neighbours as its row allows."""
     for row in rows:
         x = 0.0
         for item in row:
@@ -210,7 +210,7 @@ def _measured(
 def _free(
     start: Point, end: Point, row: Sequence[_Item], own: _Item, left: float, bands: Sequence[tuple[float, float]]
 ) -> bool:
-    """Whether a bend from one rank of boxes to the next misses every label between them."""
+    """Whether a bend from one rank of boxes to the next crosses no label between them."""
     top, bottom = bands[own.rank]
     for k in range(25):
         t = k / 24
@@ -225,7 +225,7 @@ def _free(
 def _faces(
     items: Mapping[str, _Item], links: Sequence[Link], chains: Sequence[Sequence[_Item]]
 ) -> dict[tuple[int, str], float]:
-    """Where each line meets its boxes: side by side along the face, in the order of where they come from."""
+    """Where each line meets its boxes: side by side along the face, in the order of their other ends."""
     meets = defaultdict[tuple[str, str], list[tuple[float, int]]](list)
     for i, (link, chain) in enumerate(zip(links, chains, strict=True)):
         a, b = items[link.source], items[link.target]

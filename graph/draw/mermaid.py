@@ -1,4 +1,4 @@
-"""A graph as a mermaid flowchart: loops and switches are subgraphs, types stand on the edges."""
+"""A graph as a mermaid flowchart: containers are subgraphs, edges are labelled with their types."""
 
 from collections.abc import Iterator
 
@@ -17,21 +17,21 @@ _STYLES = (
 
 
 def mermaid(graph: Structure) -> str:
-    """The flowchart; it renders in GitHub, mkdocs and notebooks."""
+    """The flowchart, as GitHub, mkdocs and notebooks render it."""
     scene = scene_of(graph)
     lines = ["flowchart TB", *_graph(scene, "n", "  ")]
     parts = {part.name: part for node in _all(scene) for part in node.parts}
     marks = {True: "component", False: "missing"}
     lines += [
-        f'  {at}__c_{part.name}(["{_safe(part.name)}"]):::{marks[bool(part.held)]} -.- {at}'
+        f'  {at}__c_{part.name}(["{_escaped(part.name)}"]):::{marks[bool(part.held)]} -.- {at}'
         for node, at in _placed(scene, "n") for part in node.parts
     ]  # fmt: skip
     used = ["input", "output", *{marks[bool(part.held)] for part in parts.values()}]
     return "\n".join([*lines, *(f"  {style}" for style in _STYLES if style.split()[1] in used)]) + "\n"
 
 
-def _safe(text: str) -> str:
-    """Text as mermaid wants it between quotes: its own signs as codes."""
+def _escaped(text: str) -> str:
+    """Text for mermaid between quotes, with its special characters escaped."""
     return "".join(_CODES.get(c, c) for c in text)
 
 
@@ -39,16 +39,16 @@ def _graph(scene: Scene, at: str, indent: str) -> Iterator[str]:
     for name in dict.fromkeys(e.output for e in scene.edges if e.giver == INPUTS):
         port = scene.graph.inputs[name]
         default = f" = {default_of(port)}" if scene.top and default_of(port) else ""
-        yield f'{indent}{at}__in_{name}(["{_safe(f"{name}: {type_text(port.type)}{default}")}"]):::input'
+        yield f'{indent}{at}__in_{name}(["{_escaped(f"{name}: {type_text(port.type)}{default}")}"]):::input'
     for node in scene.nodes:
         yield from _node(node, f"{at}_{node.name}", indent)
     for name in scene.outputs:
         kind = type_text(scene.graph.outputs[name].type)
-        yield f'{indent}{at}__out_{name}(["{_safe(f"{name}: {kind}")}"]):::output'
+        yield f'{indent}{at}__out_{name}(["{_escaped(f"{name}: {kind}")}"]):::output'
     for e in scene.edges:
         source = f"{at}__in_{e.output}" if e.giver == INPUTS else f"{at}_{e.giver}"
-        said = e.output if e.output == e.input else f"{e.output} as {e.input}"
-        label = "" if e.giver == INPUTS and said == e.output else f'|"{_safe(f"{said}: {scene.type_of(e)}")}"|'
+        name = e.output if e.output == e.input else f"{e.output} as {e.input}"
+        label = "" if e.giver == INPUTS and name == e.output else f'|"{_escaped(f"{name}: {scene.type_of(e)}")}"|'
         yield f"{indent}{source} {'-.->' if e.pinned else '-->'}{label} {at}_{e.taker}"
     for name, giver in scene.outputs.items():
         yield f"{indent}{at}_{giver} --> {at}__out_{name}"
@@ -57,12 +57,12 @@ def _graph(scene: Scene, at: str, indent: str) -> Iterator[str]:
 def _node(node: Node, at: str, indent: str) -> Iterator[str]:
     if not node.insides:
         once = "<br/><i>once per loop</i>" if node.once else ""
-        yield f'{indent}{at}["<b>{_safe(node.name)}</b><br/>{_safe(node.title)}{once}"]'
+        yield f'{indent}{at}["<b>{_escaped(node.name)}</b><br/>{_escaped(node.title)}{once}"]'
         return
-    yield f'{indent}subgraph {at}["{_safe(f"{node.name} · {node.title}")}"]'
+    yield f'{indent}subgraph {at}["{_escaped(f"{node.name} · {node.title}")}"]'
     for inside in node.insides:
         if inside.label:
-            yield f'{indent}  subgraph {at}_{inside.label}["{_safe(inside.label)}"]'
+            yield f'{indent}  subgraph {at}_{inside.label}["{_escaped(inside.label)}"]'
             yield from _graph(inside.scene, f"{at}_{inside.label}", f"{indent}    ")
             yield f"{indent}  end"
         else:
@@ -72,10 +72,10 @@ def _node(node: Node, at: str, indent: str) -> Iterator[str]:
 
 def _placed(scene: Scene, at: str) -> Iterator[tuple[Node, str]]:
     for node in scene.nodes:
-        here = f"{at}_{node.name}"
-        yield node, here
+        own = f"{at}_{node.name}"
+        yield node, own
         for inside in node.insides:
-            yield from _placed(inside.scene, f"{here}_{inside.label}" if inside.label else here)
+            yield from _placed(inside.scene, f"{own}_{inside.label}" if inside.label else own)
 
 
 def _all(scene: Scene) -> Iterator[Node]:

@@ -1,4 +1,4 @@
-"""What there is to draw, whatever it is drawn with: nodes with their class, components, and the graphs inside."""
+"""A graph prepared for drawing, in any form: nodes with their class, components, and inner graphs."""
 
 import reprlib
 from collections.abc import Iterator, Mapping
@@ -17,18 +17,18 @@ from ..wiring import INPUTS, Edge, last_givers
 
 @dataclass(frozen=True)
 class Part:
-    """A component of a node: its name in the graph, its class, and what stands for it."""
+    """A component of a node: its name in the graph, its type, and the class that is bound."""
 
     name: str
     type: str
     held: str
-    """The class of what is bound; "" where nothing is."""
+    """The class of the bound component; "" if none is bound."""
     required: bool = True
 
 
 @dataclass(frozen=True)
 class InnerScene:
-    """A graph inside a node: the body of a loop, or a case of a switch."""
+    """A graph inside a container: the body of a loop, or a case of a switch."""
 
     label: str
     scene: "Scene"
@@ -36,7 +36,7 @@ class InnerScene:
 
 @dataclass(frozen=True)
 class Node:
-    """One node: what is written on it, and what is inside."""
+    """One node, with its texts and inner graphs."""
 
     name: str
     kind: str  # "block", or the class of the container in small letters
@@ -51,7 +51,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Scene:
-    """A graph as something to draw."""
+    """A graph prepared for drawing."""
 
     graph: Structure
     nodes: tuple[Node, ...]
@@ -62,14 +62,14 @@ class Scene:
     outputs: Mapping[str, str] = field(default_factory=dict[str, str])  # name -> the node that gives it
 
     def type_of(self, edge: Edge) -> str:
-        """The type of what flows along an edge, in words."""
+        """The type of an edge as text."""
         if edge.giver == INPUTS:
             return type_text(self.graph.nodes[edge.taker].signature.inputs[edge.input].type)
         return type_text(self.graph.nodes[edge.giver].signature.outputs[edge.output].type)
 
 
 def scene_of(graph: Structure) -> Scene:
-    """The whole graph, ready to draw."""
+    """Prepare a graph for drawing."""
     return _scene(graph, graph.bindings, {path: slot for slot, paths in graph.slots.items() for path in paths}, "")
 
 
@@ -119,12 +119,12 @@ def _parts(block: Block, renamed: Mapping[str, str], bound: Mapping[str, Any]) -
 
 
 def class_name(held: Any) -> str:
-    """The class of a component, of one that is not loaded too."""
+    """The class name of a component, loaded or not."""
     if not isinstance(held, Lazy):
         return type(held).__name__
     try:
         return getattr(held.type, "__name__", None) or "bound"
-    except SfumatoError:  # a class that is not here: `check` tells, a drawing does not fail
+    except SfumatoError:  # an unknown class: `check` reports it, a drawing does not fail
         return "bound"
 
 
@@ -134,7 +134,7 @@ def _once(level: Inside) -> frozenset[str]:
 
 
 def default_of(port: Input, width: int = 24) -> str:
-    """A default in few letters: "" where there is none, "varies" where the readers disagree."""
+    """A default as short text: "" if there is none, "varies" if its readers have different ones."""
     if port.default is REQUIRED:
         return ""
     if port.default is VARIES:

@@ -1,4 +1,4 @@
-"""A graph as svg: self-contained, for a notebook, a page or a talk. Layers from the top down, loops as tinted boxes."""
+"""A graph as a self-contained svg: layers from top to bottom, containers as tinted boxes."""
 
 from dataclasses import dataclass
 from html import escape
@@ -6,8 +6,25 @@ from html import escape
 from ..structure import Structure
 from ..wiring import INPUTS
 from .cards import Card, card_of, output_pill
-from .ink import ACCENT, CARD, DIM, FAINT, FONT, INK, LINE, PAPER, box, clipped, curve, hue, measure, spans, tip, words
 from .layout import Layout, Link, Size, place
+from .primitives import (
+    ACCENT,
+    CARD,
+    DIM,
+    FAINT,
+    FONT,
+    INK,
+    LINE,
+    PAPER,
+    box,
+    clipped,
+    curve,
+    measure,
+    spans,
+    text_line,
+    type_colour,
+    with_tooltip,
+)
 from .scene import Scene, scene_of
 
 _MARGIN = 26.0
@@ -16,25 +33,26 @@ _ROW = 14.0  # of labels
 
 
 def svg(graph: Structure) -> str:
-    """The drawing. Hovering shows types and classes; `<title>` and `<desc>` tell it to a screen reader."""
+    """The drawing. Tooltips show types and classes; `<title>` and `<desc>` are for screen readers."""
     from .text import text
 
     scene = scene_of(graph)
     sheet = _sheet(scene, 0)
     name = " · ".join(graph.preset) if graph.preset else "graph"
-    told = (
-        f"{len(graph.nodes)} nodes, {len(graph.components)} components, gives {', '.join(graph.outputs) or 'nothing'}"
-    )
+    outputs = ", ".join(graph.outputs) or "none"
+    summary = f"{len(graph.nodes)} nodes, {len(graph.components)} components, outputs: {outputs}"
     legend = _legend()
-    width = max(sheet.width, measure(name, 19, bold=True) + measure(told, 11.5) + 30, legend[1]) + 2 * _MARGIN
+    width = max(sheet.width, measure(name, 19, bold=True) + measure(summary, 11.5) + 30, legend[1]) + 2 * _MARGIN
     height = sheet.height + 104
     shift = (width - sheet.width) / 2
-    head = words(name, _MARGIN, 38, 19, bold=True) + words(told, width - _MARGIN, 37, 11.5, fill=DIM, anchor="end")
+    head = text_line(name, _MARGIN, 38, 19, bold=True) + text_line(
+        summary, width - _MARGIN, 37, 11.5, fill=DIM, anchor="end"
+    )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" height="{height:.0f}" style="max-width:100%;height:auto" '
         f'font-family="{escape(FONT)}">'
-        f"<title>{escape(f'sfumato graph {name}: {told}')}</title><desc>{escape(text(graph))}</desc>"
+        f"<title>{escape(f'sfumato graph {name}: {summary}')}</title><desc>{escape(text(graph))}</desc>"
         f"{box(0.5, 0.5, width - 1, height - 1, 14, fill=PAPER, stroke=FAINT)}{head}"
         f'<g transform="translate({shift:.1f} 58)">{sheet.body}</g>'
         f'<g transform="translate({_MARGIN} {height - 22:.1f})">{legend[0]}</g></svg>\n'
@@ -43,16 +61,16 @@ def svg(graph: Structure) -> str:
 
 @dataclass(frozen=True)
 class _Line:
-    """All edges from one node to another: drawn as one line, with a row for each."""
+    """All edges from one node to another: one line, whose label has a row for each edge."""
 
     source: str
     target: str
-    rows: tuple[tuple[str, str], ...]  # what it is called, its type
+    rows: tuple[tuple[str, str], ...]  # name and type of each edge
     pinned: bool
 
 
 def _sheet(scene: Scene, depth: int) -> Card:
-    """A whole graph as one card: laid out, drawn, and measured."""
+    """A whole graph as one card."""
     cards = {node.name: card_of(node, scene, [_inside(i.scene, i.label, depth) for i in node.insides], depth)
              for node in scene.nodes}  # fmt: skip
     ends = {f"->{name}": output_pill(name, scene) for name in scene.outputs}
@@ -82,20 +100,20 @@ def _lines(scene: Scene) -> list[_Line]:
     found: dict[tuple[str, str, bool], list[tuple[str, str]]] = {}
     for e in scene.edges:
         if e.giver != INPUTS:
-            said = e.output if e.output == e.input else f"{e.output} → {e.input}"
-            found.setdefault((e.giver, e.taker, e.pinned), []).append((said, scene.type_of(e)))
+            label = e.output if e.output == e.input else f"{e.output} → {e.input}"
+            found.setdefault((e.giver, e.taker, e.pinned), []).append((label, scene.type_of(e)))
     return [_Line(giver, taker, tuple(rows), pinned) for (giver, taker, pinned), rows in found.items()]
 
 
-def _said(name: str, kind: str) -> list[tuple[str, str, float, bool]]:
-    """A row of a label: the type is left out where the name says it."""
+def _label_spans(name: str, kind: str) -> list[tuple[str, str, float, bool]]:
+    """One row of a label. The type is left out if it equals the name."""
     if name.replace("_", "").lower() == kind.replace("_", "").lower():
-        return [(name, hue(kind), _LABEL, False)]
-    return [(name, hue(kind), _LABEL, False), (f" {clipped(kind, 26)}", DIM, _LABEL, False)]
+        return [(name, type_colour(kind), _LABEL, False)]
+    return [(name, type_colour(kind), _LABEL, False), (f" {clipped(kind, 26)}", DIM, _LABEL, False)]
 
 
 def _label_size(line: _Line) -> tuple[float, float]:
-    widest = max(sum(measure(text, size) for text, _, size, _ in _said(*row)) for row in line.rows)
+    widest = max(sum(measure(text, size) for text, _, size, _ in _label_spans(*row)) for row in line.rows)
     return widest, _ROW * len(line.rows)
 
 
@@ -103,7 +121,7 @@ def _label(line: _Line, at: tuple[float, float]) -> str:
     width, height = _label_size(line)
     x, y = at
     back = box(x - width / 2, y - height / 2, width, height, 5, fill=CARD, opacity=0.8)
-    rows = [spans(_said(*row), x, y - height / 2 + _ROW * i + 10.5, "middle") for i, row in enumerate(line.rows)]
+    rows = [spans(_label_spans(*row), x, y - height / 2 + _ROW * i + 10.5, "middle") for i, row in enumerate(line.rows)]
     return f"<g>{back}{''.join(rows)}</g>"
 
 
@@ -117,29 +135,29 @@ def _stroke(
     reader = (cards | ends)[target]
     end = (points[-1][0], points[-1][1] + reader.head)
     kinds = {kind for _, kind in line.rows} if line else set[str]()
-    colour = hue(next(iter(kinds))) if len(kinds) == 1 else LINE
+    colour = type_colour(next(iter(kinds))) if len(kinds) == 1 else LINE
     dash = ' stroke-dasharray="6 4"' if line and line.pinned else ""
     x, y = end
     arrow = f'<path d="M{x - 4:.1f} {y - 7:.1f}L{x:.1f} {y - 0.5:.1f}L{x + 4:.1f} {y - 7:.1f}Z" fill="{colour}"/>'
     path = curve([start, *points, (x, y - 5)])
     drawn = f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-opacity="0.85"{dash}/>{arrow}'
-    told = ", ".join(f"{name}: {kind}" for name, kind in line.rows) if line else target[2:]
-    return tip(drawn, f"{source} -> {target.removeprefix('->')}: {told}{' (pinned)' if dash else ''}")
+    edges = ", ".join(f"{name}: {kind}" for name, kind in line.rows) if line else target[2:]
+    return with_tooltip(drawn, f"{source} -> {target.removeprefix('->')}: {edges}{' (pinned)' if dash else ''}")
 
 
 def _legend() -> tuple[str, float]:
-    """What the signs mean, on one line."""
+    """The legend, in one line, and its width."""
     x, pieces = 0.0, list[str]()
     for sign, text in (("full", "component, bound"), ("hollow", "not bound"), ("dash", "pinned edge"),
-                       ("need", "input"), ("free", "input with a default")):  # fmt: skip
+                       ("required", "input"), ("optional", "input with a default")):  # fmt: skip
         if sign == "dash":
             pieces.append(f'<path d="M{x:.1f} -4h22" stroke="{LINE}" stroke-width="1.6" stroke-dasharray="6 4"/>')
         elif sign in ("full", "hollow"):
             fill = INK if sign == "full" else CARD
             pieces.append(box(x, -10, 22, 12, 6, fill=fill, stroke=INK))
         else:
-            fill, stroke = (ACCENT, ACCENT) if sign == "need" else (CARD, LINE)
+            fill, stroke = (ACCENT, ACCENT) if sign == "required" else (CARD, LINE)
             pieces.append(box(x, -10, 22, 12, 6, fill=fill, stroke=stroke))
-        pieces.append(words(text, x + 28, 0, 10.5, fill=DIM))
+        pieces.append(text_line(text, x + 28, 0, 10.5, fill=DIM))
         x += 28 + measure(text, 10.5) + 18
     return "".join(pieces), x

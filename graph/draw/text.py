@@ -1,4 +1,4 @@
-"""A graph as text, at most 100 columns wide: what it takes, nodes with edges and components, what it gives."""
+"""A graph as text of at most 100 columns: inputs, nodes with edges and components, outputs."""
 
 from collections.abc import Iterator, Mapping
 from textwrap import wrap
@@ -38,7 +38,7 @@ def _inputs(graph: Structure) -> Iterator[str]:
 
 
 def _table(rows: Mapping[str, tuple[str, str]], indent: str = "  ") -> Iterator[str]:
-    """Rows of name, type, rest, in columns; a type that is too long for its column goes on below."""
+    """Rows of name, type and rest in columns. A type that is too long is wrapped."""
     if not rows:
         yield f"{indent}none"
         return
@@ -86,7 +86,7 @@ def _held(held: str, required: bool) -> str:
 def _from_loop(scene: Scene, name: str) -> str:
     if name == scene.each:
         return f"each {name}"
-    return f"carried {name}" if name in scene.carried else f"around: {name}"
+    return f"carried {name}" if name in scene.carried else f"outer {name}"
 
 
 def _renamed(node: Node) -> str:

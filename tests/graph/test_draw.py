@@ -122,7 +122,7 @@ ALL = [Graph(), Graph(a=Encode()), pipeline(), rich(), Graph(a=pipeline(), b=nam
 
 
 # ------------------------------------------------------------------------------------------------ text
-def test_the_text_tells_inputs_nodes_components_and_outputs() -> None:
+def test_the_text_lists_inputs_nodes_components_and_outputs() -> None:
     text = pipeline().bind(unet=UNet()).show()
     assert text.splitlines()[0] == "Graph fake · text2image  (6 nodes, 3 components)"
     for line in (
@@ -134,7 +134,7 @@ def test_the_text_tells_inputs_nodes_components_and_outputs() -> None:
         "      | guider   Guide · slot guider",
         "      |     latents         Latents       <- carried latents",
         "      |     step            Step          <- each step",
-        "      |     positive        Conditioning  <- around: positive",
+        "      |     positive        Conditioning  <- outer positive",
         "      |     unet  UNet  component, bound: UNet",
         "      latents  Latents      <- denoise.latents",
         "  images  list[str]  <- decode",
@@ -154,8 +154,8 @@ def test_the_text_fits_100_columns(graph: Graph) -> None:
     assert max(map(len, graph.show().splitlines())) <= 100
 
 
-def test_an_unknown_drawing_is_told_with_those_there_are() -> None:
-    with pytest.raises(GraphError, match=r"no such drawing. Did you mean 'svg'\? There are: text, mermaid, svg."):
+def test_an_unknown_form_of_drawing_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"no such form. Did you mean 'svg'\? There are: text, mermaid, svg."):
         pipeline().show("sgv")
 
 

@@ -1,5 +1,7 @@
-"""Paper, colours, letters: what every piece of an svg drawing is made with. Attributes only, no style sheet, so that
-a drawing inside a page changes nothing around it."""
+"""Colours, text and shapes of svg drawings.
+
+They use attributes and no style sheet, so that a drawing does not change the page that it is in.
+"""
 
 from html import escape
 from zlib import crc32
@@ -15,13 +17,13 @@ _HUES = ("#2f6f9f", "#8a5a9e", "#2d7d5f", "#a8641f", "#9c3f56", "#4a6a2a", "#5b5
 _NARROW, _WIDE = frozenset("iljtfrI.,:;|'()[] ·-"), frozenset("mwMWQ@%…—")
 
 
-def hue(kind: str) -> str:
-    """The colour of a type: the same in every drawing."""
+def type_colour(kind: str) -> str:
+    """The colour of a type, the same in every drawing."""
     return _HUES[crc32(kind.encode()) % len(_HUES)]
 
 
 def measure(text: str, size: float, *, bold: bool = False) -> float:
-    """How wide a text is at most in the fonts above, as near as letters tell."""
+    """The width of a text in pixels, estimated from its letters for the widest of the fonts above."""
     units = sum(
         0.40 if c in _NARROW else 0.98 if c in _WIDE or ord(c) > 0x2E80 else 0.72 if c.isupper() else 0.61 for c in text
     )
@@ -29,11 +31,11 @@ def measure(text: str, size: float, *, bold: bool = False) -> float:
 
 
 def clipped(text: str, letters: int) -> str:
-    """The text in at most so many letters."""
+    """The text, cut to at most this many letters."""
     return text if len(text) <= letters else f"{text[: letters - 1]}…"
 
 
-def words(
+def text_line(
     text: str, x: float, y: float, size: float, *, fill: str = INK, bold: bool = False, anchor: str = "start"
 ) -> str:
     """A line of text on the baseline `y`."""
@@ -43,7 +45,7 @@ def words(
 
 
 def spans(parts: list[tuple[str, str, float, bool]], x: float, y: float, anchor: str = "start") -> str:
-    """A line of text in several voices: (text, colour, size, bold). The reader's own font says where each begins."""
+    """A line of text in several styles: (text, colour, size, bold). The viewer's font decides where each begins."""
     inner = "".join(
         f'<tspan font-size="{size:g}" fill="{fill}"{_BOLD if bold else ""}>{escape(text)}</tspan>'
         for text, fill, size, bold in parts if text
@@ -60,13 +62,13 @@ def box(
     return f'<rect {shape} fill="{fill}" stroke="{stroke}" fill-opacity="{opacity:g}"/>'
 
 
-def tip(body: str, text: str) -> str:
-    """Pieces with a text that browsers show under the pointer, and that readers speak."""
+def with_tooltip(body: str, text: str) -> str:
+    """The body with a tooltip, which screen readers speak."""
     return f"<g><title>{escape(text)}</title>{body}</g>"
 
 
 def curve(points: list[tuple[float, float]] | tuple[tuple[float, float], ...]) -> str:
-    """A path that leaves and meets every point straight down."""
+    """A path through the points that is vertical at each of them."""
     (x, y), *rest = points
     path = [f"M{x:.1f} {y:.1f}"]
     for to_x, to_y in rest:
