@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .lms import LMSDiscreteScheduler as LMSDiscreteScheduler
     from .pndm import PNDMScheduler as PNDMScheduler
     from .repaint import RePaintScheduler as RePaintScheduler
+    from .request import Request as Request
     from .sasolver import SASolverScheduler as SASolverScheduler
     from .schedule import Level as Level
     from .schedule import Schedule as Schedule
@@ -55,7 +56,14 @@ if TYPE_CHECKING:
     from .unipc import UniPCMultistepScheduler as UniPCMultistepScheduler
     from .wuerstchen import DDPMWuerstchenScheduler as DDPMWuerstchenScheduler
 
-_OWN = {"Scheduler": "base", "History": "history", "Schedule": "schedule", "Step": "schedule", "Level": "schedule"}
+_OWN = {
+    "Scheduler": "base",
+    "History": "history",
+    "Request": "request",
+    "Schedule": "schedule",
+    "Step": "schedule",
+    "Level": "schedule",
+}
 
 
 def __getattr__(name: str) -> Any:  # Any: a class of this package or of a plugin

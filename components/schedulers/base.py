@@ -29,7 +29,7 @@ _SYNONYMS = {"shift": "flow_shift", "flow_shift": "shift"}
 class Scheduler(ABC):
     """Plans noise levels (`steps`) and moves a sample along them (`advance`). Fields are the published config keys.
 
-    A subclass says what is its own: `process`, `plan`, `advance` and `denoised`. It holds no state, so one object
+    A subclass implements `process`, `plan`, `advance` and `denoised`. It holds no state, so one object
     serves any number of runs and threads; a run's state is the sample and the history.
     """
 

@@ -1,4 +1,4 @@
-"""Consistency models (Song et al. 2023): one call gives the clean sample, further ones begin again with less noise."""
+"""Consistency models (Song et al. 2023): one call gives the clean sample, more calls start again with less noise."""
 
 from dataclasses import dataclass, field
 from math import cos, inf, log, sin
@@ -64,7 +64,7 @@ class CMStochasticIterativeScheduler(Scheduler):
         )
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        """Equation 5 with the scalings of appendix C, by which the sample at sigma_min is its own answer."""
+        """Equation 5 with the scalings of appendix C, by which a sample at sigma_min stays as it is."""
         above = step.sigma - self.sigma_min
         skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
         out = above * self.sigma_data / (step.sigma**2 + self.sigma_data**2) ** 0.5

@@ -51,14 +51,14 @@ def flow_schedule(
     sigmas: Floats, timesteps: Floats, adds_noise: Sequence[bool] = (), calls_per_step: int = 1
 ) -> Schedule:
     """The schedule of a straight path. sigmas: (calls + 1,). timesteps: (calls,)."""
-    levels: list[float] = sigmas.astype(np.float32).tolist()
-    clock: list[float] = timesteps.astype(np.float32).tolist()
+    shares: list[float] = sigmas.astype(np.float32).tolist()
+    calls: list[float] = timesteps.astype(np.float32).tolist()
     return Schedule(
-        sigmas=tuple(levels),
-        timesteps=tuple(clock),
-        levels=tuple(Level(1 - sigma, sigma) for sigma in levels),
+        sigmas=tuple(shares),
+        timesteps=tuple(calls),
+        levels=tuple(Level(1 - sigma, sigma) for sigma in shares),
         adds_noise=tuple(adds_noise),
-        whole_step_of=tuple(call // calls_per_step for call in range(len(clock))),
+        whole_step_of=tuple(call // calls_per_step for call in range(len(calls))),
     )
 
 

@@ -161,6 +161,4 @@ def check_curve_without_flow(scheduler: object) -> None:
             key = "use_lu_lambdas"
         if key:
             name = type(scheduler).__name__
-            raise ConfigError(
-                f"{name} takes {key} or use_flow_sigmas, not both: the curve is not one of flow. Set one."
-            )
+            raise ConfigError(f"{name} takes {key} or use_flow_sigmas, not both. Set one of them.")

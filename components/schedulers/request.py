@@ -16,7 +16,7 @@ Accepts = Literal["timesteps", "sigmas", "either", "both", "neither"]
 
 @dataclass(frozen=True)
 class Request:
-    """What one run asks its scheduler for: `n` whole steps, or the levels at `timesteps` or `sigmas`."""
+    """The arguments of `steps`: `n` whole steps, or the steps at `timesteps` or `sigmas`."""
 
     scheduler: str
     """The scheduler's class name, for error texts."""

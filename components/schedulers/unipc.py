@@ -37,7 +37,9 @@ def check_unipc(scheduler: "UniPCMultistepScheduler") -> None:
     """A rule: the end fits what is integrated, and flow fits its curve and its last level."""
     kind = chosen_curve(scheduler)
     if scheduler.use_flow_sigmas and kind in ("exponential", "beta"):
-        raise ConfigError(f"UniPCMultistepScheduler takes use_{kind}_sigmas or use_flow_sigmas, not both. Set one.")
+        raise ConfigError(
+            f"UniPCMultistepScheduler takes use_{kind}_sigmas or use_flow_sigmas, not both. Set one of them."
+        )
     if scheduler.shift_terminal is not None and not scheduler.use_flow_sigmas:
         raise ConfigError("UniPCMultistepScheduler takes shift_terminal only with use_flow_sigmas=True. Set both.")
     if not scheduler.predict_x0 and scheduler.final_sigmas_type == "zero":

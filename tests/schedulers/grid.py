@@ -72,7 +72,7 @@ OPTIONS: dict[str, Options] = {
         "beta_schedule": ("scaled_linear", "linear", "squaredcos_cap_v2"),
     },
     "DPMSolverMultistepInverseScheduler": {
-        "curve": (None, "use_karras_sigmas"),  # it drops turns whose timesteps are equal once cut to whole ones
+        "curve": (None, "use_karras_sigmas"),  # it drops steps whose timesteps are equal once cut to whole ones
         "solver_order": (1, 2, 3),
         "prediction_type": PREDICTIONS,
         "algorithm_type": ("dpmsolver", "dpmsolver++"),
@@ -174,7 +174,7 @@ OPTIONS: dict[str, Options] = {
 }
 DRAWN = 11
 """Configs of each class; each is run with 5, 10 and 25 steps."""
-ASKED = 5000
+LOOKED_AT = 5000
 """Combinations that are looked at for them: some classes have half a million, of which most are nobody's."""
 
 
@@ -197,7 +197,7 @@ def nobody_s_config(name: str, config: Config) -> bool:
         or (zero and config.get("solver_type") == "bh1")  # there 0 times infinity at the end: nan
         or (config.get("shift_terminal") is not None and name.startswith("UniPC") and not flow)
         or (config.get("time_shift_type") == "linear" and not config.get("use_dynamic_shifting"))
-        # Backwards, "trailing" and curves end with a turn of no length, at the noisiest level: nan beyond first order.
+        # Backwards, "trailing" and curves end with a step of no length, at the noisiest level: nan beyond first order.
         or (name.endswith("InverseScheduler") and still_at_the_end(config))
         # There a second difference divides by a last step of no length (or to no noise, infinitely far): nan.
         or (
@@ -217,7 +217,7 @@ def drawn(name: str) -> list[Config]:
     options = OPTIONS[name]
     size = prod(map(len, options.values()))
     usable = (
-        config for k in random.Random(0).sample(range(size), min(size, ASKED))
+        config for k in random.Random(0).sample(range(size), min(size, LOOKED_AT))
         if not nobody_s_config(name, config := nth(options, k))
     )  # fmt: skip
     return list(itertools.islice(usable, DRAWN))

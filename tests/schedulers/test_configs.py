@@ -290,6 +290,31 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         "EulerAncestralDiscreteScheduler adds noise in step 2, but advance got none. Draw unit noise shaped like the "
         "sample whenever step.noisy, and pass it as noise=.",
     ),
+    "timesteps and an even spacing": (
+        lambda: package.PNDMScheduler().steps(5, timesteps=[900, 500]),
+        "PNDMScheduler takes no timesteps: it plans its own. Pass a number of steps.",
+    ),
+    "timesteps that follow sigma": (
+        lambda: package.EDMEulerScheduler().steps(5, timesteps=[900, 500]),
+        "EDMEulerScheduler takes no timesteps. Pass sigmas.",
+    ),
+    "sigmas beyond noise": (
+        lambda: package.FlowMatchEulerDiscreteScheduler().steps(2, sigmas=[1.5, 0.5, 0.0]),
+        "FlowMatchEulerDiscreteScheduler needs two or more sigmas above 0 and at most 1; only the last one, where the "
+        "run ends, may be 0. Got [1.5, 0.5, 0].",
+    ),
+    "no numbers": (
+        lambda: EulerDiscreteScheduler().steps(2, timesteps=["a"]),  # pyright: ignore[reportArgumentType]
+        "EulerDiscreteScheduler needs a list of numbers as timesteps, got ['a'].",
+    ),
+    "order": (
+        lambda: package.EDMDPMSolverMultistepScheduler(solver_order=4),
+        "EDMDPMSolverMultistepScheduler needs solver_order from 1 to 3, got 4.",
+    ),
+    "even in lambda along flow": (
+        lambda: package.DPMSolverMultistepScheduler(use_lu_lambdas=True, use_flow_sigmas=True),
+        "DPMSolverMultistepScheduler takes use_lu_lambdas or use_flow_sigmas, not both. Set one of them.",
+    ),
     "variance": (
         lambda: DDPMScheduler(variance_type="learned").advance(
             torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2), DDPMScheduler().steps(5)[0]

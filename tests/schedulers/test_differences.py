@@ -130,8 +130,8 @@ def test_ancestral_middles_are_exact_where_the_reference_loses_digits() -> None:
 
 @pytest.mark.parametrize("scheduler", [PNDMScheduler(skip_prk_steps=True), LMSDiscreteScheduler()])
 def test_a_multistep_run_that_starts_in_the_middle_warms_up(scheduler: Scheduler) -> None:
-    """The reference's PNDM takes the second turn of any run for the correction of the first, and steps past its level;
-    its LMS weighs derivatives by the turn's number, and leaves out the weights that have none. Ours ask their history.
+    """The reference's PNDM takes the second step of any run for the correction of the first, and steps past its level;
+    its LMS weighs derivatives by the step's number, and leaves out the weights that have none. Ours read their history.
     """
     point, schedule = randn(7), scheduler.steps(10)
     tail = schedule[schedule.whole_step_of.index(4) :]
@@ -192,7 +192,7 @@ def test_a_sample_run_backwards_and_forwards_again_is_the_sample() -> None:
     torch.testing.assert_close(x, sample, rtol=2e-3, atol=1e-4)
 
 
-def test_two_turns_at_one_timestep_are_two_turns() -> None:
+def test_two_steps_at_one_timestep_are_two_steps() -> None:
     """Rounded timesteps of a curve may coincide. The reference looks a level up by timestep, so without a begin index
     it starts such a run at its second level, and runs out of levels at the end.
     """

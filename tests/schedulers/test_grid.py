@@ -63,7 +63,7 @@ def pair(name: str, config: Config) -> tuple[Scheduler, Any, Config]:
 
 
 def made(kind: Any, keys: Config) -> Any:
-    """One of the reference. Some plan a thousand steps when they are made, for seconds, and plan anew when asked."""
+    """One of the reference. Some plan a thousand steps when they are made, for seconds, and plan anew when called."""
     planned = kind.set_timesteps
 
     def few(self: Any, n: int, *more: Any, **named: Any) -> None:
@@ -115,7 +115,7 @@ def reference_run(theirs: Any, x: Tensor, arguments: Config, doubled: bool) -> T
                 setattr(theirs, key, held.double())
     if hasattr(theirs, "set_begin_index"):  # as its pipelines do: two equal timesteps would start it at the second
         theirs.set_begin_index(0)
-    if hasattr(theirs, "noise_sampler"):  # a Brownian tree there: it is given ours, unit normal in each turn
+    if hasattr(theirs, "noise_sampler"):  # a Brownian tree there: it gets ours, unit normal in each step
         theirs.noise_sampler = Drawn(x.shape)
     for t in theirs.timesteps:
         seen = theirs.scale_model_input(x, t) if hasattr(theirs, "scale_model_input") else x
@@ -167,9 +167,9 @@ def same_plan(name: str, config: Config, schedule: Schedule, theirs: Any) -> Non
     assert (schedule.device_timesteps.dtype == torch.int64) == whole
     if hasattr(theirs, "sigmas"):
         sigmas, published = torch.tensor(schedule.sigmas), theirs.sigmas.float()
-        if name == "DPMSolverSDEScheduler":  # ours stand at the middles too, for the sample does
+        if name == "DPMSolverSDEScheduler":  # ours have the middles too, where the sample is
             sigmas, published = sigmas[::2], torch.cat([published[:1], published[1:-1:2]])
-        if name.startswith("KDPM2"):  # ours stand at the middles too, for the sample does
+        if name.startswith("KDPM2"):  # ours have the middles too, where the sample is
             middles = theirs.sigmas_interpol["Ancestral" not in name :: 2][: len(clock) // 2]
             torch.testing.assert_close(sigmas[1:-1:2], middles, rtol=1e-3, atol=1e-6)
             sigmas, published = sigmas[::2], torch.cat([published[:1], published[1:-3:2]])

@@ -92,7 +92,7 @@ def test_an_exact_prediction_gives_the_clean_sample_back(
 def test_a_denoiser_of_one_point_leads_to_that_point(name: str, config: dict[str, Any], n: int, seed: int) -> None:
     """Within 1e-5 of the point and 1e-6 of the first sigma, for any number of steps.
 
-    DDIM is given its timesteps, so that each turn leads to the next one's level; the published stride does so only for
+    DDIM is given its timesteps, so that each step leads to the next one's level; the published stride does so only for
     "leading" and numbers of steps that divide the timesteps.
     """
     scheduler = made(name, config)
@@ -122,6 +122,29 @@ def test_slices_of_slices_keep_their_place(n: int, a: int, b: int, c: int) -> No
     )
 
 
+OWN = Scheduler.__module__.rpartition(".")[0]
+
+
+@pytest.mark.parametrize("name", list(schedulers))
+def test_a_scheduler_is_composed_not_inherited(name: str) -> None:
+    """At most one family between `Scheduler` and a published class, and no concrete method is overridden."""
+
+    def depth(cls: type) -> int:
+        return max((1 + depth(base) for base in cls.__bases__ if base.__module__.startswith(OWN)), default=1)
+
+    def concrete(cls: type) -> set[str]:
+        methods = {key for key, value in vars(cls).items() if callable(value) or isinstance(value, property)}
+        made_by_dataclass = {"__init__", "__repr__", "__eq__", "__hash__", "__setattr__", "__delattr__", "__replace__"}
+        return methods - made_by_dataclass - getattr(cls, "__abstractmethods__", frozenset())
+
+    cls = schedulers[name]
+    assert depth(cls) <= 3
+    lineage = [base for base in cls.__mro__ if base.__module__.startswith(OWN)]
+    for place, lower in enumerate(lineage):
+        for higher in lineage[place + 1 :]:
+            assert not concrete(lower) & concrete(higher), (lower, higher)
+
+
 @pytest.mark.parametrize("name", list(schedulers))
 def test_schedules_and_schedulers_are_values(name: str) -> None:
     scheduler = schedulers[name]()
@@ -139,7 +162,7 @@ def test_schedules_and_schedulers_are_values(name: str) -> None:
         scheduler.num_train_timesteps = 5
 
 
-def test_a_step_says_where_it_stands() -> None:
+def test_a_step_knows_its_place_in_the_schedule() -> None:
     schedule = DDIMScheduler(eta=0.5).steps(4)
     assert [step.timestep for step in schedule] == [750, 500, 250, 0]
     assert [step.fraction for step in schedule] == [0, 0.25, 0.5, 0.75]
@@ -155,7 +178,7 @@ def test_a_step_says_where_it_stands() -> None:
     assert EulerDiscreteScheduler().steps(4)[0].t.dtype == torch.float32
 
 
-def test_two_turns_of_one_step_share_its_fraction() -> None:
+def test_two_steps_of_one_whole_step_share_its_fraction() -> None:
     heun = Schedule(sigmas=(9, 4, 4, 1, 1, 0), timesteps=(900, 400, 400, 100, 100), whole_step_of=(0, 1, 1, 2, 2))
     assert [step.fraction for step in heun] == [0, 1 / 3, 1 / 3, 2 / 3, 2 / 3]
 
@@ -214,7 +237,7 @@ OF_INTEREST = [
 ALL_KINDS = [*OF_INTEREST, *(schedulers[name]() for name in schedulers)]
 
 
-def turn(scheduler: Scheduler, sample: Tensor, step: Step, history: History = ()) -> tuple[Tensor, History]:
+def advanced(scheduler: Scheduler, sample: Tensor, step: Step, history: History = ()) -> tuple[Tensor, History]:
     prediction = torch.tanh(sample * step.scale_in)
     if (getattr(scheduler, "variance_type", "") or "").startswith("learned"):
         prediction = torch.cat([prediction, prediction], dim=1)
@@ -224,7 +247,7 @@ def turn(scheduler: Scheduler, sample: Tensor, step: Step, history: History = ()
 
 def go(scheduler: Scheduler, schedule: Schedule, sample: Tensor, history: History = ()) -> tuple[Tensor, History]:
     for step in schedule:
-        sample, history = turn(scheduler, sample, step, history)
+        sample, history = advanced(scheduler, sample, step, history)
         assert all(part.dtype == torch.float32 for part in history)
     return sample, history
 
@@ -234,14 +257,14 @@ def test_the_host_never_waits(scheduler: Scheduler) -> None:
     schedule, sample, history = scheduler.steps(6), randn(0), ()
     with Syncs() as syncs:
         for step in schedule:
-            sample, history = turn(scheduler, sample, step, history)
+            sample, history = advanced(scheduler, sample, step, history)
             scheduler.add_noise(sample, sample, step)
             _ = step.t, step.fraction
     assert syncs.count == 0
 
 
 @pytest.mark.parametrize("scheduler", ALL_KINDS, ids=lambda s: type(s).__name__)
-def test_a_run_resumed_at_any_turn_is_the_same_bit_by_bit(scheduler: Scheduler) -> None:
+def test_a_run_resumed_at_any_step_is_the_same_bit_by_bit(scheduler: Scheduler) -> None:
     schedule = scheduler.steps(8)
     whole, _ = go(scheduler, schedule, randn(0))
     for k in range(1, len(schedule)):
@@ -278,7 +301,7 @@ def test_half_precision_in_is_float32_inside_and_out(scheduler: Scheduler) -> No
     schedule = scheduler.steps(4)
     step = schedule[schedule.whole_step_of.index(1)]
     sample = randn(0).bfloat16()
-    out, _ = turn(scheduler, sample, step)
+    out, _ = advanced(scheduler, sample, step)
     assert out.dtype == torch.float32
     assert torch.isfinite(out).all()
 

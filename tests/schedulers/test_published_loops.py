@@ -1,7 +1,7 @@
 """Schedulers whose published pipelines need a loop of their own, against those loops in diffusers 0.42.1.
 
 Some ask the model between two of the scheduler's methods, some hand it the next timestep, some draw noise before the
-model is asked. Each loop here is the pipeline's; its draws are noted by our turns, and ours is given the same. As in
+model is asked. Each loop here is the pipeline's; its draws are noted by our steps, and ours is given the same. As in
 `test_grid`, configs are drawn from the product of the options: plans are equal, and trajectories agree within 1e-5 of
 the largest value.
 """
@@ -33,18 +33,18 @@ SHAPE = (2, 3, 6, 6)
 
 
 class Draws:
-    """In the place of the reference's `randn_tensor`: notes what was drawn for which of our turns."""
+    """In the place of the reference's `randn_tensor`: notes what was drawn for which of our steps."""
 
     def __init__(self) -> None:
-        self.generator, self.turn = torch.Generator().manual_seed(5), 0
+        self.generator, self.call = torch.Generator().manual_seed(5), 0
         self.at: dict[int, Tensor] = {}
 
     def __call__(self, shape: Sequence[int], **_: object) -> Tensor:
-        self.at[self.turn] = torch.randn(SHAPE, generator=self.generator)
-        return self.at[self.turn]
+        self.at[self.call] = torch.randn(SHAPE, generator=self.generator)
+        return self.at[self.call]
 
-    def turns(self, items: Sequence[Any]) -> Iterator[Any]:
-        for self.turn, item in enumerate(items):
+    def calls(self, items: Sequence[Any]) -> Iterator[Any]:
+        for self.call, item in enumerate(items):
             yield item
 
 
@@ -57,33 +57,33 @@ def scm(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
     theirs.set_timesteps(n, intermediate_timesteps=1.3 if n == 2 else None)
     size = theirs.config.sigma_data
     x = x * size
-    for t in draws.turns(theirs.timesteps[:-1]):
+    for t in draws.calls(theirs.timesteps[:-1]):
         x, x0 = theirs.step(model(x / size, float(t)) * size, t, x, return_dict=False)
     return x0 / size  # pyright: ignore[reportPossiblyUnboundVariable]  # there are timesteps
 
 
 def wuerstchen(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
     theirs.set_timesteps(n)
-    for t in draws.turns(theirs.timesteps[:-1]):
+    for t in draws.calls(theirs.timesteps[:-1]):
         x = theirs.step(model(x, float(t)), t.expand(len(x)), x).prev_sample
     return x
 
 
 def unclip(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
     theirs.set_timesteps(n)
-    bars = theirs.alphas_cumprod.double()  # in float32, 1 - (1 - alpha) loses all digits of the first turn's alpha
+    bars = theirs.alphas_cumprod.double()  # in float32, 1 - (1 - alpha) loses all digits of the first step's alpha
     theirs.alphas_cumprod, theirs.alphas = bars, bars / torch.cat([torch.ones(1).double(), bars[:-1]])
     theirs.betas = 1 - theirs.alphas
     channels = SHAPE[1] * (2 if theirs.config.variance_type == "learned_range" else 1)
     after = [*theirs.timesteps[1:], None]
-    for t in draws.turns(theirs.timesteps):
-        x = theirs.step(model(x, float(t), channels), t, x, prev_timestep=after[draws.turn]).prev_sample
+    for t in draws.calls(theirs.timesteps):
+        x = theirs.step(model(x, float(t), channels), t, x, prev_timestep=after[draws.call]).prev_sample
     return x
 
 
 def consistency_decoder(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
     theirs.set_timesteps(n)
-    for t in draws.turns(theirs.timesteps):
+    for t in draws.calls(theirs.timesteps):
         x = theirs.step(model(theirs.scale_model_input(x, t), float(t)), t, x).prev_sample
     return x
 
@@ -91,7 +91,7 @@ def consistency_decoder(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
 def cogvideox_dpm(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
     theirs.set_timesteps(n)
     x0 = before = None
-    for t in draws.turns(theirs.timesteps):
+    for t in draws.calls(theirs.timesteps):
         x, x0 = theirs.step(model(x, float(t)), x0, t, before, x)
         before = t
     return x
@@ -104,9 +104,9 @@ def score_sde_ve(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
     for i, t in enumerate(theirs.timesteps):
         sigma = float(theirs.sigmas[i])
         for k in range(walks):
-            draws.turn = i * (walks + 1) + k
+            draws.call = i * (walks + 1) + k
             x = theirs.step_correct(model(x, sigma) / sigma, x).prev_sample
-        draws.turn = i * (walks + 1) + walks
+        draws.call = i * (walks + 1) + walks
         out = theirs.step_pred(model(x, sigma) / sigma, t, x)
         x, out = out.prev_sample, out.prev_sample_mean
     return out
@@ -115,7 +115,7 @@ def score_sde_ve(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
 def score_sde_vp(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
     theirs.set_timesteps(n)
     mean = x
-    for t in draws.turns(theirs.timesteps.double()):  # in float32, 1 - exp(-t) loses the digits of a short time
+    for t in draws.calls(theirs.timesteps.double()):  # in float32, 1 - exp(-t) loses the digits of a short time
         x, mean = theirs.step_pred(model(x, float(t)), x, t)
     return mean.float()
 
@@ -123,7 +123,7 @@ def score_sde_vp(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
 def karras_ve(theirs: Any, n: int, x: Tensor, draws: Draws) -> Tensor:
     theirs.set_timesteps(n)
     for t in theirs.timesteps:
-        draws.turn = 2 * (n - 1 - int(t)) - 1  # ours ends the turn before with it
+        draws.call = 2 * (n - 1 - int(t)) - 1  # ours ends the step before with it
         sigma, after = float(theirs.schedule[t]), float(theirs.schedule[t - 1]) if t > 0 else 0
         raised, higher = theirs.add_noise_to_input(x, sigma)
         out = theirs.step(model(raised, higher), higher, after, raised)
@@ -264,7 +264,7 @@ def test_repaint_paints_around_a_known_part(
     """Where each training timestep is visited, as the reference's jumps are right there.
 
     It draws for a step and for each timestep of a jump, and blends before it jumps; the same normal variables, put
-    together, are one draw for the unknown part and one for the known. Both sides run in float64: a run has 160 turns.
+    together, are one draw for the unknown part and one for the known. Both sides run in float64: a run has 160 steps.
     """
     theirs = reference.RePaintScheduler(num_train_timesteps=n, **config)
     ours = RePaintScheduler(num_train_timesteps=n, jump_length=jumps[0], jump_n_sample=jumps[1], **config)
@@ -277,9 +277,9 @@ def test_repaint_paints_around_a_known_part(
     known, x = (torch.randn(SHAPE, generator=torch.Generator().manual_seed(k)).double().clamp(-1, 1) for k in (2, 3))
     painted = (torch.arange(6).expand(SHAPE[0], 1, 6, 6) > 2).float()
     keep, found, schedule = KeepUnmasked(scheduler=ours), x, ours.steps(n)
-    turns = turns_of(theirs.timesteps.tolist())
-    assert [step.timestep for step in schedule] == [t for t, _ in turns]
-    for step, (t, jump) in zip(schedule, turns, strict=True):
+    calls = calls_of(theirs.timesteps.tolist())
+    assert [step.timestep for step in schedule] == [t for t, _ in calls]
+    for step, (t, jump) in zip(schedule, calls, strict=True):
         x = theirs.step(model(x, float(t)), t, x, known, 1 - painted).prev_sample
         drawn, risen, rise = draws.at[0], torch.zeros(SHAPE), 1.0
         for k in range(jump):
@@ -295,20 +295,20 @@ def test_repaint_paints_around_a_known_part(
     assert float((found - x).abs().max() / x.abs().max()) < 1e-5
 
 
-def turns_of(timesteps: Sequence[int]) -> list[tuple[int, int]]:
-    """The timesteps at which the model is asked, and how many jumps up follow each."""
-    turns: list[tuple[int, int]] = []
+def calls_of(timesteps: Sequence[int]) -> list[tuple[int, int]]:
+    """The timestep of each model call, and how many jumps up follow each."""
+    calls: list[tuple[int, int]] = []
     last = timesteps[0] + 1
     for t in timesteps:
         if t < last:
-            turns.append((t, 0))
+            calls.append((t, 0))
         else:
-            turns[-1] = (turns[-1][0], turns[-1][1] + 1)
+            calls[-1] = (calls[-1][0], calls[-1][1] + 1)
         last = t
-    return turns
+    return calls
 
 
-def test_repaint_jumps_to_the_level_that_the_next_turn_expects_where_the_reference_does_not() -> None:
+def test_repaint_jumps_to_the_level_that_the_next_step_expects_where_the_reference_does_not() -> None:
     """With strides of several training timesteps it takes the betas above those that the step came down."""
     theirs, ours = reference.RePaintScheduler(), RePaintScheduler(jump_length=1, jump_n_sample=2)
     theirs.set_timesteps(10, 1, 2)
@@ -337,8 +337,8 @@ def test_repaint_without_jumps_is_ddim() -> None:
 
 
 @pytest.mark.parametrize("name", ["DDIMParallelScheduler", "DDPMParallelScheduler"])
-def test_all_turns_of_a_window_are_moved_on_at_once(name: str) -> None:
-    """As `batch_step_no_noise` does: `advance` of each turn, in any order."""
+def test_all_steps_of_a_slice_are_computed_at_once(name: str) -> None:
+    """As `batch_step_no_noise` does: `advance` of each step, in any order."""
     ours, theirs = schedulers[name](), getattr(reference, name)()
     theirs.set_timesteps(10)
     samples = torch.randn(10, *SHAPE[1:], generator=torch.Generator().manual_seed(1))

@@ -180,7 +180,7 @@ def test_a_run_is_the_reference_s_run(name: str, config: Config, n: int) -> None
 
     x, channels = start(schedule.noise_scale), channels_of(config)
     theirs = reference_run(reference, x, channels, arguments)
-    # A cosine schedule starts at sigma 20000 and falls to 25 in one turn: a float32 difference leaves 3 digits less.
+    # A cosine schedule starts at sigma 20000 and falls to 25 in one step: a float32 difference leaves 3 digits less.
     room = 100 if "Ancestral" in name and schedule.noise_scale > 1e4 else 1
     assert off(our_run(ours, schedule, x, channels), theirs) < TOLERANCE * room
 
@@ -229,11 +229,11 @@ def test_euler_goes_by_sigmas_that_a_caller_gives(config: Config, sigmas: list[f
 
 @pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DDPMScheduler"])
 def test_timesteps_that_a_caller_gives_are_visited(name: str) -> None:
-    asked = [999, 800, 650, 300, 77, 0]
+    custom = [999, 800, 650, 300, 77, 0]
     ours, reference, arguments = pair(name, SD)
-    reference.set_timesteps(timesteps=asked)
-    schedule = ours.steps(99, timesteps=asked)
-    assert schedule.timesteps == tuple(asked)
+    reference.set_timesteps(timesteps=custom)
+    schedule = ours.steps(99, timesteps=custom)
+    assert schedule.timesteps == tuple(custom)
     x = start(schedule.noise_scale)
     assert off(our_run(ours, schedule, x, 4), reference_run(reference, x, 4, arguments)) < TOLERANCE
 
@@ -274,8 +274,8 @@ def test_ddpm_fixed_large_log_is_the_large_variance_where_the_reference_gives_na
     assert torch.equal(our_run(ours, ours.steps(5), start(), 4), our_run(plain, plain.steps(5), start(), 4))
 
 
-def test_log_linear_sigmas_are_one_for_each_turn_and_the_end() -> None:
-    """The reference keeps one more, which no turn reads; only churn, divided by their number, would see it."""
+def test_log_linear_sigmas_are_one_for_each_step_and_the_end() -> None:
+    """The reference keeps one more, which no step reads; only churn, divided by their number, would see it."""
     ours, reference, _ = pair("EulerDiscreteScheduler", {**SD, "interpolation_type": "log_linear"})
     reference.set_timesteps(5)
     assert len(reference.sigmas) == 7
@@ -295,7 +295,7 @@ def test_ancestral_euler_takes_what_the_reference_does_not() -> None:
     assert other.steps(2, sigmas=[5.0, 1.0, 0.0]).sigmas == (5.0, 1.0, 0.0)
 
 
-def test_ddim_visits_timesteps_that_a_caller_gives_and_each_turn_leads_to_the_next() -> None:
+def test_ddim_visits_timesteps_that_a_caller_gives_and_each_step_leads_to_the_next() -> None:
     ours, _, _ = pair("DDIMScheduler", SD)
     schedule = ours.steps(1, timesteps=[900, 500, 100])
     assert [step.target for step in schedule] == [schedule[1].level, schedule[2].level, (1.0, 0.0)]
