@@ -1,4 +1,4 @@
-"""What the tests of models share: the reference implementation, tiny seeded models of both, the embedded real model."""
+"""Fixtures of the tests of models: the reference implementation, tiny models of both, the embedded model."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ EMOJI = next(p for p in (ROOT / "presets/embedded/emoji", ROOT.parent / "shared/
 
 @pytest.fixture(autouse=True)
 def _quiet_and_seeded() -> Iterator[None]:
-    """The reference warns about its own deprecations; ours stay errors, since they are raised in our own tests too."""
+    """Ignore the reference's own warnings of deprecation. Warnings from our code stay errors."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.filterwarnings("ignore", module="diffusers")
         torch.manual_seed(0)
@@ -25,12 +25,12 @@ def _quiet_and_seeded() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def reference() -> Any:  # a lazy module: its attributes are made when asked for
+def reference() -> Any:  # a lazy module: its attributes are made when they are read
     """diffusers, which the library never imports."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         diffusers: Any = import_module("diffusers")
-        _ = (diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, diffusers.AutoencoderTiny)  # imported for good
+        _ = (diffusers.UNet2DConditionModel, diffusers.AutoencoderKL, diffusers.AutoencoderTiny)  # imports them
     diffusers.utils.logging.set_verbosity_error()
     return diffusers
 
@@ -46,7 +46,7 @@ Pair = tuple[Any, Any]
 
 @pytest.fixture
 def read_by_us(reference: Any, tmp_path: Path) -> Callable[[str, dict[str, Any]], Pair]:
-    """Makes a reference model, lets it save itself, and gives (ours read from there, theirs)."""
+    """Makes and saves a model of the reference; returns (ours, read from that folder; theirs)."""
 
     def make(name: str, config: dict[str, Any]) -> Pair:
         theirs = getattr(reference, name).from_config(config).eval()
@@ -58,7 +58,7 @@ def read_by_us(reference: Any, tmp_path: Path) -> Callable[[str, dict[str, Any]]
 
 @pytest.fixture
 def read_by_them(reference: Any, tmp_path: Path) -> Callable[[str, dict[str, Any]], Pair]:
-    """Makes a model of ours, lets it save itself, and gives (ours, theirs read from there with nothing amiss)."""
+    """Makes and saves a model of ours; returns (ours; theirs, read from that folder without a report)."""
 
     def make(name: str, config: dict[str, Any]) -> Pair:
         model = getattr(ours, name).from_config(config).eval()
@@ -66,6 +66,20 @@ def read_by_them(reference: Any, tmp_path: Path) -> Callable[[str, dict[str, Any
         theirs, report = getattr(reference, name).from_pretrained(tmp_path / "ours", output_loading_info=True)
         assert not any(report.values()), report
         return model, theirs.eval()
+
+    return make
+
+
+@pytest.fixture
+def read_random(reference: Any, tmp_path: Path) -> Callable[[str, dict[str, Any]], Pair]:
+    """Like `read_by_us`, with random weights everywhere: fresh norms, gates and control nets would add nothing."""
+
+    def make(name: str, config: dict[str, Any]) -> Pair:
+        theirs = getattr(reference, name).from_config(config).eval()
+        for parameter in theirs.parameters():
+            torch.nn.init.normal_(parameter, std=0.15)
+        theirs.save_pretrained(tmp_path / "theirs")
+        return getattr(ours, name).from_pretrained(tmp_path / "theirs"), theirs
 
     return make
 
@@ -78,5 +92,5 @@ def furthest(a: torch.Tensor, b: torch.Tensor) -> float:
 
 @pytest.fixture
 def apart() -> Callable[[torch.Tensor, torch.Tensor], float]:
-    """Gives the largest difference of two tensors of one shape."""
+    """Computes the largest difference of two tensors of one shape."""
     return furthest

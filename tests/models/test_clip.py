@@ -1,4 +1,4 @@
-"""CLIP's text towers equal those of transformers, in numbers and in files."""
+"""CLIP's text encoders equal those of transformers, in numbers and in files."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def reference(kind: Any, **changes: Any) -> Any:
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 @pytest.mark.parametrize(("kind", "published"), PAIRS)
-def test_a_tower_saved_by_transformers_gives_the_same_numbers_here(
+def test_an_encoder_saved_by_transformers_gives_the_same_numbers_here(
     tmp_path: Path, kind: Any, published: Any, changes: dict[str, Any]
 ) -> None:
     theirs = reference(published, **changes)
@@ -72,7 +72,7 @@ def test_a_tower_saved_by_transformers_gives_the_same_numbers_here(
 
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 @pytest.mark.parametrize(("kind", "published"), PAIRS)
-def test_a_tower_saved_here_gives_the_same_numbers_in_transformers(
+def test_an_encoder_saved_here_gives_the_same_numbers_in_transformers(
     tmp_path: Path, kind: Any, published: Any, changes: dict[str, Any]
 ) -> None:
     torch.manual_seed(0)
@@ -85,7 +85,7 @@ def test_a_tower_saved_here_gives_the_same_numbers_in_transformers(
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, None])
-def test_the_real_tower_of_the_emoji_model_gives_the_references_numbers(dtype: torch.dtype | None) -> None:
+def test_the_encoder_of_the_embedded_model_gives_the_references_numbers(dtype: torch.dtype | None) -> None:
     mine = CLIPTextModel.from_pretrained(EMOJI.parent, subfolder="text_encoder", dtype=dtype)
     theirs = transformers.CLIPTextModel.from_pretrained(EMOJI, dtype=dtype or torch.float16)
     assert mine.dtype == theirs.dtype
@@ -104,7 +104,7 @@ def test_a_mask_hides_tokens_as_in_the_reference(kind: Any, published: Any) -> N
     assert apart(mine(ids(), mask), theirs(ids(), attention_mask=mask)) <= TOLERANCE
 
 
-def test_a_token_sees_none_that_come_after_it() -> None:
+def test_a_token_attends_to_none_after_it() -> None:
     torch.manual_seed(0)
     mine = CLIPTextModel(**TINY).eval()
     one, other = ids(), ids()
@@ -125,7 +125,7 @@ def test_the_pooled_row_is_the_first_end_token_or_with_the_old_number_the_larges
 
 
 def test_files_of_older_versions_are_read(tmp_path: Path) -> None:
-    """With a buffer of positions, without the prefix, and a whole CLIP with both towers in one file."""
+    """With a buffer of positions, without the prefix, and a whole CLIP with both encoders in one file."""
     theirs = reference(transformers.CLIPTextModelWithProjection)
     theirs.save_pretrained(tmp_path / "plain")
     tensors = load_file(tmp_path / "plain" / "model.safetensors")
@@ -153,7 +153,7 @@ def test_a_variant_and_shards_are_read(tmp_path: Path) -> None:
     assert all(torch.equal(a.float(), b) for a, b in zip(mine.parameters(), again.parameters(), strict=True))
 
 
-def test_a_published_config_is_read_and_its_generic_keys_are_passed_over() -> None:
+def test_a_published_config_is_read_and_its_generic_keys_are_ignored() -> None:
     published = json.loads((FORMATS / "text_encoder_config.json").read_text())
     mine = CLIPTextModel.from_config({**published, "top_p": 1.0, "torchscript": False, "return_dict": True})
     assert (mine.config.hidden_act, mine.config.eos_token_id, mine.config.num_hidden_layers) == ("gelu", 2, 5)
@@ -162,7 +162,7 @@ def test_a_published_config_is_read_and_its_generic_keys_are_passed_over() -> No
     assert CLIPTextModel.from_config(mine.to_config()).config == mine.config
 
 
-def test_fresh_weights_have_the_spread_that_the_reference_gives_them() -> None:
+def test_fresh_weights_have_the_reference_s_deviations() -> None:
     big = {**TINY, "hidden_size": 128, "intermediate_size": 256, "vocab_size": 1000}
     torch.manual_seed(0)
     mine = CLIPTextModelWithProjection(**big)

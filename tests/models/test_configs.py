@@ -1,4 +1,4 @@
-"""Configs hold the published keys, and say all that is wrong with a config at once."""
+"""Configs have the published keys, and list all problems of a config at once."""
 
 import inspect
 import json
@@ -18,7 +18,7 @@ SMALL: dict[str, Any] = {"block_out_channels": [32, 64], "norm_num_groups": 8}
 
 
 def refusal(config: dict[str, Any]) -> str:
-    """What a U-Net says to a config."""
+    """The text of the error about a U-Net's config."""
     with pytest.raises(ConfigError) as caught:
         UNet2DConditionModel.from_config(config)
     return str(caught.value)
@@ -79,11 +79,11 @@ def test_values_that_are_not_supported_are_refused_with_the_reason() -> None:
     "key",
     ["dual_cross_attention", "resnet_skip_time_act", "time_embedding_type", "encoder_hid_dim_type", "mid_block_type"],
 )
-def test_no_key_is_passed_over_in_silence(key: str) -> None:
+def test_no_key_is_ignored_silently(key: str) -> None:
     assert key in refusal({key: "something else"})
 
 
-def test_how_weights_are_stored_is_no_key_of_the_model() -> None:
+def test_quantization_config_is_no_key_of_the_model() -> None:
     model = UNet2DConditionModel.from_config({**_tiny_unet(), "quantization_config": {"quant_method": "bitsandbytes"}})
     assert "quantization_config" not in model.to_config()
 

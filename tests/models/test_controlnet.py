@@ -71,7 +71,7 @@ Apart = Callable[[Tensor, Tensor], float]
 
 
 def inputs(config: dict[str, Any], size: tuple[int, int] = (8, 8)) -> dict[str, Any]:
-    """Everything that a control net of this config takes but its pictures, for two rows."""
+    """All inputs of a control net of this config but its images, for two rows."""
     return unet_inputs(config, size)
 
 
@@ -93,8 +93,8 @@ def rows(value: Any, which: list[int]) -> Any:
             return value
 
 
-def alive(*models: nn.Module) -> None:
-    """Give what starts at zero numbers that differ, the same in all models."""
+def randomize_zeros(*models: nn.Module) -> None:
+    """Fill the layers of zeros with random numbers, the same in all models."""
     weights: list[tuple[Tensor, ...]] = list(
         zip(*(dict(sorted(m.state_dict().items())).values() for m in models), strict=True)
     )
@@ -122,7 +122,7 @@ HOW: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CONTROL)
 def test_a_folder_of_the_reference_gives_its_numbers(name: str, read_by_us: Make, apart: Apart) -> None:
     model, theirs = read_by_us("ControlNetModel", CONTROL[name])
-    alive(model, theirs)
+    randomize_zeros(model, theirs)
     for how in HOW.values():
         given = {**inputs(CONTROL[name]), "controlnet_cond": picture(CONTROL[name]), **how}
         assert furthest(model(**given), theirs(**given), apart) < TOLERANCE
@@ -131,7 +131,7 @@ def test_a_folder_of_the_reference_gives_its_numbers(name: str, read_by_us: Make
 @pytest.mark.parametrize("name", CONTROL)
 def test_the_reference_reads_our_folder_and_agrees(name: str, read_by_them: Make, apart: Apart) -> None:
     model, theirs = read_by_them("ControlNetModel", CONTROL[name])
-    alive(model, theirs)
+    randomize_zeros(model, theirs)
     given = {**inputs(CONTROL[name]), "controlnet_cond": picture(CONTROL[name])}
     assert furthest(model(**given), theirs(**given), apart) < TOLERANCE
 
@@ -140,16 +140,16 @@ def test_the_reference_reads_our_folder_and_agrees(name: str, read_by_them: Make
 def test_any_height_and_width_work(size: tuple[int, int], read_by_us: Make, apart: Apart) -> None:
     config = CONTROL["sdxl refiner"]
     model, theirs = read_by_us("ControlNetModel", config)
-    alive(model, theirs)
+    randomize_zeros(model, theirs)
     given = {**inputs(config, size), "controlnet_cond": picture(config, size)}
     assert furthest(model(**given), theirs(**given), apart) < TOLERANCE
 
 
 def test_a_control_net_of_kolors_reads_the_prompt_through_its_own_projection(read_by_us: Make, apart: Apart) -> None:
-    """The reference's leaves that to whoever calls it."""
+    """In the reference the caller does this."""
     config = control(UNETS["kolors"])
     model, theirs = read_by_us("ControlNetModel", config)
-    alive(model, theirs)
+    randomize_zeros(model, theirs)
     given = {**inputs(config), "controlnet_cond": picture(config)}
     projected = {**given, "encoder_hidden_states": theirs.encoder_hid_proj(given["encoder_hidden_states"])}
     assert furthest(model(**given), theirs(**projected), apart) < TOLERANCE
@@ -157,7 +157,7 @@ def test_a_control_net_of_kolors_reads_the_prompt_through_its_own_projection(rea
 
 # --------------------------------------------------------------------------------------------------------------- union
 def union_inputs(config: dict[str, Any], kinds: list[int]) -> dict[str, Any]:
-    """Two rows of one thing: how the reference's pipelines ask for one picture with guidance (see below)."""
+    """Two equal rows: the inputs of the reference's pipelines for one image with guidance (see below)."""
     given = rows(inputs(config), [0, 0])
     count = config.get("num_control_type", 6)
     there = torch.tensor([[1.0 if k in kinds else 0.0 for k in range(count)]] * 2)
@@ -168,24 +168,24 @@ def union_inputs(config: dict[str, Any], kinds: list[int]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", UNION)
 def test_a_union_of_the_reference_gives_its_numbers(name: str, read_by_us: Make, apart: Apart) -> None:
     model, theirs = read_by_us("ControlNetUnionModel", UNION[name])
-    alive(model, theirs)
+    randomize_zeros(model, theirs)
     for kinds, how in product(([3], [1, 4], [0, 2, 5]), HOW.values()):
         given = {**union_inputs(UNION[name], kinds), **how}
         assert furthest(model(**given), theirs(**given), apart) < TOLERANCE
 
 
-def test_a_union_weighs_each_picture(read_by_them: Make, apart: Apart) -> None:
+def test_a_union_weighs_each_image(read_by_them: Make, apart: Apart) -> None:
     model, theirs = read_by_them("ControlNetUnionModel", UNION["sdxl"])
-    alive(model, theirs)
+    randomize_zeros(model, theirs)
     given = {**union_inputs(UNION["sdxl"], [1, 4]), "conditioning_scale": [0.2, 0.9]}
     assert furthest(model(**given), theirs(**given), apart) < TOLERANCE
 
 
 def test_rows_of_a_union_do_not_see_each_other(read_by_us: Make, apart: Apart) -> None:
-    """In the reference they do: its attention takes the batch for the sequence. Each row alone is the same."""
+    """In the reference they do: its attention mistakes the batch for the sequence. Single rows are equal."""
     config = UNION["sdxl"]
     model, theirs = read_by_us("ControlNetUnionModel", config)
-    alive(model, theirs)
+    randomize_zeros(model, theirs)
     given = {**union_inputs(config, [1, 4]), **inputs(config)}
     dark_and_bright = torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1)
     given["controlnet_cond"] = [picture(config) * dark_and_bright, picture(config)]
@@ -198,7 +198,7 @@ def test_rows_of_a_union_do_not_see_each_other(read_by_us: Make, apart: Apart) -
     assert apart(mid, theirs(**given).mid_block_res_sample) > 5 * TOLERANCE
 
 
-def test_what_a_union_needs_is_asked_for() -> None:
+def test_a_union_names_the_inputs_that_it_needs() -> None:
     model = ControlNetUnionModel.from_config(UNION["sd1"])
     given = union_inputs(UNION["sd1"], [1, 4])
     with pytest.raises(
@@ -212,7 +212,7 @@ def test_what_a_union_needs_is_asked_for() -> None:
 
 
 # -------------------------------------------------------------------------------------------------------- what they say
-def test_a_picture_of_another_size_is_refused_with_the_size_wanted() -> None:
+def test_an_image_of_another_size_is_refused_with_the_right_size() -> None:
     model = ControlNetModel.from_config(CONTROL["sd1"])
     with pytest.raises(ValueError, match=r"controlnet_cond needs 3 x 64 x 64 .*got 3 x 8 x 8"):
         model(**inputs(TINY), controlnet_cond=torch.zeros(2, 3, 8, 8))

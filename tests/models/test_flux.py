@@ -47,21 +47,23 @@ Pair = tuple[Any, Any]
 Apart = Callable[[Tensor, Tensor], float]
 
 
-def asked(config: dict[str, Any], rows: int = 2, text: int = 5, sides: tuple[int, int] = (3, 4)) -> dict[str, Tensor]:
-    """A question to a model of this config: a prompt of `text` tokens, and an image of `sides` tokens."""
+def inputs_of(
+    config: dict[str, Any], rows: int = 2, text: int = 5, sides: tuple[int, int] = (3, 4)
+) -> dict[str, Tensor]:
+    """Inputs for a model of this config: a prompt of `text` tokens, and an image of `sides` tokens."""
     generator = torch.Generator().manual_seed(1)
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator)
 
     height, width = sides
-    places = torch.cartesian_prod(torch.tensor([0.0]), torch.arange(float(height)), torch.arange(float(width)))
+    positions = torch.cartesian_prod(torch.tensor([0.0]), torch.arange(float(height)), torch.arange(float(width)))
     inputs = {
         "hidden_states": noise(rows, height * width, config["in_channels"]),
         "encoder_hidden_states": noise(rows, text, config["joint_attention_dim"]),
         "pooled_projections": noise(rows, config["pooled_projection_dim"]),
         "timestep": torch.linspace(0.9, 0.3, rows),
-        "img_ids": places,
+        "img_ids": positions,
         "txt_ids": torch.zeros(text, 3),
     }
     return {**inputs, "guidance": torch.full((rows,), 3.5)} if config.get("guidance_embeds") else inputs
@@ -69,26 +71,26 @@ def asked(config: dict[str, Any], rows: int = 2, text: int = 5, sides: tuple[int
 
 # ---------------------------------------------------------------------------------------------- beside the reference
 @pytest.mark.parametrize("name", CONFIGS)
-def test_our_transformer_gives_the_numbers_of_the_file_that_they_wrote(
+def test_our_transformer_reads_their_file_and_gives_their_numbers(
     read_by_us: Callable[..., Pair], apart: Apart, name: str
 ) -> None:
     config = CONFIGS[name]
     ours, theirs = read_by_us("FluxTransformer2DModel", config)
-    for inputs in (asked(config), asked(config, 1, 7, (5, 2))):
+    for inputs in (inputs_of(config), inputs_of(config, 1, 7, (5, 2))):
         assert apart(ours(**inputs), theirs(**inputs).sample) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_they_read_the_file_that_we_wrote(read_by_them: Callable[..., Pair], apart: Apart, name: str) -> None:
+def test_their_model_reads_our_file(read_by_them: Callable[..., Pair], apart: Apart, name: str) -> None:
     config = CONFIGS[name]
     ours, theirs = read_by_them("FluxTransformer2DModel", config)
-    assert apart(ours(**asked(config)), theirs(**asked(config)).sample) < TOLERANCE
+    assert apart(ours(**inputs_of(config)), theirs(**inputs_of(config)).sample) < TOLERANCE
 
 
-def test_places_may_be_anything(read_by_us: Callable[..., Pair], apart: Apart) -> None:
-    """Tokens of a prompt have places too, and a reference image has its own first number."""
+def test_positions_may_be_any_numbers(read_by_us: Callable[..., Pair], apart: Apart) -> None:
+    """Tokens of a prompt have positions too, and a reference image has another first number."""
     ours, theirs = read_by_us("FluxTransformer2DModel", TINY)
-    inputs = asked(TINY)
+    inputs = inputs_of(TINY)
     inputs["txt_ids"] = torch.arange(15.0).reshape(5, 3)
     inputs["img_ids"] = inputs["img_ids"] + torch.tensor([1.0, 0.5, 100.0])
     assert apart(ours(**inputs), theirs(**inputs).sample) < TOLERANCE
@@ -105,13 +107,13 @@ def test_half_precision_is_as_near_as_its_digits_allow(
     config = CONFIGS["dev"]
     ours, theirs = read_by_us("FluxTransformer2DModel", config)
     ours, theirs = ours.to(dtype), theirs.to(dtype)
-    inputs = {k: v if k.endswith("_ids") else v.to(dtype) for k, v in asked(config).items()}
+    inputs = {k: v if k.endswith("_ids") else v.to(dtype) for k, v in inputs_of(config).items()}
     assert apart(ours(**inputs).float(), theirs(**inputs).sample.float()) < 20 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("many", [1, 2, 3])
 @pytest.mark.parametrize("repeats", [False, True])
-def test_what_a_control_net_adds(read_by_us: Callable[..., Pair], apart: Apart, many: int, repeats: bool) -> None:
+def test_residuals_of_a_control_net(read_by_us: Callable[..., Pair], apart: Apart, many: int, repeats: bool) -> None:
     config = {**TINY, "num_layers": 5}
     ours, theirs = read_by_us("FluxTransformer2DModel", config)
     generator = torch.Generator().manual_seed(2)
@@ -119,9 +121,9 @@ def test_what_a_control_net_adds(read_by_us: Callable[..., Pair], apart: Apart, 
     given: dict[str, Any] = {"controlnet_block_samples": added, "controlnet_blocks_repeat": repeats}
     both = {**given, "controlnet_single_block_samples": added[:2]}
     for residuals in (given, both):
-        expected = theirs(**asked(config), **residuals).sample
-        assert apart(ours(**asked(config), **residuals), expected) < TOLERANCE
-        assert apart(ours(**asked(config)), expected) > 1e-3
+        expected = theirs(**inputs_of(config), **residuals).sample
+        assert apart(ours(**inputs_of(config), **residuals), expected) < TOLERANCE
+        assert apart(ours(**inputs_of(config)), expected) > 1e-3
 
 
 @pytest.mark.parametrize("name", CONTROL)
@@ -134,7 +136,7 @@ def test_our_control_net_gives_the_numbers_of_theirs(
         torch.nn.init.normal_(parameter, std=0.2)
     theirs.save_pretrained(tmp_path / "theirs")
     ours = FluxControlNetModel.from_pretrained(tmp_path / "theirs")
-    inputs = asked(config)
+    inputs = inputs_of(config)
     generator = torch.Generator().manual_seed(3)
     sides = (48, 64) if ours.reads_pixels else None
     shape = (2, 3, *sides) if sides else inputs["hidden_states"].shape
@@ -167,7 +169,7 @@ def test_the_full_size_has_the_published_parameters(reference: Any, name: str) -
 # ---------------------------------------------------------------------------------------------------- what it promises
 def test_gradients_reach_the_latents_and_every_parameter() -> None:
     model = FluxTransformer2DModel.from_config(CONFIGS["dev"])
-    inputs = asked(CONFIGS["dev"])
+    inputs = inputs_of(CONFIGS["dev"])
     inputs["hidden_states"].requires_grad_()
     with torch.enable_grad():
         model(**inputs).square().mean().backward()
@@ -178,9 +180,9 @@ def test_gradients_reach_the_latents_and_every_parameter() -> None:
 
 
 def test_one_graph_holds_all_of_it() -> None:
-    """What torch.compile would trace: no value is read back to Python, so nothing breaks it apart."""
+    """torch.compile traces one graph: no value is read back to Python."""
     model = FluxTransformer2DModel.from_config(CONFIGS["dev"]).eval()
-    inputs = asked(CONFIGS["dev"])
+    inputs = inputs_of(CONFIGS["dev"])
     exported = torch.export.export(model, (), kwargs=cast("dict[str, Any]", inputs))
     assert (exported.module()(**inputs) - model(**inputs)).abs().max() < TOLERANCE
 
@@ -192,7 +194,7 @@ CHANGES = (Identity(), Blur(), Blur(0.8), Drop(), Drop(attention=False), Drop(fe
 @pytest.mark.parametrize("layers", [(), ("transformer_blocks.0",), ("single_transformer_blocks.1",)], ids=str)
 def test_every_layer_can_be_perturbed_and_the_model_stays(apart: Apart, change: Any, layers: tuple[str, ...]) -> None:
     model = FluxTransformer2DModel.from_config(CONFIGS["dev"]).eval()
-    inputs = asked(CONFIGS["dev"])
+    inputs = inputs_of(CONFIGS["dev"])
     plain = model(**inputs)
     perturbed = apply_taps(model, Taps((Tap(change, layers),)), (6, 8))
     assert apart(perturbed(**inputs), plain) > 1e-5
@@ -203,20 +205,20 @@ def test_every_layer_can_be_perturbed_and_the_model_stays(apart: Apart, change: 
 def test_dropped_and_identity_layers_are_the_references(
     read_by_us: Callable[..., Pair], apart: Apart, stack: str
 ) -> None:
-    """Its hooks for whole layers swap the two streams of Flux, so there its block is taken out by hand."""
+    """The reference's hooks for whole layers swap the two streams of Flux, so the test removes its block by hand."""
     hooks = import_module("diffusers.hooks.layer_skip")
     ours, theirs = read_by_us("FluxTransformer2DModel", TINY)
     skipped = getattr(theirs, stack)[1]
     skipped.attn.is_cross_attention = False  # which its hooks ask for and Flux's attention lacks
     scores = hooks.LayerSkipConfig([1], stack, skip_attention=False, skip_attention_scores=True, skip_ff=False)
     hooks._apply_layer_skip_hook(theirs, scores, name="tap")
-    under_hooks = theirs(**asked(TINY)).sample
+    under_hooks = theirs(**inputs_of(TINY)).sample
     import_module("diffusers.hooks").HookRegistry.check_if_exists_or_initialize(theirs).remove_hook("tap")
     skipped.forward = _passed
-    for change, expected in ((Identity(), under_hooks), (Drop(), theirs(**asked(TINY)).sample)):
+    for change, expected in ((Identity(), under_hooks), (Drop(), theirs(**inputs_of(TINY)).sample)):
         perturbed = apply_taps(ours, Taps((Tap(change, (1,), stack),)), (6, 8))
-        assert apart(perturbed(**asked(TINY)), expected) < TOLERANCE
-        assert apart(ours(**asked(TINY)), expected) > 1e-4
+        assert apart(perturbed(**inputs_of(TINY)), expected) < TOLERANCE
+        assert apart(ours(**inputs_of(TINY)), expected) > 1e-4
 
 
 def _passed(hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
@@ -224,15 +226,15 @@ def _passed(hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> t
 
 
 def test_a_blur_leaves_reference_images_and_the_prompt_alone() -> None:
-    """With an image of one token there is nothing to blur, however many tokens are shown beside it."""
+    """With an image of one token there is nothing to blur, however many tokens of reference images there are."""
     model = FluxTransformer2DModel.from_config(TINY).eval()
     blurred = apply_taps(model, Taps((Tap(Blur(), ("transformer_blocks", "single_transformer_blocks")),)), (2, 2))
-    assert (blurred(**asked(TINY)) - model(**asked(TINY))).abs().max() < 1e-6
+    assert (blurred(**inputs_of(TINY)) - model(**inputs_of(TINY))).abs().max() < 1e-6
 
 
 def test_fused_projections_change_speed_and_nothing_else(apart: Apart) -> None:
     model = FluxTransformer2DModel.from_config(CONFIGS["dev"]).eval()
-    inputs = asked(CONFIGS["dev"])
+    inputs = inputs_of(CONFIGS["dev"])
     plain, names = model(**inputs), list(model.state_dict())
     view = fuse_projections(model)
     assert apart(view(**inputs), plain) < TOLERANCE
@@ -246,7 +248,7 @@ def test_fused_projections_change_speed_and_nothing_else(apart: Apart) -> None:
 def test_a_layer_replaced_in_a_fused_model_counts(apart: Apart, path: str) -> None:
     """As LoRA replaces them, before or after."""
     model = FluxTransformer2DModel.from_config(CONFIGS["dev"]).eval()
-    inputs = asked(CONFIGS["dev"])
+    inputs = inputs_of(CONFIGS["dev"])
 
     def doubled(layer: torch.nn.Module) -> torch.nn.Module:
         return torch.nn.Sequential(layer, torch.nn.Linear(32, 32))
@@ -263,18 +265,18 @@ def test_a_layer_replaced_in_a_fused_model_counts(apart: Apart, path: str) -> No
 
 
 # -------------------------------------------------------------------------------------------------------- bad input
-def test_guidance_is_asked_for_and_refused_by_name() -> None:
+def test_guidance_is_needed_or_refused_by_name() -> None:
     dev, schnell = (FluxTransformer2DModel.from_config(CONFIGS[name]) for name in ("dev", "schnell"))
     with pytest.raises(TypeError, match=r"Needs guidance, got None: the model's guidance_embeds asks for it"):
-        dev(**asked(TINY))
+        dev(**inputs_of(TINY))
     with pytest.raises(TypeError, match=r"Got guidance, but this model does not read it"):
-        schnell(**asked(CONFIGS["dev"]))
+        schnell(**inputs_of(CONFIGS["dev"]))
 
 
-def test_a_union_wants_a_mode_and_others_take_none() -> None:
+def test_a_union_needs_a_mode_and_others_refuse_it() -> None:
     union = FluxControlNetModel.from_config(CONTROL["a union"])
     single = FluxControlNetModel.from_config(CONTROL["of one kind"])
-    inputs: dict[str, Any] = asked(CONTROL["a union"])
+    inputs: dict[str, Any] = inputs_of(CONTROL["a union"])
     inputs["controlnet_cond"] = inputs["hidden_states"]
     with pytest.raises(TypeError, match=r"Needs controlnet_mode, got None: the model's num_mode asks for it"):
         union(**inputs)
@@ -287,8 +289,8 @@ def test_axes_that_do_not_fill_a_head_are_refused() -> None:
         FluxTransformer2DModel.from_config({**TINY, "axes_dims_rope": [4, 6, 4]})
 
 
-def test_tokens_without_places_are_refused() -> None:
-    inputs = asked(TINY)
+def test_tokens_without_positions_are_refused() -> None:
+    inputs = inputs_of(TINY)
     del inputs["img_ids"]
     with pytest.raises(TypeError, match="Pass img_ids and txt_ids, or image_rotary_emb"):
         FluxTransformer2DModel.from_config(TINY)(**inputs)

@@ -27,8 +27,8 @@ TINY: dict[str, Any] = {
 }
 CONFIGS: dict[str, dict[str, Any]] = {
     "sigma": TINY,
-    "alpha, told of sizes": {**TINY, "use_additional_conditions": True},
-    "alpha, told since it is for 1024 pixels": {**TINY, "sample_size": 128, "use_additional_conditions": None},
+    "alpha with sizes": {**TINY, "use_additional_conditions": True},
+    "alpha for 1024 pixels": {**TINY, "sample_size": 128, "use_additional_conditions": None},
     "no variance": {**TINY, "out_channels": None, "interpolation_scale": 2},
     "prompts as they are": {**TINY, "caption_channels": None, "cross_attention_dim": 20},
     "no bias": {**TINY, "attention_bias": False},
@@ -39,22 +39,8 @@ Read = Callable[..., Pair]
 Apart = Callable[[Tensor, Tensor], float]
 
 
-@pytest.fixture
-def stirred(reference: Any, tmp_path: Path) -> Read:
-    """Gives (ours, theirs) of one file, with weights that all matter."""
-
-    def make(config: dict[str, Any]) -> Pair:
-        theirs = reference.PixArtTransformer2DModel.from_config(config).eval()
-        for parameter in theirs.parameters():
-            torch.nn.init.normal_(parameter, std=0.15)
-        theirs.save_pretrained(tmp_path / "theirs")
-        return PixArtTransformer2DModel.from_pretrained(tmp_path / "theirs"), theirs
-
-    return make
-
-
-def asked(config: dict[str, Any], sides: tuple[int, int] = (8, 12)) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The same question to ours and to theirs; in the first row most of the prompt is filling."""
+def inputs_of(config: dict[str, Any], sides: tuple[int, int] = (8, 12)) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same inputs for ours and for theirs. In the first row most of the prompt is padding."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(2, 4, *sides, generator=generator)
     words = torch.randn(2, 7, config["caption_channels"] or config["cross_attention_dim"], generator=generator)
@@ -63,37 +49,37 @@ def asked(config: dict[str, Any], sides: tuple[int, int] = (8, 12)) -> tuple[dic
     both: dict[str, Any] = {"hidden_states": x, "encoder_hidden_states": words, "timestep": torch.tensor([3.5, 900.0])}
     both["encoder_attention_mask"] = mask
     sizes = torch.tensor([[64.0, 96.0, 64 / 96], [512.0, 300.0, 512 / 300]])
-    told = config["use_additional_conditions"] is not False
-    added = {"resolution": sizes[:, :2] if told else None, "aspect_ratio": sizes[:, 2:] if told else None}
-    return {**both, "sizes": sizes if told else None}, {**both, "added_cond_kwargs": added}
+    reads_sizes = config["use_additional_conditions"] is not False
+    added = {"resolution": sizes[:, :2] if reads_sizes else None, "aspect_ratio": sizes[:, 2:] if reads_sizes else None}
+    return {**both, "sizes": sizes if reads_sizes else None}, {**both, "added_cond_kwargs": added}
 
 
 @pytest.mark.parametrize("sides", [(8, 8), (8, 12), (4, 2)])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_ours_gives_the_numbers_of_the_file_that_they_wrote(
-    stirred: Read, apart: Apart, name: str, sides: tuple[int, int]
+def test_our_model_reads_their_file_and_gives_their_numbers(
+    read_random: Read, apart: Apart, name: str, sides: tuple[int, int]
 ) -> None:
-    ours, theirs = stirred(CONFIGS[name])
-    mine, other = asked(CONFIGS[name], sides)
+    ours, theirs = read_random("PixArtTransformer2DModel", CONFIGS[name])
+    mine, other = inputs_of(CONFIGS[name], sides)
     assert apart(ours(**mine), theirs(**other).sample) < TOLERANCE
     del mine["encoder_attention_mask"], other["encoder_attention_mask"]
     assert apart(ours(**mine), theirs(**other).sample) < TOLERANCE
 
 
-def test_positions_may_be_made_once(stirred: Read) -> None:
-    ours, _ = stirred(TINY)
-    mine, _ = asked(TINY)
+def test_positions_may_be_made_once(read_random: Read) -> None:
+    ours, _ = read_random("PixArtTransformer2DModel", TINY)
+    mine, _ = inputs_of(TINY)
     assert torch.equal(ours(**mine), ours(**mine, positions=ours.positions(8, 12)))
 
 
-def test_they_read_the_file_that_we_wrote(read_by_them: Read, apart: Apart) -> None:
+def test_their_model_reads_our_file(read_by_them: Read, apart: Apart) -> None:
     ours, theirs = read_by_them("PixArtTransformer2DModel", TINY)
-    mine, other = asked(TINY)
+    mine, other = inputs_of(TINY)
     assert apart(ours(**mine), theirs(**other).sample) < TOLERANCE
 
 
-def test_first_files_name_another_class_and_are_read(stirred: Read, tmp_path: Path) -> None:
-    ours, _ = stirred(TINY)
+def test_first_files_name_another_class_and_are_read(read_random: Read, tmp_path: Path) -> None:
+    ours, _ = read_random("PixArtTransformer2DModel", TINY)
     file = tmp_path / "theirs" / "config.json"
     legacy = {"_class_name": "Transformer2DModel", "double_self_attention": False, "num_vector_embeds": None}
     legacy |= {"only_cross_attention": False, "use_linear_projection": False}
@@ -102,7 +88,7 @@ def test_first_files_name_another_class_and_are_read(stirred: Read, tmp_path: Pa
     spec = ComponentSpec(type_hint=hint, pretrained_model_name_or_path=str(tmp_path / "theirs"))
     read = spec.bindable().load()
     assert isinstance(read, PixArtTransformer2DModel)
-    assert torch.equal(read(**asked(TINY)[0]), ours(**asked(TINY)[0]))
+    assert torch.equal(read(**inputs_of(TINY)[0]), ours(**inputs_of(TINY)[0]))
 
 
 def test_the_full_size_model_has_the_published_parameters(reference: Any) -> None:
@@ -118,25 +104,25 @@ def test_the_full_size_model_has_the_published_parameters(reference: Any) -> Non
 
 @pytest.mark.parametrize("change", [Identity(), Blur(), Blur(1.0), Drop(), Drop(feed_forward=False)])
 def test_every_change_makes_a_difference_and_leaves_the_model_alone(
-    stirred: Read, change: Identity | Blur | Drop
+    read_random: Read, change: Identity | Blur | Drop
 ) -> None:
-    ours, _ = stirred(TINY)
-    mine, _ = asked(TINY)
+    ours, _ = read_random("PixArtTransformer2DModel", TINY)
+    mine, _ = inputs_of(TINY)
     before = ours(**mine)
     seen = apply_taps(ours, Taps((Tap(change),)), (8, 12))
     assert (seen(**mine) - before).abs().max() > 1e-3
     assert torch.equal(ours(**mine), before)
 
 
-def test_what_cannot_be_is_refused() -> None:
+def test_wrong_configs_and_inputs_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"norm_type +needs .*, got 'ada_norm_zero'"):
         PixArtTransformer2DModel(norm_type="ada_norm_zero")
     with pytest.raises(ConfigError, match=r"cross_attention_dim +needs 48, got 20: prompts are projected"):
         PixArtTransformer2DModel(**{**TINY, "cross_attention_dim": 20})
-    told = PixArtTransformer2DModel(**CONFIGS["alpha, told of sizes"])
-    untold = PixArtTransformer2DModel(**TINY)
-    mine, _ = asked(TINY)
+    sized = PixArtTransformer2DModel(**CONFIGS["alpha with sizes"])
+    without = PixArtTransformer2DModel(**TINY)
+    mine, _ = inputs_of(TINY)
     with pytest.raises(TypeError, match="Needs sizes, got None: the model's use_additional_conditions asks"):
-        told(**mine)
+        sized(**mine)
     with pytest.raises(TypeError, match="Got sizes, but this model does not read it"):
-        untold(**{**mine, "sizes": torch.ones(2, 3)})
+        without(**{**mine, "sizes": torch.ones(2, 3)})

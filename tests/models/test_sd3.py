@@ -85,7 +85,7 @@ Apart = Callable[[Tensor, Tensor], float]
 Read = Callable[..., Pair]
 
 
-def asked(config: dict[str, Any], sides: tuple[int, int] = (8, 10), rows: int = 2) -> dict[str, Tensor]:
+def inputs_of(config: dict[str, Any], sides: tuple[int, int] = (8, 10), rows: int = 2) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(1)
 
     def noise(*shape: int) -> Tensor:
@@ -99,64 +99,50 @@ def asked(config: dict[str, Any], sides: tuple[int, int] = (8, 10), rows: int = 
     }
 
 
-@pytest.fixture
-def stirred(reference: Any, tmp_path: Any) -> Read:
-    """Gives (ours, theirs) of one file, with weights that all matter: fresh norms and control nets add nothing."""
-
-    def make(kind: type[Any], config: dict[str, Any]) -> Pair:
-        theirs = getattr(reference, kind.__name__).from_config(config).eval()
-        for parameter in theirs.parameters():
-            torch.nn.init.normal_(parameter, std=0.15)
-        theirs.save_pretrained(tmp_path / "theirs")
-        return kind.from_pretrained(tmp_path / "theirs"), theirs
-
-    return make
-
-
 # ---------------------------------------------------------------------------------------------- beside the reference
 @pytest.mark.parametrize("name", CONFIGS)
-def test_our_transformer_gives_the_numbers_of_the_file_that_they_wrote(stirred: Read, apart: Apart, name: str) -> None:
+def test_our_transformer_reads_their_file_and_gives_their_numbers(read_random: Read, apart: Apart, name: str) -> None:
     config = CONFIGS[name]
-    ours, theirs = stirred(SD3Transformer2DModel, config)
-    for inputs in (asked(config), asked(config, (2, 12), 1)):
+    ours, theirs = read_random("SD3Transformer2DModel", config)
+    for inputs in (inputs_of(config), inputs_of(config, (2, 12), 1)):
         assert apart(ours(**inputs), theirs(**inputs).sample) < TOLERANCE
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_they_read_the_file_that_we_wrote(read_by_them: Read, apart: Apart, name: str) -> None:
-    """Its places are made by us: a model that no file was read into has them too."""
+def test_their_model_reads_our_file(read_by_them: Read, apart: Apart, name: str) -> None:
+    """Our position map is saved too, though no file was read for it."""
     config = CONFIGS[name]
     ours, theirs = read_by_them("SD3Transformer2DModel", config)
     fresh = type(theirs).from_config(config)
     assert apart(ours.pos_embed.pos_embed, fresh.pos_embed.pos_embed) < 1e-6
-    assert apart(ours(**asked(config)), theirs(**asked(config)).sample) < TOLERANCE
+    assert apart(ours(**inputs_of(config)), theirs(**inputs_of(config)).sample) < TOLERANCE
 
 
 @pytest.mark.parametrize("many", [1, 2, 3, 4])
-def test_what_a_control_net_adds(stirred: Read, apart: Apart, many: int) -> None:
-    ours, theirs = stirred(SD3Transformer2DModel, TINY)
+def test_residuals_of_a_control_net(read_random: Read, apart: Apart, many: int) -> None:
+    ours, theirs = read_random("SD3Transformer2DModel", TINY)
     generator = torch.Generator().manual_seed(2)
     added = [torch.randn(2, 20, 32, generator=generator) for _ in range(many)]
-    expected = theirs(**asked(TINY), block_controlnet_hidden_states=added).sample
-    assert apart(ours(**asked(TINY), block_controlnet_hidden_states=added), expected) < TOLERANCE
-    assert apart(ours(**asked(TINY)), expected) > 1e-3
+    expected = theirs(**inputs_of(TINY), block_controlnet_hidden_states=added).sample
+    assert apart(ours(**inputs_of(TINY), block_controlnet_hidden_states=added), expected) < TOLERANCE
+    assert apart(ours(**inputs_of(TINY)), expected) > 1e-3
 
 
-def test_which_layer_of_a_control_net_a_block_gets_is_counted_in_floats_as_published(stirred: Read) -> None:
+def test_the_layer_of_a_control_net_for_each_block_is_computed_in_floats_as_published(read_random: Read) -> None:
     """18 blocks, 14 layers: block 9 gets layer 6, for 9 / (18 / 14) is 6.999…"""
     config = {**TINY, "num_layers": 18, "num_attention_heads": 1, "caption_projection_dim": 8}
-    ours, theirs = stirred(SD3Transformer2DModel, config)
+    ours, theirs = read_random("SD3Transformer2DModel", config)
     added = list(torch.randn(14, 2, 20, 8, generator=torch.Generator().manual_seed(2)))
-    got = ours(**asked(config), block_controlnet_hidden_states=added)
-    want = theirs(**asked(config), block_controlnet_hidden_states=added).sample
+    got = ours(**inputs_of(config), block_controlnet_hidden_states=added)
+    want = theirs(**inputs_of(config), block_controlnet_hidden_states=added).sample
     assert (got - want).abs().max() < TOLERANCE * max(1, float(want.abs().max()))
 
 
 @pytest.mark.parametrize("name", CONTROL)
-def test_our_control_net_gives_the_numbers_of_theirs(stirred: Read, apart: Apart, name: str) -> None:
+def test_our_control_net_gives_the_numbers_of_theirs(read_random: Read, apart: Apart, name: str) -> None:
     config = CONTROL[name]
-    ours, theirs = stirred(SD3ControlNetModel, config)
-    inputs: dict[str, Any] = asked(config)
+    ours, theirs = read_random("SD3ControlNetModel", config)
+    inputs: dict[str, Any] = inputs_of(config)
     if config["joint_attention_dim"] is None:  # the transformer made tokens of the latents
         inputs |= {"encoder_hidden_states": None, "hidden_states": torch.randn(2, 20, 32)}
     inputs["controlnet_cond"] = torch.randn(2, 4 + config.get("extra_conditioning_channels", 0), 8, 10)
@@ -179,23 +165,23 @@ def test_full_size_models_have_the_published_parameters(reference: Any, name: st
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in theirs.parameters()) == count
 
 
-def test_half_precision_is_as_near_as_its_digits_allow(stirred: Read, apart: Apart) -> None:
-    ours, theirs = stirred(SD3Transformer2DModel, CONFIGS["3.5 medium"])
+def test_half_precision_is_as_near_as_its_digits_allow(read_random: Read, apart: Apart) -> None:
+    ours, theirs = read_random("SD3Transformer2DModel", CONFIGS["3.5 medium"])
     for dtype in (torch.float16, torch.bfloat16):
         ours, theirs = ours.to(dtype), theirs.to(dtype)
-        inputs = {key: t.to(dtype) for key, t in asked(TINY).items()}
+        inputs = {key: t.to(dtype) for key, t in inputs_of(TINY).items()}
         got, want = ours(**inputs).float(), theirs(**inputs).sample.float()
         assert apart(got, want) < 20 * torch.finfo(dtype).eps
 
 
 # --------------------------------------------------------------------------------------------------------------- taps
-def test_skipped_layers_are_those_that_the_reference_skips(stirred: Read, apart: Apart) -> None:
-    ours, theirs = stirred(SD3Transformer2DModel, CONFIGS["3.5 medium"])
+def test_skipped_layers_are_those_that_the_reference_skips(read_random: Read, apart: Apart) -> None:
+    ours, theirs = read_random("SD3Transformer2DModel", CONFIGS["3.5 medium"])
     seen = apply_taps(ours, Taps((Tap(Drop(), (1, 3)),)), (8, 10))
-    assert apart(seen(**asked(TINY)), theirs(**asked(TINY), skip_layers=[1, 3]).sample) < TOLERANCE
+    assert apart(seen(**inputs_of(TINY)), theirs(**inputs_of(TINY), skip_layers=[1, 3]).sample) < TOLERANCE
 
 
-def test_usual_layers_are_those_published_with_3_5_medium() -> None:
+def test_default_layers_are_those_published_with_3_5_medium() -> None:
     with on_meta():
         full = SD3Transformer2DModel(**FULL["stable-diffusion-3.5-medium"][0])
     assert [path.rpartition(".")[2] for path in full.perturbable_layers().default] == ["7", "8", "9"]
@@ -206,17 +192,17 @@ def test_usual_layers_are_those_published_with_3_5_medium() -> None:
 @pytest.mark.parametrize("change", [Identity(), Blur(), Blur(1.0), Drop(), Drop(feed_forward=False), Drop(dropout=0.5)])
 @pytest.mark.parametrize("name", ["3 medium", "3.5 medium"])
 def test_every_change_makes_a_difference_and_leaves_the_model_alone(
-    stirred: Read, name: str, change: Identity | Blur | Drop
+    read_random: Read, name: str, change: Identity | Blur | Drop
 ) -> None:
-    ours, _ = stirred(SD3Transformer2DModel, CONFIGS[name])
-    before = ours(**asked(TINY))
+    ours, _ = read_random("SD3Transformer2DModel", CONFIGS[name])
+    before = ours(**inputs_of(TINY))
     seen = apply_taps(ours, Taps((Tap(change, (0, 2)),)), (8, 10))
-    assert (seen(**asked(TINY)) - before).abs().max() > 1e-3
-    assert torch.equal(ours(**asked(TINY)), before)
+    assert (seen(**inputs_of(TINY)) - before).abs().max() > 1e-3
+    assert torch.equal(ours(**inputs_of(TINY)), before)
 
 
-def test_both_attentions_of_a_dual_block_are_perturbed(stirred: Read) -> None:
-    ours, _ = stirred(SD3Transformer2DModel, CONFIGS["3.5 medium"])
+def test_both_attentions_of_a_dual_block_are_perturbed(read_random: Read) -> None:
+    ours, _ = read_random("SD3Transformer2DModel", CONFIGS["3.5 medium"])
     seen = apply_taps(ours, Taps((Tap(Identity(), (0,)),)), (8, 10))
     block, own = seen.transformer_blocks[0], ours.transformer_blocks[0]
     assert type(block.attn) is not type(own.attn)
@@ -225,7 +211,7 @@ def test_both_attentions_of_a_dual_block_are_perturbed(stirred: Read) -> None:
 
 
 # -------------------------------------------------------------------------------------------------------------- places
-def test_places_are_cut_from_the_middle_of_the_map() -> None:
+def test_positions_are_cut_from_the_middle_of_the_map() -> None:
     embed = SD3Transformer2DModel(**TINY).pos_embed
     for parameter in embed.proj.parameters():
         parameter.data.zero_()
@@ -234,7 +220,7 @@ def test_places_are_cut_from_the_middle_of_the_map() -> None:
     assert torch.equal(part, whole[:, 4:7, 3:8])
 
 
-def test_places_tell_rows_from_columns() -> None:
+def test_positions_of_rows_and_columns_differ() -> None:
     waves = sincos_positions(32, (3, 5), 8).unflatten(0, (3, 5))
     assert torch.equal(waves[0, :, :16], waves[2, :, :16])  # the first half tells the column
     assert torch.equal(waves[:, 0, 16:], waves[:, 4, 16:])
@@ -242,15 +228,15 @@ def test_places_tell_rows_from_columns() -> None:
 
 
 @pytest.mark.parametrize("sides", [(26, 8), (8, 26)])
-def test_a_picture_that_is_larger_than_the_map_is_refused(sides: tuple[int, int]) -> None:
+def test_an_image_that_is_larger_than_the_map_is_refused(sides: tuple[int, int]) -> None:
     model = SD3Transformer2DModel(**TINY)
     with pytest.raises(ValueError, match=r"Needs latents of at most 24x24 \(pos_embed_max_size\), got "):
-        model(**asked(TINY, sides))
+        model(**inputs_of(TINY, sides))
     with pytest.raises(ValueError, match="sides in multiples of 2, got 7x8"):
-        model(**asked(TINY, (7, 8)))
+        model(**inputs_of(TINY, (7, 8)))
 
 
-def test_configs_that_cannot_be_are_refused() -> None:
+def test_wrong_configs_are_refused() -> None:
     with pytest.raises(
         ConfigError, match=r"caption_projection_dim +needs 32 \(num_attention_heads x attention_head_dim\), got 1152"
     ):
@@ -261,9 +247,9 @@ def test_configs_that_cannot_be_are_refused() -> None:
         SD3ControlNetModel(**{**TINY, "pos_embed_max_size": None})
 
 
-def test_a_control_net_that_reads_the_prompt_wants_it() -> None:
+def test_a_control_net_that_reads_the_prompt_needs_it() -> None:
     net = SD3ControlNetModel(**TINY)
-    inputs: dict[str, Any] = {**asked(TINY), "controlnet_cond": torch.zeros(2, 4, 8, 10)}
+    inputs: dict[str, Any] = {**inputs_of(TINY), "controlnet_cond": torch.zeros(2, 4, 8, 10)}
     assert not any(t.any() for t in net(**inputs))  # a fresh one adds nothing
     with pytest.raises(TypeError, match="Needs encoder_hidden_states, got None"):
         net(**{**inputs, "encoder_hidden_states": None})

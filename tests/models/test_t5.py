@@ -122,7 +122,7 @@ def test_half_precision_keeps_the_same_weights_in_float32_as_the_reference(tmp_p
 
 
 def test_float16_survives_values_that_it_cannot_hold(tmp_path: Path) -> None:
-    """What a checkpoint of T5 XXL does: the stream of hidden states goes beyond 65504."""
+    """As in a checkpoint of T5 XXL: hidden states exceed 65504."""
     theirs = reference(transformers.T5EncoderModel, transformers.T5Config, feed_forward_proj="gated-gelu")
     theirs.encoder.block[0].layer[1].DenseReluDense.wo.weight.data.mul_(1e6)
     theirs.save_pretrained(tmp_path)

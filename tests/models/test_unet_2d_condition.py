@@ -91,7 +91,7 @@ Apart = Callable[[Tensor, Tensor], float]
 
 
 def inputs(config: dict[str, Any], size: tuple[int, int] = (8, 8)) -> dict[str, Any]:
-    """Everything that a U-Net of this config takes, for two rows."""
+    """All inputs of a U-Net of this config, for two rows."""
     config = {"in_channels": 4, **config}
     given: dict[str, Any] = {
         "sample": torch.randn(2, config["in_channels"], *size),
@@ -172,7 +172,7 @@ def test_residuals_of_another_net_are_refused() -> None:
         model(**inputs(TINY), down_block_additional_residuals=[torch.zeros(1)])
 
 
-def test_what_a_model_needs_is_asked_for() -> None:
+def test_a_model_names_the_inputs_that_it_needs() -> None:
     given = inputs(TINY)
     with pytest.raises(
         TypeError, match="Needs added_cond_kwargs with text_embeds and time_ids, got no text_embeds and no time_ids"

@@ -1,4 +1,4 @@
-"""A view is another model over the same parameters; the one it was made from never notices."""
+"""A view is another model over the same parameters, and does not change the model that it was made from."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +16,7 @@ ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 
 
 class IdentityAttention(Attention):
-    """Each pixel looks at itself only (perturbed-attention guidance, Ahn et al. 2024, equation 8)."""
+    """Each pixel attends to itself only (perturbed-attention guidance, Ahn et al. 2024, equation 8)."""
 
     def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return v
@@ -55,7 +55,7 @@ def given() -> tuple[Tensor, Tensor, Tensor]:
 Given = tuple[Tensor, Tensor, Tensor]
 
 
-def test_a_view_differs_and_its_base_does_not_notice(unet: UNet2DConditionModel, given: Given) -> None:
+def test_a_view_differs_and_its_base_stays(unet: UNet2DConditionModel, given: Given) -> None:
     before = unet(*given)
     perturbed = view(unet, {ATTENTION: as_class(IdentityAttention)})
     assert isinstance(perturbed, UNet2DConditionModel)

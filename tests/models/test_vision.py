@@ -1,4 +1,4 @@
-"""Vision towers and image processors equal those of transformers, and Redux's encoder that of diffusers."""
+"""Image encoders and processors equal those of transformers, and Redux's encoder that of diffusers."""
 
 import json
 from pathlib import Path
@@ -59,7 +59,7 @@ def apart(mine: ImageEncoding, theirs: Any) -> float:
 
 
 @pytest.mark.parametrize(("kind", "published", "changes"), PAIRS)
-def test_a_tower_saved_by_transformers_gives_the_same_numbers_here(
+def test_an_encoder_saved_by_transformers_gives_the_same_numbers_here(
     tmp_path: Path, kind: Any, published: Any, changes: dict[str, Any]
 ) -> None:
     theirs = reference(published, changes)
@@ -72,7 +72,7 @@ def test_a_tower_saved_by_transformers_gives_the_same_numbers_here(
 
 
 @pytest.mark.parametrize(("kind", "published", "changes"), PAIRS)
-def test_a_tower_saved_here_gives_the_same_numbers_in_transformers(
+def test_an_encoder_saved_here_gives_the_same_numbers_in_transformers(
     tmp_path: Path, kind: Any, published: Any, changes: dict[str, Any]
 ) -> None:
     mine = kind(**{**TINY, **changes}).eval()
@@ -86,7 +86,7 @@ def test_a_tower_saved_here_gives_the_same_numbers_in_transformers(
 
 
 @pytest.mark.parametrize(("kind", "published", "changes"), [PAIRS[0], PAIRS[2]])
-def test_files_with_both_towers_and_of_older_versions_are_read(
+def test_files_with_both_encoders_and_of_older_versions_are_read(
     tmp_path: Path, kind: Any, published: Any, changes: dict[str, Any]
 ) -> None:
     theirs = reference(published, changes)
@@ -137,7 +137,7 @@ def test_files_with_both_towers_and_of_older_versions_are_read(
         ),
     ],
 )
-def test_full_size_towers_have_the_published_names_and_shapes(
+def test_full_size_encoders_have_the_published_names_and_shapes(
     kind: Any, published: Any, keys: dict[str, Any], parameters: int
 ) -> None:
     with torch.device("meta"):
@@ -184,20 +184,20 @@ def test_a_processor_gives_the_published_pixels_and_files(
             torch.testing.assert_close(mine([shown]), back, rtol=1e-5, atol=1e-5)
 
 
-def test_tensors_and_pictures_are_prepared_alike() -> None:
+def test_tensors_and_images_are_prepared_alike() -> None:
     shown = picture(50, 40)
     tensor = torch.from_numpy(np.array(shown)).movedim(-1, 0) / 255
     mine = SiglipImageProcessor()
     assert torch.equal(mine([tensor, shown])[0], mine([tensor, shown])[1])
 
 
-def test_a_processor_of_before_2022_says_its_sizes_as_numbers() -> None:
+def test_a_processor_of_before_2022_has_its_sizes_as_numbers() -> None:
     old = {"feature_extractor_type": "CLIPFeatureExtractor", "size": 32, "crop_size": 24, "do_convert_rgb": None}
     assert CLIPImageProcessor.from_config(old).config.size == 32
     assert CLIPImageProcessor.from_config(old)([picture(50, 40)]).shape == (1, 3, 24, 24)
 
 
-def test_redux_says_an_image_in_words_of_the_reference_s_numbers(reference: Any, tmp_path: Path) -> None:
+def test_redux_gives_the_reference_s_numbers(reference: Any, tmp_path: Path) -> None:
     kind = reference.pipelines.flux.modeling_flux.ReduxImageEncoder
     theirs = kind(redux_dim=12, txt_in_features=8).eval()
     theirs.save_pretrained(tmp_path / "theirs")
@@ -209,7 +209,7 @@ def test_redux_says_an_image_in_words_of_the_reference_s_numbers(reference: Any,
     torch.testing.assert_close(mine(tokens), again(tokens).image_embeds, rtol=0, atol=TOLERANCE)
 
 
-def test_hints_of_index_files_lead_here_and_back() -> None:
+def test_class_hints_of_index_files_are_read_and_written() -> None:
     classes = {
         ("transformers", "CLIPVisionModelWithProjection"): CLIPVisionModelWithProjection,
         ("transformers", "SiglipVisionModel"): SiglipVisionModel,
@@ -239,7 +239,7 @@ def test_the_parts_of_a_redux_folder_load_by_their_hints(tmp_path: Path) -> None
     assert parts["ReduxImageEncoder"](seen.last_hidden_state).shape == (1, 9, 8)
 
 
-def test_what_does_not_fit_is_refused_with_a_way_out(tmp_path: Path) -> None:
+def test_wrong_configs_and_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"num_attention_heads  needs to divide hidden_size \(32\), got 5"):
         SiglipVisionModel(**{**TINY, "num_attention_heads": 5})
     with pytest.raises(ConfigError, match=r"patch_size  needs to be from 1 to image_size 30, got 31"):

@@ -1,4 +1,4 @@
-"""Weights are found, checked before they are read, cast on the way in, and written whole or not at all."""
+"""Weights are checked before they are read, cast while they are read, and never written half."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def same(a: nn.Module, b: nn.Module) -> bool:
 
 
 def refusal(folder: Path, **how: Any) -> str:
-    """Why the autoencoder in a folder cannot be loaded."""
+    """The text of the error about the autoencoder in a folder."""
     with pytest.raises(LoadError) as caught:
         AutoencoderKL.from_pretrained(folder, **how)
     return str(caught.value)
@@ -48,7 +48,7 @@ def test_what_is_saved_is_loaded_again(vae: AutoencoderKL, tmp_path: Path) -> No
     assert sorted(path.name for path in (tmp_path / "vae").iterdir()) == ["config.json", NAME]
 
 
-def test_a_model_is_cast_on_the_way_in(vae: AutoencoderKL, tmp_path: Path) -> None:
+def test_a_model_is_cast_while_it_is_read(vae: AutoencoderKL, tmp_path: Path) -> None:
     vae.save_pretrained(tmp_path)
     half = AutoencoderKL.from_pretrained(tmp_path, dtype=torch.float16)
     assert half.dtype == torch.float16
@@ -127,7 +127,7 @@ def test_weights_of_transformers_have_another_stem(tmp_path: Path) -> None:
     assert weight_files(tmp_path, stem="model")[0].name == "model.safetensors"
 
 
-def test_a_folder_without_weights_says_what_was_looked_for(tmp_path: Path) -> None:
+def test_a_folder_without_weights_lists_the_names_looked_for(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=f"{tmp_path.name} has no weights. Looked for {NAME}, {NAME}.index.json"):
         weight_files(tmp_path)
     with pytest.raises(LoadError, match="nowhere is no folder"):
@@ -218,7 +218,7 @@ def test_buffers_that_no_file_has_are_real(tmp_path: Path) -> None:
     assert model.get_buffer("count").dtype == torch.int64
 
 
-def test_names_can_be_translated_or_passed_over(tmp_path: Path) -> None:
+def test_names_can_be_translated_or_ignored(tmp_path: Path) -> None:
     model = nn.Linear(2, 2)
     save_weights({"old.weight": torch.ones(2, 2), "bias": torch.ones(2), "ids": torch.ones(1)}, tmp_path)
     names: dict[str, str | None] = {"old.weight": "weight", "bias": "bias", "ids": None}
@@ -247,6 +247,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
     assert path.read_text() == "old"
 
 
-def test_a_size_that_says_nothing_is_refused(vae: AutoencoderKL, tmp_path: Path) -> None:
+def test_a_size_that_is_no_number_is_refused(vae: AutoencoderKL, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="max_shard_size is '5 potatoes'"):
         vae.save_pretrained(tmp_path, max_shard_size="5 potatoes")
