@@ -1,6 +1,6 @@
 """Typed blocks that wire themselves into diffusion pipelines.
 
-Nothing heavy is imported until a name is asked for: `import sfumato` alone costs a few milliseconds.
+`import sfumato` imports nothing else. A public name imports its module when it is read.
 """
 
 from importlib import import_module
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from .graph import (
         Block as Block, BrokenBlock as BrokenBlock, Cancelled as Cancelled, Cell as Cell, ConfigError as ConfigError,
         Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError, GraphFileError as GraphFileError,
-        InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError, Loop as Loop, Malformed as Malformed,
-        Map as Map, Memory as Memory, Outputs as Outputs, Port as Port, Problem as Problem, Run as Run, Running as Running,
-        SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound, WireError as WireError,
+        InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError, Loop as Loop,
+        Malformed as Malformed, Map as Map, Memory as Memory, Outputs as Outputs, Port as Port, Problem as Problem,
+        Run as Run, Running as Running, SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound,
+        WireError as WireError,
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
     from .presets.inspect import inspect as inspect
@@ -33,12 +34,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _GRAPH = (
-    "Block BrokenBlock Cancelled Cell ConfigError Edge Event Graph GraphError GraphFileError InputError LatentSpace "
-    "LoadError Loop Malformed Map Memory Outputs Port Problem Run Running SfumatoError Switch Unbound WireError assignable component "
-    "debug knob named"
-).split()
+    "Block", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph", "GraphError",
+    "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory", "Outputs",
+    "Port", "Problem", "Run", "Running", "SfumatoError", "Switch", "Unbound", "WireError", "assignable", "component",
+    "debug", "knob", "named",
+)  # fmt: skip
 
-_HOMES: dict[str, tuple[str, str | None]] = {
+_MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and attribute if it is not the module
     **{name: (".graph", name) for name in _GRAPH},
     "Access": (".components.storage.hub", "Access"),
     "ComponentSpec": (".components.spec", "ComponentSpec"),
@@ -54,15 +56,15 @@ _HOMES: dict[str, tuple[str, str | None]] = {
     "schedulers": (".components.schedulers", None),
 }
 
-__all__ = [*_HOMES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  one list, not two
+__all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  one list, not two
 
 
-def __getattr__(name: str) -> Any:  # whatever the name stands for
-    if name not in _HOMES:
-        raise AttributeError(f"sfumato has no {name!r}; it has: {', '.join(_HOMES)}.")
-    module, attribute = _HOMES[name]
-    found = import_module(module, __name__)
-    return getattr(found, attribute) if attribute else found
+def __getattr__(name: str) -> Any:  # the object of any public name
+    if name not in _MODULES:
+        raise AttributeError(f"sfumato has no {name!r}. It has: {', '.join(_MODULES)}.")
+    module, attribute = _MODULES[name]
+    imported = import_module(module, __name__)
+    return getattr(imported, attribute) if attribute else imported
 
 
 def __dir__() -> list[str]:
