@@ -57,6 +57,12 @@ def _takes(graph: Structure, names: Collection[str]) -> bool:
     return {*graph.inputs, *graph.components, *graph.slots, *sole_makers(graph)}.issuperset(names)
 
 
+def of_other_task(graph: Structure, component: str) -> bool:
+    """Whether a component of this name belongs to a task of the graph's family."""
+    family = presets.find(graph.preset[0]) if graph.preset is not None else None
+    return family is not None and bool(family.needed([component]))
+
+
 def task_of(graph: Structure) -> str:
     """The task of a graph, for people; of one with the task "auto", the family's first."""
     if graph.preset is None:

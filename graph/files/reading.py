@@ -20,6 +20,7 @@ from ..edits import bad_nodes, check_made, edited
 from ..errors import ConfigError, GraphFileError, LoadError, Problem, SfumatoError, WireError
 from ..named import Named
 from ..structure import Container, Structure
+from ..tasks import of_other_task
 from ..validate import Unfit
 from . import bindings
 from .edges import edges_of
@@ -307,7 +308,7 @@ class _Reading(Generic[S]):
         needed = {n: v for n, v in bindings.items() if n in graph.components and v is not None}
         missing = [n for n in graph.components if n not in bindings]
         for name in bindings.keys() - graph.components.keys():
-            if near := closest(name, missing, 1):
+            if (near := closest(name, missing, 1)) and not of_other_task(graph, name):
                 text = f"no block of this graph needs such a component. Did you mean {near[0]!r}?"
                 self._problem(f"{at}.components.{name}", text)
         if needed:

@@ -54,6 +54,15 @@ def test_components_for_other_tasks_are_bindings_like_others(flux: Callable[...,
     assert "text_encoder" not in redux.only("latents").bindings
 
 
+def test_components_for_other_tasks_survive_a_graph_file(flux: Callable[..., Graph], tmp_path: Path) -> None:
+    redux = flux("dev", "redux")
+    redux.save(tmp_path)
+    loaded = sf.load(tmp_path)
+    assert loaded == redux
+    assert loaded.task("text2image").bindings["text_encoder"] == redux.bindings["text_encoder"]
+    assert not loaded.task("text2image").check()
+
+
 def test_a_block_that_was_taken_out_is_not_in_another_task(tiny: Tiny, nets: Nets, unet: Any) -> None:
     net = nets.control(unet).ours
     pipe = sf.load("sd", controlnet=net, **tiny("sd").bindings)
