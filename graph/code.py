@@ -65,12 +65,12 @@ def gather(entries: Iterable[str], read: Callable[[str], str | None]) -> Source:
             continue
         text = read(name)
         if text is None:
-            raise LoadError(f"{by or name}: {f'imports {name}, which' if by else 'this file'} is not there.")
+            raise LoadError(f"{by or name}: {f'imports {name}, which' if by else 'this file'} does not exist.")
         found[name] = text
         more, missing = _imports(parse(name, text), name, read)
         if missing:
             line, what = missing[0]
-            raise LoadError(f"{name}, line {line}: imports {what!r}, and there is no such file beside it.")
+            raise LoadError(f"{name}, line {line}: imports {what!r}, and no such file is beside it.")
         parents = [f"{'/'.join(name.split('/')[:i])}/__init__.py".lstrip("/") for i in range(name.count("/") + 1)]
         todo += [(other, name) for other in more.inside]
         todo += [(init, name) for init in parents if read(init) is not None]

@@ -219,7 +219,7 @@ def read_call(cls: type) -> tuple[dict[str, Input], dict[str, Output], dict[str,
             running = p.name
         elif is_memory(hints[p.name]):
             if default is REQUIRED:
-                raise Malformed(f"{where}: memory {p.name!r} needs a default, which is what the first turn sees.")
+                raise Malformed(f"{where}: memory {p.name!r} needs a default for the first turn.")
             if not (p.name in gives and is_memory(gives[p.name])):
                 raise Malformed(
                     f"{where}: memory {p.name!r} must also be an output of type Memory[…], for the next turn."

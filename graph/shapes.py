@@ -43,8 +43,8 @@ def check_shapes(block: Block, args: Mapping[str, Any], out: Any) -> None:
 
 
 def _check(block: Block, place: str, hint: Any, value: Any, sizes: dict[str, tuple[int, str]]) -> None:
-    wanted = [untagged(arm) for arm in union_members(hint)]
-    arrays = [w for w in wanted if is_array(w)]
+    members = [untagged(arm) for arm in union_members(hint)]
+    arrays = [w for w in members if is_array(w)]
     if len(arrays) != 1 or not isinstance(value, arrays[0].array_type):
         return
     where, array = f"{type(block).__name__}: {place}", arrays[0]

@@ -160,7 +160,7 @@ native: dict[tuple[str, str], str] = {
     ("transformers", "CLIPImageProcessor"): f"{_IMAGES}:CLIPImageProcessor",
     ("transformers", "CLIPFeatureExtractor"): f"{_IMAGES}:CLIPImageProcessor",  # its name before transformers 4.26
     ("transformers", "SiglipImageProcessor"): f"{_IMAGES}:SiglipImageProcessor",
-    ("flux", "ReduxImageEncoder"): f"{_MODELS}.redux:ReduxImageEncoder",  # it lies in that pipeline's folder there
+    ("flux", "ReduxImageEncoder"): f"{_MODELS}.redux:ReduxImageEncoder",  # published in the folder of that pipeline
     ("transformers", "CLIPTokenizer"): "sfumato.components.loading.tokenizer:CLIPTokenizer",
     ("transformers", "CLIPTokenizerFast"): "sfumato.components.loading.tokenizer:CLIPTokenizer",
     ("transformers", "T5EncoderModel"): f"{_MODELS}.t5:T5EncoderModel",

@@ -144,21 +144,21 @@ def _align(rows: Sequence[Sequence[_Item]]) -> None:
     for sweep in range(4 * _SWEEPS):
         last = sweep >= _SWEEPS
         for row in rows if sweep % 2 == 0 else reversed(rows):
-            wanted: list[tuple[float, float]] = []
+            ideals: list[tuple[float, float]] = []
             for item in row:
                 beside = [*item.up, *item.down] if last else item.up if sweep % 2 == 0 else item.down
                 weights = [n.weight * item.weight for n in beside]
                 middle = sum(n.x * w for n, w in zip(beside, weights, strict=True)) / sum(weights) if beside else item.x
-                wanted.append((middle, sum(weights) or 0.1))
-            _settle(row, wanted)
+                ideals.append((middle, sum(weights) or 0.1))
+            _settle(row, ideals)
 
 
-def _settle(row: Sequence[_Item], wanted: Sequence[tuple[float, float]]) -> None:
+def _settle(row: Sequence[_Item], ideals: Sequence[tuple[float, float]]) -> None:
     """Least squares under "no overlap": pool adjacent violators (Barlow et al. 1972)."""
     offset = 0.0
     offsets: list[float] = []
     blocks: list[tuple[float, float, int]] = []  # mean, weight, how many
-    for i, (item, (middle, weight)) in enumerate(zip(row, wanted, strict=True)):
+    for i, (item, (middle, weight)) in enumerate(zip(row, ideals, strict=True)):
         offset += (row[i - 1].size.right + _GAP_X + item.size.left) if i else 0.0
         offsets.append(offset)
         block = (middle - offset, weight, 1)

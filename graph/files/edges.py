@@ -11,17 +11,17 @@ from .forms import EdgeForm
 
 def edges_of(forms: Sequence[EdgeForm], nodes: Mapping[str, Block], at: str) -> tuple[tuple[Edge, ...], list[Problem]]:
     """The edges of a graph, and problems. With a problem there are no edges."""
-    given = [(f"{at}.edges[{i}]", _edge(form)) for i, form in enumerate(forms)]
-    found = [p for place, edge in given for p in _unknown(place, edge, nodes)]
+    placed = [(f"{at}.edges[{i}]", _edge(form)) for i, form in enumerate(forms)]
+    found = [p for place, edge in placed for p in _unknown(place, edge, nodes)]
     seen: dict[str, str] = {}
-    for place, edge in given:
+    for place, edge in placed:
         if (first := seen.setdefault(edge.target, place)) != place:
             found.append(_problem(place, f"is a second edge into {edge.target}, beside {first}. Remove one."))
     if found:
         return (), found
-    ruled = rule(nodes, [edge for _, edge in given if edge.pinned])
+    ruled = rule(nodes, [edge for _, edge in placed if edge.pinned])
     by_target = {edge.target: edge for edge in ruled}
-    for place, edge in given:
+    for place, edge in placed:
         right = by_target[edge.target]
         if edge != right:
             text = f"is marked ruled, but the wiring rule joins {edge.target} to {right.source}, not to {edge.source}."

@@ -53,8 +53,10 @@ def _one(source: Any, target: Any) -> bool:
     (have, tags), (want, _) = split_annotated(source), split_annotated(target)
     if isinstance(have, NewType) and have is not want:
         return assignable(tagged(have.__supertype__, tags), target) or want is Any or want is object
-    wanted, given = port_of(target), port_of(source)
-    if wanted is not None and (given is None or given.kind != wanted.kind or not _same_space(given, wanted)):
+    target_port, source_port = port_of(target), port_of(source)
+    if target_port is not None and (
+        source_port is None or source_port.kind != target_port.kind or not _same_space(source_port, target_port)
+    ):
         return False
     if have is want or want is Any or want is object or have is Never or have is NoReturn:
         return True
@@ -67,20 +69,20 @@ def _one(source: Any, target: Any) -> bool:
     if is_array(have) or is_array(want):
         return arrays_fit(have, want, assignable)
     if is_callable(want):
-        call, wanted_call = call_of(have), call_of(want)
-        return call is not None and wanted_call is not None and calls_fit(call, wanted_call, assignable)
+        call, other_call = call_of(have), call_of(want)
+        return call is not None and other_call is not None and calls_fit(call, other_call, assignable)
     if is_callable(have):
         return want is collections.abc.Hashable or (is_protocol(get_origin(want) or want) and _has_members(have, want))
     return _nominal(have, want)
 
 
-def _same_space(given: Port, wanted: Port) -> bool:
-    if wanted.space is None or wanted.space == ANY_SPACE:
+def _same_space(source: Port, target: Port) -> bool:
+    if target.space is None or target.space == ANY_SPACE:
         return True
     # A target needs every number that it names. An unknown number does not fit, else chains would not be sound.
-    have = given.space or ANY_SPACE
+    have = source.space or ANY_SPACE
     names = ("name", "channels", "scaling", "shift")
-    return all(getattr(wanted.space, n) in (None, getattr(have, n)) for n in names)
+    return all(getattr(target.space, n) in (None, getattr(have, n)) for n in names)
 
 
 def _literal(value: Any, want: Any) -> bool:
@@ -94,19 +96,19 @@ def _nominal(have: Any, want: Any) -> bool:
     if not (isinstance(s, type) and isinstance(t, type)):
         return bool(have == want)
     if (t is float and issubclass(s, int)) or (t is complex and issubclass(s, int | float)):
-        return True  # PEP 484: an int is fine where a float is wanted
+        return True  # PEP 484: an int is fine where a float is expected
     if not is_subclass(s, t):
         return is_protocol(t) and _has_members(have, want)
     if is_protocol(t) and get_args(want) and t not in s.__mro__:
         return _has_members(have, want)
     if t is tuple:
         return _tuples(items_of(have), items_of(want))
-    wanted = get_args(want)
-    given = args_as(have, t) or (object,) * len(wanted)
-    return not wanted or (len(given) == len(wanted) and all(map(assignable, given, wanted)))
+    target_args = get_args(want)
+    source_args = args_as(have, t) or (object,) * len(target_args)
+    return not target_args or (len(source_args) == len(target_args) and all(map(assignable, source_args, target_args)))
 
 
-def _tuples(given: tuple[Any, ...] | None, wanted: tuple[Any, ...] | None) -> bool:
+def _tuples(source: tuple[Any, ...] | None, target: tuple[Any, ...] | None) -> bool:
     def row(items: tuple[Any, ...] | None) -> list[Any]:
         """The items; the repeated one is in a list of its own."""
         found: list[Any] = []
@@ -125,7 +127,7 @@ def _tuples(given: tuple[Any, ...] | None, wanted: tuple[Any, ...] | None) -> bo
     def fits(a: Any, b: Any) -> bool:
         return assignable(a[0] if repeats(a) else a, b[0] if repeats(b) else b)
 
-    return aligned(row(given), row(wanted), repeats, fits)
+    return aligned(row(source), row(target), repeats, fits)
 
 
 def _has_members(have: Any, protocol: Any) -> bool:
@@ -135,16 +137,16 @@ def _has_members(have: Any, protocol: Any) -> bool:
     token = _ASSUMED.set(assumed | {(have, protocol)})
     try:
         if is_callable(have):
-            call, wanted = call_of(have), call_of(protocol)
+            call, target_call = call_of(have), call_of(protocol)
             only = protocol_members(get_origin(protocol) or protocol) == {"__call__"}
-            return only and call is not None and wanted is not None and calls_fit(call, wanted, assignable)
+            return only and call is not None and target_call is not None and calls_fit(call, target_call, assignable)
         return has_members(have, protocol, assignable)
     finally:
         _ASSUMED.reset(token)
 
 
 def meet(a: Any, b: Any) -> Any | None:
-    """The widest type known here that flows into both `a` and `b`, or None where there is none.
+    """The widest known type that flows into both `a` and `b`, or None.
 
     >>> meet(int | str, int | float), meet(int, str) is None
     (<class 'int'>, True)

@@ -27,13 +27,13 @@ def protocol_members(protocol: type) -> set[str]:
 
 def has_members(have: Any, protocol: Any, flows: Flows) -> bool:
     """Whether a class has the members of a protocol: attributes of fitting types, methods of fitting signatures."""
-    cls, wanted = get_origin(have) or have, get_origin(protocol) or protocol
-    given_hints, wanted_hints = hints_of(cls), hints_of(wanted)
-    for name in protocol_members(wanted):
-        if name not in given_hints and not any(name in vars(c) for c in cls.__mro__):  # not of a metaclass
+    cls, protocol_class = get_origin(have) or have, get_origin(protocol) or protocol
+    class_hints, protocol_hints = hints_of(cls), hints_of(protocol_class)
+    for name in protocol_members(protocol_class):
+        if name not in class_hints and not any(name in vars(c) for c in cls.__mro__):  # not of a metaclass
             return False
-        mine = call_of(have) if name == "__call__" else member_type(have, name, given_hints)
-        theirs = member_type(protocol, name, wanted_hints, have)
+        mine = call_of(have) if name == "__call__" else member_type(have, name, class_hints)
+        theirs = member_type(protocol, name, protocol_hints, have)
         if isinstance(theirs, Call):
             call = mine if isinstance(mine, Call) or mine is UNKNOWN else call_of(mine)
             if call is None or (isinstance(call, Call) and not calls_fit(call, theirs, flows)):

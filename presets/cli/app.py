@@ -64,8 +64,8 @@ for command in (run, show, check, inspect, presets):
     app.command()(command)
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         from sfumato import __version__
 
         typer.echo(f"sfumato {__version__}")

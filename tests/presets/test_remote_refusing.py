@@ -61,7 +61,7 @@ def test_a_relative_import_that_leads_out_is_refused(tmp_path: Path) -> None:
     (tmp_path / "above.py").write_text(MARK)
     folder = put(tmp_path / "repo", {"block.py": f"from ..above import x\n{FLIP}"})
     text = refusal(folder, trust_remote_code=True)
-    assert text == f"{folder}: block.py, line 1: imports '..above', and there is no such file beside it."
+    assert text == f"{folder}: block.py, line 1: imports '..above', and no such file is beside it."
 
 
 @pytest.mark.parametrize(

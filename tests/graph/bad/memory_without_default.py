@@ -17,4 +17,4 @@ def wrong() -> object:
     return Graph(forget=Forget())
 
 
-EXPECTED = """Malformed: Forget.__call__: memory 'past' needs a default, which is what the first turn sees."""
+EXPECTED = """Malformed: Forget.__call__: memory 'past' needs a default for the first turn."""
