@@ -65,7 +65,7 @@ class Quantization(BaseModel):
 
     @property
     def stored_as(self) -> tuple[object, ...]:
-        """What of it shows in files. The rest says how layers compute."""
+        """The keys that change the files of weights; the others change how layers compute."""
         return (self.quant_method,)
 
     @property
@@ -116,12 +116,14 @@ class BitsAndBytesConfig(Quantization):
         return self
 
     def to_json(self) -> dict[str, JsonValue]:
+        """Return the published JSON of this config."""
         data = super().to_json()
         skipped = data.pop("modules_to_not_convert", None)
         return data if skipped is None else {**data, "llm_int8_skip_modules": skipped}
 
     @property
     def stored_as(self) -> tuple[object, ...]:
+        """The keys that change the files of weights; the others change how layers compute."""
         return (self.quant_method, self.bnb_4bit_quant_type if self.load_in_4bit else "int8")
 
 
@@ -166,10 +168,12 @@ class TorchAoConfig(Quantization):
         return str(self.quant_type["_type"])
 
     def to_json(self) -> dict[str, JsonValue]:
+        """Return the published JSON of this config."""
         return {**super().to_json(), "quant_type": {"default": self.quant_type}}
 
     @property
     def stored_as(self) -> tuple[object, ...]:
+        """The keys that change the files of weights; the others change how layers compute."""
         return (self.quant_method, self.kind)
 
 
@@ -190,6 +194,7 @@ class QuantoConfig(Quantization):
 
     @property
     def stored_as(self) -> tuple[object, ...]:
+        """The keys that change the files of weights; the others change how layers compute."""
         return (self.quant_method, self.weights_dtype)
 
 
@@ -226,12 +231,14 @@ class MixedQuantization(Quantization):
         return _plain(value)
 
     def to_json(self) -> dict[str, JsonValue]:
+        """Return the published JSON of this config."""
         modules = {name: None if kind is None else kind.to_json() for name, kind in self.modules.items()}
         default = None if self.default is None else self.default.to_json()
         return {**super().to_json(), "modules": modules, "default": default}
 
     @property
     def stored_as(self) -> tuple[object, ...]:
+        """The keys that change the files of weights; the others change how layers compute."""
         return (self.quant_method, json.dumps(self.to_json(), sort_keys=True))
 
 

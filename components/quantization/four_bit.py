@@ -92,6 +92,7 @@ class FourBit:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the unpacked weight."""
         return self.state.shape
 
     def scales(self) -> Tensor:

@@ -29,19 +29,28 @@ class Method(ABC):
 
     @abstractmethod
     def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
-        """Why this layer cannot be quantized in this dtype on this device, and the way out; None where it can."""
+        """Return why this layer cannot be quantized in this dtype on this device, and what to do; None if it can."""
 
     @abstractmethod
     def quantize(self, layer: nn.Linear) -> nn.Module:
-        """The quantized layer for one with a weight, on the weight's device. The given one is used up."""
+        """Make a quantized layer on the device of the plain layer's weight. The plain layer cannot be used after it."""
 
     @abstractmethod
     def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
-        """The layer that a file has. `layer` is on the meta device; `about` is what the file's metadata say of its
-        weight. Whatever does not fit is an error of some kind: the caller says where."""
+        """Make a quantized layer from the tensors of a file.
+
+        Args:
+            layer: the plain layer, on the meta device.
+            parts: the tensors of the layer, by their names in it.
+            about: the metadata of the file about the weight.
+            device: of the new layer.
+
+        Raises:
+            Exception: tensors that do not fit, of any class; the caller adds the layer's path.
+        """
 
     def completed(self, config: Quantization) -> Quantization:
-        """The config as it is to be written."""
+        """Return the config with the keys that the package adds, to be written."""
         return config
 
 
@@ -56,7 +65,7 @@ def method_for(config: Quantization) -> Method:
 
 
 def completed(config: Quantization) -> Quantization:
-    """The config as it is to be saved: with what the packages fill in."""
+    """Return the config with the keys that the packages add, to be written."""
     if isinstance(config, MixedQuantization):
         kinds = {name: kind and completed(kind) for name, kind in config.modules.items()}
         return config.model_copy(update={"modules": kinds, "default": config.default and completed(config.default)})

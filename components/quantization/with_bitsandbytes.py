@@ -65,11 +65,13 @@ class BitsAndBytes(Method):
         self.config = config
 
     def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Return why this layer cannot be quantized, or None."""
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return f"bitsandbytes quantizes float32, float16 and bfloat16, not {dtype}"
         return None
 
     def quantize(self, layer: nn.Linear) -> nn.Module:
+        """Make a quantized layer from a plain one."""
         made = self._empty(layer)
         weight, device = layer.weight.data, layer.weight.device
         # Both kinds of parameter quantize when they are moved the first time, to where they are as well.
@@ -82,6 +84,7 @@ class BitsAndBytes(Method):
         return made
 
     def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
+        """Make a quantized layer from the tensors of a file."""
         made = self._empty(layer)
         weight = parts["weight"]
         if self.config.load_in_4bit:

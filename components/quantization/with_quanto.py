@@ -22,16 +22,19 @@ class Quanto(Method):
         self.type = self.api.qtypes[f"q{config.weights_dtype}"]
 
     def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Return why this layer cannot be quantized, or None."""
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return f"quanto quantizes float32, float16 and bfloat16, not {dtype}"
         return None
 
     def quantize(self, layer: nn.Linear) -> nn.Module:
+        """Make a quantized layer from a plain one."""
         made = self.api.QLinear.from_module(layer, weights=self.type)
         made.freeze()
         return made.requires_grad_(False)
 
     def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
+        """Make a quantized layer from the tensors of a file."""
         made = self.api.QLinear(
             layer.in_features,
             layer.out_features,

@@ -38,9 +38,11 @@ class TorchAo(Method):
         return own(**{**packing, **cast("Mapping[str, Any]", data.get("_data") or {})})
 
     def completed(self, config: Quantization) -> Quantization:
+        """Return the config with all keys that the package writes."""
         return config.model_copy(update={"quant_type": self.core.config_to_dict(self.config)})
 
     def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
+        """Return why this layer cannot be quantized, or None."""
         rows, width = layer.weight.shape
         if self.kind == "Int4WeightOnlyConfig":
             group = self.config.group_size
@@ -56,6 +58,7 @@ class TorchAo(Method):
         return None
 
     def quantize(self, layer: nn.Linear) -> nn.Module:
+        """Make a quantized layer from a plain one."""
         before = type(layer.weight.data)
         self.api.quantize_(layer, self.config)
         if type(layer.weight.data) is before:  # it passes over what it cannot do
@@ -63,6 +66,7 @@ class TorchAo(Method):
         return layer
 
     def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
+        """Make a quantized layer from the tensors of a file."""
         support: Any = import_module("torchao.prototype.safetensors.safetensors_support")  # where it reads files
         told = {"m.weight": about, "tensor_names": json.dumps(["m.weight"])}
         stored = {f"m.{name}": tensor.to(device) for name, tensor in parts.items() if name.startswith("_weight_")}

@@ -51,6 +51,7 @@ class GGUFLinear(_PackedWeight, nn.Linear):  # pyright: ignore[reportIncompatibl
     """A linear layer over a packed weight `out in`."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Unpack the weight and compute as the plain layer does."""
         dtype = self.compute_dtype or input.dtype
         return F.linear(input.to(dtype), *self._weight_and_bias(dtype)).to(input.dtype)
 
@@ -59,6 +60,7 @@ class GGUFConv2d(_PackedWeight, nn.Conv2d):  # pyright: ignore[reportIncompatibl
     """A convolution over a packed kernel `out in h w`."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Unpack the weight and compute as the plain layer does."""
         dtype = self.compute_dtype or input.dtype
         return self._conv_forward(input.to(dtype), *self._weight_and_bias(dtype)).to(input.dtype)
 
@@ -67,6 +69,7 @@ class GGUFEmbedding(_PackedWeight, nn.Embedding):  # pyright: ignore[reportIncom
     """A table of vectors, of which only those that are asked for are decoded, where rows are whole blocks."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Unpack the weight and compute as the plain layer does."""
         dtype = self.compute_dtype or torch.float32
         if self.shape[-1] % self.kind.values:
             return F.embedding(input, self.weight, self.padding_idx)

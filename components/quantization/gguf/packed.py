@@ -30,13 +30,16 @@ class Packed:
 
     @property
     def ndim(self) -> int:
+        """The number of dimensions."""
         return len(self.shape)
 
     @property
     def nbytes(self) -> int:
+        """The size of the packed weight in bytes."""
         return self.blocks.nbytes
 
     def numel(self) -> int:
+        """Return the number of values."""
         return prod(self.shape)
 
     def to(self, device: str | torch.device) -> "Packed":

@@ -48,6 +48,7 @@ class GGUFTensor:
 
     @property
     def nbytes(self) -> int:
+        """The size of the packed tensor in bytes."""
         return self.kind.size(prod(self.shape))
 
     def read(self) -> Tensor | Packed:
