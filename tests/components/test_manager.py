@@ -51,7 +51,7 @@ def test_a_handle_is_a_value_and_loads_nothing() -> None:
     assert (len(manager), manager.bytes, manager.get(handle.key)) == (0, 0, None)
 
 
-def test_a_handle_is_what_a_graph_holds_before_loading_and_asking_it_never_fails(emoji: Path) -> None:
+def test_the_properties_of_a_handle_never_raise(emoji: Path) -> None:
     """Checking a graph reads the properties of its handles, so they do not raise; `ready` does."""
     vae = TEXT.using(
         type_hint=("diffusers", "AutoencoderKL"), pretrained_model_name_or_path=str(emoji), subfolder="vae"
@@ -73,7 +73,7 @@ def test_half_precision_files_are_loaded_in_float32_unless_asked_otherwise() -> 
     assert ComponentsManager(dtype="float16").load(TEXT).dtype == torch.float16
 
 
-def test_a_device_is_part_of_what_is_asked_for() -> None:
+def test_the_device_is_part_of_the_key() -> None:
     manager = ComponentsManager()
     elsewhere = manager.handle(TEXT, device="meta")
     assert elsewhere != manager.handle(TEXT)
@@ -167,7 +167,7 @@ def test_ready_finds_what_is_missing_and_opens_no_weight_file(emoji: Path, opene
     assert set(opened) == {str(EMOJI / "text_encoder" / "model.safetensors")}
 
 
-def test_ready_tells_a_missing_folder_variant_and_scheduler(emoji: Path, opened: list[str]) -> None:
+def test_ready_names_a_missing_folder_variant_and_scheduler(emoji: Path, opened: list[str]) -> None:
     def told(spec: ComponentSpec) -> str:
         with pytest.raises(LoadError) as caught:
             ComponentsManager().handle(spec).ready()

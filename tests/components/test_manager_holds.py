@@ -39,7 +39,7 @@ def test_bytes_count_each_storage_once() -> None:
     assert half.dtype == torch.float16
 
 
-def test_the_summary_says_what_is_held_and_the_table_shows_it() -> None:
+def test_the_summary_has_a_row_for_each_component_and_the_table_shows_it() -> None:
     manager = ComponentsManager()
     tokenizer = TEXT.using(type_hint=("transformers", "CLIPTokenizer"), subfolder="tokenizer")
     manager.load(TEXT)
@@ -75,7 +75,7 @@ def test_the_summary_says_what_is_held_and_the_table_shows_it() -> None:
     assert repr(ComponentsManager()) == "ComponentsManager(0 loaded of 0, 0 B)"
 
 
-def test_what_is_removed_is_loaded_anew() -> None:
+def test_a_removed_component_is_loaded_again() -> None:
     manager = ComponentsManager()
     handle = manager.handle(TEXT)
     first = handle.load()
@@ -87,7 +87,7 @@ def test_what_is_removed_is_loaded_anew() -> None:
     assert [row.loaded for row in manager.summary()] == [True]
 
 
-def test_an_empty_manager_is_no_false_value() -> None:
+def test_an_empty_manager_is_true() -> None:
     assert ComponentsManager()
     assert default_manager() is default_manager()
 
@@ -112,7 +112,7 @@ def test_a_pattern_finds_components_by_name() -> None:
     assert found("*") == "unet vae text_encoder text_encoder_2 refiner"
 
 
-def test_one_component_answers_to_every_name_it_was_asked_for_under() -> None:
+def test_a_component_is_found_by_each_of_its_names() -> None:
     manager = ComponentsManager()
     handle = manager.handle(TEXT)
     assert manager.handle(TEXT, name="clip") == handle
@@ -135,7 +135,7 @@ def test_collections_group_components_of_one_manager() -> None:
         manager.search(collection="portrait")
 
 
-def test_get_takes_a_name_or_a_key_and_refuses_to_guess() -> None:
+def test_get_takes_a_name_or_a_key_and_refuses_an_ambiguous_name() -> None:
     manager = ComponentsManager()
     wide, half = manager.handle(TEXT), manager.handle(TEXT, dtype="float16")
     assert manager.get("text_encoder") is None
@@ -148,7 +148,7 @@ def test_get_takes_a_name_or_a_key_and_refuses_to_guess() -> None:
     assert manager.get("text_encodr") is None
 
 
-def test_what_is_added_by_hand_is_bound_shared_and_shown() -> None:
+def test_an_added_object_is_bound_shared_and_shown() -> None:
     manager = ComponentsManager()
     model = CLIPTextModel.from_pretrained(EMOJI / "text_encoder", dtype=torch.float32)
     handle = manager.add("tower", model, collection="mine")
@@ -170,7 +170,7 @@ def test_what_is_added_by_hand_is_bound_shared_and_shown() -> None:
     assert manager.remove("words")
 
 
-def test_what_is_moved_to_another_dtype_is_read_anew_and_not_while_it_is_used() -> None:
+def test_for_another_dtype_a_component_is_read_again_and_not_while_it_is_used() -> None:
     manager = ComponentsManager()
     handle = manager.handle(TEXT)
     first = handle.load()

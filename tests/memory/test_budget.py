@@ -40,7 +40,7 @@ def test_five_pipelines_that_share_hold_each_byte_once(
     assert sum(row.loaded for row in manager.summary()) == 5 + 4
 
 
-def test_headers_tell_the_bytes_before_anything_is_loaded(five: list[Path], sizes: dict[str, int]) -> None:
+def test_bytes_are_estimated_from_headers_before_loading(five: list[Path], sizes: dict[str, int]) -> None:
     bound = sf.load(five[0]).bindings
     assert {name: estimated_bytes(bound[name].spec, "float32") for name in sizes} == sizes
     assert estimated_bytes(bound["unet"].spec, "float16") == sizes["unet"] // 2
@@ -83,7 +83,9 @@ def test_while_it_fits_nothing_is_moved_or_read_twice(
     assert sorted(simulated.log) == [f"read {name} to {GPU}" for name in ("text_encoder", "unet", "vae")]
 
 
-def test_a_run_that_cannot_fit_says_what_is_too_large_and_the_way_out(five: list[Path], sizes: dict[str, int]) -> None:
+def test_a_run_that_can_never_fit_names_the_largest_component_and_the_remedies(
+    five: list[Path], sizes: dict[str, int]
+) -> None:
     manager = ComponentsManager({"cuda": sizes["unet"] - 1}, device="cuda", mover=Simulated())
     with pytest.raises(sf.LoadError) as caught:
         draw(sf.load(five[0], manager=manager))
@@ -94,7 +96,7 @@ def test_a_run_that_cannot_fit_says_what_is_too_large_and_the_way_out(five: list
     assert all(row.used_by == () for row in manager.summary())
 
 
-def test_the_way_out_is_one(
+def test_the_remedy_in_the_error_text_works(
     five: list[Path], sizes: dict[str, int], pictures: list[Tensor], simulated: Simulated
 ) -> None:
     manager = ComponentsManager({"cuda": sizes["unet"] - 1}, device="cuda", mover=simulated)
@@ -103,7 +105,7 @@ def test_the_way_out_is_one(
     assert simulated.peak[GPU] < sizes["unet"]
 
 
-def test_the_plan_says_who_would_leave_and_why(five: list[Path], sizes: dict[str, int], simulated: Simulated) -> None:
+def test_the_plan_names_what_would_leave_and_why(five: list[Path], sizes: dict[str, int], simulated: Simulated) -> None:
     budget = {"cuda": sizes["unet"] + sizes["text_encoder"] + sizes["vae"]}
     manager = ComponentsManager(budget, device="cuda", mover=simulated)
     first = sf.load(five[0], manager=manager)
@@ -185,7 +187,7 @@ def test_eight_threads_without_a_budget_read_each_component_once(
 
 
 @pytest.mark.parametrize("budget", [None, "30MB"])
-def test_what_is_removed_while_a_run_uses_it_stays_until_the_run_ends(
+def test_a_component_removed_during_a_run_stays_until_the_run_ends(
     five: list[Path], pictures: list[Tensor], budget: str | None
 ) -> None:
     manager = ComponentsManager(budget)
@@ -201,7 +203,7 @@ def test_what_is_removed_while_a_run_uses_it_stays_until_the_run_ends(
 
 
 @pytest.mark.parametrize("way", ["cancel", "error", "forget"])
-def test_a_run_that_ends_early_gives_everything_back(
+def test_a_run_that_ends_early_releases_its_leases(
     five: list[Path], sizes: dict[str, int], pictures: list[Tensor], way: str
 ) -> None:
     manager = ComponentsManager(sizes["unet"] + sizes["vae"])
@@ -226,7 +228,7 @@ def test_a_run_that_ends_early_gives_everything_back(
     assert all(row.used_by == () for row in manager.summary())
 
 
-def test_a_run_left_half_way_in_this_thread_is_named_rather_than_waited_for(
+def test_an_unfinished_run_of_this_thread_is_an_error_and_not_waited_for(
     five: list[Path], sizes: dict[str, int]
 ) -> None:
     manager = ComponentsManager(sizes["unet"] + sizes["vae"])
@@ -238,7 +240,7 @@ def test_a_run_left_half_way_in_this_thread_is_named_rather_than_waited_for(
     draw(sf.load(five[1], manager=manager))
 
 
-def test_what_somebody_else_still_has_is_counted_and_taken_up_rather_than_read_twice(
+def test_a_dropped_component_that_is_still_referenced_counts_and_is_not_read_twice(
     five: list[Path], sizes: dict[str, int], simulated: Simulated
 ) -> None:
     manager = ComponentsManager(sizes["unet"] + sizes["text_encoder"] + sizes["vae"] + 1000, mover=simulated)
@@ -253,7 +255,7 @@ def test_what_somebody_else_still_has_is_counted_and_taken_up_rather_than_read_t
     draw(pipes[1])
 
 
-def test_what_was_added_by_hand_is_moved_and_never_dropped(
+def test_an_added_object_is_moved_and_never_dropped(
     five: list[Path], sizes: dict[str, int], pictures: list[Tensor], simulated: Simulated
 ) -> None:
     manager = ComponentsManager({"cuda": sizes["unet"] + 1}, device="cuda", mover=simulated)
@@ -269,7 +271,7 @@ def test_what_was_added_by_hand_is_moved_and_never_dropped(
     assert {row.name for row in manager.summary() if row.bytes} == {"mine"}
 
 
-def test_free_gives_back_what_nobody_uses(five: list[Path], sizes: dict[str, int]) -> None:
+def test_free_drops_components_that_are_not_leased(five: list[Path], sizes: dict[str, int]) -> None:
     manager = ComponentsManager()
     draw(sf.load(five[0], manager=manager))
     assert manager.free("vae") == sizes["vae"]
@@ -293,6 +295,6 @@ def test_free_gives_back_what_nobody_uses(five: list[Path], sizes: dict[str, int
         ),
     ],
 )
-def test_a_budget_that_is_none_is_refused(budget: Any, text: str) -> None:
+def test_an_invalid_budget_is_refused(budget: Any, text: str) -> None:
     with pytest.raises(sf.ConfigError, match=text):
         ComponentsManager(budget)

@@ -83,13 +83,13 @@ def same(spec: ComponentSpec, dtype: str = "float32") -> Estimate:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("name", HINTS)
-def test_what_a_folder_will_take(name: str, dtype: str) -> None:
+def test_the_estimate_of_a_folder_is_exact(name: str, dtype: str) -> None:
     assert same(UNET.using(type_hint=HINTS[name], subfolder=name), dtype).loading_bytes == 0
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_is_quantized_while_it_is_loaded(kind: str, dtype: str) -> None:
+def test_the_estimate_of_a_component_that_is_quantized_while_it_loads(kind: str, dtype: str) -> None:
     told = same(UNET.using(quantization=need(KINDS[kind])), dtype)
     assert told.bytes < estimate(UNET, dtype).bytes
     assert (
@@ -98,7 +98,7 @@ def test_what_is_quantized_while_it_is_loaded(kind: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nf4", "nf4, scales quantized too", "llm_int8", "int8_weight_only", "quanto_int4"])
-def test_what_was_quantized_when_it_was_saved(kind: str, tmp_path: Path) -> None:
+def test_the_estimate_of_a_component_that_was_saved_quantized(kind: str, tmp_path: Path) -> None:
     how: Any = need(KINDS[kind])
     made = UNet2DConditionModel.from_pretrained(EMBEDDED / "unet", quantization=how, dtype=torch.bfloat16)
     made.save_pretrained(tmp_path / "unet")
@@ -106,7 +106,7 @@ def test_what_was_quantized_when_it_was_saved(kind: str, tmp_path: Path) -> None
     assert same(spec, "bfloat16") == (total_bytes([parts_of(made)]), 0, 0)
 
 
-def test_tensors_that_stay_float32_are_told_as_such(tmp_path: Path) -> None:
+def test_tensors_that_stay_float32_are_estimated_in_float32(tmp_path: Path) -> None:
     sizes = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "vocab_size": 50}
     T5EncoderModel(**sizes).save_pretrained(tmp_path)
     spec = ComponentSpec(type_hint=("transformers", "T5EncoderModel"), pretrained_model_name_or_path=str(tmp_path))
@@ -131,7 +131,7 @@ def packed(model: nn.Module, kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "IQ4_NL"])
 @pytest.mark.parametrize("again", [None, "nf4"])
-def test_what_a_folder_with_a_gguf_file_will_take(kind: str, again: str | None, tmp_path: Path) -> None:
+def test_the_estimate_of_a_folder_with_a_gguf_file(kind: str, again: str | None, tmp_path: Path) -> None:
     model = UNet2DConditionModel.from_pretrained(EMBEDDED / "unet")
     write_gguf(tmp_path / "diffusion_pytorch_model.gguf", packed(model, kind))
     config = {**model.to_config(), "quantization_config": {"quant_method": "gguf"}}
@@ -146,7 +146,7 @@ def test_what_a_folder_with_a_gguf_file_will_take(kind: str, again: str | None, 
 
 
 @pytest.mark.parametrize("kind", [None, "nf4"])
-def test_what_the_parts_of_a_single_file_will_take(kind: str | None, tmp_path: Path) -> None:
+def test_the_estimate_of_the_parts_of_a_single_file(kind: str | None, tmp_path: Path) -> None:
     """In the layout of its authors, where several tensors of ours are rows of one."""
     models = {
         "unet": UNet2DConditionModel.from_pretrained(EMBEDDED / "unet", dtype=torch.float16),
@@ -159,7 +159,7 @@ def test_what_the_parts_of_a_single_file_will_take(kind: str | None, tmp_path: P
             same(spec.using(quantization=None if kind is None else need(kind)), dtype)
 
 
-def test_what_a_packed_part_of_a_single_file_will_take(tmp_path: Path) -> None:
+def test_the_estimate_of_a_packed_part_of_a_single_file(tmp_path: Path) -> None:
     flux = import_module("sfumato.components.models.flux").FluxTransformer2DModel
     sizes = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
     model = flux(**sizes, in_channels=16, joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 6, 6])
@@ -178,7 +178,7 @@ def test_what_a_packed_part_of_a_single_file_will_take(tmp_path: Path) -> None:
         same(spec, "bfloat16")
 
 
-def test_what_pickles_configs_alone_and_classes_of_transformers_will_take(tmp_path: Path) -> None:
+def test_the_estimate_of_pickles_inline_configs_and_classes_of_transformers(tmp_path: Path) -> None:
     transformers: Any = import_module("transformers")
     sizes = {"vocab_size": 40, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
     bert = transformers.BertModel(transformers.BertConfig(**sizes, num_attention_heads=2)).half()
@@ -191,14 +191,14 @@ def test_what_pickles_configs_alone_and_classes_of_transformers_will_take(tmp_pa
     same(ComponentSpec(type_hint=HINTS["vae"], config=config), "float16")
 
 
-def test_what_has_no_weights_or_cannot_be_loaded_is_told_as_nothing(tmp_path: Path) -> None:
+def test_the_estimate_without_weights_or_files_is_zero(tmp_path: Path) -> None:
     scheduler = ComponentSpec(type_hint=("diffusers", "DDIMScheduler"), config={})
     assert estimate(scheduler, "float32") == Estimate()
     assert estimate(UNET.using(subfolder="vae"), "float32") == Estimate()
     assert estimate(UNET.using(pretrained_model_name_or_path=str(tmp_path)), "float32") == Estimate()
 
 
-def test_a_quantization_without_a_form_of_its_own_is_told_as_the_most_it_can_be() -> None:
+def test_the_estimate_of_an_unknown_quantization_is_an_upper_bound() -> None:
     """Its JSON may be any of torchao's; the package need not be there."""
     unknown = {"quant_method": "torchao", "quant_type": {"default": {"_type": "SomeConfig", "_data": {}}}}
     assert estimate(UNET.using(quantization=unknown), "bfloat16").bytes == estimate(UNET, "bfloat16").bytes
@@ -217,7 +217,7 @@ def test_scales_of_quantized_weights_are_counted() -> None:
 
 # ------------------------------------------------------------------------------------------------- the first load
 @pytest.mark.parametrize("kind", ["nf4", "llm_int8", "int8_weight_only", "float8_weight_only", "quanto_int4"])
-def test_the_first_load_of_what_is_quantized_stays_within_the_budget(kind: str) -> None:
+def test_the_first_load_of_a_quantized_component_stays_within_the_budget(kind: str) -> None:
     """Counted with torch's own allocations: files are mapped, and each tensor is cast, so that all of it is counted."""
     spec = UNET.using(quantization=need(KINDS[kind]))
     read_component(spec, torch.float32, "cpu")  # what a package makes at its first use, it keeps
@@ -237,7 +237,7 @@ def test_the_first_load_of_what_is_quantized_stays_within_the_budget(kind: str) 
     assert {row.name: row.where for row in manager.summary()} == {"text_encoder": "disk", "unet": "cpu"}
 
 
-def test_what_streams_or_is_kept_narrower_is_told_as_it_is_kept() -> None:
+def test_the_estimate_of_streamed_and_narrowed_components() -> None:
     full, half = estimate(UNET, "float32"), estimate(UNET, "float16")
     narrow = estimate(UNET, "float32", Offload(storage="float8_e4m3fn"))
     assert half.bytes > narrow.bytes and narrow.bytes + narrow.loading_bytes == full.bytes
@@ -250,7 +250,7 @@ def test_what_streams_or_is_kept_narrower_is_told_as_it_is_kept() -> None:
     assert entry.known_estimate == estimate(UNET, "float32", Offload(by="blocks", storage="float8_e4m3fn"))
 
 
-def test_the_whole_of_what_is_kept_narrower_is_on_the_cpu_alone(simulated: Simulated) -> None:
+def test_a_component_is_narrowed_on_the_cpu(simulated: Simulated) -> None:
     full = estimate(UNET, "float32").bytes
     kept = estimate(UNET, "float32", Offload(storage="float8_e4m3fn")).bytes
     manager = sf.ComponentsManager({"cuda": kept + 1000, "cpu": full}, device="cuda", mover=simulated)

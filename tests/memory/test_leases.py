@@ -53,19 +53,19 @@ def asks(leases: Leases[str], *held: str, order: list[str]) -> threading.Thread:
     return thread
 
 
-def test_what_fits_together_is_held_together_and_shared_things_count_once(leases: Leases[str]) -> None:
+def test_leases_that_fit_together_are_granted_and_shared_components_count_once(leases: Leases[str]) -> None:
     with leases.acquire(["a:6", "t:3"], "first"), leases.acquire(["b:1", "t:3"], "second"):
         assert [lease.owner for lease in leases.active()] == ["first", "second"]
     assert leases.active() == []
 
 
-def test_what_never_fits_is_refused_at_once(leases: Leases[str]) -> None:
+def test_a_lease_that_can_never_fit_is_refused_at_once(leases: Leases[str]) -> None:
     with pytest.raises(LoadError, match=r"^12 of 10\.$"):
         leases.acquire(["a:12"], "me")
     assert leases.active() == []
 
 
-def test_what_does_not_fit_now_waits_until_it_does(leases: Leases[str]) -> None:
+def test_a_lease_that_does_not_fit_now_waits_until_it_does(leases: Leases[str]) -> None:
     order: list[str] = []
     held = leases.acquire(["a:6"], "me")
     thread = asks(leases, "b:6", order=order)
@@ -98,7 +98,7 @@ def test_a_thread_that_holds_something_goes_first(leases: Leases[str]) -> None:
     assert order == ["inner", "large:10"]
 
 
-def test_a_thread_that_stands_in_its_own_way_is_told_what_to_close(leases: Leases[str]) -> None:
+def test_a_thread_that_blocks_itself_gets_an_error_that_names_the_run_to_close(leases: Leases[str]) -> None:
     with (
         leases.acquire(["a:6"], "sd.text2image:denoise"),
         pytest.raises(LoadError, match=r"11 of 10\. This thread holds memory for sd\.text2image:denoise: finish that"),
@@ -150,7 +150,7 @@ def test_one_that_waits_can_be_stopped(leases: Leases[str]) -> None:
     assert len(raised) == 1 and leases._queue == []
 
 
-def test_what_nobody_has_any_more_is_found_by_the_garbage_collector(leases: Leases[str]) -> None:
+def test_a_lease_that_nothing_refers_to_is_released_by_the_garbage_collector(leases: Leases[str]) -> None:
     """A run that was left half way lies in a circle with its generator."""
 
     class Run:

@@ -72,7 +72,7 @@ def inputs(unet: UNet2DConditionModel) -> tuple[Tensor, float, Tensor]:
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-def test_a_unet_gives_the_same_bits_and_holds_no_more_than_was_told(
+def test_a_streamed_unet_gives_the_same_bits_and_stays_below_its_estimate(
     unet: UNet2DConditionModel, inputs: tuple[Tensor, float, Tensor], way: Offload
 ) -> None:
     carry = Counted()
@@ -87,7 +87,7 @@ def test_a_unet_gives_the_same_bits_and_holds_no_more_than_was_told(
     assert 3 * whole <= carry.carried <= 3 * whole + streaming_bytes(unet, way, "float32")
 
 
-def test_every_way_in_works_and_says_where_it_computes() -> None:
+def test_every_method_works_and_the_view_reports_its_device() -> None:
     vae = AutoencoderKL.from_pretrained(EMBEDDED / "vae", dtype=torch.float32)
     text = CLIPTextModel.from_pretrained(EMBEDDED / "text_encoder", dtype=torch.float32)
     z = torch.randn(1, 8, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -105,7 +105,7 @@ def test_every_way_in_works_and_says_where_it_computes() -> None:
         ]
 
 
-def test_what_it_is_said_to_be_on_is_the_device_and_not_where_it_lies() -> None:
+def test_an_offloaded_model_reports_the_device_and_not_where_it_is_stored() -> None:
     model = nn.Linear(3, 2).half().requires_grad_(False)
     view = view_for(model, Offload("leaves"), WeightStream(torch.device("meta")), "float16")
     assert {p.device.type for p in view.parameters()} == {"meta"}
@@ -113,7 +113,7 @@ def test_what_it_is_said_to_be_on_is_the_device_and_not_where_it_lies() -> None:
     assert view(torch.ones(1, 3, device="meta", dtype=torch.float16)).device.type == "meta"
 
 
-def test_the_model_is_never_touched(unet: UNet2DConditionModel, inputs: tuple[Tensor, float, Tensor]) -> None:
+def test_the_model_itself_is_not_changed(unet: UNet2DConditionModel, inputs: tuple[Tensor, float, Tensor]) -> None:
     before = {name: (id(p), p.data_ptr()) for name, p in unet.named_parameters()}
     view, _ = seen(unet, Offload("blocks", prefetch=True))
     view(*inputs)
@@ -145,7 +145,7 @@ def test_threads_share_one_view(unet: UNet2DConditionModel, inputs: tuple[Tensor
         assert all(pool.map(work, range(8)))
 
 
-def test_prefetching_asks_for_the_group_that_followed_last_time() -> None:
+def test_the_group_that_followed_in_the_last_pass_is_prefetched() -> None:
     layers = nn.ModuleList(nn.Linear(4, 4, bias=False) for _ in range(4)).requires_grad_(False)
     order: list[int] = []
 
@@ -171,7 +171,7 @@ def test_prefetching_asks_for_the_group_that_followed_last_time() -> None:
     assert run(pairs) == [0, 1, 2, 3]
 
 
-def test_blocks_that_are_large_are_taken_apart() -> None:
+def test_large_blocks_are_split_into_blocks() -> None:
     def stage(*widths: int) -> nn.Module:
         return nn.ModuleDict({"layers": nn.ModuleList(nn.Linear(w, w, bias=False) for w in widths)})
 
@@ -180,7 +180,7 @@ def test_blocks_that_are_large_are_taken_apart() -> None:
     assert [sum(p.numel() for p in block.parameters()) for block in found] == [8, 400, 400, 400, 9]
 
 
-def test_a_weight_that_is_away_is_read_only_and_copies_into_a_plain_one() -> None:
+def test_an_offloaded_weight_is_read_only_and_its_copy_is_plain() -> None:
     view, _ = seen(nn.Linear(3, 2).requires_grad_(False), Offload("leaves"))
     with pytest.raises(TypeError, match=r"would change a weight of an offloaded model, which is read-only\."):
         view.weight.mul_(2)
@@ -189,7 +189,7 @@ def test_a_weight_that_is_away_is_read_only_and_copies_into_a_plain_one() -> Non
     assert torch.equal(plain.weight.float(), view.weight + 0)
 
 
-def test_tied_weights_come_once() -> None:
+def test_tied_weights_are_copied_once() -> None:
     model = nn.ModuleDict({"a": nn.Linear(3, 3, bias=False), "b": nn.Linear(3, 3, bias=False)}).requires_grad_(False)
     model["b"].weight = model["a"].weight
     view, _ = seen(model, Offload("leaves"))
@@ -244,7 +244,7 @@ def test_quantized_tensors_are_moved_as_a_whole_or_not_at_all() -> None:
         ({"storage": "fp9"}, "Got 'fp9'"),
     ],
 )
-def test_settings_that_are_none_are_refused(settings: Any, text: str) -> None:
+def test_invalid_offload_settings_are_refused(settings: Any, text: str) -> None:
     with pytest.raises(sf.ConfigError, match=text):
         ComponentsManager().offload("unet", **settings)
 
@@ -262,7 +262,7 @@ def test_pictures_are_the_same_and_the_device_holds_a_fraction(
     assert {row.where for row in manager.summary() if row.bytes} == {"cpu"}
 
 
-def test_what_streams_takes_its_part_of_the_device_once_for_each_run_and_leaves_nothing_there(
+def test_each_run_has_its_own_copies_of_a_streamed_component_and_frees_them(
     five: list[Path], simulated: Simulated
 ) -> None:
     model = UNet2DConditionModel.from_pretrained(five[0] / "unet", dtype=torch.float32)
@@ -281,7 +281,7 @@ def test_what_streams_takes_its_part_of_the_device_once_for_each_run_and_leaves_
         pass
 
 
-def test_settings_hold_for_what_is_loaded_and_for_what_comes(five: list[Path], pictures: list[Tensor]) -> None:
+def test_offload_applies_to_loaded_and_to_later_components(five: list[Path], pictures: list[Tensor]) -> None:
     manager = ComponentsManager()
     pipes = [sf.load(folder, manager=manager) for folder in five[:2]]
     assert torch.equal(draw(pipes[0]), pictures[0])
@@ -299,7 +299,7 @@ def test_settings_hold_for_what_is_loaded_and_for_what_comes(five: list[Path], p
     assert torch.equal(draw(pipes[0]), pictures[0])
 
 
-def test_an_object_added_by_hand_streams_but_its_weights_are_not_rewritten(unet: UNet2DConditionModel) -> None:
+def test_an_added_object_is_streamed_but_not_stored_in_another_dtype(unet: UNet2DConditionModel) -> None:
     manager = ComponentsManager()
     handle = manager.add("mine", unet)
     manager.offload("mine", by="leaves")

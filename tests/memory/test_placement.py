@@ -28,7 +28,7 @@ from .conftest import EMBEDDED, GPU, Simulated, draw
 from .simulated import ONE, TWO, devices
 
 
-def test_components_lie_where_the_map_says_and_the_picture_is_the_same(simulated: Simulated) -> None:
+def test_components_are_on_the_devices_of_the_map_and_the_picture_is_the_same(simulated: Simulated) -> None:
     manager = sf.ComponentsManager(mover=simulated)
     pipe = sf.load("emoji", manager=manager, device_map={"unet": GPU, "text_encoder": "cpu"})
     plain = sf.load("emoji", manager=sf.ComponentsManager())
@@ -37,7 +37,7 @@ def test_components_lie_where_the_map_says_and_the_picture_is_the_same(simulated
     assert (where["unet"], where["text_encoder"], where["vae"]) == (GPU, "cpu", "cpu")
 
 
-def test_what_the_map_does_not_name_goes_where_device_says() -> None:
+def test_components_that_the_map_does_not_name_are_on_device() -> None:
     pipe = sf.load("emoji", manager=sf.ComponentsManager(), device="cuda:1", device_map={"vae": GPU})
     assert {name: pipe.bindings[name].device for name in ("unet", "vae")} == {"unet": "cuda:1", "vae": GPU}
 
@@ -50,13 +50,13 @@ def test_what_the_map_does_not_name_goes_where_device_says() -> None:
         ("cuda", "device_map: needs 'balanced', or a device for each component"),
     ],
 )
-def test_a_map_that_makes_no_sense_is_refused(asked: Any, said: str) -> None:
+def test_an_invalid_device_map_is_refused(asked: Any, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         sf.load("emoji", manager=sf.ComponentsManager(), device_map=asked)
     assert said in str(caught.value)
 
 
-def test_balanced_takes_the_largest_first_and_leaves_on_the_cpu_what_fits_nowhere() -> None:
+def test_balanced_places_the_largest_first_and_leaves_on_the_cpu_what_fits_nowhere() -> None:
     assert balanced({"vae": 1, "unet": 5, "t5": 9}, {"cuda:0": 6, "cuda:1": 4}) == {
         "t5": "cpu",
         "unet": "cuda:0",
@@ -65,7 +65,7 @@ def test_balanced_takes_the_largest_first_and_leaves_on_the_cpu_what_fits_nowher
 
 
 @pytest.mark.parametrize("asked", ["balanced", "auto"])
-def test_by_size_models_go_where_there_is_room(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_models_are_placed_by_size_where_there_is_room(asked: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "sfumato.components.memory.placement._free_memory", lambda: {"cuda:0": 30_000_000, "cuda:1": 6 << 20}
     )
@@ -74,7 +74,7 @@ def test_by_size_models_go_where_there_is_room(asked: str, monkeypatch: pytest.M
     assert found == {"unet": "cuda:0", "vae": "cuda:1", "text_encoder": "cpu", "scheduler": "cpu"}
 
 
-def test_a_denoiser_elsewhere_gets_all_of_a_pass_and_its_answer_comes_back() -> None:
+def test_a_pass_is_copied_to_the_denoisers_device_and_its_prediction_back() -> None:
     model = nn.Linear(1, 1, device="meta")  # a device that is not the CPU, and there on every machine
     text = SDXLConditioning(torch.ones(1, 2, 3), torch.ones(1, 3), torch.ones(1, 6))
     step = FlowMatchEulerDiscreteScheduler().steps(2)[0]
@@ -113,7 +113,7 @@ def whole() -> Tensor:
         return draw(sf.load("emoji", manager=sf.ComponentsManager(device=ONE))).to("cpu")
 
 
-def test_a_pipeline_of_components_that_are_cut_gives_the_bits_of_one_device(whole: Tensor) -> None:
+def test_a_pipeline_of_split_components_gives_the_bits_of_one_device(whole: Tensor) -> None:
     manager = sf.ComponentsManager(device=ONE)
     asked = {"unet": CUT, "vae": {"": TWO, "decoder.up_blocks": ONE}, "text_encoder": TWO}
     with devices():
@@ -127,7 +127,7 @@ def test_a_pipeline_of_components_that_are_cut_gives_the_bits_of_one_device(whol
         assert {p.device == torch.device(TWO) for n, p in unet.named_parameters() if n.startswith("up_b")} == {True}
 
 
-def test_weights_are_read_straight_to_where_they_lie(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_are_read_straight_to_their_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     with devices() as moves:
         monkeypatch.delattr(Mover, "move")  # what moved them would fail
         manager = sf.ComponentsManager(device=ONE)
@@ -156,13 +156,13 @@ def test_weights_are_read_straight_to_where_they_lie(monkeypatch: pytest.MonkeyP
         ),
     ],
 )
-def test_a_map_of_modules_that_makes_no_sense_is_refused(asked: Any, said: str) -> None:
+def test_an_invalid_map_of_modules_is_refused(asked: Any, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
         sf.load("emoji", manager=sf.ComponentsManager(), device_map={"unet": asked})
     assert said in str(caught.value)
 
 
-def test_what_has_no_modules_and_what_is_read_as_a_whole_is_not_cut() -> None:
+def test_components_without_modules_or_read_as_a_whole_cannot_be_split() -> None:
     with pytest.raises(ConfigError, match="scheduler is a DDIMScheduler, which has no weights, so it needs one device"):
         sf.load("emoji", manager=sf.ComponentsManager(), device_map={"scheduler": {"": ONE}})
     quantization = {"unet": {"quant_method": "quanto", "weights_dtype": "int8"}}
@@ -170,14 +170,16 @@ def test_what_has_no_modules_and_what_is_read_as_a_whole_is_not_cut() -> None:
         sf.load("emoji", manager=sf.ComponentsManager(), device_map={"unet": CUT}, quantization=quantization)
 
 
-def test_one_tensor_in_two_places_has_one_device() -> None:
+def test_a_shared_tensor_needs_one_device() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
     model[1].weight = model[0].weight
     with pytest.raises(ConfigError, match=r"net's 0 and 1 share one tensor, so they need one device\. Got lazy:0 and"):
         split_by_paths("net", model, {"0": ONE, "1": TWO}, torch.float32)
 
 
-def test_balanced_cuts_what_is_larger_than_every_device_by_its_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_balanced_splits_a_component_larger_than_each_device_between_its_blocks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     size = estimated_bytes(spec_of("unet"), "float32")
     rooms = {ONE: size * 2 // 3, TWO: size * 2 // 3}
     monkeypatch.setattr("sfumato.components.memory.placement._free_memory", lambda: rooms)
@@ -195,7 +197,9 @@ def test_balanced_cuts_what_is_larger_than_every_device_by_its_blocks(monkeypatc
     assert sf.load("emoji", manager=sf.ComponentsManager(), device_map="balanced").bindings["unet"].device == "cpu"
 
 
-def test_one_component_is_cut_by_the_room_that_the_others_leave(monkeypatch: pytest.MonkeyPatch, whole: Tensor) -> None:
+def test_one_component_is_split_by_the_room_that_the_others_leave(
+    monkeypatch: pytest.MonkeyPatch, whole: Tensor
+) -> None:
     monkeypatch.setattr("sfumato.components.memory.placement._free_memory", lambda: {ONE: 30 << 20, TWO: 15 << 20})
     with devices():
         pipe = sf.load("emoji", manager=sf.ComponentsManager(device=ONE), device_map={"unet": "auto", "vae": TWO})
@@ -206,7 +210,7 @@ def test_one_component_is_cut_by_the_room_that_the_others_leave(monkeypatch: pyt
         assert torch.equal(draw(pipe).to("cpu"), whole)
 
 
-def test_a_budget_counts_what_lies_on_each_device_and_one_that_is_cut_leaves_all_of_them(whole: Tensor) -> None:
+def test_the_budget_of_each_device_counts_and_a_split_component_leaves_all_devices_together(whole: Tensor) -> None:
     with devices():
         pipe = sf.load("emoji", device_map={"unet": CUT}, manager=(m := sf.ComponentsManager(device=ONE)))
         draw(pipe)
@@ -225,7 +229,7 @@ def test_a_budget_counts_what_lies_on_each_device_and_one_that_is_cut_leaves_all
             draw(sf.load("emoji", manager=tight, device_map={"unet": CUT}))
 
 
-def test_one_that_is_cut_does_not_stream_and_is_whole_where_it_is_sent(whole: Tensor) -> None:
+def test_a_split_component_cannot_be_offloaded_and_to_puts_it_on_one_device(whole: Tensor) -> None:
     with devices():
         manager = sf.ComponentsManager({ONE: "100MB", TWO: "100MB"}, device=ONE)
         pipe = sf.load("emoji", manager=manager, device_map={"unet": CUT})
@@ -242,12 +246,12 @@ def test_one_that_is_cut_does_not_stream_and_is_whole_where_it_is_sent(whole: Te
             draw(sf.load("emoji", manager=streaming, device_map={"unet": CUT}))
 
 
-def test_a_component_given_in_the_call_lies_where_the_map_says() -> None:
+def test_a_component_passed_to_load_is_on_the_device_of_the_map() -> None:
     pipe = sf.load("emoji", manager=sf.ComponentsManager(), unet=spec_of("unet"), device_map={"unet": CUT, "vae": TWO})
     assert str(pipe.bindings["unet"].device_map) == f"{ONE} + {TWO}" and pipe.bindings["vae"].device == TWO
 
 
-def test_room_is_made_on_each_device_and_made_by_leaving_all() -> None:
+def test_a_split_component_makes_room_on_each_device_and_leaves_all_together() -> None:
     cut = Residency("cut", "cut", ONE, {"p": 1}, other_parts={TWO: {"q": 5}})
     other = Residency("other", "other", TWO, {"r": 5})
     limit = {ONE: 9, TWO: 5}.get

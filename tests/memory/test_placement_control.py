@@ -21,7 +21,7 @@ from sfumato.components.types import Pass, Rows
 from sfumato.graph.ports import ALONE
 
 from .simulated import ONE, TWO, Move, devices
-from .test_placement_spread import FLUX, KL, SD3, UNET, noise
+from .test_multi_device import FLUX, KL, SD3, UNET, noise
 
 SIZE = 8
 PICTURE = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
@@ -97,7 +97,7 @@ def said(kind: str, device: str) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("kind", WORDS)
-def test_a_net_elsewhere_says_what_it_says_beside_the_denoiser(kind: str) -> None:
+def test_a_control_net_on_another_device_gives_the_same_residuals(kind: str) -> None:
     beside, elsewhere = said(kind, ONE), said(kind, TWO)
     assert len(beside) == len(elsewhere) > 4
     assert all(torch.equal(a, b) for a, b in zip(beside, elsewhere, strict=True))
@@ -105,7 +105,7 @@ def test_a_net_elsewhere_says_what_it_says_beside_the_denoiser(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", WORDS)
-def test_what_does_not_change_travels_once(kind: str, moves: list[Move]) -> None:
+def test_values_that_do_not_change_are_copied_once(kind: str, moves: list[Move]) -> None:
     said(kind, TWO)
     moved = [tuple(shape) for source, target, shape in moves if {source, target} == {ONE, TWO}]
     words = [shape for shape in moved if shape == (1, 5, 24)]

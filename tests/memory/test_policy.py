@@ -37,7 +37,7 @@ def keys(moves: Sequence[Move]) -> list[str]:
     return [f"{move.key} {move.source}->{move.target}" for move in moves]
 
 
-def test_nothing_moves_where_there_is_room_or_no_budget() -> None:
+def test_nothing_moves_if_there_is_room_or_no_budget() -> None:
     facts = [fact("a", GPU, 4), fact("b", CPU, 100)]
     assert moves_to_fit(fact("c", GPU, 6), facts, limits(cuda=10)) == ()
     assert moves_to_fit(fact("c", GPU, 600), facts, limits(cpu=10)) == ()
@@ -49,7 +49,7 @@ def test_the_least_recently_used_goes_first_and_to_the_cpu() -> None:
     assert keys(moves_to_fit(fact("x", GPU, 7), facts, limits(cuda=12))) == ["old cuda:0->cpu", "mid cuda:0->cpu"]
 
 
-def test_what_is_leased_stays_however_old() -> None:
+def test_a_leased_component_stays_however_old() -> None:
     facts = [fact("held", GPU, 6, last_used=1, leased=True), fact("free", GPU, 4, last_used=9)]
     assert keys(moves_to_fit(fact("x", GPU, 4), facts, limits(cuda=10))) == ["free cuda:0->cpu"]
     with pytest.raises(OutOfBudget) as caught:
@@ -59,7 +59,7 @@ def test_what_is_leased_stays_however_old() -> None:
     assert {f.key for f in short.remaining} == {"x", "held"}
 
 
-def test_without_room_on_the_cpu_what_files_hold_is_dropped_and_what_they_do_not_takes_its_place() -> None:
+def test_without_room_on_the_cpu_reloadable_components_are_dropped_and_others_take_their_room() -> None:
     facts = [fact("a", GPU, 4, last_used=1), fact("b", CPU, 4, last_used=0)]
     budget = limits(cuda=6, cpu=6)
     assert keys(moves_to_fit(fact("x", GPU, 4), facts, budget)) == ["a cuda:0->disk"]
@@ -70,18 +70,18 @@ def test_without_room_on_the_cpu_what_files_hold_is_dropped_and_what_they_do_not
         moves_to_fit(fact("x", GPU, 4), stuck, budget)
 
 
-def test_what_comes_from_the_cpu_takes_room_there_until_it_has_left() -> None:
+def test_a_component_takes_room_on_the_cpu_until_it_has_left() -> None:
     facts = [fact("old", GPU, 4, last_used=1), fact("x", CPU, 4)]
     assert keys(moves_to_fit(fact("x", GPU, 4), facts, limits(cuda=6, cpu=6))) == ["old cuda:0->disk"]
     assert keys(moves_to_fit(fact("x", GPU, 4), facts, limits(cuda=6, cpu=8))) == ["old cuda:0->cpu"]
 
 
-def test_the_cpu_has_only_the_disk_below_it() -> None:
+def test_from_the_cpu_a_component_is_dropped() -> None:
     facts = [fact("a", CPU, 4, last_used=2), fact("mine", CPU, 4, last_used=1, reloadable=False)]
     assert keys(moves_to_fit(fact("x", CPU, 4), facts, limits(cpu=10))) == ["a cpu->disk"]
 
 
-def test_what_shares_tensors_moves_together_or_not_at_all() -> None:
+def test_components_that_share_tensors_move_together_or_not_at_all() -> None:
     a = Residency("a", "a", GPU, {"own a": 2, "shared": 4}, last_used=1)
     b = Residency("b", "b", GPU, {"own b": 2, "shared": 4}, last_used=9)
     c = fact("c", GPU, 2, last_used=5)
@@ -90,14 +90,14 @@ def test_what_shares_tensors_moves_together_or_not_at_all() -> None:
     assert keys(moves_to_fit(fact("x", GPU, 2), [a, held, c], limits(cuda=10))) == ["c cuda:0->cpu"]
 
 
-def test_what_is_shared_counts_once() -> None:
+def test_shared_memory_counts_once() -> None:
     facts = [Residency("a", "a", GPU, {"s": 4, "a": 1}), Residency("b", "b", GPU, {"s": 4, "b": 1})]
     assert moves_to_fit(Residency("c", "c", GPU, {"s": 4, "c": 1}), facts, limits(cuda=7)) == ()
     assert over_budget({GPU: [f.parts for f in facts]}, limits(cuda=5)) == {GPU: (6, 5)}
     assert over_budget({GPU: [f.parts for f in facts]}, limits(cuda=6)) == {}
 
 
-def test_a_plan_keeps_together_what_is_asked_for_together() -> None:
+def test_a_plan_fits_all_wanted_components_together() -> None:
     facts = [fact("a", GPU, 4, last_used=1), fact("b", GPU, 4, last_used=2), fact("c", CPU, 4)]
     wanted = [replace(facts[0]), fact("c", GPU, 4)]
     assert keys(moves_to_fit_all(wanted, facts, limits(cuda=8))) == ["b cuda:0->cpu"]
@@ -105,7 +105,7 @@ def test_a_plan_keeps_together_what_is_asked_for_together() -> None:
         moves_to_fit_all([*wanted, fact("d", GPU, 4)], facts, limits(cuda=8))
 
 
-def test_the_order_of_leaving_tells_all_that_may_go() -> None:
+def test_the_eviction_order_has_all_that_may_leave() -> None:
     facts = [fact("a", GPU, 4, last_used=2), fact("b", GPU, 4, last_used=1), fact("held", GPU, 4, leased=True)]
     assert keys(eviction_order(GPU, facts, limits(cuda=12))) == ["b cuda:0->cpu", "a cuda:0->cpu"]
 
@@ -172,7 +172,7 @@ def test_after_the_moves_every_budget_holds(table: tuple[Residency, list[Residen
 
 @settings(max_examples=300)
 @given(tables())
-def test_what_may_not_move_does_not_and_what_no_file_has_is_never_dropped(
+def test_leased_components_never_move_and_added_objects_are_never_dropped(
     table: tuple[Residency, list[Residency], Limit],
 ) -> None:
     wanted, facts, limit = table
@@ -188,7 +188,7 @@ def test_what_may_not_move_does_not_and_what_no_file_has_is_never_dropped(
 
 @settings(max_examples=300)
 @given(tables())
-def test_nobody_is_sent_away_for_nothing(table: tuple[Residency, list[Residency], Limit]) -> None:
+def test_no_move_is_needless(table: tuple[Residency, list[Residency], Limit]) -> None:
     """Without its last step, the wanted one would not fit."""
     wanted, facts, limit = table
     moves = decided(wanted, facts, limit)
@@ -207,7 +207,7 @@ def test_nobody_is_sent_away_for_nothing(table: tuple[Residency, list[Residency]
 
 @settings(max_examples=300)
 @given(tables())
-def test_a_shortage_is_told_only_where_all_that_may_go_has_gone(
+def test_out_of_budget_is_raised_only_after_all_that_may_leave_has_left(
     table: tuple[Residency, list[Residency], Limit],
 ) -> None:
     wanted, facts, limit = table

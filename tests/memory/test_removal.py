@@ -47,7 +47,7 @@ def unet(five: list[Path]) -> int:
     return total_bytes([parts_of(bound.load())])
 
 
-def test_a_run_waits_for_the_room_of_what_was_removed_while_another_uses_it(
+def test_a_run_waits_for_the_room_of_a_removed_component_that_another_uses(
     five: list[Path], pictures: list[Tensor], unet: int
 ) -> None:
     manager = ComponentsManager(int(unet * 1.5))
@@ -63,7 +63,7 @@ def test_a_run_waits_for_the_room_of_what_was_removed_while_another_uses_it(
     assert torch.equal(draw(other), pictures[1])
 
 
-def test_what_was_removed_goes_with_its_last_lease(five: list[Path], unet: int, simulated: Simulated) -> None:
+def test_a_removed_component_leaves_when_its_last_lease_ends(five: list[Path], unet: int, simulated: Simulated) -> None:
     manager = ComponentsManager(mover=simulated)
     first, second = (begun(five[0], manager) for _ in range(2))
     manager.free("!unet")
@@ -78,7 +78,7 @@ def test_what_was_removed_goes_with_its_last_lease(five: list[Path], unet: int, 
     assert (manager.bytes, manager._memory.inventory.unfreed_bytes) == (0, 0)
 
 
-def test_who_asks_before_that_shares_it_and_it_stays(
+def test_a_removed_component_that_is_asked_for_again_is_shared_and_stays(
     five: list[Path], pictures: list[Tensor], simulated: Simulated
 ) -> None:
     manager = ComponentsManager(mover=simulated)
@@ -91,7 +91,7 @@ def test_who_asks_before_that_shares_it_and_it_stays(
     assert sum(line.startswith("read unet") for line in simulated.log) == 1
 
 
-def test_one_that_is_leased_and_not_loaded_yet_can_be_removed(five: list[Path], unet: int) -> None:
+def test_a_leased_component_that_is_not_loaded_can_be_removed(five: list[Path], unet: int) -> None:
     for budget in (None, 2 * unet):
         manager = ComponentsManager(budget)
         handle: Any = sf.load(five[0], manager=manager).bindings["unet"]
@@ -104,7 +104,7 @@ def test_one_that_is_leased_and_not_loaded_yet_can_be_removed(five: list[Path], 
         assert manager._memory.inventory.unfreed_bytes == 0
 
 
-def test_what_was_added_by_hand_and_removed_is_its_owners_affair_once_its_lease_has_ended() -> None:
+def test_a_removed_object_counts_no_more_after_its_last_lease() -> None:
     manager = ComponentsManager("1MB")
     mine = nn.Linear(8, 8)
     handle = manager.add("mine", mine)
@@ -114,7 +114,7 @@ def test_what_was_added_by_hand_and_removed_is_its_owners_affair_once_its_lease_
     assert manager._memory.inventory.unfreed_bytes == 0 and manager.get("mine") is None
 
 
-def test_what_is_leased_while_it_is_decided_who_leaves_stays_and_another_leaves(
+def test_a_component_leased_during_the_decision_stays_and_another_leaves(
     five: list[Path], unet: int, simulated: Simulated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The oldest would leave; somebody leases it after that was decided and before it is done."""
@@ -144,7 +144,7 @@ def test_what_is_leased_while_it_is_decided_who_leaves_stays_and_another_leaves(
     ]
 
 
-def test_a_move_that_fails_half_way_is_done_anew(five: list[Path], unet: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_move_that_fails_half_way_is_repeated(five: list[Path], unet: int, monkeypatch: pytest.MonkeyPatch) -> None:
     simulated = Simulated()
     manager = ComponentsManager({"cuda": unet + 1}, device="cuda", mover=simulated)
     handles: list[Any] = [sf.load(folder, manager=manager).bindings["unet"] for folder in five[:2]]

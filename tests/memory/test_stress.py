@@ -225,7 +225,7 @@ test_any_order_of_what_one_thread_asks = Books.TestCase
 
 
 # ------------------------------------------------------------------------------------------------------ threads
-def test_several_threads_that_ask_whatever_comes() -> None:
+def test_several_threads_with_random_requests() -> None:
     """Each leases, loads and computes with what it leased; others add, remove, free and change meanwhile."""
     files = Files()
     budget = {"cuda": 3000, "cpu": 2000}

@@ -176,7 +176,7 @@ def test_a_model_on_two_devices_gives_the_bits_of_one(name: str, parts: Callable
             ask(model)  # the model itself knows nothing of it
 
 
-def test_modules_that_take_from_a_list_what_others_put_there() -> None:
+def test_modules_that_pop_from_a_list_which_others_fill() -> None:
     model, ask = made("unet")
     whole = copy.deepcopy(model)
     move(whole, lambda path: ONE)
@@ -187,7 +187,7 @@ def test_modules_that_take_from_a_list_what_others_put_there() -> None:
 
 
 @pytest.mark.parametrize("change", [Identity(), Drop(), Drop(dropout=0.4)], ids=str)
-def test_views_of_one_that_is_cut_lie_where_it_does(change: Any) -> None:
+def test_views_of_a_split_model_keep_its_devices(change: Any) -> None:
     model, _ = made("unet")
     whole = copy.deepcopy(model)
     move(whole, lambda path: ONE)
@@ -200,7 +200,7 @@ def test_views_of_one_that_is_cut_lie_where_it_does(change: Any) -> None:
     assert not torch.equal(answers[0], whole(**asked).to("cpu"))
 
 
-def test_it_is_of_the_class_it_was_and_says_that_it_is_at_home() -> None:
+def test_a_split_view_keeps_its_class_and_reports_the_main_device() -> None:
     model, _ = made("unet")
     before = [type(module) for module in model.modules()]
     cut = cut_into(model, by_block(model))
@@ -237,7 +237,7 @@ class Chain(nn.Module):
         return x, stack
 
 
-def test_from_one_to_the_next_on_the_same_device_nothing_travels(moves: list[Move]) -> None:
+def test_nothing_is_copied_between_two_modules_on_one_device(moves: list[Move]) -> None:
     model = Chain()
     cut = split_by_paths("chain", model, {"layers": TWO, "layers.0": ONE, "layers.4": ONE}, torch.float32)
     assert isinstance(cut, DeviceMap)
@@ -250,7 +250,7 @@ def test_from_one_to_the_next_on_the_same_device_nothing_travels(moves: list[Mov
     assert len(moves) == 2 + 3  # the three that were put there on the second device come with the answer
 
 
-def test_what_lies_elsewhere_is_read_where_all_is_and_written_where_it_lies() -> None:
+def test_remote_tensors_are_read_on_the_device_of_the_arguments_and_written_where_they_are_stored() -> None:
     there = torch.arange(4.0).to(TWO)
     x, y = as_local(there, HOME), torch.full((4,), 10.0).to(ONE)
     assert isinstance(x, RemoteTensor) and x.device == HOME
@@ -270,7 +270,7 @@ def test_what_lies_elsewhere_is_read_where_all_is_and_written_where_it_lies() ->
     assert type(copy.deepcopy(x)).__name__ == "There"
 
 
-def test_gradients_flow_through_what_is_lent() -> None:
+def test_gradients_flow_through_tensors_copied_to_the_main_device() -> None:
     with torch.enable_grad():
         x = torch.ones(2, requires_grad=True)
         assert as_local(x * 2, torch.device("meta")).device.type == "meta" and as_local(x, x.device) is x
