@@ -13,16 +13,16 @@ from ...registry import guiders
 NAME = "guider_config.json"
 
 
-class Published:
-    """Reading and writing for published guiders. A mixin without fields, so that guiders stay plain blocks."""
+class PublishedGuider(Block, abstract=True):
+    """A guider that `guider_config.json` may hold: it can be read and written."""
 
     def to_config(self) -> dict[str, Any]:
         """The config as in `guider_config.json`: JSON values, sorted keys, `_class_name` first."""
-        return to_config(cast("Block", self))
+        return to_config(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `guider_config.json` into a folder. A write that fails leaves the folder as it was."""
-        save_pretrained(cast("Block", self), folder)
+        save_pretrained(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, *, subfolder: str | None = None) -> Self:

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict, ZeroToOne
-from ...graph import Block, ConfigError, knob
-from .files import Published
+from ...graph import ConfigError, knob
+from .files import PublishedGuider
 from .formulas import extrapolated, is_neutral, parallel_part, rescaled
 from .intervals import within
 from .none import NoGuidance
@@ -18,7 +18,7 @@ from .predictions import Guided, predict_both, predict_positive
 Levels = ZeroToOne | tuple[ZeroToOne, ...]
 
 
-class FrequencyDecoupledGuidance(Published, Block):
+class FrequencyDecoupledGuidance(PublishedGuider):
     """Classifier-free guidance with a scale for each octave of detail (algorithm 2 of the paper).
 
     guidance_scales: one for each octave, finest first; their number is the number of octaves. The other numbers are one

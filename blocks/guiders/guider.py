@@ -5,14 +5,14 @@ from torch import Tensor
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict, ZeroToOne
 from ...graph import Block, knob
-from .files import Published
+from .files import PublishedGuider
 from .formulas import Scale, extrapolated, is_neutral, rescaled
 from .intervals import within
 from .none import NoGuidance
 from .predictions import Guided, predict_both, predict_positive
 
 
-class Guider(Published, Block, abstract=True):
+class Guider(PublishedGuider, abstract=True):
     """A guider that moves the positive prediction away from another one. Its fields are those of published guiders.
 
     guidance_scale: how far; one number, or one for each picture. 1 is no guidance (0 with `use_original_formulation`).

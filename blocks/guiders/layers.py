@@ -1,7 +1,7 @@
 """The layers that a guider perturbs, in their published form, and the taps that they make."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias, cast
 
 from ...components.models.taps import Blur, Drop, Identity, Tap, Taps, find_perturbable, select_blocks
@@ -127,9 +127,7 @@ def required_taps(guider: object) -> Sequence[Tap]:
 def skip_taps(layers: Layers, config: LayersConfig, usual: LayerSkipConfig) -> Taps:
     """The taps of a config; without one, those of `layers` with the settings of `usual`."""
     given = cast("LayerSkipConfig | tuple[LayerSkipConfig, ...] | None", config)
-    if given is None:
-        parts = "skip_attention", "skip_attention_scores", "skip_ff", "dropout"
-        given = LayerSkipConfig(_several(layers), "auto", *(getattr(usual, part) for part in parts))
+    given = replace(usual, indices=_several(layers)) if given is None else given
     return Taps(tuple(tap for one in (given if isinstance(given, tuple) else (given,)) for tap in one.taps))
 
 

@@ -4,11 +4,11 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block, Running
 from ...graph.ports import ALONE
-from .files import Published
+from .files import PublishedGuider
 from .predictions import Guided, predict_positive
 
 
-class NoGuidance(Published, Block):
+class NoGuidance(PublishedGuider):
     """The prediction for the positive prompt, from one pass. The negative prompt is not even encoded."""
 
     def __call__(self, predict: Predict, latents: Latents, step: Step, positive: Conditioning) -> Guided:

@@ -9,7 +9,7 @@ from ...components.types import Conditioning, Latents, Predict, Prediction, Zero
 from ...graph import Block, ConfigError, Memory, Running
 from ...graph.ports import ALONE
 from .cfg import ClassifierFreeGuidance
-from .files import Published, from_config
+from .files import PublishedGuider, from_config
 from .intervals import whole_step_of
 from .layers import require_layers, required_taps
 from .none import NoGuidance, WithoutNegative
@@ -27,7 +27,7 @@ class Scheduled(NamedTuple):
     kept: Memory[Kept]
 
 
-class GuidanceSchedule(Published, Block):
+class GuidanceSchedule(PublishedGuider):
     """Change the guider during the run.
 
         GuidanceSchedule(parts=((0.0, PerturbedAttentionGuidance()), (0.5, NoGuidance())))
