@@ -1,7 +1,7 @@
-"""Ready graphs, and what loads, runs and serves them.
+"""Ready graphs, loading and saving, and the command line.
 
-`sfumato.presets()` lists what can be loaded by name. It shares its name with this package, which therefore can be
-called: importing a submodule would otherwise put the package in the function's place.
+`sfumato.presets()` lists the presets that `sf.load` knows. The function has the name of this package, so the package
+can be called: else importing a submodule would replace the function with the package.
 """
 
 import sys

@@ -81,8 +81,8 @@ def test_closest_ignores_case_and_gives_the_spelling_that_exists() -> None:
 
 
 def test_did_you_mean_does_not_list_the_world() -> None:
-    said = did_you_mean("n1", [f"n{i}" for i in range(100)])
-    assert said.startswith("Did you mean 'n1'") and said.endswith("n23, ….")
+    text = did_you_mean("n1", [f"n{i}" for i in range(100)])
+    assert text.startswith("Did you mean 'n1'") and text.endswith("n23, ….")
     assert did_you_mean("a", []) == "There are none."
 
 
