@@ -165,7 +165,7 @@ def test_a_net_that_was_trained_to_inpaint_reads_a_mask_too(sd3: SD3, filling: N
 
 
 def test_a_net_that_was_trained_to_inpaint_is_not_shown_a_picture_alone(sd3: SD3, filling: Net) -> None:
-    with pytest.raises(ValueError, match=r"trained to inpaint\. Put in ApplyInpaintControlNet"):
+    with pytest.raises(ValueError, match=r"trained to inpaint\. Use ApplyInpaintControlNet"):
         run(controlled(sd3(), filling), **GIVEN)
     pipe = sd3().insert("control", ApplyInpaintControlNet(), before="denoise.guider").bind(controlnet=filling.ours)
     with pytest.raises(ValueError, match="control_mask has 2 masks for 1 picture"):
