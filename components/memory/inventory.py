@@ -1,4 +1,4 @@
-"""What a manager has in memory, and what its leases need there: the books, without the moves."""
+"""What a manager has in memory, and what its leases need there. It moves nothing."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -13,7 +13,7 @@ class Inventory:
     """The entries of a manager, and the dropped components that are still in memory.
 
     entries: the components, by key. removed: entries that were removed while they were leased. They leave when their
-    last lease ends, and come back if somebody asks for them before. leased: gives the number of leases by key.
+    last lease ends, and are kept if they are requested before. leased: gives the number of leases by key.
     """
 
     def __init__(self, mover: Mover, leased: Callable[[], Mapping[str, int]]) -> None:
