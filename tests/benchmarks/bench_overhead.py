@@ -187,7 +187,7 @@ def main() -> None:
         return serve(MEASURES)
     if other := other_checkout(sys.argv[1:]):
         workers = {checkout: Worker(__file__, checkout) for checkout in (HERE, other)}
-        compare("overhead", "µs", list(MEASURES), lambda name, checkout: workers[checkout](name), other)
+        compare("overhead", "µs", list(MEASURES), lambda name, checkout: workers[checkout](name), other, 15)
         for worker in workers.values():
             worker.close()
         return None

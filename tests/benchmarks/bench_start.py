@@ -62,7 +62,9 @@ def main() -> None:
     """Print what the arguments ask for."""
     with tempfile.TemporaryDirectory() as folder:
         if other := other_checkout(sys.argv[1:]):
-            compare("start-up", "s", list(STARTS), lambda name, root: cpu_seconds(STARTS[name], folder, root), other)
+            compare(
+                "start-up", "s", list(STARTS), lambda name, root: cpu_seconds(STARTS[name], folder, root), other, PAIRS
+            )
         else:
             beside_diffusers(folder)
 

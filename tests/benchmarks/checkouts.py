@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 
 HERE = Path(__file__).parents[2]
-PAIRS = 15
 Measure = Callable[[str, Path], float]
 """Takes the name of a measure and a checkout; returns a time of the CPU."""
 
@@ -81,14 +80,14 @@ def serve(measures: Mapping[str, Callable[[], float]]) -> None:
         print(measures[line.strip()](), flush=True)
 
 
-def compare(title: str, unit: str, names: Sequence[str], measure: Measure, other: Path) -> None:
-    """Print the medians of both checkouts, and the median and the quartiles of the ratios of pairs."""
+def compare(title: str, unit: str, names: Sequence[str], measure: Measure, other: Path, count: int) -> None:
+    """Print the medians of both checkouts, and the median and the quartiles of the ratios of `count` pairs."""
     table = Table("what", f"this, {unit}", f"other, {unit}", "this / other", "half of the pairs", title=title)
     for name in names:
         for checkout in (HERE, other):
             measure(name, checkout)  # warm
         pairs: list[tuple[float, float]] = []
-        for i in range(PAIRS):
+        for i in range(count):
             order = (HERE, other) if i % 2 else (other, HERE)  # who goes first changes from pair to pair
             times = {checkout: measure(name, checkout) for checkout in order}
             pairs.append((times[HERE], times[other]))
