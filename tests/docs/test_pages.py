@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 
 from sfumato.components.schedulers.customary_names import CURVES, SAMPLERS
 from sfumato.presets.cli.app import app
-from sfumato.registry import guiders
+from sfumato.registry import guiders, models
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "docs" / "images"
@@ -139,6 +139,7 @@ def test_the_code_of_a_page_prints_what_the_page_shows(
     name = f"page_{page.stem.replace('-', '_')}"
     module = ModuleType(name)
     monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(models, "_table", dict(models._table))  # a page may add a model
     for code in codes(page.read_text(encoding="utf-8")):
         if code.skip:
             continue
