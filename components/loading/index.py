@@ -15,7 +15,7 @@ from pydantic import JsonValue
 from ...graph.errors import ConfigError, LoadError
 from ...registry import UnknownName, did_you_mean
 from ..spec import PUBLISHED, ComponentSpec
-from ..storage.files import has_files, locate, read_json, write_json
+from ..storage.files import find_folder, has_files, read_json, write_json
 from ..storage.hub import Repo, is_repo
 from ..storage.location import Folder, Location
 
@@ -106,7 +106,7 @@ def read_index(folder: str | Path | Location, file: IndexFile | None = None, sub
 
 
 def _plain(folder: "str | Path | Folder") -> Path:
-    return folder.path if isinstance(folder, Folder) else locate(str(folder))
+    return folder.path if isinstance(folder, Folder) else find_folder(str(folder))
 
 
 def _beside(root: Location, subfolder: str) -> Iterable[str]:

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from ...graph.errors import LoadError
-from ..storage.files import locate, write_json, write_text
+from ..storage.files import find_folder, write_json, write_text
 from .tokenizer_base import FastTokenizer, Told
 from .tokenizer_files import read_vocabulary, text_of
 
@@ -80,7 +80,7 @@ class CLIPTokenizer(FastTokenizer):
 
         `config` has keys that hold in place of those in `tokenizer_config.json`.
         """
-        root = locate(str(folder)) / (subfolder or "")
+        root = find_folder(str(folder)) / (subfolder or "")
         vocab, merges, added = read_vocabulary(root)
         told = Told.read(root, added, config)
         try:

@@ -9,7 +9,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import Unigram
 
 from ...graph.errors import LoadError
-from ..storage.files import locate, read_json, write_json, write_text
+from ..storage.files import find_folder, read_json, write_json, write_text
 from .sentencepiece import read_sentencepieces
 from .tokenizer_base import FastTokenizer, Told, read_config
 from .tokenizer_files import token_from
@@ -53,7 +53,7 @@ class T5Tokenizer(FastTokenizer):
     @classmethod
     def from_pretrained(cls, folder: str | Path, subfolder: str | None = None) -> Self:
         """Read a tokenizer folder of transformers 4 or 5. LoadError says which file is missing or unfit."""
-        root = locate(str(folder)) / (subfolder or "")
+        root = find_folder(str(folder)) / (subfolder or "")
         whole, model = root / "tokenizer.json", root / "spiece.model"
         if whole.is_file():
             pieces, charsmap, added = _of_json(whole)

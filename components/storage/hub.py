@@ -1,4 +1,4 @@
-"""Repos of the Hub, each at one commit, through the cache of the `huggingface_hub` client."""
+"""Repos of the Hub, each at one commit, in the cache of the `huggingface_hub` client."""
 
 import errno
 import hashlib
@@ -18,7 +18,7 @@ from .parallel import Stopped, run_parallel
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
 _LOCK = threading.RLock()
-_SLACK = 64 * 2**20  # bytes that a disk should have left
+_DISK_RESERVE = 64 * 2**20  # bytes that stay free on a disk
 
 
 def is_repo(name: str) -> bool:
@@ -41,54 +41,58 @@ def is_revision(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Access:
-    """How files may be reached: not what a component is, so it is no part of a loading key and is never written.
-
-    `token`: of the Hub; None takes the one of `hf auth login`. `cache_dir`: in place of the client's own.
-    `local_files_only`: ask no server. `force_download`: fetch what the cache has once more. `allow_pickle`: read
-    `.ckpt`, `.pt` and `.bin` files too, through torch's reader of plain tensors.
-    """
+    """How files may be fetched and read. It is not part of a component's loading key, and is never saved."""
 
     token: str | bool | None = field(default=None, repr=False)
+    """The token of the Hub; None for that of `hf auth login`."""
     cache_dir: str | None = None
+    """The cache folder; None for that of the Hub's client."""
     local_files_only: bool = False
+    """Use the cache only; send no request."""
     force_download: bool = False
+    """Fetch files again that the cache has."""
     allow_pickle: bool = False
+    """Also read `.ckpt`, `.pt` and `.bin` files, by torch's reader of plain tensors. Code in them is not run."""
 
 
 @dataclass(frozen=True)
 class RepoFile:
-    """A file in a repo: bytes, and the SHA-256 that the Hub keeps of large ones."""
+    """A file of a repo."""
 
     size: int | None = None
+    """Bytes."""
     sha256: str | None = None
+    """The Hub's hash. Small files have none."""
 
 
 @dataclass(frozen=True, eq=False)
 class Repo:
-    """A repo at one commit: the files it has, and local copies of those that are asked for."""
+    """A repo at one commit. Its files are fetched when they are needed."""
 
     source: str
+    """`owner/name`."""
     revision: str
-    """The commit. What is fetched later is of the same."""
+    """The commit of all files."""
     files: Mapping[str, RepoFile]
+    """By path in the repo."""
     access: Access
     online: bool
-    """Whether the Hub answered. Where not, `files` are those of the cache."""
+    """Whether the Hub answered. If not, `files` are those of the cache."""
     branch: str | None = None
-    """The branch or tag that was asked for."""
+    """The branch or tag that names the commit."""
     _fresh: set[str] = field(default_factory=set[str], repr=False)
 
     def names(self, subfolder: str = "") -> frozenset[str]:
-        """The names of the files in a folder of the repo, without those of deeper ones."""
-        inside = PurePosixPath(subfolder)
-        return frozenset(p.name for p in map(PurePosixPath, self.files) if p.parent == inside)
+        """The names of the files in a folder of the repo, without its subfolders."""
+        folder = PurePosixPath(subfolder)
+        return frozenset(p.name for p in map(PurePosixPath, self.files) if p.parent == folder)
 
     def size(self, subfolder: str, name: str) -> int | None:
-        """Bytes of a file, as the Hub says."""
+        """The bytes of a file; None if the Hub does not say."""
         return self.files[str(PurePosixPath(subfolder, name))].size
 
     def numbers(self, subfolder: str, name: str) -> dict[str, int]:
-        """How many numbers of each dtype a safetensors file holds: from its header, without the rest of it."""
+        """How many numbers of each dtype a safetensors file has. Only its header is fetched."""
         from huggingface_hub import HfApi
 
         path = str(PurePosixPath(subfolder, name))
@@ -101,25 +105,28 @@ class Repo:
         return {str(dtype): count for dtype, count in header.parameter_count.items()}
 
     def has(self, subfolder: str, name: str) -> bool:
-        """Whether the file is here already."""
+        """Whether the cache has the file."""
         return (self._root() / subfolder / name).is_file()
 
     def local(self, subfolder: str, names: Iterable[str]) -> Path:
-        """The local copy of a folder, with these files in it: fetched, unless the cache has them.
+        """The local copy of a folder, with these files in it. Those that the cache lacks are fetched.
 
-        Each appears whole or not at all; a connection that breaks is taken up where it broke. LoadError where it fails.
+        Each file appears whole or not at all; an interrupted download continues at the next call.
+
+        Raises:
+            LoadError: no connection, no room on the disk, or a file with another hash than the Hub names.
         """
         paths = sorted(str(PurePosixPath(subfolder, name)) for name in names)
         root = self._root()
         with _LOCK:
-            lacking = [p for p in paths if not (root / p).is_file() or self._again(p)]
-            if lacking:
-                self._fetch(lacking)
+            missing = [p for p in paths if not (root / p).is_file() or self._must_refetch(p)]
+            if missing:
+                self._fetch(missing)
         return root / subfolder
 
     def lacks(self, what: str) -> str:
-        """What to say of files that the cache lacks, where the Hub was not reached."""
-        return f"{self.source}: {_offline(self.access)}, and the cache has no {what}. {_way_online(self.access)}."
+        """The error text for files that the cache lacks while the Hub cannot be reached."""
+        return f"{self.source}: {_offline(self.access)}, and the cache has no {what}. {_online_advice(self.access)}."
 
     def _root(self) -> Path:
         from huggingface_hub import constants
@@ -128,16 +135,16 @@ class Repo:
         cache = Path(self.access.cache_dir or constants.HF_HUB_CACHE).expanduser()
         return cache / repo_folder_name(repo_id=self.source, repo_type="model") / "snapshots" / self.revision
 
-    def _again(self, path: str) -> bool:
+    def _must_refetch(self, path: str) -> bool:
         return self.access.force_download and path not in self._fresh
 
     def _fetch(self, paths: list[str]) -> None:
         if not self.online:
             raise LoadError(self.lacks(", ".join(paths[:8])))
-        self._needs(sum(self.files[path].size or 0 for path in paths))
+        self._check_disk(sum(self.files[path].size or 0 for path in paths))
         with hub_errors(self.source, self.revision, self.access):
             run_parallel(self._download, paths)
-            if self.branch is not None and self.branch != self.revision:  # where readers of the cache find its commit
+            if self.branch is not None and self.branch != self.revision:  # the client looks up its commit there
                 write_text(self._root().parents[1] / "refs" / self.branch, self.revision)
 
     def _download(self, path: str, stop: threading.Event) -> None:
@@ -145,34 +152,34 @@ class Repo:
 
         file = hf_hub_download(
             self.source, path, revision=self.revision, token=self.access.token, cache_dir=self.access.cache_dir,
-            force_download=self._again(path), tqdm_class=_bar(stop),
+            force_download=self._must_refetch(path), tqdm_class=_bar(stop),
         )  # fmt: skip
         self._verify(path, Path(file))
         self._fresh.add(path)
 
     def _verify(self, path: str, file: Path) -> None:
-        wanted = self.files[path].sha256
-        if wanted is None:
+        expected = self.files[path].sha256
+        if expected is None:
             return
         with file.open("rb") as data:
-            came = hashlib.file_digest(data, "sha256").hexdigest()
-        if came != wanted:
+            actual = hashlib.file_digest(data, "sha256").hexdigest()
+        if actual != expected:
             file.resolve().unlink(missing_ok=True)
             file.unlink(missing_ok=True)
             raise LoadError(
-                f"{self.source}/{path}: what came has the SHA-256 {came[:16]}…, and the repo says {wanted[:16]}…. "
-                "It was removed. Try again; if it stays so, do not use this repo."
+                f"{self.source}/{path}: the downloaded file has the SHA-256 {actual[:16]}…, and the repo names "
+                f"{expected[:16]}…. The file was removed. Try again; if it happens again, do not use this repo."
             )
 
-    def _needs(self, size: int) -> None:
-        place = self._root()
-        while not place.is_dir():
-            place = place.parent
-        free = shutil.disk_usage(place).free
-        if size + _SLACK > free:
+    def _check_disk(self, size: int) -> None:
+        folder = self._root()
+        while not folder.is_dir():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free
+        if size + _DISK_RESERVE > free:
             raise LoadError(
-                f"{self.source}: {size / 1e9:.2f} GB are to be fetched, and {place} has {free / 1e9:.2f} GB left. "
-                "Make room, or give cache_dir= on a larger disk (or set HF_HOME)."
+                f"{self.source}: the download needs {size / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB free. "
+                "Make room, or pass cache_dir= on a larger disk (or set HF_HOME)."
             )
 
 
@@ -180,14 +187,16 @@ _opened: dict[tuple[str, str | None, Access], Repo] = {}
 
 
 def open_repo(name: str, revision: str | None = None, access: Access | None = None, *, fresh: bool = False) -> Repo:
-    """The repo at a revision: asked once in a process, and again where `fresh`.
+    """A repo at a revision. The Hub is asked once in a process, and again if `fresh`.
 
-    Where the Hub is not reached, what the cache has serves. LoadError: no such repo or revision, gated, or nothing to
-    be had.
+    If the Hub cannot be reached, the files of the cache are used.
+
+    Raises:
+        LoadError: no such repo or revision, a gated repo, or no connection and no copy in the cache.
     """
     access = access or Access()
     if revision is not None and not is_revision(revision):
-        raise LoadError(f"{name}: came the revision {revision!r}; wanted a branch, tag or commit such as 'main'.")
+        raise LoadError(f"{name}: needs a branch, tag or commit such as 'main', got the revision {revision!r}.")
     with _LOCK:
         key = (name, revision, access)
         if fresh or key not in _opened:
@@ -199,7 +208,7 @@ def open_repo(name: str, revision: str | None = None, access: Access | None = No
 
 
 def _listed(name: str, revision: str | None, access: Access) -> Repo | None:
-    """The repo as the Hub tells it, in one request; None where the Hub is not reached."""
+    """The repo by one request to the Hub; None if the Hub cannot be reached."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -230,7 +239,7 @@ def _cached(name: str, revision: str | None, access: Access) -> Repo:
 
 
 def _bar(stop: threading.Event) -> type[Any]:  # the client's bars are untyped
-    """The client's progress bar, which each piece of a download moves on: the place to stop one."""
+    """The client's progress bar. Each piece of a download updates it, so a download can be stopped here."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
@@ -250,7 +259,7 @@ def _offline(access: Access) -> str:
     return "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else "the Hub cannot be reached"
 
 
-def _way_online(access: Access) -> str:
+def _online_advice(access: Access) -> str:
     return {
         "local_files_only is set": "Leave local_files_only out to fetch it",
         "HF_HUB_OFFLINE is set": "Unset HF_HUB_OFFLINE to fetch it",
@@ -259,7 +268,7 @@ def _way_online(access: Access) -> str:
 
 @contextmanager
 def hub_errors(repo: str, revision: str | None = None, access: Access | None = None) -> Generator[None]:
-    """Errors of the client as LoadErrors that say what to do."""
+    """Raise errors of the client as LoadErrors that say what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -275,33 +284,34 @@ def hub_errors(repo: str, revision: str | None = None, access: Access | None = N
         yield
     except GatedRepoError as error:
         page = str(error.response.request.url).partition(f"/{repo}")[0] + f"/{repo}"
-        known = error.response.status_code == 403
-        who = "and your token has no access to it" if known else "and no token came"
-        way_out = f"Ask for access at {page}" + ("" if known else ", then `hf auth login` or token=")
-        raise LoadError(f"{repo}: the repo is gated, {who}. {way_out}.") from None
+        has_token = error.response.status_code == 403
+        reason = "and your token has no access to it" if has_token else "and no token was sent"
+        way_out = f"Ask for access at {page}" + ("" if has_token else ", then run `hf auth login` or pass token=")
+        raise LoadError(f"{repo}: the repo is gated, {reason}. {way_out}.") from None
     except RevisionNotFoundError:
         raise LoadError(f"{repo}: there is no revision {revision!r}. Leave it out for the newest.") from None
     except RepositoryNotFoundError:
-        way_out = "Check the name; for a private repo, `hf auth login`"
-        raise LoadError(f"{repo}: there is no such folder here, and no such repo on the Hub. {way_out}.") from None
+        way_out = "Check the name; for a private repo, run `hf auth login`"
+        raise LoadError(f"{repo}: there is no such folder, and no such repo on the Hub. {way_out}.") from None
     except LocalEntryNotFoundError:
-        at = f" at revision {revision!r}" if revision else ""
+        where = f" at revision {revision!r}" if revision else ""
         access = access or Access()
-        way_out = f"{_way_online(access)}, or give a local folder"
-        raise LoadError(f"{repo}: {_offline(access)}, and the cache has no copy{at}. {way_out}.") from None
+        way_out = f"{_online_advice(access)}, or pass a local folder"
+        raise LoadError(f"{repo}: {_offline(access)}, and the cache has no copy{where}. {way_out}.") from None
     except HFValidationError as error:
         raise LoadError(f"{repo}: {error}") from None
     except HfHubHTTPError as error:
         raise LoadError(f"{repo}: the Hub answered with an error: {error}. Try again later.") from error
     except (OSError, broken) as error:
-        raise LoadError(f"{repo}: the download failed ({type(error).__name__}: {error}). {_way_on(error)}.") from error
+        advice = _download_advice(error)
+        raise LoadError(f"{repo}: the download failed ({type(error).__name__}: {error}). {advice}.") from error
 
 
-def _way_on(error: Exception) -> str:
+def _download_advice(error: Exception) -> str:
     match error:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return "The disk is full: make room, or give cache_dir= on a larger one (or set HF_HOME)"
+            return "The disk is full: make room, or pass cache_dir= on a larger one (or set HF_HOME)"
         case OSError(errno=errno.EROFS | errno.EACCES | errno.EPERM):
-            return "The cache cannot be written: give cache_dir= (or set HF_HOME) where you may write"
+            return "The cache cannot be written: pass cache_dir= (or set HF_HOME) where you may write"
         case _:
-            return "Files that came whole are kept; the next call fetches the others"
+            return "Complete files are kept; the next call fetches the others"

@@ -1,4 +1,4 @@
-"""Giving mapped memory back while the file stays mapped."""
+"""Release memory pages of a mapped file while the file stays mapped."""
 
 import ctypes
 import mmap
@@ -12,11 +12,17 @@ _DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
 
 
 def release_pages_after(tensor: Tensor, mapping: object) -> "weakref.finalize[..., Any] | None":
-    """When nobody has the storage of a mapped tensor any more, give its pages back: a tensor that was cast or moved
-    then takes no memory twice. Pages it shares with its neighbours stay.
+    """Release the pages of a mapped tensor when its storage is freed.
 
-    `mapping` is what keeps the file mapped, and lives until then. Gives the finalizer, to detach where the same bytes
-    are handed out again: pages that were written to would lose it. None where this system cannot do it.
+    A tensor that was cast or moved then does not take memory twice. Pages that it shares with other tensors stay.
+
+    Args:
+        tensor: a tensor over mapped memory.
+        mapping: the object that keeps the file mapped. It lives as long as the storage.
+
+    Returns:
+        The finalizer; None where the system cannot release pages. Detach it before the same bytes are returned a second
+        time: pages that were written to would lose their values.
     """
     advise = _madvise()
     begin = -(-tensor.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
@@ -24,22 +30,22 @@ def release_pages_after(tensor: Tensor, mapping: object) -> "weakref.finalize[..
     if advise is None or length <= 0:
         return None
 
-    def give_back(mapping: object) -> None:
-        advise(begin, length, _DONTNEED)  # only advice: where it fails the pages go with the mapping
+    def release(mapping: object) -> None:
+        advise(begin, length, _DONTNEED)  # advice only: if it fails, the pages are freed with the mapping
 
-    found = weakref.finalize(tensor.untyped_storage(), give_back, mapping)
-    found.atexit = False
-    return found
+    finalizer = weakref.finalize(tensor.untyped_storage(), release, mapping)
+    finalizer.atexit = False
+    return finalizer
 
 
 @cache
 def _madvise() -> Any:  # a C function, which ctypes cannot type
-    """The C library's own: that of `mmap` serves Python's mappings only, and each of those keeps a file open."""
+    """madvise of the C library: that of `mmap` works on Python's mappings only, and each of those keeps a file open."""
     if _DONTNEED is None:
         return None
     try:
-        found = ctypes.CDLL(None).madvise
+        madvise = ctypes.CDLL(None).madvise
     except (AttributeError, OSError):
         return None
-    found.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    return found
+    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    return madvise

@@ -1,4 +1,4 @@
-"""Several downloads at once, that end at once when one fails or the user has had enough."""
+"""Run several downloads at a time. All end when one fails or the user presses Ctrl-C."""
 
 import queue
 import threading
@@ -6,34 +6,34 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
-_PATIENCE = 2.0  # seconds that those which are told to stop have for cleaning up
+_CLEANUP_SECONDS = 2.0  # how long stopped work may take to clean up
 
 
 class Stopped(Exception):
-    """What a piece of work raises that was told to stop."""
+    """Raised by a piece of work that saw its stop event."""
 
 
-def run_parallel(do: Callable[[T, threading.Event], object], items: Iterable[T], number: int = 4) -> None:
-    """Do something with each item, `number` at a time. `do` gets an event and is to raise `Stopped` when it is set.
+def run_parallel(work: Callable[[T, threading.Event], object], items: Iterable[T], number: int = 4) -> None:
+    """Call `work(item, stop)` for each item, `number` at a time.
 
-    It is set by the first error and by Ctrl-C, which are raised here without waiting for the others to end: a pool of
-    `concurrent.futures` waits, and a checkpoint takes minutes.
+    The first error and Ctrl-C set `stop` and are raised without waiting for the other calls; `work` should then raise
+    `Stopped`. (A pool of `concurrent.futures` waits for them, and a checkpoint takes minutes.)
     """
-    work, ended = queue.SimpleQueue[T](), queue.SimpleQueue[BaseException | None]()
+    waiting, ended = queue.SimpleQueue[T](), queue.SimpleQueue[BaseException | None]()
     stop = threading.Event()
     count = 0
     for item in items:
-        work.put(item)
+        waiting.put(item)
         count += 1
 
     def run() -> None:
         while not stop.is_set():
             try:
-                item = work.get_nowait()
+                item = waiting.get_nowait()
             except queue.Empty:
                 return
             try:
-                do(item, stop)
+                work(item, stop)
             except BaseException as error:
                 ended.put(error)
             else:
@@ -49,5 +49,5 @@ def run_parallel(do: Callable[[T, threading.Event], object], items: Iterable[T],
     except BaseException:
         stop.set()
         for thread in threads:
-            thread.join(_PATIENCE / len(threads))
+            thread.join(_CLEANUP_SECONDS / len(threads))
         raise

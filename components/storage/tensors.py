@@ -1,4 +1,4 @@
-"""Named tensors in files, read one at a time, whatever the files are."""
+"""Tensors in files, by name, read one at a time."""
 
 import pickle
 import warnings
@@ -22,17 +22,25 @@ Shape = tuple[int, ...]
 
 
 class Tensors(Protocol):
-    """What weights are read from. `shapes` costs no tensor; `where` names the file of one, for errors."""
+    """A source of weights."""
 
-    def shapes(self) -> Mapping[str, Shape]: ...
-    def read(self, name: str) -> Tensor: ...
-    def where(self, name: str) -> str: ...
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shape of each tensor, by name. Reads no tensor."""
+        ...
+
+    def read(self, name: str) -> Tensor:
+        """One tensor. LoadError if the file is damaged."""
+        ...
+
+    def where(self, name: str) -> str:
+        """The file of a tensor, for errors."""
+        ...
 
 
 class SafetensorFiles:
-    """The tensors of safetensors files, memory-mapped. LoadError for a file that is damaged.
+    """The tensors of safetensors files, memory-mapped. LoadError for a damaged file.
 
-    What is read is the mapping itself, and its pages go when nobody has it any more.
+    Tensors are views of the mapping. Their pages are released when the last reference to them ends.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -41,38 +49,41 @@ class SafetensorFiles:
         self._shapes: dict[str, Shape] = {}
         self._read: dict[str, weakref.finalize[..., Any] | None] = {}
         for file in files:
-            with _told(file):
+            with _reading(file):
                 reader: Any = safe_open(file, framework="pt", device="cpu")  # its reader is untyped
                 for name in reader.keys():  # noqa: SIM118  no mapping
                     self._of[str(name)] = (file, reader)
                     self._shapes[str(name)] = tuple(reader.get_slice(name).get_shape())
 
     def shapes(self) -> Mapping[str, Shape]:
+        """The shape of each tensor, by name."""
         return self._shapes
 
     def read(self, name: str) -> Tensor:
+        """One tensor."""
         file, reader = self._of[name]
-        with _told(file):
+        with _reading(file):
             tensor = cast("Tensor", reader.get_tensor(name))
         if name not in self._read:
             self._read[name] = release_pages_after(tensor, reader)
         elif (first := self._read[name]) is not None:
-            first.detach()  # the same bytes for two: they stay as long as the file is mapped
+            first.detach()  # two tensors over the same bytes: the pages stay while the file is mapped
         return tensor
 
     def where(self, name: str) -> str:
+        """The file of a tensor."""
         return str(self._of[name][0])
 
     def metadata(self) -> dict[str, str]:
-        """The metadata of all files, as their headers have them."""
+        """The metadata of all files, from their headers."""
         readers = {id(reader): reader for _, reader in self._of.values()}.values()
         return {key: value for reader in readers for key, value in (reader.metadata() or {}).items()}
 
 
 class PickledTensors:
-    """The tensors of a `.ckpt`, `.pt` or `.bin` file, read by torch's unpickler of plain tensors, which runs no code.
+    """The tensors of a `.ckpt`, `.pt` or `.bin` file, by torch's `weights_only` reader, which runs no code.
 
-    The file is mapped where its form allows it. LoadError for anything but tensors in dicts.
+    The file is memory-mapped if its format allows it. LoadError for anything but tensors in dicts.
     """
 
     def __init__(self, file: Path) -> None:
@@ -82,31 +93,34 @@ class PickledTensors:
     def _tensors(self) -> dict[str, Tensor]:
         mapped = zipfile.is_zipfile(self.file)
         if mapped:
-            _refuse_bombs(self.file)
+            _refuse_compressed(self.file)
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of old pickle protocols: what cannot be read is an error here
+                warnings.simplefilter("ignore")  # of old pickle protocols; an unreadable file is an error below
                 data: object = torch.load(self.file, map_location="cpu", weights_only=True, mmap=mapped)
         except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-            said = str(error).strip().split("\n")[0]
+            reason = str(error).strip().split("\n")[0]
             raise LoadError(
-                f"{self.file}: cannot be read as plain tensors ({said}). It is damaged, or it holds code, which is not "
-                "run. Take a .safetensors file."
+                f"{self.file}: cannot be read as plain tensors ({reason}). It is damaged, or it has code, which is not "
+                "run. Use a .safetensors file."
             ) from None
         while isinstance(data, dict) and "state_dict" in data:
             data = cast("dict[str, object]", data)["state_dict"]
         if not isinstance(data, dict):
-            raise LoadError(f"{self.file}: holds {type(data).__name__}, and a dict of tensors was wanted.")
+            raise LoadError(f"{self.file}: needs a dict of tensors, got {type(data).__name__}.")
         named = cast("dict[object, object]", data)
         return {str(name): value for name, value in named.items() if isinstance(value, Tensor)}
 
     def shapes(self) -> Mapping[str, Shape]:
+        """The shape of each tensor, by name."""
         return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
 
     def read(self, name: str) -> Tensor:
+        """One tensor."""
         return self._tensors[name]
 
     def where(self, name: str) -> str:
+        """The file of a tensor."""
         return str(self.file)
 
 
@@ -117,29 +131,32 @@ class JoinedTensors:
         self._of = {name: part for part in parts for name in part.shapes()}
 
     def shapes(self) -> Mapping[str, Shape]:
+        """The shape of each tensor, by name."""
         return {name: part.shapes()[name] for name, part in self._of.items()}
 
     def read(self, name: str) -> Tensor:
+        """One tensor."""
         return self._of[name].read(name)
 
     def where(self, name: str) -> str:
+        """The file of a tensor."""
         return self._of[name].where(name)
 
 
-def _refuse_bombs(file: Path) -> None:
-    """torch stores tensors as they are; a compressed member is a small file that fills the memory."""
+def _refuse_compressed(file: Path) -> None:
+    """Refuse a compressed file, which is small and may fill the memory. torch stores tensors uncompressed."""
     try:
         with zipfile.ZipFile(file) as archive:
-            packed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
+            compressed = [m.filename for m in archive.infolist() if m.compress_type != zipfile.ZIP_STORED]
     except (zipfile.BadZipFile, OSError) as error:
         raise LoadError(f"{file}: is damaged ({error}). Download it again.") from None
-    if packed:
-        raise LoadError(f"{file}: {packed[0]} in it is compressed, which torch never writes. It is not read.")
+    if compressed:
+        raise LoadError(f"{file}: {compressed[0]} in it is compressed, which torch never writes. It is not read.")
 
 
 @contextmanager
-def _told(file: Path):
+def _reading(file: Path):
     try:
         yield
     except (SafetensorError, OSError) as error:
-        raise LoadError(f"{file} is damaged or no safetensors file: {error}. Download it again.") from error
+        raise LoadError(f"{file} is damaged or not a safetensors file: {error}. Download it again.") from error

@@ -1,4 +1,4 @@
-"""Weights in safetensors files: found, read straight to where they are wanted, and written whole or not at all."""
+"""Weights in safetensors files: find the files, read them into a model, write them whole or not at all."""
 
 import json
 import os
@@ -20,26 +20,26 @@ from .files import read_json
 from .tensors import PICKLES, SafetensorFiles, Shape, Tensors
 
 STEM = "diffusion_pytorch_model"
-_PICKLED = {"model": "pytorch_model"}  # what transformers called its pickles
+_PICKLED = {"model": "pytorch_model"}  # transformers' name for pickles
 _SHOWN = 8  # names in an error text
 Device = str | torch.device | Callable[[str], str]
-"""One device for all, or what gives that of each tensor and module by its name."""
+"""One device, or a function from the name of a tensor or module to its device."""
 
 
 def weight_files(
     folder: str | Path, *, stem: str = STEM, variant: str | None = None, pickles: bool = False
 ) -> tuple[Path, ...]:
-    """The files that hold a model's weights. Looks at names only, so it costs next to nothing. See `weight_names`."""
+    """The weight files of a model in a folder, by their names. See `weight_names`."""
     folder = Path(folder)
     if not folder.is_dir():
-        raise LoadError(f"{folder} is no folder, so it has no weights.")
-    there = [path.name for path in folder.iterdir() if path.is_file()]
-    names = weight_names(there, folder, lambda name: folder / name, stem=stem, variant=variant, pickles=pickles)
+        raise LoadError(f"{folder} is not a folder, so it has no weights.")
+    all_names = [path.name for path in folder.iterdir() if path.is_file()]
+    names = weight_names(all_names, folder, lambda name: folder / name, stem=stem, variant=variant, pickles=pickles)
     return tuple(folder / name for name in names)
 
 
 def weight_names(
-    there: Collection[str],
+    names: Collection[str],
     place: str | Path,
     local: Callable[[str], Path],
     *,
@@ -47,35 +47,42 @@ def weight_names(
     variant: str | None = None,
     pickles: bool = False,
 ) -> tuple[str, ...]:
-    """Which of the names in a folder are a model's weights; `local` gives the file of an index of shards.
+    """The names of a model's weight files among those of a folder.
 
-    One file `stem[.variant].safetensors`, or the shards that an index names. A variant's index is published as
-    `stem.safetensors.index.variant.json`, and `stem.variant.safetensors.index.json` is read as well.
-    `stem="model"` for the files of transformers. With `pickles`, `.bin` files serve where there are no safetensors.
+    That is one file `stem[.variant].safetensors`, or the shards that an index names. A variant's index is published as
+    `stem.safetensors.index.variant.json`; `stem.variant.safetensors.index.json` is read as well.
+
+    Args:
+        names: the names of all files of the folder.
+        place: the folder, for errors.
+        local: a function from a name to the local file, called for an index of shards.
+        stem: "model" for files of transformers.
+        variant: such as "fp16".
+        pickles: whether `.bin` files may be used if there are no safetensors.
 
     Raises:
-        LoadError: no such files, a shard that is missing or points elsewhere, or pickles only.
+        LoadError: no such files, a shard that is missing or has an unsafe name, or pickles only.
     """
     single, indexes = f"{_named(stem, variant)}.safetensors", _index_names(stem, variant)
-    if single in there:
+    if single in names:
         return (single,)
     for index in indexes:
-        if index in there:
-            return _shards(local(index), place, there, ".safetensors")
+        if index in names:
+            return _shards(local(index), place, names, ".safetensors")
     if pickles:
         older = _PICKLED.get(stem, stem)
         for name in (f"{older}.{variant}.bin", f"{older}.bin") if variant else (f"{older}.bin",):
-            if name in there:
+            if name in names:
                 return (name,)
-            if f"{name}.index.json" in there:
-                return _shards(local(f"{name}.index.json"), place, there, ".bin")
-    raise LoadError(_nothing_found(place, there, variant, (single, *indexes)))
+            if f"{name}.index.json" in names:
+                return _shards(local(f"{name}.index.json"), place, names, ".bin")
+    raise LoadError(_nothing_found(place, names, variant, (single, *indexes)))
 
 
 class on_meta(TorchFunctionMode):  # noqa: N801  it is read as a phrase: `with on_meta():`
-    """Inside, tensors without values yet (`torch.empty`: all weights) are made on the meta device and cost nothing.
+    """In this context `torch.empty` makes tensors on the meta device, so weights take no memory before they are read.
 
-    Tensors with values, such as a buffer of positions, are made as always: no file has them. Holds for one thread.
+    Tensors with values, such as a buffer of positions, are made as usual, since no file has them. Affects one thread.
     """
 
     def __torch_function__(
@@ -99,12 +106,18 @@ def load_weights(
     rename: Callable[[str], str | None] = lambda name: name,
     stays_float32: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """Give a model (made under `on_meta`) the weights in `files`, each read, cast and moved one after another.
+    """Load safetensors files into a model that was made under `on_meta`, one tensor after another.
 
-    Names and shapes are compared before the first tensor is read. Floating tensors are cast to `dtype`, others are
-    not. Peak memory is the weights and one tensor. `rename` gives the model's name for a name in a file, or None
-    for a tensor to pass over. A 1x1 convolution's weight fits a linear layer and the other way round. Tensors of which
-    `stays_float32` says so are float32 where `dtype` is float16: their values go beyond what that can hold.
+    Names and shapes are compared before the first tensor is read. Peak memory is the weights and one tensor. The weight
+    of a 1x1 convolution fits a linear layer, and the reverse.
+
+    Args:
+        model: its weights are on the meta device.
+        files: safetensors files.
+        dtype: the dtype of floating tensors; None for that of the files.
+        device: one device, or a function from a tensor's name to its device.
+        rename: a function from a name in a file to the model's name, or to None for a tensor to ignore.
+        stays_float32: whether a tensor is kept in float32 when `dtype` is float16, because its values overflow.
 
     Raises:
         LoadError: a damaged file; missing or unexpected tensors, or other shapes, with their names.
@@ -121,43 +134,43 @@ def load_tensors(
     rename: Callable[[str], str | None] = lambda name: name,
     stays_float32: Callable[[str], bool] = lambda name: False,
 ) -> None:
-    """The same from any source of tensors."""
-    at = _at(device)
+    """Load any source of tensors into a model; see `load_weights`."""
+    device_of = _device_of(device)
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     names = {stored: name for stored in tensors.shapes() if (name := rename(stored)) is not None}
     check_shapes(type(model).__name__, wanted, names, tensors)
-    held: dict[str, Tensor] = {}
+    loaded: dict[str, Tensor] = {}
     for stored, name in names.items():
         tensor = tensors.read(stored)
         kind = dtype if tensor.is_floating_point() else None
         if kind == torch.float16 and stays_float32(name):
             kind = torch.float32
-        held[name] = tensor.to(device=at(name), dtype=kind).reshape(wanted[name])
-    for path, module in model.named_modules():  # `load_state_dict` does the same in a quarter of all that loading takes
+        loaded[name] = tensor.to(device=device_of(name), dtype=kind).reshape(wanted[name])
+    for path, module in model.named_modules():  # `load_state_dict` would take a quarter of the loading time
         prefix = f"{path}." if path else ""
         for name, parameter in module._parameters.items():
             if parameter is not None:
-                module._parameters[name] = nn.Parameter(held[prefix + name], requires_grad=parameter.requires_grad)
+                module._parameters[name] = nn.Parameter(loaded[prefix + name], requires_grad=parameter.requires_grad)
         for name, buffer in module._buffers.items():
-            if buffer is not None:  # of those that no file has, the values are made with the model
-                module._buffers[name] = held[prefix + name] if prefix + name in held else buffer.to(at(path))
+            if buffer is not None:  # a buffer that no file has was made with the model
+                module._buffers[name] = loaded[prefix + name] if prefix + name in loaded else buffer.to(device_of(path))
 
 
 def move(model: nn.Module, device: Device) -> None:
-    """Bring all tensors of a model to a device, or each to its own."""
+    """Move all tensors of a model to a device, or each to its own."""
     if not callable(device):
         model.to(device)
         return
     for path, module in model.named_modules():
-        there = torch.device(device(path))
-        module._apply(partial(Tensor.to, device=there), recurse=False)
+        target = torch.device(device(path))
+        module._apply(partial(Tensor.to, device=target), recurse=False)
 
 
-def _at(device: Device) -> Callable[[str], str | torch.device]:
-    def everywhere(name: str) -> str | torch.device:
+def _device_of(device: Device) -> Callable[[str], str | torch.device]:
+    def same(name: str) -> str | torch.device:
         return cast("str | torch.device", device)
 
-    return device if callable(device) else everywhere
+    return device if callable(device) else same
 
 
 def save_weights(
@@ -171,26 +184,33 @@ def save_weights(
 ) -> None:
     """Write tensors as `stem[.variant].safetensors`, or as shards with an index where they exceed `max_shard_size`.
 
-    `metadata` stands in the header of each file.
+    Files of an earlier save with the same stem and variant are removed after the new ones are written.
 
-    Files of an earlier save under the same stem and variant are removed once the new ones are there.
+    Args:
+        tensors: by name.
+        folder: where to write.
+        stem: the beginning of the file names; "model" for transformers.
+        variant: such as "fp16".
+        max_shard_size: bytes, or a text such as "500MB" or "10GB".
+        metadata: entries for the header of each file.
 
     Raises:
         LoadError: a tensor on the meta device, which has no values.
+        ValueError: a size that cannot be read.
     """
     if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
         raise LoadError(f"Nothing to write: {shown_names(empty)} without values (meta device). Load weights first.")
-    before = _earlier(folder, stem, variant)
+    old_files = _earlier(folder, stem, variant)
     shards = _split(tensors, _bytes(max_shard_size))
     named = _named(stem, variant)
     if len(shards) == 1:
         files = {f"{named}.safetensors": shards[0]}
     else:
         files = {f"{named}-{i:05d}-of-{len(shards):05d}.safetensors": s for i, s in enumerate(shards, 1)}
-    told = {**(metadata or {}), "format": "pt"}  # what transformers and diffusers look for before they read
+    header = {**(metadata or {}), "format": "pt"}  # transformers and diffusers require this entry
     for name, shard in files.items():
-        held = {key: tensor.detach().contiguous() for key, tensor in shard.items()}
-        write_atomically(folder / name, lambda path, held=held: save_file(held, path, metadata=told))
+        plain = {key: tensor.detach().contiguous() for key, tensor in shard.items()}
+        write_atomically(folder / name, lambda path, plain=plain: save_file(plain, path, metadata=header))
     written = set(files)
     if len(shards) > 1:
         index = {
@@ -201,20 +221,20 @@ def save_weights(
         name = _index_names(stem, variant)[0]
         write_atomically(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
         written.add(name)
-    for path in before:
+    for path in old_files:
         if path.name not in written:
             path.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place in one move. On failure nothing is left behind."""
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    """Let `write` fill a temporary file beside `path`, then move it into place. A failure leaves no file behind."""
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        write(beside)
-        os.replace(beside, path)
+        write(draft)
+        os.replace(draft, path)
     finally:
         with suppress(FileNotFoundError):
-            beside.unlink()
+            draft.unlink()
 
 
 def _named(stem: str, variant: str | None) -> str:
@@ -227,7 +247,7 @@ def _index_names(stem: str, variant: str | None) -> tuple[str, ...]:
     return (f"{stem}.safetensors.index.{variant}.json", f"{stem}.{variant}.safetensors.index.json")
 
 
-def _shards(index: Path, place: str | Path, there: Collection[str], end: str) -> tuple[str, ...]:
+def _shards(index: Path, place: str | Path, folder_names: Collection[str], end: str) -> tuple[str, ...]:
     try:
         weight_map = read_json(index)["weight_map"]
         names = sorted({str(name) for name in weight_map.values()})
@@ -236,18 +256,18 @@ def _shards(index: Path, place: str | Path, there: Collection[str], end: str) ->
     for name in names:
         if not re.fullmatch(r"[^/\\:\0]+", name) or name.startswith(".") or not name.endswith(end):
             raise LoadError(f"{index} names the shard {name!r}. A shard is a {end} file beside its index.")
-    if missing := [name for name in names if name not in there]:
+    if missing := [name for name in names if name not in folder_names]:
         raise LoadError(f"{place} lacks {shown_names(missing)} of {len(names)} shards. Download the folder again.")
     if not names:
         raise LoadError(f"{index} names no shard.")
     return tuple(names)
 
 
-def _nothing_found(place: str | Path, there: Collection[str], variant: str | None, looked_for: tuple[str, ...]) -> str:
+def _nothing_found(place: str | Path, names: Collection[str], variant: str | None, looked_for: tuple[str, ...]) -> str:
     what = f"weights of the variant {variant!r}" if variant else "weights"
     text = f"{place} has no {what}. Looked for {shown_names(looked_for)}."
-    pickles = sorted(name for name in there if name.endswith(PICKLES))
-    weights = sorted(name for name in there if name.endswith(".safetensors"))
+    pickles = sorted(name for name in names if name.endswith(PICKLES))
+    weights = sorted(name for name in names if name.endswith(".safetensors"))
     if weights:
         return f"{text} There are: {shown_names(weights)}; choose with variant=."
     if pickles:
@@ -259,24 +279,35 @@ def _nothing_found(place: str | Path, there: Collection[str], variant: str | Non
 
 
 def check_shapes(owner: str, wanted: Mapping[str, Shape], names: Mapping[str, str], tensors: Tensors) -> None:
+    """Compare the tensors of files with those of a model.
+
+    Args:
+        owner: the class of the model, for errors.
+        wanted: the shape of each tensor of the model.
+        names: from names in the files to names in the model.
+        tensors: the files.
+
+    Raises:
+        LoadError: missing and unexpected tensors, and those of another shape, with the likely reason.
+    """
     shapes = tensors.shapes()
-    found = {name: stored for stored, name in names.items()}
-    missing = [name for name in wanted if name not in found]
-    unexpected = [name for name in found if name not in wanted]
-    unlike = {
+    stored_as = {name: stored for stored, name in names.items()}
+    missing = [name for name in wanted if name not in stored_as]
+    unexpected = [name for name in stored_as if name not in wanted]
+    unfit = {
         name: f"{name} is {list(shapes[stored])} in {Path(tensors.where(stored)).name}, wanted {list(wanted[name])}"
-        for name, stored in found.items()
+        for name, stored in stored_as.items()
         if name in wanted and _without_ones(shapes[stored]) != _without_ones(wanted[name])
     }
-    if not (missing or unexpected or unlike):
+    if not (missing or unexpected or unfit):
         return
     files = sorted({tensors.where(stored) for stored in names or shapes})
     where = f"{Path(files[0]).parent} ({len(files)} shards)" if len(files) > 1 else "".join(files) or "Nothing"
     lines = [
         f"  {label}: {shown_names(some)}" for label, some in (("missing", missing), ("unexpected", unexpected)) if some
     ]
-    lines += [f"  other shape: {said}" for said in unlike.values()]
-    reason = _reason(len(wanted), missing, unexpected, {name: shapes[found[name]] for name in unlike}, wanted)
+    lines += [f"  other shape: {text}" for text in unfit.values()]
+    reason = _reason(len(wanted), missing, unexpected, {name: shapes[stored_as[name]] for name in unfit}, wanted)
     raise LoadError("\n".join([f"{where} does not fit {owner}.", *lines, f"  {reason}"]))
 
 
@@ -284,21 +315,21 @@ def _reason(
     count: int,
     missing: Sequence[str],
     unexpected: Sequence[str],
-    came: Mapping[str, Shape],
+    unfit: Mapping[str, Shape],
     wanted: Mapping[str, Shape],
 ) -> str:
-    """What is likely wrong, by the pattern of what differs."""
+    """The likely reason, by the pattern of the differences."""
     for name in ("conv_in.weight", "x_embedder.weight"):
-        if name in came and len(came) <= 2 and not missing:
+        if name in unfit and len(unfit) <= 2 and not missing:
             return (
-                f"It takes {came[name][1]} channels and the config says {wanted[name][1]}: an inpainting or control "
-                "checkpoint beside a plain config, or the reverse. Give the config of this checkpoint."
+                f"The weights have {unfit[name][1]} input channels, and the config {wanted[name][1]}: an inpainting or "
+                "control checkpoint with a plain config, or the reverse. Pass the config of this checkpoint."
             )
     if count and len(missing) == count:
-        return "None of its names fit: it is of another class or layout. sf.inspect(file) says what it holds."
-    if missing and not unexpected and not came:
-        return "A part is not there: an interrupted save, or one shard of several. Fetch it again."
-    return "The config beside it is not its own, or it is of another class: give the folder it came in."
+        return "No name fits: the weights are of another class or layout. sf.inspect(file) lists what the file has."
+    if missing and not unexpected and not unfit:
+        return "A part is missing: an interrupted save, or one shard of several. Fetch the files again."
+    return "The config belongs to other weights, or the class is wrong. Pass the weights' own folder."
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -309,6 +340,7 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def shown_names(names: Sequence[str]) -> str:
+    """The first names, and how many there are, for an error text."""
     rest = f" … ({len(names)} in all)" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + rest
 

@@ -83,7 +83,7 @@ def _parsed(path: Path) -> Any:
     try:
         stat = path.stat()
         if not S_ISREG(stat.st_mode):  # reading a pipe or a device may never end
-            raise GraphFileError(f"{path}: is no plain file. Put the file itself there.")
+            raise GraphFileError(f"{path}: is not a plain file. Put the file itself there.")
         if stat.st_size > _MOST:
             size = f"has {stat.st_size / 1e6:.0f} MB. A graph file has at most {_MOST / 1e6:.0f} MB"
             raise GraphFileError(f"{path}: {size}.")

@@ -30,7 +30,7 @@ def _said(do: Any) -> str:
 @pytest.mark.parametrize(
     ("repo", "more", "text"),
     [
-        ("someone/nothing", {}, "someone/nothing: there is no such folder here, and no such repo on the Hub."),
+        ("someone/nothing", {}, "someone/nothing: there is no such folder, and no such repo on the Hub."),
         ("someone/empty", {}, "someone/empty: no modular_model_index.json and no model_index.json. It has: nothing."),
         ("someone/emoji", {"revision": "v9"}, "someone/emoji: there is no revision 'v9'. Leave it out for the newest."),
         ("someone/emoji", {"variant": "bf16"}, "There is no variant 'bf16' of "),
@@ -65,7 +65,7 @@ def test_a_file_with_another_hash_is_refused_and_removed(hub: Hub, load: Load, t
     hub.lie.add(UNET)
     pipe = load("someone/emoji")
     for _ in range(2):  # it is not taken from the cache the next time
-        with pytest.raises(sf.LoadError, match=r"someone/emoji/unet/.*what came has the SHA-256"):
+        with pytest.raises(sf.LoadError, match=r"someone/emoji/unet/.*the downloaded file has the SHA-256"):
             pipe.bindings["unet"].load()
     assert list((tmp_path / "cache").rglob("unet/*.safetensors")) == []
 
@@ -73,7 +73,7 @@ def test_a_file_with_another_hash_is_refused_and_removed(hub: Hub, load: Load, t
 def test_a_full_disk_is_told_before_the_download(hub: Hub, load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = load("someone/emoji")
     monkeypatch.setattr(shutil, "disk_usage", _nearly_full)
-    with pytest.raises(sf.LoadError, match=r"0\.01 GB are to be fetched, and .* has 0\.07 GB left\. Make room"):
+    with pytest.raises(sf.LoadError, match=r"the download needs 0\.01 GB, and .* has 0\.07 GB free\. Make room"):
         pipe.bindings["unet"].load()
     assert weights(hub) == []
 
@@ -101,7 +101,7 @@ def test_a_gated_repo_tells_those_who_are_not_known_from_those_who_may_not(
     hub: Hub, load: Load, picture: torch.Tensor
 ) -> None:
     page = f"Ask for access at {hub.url}/someone/gated"  # its list of files is open to all; the files are not
-    assert f"is gated, and no token came. {page}, then `hf auth login` or token=." in _said(
+    assert f"is gated, and no token was sent. {page}, then run `hf auth login` or pass token=." in _said(
         lambda: load("someone/gated", token=False)
     )
     assert f"is gated, and your token has no access to it. {page}." in _said(
@@ -121,8 +121,8 @@ def test_a_repo_that_was_renamed_is_found_and_its_copy_too(hub: Hub, load: Load,
 @pytest.mark.parametrize(
     ("number", "text"),
     [
-        (errno.ENOSPC, "The disk is full: make room, or give cache_dir= on a larger one"),
-        (errno.EROFS, "The cache cannot be written: give cache_dir="),
+        (errno.ENOSPC, "The disk is full: make room, or pass cache_dir= on a larger one"),
+        (errno.EROFS, "The cache cannot be written: pass cache_dir="),
     ],
 )
 def test_a_disk_that_cannot_be_written_is_told_with_its_way_out(
@@ -162,7 +162,7 @@ def test_one_file_that_fails_ends_the_others(hub: Hub, load: Load) -> None:
     storage_hub._opened.clear()
     pipe = load("someone/shards")
     hub.held.update({f"vae/{name}": 1000 for name in others})
-    assert "what came has the SHA-256" in _said(pipe.bindings["vae"].load)
+    assert "the downloaded file has the SHA-256" in _said(pipe.bindings["vae"].load)
     assert not hub.go_on.is_set()
     hub.go_on.set()
 

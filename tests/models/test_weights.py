@@ -130,7 +130,7 @@ def test_weights_of_transformers_have_another_stem(tmp_path: Path) -> None:
 def test_a_folder_without_weights_lists_the_names_looked_for(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=f"{tmp_path.name} has no weights. Looked for {NAME}, {NAME}.index.json"):
         weight_files(tmp_path)
-    with pytest.raises(LoadError, match="nowhere is no folder"):
+    with pytest.raises(LoadError, match="nowhere is not a folder"):
         weight_files(tmp_path / "nowhere")
     (tmp_path / "diffusion_pytorch_model.fp16.safetensors").touch()
     with pytest.raises(LoadError, match=r"There are: diffusion_pytorch_model.fp16.safetensors; choose with variant="):
@@ -170,7 +170,7 @@ def test_a_truncated_file_is_named(vae: AutoencoderKL, tmp_path: Path) -> None:
     vae.save_pretrained(tmp_path)
     file = tmp_path / NAME
     file.write_bytes(file.read_bytes()[:-100])
-    assert f"{file} is damaged or no safetensors file" in refusal(tmp_path)
+    assert f"{file} is damaged or not a safetensors file" in refusal(tmp_path)
     file.write_bytes(b"PK\x03\x04")
     assert "Download it again" in refusal(tmp_path)
 
@@ -187,7 +187,7 @@ def test_weights_that_do_not_fit_are_listed_before_any_is_read(vae: AutoencoderK
         "  missing: decoder.conv_in.weight\n"
         "  unexpected: decoder.conv_inn.weight\n"
         f"  other shape: encoder.conv_in.bias is [5] in {NAME}, wanted [8]\n"
-        "  The config beside it is not its own, or it is of another class: give the folder it came in."
+        "  The config belongs to other weights, or the class is wrong. Pass the weights' own folder."
     )
 
 

@@ -46,7 +46,7 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(folder: Path, n
     os.mkfifo(folder / "pipe" if linked else file)
     if linked:
         file.symlink_to(folder / "pipe")
-    with pytest.raises(REFUSED, match="is no plain file"):
+    with pytest.raises(REFUSED, match="is not a plain file"):
         used(folder)
     with pytest.raises(REFUSED, match="no plain file"):
         sf.Graph.load(folder / name) if name == "graph.json" else used(folder)
@@ -59,7 +59,7 @@ def test_a_pipe_in_place_of_a_whole_checkpoint_or_of_code(tmp_path: Path) -> Non
         with pytest.raises(sf.LoadError, match="no such file"):
             sf.load(tmp_path / name)
     os.mkfifo(put(tmp_path / "repo", {}) / "block.py")
-    assert "block.py: is no plain file" in refusal(tmp_path / "repo", trust_remote_code=True)
+    assert "block.py: is not a plain file" in refusal(tmp_path / "repo", trust_remote_code=True)
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="has no devices among its files")

@@ -112,7 +112,7 @@ def _text(root: Location, folder: str, name: str) -> str | None:
         return None
     # A link that leads out is refused before anything asks what it leads to.
     if isinstance(root, Folder) and not (root.local(inside, [path.name]) / path.name).is_file():
-        raise LoadError(f"{name}: is no plain file.")
+        raise LoadError(f"{name}: is not a plain file.")
     size = root.size(inside, path.name)
     if size is not None and size > _MOST:
         raise LoadError(f"{name}: has {size / 1e6:.1f} MB, and no file of code is larger than {_MOST / 1e6:.0f} MB.")
