@@ -1,4 +1,4 @@
-"""One component from its spec, whatever it is: what is missing for it, and reading it."""
+"""Read one component by its spec, or list what keeps it from loading."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -9,6 +9,7 @@ from torch import nn
 
 from ...graph.errors import ConfigError, LoadError
 from ...registry import models, schedulers
+from ..models.base import Model
 from ..quantization.config import GGUFQuantizationConfig, Quantization
 from ..quantization.files import for_transformers, gguf_name, quantization_of
 from ..quantization.method import missing_packages
@@ -24,27 +25,27 @@ from .tokenizer_base import FastTokenizer
 
 
 def load_problems(spec: ComponentSpec) -> list[str]:
-    """What would keep a component from loading, as far as names and JSON files tell. No weight file is opened."""
+    """What keeps a component from loading, a line each, by names and JSON files. Opens no weight file."""
     try:
         kind = spec.type
         if spec.pretrained_model_name_or_path is None and spec.config is not None:
-            fits = hasattr(kind, "from_config")
-            return [] if fits else [f"a {kind.__name__} is not made from a config. Give the folder of its files."]
+            makes = callable(getattr(kind, "from_config", None))  # a class of any library
+            return [] if makes else [f"a {kind.__name__} is not made from a config. Pass the folder of its files."]
         if (file := spec.file) is not None:
             open_checkpoint(file, spec.access).part(spec.subfolder)
             return list(missing_packages(quantization_for(spec)))
-        root = spec.location
-        if isinstance(root, Folder) and not (folder := root.path / spec.subfolder).is_dir():
-            beside = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-            return [f"{folder}: there is no such folder. Beside it: {', '.join(beside) or 'none'}."]
-        folder = fetch_small_files(root, spec.subfolder)
-        return list(_missing(spec, kind, root, folder)) or list(missing_packages(quantization_for(spec)))
+        location = spec.location
+        if isinstance(location, Folder) and not (folder := location.path / spec.subfolder).is_dir():
+            folders = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+            return [f"{folder}: there is no such folder. Beside it: {', '.join(folders) or 'none'}."]
+        folder = fetch_small_files(location, spec.subfolder)
+        return list(_missing(spec, kind, location, folder)) or list(missing_packages(quantization_for(spec)))
     except (LoadError, ConfigError) as error:
         return [str(error).removeprefix(f"{spec}: ")]
 
 
 def fetch(spec: ComponentSpec) -> Path:
-    """The local folder with all files of a component: those of a repo are fetched now, if they have not been before."""
+    """The local folder with all files of a component. Those of a repo are fetched, unless the cache has them."""
     folder = spec.folder
     if is_model(spec.type):
         spec.location.local(spec.subfolder, weight_names_of(spec))
@@ -52,19 +53,19 @@ def fetch(spec: ComponentSpec) -> Path:
 
 
 def weight_names_of(spec: ComponentSpec) -> tuple[str, ...]:
-    """The names of the weight files that a model of this spec is read from. Fetches an index of shards, no weights."""
+    """The names of a model's weight files. Fetches an index of shards, but no weights. LoadError if there are none."""
     library, _ = spec.type_hint or ("", "")
-    root = spec.location
+    location = spec.location
     stem = "model" if library == "transformers" else STEM
-    there = root.names(spec.subfolder)
-    if (file := gguf_name(stem, spec.variant)) in there and isinstance(quantization_for(spec), GGUFQuantizationConfig):
+    names = location.names(spec.subfolder)
+    if (file := gguf_name(stem, spec.variant)) in names and isinstance(quantization_for(spec), GGUFQuantizationConfig):
         return (file,)
-    if isinstance(root, Repo) and not root.online and not any(name.endswith(WEIGHTS) for name in there):
-        raise LoadError(root.lacks(f"weights of {spec.subfolder or 'it'}"))
+    if isinstance(location, Repo) and not location.online and not any(name.endswith(WEIGHTS) for name in names):
+        raise LoadError(location.lacks(f"weights of {spec.subfolder or 'it'}"))
     return weight_names(
-        there,
-        f"{root.source}/{spec.subfolder}".rstrip("/"),
-        lambda name: root.local(spec.subfolder, [name]) / name,
+        names,
+        f"{location.source}/{spec.subfolder}".rstrip("/"),
+        lambda name: location.local(spec.subfolder, [name]) / name,
         stem=stem,
         variant=spec.variant,
         pickles=spec.access.allow_pickle,
@@ -72,7 +73,19 @@ def weight_names_of(spec: ComponentSpec) -> tuple[str, ...]:
 
 
 def read_component(spec: ComponentSpec, dtype: torch.dtype, device: Device) -> Any:  # an object of the spec's class
-    """The object that a spec describes; models in `dtype` on `device`, ready for inference. LoadError otherwise."""
+    """Load the component of a spec.
+
+    Args:
+        spec: where it comes from.
+        dtype: the dtype of a model's floating tensors.
+        device: one device, or a function from names of tensors and modules to devices.
+
+    Returns:
+        An object of the spec's class; a model is ready for inference.
+
+    Raises:
+        LoadError: missing or damaged files, or files that do not fit the class.
+    """
     kind = spec.type
     try:
         if spec.pretrained_model_name_or_path is None and spec.config is not None:
@@ -85,18 +98,18 @@ def read_component(spec: ComponentSpec, dtype: torch.dtype, device: Device) -> A
         folder = fetch(spec)
         quantization = quantization_for(spec)
         if is_of_transformers(kind):
-            assert not callable(device)  # `model_without_weights` says so beforehand
+            assert not callable(device)  # `model_without_weights` refuses these classes
             return _read_transformers(kind, folder, spec, dtype, device)
         if not is_model(kind):
-            changed: Mapping[str, Any] = {"config": spec.config} if spec.config is not None else {}
-            return kind.from_pretrained(folder, **changed)
+            config: Mapping[str, Any] = {"config": spec.config} if spec.config is not None else {}
+            return kind.from_pretrained(folder, **config)
         if any(name.endswith(PICKLES) for name in weight_names_of(spec)) or spec.config is not None:
             tensors = open_tensors(
                 [folder / name for name in weight_names_of(spec)], allow_pickle=spec.access.allow_pickle
             )
             return made_of(kind, spec.read_config(), tensors, dtype, device, quantization)
-        how: Mapping[str, Any] = {} if quantization is None else {"quantization": quantization}
-        return kind.from_pretrained(folder, variant=spec.variant, dtype=dtype, device=device, **how)
+        more: Mapping[str, Any] = {} if quantization is None else {"quantization": quantization}
+        return kind.from_pretrained(folder, variant=spec.variant, dtype=dtype, device=device, **more)
     except ConfigError as error:
         raise LoadError(f"{spec}: {error}") from error
 
@@ -109,7 +122,7 @@ def made_of(
     device: Device,
     quantization: Quantization | None = None,
 ) -> Any:  # any class with `from_config`, and an object of it
-    """A model of ours with these weights, ready for inference. They are quantized, or packed and kept so, as asked."""
+    """A model of our own class with these weights, ready for inference. `quantization` says how it holds them."""
     with on_meta():
         model = kind.from_config(config)
     model.load(tensors, dtype=dtype, device=device, quantization=quantization)
@@ -117,7 +130,7 @@ def made_of(
 
 
 def model_without_weights(spec: ComponentSpec) -> nn.Module | str:
-    """A model of this spec without its weights, or why its weights cannot be told apart before they are read."""
+    """The model of a spec on the meta device; or a text that says why its tensors are unknown before it is read."""
     kind = spec.type
     if not is_model(kind):
         return f"is a {kind.__name__}, which has no weights"
@@ -130,11 +143,11 @@ def model_without_weights(spec: ComponentSpec) -> nn.Module | str:
 
 
 def quantization_for(spec: ComponentSpec) -> Quantization | None:
-    """How the weights of a component are to be held. ConfigError for one that has none."""
+    """The quantization of a component: of its files, or the one its spec names. ConfigError if it has no weights."""
     if is_model(spec.type):
-        found = quantization_of(spec.read_config(), spec.quantization)
+        quantization = quantization_of(spec.read_config(), spec.quantization)
         packed = spec.file is not None and spec.file.suffix == ".gguf"
-        return GGUFQuantizationConfig() if packed and found is None else found
+        return GGUFQuantizationConfig() if packed and quantization is None else quantization
     if spec.quantization is not None:
         raise ConfigError(f"quantization: a {spec.type.__name__} has no weights to quantize. Leave it None.")
     return None
@@ -142,24 +155,24 @@ def quantization_for(spec: ComponentSpec) -> Quantization | None:
 
 def _read_part(spec: ComponentSpec, kind: Any, dtype: torch.dtype, device: Device) -> Any:  # kind: a class of ours
     """A model that is one part of a single file."""
-    if not (is_model(kind) and hasattr(kind, "published_name")):
-        raise LoadError(f"{spec}: a {kind.__name__} is not read from a single file. Give a folder.")
+    if not (isinstance(kind, type) and issubclass(kind, Model)):
+        raise LoadError(f"{spec}: a {kind.__name__} is not read from a single file. Pass a folder.")
     with on_meta():
         model = kind.from_config(spec.read_config())
     model.load(tensors_in(spec, model), dtype=dtype, device=device, quantization=quantization_for(spec))
     return model.eval().requires_grad_(False)
 
 
-def _missing(spec: ComponentSpec, kind: Any, root: Location, folder: Path) -> Iterator[str]:  # a class of any library
-    names = set(root.names(spec.subfolder))
+def _missing(spec: ComponentSpec, kind: Any, location: Location, folder: Path) -> Iterator[str]:  # kind: any class
+    names = set(location.names(spec.subfolder))
     library, name = spec.type_hint or ("", kind.__name__)
     if is_model(kind):
         try:
-            found = spec.read_config().get("_class_name")
-            # transformers' files have no such key, and one file may serve several of its classes.
-            ours = found in (None, kind.__name__) or models.find(str(found)) is kind  # some have an older name too
-            if library != "transformers" and not ours:
-                yield f"{folder / 'config.json'}: this is a {found}, and type_hint says {name}. Change one of them."
+            stated = spec.read_config().get("_class_name")
+            # transformers' files have no such key, and several of its classes may read one file.
+            fits = stated in (None, kind.__name__) or models.find(str(stated)) is kind  # some have an older name too
+            if library != "transformers" and not fits:
+                yield f"{folder / 'config.json'}: this is a {stated}, and type_hint says {name}. Change one of them."
         except LoadError as error:
             yield str(error)
         try:
@@ -169,7 +182,7 @@ def _missing(spec: ComponentSpec, kind: Any, root: Location, folder: Path) -> It
         return
     if name in schedulers:
         wanted: tuple[str, ...] = ("scheduler_config.json",)
-    elif _is_tokenizer(kind):  # ours is read from one of these groups, and nothing else makes up for them
+    elif _is_tokenizer(kind):  # our tokenizers need all files of one group
         groups = {" with ".join(group): set(group) for group in kind.files}
         wanted = tuple(groups)
         names |= {text for text, group in groups.items() if group <= names}
@@ -182,11 +195,11 @@ def _missing(spec: ComponentSpec, kind: Any, root: Location, folder: Path) -> It
 
 
 def _read_transformers(kind: Any, folder: Path, spec: ComponentSpec, dtype: torch.dtype, device: Any) -> Any:
-    # Any: transformers' classes have nothing in common that is typed.
+    # Any: transformers' classes share no type.
     try:
         if not is_model(kind):
             return kind.from_pretrained(str(folder), local_files_only=True)
-        model, told = kind.from_pretrained(
+        model, info = kind.from_pretrained(
             str(folder),
             variant=spec.variant,
             dtype=dtype,
@@ -197,8 +210,8 @@ def _read_transformers(kind: Any, folder: Path, spec: ComponentSpec, dtype: torc
         )
     except (OSError, ValueError, RuntimeError) as error:
         raise LoadError(f"{folder}: transformers' {kind.__name__} cannot read it: {error}") from error
-    if missing := sorted(told["missing_keys"]):
-        # transformers fills them with random numbers and goes on.
+    if missing := sorted(info["missing_keys"]):
+        # transformers fills them with random numbers and continues.
         some = ", ".join(missing[:8]) + (f" … ({len(missing)} in all)" if len(missing) > 8 else "")
         raise LoadError(
             f"{folder}: the weights lack {some}, which a {kind.__name__} has. Is type_hint the right class?"
@@ -207,6 +220,7 @@ def _read_transformers(kind: Any, folder: Path, spec: ComponentSpec, dtype: torc
 
 
 def is_model(kind: Any) -> bool:  # a class of any library
+    """Whether a class is a torch module."""
     return isinstance(kind, type) and issubclass(kind, nn.Module)
 
 
@@ -215,4 +229,5 @@ def _is_tokenizer(kind: Any) -> bool:  # a class of any library
 
 
 def is_of_transformers(kind: Any) -> bool:  # a class of any library
+    """Whether a class is defined by the transformers library."""
     return kind.__module__.partition(".")[0] == "transformers"

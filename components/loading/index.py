@@ -1,7 +1,7 @@
-"""The index of a pipeline folder: `modular_model_index.json` and the classic `model_index.json`, read and written.
+"""Read and write the index of a pipeline: `modular_model_index.json`, or the older `model_index.json`.
 
-Where a folder has both, the modular file is read: its entries say all that the classic ones say, and more (another
-repo, a revision, a variant), and it is the newer format. `read_index(folder, "model_index.json")` asks for the other.
+A folder with both is read by the modular file: it is the newer format, and its entries can also name another repo, a
+revision and a variant. `read_index(folder, "model_index.json")` reads the older one.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,53 +23,53 @@ CLASSIC = "model_index.json"
 MODULAR = "modular_model_index.json"
 
 FORMAT_VERSION = "0.42.1"
-"""The diffusers version whose file format this is; written as `_diffusers_version`, which its readers expect."""
+"""The diffusers version that has this file format. Readers expect it as `_diffusers_version`."""
 
-_MANY = {
+_MULTI_MODELS = {
     "FluxMultiControlNetModel": "FluxControlNetModel",
     "MultiAdapter": "T2IAdapter",
     "MultiControlNetModel": "ControlNetModel",
     "MultiControlNetUnionModel": "ControlNetUnionModel",
     "SD3MultiControlNetModel": "SD3ControlNetModel",
 }
-"""Published classes that hold many models of one class, each saved in a folder of its own."""
+"""Published classes of several models, and the class of each model. Each model has its own folder."""
 
 IndexFile = Literal["modular_model_index.json", "model_index.json"]
 
 
 @dataclass(frozen=True)
 class Index:
-    """What an index file says. `components` has None for a published null, and a spec without a path for a component
-    whose class is known but which was not there when the folder was saved. `config` holds the plain keys.
-    """
+    """The content of an index file."""
 
     path: str | Path
-    """The folder or repo."""
+    """The folder or repo; the file, for the index of a single file."""
     class_name: str | None
+    """The pipeline class."""
     blocks_class_name: str | None = None
+    """The class of the pipeline's blocks, in a modular file."""
     components: Mapping[str, ComponentSpec | None] = field(default_factory=dict[str, ComponentSpec | None])
+    """By name. None for a published null; a spec without a path if only the class is known."""
     config: Mapping[str, JsonValue] = field(default_factory=dict[str, JsonValue])
+    """The keys that are not components."""
 
     @property
     def loadable(self) -> dict[str, ComponentSpec]:
-        """The components that say where they come from."""
+        """The components that have a path or an inline config."""
         return {name: spec for name, spec in self.components.items() if spec is not None and spec.loadable}
 
     def spec(self, name: str) -> ComponentSpec:
-        """The component called `name`. UnknownName where there is none, LoadError where it is null."""
+        """The component of a name. UnknownName if the index has none, LoadError if it is null."""
         if name not in self.components:
             raise UnknownName(f"{self.path}: no component {name!r}. {did_you_mean(name, self.components)}")
-        found = self.components[name]
-        if found is None or not found.loadable:
-            raise LoadError(
-                f"{self.path}: {name} is null, so the folder brings none. Bind an object or a spec instead."
-            )
-        return found
+        spec = self.components[name]
+        if spec is None or not spec.loadable:
+            raise LoadError(f"{self.path}: {name} is null, so the folder has none. Bind an object or a spec.")
+        return spec
 
     def check(self, *names: str) -> None:
-        """Look up the classes of these components (all loadable ones if none is named); LoadError lists every miss.
+        """Look up the classes of these components; by default all loadable ones. LoadError lists the missing classes.
 
-        Reading does not do this, since published folders name classes that a graph may never ask for
+        `read_index` does not do this: published folders name classes that a graph may never need
         (`["stable_diffusion", "StableDiffusionSafetyChecker"]`).
         """
         problems: list[str] = []
@@ -82,52 +82,60 @@ class Index:
 
 
 def read_index(folder: str | Path | Location, file: IndexFile | None = None, subfolder: str = "") -> Index:
-    """The index of a local folder or of a repo, or of a folder inside.
+    """Read the index of a folder or repo.
 
-    A component whose files lie in the folder is loaded from there, wherever its entry points to, so a folder that was
-    moved or downloaded still works. Raises LoadError with every problem: the key, what came, what was wanted.
+    A component whose files are in the folder is loaded from there, even if its entry names another place. So a folder
+    that was moved or downloaded still works.
+
+    Args:
+        folder: a local folder or a repo.
+        file: which of the two files; by default the modular one if it exists.
+        subfolder: the folder in it that has the index.
+
+    Raises:
+        LoadError: no such folder or file, or entries that cannot be read, all of them.
     """
-    root = folder if isinstance(folder, Repo) else Folder(_plain(folder).absolute())
-    names = root.names(subfolder)
-    if isinstance(root, Folder) and not (root.path / subfolder).is_dir():
-        beside = ", ".join(sorted(p.name for p in root.path.iterdir() if p.is_dir())) or "no folder"
-        raise LoadError(f"{root.path / subfolder}: there is no such folder. {root.path} has: {beside}.")
+    location = folder if isinstance(folder, Repo) else Folder(_path(folder).absolute())
+    names = location.names(subfolder)
+    if isinstance(location, Folder) and not (location.path / subfolder).is_dir():
+        folders = ", ".join(sorted(p.name for p in location.path.iterdir() if p.is_dir())) or "no folder"
+        raise LoadError(f"{location.path / subfolder}: there is no such folder. {location.path} has: {folders}.")
     if file is None:
         file = next((name for name in (MODULAR, CLASSIC) if name in names), None)
         if file is None:
-            seen = ", ".join(sorted(_beside(root, subfolder))[:12]) or "nothing"
+            files = ", ".join(sorted(_file_names(location, subfolder))[:12]) or "nothing"
             raise LoadError(
-                f"{_place(root, subfolder)}: no {MODULAR} and no {CLASSIC}. It has: {seen}. Give a pipeline's folder "
-                "or repo, or load one component: sf.load_component(folder)."
+                f"{_place(location, subfolder)}: no {MODULAR} and no {CLASSIC}. It has: {files}. Pass a pipeline's "
+                "folder or repo, or load one component: sf.load_component(folder)."
             )
-    data = read_json(root.local(subfolder, [file]) / file)
-    reading = _Reading(root, subfolder)
+    data = read_json(location.local(subfolder, [file]) / file)
+    reading = _Reading(location, subfolder)
     return reading.modular(data) if file == MODULAR else reading.classic(data)
 
 
-def _plain(folder: "str | Path | Folder") -> Path:
+def _path(folder: "str | Path | Folder") -> Path:
     return folder.path if isinstance(folder, Folder) else find_folder(str(folder))
 
 
-def _beside(root: Location, subfolder: str) -> Iterable[str]:
-    if isinstance(root, Repo):
-        return root.names(subfolder)
-    place = root.path / subfolder
+def _file_names(location: Location, subfolder: str) -> Iterable[str]:
+    if isinstance(location, Repo):
+        return location.names(subfolder)
+    place = location.path / subfolder
     return (p.name for p in place.iterdir()) if place.is_dir() else ()
 
 
-def _place(root: Location, subfolder: str) -> str | Path:
-    if isinstance(root, Folder):
-        return root.path / subfolder
-    return f"{root.source}/{subfolder}".rstrip("/")
+def _place(location: Location, subfolder: str) -> str | Path:
+    if isinstance(location, Folder):
+        return location.path / subfolder
+    return f"{location.source}/{subfolder}".rstrip("/")
 
 
 class _Reading:
-    """One reading of an index; problems are gathered."""
+    """Reads one index and collects its problems."""
 
-    def __init__(self, root: Location, subfolder: str) -> None:
-        self.location, self.subfolder = root, subfolder
-        self.place = _place(root, subfolder)
+    def __init__(self, location: Location, subfolder: str) -> None:
+        self.location, self.subfolder = location, subfolder
+        self.place = _place(location, subfolder)
         self.components: dict[str, ComponentSpec | None] = {}
         self.config: dict[str, JsonValue] = {}
         self.problems: list[str] = []
@@ -140,19 +148,20 @@ class _Reading:
                 case [None, None]:
                     self.components[name] = None
                 case [str() as library, str() as class_name]:
-                    for each in self.several(name, class_name):
-                        self.add(each, {"type_hint": [library, _MANY.get(class_name, class_name)], "subfolder": each})
+                    hint: JsonValue = [library, _MULTI_MODELS.get(class_name, class_name)]
+                    for each in self.numbered_names(name, class_name):
+                        self.add(each, {"type_hint": hint, "subfolder": each})
                 case [str() | None, str() | None]:
-                    self.problems.append(f"{name}: came {value!r}, wanted [library, class] or [null, null].")
+                    self.problems.append(f"{name}: needs [library, class] or [null, null], got {value!r}.")
                 case _:
                     self.config[name] = value
         _raise(_file(self.place, CLASSIC), self.problems)
         return Index(self.place, _name(data, "_class_name"), None, self.components, self.config)
 
-    def several(self, name: str, class_name: str) -> Iterator[str]:
-        """The component's name; of a class that holds many, those that lie beside it too: `controlnet_1` and so on."""
+    def numbered_names(self, name: str, class_name: str) -> Iterator[str]:
+        """The component's name; for a class of several models also the further folders: `controlnet_1` and so on."""
         yield name
-        numbered = (f"{name}_{i}" for i in count(1)) if class_name in _MANY else ()
+        numbered = (f"{name}_{i}" for i in count(1)) if class_name in _MULTI_MODELS else ()
         yield from takewhile(lambda each: self.location.names(str(PurePosixPath(self.subfolder, each))), numbered)
 
     def modular(self, data: Mapping[str, JsonValue]) -> Index:
@@ -161,16 +170,16 @@ class _Reading:
                 continue
             match value:
                 case [_, _, dict() as entry]:
-                    # Only the third element rules: the first two tell what was loaded when the folder was saved.
+                    # Only the third element counts: the first two record what was loaded when the folder was saved.
                     self.add(name, entry)
                 case [None, None, None]:
                     self.components[name] = None
                 case [str() | None, str() | None, _]:
                     self.problems.append(
-                        f"{name}: came {value[2]!r} as the third element, wanted a loading spec of keys."
+                        f"{name}: needs a loading spec (an object) as the third element, got {value[2]!r}."
                     )
                 case [str() | None, str() | None]:
-                    pass  # a classic entry; the published reader ignores it in this file, and so must we
+                    pass  # an entry of the older file, which the published reader ignores in this one
                 case _:
                     self.config[name] = value
         _raise(_file(self.place, MODULAR), self.problems)
@@ -178,22 +187,22 @@ class _Reading:
         return Index(self.place, _name(data, "_class_name"), blocks, self.components, self.config)
 
     def add(self, name: str, entry: Mapping[str, JsonValue]) -> None:
-        """Make the spec of one entry. Keys of a later version are left out, as the published reader does."""
+        """Add the spec of one entry. Keys of later versions are ignored, as by the published reader."""
         known = {key: value for key, value in entry.items() if key in (*PUBLISHED, "repo", "dtype")}
         try:
             spec = ComponentSpec.from_json(known)
         except ConfigError as error:
             self.problems.append(f"{name}: {error}")
             return
-        classic = "pretrained_model_name_or_path" not in entry and "repo" not in entry
-        inside = str(PurePosixPath(self.subfolder, spec.subfolder)) if self.subfolder else spec.subfolder
-        if classic or has_files(self.location.names(inside)):
-            # The revision named a state of the repo; the copy that lies here is what it is.
+        has_no_path = "pretrained_model_name_or_path" not in entry and "repo" not in entry
+        folder = str(PurePosixPath(self.subfolder, spec.subfolder)) if self.subfolder else spec.subfolder
+        if has_no_path or has_files(self.location.names(folder)):
+            # The entry's revision is that of a repo; the files of this folder have their own.
             spec = spec.using(
-                pretrained_model_name_or_path=self.location.source, revision=self.location.revision, subfolder=inside
+                pretrained_model_name_or_path=self.location.source, revision=self.location.revision, subfolder=folder
             )
         elif isinstance(self.location, Repo) and (path := spec.pretrained_model_name_or_path) and not is_repo(path):
-            # The disk of whoever wrote this file is none of ours: a path of that name here would be another's.
+            # A local path of the author's machine. The same path on this machine is something else.
             spec = spec.using(pretrained_model_name_or_path=None)
         self.components[name] = None if spec == ComponentSpec() else spec
 
@@ -222,10 +231,22 @@ def write_modular_index(
     blocks_class_name: str | None = None,
     config: Mapping[str, JsonValue] | None = None,
 ) -> Path:
-    """Write `modular_model_index.json` in the published form, whole or not at all. Returns the file.
+    """Write `modular_model_index.json` in the published form, whole or not at all.
 
-    The published form has no place for a dtype (it is not written) nor for an inline config (LoadError: save that
-    component to a subfolder first, or keep it in graph.json).
+    The published form has no entry for a dtype, which is not written.
+
+    Args:
+        folder: where to write.
+        specs: the components by name; None is written as null.
+        class_name: the pipeline class.
+        blocks_class_name: the class of its blocks.
+        config: further keys.
+
+    Returns:
+        The file.
+
+    Raises:
+        LoadError: a name that is used twice or begins with "_", or an inline config, which the form cannot have.
     """
     file = Path(folder) / MODULAR
     data: dict[str, JsonValue] = {"_class_name": class_name, "_diffusers_version": FORMAT_VERSION}
@@ -234,12 +255,12 @@ def write_modular_index(
     problems: list[str] = []
     for name in {*specs, *(config or {})}:
         if name.startswith("_"):
-            problems.append(f"{name}: names with a leading underscore are metadata of the file. Choose another.")
+            problems.append(f"{name}: names with a leading underscore are metadata of the file. Choose another name.")
         if name in specs and name in (config or {}):
             problems.append(f"{name}: both a component and a config key. Rename one.")
     for name, spec in specs.items():
         if spec is not None and spec.config is not None:
-            problems.append(f"{name}: has its config inline, which this file has no place for. Save it to a subfolder.")
+            problems.append(f"{name}: has its config inline, which this file cannot have. Save it to a subfolder.")
         data[name] = _entry(spec or ComponentSpec())
     _raise(file, sorted(problems))
     write_json(file, {**data, **(config or {})})

@@ -22,7 +22,7 @@ def open_tensors(files: Sequence[Path], *, allow_pickle: bool = False) -> Tensor
         return SafetensorFiles(files)
     if not allow_pickle:
         raise LoadError(
-            f"{files[0]}: is a pickle, which can have code, and is not read by default. Use a .safetensors file, or pass "
-            "allow_pickle=True: torch then reads plain tensors from it and runs no code."
+            f"{files[0]}: is a pickle, which can have code, and is not read by default. Use a .safetensors file, or "
+            "pass allow_pickle=True: torch then reads plain tensors from it and runs no code."
         )
     return JoinedTensors([PickledTensors(file) for file in files])

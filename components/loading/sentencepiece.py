@@ -1,4 +1,4 @@
-"""The vocabulary of a SentencePiece model (`spiece.model`), read from its protocol buffer without further packages."""
+"""Read the vocabulary of a SentencePiece model (`spiece.model`) from its protocol buffer, without a package for it."""
 
 import struct
 from collections.abc import Iterator
@@ -12,23 +12,29 @@ _CONTROL, _USER_DEFINED = 3, 4
 
 
 class Piece(NamedTuple):
-    """One entry of the vocabulary: its text (a space is ▁), its log probability, and whether it stands for itself."""
+    """One entry of the vocabulary."""
 
     text: str
+    """Spaces are written ▁."""
     score: float
+    """Its log probability."""
     control: bool
+    """Whether it is a control token, which no text contains."""
     user_defined: bool
+    """Whether it is a token that is never split."""
 
 
 class SentencePieces(NamedTuple):
-    """A Unigram model (Kudo 2018): pieces by id, and the table that texts are normalised with (b"" for none)."""
+    """A Unigram model (Kudo 2018)."""
 
     pieces: tuple[Piece, ...]
+    """By id."""
     charsmap: bytes
+    """The table of normalised characters; b"" for none."""
 
 
 def read_sentencepieces(path: Path) -> SentencePieces:
-    """The model in a file. LoadError where it is damaged, or of another kind than Unigram.
+    """Read a model. LoadError if the file is damaged or the model is not a Unigram model.
 
     Field numbers are those of `sentencepiece_model.proto`: ModelProto has pieces in 1 (text 1, score 2, kind 3), the
     trainer's settings in 2 (model kind 3) and the normaliser in 3 (table 2).
@@ -38,57 +44,58 @@ def read_sentencepieces(path: Path) -> SentencePieces:
     try:
         for number, value in _fields(path.read_bytes()):
             if number == 1:
-                said = dict(_fields(_message(value)))
-                [score] = struct.unpack("<f", cast("bytes", said.get(2, bytes(4))))
-                text, role = _message(said.get(1, b"")).decode(), said.get(3, 1)
+                entry = dict(_fields(_message(value)))
+                [score] = struct.unpack("<f", cast("bytes", entry.get(2, bytes(4))))
+                text, role = _message(entry.get(1, b"")).decode(), entry.get(3, 1)
                 pieces.append(Piece(text, score, role == _CONTROL, role == _USER_DEFINED))
             elif number == 2:
                 kind = dict(_fields(_message(value))).get(3, _UNIGRAM)
             elif number == 3:
                 charsmap = _message(dict(_fields(_message(value))).get(2, b""))
     except (ValueError, struct.error) as error:
-        raise LoadError(f"{path}: no SentencePiece model ({error}). Fetch it again.") from error
+        raise LoadError(f"{path}: is not a SentencePiece model ({error}). Fetch it again.") from error
     if kind != _UNIGRAM or not pieces:
-        raise LoadError(f"{path}: came {len(pieces)} pieces of model_type {kind}, wanted a Unigram vocabulary (1).")
+        found = f"{len(pieces)} pieces of model_type {kind}"
+        raise LoadError(f"{path}: needs a Unigram vocabulary (model_type 1), got {found}.")
     return SentencePieces(tuple(pieces), charsmap)
 
 
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Numbers and values of one message: integers, four or eight bytes, or the bytes of what is inside."""
-    place = 0
-    while place < len(data):
-        tag, place = _varint(data, place)
+    """The field numbers and values of one message: integers, 4 or 8 bytes, or the bytes of a nested message."""
+    position = 0
+    while position < len(data):
+        tag, position = _varint(data, position)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
-            value, place = _varint(data, place)
+            value, position = _varint(data, position)
             yield number, value
             continue
         if wire == 2:
-            length, place = _varint(data, place)
+            length, position = _varint(data, position)
         elif wire in (1, 5):
             length = 8 if wire == 1 else 4
         else:
-            raise ValueError(f"wire type {wire} at byte {place}")
-        if place + length > len(data):
+            raise ValueError(f"wire type {wire} at byte {position}")
+        if position + length > len(data):
             raise ValueError(f"it ends at byte {len(data)}, inside a field")
-        yield number, data[place : place + length]
-        place += length
+        yield number, data[position : position + length]
+        position += length
 
 
-def _varint(data: bytes, place: int) -> tuple[int, int]:
-    """A number in groups of seven bits, the lowest first, and the place behind it."""
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    """A number in groups of seven bits, the lowest first; and the position after it."""
     value = shift = 0
     while True:
-        if place >= len(data):
+        if position >= len(data):
             raise ValueError(f"it ends at byte {len(data)}, inside a number")
-        byte = data[place]
+        byte = data[position]
         value |= (byte & 127) << shift
-        place, shift = place + 1, shift + 7
+        position, shift = position + 1, shift + 7
         if byte < 128:
-            return value, place
+            return value, position
 
 
 def _message(value: int | bytes) -> bytes:
     if isinstance(value, int):
-        raise ValueError("a number where a message belongs")
+        raise ValueError("a message was expected, and a number found")
     return value

@@ -14,10 +14,10 @@ from .single_file.checkpoint import open_checkpoint
 
 
 def space_of(spec: ComponentSpec) -> LatentSpace | None:
-    """The latent space of an autoencoder or denoiser; None for what has none, and where no file says it.
+    """The latent space of an autoencoder or denoiser; None for other components, and if no file names it.
 
-    An autoencoder's own config says it. A denoiser knows its channels, and takes the rest from the `vae/config.json`
-    beside its folder. A broken JSON file is a LoadError; a missing one is just not known here (`ready` reports it).
+    An autoencoder's config names it. A denoiser's config has the channels; the rest is read from the `vae/config.json`
+    of the same pipeline. LoadError for a broken JSON file; None for a missing one, which `ready` reports.
     """
     name = spec.type_hint[1] if spec.type_hint else ""
     denoiser = is_denoiser(name)
@@ -28,11 +28,11 @@ def space_of(spec: ComponentSpec) -> LatentSpace | None:
         return None
     if not denoiser:
         return autoencoder_space(name, own)
-    beside = _beside(spec)
+    vae_space = _vae_space(spec)
     channels = latent_channels(name, own)
-    if beside is None:
+    if vae_space is None:
         return None if channels is None else LatentSpace(channels=channels)
-    return LatentSpace(beside.name, channels or beside.channels, beside.scaling, beside.shift)
+    return LatentSpace(vae_space.name, channels or vae_space.channels, vae_space.scaling, vae_space.shift)
 
 
 def layout_of(spec: ComponentSpec) -> Layout | None:
@@ -45,20 +45,20 @@ def layout_of(spec: ComponentSpec) -> Layout | None:
     return layout_of_config(name, spec.read_config()) if name in CLASSES_WITH_LAYOUT else None
 
 
-def _beside(spec: ComponentSpec) -> LatentSpace | None:
-    # Without a subfolder the parent is no pipeline folder of ours, and a `vae` in it may be anyone's.
+def _vae_space(spec: ComponentSpec) -> LatentSpace | None:
+    # Without a subfolder the parent folder is not a pipeline, and a `vae` in it may belong to another one.
     if spec.pretrained_model_name_or_path is None or not spec.subfolder:
         return None
     if (file := spec.file) is not None:
-        found = open_checkpoint(file, spec.access)
-        return autoencoder_space("AutoencoderKL", found.config("vae")) if "vae" in found.models() else None
-    beside = spec.using(subfolder=str(PurePosixPath(spec.subfolder).with_name("vae")), config=None)
-    data = _own_config(beside)
+        checkpoint = open_checkpoint(file, spec.access)
+        return autoencoder_space("AutoencoderKL", checkpoint.config("vae")) if "vae" in checkpoint.models() else None
+    vae = spec.using(subfolder=str(PurePosixPath(spec.subfolder).with_name("vae")), config=None)
+    data = _own_config(vae)
     return None if data is None else autoencoder_space(str(data.get("_class_name", "AutoencoderKL")), data)
 
 
 def _own_config(spec: ComponentSpec) -> dict[str, JsonValue] | None:
-    """The config of a component, or None where no file is there, which `ready` reports."""
+    """The config of a component; None if it has no file, which `ready` reports."""
     try:
         if spec.config is None and (
             spec.pretrained_model_name_or_path is None or "config.json" not in spec.location.names(spec.subfolder)

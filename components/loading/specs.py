@@ -12,20 +12,20 @@ from .component import is_model, weight_names_of
 
 
 def with_variant(specs: Mapping[str, ComponentSpec], variant: str | None) -> dict[str, ComponentSpec]:
-    """These specs in a variant, where its files are there: others have one form only, as published repos do.
+    """The specs in a variant. Those without files of the variant stay as they are, since repos publish some parts once.
 
-    LoadError where none of them has it.
+    LoadError if no component has the variant.
     """
     if variant is None:
         return dict(specs)
     made = {name: spec.using(variant=variant) for name, spec in specs.items()}
-    has = {name for name, spec in made.items() if is_model(spec.type) and _has_variant(spec)}
-    if not has:
-        there = sorted(
+    having = {name for name, spec in made.items() if is_model(spec.type) and _has_variant(spec)}
+    if not having:
+        files = sorted(
             {name for spec in specs.values() for name in spec.location.names(spec.subfolder) if name.endswith(WEIGHTS)}
         )
-        raise LoadError(f"There is no variant {variant!r} of {', '.join(specs)}. Weight files: {', '.join(there)}.")
-    return {name: made[name] if name in has else spec for name, spec in specs.items()}
+        raise LoadError(f"There is no variant {variant!r} of {', '.join(specs)}. Weight files: {', '.join(files)}.")
+    return {name: made[name] if name in having else spec for name, spec in specs.items()}
 
 
 def _has_variant(spec: ComponentSpec) -> bool:
@@ -35,24 +35,24 @@ def _has_variant(spec: ComponentSpec) -> bool:
         return False
 
 
-def with_quantization(specs: Mapping[str, ComponentSpec], asked: object) -> dict[str, ComponentSpec]:
-    """These specs, each in the kind that is asked for it: `{"transformer": "nf4", "text_encoder_2": "llm_int8"}`.
+def with_quantization(specs: Mapping[str, ComponentSpec], kinds: object) -> dict[str, ComponentSpec]:
+    """The specs with a quantization for some of them: `{"transformer": "nf4", "text_encoder_2": "llm_int8"}`.
 
     Raises:
-        ConfigError: names that no component has, or no mapping of names; a kind that is unknown.
+        ConfigError: not a mapping, a name that no component has, or an unknown kind.
     """
-    if asked is None:
+    if kinds is None:
         return dict(specs)
-    if not isinstance(asked, Mapping):
+    if not isinstance(kinds, Mapping):
         raise ConfigError(
-            f"quantization: came {asked!r}; wanted a kind for each component, as in {{{next(iter(specs), 'unet')!r}: "
-            f"'nf4'}}. There are: {', '.join(specs)}."
+            f"quantization: needs a kind for each component, got {kinds!r}. Write it as a dict: "
+            f"{{{next(iter(specs), 'unet')!r}: 'nf4'}}. There are: {', '.join(specs)}."
         )
-    kinds = {str(name): kind for name, kind in cast("Mapping[object, object]", asked).items()}
-    if lost := [name for name in kinds if name not in specs]:
-        raise ConfigError(f"quantization: no component {lost[0]!r}. {did_you_mean(lost[0], specs)}")
+    by_name = {str(name): kind for name, kind in cast("Mapping[object, object]", kinds).items()}
+    if unknown := [name for name in by_name if name not in specs]:
+        raise ConfigError(f"quantization: no component {unknown[0]!r}. {did_you_mean(unknown[0], specs)}")
     made = dict(specs)
-    for name, kind in kinds.items():
+    for name, kind in by_name.items():
         try:
             made[name] = specs[name].using(quantization=read_quantization(kind))
         except ConfigError as error:

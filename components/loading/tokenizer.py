@@ -11,7 +11,7 @@ from tokenizers.models import BPE
 
 from ...graph.errors import LoadError
 from ..storage.files import find_folder, write_json, write_text
-from .tokenizer_base import FastTokenizer, Told
+from .tokenizer_base import FastTokenizer, TokenizerConfig
 from .tokenizer_files import read_vocabulary, text_of
 
 _END_OF_WORD = "</w>"
@@ -22,28 +22,44 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 
 
 class TextTokens(Protocol):
-    """What a block reads of a tokenizer's answer: a row of ids for each text."""
+    """What blocks read of a tokenizer's result."""
 
     @property
-    def input_ids(self) -> list[list[int]]: ...
+    def input_ids(self) -> list[list[int]]:
+        """A row of token ids for each text."""
+        ...
 
 
 class TextTokenizer(Protocol):
-    """All that blocks ask of a tokenizer: ids with begin and end, neither cut nor padded.
-
-    transformers' tokenizers fit too, and can be bound in place of ours.
-    """
+    """What blocks need of a tokenizer. Tokenizers of transformers have it too, and can be bound."""
 
     @property
-    def model_max_length(self) -> int: ...
+    def model_max_length(self) -> int:
+        """The longest row that the model reads, with its begin and end tokens."""
+        ...
+
     @property
-    def bos_token_id(self) -> int | None: ...
+    def bos_token_id(self) -> int | None:
+        """The id of the begin token, if rows have one."""
+        ...
+
     @property
-    def eos_token_id(self) -> int | None: ...
+    def eos_token_id(self) -> int | None:
+        """The id of the end token."""
+        ...
+
     @property
-    def pad_token_id(self) -> int | None: ...
-    def __call__(self, text: list[str]) -> TextTokens: ...
-    def decode(self, token_ids: list[int]) -> str: ...
+    def pad_token_id(self) -> int | None:
+        """The id of the token that fills short rows."""
+        ...
+
+    def __call__(self, text: list[str]) -> TextTokens:
+        """The ids of each text with begin and end tokens, not truncated and not padded."""
+        ...
+
+    def decode(self, token_ids: list[int]) -> str:
+        """The text of token ids."""
+        ...
 
 
 class CLIPTokenizer(FastTokenizer):
@@ -66,27 +82,33 @@ class CLIPTokenizer(FastTokenizer):
         merges: Iterable[tuple[str, str]],
         *,
         special: Mapping[str, str | AddedToken] | None = None,
-        **told: Any,  # the other keywords of FastTokenizer
+        **settings: Any,  # the other keywords of FastTokenizer
     ) -> None:
-        """`special` maps "bos_token" and the like to tokens; `added` are further tokens by id; `extra`, without one."""
+        """See `FastTokenizer`. `vocab` has the id of each piece, `merges` the pairs in the order of merging."""
         unknown = text_of({**self.defaults, **(special or {})}["unk_token"])
-        super().__init__(_backend(vocab, merges, unknown), special=special, **told)
+        super().__init__(_backend(vocab, merges, unknown), special=special, **settings)
 
     @classmethod
     def from_pretrained(
         cls, folder: str | Path, subfolder: str | None = None, config: Mapping[str, JsonValue] | None = None
     ) -> Self:
-        """Read a tokenizer folder of transformers 4 or 5. LoadError says which file is missing or unfit.
+        """Read a tokenizer folder of transformers 4 or 5.
 
-        `config` has keys that hold in place of those in `tokenizer_config.json`.
+        Args:
+            folder: a local folder.
+            subfolder: the folder in it.
+            config: keys that replace those of `tokenizer_config.json`.
+
+        Raises:
+            LoadError: a file that is missing or damaged.
         """
         root = find_folder(str(folder)) / (subfolder or "")
         vocab, merges, added = read_vocabulary(root)
-        told = Told.read(root, added, config)
+        settings = TokenizerConfig.read(root, added, config)
         try:
-            return cls(vocab, merges, **vars(told))
+            return cls(vocab, merges, **vars(settings))
         except Exception as error:  # the tokenizers library raises nothing narrower
-            raise LoadError(f"{root}: vocabulary and merges do not fit ({error}). Fetch the folder again.") from error
+            raise LoadError(f"{root}: vocabulary and merges do not match ({error}). Fetch the folder again.") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write vocab.json, merges.txt and the configs: the layout that transformers 4 and 5 both read."""
@@ -102,7 +124,7 @@ class CLIPTokenizer(FastTokenizer):
         )
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """Text again, lower case, with single spaces between words."""
+        """The text of token ids, in lower case, with single spaces between words."""
         return super().decode(token_ids, skip_special_tokens).replace(_END_OF_WORD, " ").strip()
 
     def _merges(self) -> Iterable[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""What our tokenizers share: a Tokenizer of the `tokenizers` library, called safely by many threads."""
+"""The base of our tokenizers: a Tokenizer of the `tokenizers` library that many threads may call."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,33 +18,34 @@ Padding = bool | Literal["max_length", "longest"]
 
 @dataclass(frozen=True)
 class Tokens:
-    """What a call with one text gives: token ids, and a mask of the same length that is 0 on padding."""
+    """The tokens of one text."""
 
     input_ids: list[int]
     attention_mask: list[int]
+    """1 for a token of the text, 0 for padding."""
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """What a call with several texts gives: a row each."""
+    """The tokens of several texts: a row for each, as in `Tokens`."""
 
     input_ids: list[list[int]]
     attention_mask: list[list[int]]
 
 
 class FastTokenizer:
-    """Text to ids, between the tokens that begin and end a row of this model.
+    """Turns text into token ids, with the begin and end tokens of the model.
 
-    One object may be called by many threads: padding and truncation are done here, per call, and never set on the
-    Tokenizer inside. Special tokens written in the text become their ids, as published.
+    Many threads may call one object: padding and truncation are done per call, and are not set on the Tokenizer.
+    Special tokens that are written in a text become their ids, as published.
     """
 
     files: ClassVar[tuple[tuple[str, ...], ...]]
-    """The files that a folder is read from: one group of them must be there whole."""
+    """Groups of files. A folder must have all files of one group."""
     defaults: ClassVar[Mapping[str, str | AddedToken]]
-    """The named tokens ("eos_token") that the model has where no file says otherwise."""
+    """The named tokens ("eos_token") for which a folder has no setting."""
     longest: ClassVar[int]
-    """The `model_max_length` where no file says it."""
+    """The `model_max_length` for which a folder has no setting."""
     begins: ClassVar[bool] = False
     """Whether a row begins with `bos_token`. It always ends with `eos_token`."""
 
@@ -59,7 +60,17 @@ class FastTokenizer:
         padding_side: str = "right",
         truncation_side: str = "right",
     ) -> None:
-        """`special` maps "bos_token" and the like to tokens; `added` are further tokens by id; `extra`, without one."""
+        """Make a tokenizer.
+
+        Args:
+            backend: the Tokenizer of the `tokenizers` library. Tokens are added to it.
+            special: tokens by their role: "bos_token", "eos_token" …
+            added: further tokens by id.
+            extra: further tokens without an id.
+            model_max_length: the longest row; by default the model's.
+            padding_side: "right" or "left".
+            truncation_side: "right" or "left".
+        """
         self.model_max_length = self.longest if model_max_length is None else model_max_length
         self.padding_side, self.truncation_side = padding_side, truncation_side
         named = {**self.defaults, **(special or {})}
@@ -73,11 +84,11 @@ class FastTokenizer:
         self._begin = () if self.bos_token_id is None else (self.bos_token_id,)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of one text between the tokens that begin and end a row, however long."""
+        """The ids of one text with begin and end tokens, not truncated."""
         return [*self._begin, *self._ids(text), self.eos_token_id]
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """Text again."""
+        """The text of token ids."""
         return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
     @overload
@@ -96,15 +107,21 @@ class FastTokenizer:
         max_length: int | None = None,
         truncation: bool = False,
     ) -> Tokens | TokenRows:
-        """Ids of one text or of several, as transformers gives them without `return_tensors`.
+        """The ids of one text or several, as transformers returns them without `return_tensors`.
 
-        `padding="max_length"` fills up to `max_length`, `True` or "longest" up to the longest text; `truncation` cuts
-        the text so that its ids, end token included, are at most `max_length`, which is `model_max_length` if None.
+        Args:
+            text: one text gives `Tokens`, several give `TokenRows`.
+            padding: "max_length" fills rows up to `max_length`; True or "longest" up to the longest row.
+            max_length: by default `model_max_length`.
+            truncation: whether a row is cut to `max_length`, begin and end tokens included.
+
+        Raises:
+            ConfigError: a `max_length` without room for the begin and end tokens.
         """
         length = self.model_max_length if max_length is None else max_length
         if length < (least := len(self._begin) + 1):
-            takes = "the begin and end tokens take two places" if least == 2 else "the end token takes a place"
-            raise ConfigError(f"max_length: came {length}, wanted {least} or more: {takes}.")
+            reason = "the begin and end tokens take two places" if least == 2 else "the end token takes a place"
+            raise ConfigError(f"max_length: needs {least} or more, got {length}: {reason}.")
         texts = [text] if isinstance(text, str) else list(text)
         rows = [self._row(one, length if truncation else None) for one in texts]
         wanted = 0
@@ -139,12 +156,12 @@ class FastTokenizer:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def _id(self, name: str) -> int:
-        found: int | None = self._tokenizer.token_to_id(self._special[name])
-        assert found is not None  # every named token was added
-        return found
+        index: int | None = self._tokenizer.token_to_id(self._special[name])
+        assert index is not None  # every named token was added
+        return index
 
     def _config(self) -> dict[str, JsonValue]:
-        """What every `tokenizer_config.json` of ours says."""
+        """The entries of `tokenizer_config.json` that all our tokenizers write."""
         added = self._tokenizer.get_added_tokens_decoder()
         config: dict[str, JsonValue] = {
             "added_tokens_decoder": {str(index): flags_of(token) for index, token in sorted(added.items())},
@@ -157,8 +174,8 @@ class FastTokenizer:
 
 
 @dataclass(frozen=True)
-class Told:
-    """What the configs of a tokenizer's folder say, whatever its vocabulary is."""
+class TokenizerConfig:
+    """The configs of a tokenizer's folder; its fields are keywords of `FastTokenizer`."""
 
     special: Mapping[str, str | AddedToken]
     added: Mapping[int, AddedToken]
@@ -169,9 +186,12 @@ class Told:
 
     @classmethod
     def read(cls, root: Path, added: Mapping[int, AddedToken], changes: Mapping[str, JsonValue] | None = None) -> Self:
-        """From the JSON files beside the vocabulary; `added` are the tokens that `tokenizer.json` lists.
+        """Read the JSON files of a folder.
 
-        `changes` are keys that hold in place of the file's.
+        Args:
+            root: the folder.
+            added: the tokens that `tokenizer.json` lists.
+            changes: keys that replace those of `tokenizer_config.json`.
         """
         config = {**read_config(root), **(changes or {})}
         special, extra = read_special_tokens(root, config)
@@ -182,14 +202,14 @@ class Told:
             listed = read_json(root / "added_tokens.json")
             older = {i: AddedToken(t, normalized=t not in names, special=t in names) for t, i in listed.items()}
             added = {**older, **added}
-        # A name stands for the added token of that text, with its flags.
+        # A named token has the flags of the added token of the same text.
         by_text = {token.content: token for token in added.values()}
         length = config.get("model_max_length")
         return cls(
             special={name: by_text.get(text_of(token), token) for name, token in special.items()},
             added=added,
             extra=extra,
-            # Files without a length say nothing, or transformers' "very large" number.
+            # Without a length, files have no key or transformers' "very large" number.
             model_max_length=length if isinstance(length, int) and length < 10**6 else None,
             padding_side=str(config.get("padding_side", "right")),
             truncation_side=str(config.get("truncation_side", "right")),
@@ -197,7 +217,7 @@ class Told:
 
 
 def read_config(root: Path) -> dict[str, JsonValue]:
-    """The `tokenizer_config.json` of a folder; older ones have none."""
+    """The `tokenizer_config.json` of a folder; {} for older folders, which have none."""
     path = root / "tokenizer_config.json"
     return read_json(path) if path.is_file() else {}
 
@@ -208,16 +228,15 @@ def _add_tokens(
     added: Mapping[int, AddedToken],
     extra: Sequence[str | AddedToken],
 ) -> None:
-    """Add tokens in the order of their ids, then named ones not yet there.
+    """Add tokens in the order of their ids, then the named ones that are missing.
 
-    The order matters where files disagree about a token's flags ("normalized" in one, not in another): a later one
-    wins, and transformers adds them in this order.
+    If files differ in a token's flags ("normalized"), the later one counts. transformers has the same order.
     """
     tokens: list[AddedToken] = [token for _, token in sorted(added.items(), key=lambda item: item[0])]
-    there = {token.content for token in tokens}
+    present = {token.content for token in tokens}
     names = {text_of(token) for token in named}
-    late = [token for token in [*named, *extra] if text_of(token) not in there]
+    late = [token for token in [*named, *extra] if text_of(token) not in present]
     tokens += [AddedToken(token, special=True) if isinstance(token, str) else token for token in late]
-    # New objects, for those given may be in use elsewhere.
+    # New objects, since the caller may use its own elsewhere.
     flags = [flags_of(token) | {"special": token.special or token.content in names} for token in tokens]
     tokenizer.add_tokens([token_from(each) for each in flags])

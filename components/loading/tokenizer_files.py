@@ -15,13 +15,13 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 
 
 def read_vocabulary(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], dict[int, AddedToken]]:
-    """The vocabulary, the merges in order, and the tokens added on top by id. LoadError if unfit."""
+    """The vocabulary, the merges in order, and the added tokens by id. LoadError for missing or damaged files."""
     whole = root / "tokenizer.json"
     if whole.is_file():
         data = read_json(whole)
         model = data.get("model") or {}
         if model.get("type", "BPE") != "BPE":
-            raise LoadError(f"{whole}: model.type: came {model['type']!r}, wanted 'BPE', which CLIP has.")
+            raise LoadError(f"{whole}: model.type: CLIP needs 'BPE', got {model['type']!r}.")
         try:
             merges = [tuple(m.split(" ")) if isinstance(m, str) else (m[0], m[1]) for m in model["merges"]]
             added = {int(t["id"]): token_from({k: v for k, v in t.items() if k != "id"}) for t in data["added_tokens"]}
@@ -32,26 +32,29 @@ def read_vocabulary(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], 
     if missing:
         raise LoadError(
             f"{root}: no tokenizer.json, and no {' and no '.join(missing)}. "
-            "A CLIP tokenizer is tokenizer.json, or vocab.json with merges.txt."
+            "A CLIP tokenizer needs tokenizer.json, or vocab.json and merges.txt."
         )
     vocab = read_json(root / "vocab.json")
     lines = (root / "merges.txt").read_text(encoding="utf-8").split("\n")
     pairs = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
     bad = next((index for index, pair in enumerate(pairs) if len(pair) != 2), None)
     if bad is not None:
-        raise LoadError(f"{root / 'merges.txt'}: merge {bad + 1} is {' '.join(pairs[bad])!r}, wanted two parts.")
+        raise LoadError(f"{root / 'merges.txt'}: merge {bad + 1} needs two parts, got {' '.join(pairs[bad])!r}.")
     return vocab, [(pair[0], pair[1]) for pair in pairs], {}
 
 
 def read_special_tokens(
     root: Path, config: Mapping[str, JsonValue]
 ) -> tuple[dict[str, str | AddedToken], list[str | AddedToken]]:
-    """The named tokens and the further ones. `special_tokens_map.json` overrules a config without a list."""
+    """The named tokens, and the further special tokens.
+
+    If the config has no list of added tokens, `special_tokens_map.json` overrides it.
+    """
     table: dict[str, JsonValue] = dict(config)
     flagged: set[str] = set()
-    beside = root / "special_tokens_map.json"
-    if "added_tokens_decoder" not in config and beside.is_file():
-        over = read_json(beside)
+    token_map = root / "special_tokens_map.json"
+    if "added_tokens_decoder" not in config and token_map.is_file():
+        over = read_json(token_map)
         table |= over
         flagged = set(over)
     named: dict[str, str | AddedToken] = {}
@@ -67,18 +70,18 @@ def read_special_tokens(
 
 
 def token_from(value: Mapping[str, Any]) -> AddedToken:  # flags and text of one token, as JSON
-    """A token from its JSON; other keys (`__type`) are passed over."""
+    """A token from its JSON. Other keys (`__type`) are ignored."""
     known = ("content", "single_word", "lstrip", "rstrip", "normalized", "special")
     return AddedToken(**{key: value[key] for key in known if key in value})
 
 
 def text_of(token: str | AddedToken) -> str:
-    """The text of a token, however it is given."""
+    """The text of a token."""
     return token if isinstance(token, str) else token.content
 
 
 def flags_of(token: AddedToken) -> dict[str, JsonValue]:
-    """A token as JSON files have it; `token_from` is the inverse."""
+    """The JSON of a token; `token_from` is the inverse."""
     return {
         "content": token.content,
         "lstrip": token.lstrip,

@@ -11,7 +11,7 @@ from tokenizers.models import Unigram
 from ...graph.errors import LoadError
 from ..storage.files import find_folder, read_json, write_json, write_text
 from .sentencepiece import read_sentencepieces
-from .tokenizer_base import FastTokenizer, Told, read_config
+from .tokenizer_base import FastTokenizer, TokenizerConfig, read_config
 from .tokenizer_files import token_from
 
 _SPACE = "▁"
@@ -21,8 +21,8 @@ _UNKNOWN = 2  # T5's ids: <pad>, </s>, <unk>
 class T5Tokenizer(FastTokenizer):
     """Text to the ids of T5's vocabulary, from `tokenizer.json` or from `spiece.model`.
 
-    A row is the text's pieces and the end token; it has no begin token. Behind the pieces stand the sentinels
-    `<extra_id_0>` …, as many as the config's `extra_ids` (100), in falling order.
+    A row has the text's pieces and the end token, and no begin token. The vocabulary ends with the sentinels
+    `<extra_id_0>` …, in falling order; their number is the config's `extra_ids` (100).
     """
 
     files = ("tokenizer.json",), ("spiece.model",)
@@ -34,25 +34,30 @@ class T5Tokenizer(FastTokenizer):
         pieces: Sequence[tuple[str, float]],
         *,
         charsmap: bytes = b"",
-        **told: Any,  # the other keywords of FastTokenizer
+        **settings: Any,  # the other keywords of FastTokenizer
     ) -> None:
-        """`pieces` by id with their log probabilities; `charsmap`: SentencePiece's table of normalised characters."""
+        """See `FastTokenizer` for the other keywords.
+
+        Args:
+            pieces: by id, each with its log probability.
+            charsmap: SentencePiece's table of normalised characters; b"" for none.
+        """
         backend = Tokenizer(Unigram(list(pieces), unk_id=_UNKNOWN, byte_fallback=False))
         if charsmap:
             backend.normalizer = normalizers.Precompiled(charsmap)
         spaces = pre_tokenizers.Metaspace(replacement=_SPACE, prepend_scheme="always", split=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), spaces])
         backend.decoder = decoders.Metaspace(replacement=_SPACE, prepend_scheme="always", split=True)
-        super().__init__(backend, **told)
+        super().__init__(backend, **settings)
         end = self._special["eos_token"]
-        # Rows are ended in `_row`; this is for whoever reads the file that is saved.
+        # `_row` adds the end token. This entry is for readers of the saved file.
         backend.post_processor = processors.TemplateProcessing(
             single=["$A", end], pair=["$A", end, "$B", end], special_tokens=[(end, self.eos_token_id)]
         )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, subfolder: str | None = None) -> Self:
-        """Read a tokenizer folder of transformers 4 or 5. LoadError says which file is missing or unfit."""
+        """Read a tokenizer folder of transformers 4 or 5. LoadError for a file that is missing or damaged."""
         root = find_folder(str(folder)) / (subfolder or "")
         whole, model = root / "tokenizer.json", root / "spiece.model"
         if whole.is_file():
@@ -68,14 +73,14 @@ class T5Tokenizer(FastTokenizer):
             ]
             pieces += [(text, 0.0) for text in reversed(_sentinels(root))]
         else:
-            raise LoadError(f"{root}: no tokenizer.json and no spiece.model, one of which a T5 tokenizer is read from.")
-        told = vars(Told.read(root, added))
-        if not any("<extra_id_" in str(token) for token in told["extra"]):
-            told["extra"] = [*told["extra"], *control, *_sentinels(root)]
+            raise LoadError(f"{root}: needs tokenizer.json or spiece.model, and has neither.")
+        settings = vars(TokenizerConfig.read(root, added))
+        if not any("<extra_id_" in str(token) for token in settings["extra"]):
+            settings["extra"] = [*settings["extra"], *control, *_sentinels(root)]
         try:
-            return cls(pieces, charsmap=charsmap, **told)
+            return cls(pieces, charsmap=charsmap, **settings)
         except Exception as error:  # the tokenizers library raises nothing narrower
-            raise LoadError(f"{root}: the vocabulary is unfit ({error}). Fetch the folder again.") from error
+            raise LoadError(f"{root}: the vocabulary cannot be used ({error}). Fetch the folder again.") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers 4 and 5 read."""
@@ -87,11 +92,11 @@ class T5Tokenizer(FastTokenizer):
 
 
 def _of_json(whole: Path) -> tuple[list[tuple[str, float]], bytes, Mapping[int, AddedToken]]:
-    """Pieces, table and added tokens of a `tokenizer.json`. How it cuts words is T5's own, whatever the file says."""
+    """Pieces, table and added tokens of a `tokenizer.json`. Its way to split words is not used: T5's is fixed."""
     data = read_json(whole)
     model = data.get("model") or {}
     if model.get("type", "Unigram") != "Unigram":
-        raise LoadError(f"{whole}: model.type: came {model['type']!r}, wanted 'Unigram', which T5 has.")
+        raise LoadError(f"{whole}: model.type: T5 needs 'Unigram', got {model['type']!r}.")
     try:
         pieces = [(str(text), float(score)) for text, score in model["vocab"]]
         added = {int(t["id"]): token_from(t) for t in data["added_tokens"]}

@@ -101,7 +101,7 @@ def test_a_component_without_a_path_keeps_its_class_but_cannot_be_asked_for(an_i
     index = read_index(an_index({"unet": [None, None, {**UNET, "pretrained_model_name_or_path": None}]}))
     assert hints(index) == {"unet": ("diffusers", "UNet2DConditionModel")}
     assert index.loadable == {}
-    with pytest.raises(LoadError, match="unet is null, so the folder brings none"):
+    with pytest.raises(LoadError, match="unet is null, so the folder has none"):
         index.spec("unet")
     with pytest.raises(UnknownName, match=r"no component 'unett'\. Did you mean 'unet'"):
         index.spec("unett")
@@ -149,7 +149,7 @@ def test_all_problems_of_a_file_are_told_at_once(an_index: MakeIndex) -> None:
     assert "unet: subfolder: needs a name inside the folder such as 'unet'. Got '../../etc', which leads" in text
     assert "vae: type_hint" in text
     assert "text_encoder: variant: Input should be a valid string. Got 16." in text
-    assert "tokenizer: came 'tokenizer' as the third element, wanted a loading spec of keys." in text
+    assert "tokenizer: needs a loading spec (an object) as the third element, got 'tokenizer'." in text
     assert "scheduler: subfolder: needs a name inside the folder such as 'unet'. Got '/scheduler'" in text
     assert "good" not in text
 

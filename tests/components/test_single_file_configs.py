@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 import sfumato.components.models as ours
-from sfumato.components.loading.single_file.checkpoint import Checkpoint, _family_of, knowledge_of
+from sfumato.components.loading.single_file.checkpoint import Checkpoint, _family_of, facts_of
 from sfumato.components.loading.single_file.parts import parts_of
-from sfumato.components.loading.single_file.tables import ties, written
+from sfumato.components.loading.single_file.tables import file_tensors, ties
 from sfumato.components.loading.single_file.writing import _rows
 from sfumato.components.storage.weights import on_meta
 
@@ -117,9 +117,9 @@ _UNSEEN = {"_class_name", "architectures", "dtype", "model_type", "initializer_f
 def _shapes(family: str, models: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, model in models.items():
-        told = knowledge_of(family)["models"][name]
+        told = facts_of(family)["models"][name]
         made = ties(model.state_dict(), _rows(told["kind"], model.to_config()), told["prefix"])
-        shapes |= {name: tuple(tensor.shape) for name, tensor in written(model.state_dict(), made).items()}
+        shapes |= {name: tuple(tensor.shape) for name, tensor in file_tensors(model.state_dict(), made).items()}
     return shapes
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfumato.components.loading.single_file import latent_diffusion, transformers
-from sfumato.components.loading.single_file.tables import Renamed, Row, ties, written
+from sfumato.components.loading.single_file.tables import Renamed, Row, file_tensors, ties
 
 diffusers: Any = import_module("diffusers")  # Any: its types refuse what its own files hold
 theirs: Any = import_module("diffusers.loaders.single_file_utils")
@@ -128,7 +128,7 @@ def _made(case: Case) -> tuple[dict[str, Tensor], Any, list[Any]]:
 def test_the_references_converter_reads_what_the_tables_write(name: str) -> None:
     case = CASES[name]
     state, config, made = _made(case)
-    file = written(state, made)
+    file = file_tensors(state, made)
     assert not set(file) & set(state)
     back = case.back(dict(file), config)
     assert back.keys() == state.keys()
@@ -139,7 +139,7 @@ def test_the_references_converter_reads_what_the_tables_write(name: str) -> None
 @pytest.mark.parametrize("name", CASES)
 def test_what_the_tables_write_they_read(name: str) -> None:
     state, _, made = _made(CASES[name])
-    read = Renamed(InMemory(written(state, made)), made, InMemory(state).shapes())
+    read = Renamed(InMemory(file_tensors(state, made)), made, InMemory(state).shapes())
     assert read.shapes().keys() == state.keys()
     for key, tensor in state.items():
         assert torch.equal(read.read(key).reshape(tensor.shape), tensor), key
@@ -152,7 +152,7 @@ def test_open_clip_towers_are_read_by_the_reference() -> None:
     )  # fmt: skip
     model = hf.CLIPTextModelWithProjection(config)
     names = _published(_state(model))
-    file = written(names, ties(names, latent_diffusion.open_clip(2), "cond_stage_model.model."))
+    file = file_tensors(names, ties(names, latent_diffusion.open_clip(2), "cond_stage_model.model."))
     assert file["cond_stage_model.model.transformer.resblocks.0.attn.in_proj_weight"].shape == (48, 16)
     # Its converter asks for `text_model.config`, and takes the width from `text_projection`.
     back = theirs.convert_open_clip_checkpoint(model, dict(file))

@@ -187,7 +187,7 @@ def test_threads_with_unlike_settings_do_not_disturb_each_other(ours: CLIPTokeni
 
 
 def test_a_length_with_no_room_for_the_end_tokens_is_refused(ours: CLIPTokenizer) -> None:
-    with pytest.raises(ConfigError, match="max_length: came 1, wanted 2 or more"):
+    with pytest.raises(ConfigError, match="max_length: needs 2 or more, got 1"):
         ours("x", max_length=1, truncation=True)
 
 
@@ -202,7 +202,7 @@ def test_files_that_are_damaged_are_named(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"vocab\.json: not JSON at line 1, column 2"):
         CLIPTokenizer.from_pretrained(folder)
     folder = a_folder(tmp_path / "b", lambda f: (f / "merges.txt").write_text("#version: 0.2\na b c\n"))
-    with pytest.raises(LoadError, match=r"merges\.txt: merge 1 is 'a b c', wanted two parts"):
+    with pytest.raises(LoadError, match=r"merges\.txt: merge 1 needs two parts, got 'a b c'"):
         CLIPTokenizer.from_pretrained(folder)
     folder = a_folder(tmp_path / "c", lambda f: (f / "merges.txt").write_text("q zzzz\n"))
     with pytest.raises(LoadError, match="vocabulary and merges do not fit"):

@@ -42,7 +42,7 @@ def test_without_trust_each_command_lists_the_code_and_names_the_option(mixed: P
 def test_the_option_lists_and_runs_the_code_and_leaves_the_prompt_alone(mixed: Path) -> None:
     result = sfumato("run", "--trust-remote-code", "a fox", "--model", mixed, "-o", "fox.png", *FEW, "--seed", "1")
     assert result.code == 0 and result.out.startswith("fox.png  (64x64, ")
-    assert f"note: {mixed}: runs code of its own, which is trusted.\n  1 file runs, for the block" in result.err
+    assert f"note: {mixed}: runs its own code, which is trusted.\n  1 file runs, for the block" in result.err
     assert (mixed / "ran-there").exists()
     assert sfumato("check", mixed, "--trust-remote-code").out == f"{mixed}: ok (text2image)\n"
     assert "flip             Flip" in sfumato("show", "--trust-remote-code", mixed / "graph.json").out
@@ -52,11 +52,11 @@ def test_the_option_takes_isolated_or_a_hash(mixed: Path) -> None:
     shown = sfumato("show", mixed).err
     digest = shown.partition("--trust-remote-code sha256:")[2][:64]
     result = sfumato("show", mixed, "--trust-remote-code", "isolated")
-    assert result.code == 0 and "which is trusted, in a process of its own.\n" in result.err
+    assert result.code == 0 and "which is trusted, in a separate process.\n" in result.err
     assert sfumato("show", mixed, "--trust-remote-code", f"sha256:{digest}").code == 0
     other = sfumato("show", mixed, "--trust-remote-code", f"sha256:{digest[::-1]}")
-    assert other.code == 1 and "this is not the code that --trust-remote-code names. Nothing was run." in other.err
-    assert "wanted True" not in sfumato("show", mixed, "--trust-remote-code", "sha256:12").out
+    assert other.code == 1 and "--trust-remote-code names other code. Nothing was run." in other.err
+    assert "needs True" not in sfumato("show", mixed, "--trust-remote-code", "sha256:12").out
     assert sfumato("show", mixed, "--trust-remote-code=maybe").code == 1
 
 

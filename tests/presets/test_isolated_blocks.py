@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sfumato as sf
-from sfumato.components.loading.code.isolated import crossing, process
-from sfumato.components.loading.code.isolated.crossing import CannotCross, layout, pack, raw, tensors_in, unpack
+from sfumato.components.loading.code.isolated import messages, process
+from sfumato.components.loading.code.isolated.messages import CannotSend, layout, pack, raw, tensors_in, unpack
 from sfumato.components.types import Images, Latents, Mask
 from sfumato.graph.ports import Memory, is_memory
 from sfumato.graph.typing import type_text, union
@@ -192,7 +192,7 @@ def test_what_a_block_raises_is_told_with_its_place_and_the_process_goes_on(apar
     with pytest.raises(sf.BrokenBlock) as told:
         apart["tell"](what="raise")
     text = str(told.value)
-    assert "in its own process: ValueError: not with me \\u001b[2J" in text and "\x1b" not in text
+    assert "in a separate process: ValueError: not with me \\u001b[2J" in text and "\x1b" not in text
     assert 'block.py", line' in text
     with pytest.raises(sf.BrokenBlock, match="SystemExit: 3"):
         apart["tell"](what="exit")
@@ -214,7 +214,7 @@ def test_a_process_that_ends_hangs_or_is_killed_gives_an_error_and_the_next_call
     monkeypatch.setattr(process, "SharedMemory", Noted)
     before = apart["tell"](what="pid").told
     with pytest.raises(
-        sf.BrokenBlock, match=r"its process ended by SIGSEGV in tell[^\0]*said last:\n  [^\0]*last words"
+        sf.BrokenBlock, match=r"its process ended by SIGSEGV in tell[^\0]*last output:\n  [^\0]*last words"
     ):
         apart["tell"](what="die")
     monkeypatch.setenv("SFUMATO_ISOLATED_SECONDS", "30")
@@ -222,7 +222,7 @@ def test_a_process_that_ends_hangs_or_is_killed_gives_an_error_and_the_next_call
     after = apart["tell"](what="pid").told
     assert after != before
     monkeypatch.setenv("SFUMATO_ISOLATED_SECONDS", "0.2")
-    with pytest.raises(sf.BrokenBlock, match=r"tell took more than 0.2 s in its own process, which was ended"):
+    with pytest.raises(sf.BrokenBlock, match=r"tell took more than 0.2 s in its separate process, which was ended"):
         apart["tell"](what="sleep")
     with pytest.raises(ProcessLookupError):
         os.kill(int(after), 0)
@@ -277,12 +277,12 @@ class A(sf.Block):
     with pytest.raises(sf.LoadError) as told:
         sf.load(folder, trust_remote_code="isolated")
     said = str(told.value)
-    assert f"a: {crossing.WHAT} cross between processes, and it holds vae: a model is not copied" in said
+    assert f"a: {messages.SENDABLE} can be sent to another process, and it holds vae: a model is not copied" in said
     assert "'run' is the run, which stays in its process; 'predict' is Predict (a function" in said
     assert "latents" not in said
 
 
-# ---------------------------------------------------------------------------------------------------- crossing
+# ---------------------------------------------------------------------------------------------------- messages
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner),
@@ -297,10 +297,10 @@ def test_plain_values_come_as_they_went(value: Any) -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(sorted(crossing._DTYPES)), st.lists(st.integers(0, 3), max_size=4)), max_size=4)
+    st.lists(st.tuples(st.sampled_from(sorted(messages._DTYPES)), st.lists(st.integers(0, 3), max_size=4)), max_size=4)
 )
 def test_tensors_come_as_they_went(kinds: list[tuple[str, list[int]]]) -> None:
-    tensors = [torch.arange(math.prod(s)).reshape(s).to(crossing._DTYPES[name]) for name, s in kinds]
+    tensors = [torch.arange(math.prod(s)).reshape(s).to(messages._DTYPES[name]) for name, s in kinds]
     made = layout(tensors)
     data = bytearray(made.size)
     for tensor, entry in zip(tensors, made.header, strict=True):
@@ -320,7 +320,7 @@ def test_tensors_come_as_they_went(kinds: list[tuple[str, list[int]]]) -> None:
     ],
 )  # fmt: skip
 def test_a_header_that_does_not_fit_is_refused(header: Any) -> None:
-    with pytest.raises(CannotCross):
+    with pytest.raises(CannotSend):
         tensors_in(bytearray(64), header)
 
 
@@ -341,9 +341,9 @@ def test_types_come_as_they_went() -> None:
         Images, union((Mask, None)), Latents, Memory[Tensor | None], tuple[int, str], tuple[float, ...], int | str, Any,
         list[bool],
     ):  # fmt: skip
-        told = json.loads(json.dumps(crossing.describe(hint)))
-        assert alike(crossing.understand(told), hint)
-        assert is_memory(crossing.understand(told)) == is_memory(hint)
+        told = json.loads(json.dumps(messages.describe(hint)))
+        assert alike(messages.type_of(told), hint)
+        assert is_memory(messages.type_of(told)) == is_memory(hint)
     for bad in ({"type": "os.system"}, {"array": "__import__", "dims": ""}, {"union": []}, None, {"port": 3}):
-        with pytest.raises(CannotCross):
-            crossing.understand(bad)
+        with pytest.raises(CannotSend):
+            messages.type_of(bad)

@@ -16,7 +16,7 @@ from PIL import Image
 
 import sfumato as sf
 from sfumato.components import conditioning
-from sfumato.components.loading.code.isolated.crossing import CannotCross, describe, pack, understand, unpack
+from sfumato.components.loading.code.isolated.messages import CannotCross, describe, pack, understand, unpack
 from sfumato.components.loading.code.isolated.records import records
 from sfumato.components.random import Random
 from sfumato.components.schedulers.schedule import Schedule
@@ -205,7 +205,7 @@ def test_a_block_of_such_values_gives_what_it_gives_here(tmp_path: Path) -> None
 def test_a_process_that_leaves_or_says_too_much_is_told_and_the_next_call_is_answered(tell: Any) -> None:
     for what, said in (
         ("exit", "its process ended with status 7 in tell"),
-        ("long", "with what is no answer: more than 16 MB"),
+        ("long", "is invalid: more than 16 MB"),
     ):
         pid = tell(what="pid").told
         with pytest.raises(sf.BrokenBlock, match=said):

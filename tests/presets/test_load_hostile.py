@@ -76,7 +76,7 @@ def test_weights_that_lead_to_a_device_are_refused(folder: Path) -> None:
 )
 def test_a_subfolder_is_inside(folder: Path, subfolder: str) -> None:
     for made in (sf.load, sf.inspect, sf.load_component):
-        with pytest.raises(sf.LoadError, match="wanted a folder inside"):
+        with pytest.raises(sf.LoadError, match="needs a subfolder inside"):
             made(folder, subfolder=subfolder)
     modular(folder, subfolder=subfolder)
     with pytest.raises(sf.LoadError, match="leads out of the folder"):
@@ -206,9 +206,9 @@ def test_a_hash_that_only_begins_as_the_code_s_is_another(tmp_path: Path) -> Non
     repo = put(tmp_path / "repo", {"block.py": MARK + FLIP})
     digest = refusal(repo).partition('trust_remote_code="sha256:')[2][:64]
     for other in (digest[:-1] + ("0" if digest[-1] != "0" else "1"), digest[:16] + "0" * 48):
-        assert "this is not the code" in refusal(repo, trust_remote_code=f"sha256:{other}")
+        assert "trust_remote_code names other code" in refusal(repo, trust_remote_code=f"sha256:{other}")
     for bad in (digest[:16], digest.upper(), f"{digest}0"):
-        assert "wanted True, 'isolated'" in refusal(repo, trust_remote_code=f"sha256:{bad}")
+        assert "needs True, 'isolated'" in refusal(repo, trust_remote_code=f"sha256:{bad}")
     assert not (repo / "ran").exists()
 
 
@@ -219,7 +219,7 @@ def test_a_kept_text_that_was_changed_is_not_believed(tmp_path: Path, kept: Path
     for file in (kept / "files").iterdir():
         file.write_text(MARK + DIM)
     put(repo, {"block.py": MARK + DIM})
-    assert "Its old text is no longer there." in refusal(repo, trust_remote_code=True)
+    assert "Its old text was removed." in refusal(repo, trust_remote_code=True)
     assert not (repo / "ran").exists()
 
 

@@ -299,5 +299,5 @@ def test_names_that_are_no_repos_are_asked_nowhere(tmp_path: Path) -> None:
 
 def test_a_single_file_takes_no_config_that_is_not_its_own(tmp_path: Path) -> None:
     save_file({"x": torch.ones(1)}, tmp_path / "x.safetensors", metadata={"config": "os.system('touch proof')"})
-    with pytest.raises(sf.LoadError, match="holds no model that is known here"):
+    with pytest.raises(sf.LoadError, match="holds no known model"):
         sf.load(tmp_path / "x.safetensors")

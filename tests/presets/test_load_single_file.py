@@ -219,7 +219,7 @@ def test_one_component_of_a_file_of_a_folder_and_alone(
 
 def test_a_control_net_alone_in_either_layout(diffusers: Any, tmp_path: Path) -> None:
     from sfumato.components.loading.single_file import latent_diffusion
-    from sfumato.components.loading.single_file.tables import ties, written
+    from sfumato.components.loading.single_file.tables import file_tensors, ties
 
     kinds = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "block_out_channels": (16, 32)}
     theirs = diffusers.ControlNetModel(
@@ -228,7 +228,7 @@ def test_a_control_net_alone_in_either_layout(diffusers: Any, tmp_path: Path) ->
     state = {name: torch.randn(tensor.shape) for name, tensor in theirs.state_dict().items()}
     save_file(state, tmp_path / "named.safetensors")
     rows = latent_diffusion.controlnet(theirs.config)
-    save_file(written(state, ties(state, rows, "control_model.")), tmp_path / "original.safetensors")
+    save_file(file_tensors(state, ties(state, rows, "control_model.")), tmp_path / "original.safetensors")
     for name in ("named", "original"):
         net = sf.load_component(
             tmp_path / f"{name}.safetensors", manager=fresh(), config={"norm_num_groups": 4, "attention_head_dim": 2}
@@ -286,11 +286,11 @@ def test_a_packed_file_of_original_layout_draws_what_its_decoded_tensors_draw(
 # ---------------------------------------------------------------------------------------------------- what goes wrong
 def test_what_a_file_does_not_hold_is_said(file: Callable[[str], Path], tmp_path: Path) -> None:
     save_file({"some.weight": torch.ones(2)}, tmp_path / "odd.safetensors")
-    with pytest.raises(sf.LoadError, match="holds no model that is known here, which is no whole pipeline"):
+    with pytest.raises(sf.LoadError, match="holds no known model, which is not a whole pipeline"):
         load(tmp_path / "odd.safetensors")
-    with pytest.raises(sf.LoadError, match="holds no model that is known here; wanted AutoencoderKL"):
+    with pytest.raises(sf.LoadError, match="holds no known model; needs AutoencoderKL"):
         sf.load_component(tmp_path / "odd.safetensors", "AutoencoderKL")
-    with pytest.raises(sf.LoadError, match=r"wanted ControlNetModel\. Pass subfolder="):
+    with pytest.raises(sf.LoadError, match=r"needs ControlNetModel\. Pass subfolder="):
         sf.load_component(file("sd1"), "ControlNetModel")
     with pytest.raises(sf.LoadError, match=r"no component class 'AutoencoderKl'\. Did you mean 'AutoencoderKL'"):
         sf.load_component(file("sd1"), "AutoencoderKl")

@@ -110,10 +110,10 @@ def test_scales_that_do_not_fit_and_packings_that_are_not_read_are_refused(whole
         save_file({**tensors, **{f"{head}.{end}": t for end, t in changed.items()}}, tmp_path / "bad.safetensors")
         return load(tmp_path / "bad.safetensors")
 
-    with pytest.raises(sf.LoadError, match=r"img_in.scale_weight is \[3\].*wanted one number, or one for each row"):
+    with pytest.raises(sf.LoadError, match=r"img_in.scale_weight needs one number, or one for each row of .*\[3\]"):
         held(loaded(weight=fp8, scale_weight=torch.ones(3)), "transformer")
     with pytest.raises(
-        sf.LoadError, match=r"img_in.weight is torch.float32 beside .*img_in.scale_weight; wanted float8"
+        sf.LoadError, match=r"img_in.weight has a scale, so it needs to be float8, and is torch.float32"
     ):
         held(loaded(scale_weight=torch.ones(1)), "transformer")
     marker = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)

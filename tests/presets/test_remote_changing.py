@@ -25,7 +25,7 @@ def test_changed_code_is_refused_with_its_difference_until_its_hash_is_named(tmp
     assert f"{folder}: its code has changed since you trusted it. Nothing was run." in text
     assert "    --- block.py (trusted)\n    +++ block.py (now)\n" in text
     assert "    -        return Flipped(images.flip(-1))\n    +        return Flipped(images / 2)" in text
-    assert f"What you have trusted:   {next(kept.rglob('*.json'))}" in text
+    assert f"The record of your trust:   {next(kept.rglob('*.json'))}" in text
     assert not (folder / "ran").exists()
     digest = Source({"block.py": MARK + DIM}).digest
     assert f'trust_remote_code="{digest}"' in text
@@ -39,10 +39,10 @@ def test_a_hash_names_exactly_one_code(tmp_path: Path) -> None:
     folder = put(tmp_path / "repo", {"block.py": FLIP})
     right, wrong = Source({"block.py": FLIP}).digest, Source({"block.py": DIM}).digest
     text = refusal(folder, trust_remote_code=wrong)
-    assert "this is not the code that trust_remote_code names" in text and "its text is not known" in text
+    assert "trust_remote_code names other code" in text and "its text is unknown" in text
     assert torch.equal(images(sf.load(folder, trust_remote_code=right)), PICTURE.flip(-1))
     for bad in ("yes", "sha256:12", "isolated sha256:1", f"{right} {wrong}", ""):
-        assert "wanted True, 'isolated'" in refusal(folder, trust_remote_code=bad)
+        assert "needs True, 'isolated'" in refusal(folder, trust_remote_code=bad)
 
 
 def test_a_new_commit_with_other_code_is_refused_and_the_old_one_is_not(hub: Hub, tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_code_that_is_not_what_the_graph_was_saved_with_is_refused(tmp_path: Pat
     pipe.save(tmp_path / "mine")
     (tmp_path / "mine/block.py").write_text(DIM)
     text = refusal(tmp_path / "mine", trust_remote_code=True)
-    assert "its code is not what its graph.json was saved with: block.py. Nothing was run." in text
+    assert "its code differs from what its graph.json was saved with: block.py. Nothing was run." in text
     assert "-        return Flipped(images.flip(-1))" in text
     digest = Source({"block.py": DIM}).digest
     assert torch.equal(images(sf.load(tmp_path / "mine", trust_remote_code=digest)), PICTURE / 2)
@@ -93,7 +93,7 @@ def test_an_environment_may_forbid_all_code(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("SFUMATO_DISABLE_REMOTE_CODE", "1")
     for trust in (False, True, "isolated", Source({"block.py": MARK + FLIP}).digest):
         text = refusal(folder, trust_remote_code=trust)
-        assert "SFUMATO_DISABLE_REMOTE_CODE is set: none may run here." in text and "block.py" in text
+        assert "has its own code, and SFUMATO_DISABLE_REMOTE_CODE forbids to run it." in text and "block.py" in text
     assert not (folder / "ran").exists()
     monkeypatch.setenv("SFUMATO_DISABLE_REMOTE_CODE", "0")
     trusted(folder)
@@ -102,10 +102,10 @@ def test_an_environment_may_forbid_all_code(tmp_path: Path, monkeypatch: pytest.
 def test_packages_that_are_missing_or_too_old_are_told_with_the_line_for_pip(tmp_path: Path) -> None:
     wanted = {"nosuchpkg": "==1.0", "numpy": ">=1.20", "torch": "<1", "two words": ">1"}
     folder = put(tmp_path / "repo", {"block.py": MARK + FLIP}, requirements=wanted)
-    assert "It asks for nosuchpkg==1.0, numpy>=1.20, torch<1" in refusal(folder)
+    assert "It needs nosuchpkg==1.0, numpy>=1.20, torch<1" in refusal(folder)
     text = refusal(folder, trust_remote_code=True)
-    assert "  nosuchpkg: is not installed, wanted ==1.0." in text
-    assert f"  torch: {torch.__version__} is installed, wanted <1." in text
-    assert "'two words': '>1' is no requirement" in text and "numpy" not in text
+    assert "  nosuchpkg: is not installed, needs ==1.0." in text
+    assert f"  torch: {torch.__version__} is installed, needs <1." in text
+    assert "'two words': needs a version such as" in text and "numpy" not in text
     assert text.endswith("  pip install nosuchpkg==1.0 'torch<1'")
     assert not (folder / "ran").exists()

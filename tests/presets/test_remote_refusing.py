@@ -27,7 +27,7 @@ def test_an_address_that_is_no_file_and_class_leads_nowhere(address: str, tmp_pa
         (tmp_path / name).write_text(MARK + FLIP)
     folder = put(tmp_path / "repo", {"block.py": FLIP}, address)
     text = refusal(folder, trust_remote_code=True)
-    assert "wanted 'file.Class'" in text or "which is not there" in text
+    assert "needs 'file.Class'" in text or "which does not exist" in text
     assert not list(tmp_path.rglob("ran"))
     graph = {
         "format": 2,
@@ -37,7 +37,7 @@ def test_an_address_that_is_no_file_and_class_leads_nowhere(address: str, tmp_pa
     }
     (folder / "graph.json").write_text(json.dumps(graph))
     text = refusal(folder, trust_remote_code=True)
-    assert "wanted 'file.Class'" in text or "which is not there" in text
+    assert "needs 'file.Class'" in text or "which does not exist" in text
 
 
 def test_a_link_that_leads_out_is_refused(tmp_path: Path) -> None:
@@ -67,13 +67,13 @@ def test_a_relative_import_that_leads_out_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"x = 1\ny = '\xff\xfe'\n", "block.py, line 2: is no UTF-8 text (byte 11"),
+        (b"x = 1\ny = '\xff\xfe'\n", "block.py, line 2: is not UTF-8 text (byte 11"),
         (b"# -*- coding: utf-7 -*-\n+AGkAbQ-", "block.py, line 2: is no Python"),
         (b"class Flip(:\n", "block.py, line 1: is no Python"),
         (b"x = 1\0", "block.py"),
         (b"(" * 100_000, "block.py"),
         (b"-" * 100_000 + b"1", "block.py"),
-        (b"#" * (2**20 + 1), "block.py: has 1.0 MB, and no file of code is larger than 1 MB."),
+        (b"#" * (2**20 + 1), "block.py: has 1.0 MB, and a file of code may have 1 MB."),
         (b"", "block.py: has no class 'Flip' at its top level."),
         (b"if 1:\n    def Flip(): pass\n", "block.py: has no class 'Flip' at its top level."),
     ],
@@ -97,7 +97,7 @@ def test_a_block_of_diffusers_is_refused_with_what_to_do(tmp_path: Path) -> None
         said = refusal(folder, trust_remote_code=trust)
         assert said.startswith(
             f"{folder}: block.py: Flip is a block of diffusers (diffusers.modular_pipelines.PipelineBlock), and runs "
-            "in diffusers only. Here a block is a subclass of sf.Block"
+            "in diffusers only. sfumato needs a subclass of sf.Block"
         )
     assert not (folder / "ran").exists()
 
@@ -105,21 +105,21 @@ def test_a_block_of_diffusers_is_refused_with_what_to_do(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("class Flip: ...", "block.py: Flip is the class Flip, and a subclass of sf.Block was wanted."),
-        ("class Flip: ...\nFlip = 3", "block.py: Flip is a int, and a subclass"),
-        ("from sfumato import Graph as Flip", "block.py: Flip is the class Graph, and a subclass"),
+        ("class Flip: ...", "block.py: Flip needs to be a subclass of sf.Block, and is the class Flip."),
+        ("class Flip: ...\nFlip = 3", "block.py: Flip needs to be a subclass of sf.Block, and is a int."),
+        ("from sfumato import Graph as Flip", "block.py: Flip needs to be a subclass of sf.Block, and is the class"),
         ("class Flip: ...\n\n1 / 0", "block.py, line 4: raised ZeroDivisionError: division by zero while it was"),
         ("class Flip: ...\nraise SystemExit(3)", "block.py, line 3: raised SystemExit: 3 while it was imported."),
         ("from .beside import f\nclass Flip: ...\nf()", "beside.py, line 2: raised RuntimeError: not today while"),
         ("import beside\nclass Flip: ...", "block.py, line 2: raised ModuleNotFoundError: No module named 'beside' "
-         "while it was imported. beside.py lies beside it: write `from .beside import …`."),
+         "while it was imported. beside.py is in the same folder: write `from .beside import …`."),
         ("import nosuchpkg\nclass Flip: ...", "block.py, line 2: raised ModuleNotFoundError: No module named "
-         "'nosuchpkg' while it was imported. Install what brings it: pip install nosuchpkg"),
+         "'nosuchpkg' while it was imported. Install its package: pip install nosuchpkg"),
         ("import sfumato as sf\nclass Flip(sf.Block):\n    def __call__(self, x): ...",
          "block.py, line 3: raised Malformed"),
         ("from typing import NamedTuple\nimport sfumato as sf\nclass X(NamedTuple):\n    x: int\n"
          "class Flip(sf.Block):\n    size: int\n    def __call__(self, x: int) -> X: ...",
-         "Flip cannot be made without its fields"),
+         "Flip needs values for its fields"),
     ],
 )  # fmt: skip
 def test_code_that_gives_no_block_is_told_with_its_place(body: str, said: str, tmp_path: Path) -> None:
@@ -140,12 +140,15 @@ def test_a_failed_import_leaves_no_module_behind(tmp_path: Path) -> None:
 )
 def test_a_config_that_names_no_class_is_told(config: dict[str, Any], tmp_path: Path) -> None:
     folder = put(tmp_path / "repo", {"block.py": FLIP}, **config)
-    assert "wanted {" in refusal(folder, trust_remote_code=True)
+    text = refusal(folder, trust_remote_code=True)
+    assert "Needs {" in text or "need the form {" in text
 
 
 def test_a_file_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     folder = put(tmp_path / "repo", {"block.py": FLIP}, "blok.Flip")
-    assert "is in blok.py, which is not there. Did you mean 'block.py'? There are: block.py." in refusal(folder)
+    text = refusal(folder)
+    assert "names the file blok.py for 'Flip', which does not exist. Did you mean 'block.py'?" in text
+    assert "There are: block.py." in text
 
 
 def test_a_graph_file_cannot_name_a_class_without_code_or_registration(tmp_path: Path) -> None:

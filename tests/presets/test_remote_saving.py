@@ -54,7 +54,7 @@ def test_a_block_that_is_imported_here_and_is_not_the_saved_one_is_told(
     said["code"]["acme_flip.py"]["sha256"] = Source({"acme_flip.py": DIM}).sha256["acme_flip.py"]
     (tmp_path / "mine/graph.json").write_text(json.dumps(said))
     assert torch.equal(images(sf.load(tmp_path / "mine")), PICTURE.flip(-1))
-    assert "the block 'acme_flip.Flip' that is imported here is not the one that was saved" in caplog.text
+    assert "the imported block 'acme_flip.Flip' is not the one that was saved" in caplog.text
 
 
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's use of its own HTTP library

@@ -46,7 +46,7 @@ def test_code_is_refused_unasked_and_shown_and_nothing_of_it_runs(tmp_path: Path
             "helper.py": "os, subprocess, urllib.request; and calls eval, which may run more",
         }
         assert rest == want[name]
-    assert text.startswith(f"{folder}: brings code of its own, which is not run unasked.\n  2 files would run, for")
+    assert text.startswith(f"{folder}: has its own code, which is not run by default.\n  2 files would run, for")
     assert "the block Flip (block.Flip):" in text
     assert f'trust_remote_code="{source.digest}"' in text
     assert not (folder / "ran").exists()
@@ -103,7 +103,7 @@ def test_the_config_of_a_preset_of_diffusers_brings_no_code(tmp_path: Path) -> N
     (folder / "modular_config.json").write_text('{"_class_name": "StableDiffusionXLAutoBlocks"}')
     assert sf.load(folder, manager=fresh()).preset == ("sd", "text2image")
     put(folder, {}, "../up.Flip")
-    assert "wanted 'file.Class'" in refusal(folder)
+    assert "needs 'file.Class'" in refusal(folder)
 
 
 @pytest.mark.parametrize(

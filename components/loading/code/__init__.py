@@ -1,1 +1,1 @@
-"""Blocks whose code lies in a repo or folder: read as text, shown, trusted by hash, and only then run."""
+"""Blocks whose code is in a repo or folder: read as text, shown, trusted by hash, and only then imported."""

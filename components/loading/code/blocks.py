@@ -1,4 +1,4 @@
-"""Graphs and blocks whose code lies beside them, for those who trust it."""
+"""Graphs and blocks that have code in the same folder, for users who trust it."""
 
 import logging
 import re
@@ -25,10 +25,13 @@ _LOCK = threading.Lock()
 
 
 def load_graph(root: Location, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph:
-    """The graph of a `graph.json`, with the blocks whose code lies beside it.
+    """The graph of a `graph.json`, with the blocks whose code is in the same folder.
 
-    Without trust, blocks that are imported here already are taken, and if others are needed, it is refused: what would
-    run is told. Raises `LoadError` and `GraphFileError`.
+    Without trust, blocks that this process has imported are used. Others are refused, and the error shows the code.
+
+    Raises:
+        LoadError: code that is not trusted, or that cannot be imported.
+        GraphFileError: the file does not describe a graph.
     """
     trust = trust_of(trust_remote_code)
     folder = root.local(subfolder, [FILE_NAME])
@@ -37,14 +40,17 @@ def load_graph(root: Location, subfolder: str = "", trust_remote_code: bool | st
         return load(Graph, folder)
     if not trust.given and all(_known(name) for name in form.auto_map):
         for name in form.auto_map:
-            _tell_of_another(name, folder / FILE_NAME, _recorded(form))
+            _warn_if_changed(name, folder / FILE_NAME, _recorded(form))
         return load(Graph, folder)
     return load(Graph, folder, classes=_trusted(_of_graph(root, subfolder, form), trust_remote_code))
 
 
 def custom_block(root: Location, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph | None:
-    """The block that a repo's `modular_config.json` names, as a graph of one node; None where it names none that lies
-    there: the config of a preset of diffusers names a file of diffusers."""
+    """The block that a `modular_config.json` names, as a graph of one node.
+
+    None if there is no such file, or if it names a file of diffusers, as presets of diffusers do. LoadError for code
+    that is not trusted or cannot be imported, and for a block that needs values for its fields.
+    """
     if (code := _of_config(root, subfolder)) is None:
         return None
     ((name, cls),) = _trusted(code, trust_remote_code).items()
@@ -54,13 +60,13 @@ def custom_block(root: Location, subfolder: str = "", trust_remote_code: bool | 
         return Graph({node: cls()})
     except TypeError as error:
         raise LoadError(
-            f"{code.named}: {name} cannot be made without its fields ({error}). Give them defaults, or save a graph "
+            f"{code.named}: {name} needs values for its fields ({error}). Give them defaults, or save a graph "
             "that holds the block: graph.save(folder)."
         ) from None
 
 
 def code_in(root: Location, subfolder: str = "") -> Code | None:
-    """The code that a folder or repo brings, as text; nothing of it is run. Raises as the two above."""
+    """The code of a folder or repo as text; None if it has none. Runs nothing. LoadError for unsafe or broken code."""
     if FILE_NAME not in root.names(subfolder):
         return _of_config(root, subfolder)
     form = read_form(root.local(subfolder, [FILE_NAME]) / FILE_NAME)
@@ -72,7 +78,7 @@ def _of_graph(root: Location, subfolder: str, form: FileForm) -> Code:
 
 
 def _recorded(form: FileForm) -> dict[str, str]:
-    return {file: said.sha256 for file, said in form.code.items()}
+    return {file: entry.sha256 for file, entry in form.code.items()}
 
 
 def _of_config(root: Location, subfolder: str) -> Code | None:
@@ -93,15 +99,15 @@ def _of_config(root: Location, subfolder: str) -> Code | None:
 
 
 def _trusted(code: Code, trust_remote_code: bool | str) -> Mapping[str, type[Block]]:
-    """The classes, where the code may run."""
+    """The block classes of the code. LoadError if it may not run."""
     trust = trust_of(trust_remote_code)
-    asked = trust.given and not trust.isolated and trust.digest in (None, code.source.digest)
-    if asked and (same := _same_here(code)) is not None:
+    by_hash = trust.given and not trust.isolated and trust.digest in (None, code.source.digest)
+    if by_hash and (same := _imported_already(code)) is not None:
         return same
-    with _LOCK:  # what is known of a source is read, and then written
+    with _LOCK:  # the record of a source is read and then written
         check(code, trust)
-    where = ", in a process of its own" if trust.isolated else ""
-    _LOG.info("%s: runs code of its own, which is trusted%s.\n%s", code.named, where, listing(code, "run"))
+    where = ", in a separate process" if trust.isolated else ""
+    _LOG.info("%s: runs its own code, which is trusted%s.\n%s", code.named, where, listing(code, "run"))
     if trust.isolated:
         from .isolated import isolated_blocks
 
@@ -114,8 +120,8 @@ def _known(name: str) -> type[Block] | None:
     return found if isinstance(found, type) and issubclass(found, Block) else None
 
 
-def _same_here(code: Code) -> dict[str, type[Block]] | None:
-    """The classes where the very same files are imported here already, by whoever wrote them."""
+def _imported_already(code: Code) -> dict[str, type[Block]] | None:
+    """The classes, if this process has imported the same files already."""
     found: dict[str, type[Block]] = {}
     for name, address in code.auto_map.items():
         cls = _known(name)
@@ -134,8 +140,8 @@ def _home(cls: type[Block] | None) -> tuple[Mapping[str, str], str] | None:
     return None if home is None else (home.origin.source.sha256, home.address)
 
 
-def _tell_of_another(name: str, file: Path, recorded: Mapping[str, str]) -> None:
-    """Say so when the block that is imported here is not the one that was saved."""
+def _warn_if_changed(name: str, file: Path, recorded: Mapping[str, str]) -> None:
+    """Warn if the imported block differs from the saved one."""
     home = _home(_known(name))
     if recorded and home is not None and not home[0].items() <= recorded.items():
-        _LOG.warning("%s: the block %r that is imported here is not the one that was saved with it.", file, name)
+        _LOG.warning("%s: the imported block %r is not the one that was saved with it.", file, name)

@@ -1,4 +1,4 @@
-"""Trusted code as modules: from the text that was hashed, under names that carry its source and its hash."""
+"""Trusted code as modules: imported from the hashed text, with the source and the hash in the module names."""
 
 import importlib.abc
 import importlib.machinery
@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 from ....graph.block import Block
 from ....graph.code import HUB, Source, module_of
@@ -21,11 +20,11 @@ from ....graph.structure import Container
 from .reading import Code
 
 _LOCK = threading.RLock()
-_made: dict[str, tuple[Source, Path]] = {}  # packages below `sfumato_hub`, and where their files lie
+_made: dict[str, tuple[Source, Path]] = {}  # packages below `sfumato_hub`, with their source and their folder
 
 
 def package_of(code: Code) -> str:
-    """The package that this code is run as, named for its source and its hash; the same bytes are run once."""
+    """The package of this code, named after its source and hash. The same bytes are imported once."""
     for package, (source, _) in _made.items():
         if source.digest == code.source.digest:
             return package
@@ -34,7 +33,7 @@ def package_of(code: Code) -> str:
 
 
 def announce(code: Code) -> str:
-    """The package of this code, so that graphs with blocks of it can be saved with it; nothing is run."""
+    """Register the package of this code, so that graphs with its blocks are saved with it. Runs nothing."""
     package = package_of(code)
     _made.setdefault(package, (code.source, code.place))
     remember_origin(package, Origin(code.source, code.requirements, code.repo, code.revision))
@@ -42,10 +41,13 @@ def announce(code: Code) -> str:
 
 
 def import_blocks(code: Code) -> dict[str, type[Block]]:
-    """Run the code and give the classes that its `auto_map` names.
+    """Import the code.
+
+    Returns:
+        The classes that its `auto_map` names, by name.
 
     Raises:
-        LoadError: code that raises while it is imported, with the file and line; names that are no block classes.
+        LoadError: the code raises during its import (with file and line), or a name is not a block class.
     """
     with _LOCK:
         package = announce(code)
@@ -69,17 +71,22 @@ def _class(code: Code, package: str, address: str) -> type[Block]:
     file = inside.replace(".", "/") + ".py"
     try:
         module = importlib.import_module(f"{package}.{inside}")
-    except (Exception, SystemExit) as error:  # whatever code does while it is imported
-        raise LoadError(f"{code.named}: {_told(code, _made[package][1], file, error)}") from error
-    made: Any = getattr(module, attribute, None)
-    if not (isinstance(made, type) and issubclass(made, Block)) or made is Block or issubclass(made, Container | Named):
-        came = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
-        raise LoadError(f"{code.named}: {file}: {attribute} is {came}, and a subclass of sf.Block was wanted.")
-    return made
+    except (Exception, SystemExit) as error:  # foreign code may raise anything
+        raise LoadError(f"{code.named}: {_import_error_text(code, _made[package][1], file, error)}") from error
+    made: object = getattr(module, attribute, None)
+    if isinstance(made, type) and issubclass(made, Block) and _is_own_block(made):
+        return made
+    what = f"the class {made.__name__}" if isinstance(made, type) else f"a {type(made).__name__}"
+    raise LoadError(f"{code.named}: {file}: {attribute} needs to be a subclass of sf.Block, and is {what}.")
 
 
-def _told(code: Code, place: Path, file: str, error: BaseException) -> str:
-    """What went wrong while a file was imported, at the innermost place in the code itself."""
+def _is_own_block(cls: type[Block]) -> bool:
+    """Whether the class is a block that code can define: not the base, a container or a renamed block."""
+    return cls is not Block and not issubclass(cls, Container | Named)
+
+
+def _import_error_text(code: Code, place: Path, file: str, error: BaseException) -> str:
+    """The error of an import, with the innermost file and line of the code itself."""
     places = {str(place / name): name for name in code.source.files}
     line = ""
     for frame in traceback.extract_tb(error.__traceback__):
@@ -90,14 +97,14 @@ def _told(code: Code, place: Path, file: str, error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         top = error.name.partition(".")[0]
         if f"{top}.py" in code.source.files or (code.place / f"{top}.py").is_file():
-            text += f" {top}.py lies beside it: write `from .{top} import …`."
+            text += f" {top}.py is in the same folder: write `from .{top} import …`."
         elif top != HUB:
-            text += f" Install what brings it: pip install {top}, if that is its name."
+            text += f" Install its package: pip install {top}, if that is its name."
     return text
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Finds modules below `sfumato_hub` in memory, and nothing else."""
+    """Finds modules below `sfumato_hub`, in memory."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -110,11 +117,11 @@ class _Finder(importlib.abc.MetaPathFinder):
             return importlib.util.spec_from_loader(fullname, _Loader("", ""), is_package=True)
         if package not in _made:
             return None
-        source, where = _made[package]
+        source, folder = _made[package]
         inside, files = ".".join(parts[2:]), source.files
         for name, text in files.items():
             if module_of(name) == inside:
-                loader = _Loader(text, str(where / name))
+                loader = _Loader(text, str(folder / name))
                 return importlib.util.spec_from_loader(
                     fullname, loader, origin=loader.file, is_package=name.endswith("__init__.py")
                 )
@@ -124,7 +131,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 class _Loader(importlib.abc.InspectLoader):
-    """Runs one text. Nothing is read from the disk again, so what runs is what was hashed."""
+    """Runs one text from memory. The file is not read again, so the hashed bytes run."""
 
     def __init__(self, text: str, file: str) -> None:
         self.text = text

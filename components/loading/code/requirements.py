@@ -1,4 +1,4 @@
-"""What code needs to be installed, against what is."""
+"""Compare the packages that code needs with those that are installed."""
 
 import shlex
 from collections.abc import Mapping
@@ -8,7 +8,12 @@ from ....graph.errors import LoadError
 
 
 def check_requirements(where: str, wanted: Mapping[str, str]) -> None:
-    """Refuse where packages are missing or of another version: {"scipy": ">=1.10"}. All of them at once."""
+    """LoadError for missing packages and unfit versions, all at once.
+
+    Args:
+        where: the source of the code, for errors.
+        wanted: versions by package, {"scipy": ">=1.10"}.
+    """
     if not wanted:
         return
     from packaging.requirements import InvalidRequirement, Requirement
@@ -17,19 +22,19 @@ def check_requirements(where: str, wanted: Mapping[str, str]) -> None:
     install: list[str] = []
     for name, spec in wanted.items():
         try:
-            asked = Requirement(f"{name}{spec}")
+            requirement = Requirement(f"{name}{spec}")
         except InvalidRequirement:
-            lines.append(f"  {name!r}: {spec!r} is no requirement; wanted such as {{'scipy': '>=1.10'}}.")
+            lines.append(f"  {name!r}: needs a version such as {{'scipy': '>=1.10'}}, got {spec!r}.")
             continue
         try:
-            there = version(asked.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            lines.append(f"  {asked.name}: is not installed, wanted {asked.specifier or 'any version'}.")
+            lines.append(f"  {requirement.name}: is not installed, needs {requirement.specifier or 'any version'}.")
         else:
-            if asked.specifier.contains(there, prereleases=True):
+            if requirement.specifier.contains(installed, prereleases=True):
                 continue
-            lines.append(f"  {asked.name}: {there} is installed, wanted {asked.specifier}.")
-        install.append(shlex.quote(f"{asked.name}{asked.specifier}"))
+            lines.append(f"  {requirement.name}: {installed} is installed, needs {requirement.specifier}.")
+        install.append(shlex.quote(f"{requirement.name}{requirement.specifier}"))
     if lines:
         way_out = [f"  pip install {' '.join(install)}"] if install else []
-        raise LoadError("\n".join([f"{where}: its code needs packages that are not here.", *lines, *way_out]))
+        raise LoadError("\n".join([f"{where}: its code needs packages that are missing.", *lines, *way_out]))

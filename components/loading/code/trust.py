@@ -1,4 +1,4 @@
-"""Who may run: nothing unasked, and then only the bytes that were trusted."""
+"""Which code may run: none by default, and then only the bytes that the user trusted."""
 
 import difflib
 import hashlib
@@ -17,92 +17,94 @@ from .reading import Code
 from .requirements import check_requirements
 
 OFF = "SFUMATO_DISABLE_REMOTE_CODE"
-_SHOWN = 120  # lines of a difference
+_MAX_LINES = 120  # of a difference that is shown
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What the user said: `trust_remote_code` of `sf.load`."""
+    """The argument `trust_remote_code` of `sf.load`, parsed."""
 
     given: bool = False
+    """Whether code may run."""
     isolated: bool = False
-    """Run it in a process of its own."""
+    """Whether it runs in a separate process."""
     digest: str | None = None
-    """Exactly this code, and none other."""
+    """If set, only code of this hash may run."""
 
 
 def trust_of(value: bool | str) -> Trust:
-    """What `trust_remote_code` says: True, False, "isolated", "sha256:…" of the code, or both words."""
+    """Parse `trust_remote_code`: True, False, "isolated", "sha256:…", or the last two. LoadError otherwise."""
     if isinstance(value, bool):
         return Trust(value)
     words = value.split() if isinstance(value, str) else [repr(value)]  # pyright: ignore[reportUnnecessaryIsInstance]  a user's value
     digests = [word for word in words if re.fullmatch(r"sha256:[0-9a-f]{64}", word)]
     if not words or len(digests) > 1 or {*words} - {"isolated", *digests}:
         raise LoadError(
-            f"trust_remote_code={value!r}: wanted True, 'isolated', 'sha256:' and 64 digits (of exactly the code that "
-            "may run), or both words: 'isolated sha256:…'."
+            f"trust_remote_code={value!r}: needs True, 'isolated', 'sha256:' with the 64 digits of the code's hash, or "
+            "both words: 'isolated sha256:…'."
         )
     return Trust(True, "isolated" in words, digests[0] if digests else None)
 
 
 def check(code: Code, trust: Trust) -> None:
-    """Refuse code that may not run, with all that is to be known about it; remember what may.
+    """Refuse code that may not run, and remember code that may.
 
     Raises:
-        LoadError: not trusted, forbidden in this environment, changed since it was trusted, or without the packages
-            that it needs.
+        LoadError: code that is not trusted, that the environment forbids, that changed since it was trusted, or that
+            needs missing packages. The error lists the files.
     """
     if os.environ.get(OFF, "0").lower() not in ("", "0", "false", "no"):
-        raise LoadError(f"{code.named}: brings code of its own, and {OFF} is set: none may run here.\n{listing(code)}")
+        raise LoadError(f"{code.named}: has its own code, and {OFF} forbids to run it.\n{listing(code)}")
     if not trust.given:
         raise LoadError(
-            f"{code.named}: brings code of its own, which is not run unasked.\n{listing(code)}\n"
+            f"{code.named}: has its own code, which is not run by default.\n{listing(code)}\n"
             "  If you have read it and trust it:   trust_remote_code=True\n"
-            f'  Exactly this code, now and later:   trust_remote_code="{code.source.digest}"\n'
-            '  In a process of its own:            trust_remote_code="isolated"'
+            f'  This exact code, now and later:     trust_remote_code="{code.source.digest}"\n'
+            '  In a separate process:              trust_remote_code="isolated"'
         )
     if trust.digest is not None:
         if trust.digest != code.source.digest:
-            before = _kept(code.where, trust.digest)
-            unknown = "The code of that hash was never trusted on this machine, so its text is not known."
+            before = _remembered(code.where, trust.digest)
+            unknown = "The code of that hash was never trusted on this machine, so its text is unknown."
             raise LoadError(
-                f"{code.named}: this is not the code that trust_remote_code names. Nothing was run.\n{listing(code)}\n"
+                f"{code.named}: trust_remote_code names other code. Nothing was run.\n{listing(code)}\n"
                 + _changes(code, before, unknown)
-                + f'\n  To trust what is there now:   trust_remote_code="{code.source.digest}"'
+                + f'\n  To trust the present code:   trust_remote_code="{code.source.digest}"'
             )  # fmt: skip
     else:
-        _is_as_recorded(code)
-        _is_as_before(code)
+        _check_recorded(code)
+        _check_unchanged(code)
     check_requirements(code.named, code.requirements)
     _remember(code)
 
 
-def _is_as_recorded(code: Code) -> None:
+def _check_recorded(code: Code) -> None:
     if not code.recorded:
         return
-    wrong = {n: sha for n, sha in code.source.sha256.items() if code.recorded.get(n) != sha}
-    if wrong:
+    changed = {n: sha for n, sha in code.source.sha256.items() if code.recorded.get(n) != sha}
+    if changed:
         raise LoadError(
-            f"{code.named}: its code is not what its graph.json was saved with: {', '.join(wrong)}. Nothing was run.\n"
-            + _changes(code, code.recorded, "The text that was saved is not known on this machine.")
-            + f'\n  If the change is meant:   trust_remote_code="{code.source.digest}", then save the graph anew'
+            f"{code.named}: its code differs from what its graph.json was saved with: {', '.join(changed)}. "
+            "Nothing was run.\n"
+            + _changes(code, code.recorded, "The saved text is unknown on this machine.")
+            + f'\n  If the change is intended:   trust_remote_code="{code.source.digest}", then save the graph again'
         )
 
 
-def _is_as_before(code: Code) -> None:
+def _check_unchanged(code: Code) -> None:
     known = _known(code.where)
     if known and code.source.sha256 not in known:
         raise LoadError(
             f"{code.named}: its code has changed since you trusted it. Nothing was run.\n"
-            + _changes(code, known[-1], "Its old text is no longer there.")
+            + _changes(code, known[-1], "Its old text was removed.")
             + f'\n  To trust the new code:   trust_remote_code="{code.source.digest}"'
-            f"\n  What you have trusted:   {_record(code.where)}"
+            f"\n  The record of your trust:   {_record(code.where)}"
         )
 
 
-# ------------------------------------------------------------------------------------------------ what is shown
+# ------------------------------------------------------------------------------------------------ texts
 def listing(code: Code, verb: str = "would run") -> str:
-    """The files that run or would run, what each imports, and for which blocks."""
+    """The files that run or would run, with their hashes, imports and blocks, as a table for people."""
     rows: list[tuple[str, str, str, str]] = []
     for name, text in sorted(code.source.files.items()):
         made = code.source.imports[name]
@@ -117,12 +119,12 @@ def listing(code: Code, verb: str = "would run") -> str:
     verb = "runs" if (verb, len(rows)) == ("run", 1) else verb
     count = "1 file" if len(rows) == 1 else f"{len(rows)} files"
     head = f"  {count} {verb}, for the block{'s' if len(code.auto_map) > 1 else ''} {blocks}:"
-    asks = [f"  It asks for {packages}."] if packages else []
-    return plain("\n".join([head, *lines, *asks, f"  To read: {code.place}"]))
+    needs = [f"  It needs {packages}."] if packages else []
+    return plain("\n".join([head, *lines, *needs, f"  To read: {code.place}"]))
 
 
 def plain(text: str) -> str:
-    """Text without characters that a terminal would obey or that change the order of what is read."""
+    """Text without control characters, and without characters that change the order of reading."""
     return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs") else f"\\u{ord(c):04x}"
                    for c in text)  # fmt: skip
 
@@ -132,7 +134,7 @@ def _bytes(size: int) -> str:
 
 
 def _changes(code: Code, before: Mapping[str, str] | None, otherwise: str) -> str:
-    """The difference between trusted and present text, file by file; `before` has the hash of each trusted file."""
+    """The differences between trusted and present text, file by file. `before` has the hash of each trusted file."""
     if before is None:
         return f"  {otherwise}"
     lines: list[str] = []
@@ -148,13 +150,13 @@ def _changes(code: Code, before: Mapping[str, str] | None, otherwise: str) -> st
             old.splitlines(), new.splitlines(), f"{name} (trusted)", f"{name} (now)", lineterm=""
         )
         lines += [f"    {line}" for line in made]
-    cut = [f"    … {len(lines) - _SHOWN} more lines; read {code.place}"] if len(lines) > _SHOWN else []
-    return plain("\n".join([*lines[:_SHOWN], *cut]))
+    cut = [f"    … {len(lines) - _MAX_LINES} more lines; read {code.place}"] if len(lines) > _MAX_LINES else []
+    return plain("\n".join([*lines[:_MAX_LINES], *cut]))
 
 
-# ------------------------------------------------------------------------------------------------ what is remembered
+# ------------------------------------------------------------------------------------------------ the record
 def home() -> Path:
-    """Where what was trusted is kept: `SFUMATO_HOME`, else `sfumato` in the user's cache folder."""
+    """The folder of trusted code: below `SFUMATO_HOME`, else below `sfumato` in the user's cache folder."""
     own = os.environ.get("SFUMATO_HOME")
     return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sfumato")).expanduser() / "trusted"
 
@@ -164,22 +166,22 @@ def _record(where: str) -> Path:
 
 
 def _known(where: str) -> list[dict[str, str]]:
-    """The code of this source that was trusted, oldest first: for each time, the hash of each file."""
+    """The trusted states of a source, oldest first: each the hash of every file."""
     try:
-        said = json.loads(_record(where).read_text(encoding="utf-8"))
-        return [{str(name): str(sha) for name, sha in files.items()} for files in said["trusted"]]
+        record = json.loads(_record(where).read_text(encoding="utf-8"))
+        return [{str(name): str(sha) for name, sha in files.items()} for files in record["trusted"]]
     except FileNotFoundError:
         return []
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise LoadError(f"{_record(where)}: cannot be read ({error}). Remove it to trust {where} anew.") from None
+        raise LoadError(f"{_record(where)}: cannot be read ({error}). Remove it to trust {where} again.") from None
 
 
-def _kept(where: str, digest: str) -> dict[str, str] | None:
+def _remembered(where: str, digest: str) -> dict[str, str] | None:
     return next((files for files in _known(where) if hash_of(files) == digest), None)
 
 
 def _text(sha256: str) -> str | None:
-    """The text that was trusted under this hash, if it is still there and still that text."""
+    """The trusted text of this hash; None if it was removed or changed."""
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         return None
     try:
@@ -190,7 +192,7 @@ def _text(sha256: str) -> str | None:
 
 
 def _remember(code: Code) -> None:
-    """Keep the text of what runs, and that it was trusted for this source; the last one trusted stands last."""
+    """Save the text of the code, and record it as the last trusted state of its source."""
     known = [files for files in _known(code.where) if files != code.source.sha256]
     try:
         for name, sha in code.source.sha256.items():
@@ -198,10 +200,10 @@ def _remember(code: Code) -> None:
                 path = home() / "files" / f"{sha}.txt"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(code.source.files[name].encode())
-        said = {"source": code.where, "revision": code.revision, "trusted": [*known, code.source.sha256]}
-        write_text(_record(code.where), json.dumps(said, indent=1) + "\n")
+        record = {"source": code.where, "revision": code.revision, "trusted": [*known, code.source.sha256]}
+        write_text(_record(code.where), json.dumps(record, indent=1) + "\n")
     except OSError as error:
         raise LoadError(
-            f"{home()}: what was trusted cannot be kept there ({error.strerror or error}). Set SFUMATO_HOME to a "
-            "folder that can be written to."
+            f"{home()}: trusted code cannot be saved there ({error.strerror or error}). Set SFUMATO_HOME to a "
+            "folder that you may write to."
         ) from None

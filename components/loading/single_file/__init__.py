@@ -1,1 +1,1 @@
-"""Checkpoints in one file: what is in them, told from names and shapes, and the models of it."""
+"""Checkpoints in one file: their models, recognised by names and shapes of tensors."""

@@ -23,21 +23,21 @@ from .whole_tensors import WholeTensors
 
 FAMILIES = Path(__file__).parent / "families"
 _VOCABULARIES = {"clip": ("CLIPTokenizer", "clip_tokenizer"), "t5": ("T5TokenizerFast", "t5_tokenizer")}
-"""The tokenizers that come with us: the published class, and the folder beside this file."""
+"""The tokenizers that this package includes: the published class, and the folder beside this file."""
 ENDS = (".safetensors", ".gguf", *PICKLES)
 
-_ALONE: Mapping[str, tuple[str, tuple[str, str], Mapping[str, Any]]] = {
-    # A model without its family: its part, its class, and what its shapes do not say.
+_WITHOUT_FAMILY: Mapping[str, tuple[str, tuple[str, str], Mapping[str, Any]]] = {
+    # A file of one model: the name of its part, its class, and the config keys that its shapes do not tell.
     "controlnet": ("controlnet", ("diffusers", "ControlNetModel"), {}),
     "vae": ("vae", ("diffusers", "AutoencoderKL"), {}),
-    # The one of Flux and SD 3: nothing else of T5 comes alone.
+    # T5 of Flux and SD 3. Other T5 models are not published in one file.
     "t5": (
         "t5",
         ("transformers", "T5EncoderModel"),
         {"layer_norm_epsilon": 1e-06, "relative_attention_max_distance": 128},
     ),
 }
-_SAID = {
+_LAYOUT_TEXTS = {
     "original": "the layout of its authors",
     "diffusers": "diffusers' layout",
     "transformers": "transformers' layout",
@@ -47,32 +47,34 @@ _SAID = {
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file of weights: what it holds, by the names and shapes of its tensors."""
+    """A file of weights, with the models that its tensors belong to."""
 
     file: Path
     shapes: Mapping[str, Shape]
+    """By name of the tensor."""
     parts: tuple[Part, ...]
+    """Its models."""
     family: str | None
-    """The name of its file in `families/`; None for a model without a denoiser of a known family."""
+    """The name of the family's file in `families/`; None without a denoiser of a known family."""
     refused: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Of tensors that are packed in a way that is not read, what it is."""
+    """The packing of each tensor that cannot be read."""
     four_bit: Mapping[str, FourBitState] = field(default_factory=dict[str, FourBitState])
-    """Of weights in bitsandbytes' four bits, what the file says of them."""
+    """The state of each weight in bitsandbytes' four bits."""
 
     @property
-    def knowledge(self) -> Mapping[str, Any]:
-        """What the family fixes: classes, configs, scheduler, tokenizers. Empty where there is no family."""
-        return knowledge_of(self.family) if self.family else {}
+    def family_facts(self) -> Mapping[str, Any]:
+        """What is fixed for the family: classes, configs, scheduler, tokenizers. Empty without a family."""
+        return facts_of(self.family) if self.family else {}
 
     def models(self) -> dict[str, Part]:
-        """The parts under the names that the family's pipeline has for them."""
+        """The parts, by the names of the family's pipeline."""
         if not self.family:
-            return {_ALONE[part.kind][0]: part for part in self.parts if part.kind in _ALONE}
+            return {_WITHOUT_FAMILY[part.kind][0]: part for part in self.parts if part.kind in _WITHOUT_FAMILY}
         towers = sorted((part for part in self.parts if part.kind == "clip"), key=lambda part: part.width)
         by_kind = {part.kind: part for part in self.parts}
         found: dict[str, Part] = {}
-        for name, told in self.knowledge["models"].items():
-            kind = told["kind"]
+        for name, model in self.family_facts["models"].items():
+            kind = model["kind"]
             part = by_kind.get(kind)
             if kind == "clip" or (kind == "open_clip" and part is None):
                 part = towers.pop(0) if towers else None
@@ -81,39 +83,39 @@ class Checkpoint:
         return found
 
     def config(self, name: str) -> dict[str, Any]:  # a config.json
-        """The config of a part, as its shapes and its family tell it."""
+        """The config of a part, by its shapes and its family."""
         part = self._named(name)
         library, class_name = self.hint(name)
         named = {"_class_name": class_name} if library == "diffusers" else {}
         if not self.family:
-            return {**named, **config_of(part, {**_ALONE[part.kind][2], **_heads(part)})}
-        return {**named, **config_of(part, self.knowledge["models"][name]["config"]), **self._exceptions(name)}
+            return {**named, **config_of(part, {**_WITHOUT_FAMILY[part.kind][2], **_heads(part)})}
+        return {**named, **config_of(part, self.family_facts["models"][name]["config"]), **self._exceptions(name)}
 
     def part(self, name: str) -> Part:
-        """The part called `name`. LoadError where the file has none, or has it packed in a way that is not read."""
+        """A part by its name. LoadError if the file has none, or if its packing cannot be read."""
         part = self._named(name)
         if packed := [kind for tensor, kind in self.refused.items() if tensor.startswith(part.prefix)]:
             raise LoadError(
-                f"{self.file}: {len(packed)} weights of its {name} are packed as {packed[0]}, which is not read from a "
-                "single file. Take one in float16, bfloat16, float8 or bitsandbytes' four bits, or a GGUF file."
+                f"{self.file}: {len(packed)} weights of its {name} are packed as {packed[0]}, which cannot be read "
+                "from a single file. Use float16, bfloat16, float8, bitsandbytes' four bits, or a GGUF file."
             )
         return part
 
     def _named(self, name: str) -> Part:
         models = self.models()
         if name not in models:
-            raise LoadError(f"{self.file}: {self.describe()}, and so no {name}. {did_you_mean(name, models)}")
+            raise LoadError(f"{self.file}: {self.describe()}, and no {name}. {did_you_mean(name, models)}")
         return models[name]
 
     def hint(self, name: str) -> tuple[str, str]:
         """The published class of a part."""
         if not self.family:
-            return _ALONE[self._named(name).kind][1]
-        library, class_name = self.knowledge["models"][name]["class"]
+            return _WITHOUT_FAMILY[self._named(name).kind][1]
+        library, class_name = self.family_facts["models"][name]["class"]
         return library, class_name
 
     def quantization(self, name: str) -> dict[str, Any]:  # a key of a config.json
-        """The `quantization_config` of a part whose weights are in four bits; nothing for others."""
+        """The `quantization_config` of a part whose weights are in four bits; {} for others."""
         prefix = self._named(name).prefix
         states = [state for tensor, state in self.four_bit.items() if tensor.startswith(prefix)]
         if not states:
@@ -122,17 +124,17 @@ class Checkpoint:
         return {"quantization_config": {**config, "bnb_4bit_use_double_quant": any(state.nested for state in states)}}
 
     def describe(self) -> str:
-        """What it is, in a phrase."""
+        """A phrase for texts: "holds unet, vae of sd1 in …"."""
         if not self.parts:
-            return "holds no model that is known here"
-        # Text towers have transformers' names beside a denoiser of any layout.
-        telling = [part for part in self.parts if part.layout != "transformers"] or self.parts
-        layouts = " and ".join(dict.fromkeys(_SAID[part.layout] for part in telling))
+            return "holds no known model"
+        # Text towers have transformers' names with a denoiser of any layout.
+        parts = [part for part in self.parts if part.layout != "transformers"] or self.parts
+        layouts = " and ".join(dict.fromkeys(_LAYOUT_TEXTS[part.layout] for part in parts))
         names = list(self.models()) or [part.kind for part in self.parts]
         return f"holds {', '.join(names)}{f' of {self.family}' if self.family else ''} in {layouts}"
 
     def _exceptions(self, name: str) -> dict[str, Any]:
-        """What single checkpoints of a family differ in."""
+        """Config keys in which single checkpoints of a family differ."""
         if self.family == "sd2" and name == "unet" and self.predicts_velocity:
             return {"sample_size": 96}
         return {}
@@ -141,8 +143,8 @@ class Checkpoint:
     def predicts_velocity(self) -> bool:
         """Whether an SD 2 or SDXL U-Net was trained on velocity.
 
-        Fine-tunes say it by an empty tensor `v_pred`. Stability's SD 2 files say nothing: of those, the last norm's
-        shift is spread widely in the 768 pixel one alone (a rule of ComfyUI, found on the published files).
+        Fine-tunes have an empty tensor `v_pred`. Stability's SD 2 files have no mark; of those, only the 768 pixel one
+        has a large spread in the shift of its last norm (ComfyUI's rule, verified on the published files).
         """
         if "v_pred" in self.shapes:
             return True
@@ -154,8 +156,8 @@ class Checkpoint:
         return bool(tensor.float().std(unbiased=False) > 0.09)
 
     def scheduler(self) -> dict[str, Any]:  # a scheduler_config.json
-        """The scheduler that the family is published with."""
-        config = dict(self.knowledge["scheduler"])
+        """The published scheduler of the family."""
+        config = dict(self.family_facts["scheduler"])
         if self.predicts_velocity:
             config["prediction_type"] = "v_prediction"
         if "ztsnr" in self.shapes:
@@ -166,7 +168,7 @@ class Checkpoint:
 
 
 def open_checkpoint(file: Path, access: Access) -> Checkpoint:
-    """What a file holds. Its header is read once for each state of the file. LoadError where it is damaged."""
+    """Recognise the models of a file. Its header is read once until the file changes. LoadError if it is damaged."""
     try:
         state = file.stat()
     except OSError as error:
@@ -192,72 +194,88 @@ def _family_of(parts: tuple[Part, ...]) -> str | None:
     shapes = unet.original
     context = next((s[1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), 0)
     if "label_emb.0.0.weight" in shapes:
-        alone = "open_clip" in by_kind and "clip" not in by_kind
-        return "sdxl_refiner" if alone or context == 1280 else "sdxl"
+        only_open_clip = "open_clip" in by_kind and "clip" not in by_kind
+        return "sdxl_refiner" if only_open_clip or context == 1280 else "sdxl"
     return "sd2" if "open_clip" in by_kind or ("clip" not in by_kind and context == 1024) else "sd1"
 
 
 @lru_cache
-def knowledge_of(name: str) -> Mapping[str, Any]:
-    """What the family of that name fixes."""
+def facts_of(name: str) -> Mapping[str, Any]:
+    """The file of a family in `families/`, as JSON."""
     return json.loads((FAMILIES / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def _heads(part: Part) -> dict[str, Any]:
-    """How a control net divides its channels, by the family whose text it reads."""
+    """How a control net divides its channels into heads, by the width of the text that it reads."""
     context = next((s[1] for n, s in part.shapes.items() if n.endswith("attn2.to_k.weight")), 0)
     return {} if part.kind != "controlnet" else {"attention_head_dim": 8} if context == 768 else {"head_size": 64}
 
 
-def index_of(file: Path, access: Access, beside: Index | None = None) -> Index:
-    """The pipeline in a file, as an index of its components.
+def index_of(file: Path, access: Access, other: Index | None = None) -> Index:
+    """The pipeline of a file, as an index of its components.
 
-    `beside` is a folder's or repo's index (`config=`): its configs hold in place of ours, and its components stand
-    where the file has none.
+    Args:
+        file: a file of weights.
+        access: how it may be read.
+        other: the index of a folder or repo (`config=`): its configs replace the derived ones, and its components are
+            used if the file has none.
+
+    Raises:
+        LoadError: a file that is damaged, or that is not a whole pipeline.
     """
     found = open_checkpoint(file, access)
     if not found.family:
         raise LoadError(
-            f"{file}: {found.describe()}, which is no whole pipeline. One component: "
-            "sf.load_component(file, 'ClassName'); what a file holds: sf.inspect(file)."
+            f"{file}: {found.describe()}, which is not a whole pipeline. Load one component with "
+            "sf.load_component(file, 'ClassName'), or list the content with sf.inspect(file)."
         )
     components: dict[str, ComponentSpec | None] = {}
-    if beside is None:
+    if other is None:
         scheduler = found.scheduler()
         hint = ("diffusers", str(scheduler["_class_name"]))
         components["scheduler"] = ComponentSpec(type_hint=hint, config=scheduler)
-        for name, told in found.knowledge["tokenizers"].items():
-            class_name, folder = _VOCABULARIES[told["kind"]]
+        for name, tokenizer in found.family_facts["tokenizers"].items():
+            class_name, folder = _VOCABULARIES[tokenizer["kind"]]
             components[name] = ComponentSpec(
                 type_hint=("transformers", class_name),
                 pretrained_model_name_or_path=str(FAMILIES.parent / folder),
-                config=told.get("config"),
+                config=tokenizer.get("config"),
             )
     else:
-        components |= beside.components
+        components |= other.components
     for name in found.models():
-        other = beside.components.get(name) if beside else None
-        components[name] = part_spec(found, name, other)
-    class_name = beside.class_name if beside else found.knowledge["class_name"]
-    return Index(file, class_name, None, components, beside.config if beside else found.knowledge["keys"])
+        replaced = other.components.get(name) if other else None
+        components[name] = part_spec(found, name, replaced)
+    class_name = other.class_name if other else found.family_facts["class_name"]
+    return Index(file, class_name, None, components, other.config if other else found.family_facts["keys"])
 
 
 def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name: str = "") -> ComponentSpec:
-    """The spec of one component in a file: the part of that name, else the one of that class, else the only one."""
+    """The spec of one component of a file.
+
+    Args:
+        file: a file of weights.
+        access: how it may be read.
+        hint: its class; None takes the only part.
+        name: its part ("vae"); "" takes the one part of the class.
+
+    Raises:
+        LoadError: no such part, or several that fit.
+    """
     found = open_checkpoint(file, access)
     models = found.models()
     if not name:
         fitting = [part for part in models if hint is None or found.hint(part)[1] == hint[1]]
         if len(fitting) != 1:
-            wanted = hint[1] if hint else "one model alone"
-            raise LoadError(f"{file}: {found.describe()}; wanted {wanted}. Pass subfolder={next(iter(models), '')!r}.")
+            wanted = hint[1] if hint else "a file of one model"
+            raise LoadError(f"{file}: {found.describe()}; needs {wanted}. Pass subfolder={next(iter(models), '')!r}.")
         (name,) = fitting
     spec = part_spec(found, name).with_access(access)
     return spec.using(type_hint=hint) if hint else spec
 
 
 def part_spec(found: Checkpoint, name: str, other: ComponentSpec | None = None) -> ComponentSpec:
-    """The spec of one part, with the config of `other` where that is given."""
+    """The spec of one part. `other` is a spec whose config is used in place of the derived one."""
     return ComponentSpec(
         type_hint=other.type_hint if other else found.hint(name),
         pretrained_model_name_or_path=str(found.file),
@@ -267,7 +285,7 @@ def part_spec(found: Checkpoint, name: str, other: ComponentSpec | None = None) 
 
 
 def tensors_in(spec: ComponentSpec, model: Any) -> Renamed:  # a model of ours
-    """The tensors of a part of a file, under published names, for a model of ours."""
+    """The tensors of a part of a file, by the names of our model."""
     file = Path(str(spec.pretrained_model_name_or_path))
     part = open_checkpoint(file, spec.access).part(spec.subfolder)
     tensors = WholeTensors(open_tensors([file], allow_pickle=spec.access.allow_pickle))

@@ -1,4 +1,4 @@
-"""Configs of the models in a file, told from the shapes of its tensors. What shapes do not say is in `families/`."""
+"""Derive the configs of a file's models from the shapes of its tensors. Other keys are in `families/`."""
 
 import math
 from collections.abc import Mapping
@@ -12,28 +12,28 @@ Config = dict[str, Any]  # a config.json
 
 
 def config_of(part: Part, base: Mapping[str, Any]) -> Config:
-    """The config of a model: `base` has what its family fixes, and the shapes say the rest."""
+    """The config of a model: the keys of `base`, which its family fixes, and those that follow from its shapes."""
     shapes = part.original
     match part.kind:
         case "unet" | "controlnet":
-            told = _unet(shapes, base)
+            derived = _unet(shapes, base)
         case "vae":
-            told = _vae(shapes)
+            derived = _vae(shapes)
         case "flux":
-            told = _flux(shapes)
+            derived = _flux(shapes)
         case "sd3":
-            told = _sd3(shapes)
+            derived = _sd3(shapes)
         case "clip":
-            told = _clip(shapes)
+            derived = _clip(shapes)
         case "open_clip":
-            told = _open_clip(shapes)
+            derived = _open_clip(shapes)
         case "t5":
-            told = _t5(shapes)
-    return {**{key: value for key, value in base.items() if key != "head_size"}, **told}
+            derived = _t5(shapes)
+    return {**{key: value for key, value in base.items() if key != "head_size"}, **derived}
 
 
 def _unet(shapes: Shapes, base: Mapping[str, Any]) -> Config:
-    """Levels are told by where the way down halves its size; attention by where it reads text."""
+    """A level ends where the down path halves the size. A level has attention if it reads text."""
     channels, depths, layers = _levels(shapes)
     middle = _depth(shapes, "middle_block.1.")
     per_level = [depth or 1 for depth in depths[:-1]] + [depths[-1] or middle]
@@ -145,10 +145,10 @@ def _t5(shapes: Shapes) -> Config:
 
 def _flux(shapes: Shapes) -> Config:
     head = shapes["double_blocks.0.img_attn.norm.query_norm.scale"][0]
-    taken, given = shapes["img_in.weight"][1], shapes["final_layer.linear.weight"][0]
+    inputs, outputs = shapes["img_in.weight"][1], shapes["final_layer.linear.weight"][0]
     return {
-        "in_channels": taken,
-        "out_channels": given if given != taken else None,
+        "in_channels": inputs,
+        "out_channels": outputs if outputs != inputs else None,
         "num_layers": 1 + max(number_after(name, "double_blocks.") for name in shapes),
         "num_single_layers": 1 + max(number_after(name, "single_blocks.") for name in shapes),
         "attention_head_dim": head,
@@ -160,12 +160,12 @@ def _flux(shapes: Shapes) -> Config:
 
 
 def _sd3(shapes: Shapes) -> Config:
-    width, taken, patch, _ = shapes["x_embedder.proj.weight"]
+    width, inputs, patch, _ = shapes["x_embedder.proj.weight"]
     count = 1 + max(number_after(name, "joint_blocks.") for name in shapes)
     normed = "joint_blocks.0.x_block.attn.ln_q.weight"
     head = shapes[normed][0] if normed in shapes else 64
     return {
-        "in_channels": taken,
+        "in_channels": inputs,
         "out_channels": shapes["final_layer.linear.weight"][0] // patch**2,
         "patch_size": patch,
         "num_layers": count,

@@ -1,4 +1,4 @@
-"""Names of the latent diffusion repo (CompVis, Stability's SGM), which SD 1, SD 2 and SDXL files have."""
+"""Tensor names of the latent diffusion repo (CompVis, Stability's SGM): files of SD 1, SD 2 and SDXL."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -48,12 +48,12 @@ _OPEN_CLIP_ATTENTION = """
 
 
 def unet(config: Mapping[str, Any]) -> list[Row]:  # a config.json
-    """The U-Net, whose blocks are numbered through from the first convolution to the last."""
-    return [*_ENDS, *_way_down(config), *_way_up(config)]
+    """The U-Net. Its blocks are numbered from the first convolution to the last."""
+    return [*_ENDS, *_down_path(config), *_up_path(config)]
 
 
 def controlnet(config: Mapping[str, Any]) -> list[Row]:  # a config.json
-    """A control net (Zhang et al. 2023): the way down of a U-Net, its hint's convolutions and its zero convolutions."""
+    """A control net (Zhang et al. 2023): a U-Net's down path, the hint's convolutions, zero convolutions."""
     hints = len(config.get("conditioning_embedding_out_channels", (16, 32, 96, 256)))
     outputs = 1 + sum(_layers(config, level) + 1 for level in range(len(config["down_block_types"]))) - 1
     text = "\n".join(
@@ -63,7 +63,7 @@ def controlnet(config: Mapping[str, Any]) -> list[Row]:  # a config.json
         + [f"controlnet_down_blocks.{k}  zero_convs.{k}.0" for k in range(outputs)]
         + ["controlnet_mid_block  middle_block_out.0"]
     )
-    return [*_ENDS, *_way_down(config), *table(text)]
+    return [*_ENDS, *_down_path(config), *table(text)]
 
 
 def vae(config: Mapping[str, Any]) -> list[Row]:  # a config.json
@@ -88,7 +88,7 @@ def vae(config: Mapping[str, Any]) -> list[Row]:  # a config.json
 
 
 def open_clip(layers: int) -> tuple[Row, ...]:
-    """A text tower in the names of OpenCLIP: attention's three projections are one matrix."""
+    """A text tower in OpenCLIP's names, where the three projections of attention are one matrix."""
     joined = [row for end in ("weight", "bias") for row in table(_OPEN_CLIP_ATTENTION.replace("END", end), layers)]
     return (*table(_OPEN_CLIP, layers), *joined)
 
@@ -102,7 +102,7 @@ def _layers(config: Mapping[str, Any], level: int) -> int:
     return layers[level] if isinstance(layers, list | tuple) else layers
 
 
-def _way_down(config: Mapping[str, Any]) -> Iterator[Row]:
+def _down_path(config: Mapping[str, Any]) -> Iterator[Row]:
     levels = len(config["down_block_types"])
     number = 1
     for level in range(levels):
@@ -117,7 +117,7 @@ def _way_down(config: Mapping[str, Any]) -> Iterator[Row]:
     yield Row(("mid_block.attentions.0",), "middle_block.1")
 
 
-def _way_up(config: Mapping[str, Any]) -> Iterator[Row]:
+def _up_path(config: Mapping[str, Any]) -> Iterator[Row]:
     kinds = config["up_block_types"]
     number = 0
     for level, kind in enumerate(kinds):

@@ -1,4 +1,4 @@
-"""What a file of weights holds, told from the names and shapes of its tensors."""
+"""Recognise the models of a file by the names and shapes of its tensors."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,26 +27,29 @@ _SIGNS: tuple[tuple[Kind, Layout, str], ...] = (
     ("flux", "diffusers", "single_transformer_blocks.0.proj_mlp.weight"),
     ("sd3", "diffusers", "transformer_blocks.0.norm1_context.linear.weight"),
 )
-"""A tensor that each kind of model has in each layout, whatever its size, and no other."""
+"""A tensor that every model of a kind and layout has, at any size, and no other model."""
 
 _UNUSED = ("logit_scale", "position_ids", "attn_mask", "scaled_fp8", "spiece_model")
-"""Last parts of names of what files hold and no model of ours needs."""
-_BESIDE = ("loss.", "model_ema.", "dec.", "output.")
-"""How names begin of what an autoencoder's training left in its file, and of T5's decoder as llama.cpp names it."""
+"""Last parts of the names of tensors that our models do not need."""
+_UNUSED_PREFIXES = ("loss.", "model_ema.", "dec.", "output.")
+"""Beginnings of unneeded names: an autoencoder's training state, and T5's decoder in llama.cpp's names."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One model in a file: its tensors begin with `prefix`, and `shapes` has them without it."""
+    """One model in a file."""
 
     kind: Kind
     layout: Layout
+    """Whose names its tensors have."""
     prefix: str
+    """The beginning of the names in the file."""
     shapes: Mapping[str, Shape]
+    """By name without the prefix."""
 
     @property
     def width(self) -> int:
-        """The width of a text tower, by which those of one file are told apart; 0 for other models."""
+        """The width of a text tower, which tells the towers of one file apart; 0 for other models."""
         for name in ("text_model.embeddings.token_embedding.weight", "token_embedding.weight", "shared.weight"):
             if name in self.shapes:
                 return self.shapes[name][1]
@@ -54,7 +57,7 @@ class Part:
 
     @property
     def original(self) -> Mapping[str, Shape]:
-        """The shapes under the names that configs are told from: the authors', and of text towers transformers'."""
+        """The shapes by the names that configs are derived from: the authors' names; transformers' for text towers."""
         if self.layout in ("original", "transformers"):
             return self.shapes
         if self.layout == "llama.cpp":
@@ -69,7 +72,7 @@ class Part:
         return shapes
 
     def rows(self) -> Collection[Row]:
-        """The table of names between the original layout and ours, as large as this model needs it."""
+        """The table of names between the original layout and ours, for the size of this model."""
         match self.kind:
             case "flux":
                 return transformers.flux(self._count("double_blocks.", "single_blocks.", "transformer_blocks."))
@@ -85,10 +88,10 @@ class Part:
                 return ()
 
     def names(self) -> Iterator[str]:
-        """The names in the file that the model has to have a place for."""
+        """The names in the file that the model must have."""
         for name in self.shapes:
-            # A plain tower has no projection, and the last layer of SD 2's is never read.
-            unused = name.rpartition(".")[2] in _UNUSED or name.startswith(_BESIDE)
+            # A plain tower has no projection, and the last layer of SD 2's tower is never read.
+            unused = name.rpartition(".")[2] in _UNUSED or name.startswith(_UNUSED_PREFIXES)
             if not unused and not (self.kind == "open_clip" and _beyond(name, self)):
                 yield self.prefix + name
 
@@ -97,7 +100,7 @@ class Part:
 
 
 def number_after(name: str, head: str) -> int:
-    """The number that follows `head` in a name; -1 where there is none.
+    """The number that follows `head` in a name; -1 if there is none.
 
     >>> number_after("a.down_blocks.12.x", "down_blocks."), number_after("a.b", "down_blocks.")
     (12, -1)
@@ -108,18 +111,18 @@ def number_after(name: str, head: str) -> int:
 
 
 def parts_of(shapes: Mapping[str, Shape]) -> list[Part]:
-    """The models in a file with tensors of these names and shapes, in the order of the signs."""
+    """The models of a file with tensors of these names and shapes."""
     found: dict[tuple[Kind, str], Layout] = {}
     for kind, layout, sign in _SIGNS:
         for name in shapes:
             if name == sign or name.endswith(f".{sign}"):
                 found.setdefault((kind, name[: -len(sign)]), layout)
-    # What a control net and a U-Net have in common is signed by both only in a control net of diffusers' layout.
+    # Only a control net in diffusers' layout has the signs of two kinds: its own and the U-Net's.
     prefixes = {prefix for _, prefix in found}
     made: list[Part] = []
     for (kind, prefix), layout in found.items():
         if kind == "open_clip" and f"{prefix}token_embedding.weight" not in shapes:
-            continue  # the tower for pictures
+            continue  # the image tower
         deeper = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
         own = {n[len(prefix) :]: s for n, s in shapes.items() if n.startswith(prefix) and not n.startswith(deeper)}
         made.append(Part(kind, layout, prefix, own))
@@ -132,13 +135,13 @@ def _beyond(name: str, part: Part) -> bool:
 
 
 def open_clip_layers(shapes: Mapping[str, Shape]) -> int:
-    """How many layers of an OpenCLIP tower are used: SD 2 reads the last but one of ViT-H's 24."""
+    """How many layers of an OpenCLIP tower are used. SD 2 reads the last but one of ViT-H's 24."""
     count = 1 + max(number_after(name, "transformer.resblocks.") for name in shapes)
     return 23 if count == 24 else count
 
 
 def _rows_by_counting(part: Part) -> list[Row]:
-    """The rows for a model in diffusers' layout, whose config is not known yet: levels and layers are counted."""
+    """The rows for a model in diffusers' layout. Its config is unknown here, so levels and layers are counted."""
     names = part.shapes
     if part.kind == "vae":
         levels = 1 + max(number_after(name, "encoder.down_blocks.") for name in names)

@@ -1,4 +1,4 @@
-"""Tables of names: which tensors of a published file are which of a model, read in both directions."""
+"""Tables of names between the tensors of a published file and those of a model, in both directions."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,12 +11,12 @@ from ...quantization.four_bit import MayBeFourBit
 from ...storage.tensors import Shape, Tensors
 
 How = Literal["", "transposed", "halves swapped", "1x1"]
-"""What else differs: a matrix on its side; scale and shift in the other order; a 1x1 convolution for a matrix."""
+"""A further difference: a transposed matrix; scale and shift in the other order; a 1x1 convolution for a matrix."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Names that begin with `theirs` begin with `ours` in a model; several of ours are the rows of one of theirs."""
+    """Names that begin with `theirs` in a file begin with `ours` in a model. Several of ours are one matrix's rows."""
 
     ours: tuple[str, ...]
     theirs: str
@@ -25,7 +25,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Tie:
-    """One tensor of a file, and the tensors of a model that it is."""
+    """One tensor of a file, and the tensors of a model that are made of it."""
 
     ours: tuple[str, ...]
     theirs: str
@@ -33,7 +33,7 @@ class Tie:
 
 
 def table(text: str, count: int = 0) -> tuple[Row, ...]:
-    """Rows written as text: our name (or several with +), theirs, and how. `{i}` stands for each number below `count`.
+    """Parse rows: our name (or several with +), the file's name, the difference. `{i}` is each number below `count`.
 
     >>> table("attn.to_q + attn.to_k  attn.qk\\nproj {i}.out  {i}.proj  transposed".replace("proj {i}", "{i}"), 1)[1]
     Row(ours=('0.out',), theirs='0.proj', how='transposed')
@@ -50,14 +50,14 @@ def table(text: str, count: int = 0) -> tuple[Row, ...]:
 
 
 def inside(ours: str, theirs: str, rows: Iterable[Row]) -> list[Row]:
-    """The rows of a part that stands under these names."""
+    """The rows of a part, with these prefixes."""
     return [Row(tuple(f"{ours}.{name}" for name in row.ours), f"{theirs}.{row.theirs}", row.how) for row in rows]
 
 
 def ties(names: Iterable[str], rows: Iterable[Row], prefix: str = "") -> list[Tie]:
-    """What each tensor of a model is called in a file: by the row that says most of its name, else the same.
+    """The name in a file of each tensor of a model: by the row with the longest match, else the same name.
 
-    `prefix` begins all names of the file.
+    `prefix` is the beginning of all names of the file.
     """
     by_name = {name: (row, place) for row in rows for place, name in enumerate(row.ours)}
     found: dict[str, dict[int, str]] = {}
@@ -76,24 +76,28 @@ def ties(names: Iterable[str], rows: Iterable[Row], prefix: str = "") -> list[Ti
 
 
 class Renamed:
-    """The tensors of a file under the names of a model, whose shapes `wanted` are.
+    """The tensors of a file by the names of a model.
 
-    `keep` are the names of the file that belong to this model: one that no tie has is shown under its own name, so
-    that it is told as unexpected.
+    Args:
+        tensors: the file.
+        made: the ties of the model's tensors.
+        wanted: the shapes of the model.
+        keep: the file's names that belong to the model. Those without a tie keep their names, so that the loader
+            reports them as unexpected.
     """
 
     def __init__(
         self, tensors: Tensors, made: Sequence[Tie], wanted: Mapping[str, Shape], keep: Iterable[str] = ()
     ) -> None:
         self.tensors = tensors
-        """What the file has. May be exchanged for one of the same names and shapes."""
-        there = tensors.shapes()
+        """The file. May be replaced by a source with the same names and shapes."""
+        stored = tensors.shapes()
         self._of: dict[str, tuple[Tie, list[int], int]] = {}
         self._shapes: dict[str, Shape] = {}
         for tie in made:
-            if tie.theirs not in there:
+            if tie.theirs not in stored:
                 continue
-            whole = there[tie.theirs]
+            whole = stored[tie.theirs]
             sizes = [next(iter(wanted[name]), 1) for name in tie.ours]
             fits = sum(sizes) == next(iter(whole), 1)
             for place, name in enumerate(tie.ours):
@@ -101,14 +105,16 @@ class Renamed:
                 piece = (sizes[place], *whole[1:]) if fits and len(sizes) > 1 else whole
                 self._shapes[name] = piece[::-1] if tie.how == "transposed" else piece
         tied = {tie.theirs for tie in made}
-        self._shapes |= {name: there[name] for name in keep if name not in tied}
+        self._shapes |= {name: stored[name] for name in keep if name not in tied}
 
     def shapes(self) -> Mapping[str, Shape]:
+        """The shapes by the model's names."""
         return self._shapes
 
     def read(self, name: str) -> Tensor:
+        """One tensor of the model: split, transposed or reordered as its row says."""
         tie, sizes, place = self._of[name]
-        whole: Any = self.tensors.read(tie.theirs)  # a Tensor, or a Packed or FourBit, which do alike
+        whole: Any = self.tensors.read(tie.theirs)  # a Tensor, or a Packed or FourBit with the same methods
         if len(sizes) > 1:
             return whole.split(sizes)[place]
         if tie.how == "transposed":
@@ -116,16 +122,17 @@ class Renamed:
         return _swapped(whole) if tie.how == "halves swapped" else whole
 
     def four_bit(self) -> Collection[str]:
-        """The names of what the file has in four bits; pieces that begin inside a block are decoded by `read`."""
-        there = self.tensors.four_bit() if isinstance(self.tensors, MayBeFourBit) else ()
-        return [name for name, (tie, _, _) in self._of.items() if tie.theirs in there]
+        """The names of weights in four bits. `read` decodes pieces that begin inside a block."""
+        packed = self.tensors.four_bit() if isinstance(self.tensors, MayBeFourBit) else ()
+        return [name for name, (tie, _, _) in self._of.items() if tie.theirs in packed]
 
     def where(self, name: str) -> str:
+        """The file of a tensor."""
         return self.tensors.where(self._of[name][0].theirs if name in self._of else name)
 
 
-def written(state: Mapping[str, Tensor], made: Sequence[Tie]) -> dict[str, Tensor]:
-    """A model's tensors under the names of a file, in its form: the inverse of `Renamed`."""
+def file_tensors(state: Mapping[str, Tensor], made: Sequence[Tie]) -> dict[str, Tensor]:
+    """A model's tensors in the names and form of a file: the inverse of `Renamed`."""
     out: dict[str, Tensor] = {}
     for tie in made:
         whole = (

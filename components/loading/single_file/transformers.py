@@ -1,4 +1,4 @@
-"""Names of the transformers' own repos: Black Forest Labs' Flux, Stability's SD 3; and llama.cpp's of T5."""
+"""Tensor names of the authors of Flux (Black Forest Labs) and SD 3 (Stability), and llama.cpp's names of T5."""
 
 from .tables import Row, table
 
@@ -84,17 +84,17 @@ _T5_PLAIN = """
 
 
 def flux(blocks: int) -> tuple[Row, ...]:
-    """`FluxTransformer2DModel` with at most so many blocks of a kind. One matrix makes all that a block begins with."""
+    """`FluxTransformer2DModel` with at most `blocks` blocks of a kind. A block's first projections are one matrix."""
     return table(_FLUX, blocks)
 
 
 def sd3(blocks: int) -> tuple[Row, ...]:
-    """`SD3Transformer2DModel`. The last block's text stream has only scale and shift, in the other order."""
+    """`SD3Transformer2DModel`. The last block's text stream has only a scale and a shift, in the other order."""
     last = f"transformer_blocks.{blocks - 1}.norm1_context.linear"
     rows = table(_SD3, blocks)
     return tuple(Row(r.ours, r.theirs, "halves swapped") if r.ours == (last,) else r for r in rows)
 
 
 def t5(blocks: int, *, gated: bool) -> tuple[Row, ...]:
-    """`T5EncoderModel` as llama.cpp names it in GGUF files; T5 1.1 is gated."""
+    """`T5EncoderModel` in llama.cpp's names, as in GGUF files. T5 1.1 is gated."""
     return (*table(_T5, blocks), *table(_T5_GATED if gated else _T5_PLAIN, blocks))

@@ -1,4 +1,4 @@
-"""Tensors that a file stores as several: a weight in few bits, and beside it what its numbers are made of."""
+"""Weights that a file stores as several tensors: packed codes, with their scales and tables."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -13,24 +13,24 @@ from ...storage.tensors import Shape, Tensors
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _SCALES = (".scale_weight", ".weight_scale")
-"""What ends the name of a weight's scale in place of `.weight`: in ComfyUI's files until 2025, and since."""
-_BESIDE = (".scale_input", ".input_scale", ".comfy_quant")
-"""Likewise, what says how to compute in float8; here weights are computed with in the dtype that is asked for."""
+"""Ends of the names of scales, in place of `.weight`: in ComfyUI's files until 2025, and since then."""
+_SETTINGS = (".scale_input", ".input_scale", ".comfy_quant")
+"""Ends of the names of settings for computing in float8. They are not used: weights are cast to the model's dtype."""
 _UNREAD = {
     ".SCB": "bitsandbytes' int8",
     ".weight_scale_2": "NVFP4",
     ".qweight": "GPTQ, AWQ or SVDQuant",
     ".weight_scale_inv": "float8 in blocks",
 }
-"""How names end by which packings are known that are not read."""
+"""Ends of names that mark packings that cannot be read."""
 
 
 class WholeTensors:
-    """The tensors of a file, each whole: float8 weights with their scale applied, and no scales beside them.
+    """The tensors of a file, with each packed weight as one tensor.
 
     ComfyUI's scaled files have `x.scale_weight` (or `x.weight_scale`) beside `x.weight` in float8: the weight is the
-    product, and the scale is one number or one for each row. Weights in bitsandbytes' four bits are told by the state
-    beside them, and have the shape that it says. `refused` says of what cannot be read what it is.
+    product, and the scale is one number or one for each row. Weights in bitsandbytes' four bits have a state tensor,
+    which has their shape. `refused` has the packing of each weight that cannot be read.
     """
 
     def __init__(self, tensors: Tensors) -> None:
@@ -39,7 +39,7 @@ class WholeTensors:
         self._scales: dict[str, str] = {}
         hidden: set[str] = set()
         for name in shapes:
-            for end in (*_SCALES, *_BESIDE):
+            for end in (*_SCALES, *_SETTINGS):
                 if name.endswith(end) and (weight := f"{name.removesuffix(end)}.weight") in shapes:
                     hidden.add(name)
                     if end in _SCALES:
@@ -55,6 +55,7 @@ class WholeTensors:
         self.refused: Mapping[str, str] = dict(_refused(tensors))
 
     def shapes(self) -> Mapping[str, Shape]:
+        """The shape of each whole weight, by name."""
         return self._shapes
 
     def four_bit(self) -> Collection[str]:
@@ -68,42 +69,44 @@ class WholeTensors:
             raise LoadError(f"{self.where(name)}: {name} is damaged: {error}.") from error
 
     def _four_bit(self, name: str, codes: Tensor) -> FourBit:
-        there = self.tensors.shapes()
-        parts = {end: self.tensors.read(f"{name}{end}") for end in PARTS if f"{name}{end}" in there}
+        names = self.tensors.shapes()
+        parts = {end: self.tensors.read(f"{name}{end}") for end in PARTS if f"{name}{end}" in names}
         try:
             return FourBit(self.states[name], codes, parts)
         except ValueError as error:
             raise LoadError(f"{self.where(name)}: {name} is damaged: {error}.") from error
 
-    def read(self, name: str) -> Any:  # a Tensor, or a FourBit or Packed that is cut and joined like one
+    def read(self, name: str) -> Any:  # a Tensor, or a FourBit or Packed, which is split and joined like one
+        """One weight, with its scale applied. LoadError for a damaged state or an unfit scale."""
         tensor = self.tensors.read(name)
         if name in self.states:
             return self._four_bit(name, tensor)
         if (scale := self._scales.get(name)) is None:
             return tensor
         if tensor.dtype not in _FLOAT8:
-            raise LoadError(f"{self.where(name)}: {name} is {tensor.dtype} beside {scale}; wanted float8.")
+            raise LoadError(f"{self.where(name)}: {name} has a scale, so it needs to be float8, and is {tensor.dtype}.")
         factor = self.tensors.read(scale).float()
         if factor.numel() not in (1, tensor.shape[0]):
             raise LoadError(
-                f"{self.where(name)}: {scale} is {list(factor.shape)}, and {name} is {list(tensor.shape)}; wanted one "
-                "number, or one for each row."
+                f"{self.where(name)}: {scale} needs one number, or one for each row of {name} {list(tensor.shape)}, "
+                f"and has the shape {list(factor.shape)}."
             )
         return tensor.float() * factor.reshape(-1, *[1] * (tensor.ndim - 1))
 
     def where(self, name: str) -> str:
+        """The file of a tensor."""
         return self.tensors.where(name)
 
 
 def _refused(tensors: Tensors) -> Iterator[tuple[str, str]]:
-    """The weights that are packed in a way that is not read, and what it is called."""
+    """The weights whose packing cannot be read, with its name."""
     for name in tensors.shapes():
         for end, kind in _UNREAD.items():
             if name.endswith(end):
                 yield name, kind
         if name.endswith(".comfy_quant"):
-            said = _json(tensors.read(name))
-            kind = str(said.get("format")) if isinstance(said, dict) else "a format that its marker does not name"
+            marker = _json(tensors.read(name))
+            kind = str(marker.get("format")) if isinstance(marker, dict) else "a format that its marker does not name"
             if not kind.startswith("float8_e"):
                 yield name, kind
 

@@ -1,4 +1,4 @@
-"""Models written into one file under the names of its authors: what `checkpoint` reads."""
+"""Write models into one file in the layout of their authors, which `checkpoint` reads."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,27 +11,37 @@ from ....graph.errors import LoadError
 from ....registry import did_you_mean
 from ...storage.weights import write_atomically
 from . import latent_diffusion, transformers
-from .checkpoint import FAMILIES, knowledge_of
-from .tables import Row, ties, written
+from .checkpoint import FAMILIES, facts_of
+from .tables import Row, file_tensors, ties
 
 
 def write_checkpoint(file: str | Path, family: str, models: Mapping[str, Any]) -> Path:  # models of ours, by name
     """Write the models of a pipeline ("unet", "vae", "text_encoder" …) as one safetensors file in original layout.
 
-    `family` is one of those in `families/` ("sd1", "sdxl" …). The file appears whole or not at all. LoadError for a
-    model that the family's files have no place for.
+    The file appears whole or not at all.
+
+    Args:
+        file: the path to write.
+        family: a name in `families/` ("sd1", "sdxl" …).
+        models: our models, by the names of the pipeline.
+
+    Returns:
+        The path.
+
+    Raises:
+        LoadError: an unknown family, or a model that files of the family do not have.
     """
     known = [path.stem for path in FAMILIES.glob("*.json")]
     if family not in known:
-        raise LoadError(f"No family {family!r} is written as one file. {did_you_mean(family, sorted(known))}")
-    told = knowledge_of(family)["models"]
+        raise LoadError(f"Cannot write the family {family!r} as one file. {did_you_mean(family, sorted(known))}")
+    known_models = facts_of(family)["models"]
     tensors: dict[str, Tensor] = {}
     for name, model in models.items():
-        if name not in told:
-            raise LoadError(f"Files of {family} have no {name}. {did_you_mean(name, told)}")
+        if name not in known_models:
+            raise LoadError(f"Files of {family} have no {name}. {did_you_mean(name, known_models)}")
         state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
-        rows = _rows(told[name]["kind"], model.to_config())
-        tensors |= written(state, ties(state, rows, told[name]["prefix"]))
+        rows = _rows(known_models[name]["kind"], model.to_config())
+        tensors |= file_tensors(state, ties(state, rows, known_models[name]["prefix"]))
     place = Path(file)
     place.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(place, lambda path: save_file(tensors, path, metadata={"format": "pt"}))

@@ -1,4 +1,4 @@
-"""A process of its own for code: started clean, asked with a time limit, ended when it goes wrong."""
+"""A separate process for code: started without this process's state, called with a time limit, ended after a fault."""
 
 import contextlib
 import json
@@ -23,12 +23,22 @@ from torch import Tensor
 from .....graph.errors import BrokenBlock
 from ..reading import Code
 from ..trust import plain
-from .crossing import CannotCross, layout, pack, raw, tensors_in, unpack
+from .messages import CannotSend, layout, pack, raw, tensors_in, unpack
 
 SECONDS = "SFUMATO_ISOLATED_SECONDS"
-_KEPT = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "TMPDIR", "TEMP", "SYSTEMROOT", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
-_LINE = 16 * 2**20  # bytes of the longest answer, tensors not counted
-_MOST = 64 * 2**30  # bytes of tensors in one answer
+_VARIABLES = (
+    "PATH",
+    "LANG",
+    "LC_ALL",
+    "LC_CTYPE",
+    "TMPDIR",
+    "TEMP",
+    "SYSTEMROOT",
+    "LD_LIBRARY_PATH",
+    "OMP_NUM_THREADS",
+)
+_MAX_LINE = 16 * 2**20  # bytes of the longest answer, tensors not counted
+_MAX_BYTES = 64 * 2**30  # bytes of tensors in one answer
 _START = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
     "import importlib; importlib.import_module(sys.argv[2]).main()"
@@ -36,13 +46,13 @@ _START = (
 
 
 class Child:
-    """One process with the code of one source. It starts at the first question, and anew after it was ended."""
+    """One process with the code of one source. It starts at the first request, and again after it ended."""
 
     def __init__(self, code: Code) -> None:
         self.code = code
         self.blocks: dict[str, Any] = {}
         self._lock = threading.Lock()
-        self._midway = False  # asked, and not all of the answer has come
+        self._waiting = False  # a request was sent, and its answer is not complete
         self._process: subprocess.Popen[bytes] | None = None
         self._buffer = b""
         self._errors: IO[bytes] | None = None
@@ -50,23 +60,23 @@ class Child:
 
     # ------------------------------------------------------------------------------------------- asking
     def start(self) -> dict[str, Any]:
-        """What its blocks take and give, as the process says. Raises `BrokenBlock`."""
+        """Import the code and return the descriptions of its blocks. BrokenBlock if that fails."""
         with self._lock:
             self._ready(time.monotonic() + _seconds())
             return self.blocks
 
-    def call(self, block: str, config: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-        """Call a block there. Raises `BrokenBlock` where it raises, ends, answers wrongly or takes too long."""
+    def call(self, block: str, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """Call a block in the process. BrokenBlock if it raises, ends, sends an invalid answer or takes too long."""
         with self._lock:
             deadline = time.monotonic() + _seconds()
             self._ready(deadline)
             tensors: list[Tensor] = []
-            values = {name: self._pack(block, name, value, tensors) for name, value in given.items()}
+            values = {name: self._pack(block, name, value, tensors) for name, value in arguments.items()}
             plain_config = {name: self._pack(block, name, value, []) for name, value in config.items()}
             device = tensors[0].device if tensors else None
             try:
                 made = layout(tensors)
-            except CannotCross as error:
+            except CannotSend as error:
                 raise BrokenBlock(f"{block}: an input {error}.") from None
             with _memory(made.size) as memory:
                 if memory is not None:
@@ -78,30 +88,30 @@ class Child:
                     answer = self._ask({**request, "tensors": made.header, "memory": name}, deadline, block)
                     return self._result(answer, block, deadline, device)
                 finally:
-                    if self._midway:  # Ctrl-C, or no memory: what comes now would be taken for the next answer
+                    if self._waiting:  # Ctrl-C, or no memory: the rest of this answer would be read as the next one
                         self.end()
 
     def _pack(self, block: str, name: str, value: Any, tensors: list[Tensor]) -> Any:
         try:
             return pack(value, tensors)
-        except CannotCross as error:
+        except CannotSend as error:
             raise BrokenBlock(f"{block}: {name!r} {error}.") from None
 
     def _result(self, answer: dict[str, Any], block: str, deadline: float, device: Any) -> dict[str, Any]:
         size, values = answer.get("size"), answer.get("values")
-        if not (type(size) is int and 0 <= size <= _MOST and isinstance(values, dict)):
+        if not (type(size) is int and 0 <= size <= _MAX_BYTES and isinstance(values, dict)):
             raise self._wrong(block)
         with _memory(size) as memory:
             data = bytearray()
             if memory is not None:
                 self._ask({"memory": memory.name}, deadline, block)
                 data = _read(memory, size)
-        self._midway = False
+        self._waiting = False
         try:
             tensors = tensors_in(data, answer.get("tensors"))
             tensors = [tensor.to(device) for tensor in tensors] if device is not None else tensors
             return {str(name): unpack(value, tensors) for name, value in values.items()}
-        except (CannotCross, RecursionError) as error:
+        except (CannotSend, RecursionError) as error:
             raise self._wrong(block, f": it {error}") from None
 
     # ------------------------------------------------------------------------------------------- the process
@@ -110,7 +120,7 @@ class Child:
             return
         self.end()
         home = tempfile.mkdtemp(prefix="sfumato-")
-        env = {name: os.environ[name] for name in _KEPT if name in os.environ}
+        env = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
         env |= {"HOME": home, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
         errors = tempfile.TemporaryFile()  # noqa: SIM115  it lives as long as the process
         paths = [os.path.abspath(path) for path in sys.path if path]
@@ -122,21 +132,21 @@ class Child:
         self._process, self._errors, self._buffer = process, errors, b""
         self._end = weakref.finalize(self, _end, process, errors, home)
         code = self.code
-        said = {"where": code.where, "place": str(code.place), "files": dict(code.source.files)}
-        answer = self._ask({"do": "import", **said, "auto_map": dict(code.auto_map)}, deadline, "the import")
+        request = {"where": code.where, "place": str(code.place), "files": dict(code.source.files)}
+        answer = self._ask({"do": "import", **request, "auto_map": dict(code.auto_map)}, deadline, "the import")
         if not isinstance(answer.get("blocks"), dict):
             raise self._wrong("the import")
         self.blocks = answer["blocks"]
 
     def end(self) -> None:
-        """End the process; the next question starts another."""
+        """End the process. The next request starts another."""
         if self._end is not None:
             self._end()
         self._process = self._end = None
-        self._midway = False
+        self._waiting = False
 
     def _ask(self, request: dict[str, Any], deadline: float, what: str) -> dict[str, Any]:
-        self._midway = True
+        self._waiting = True
         self._write_all(json.dumps(request).encode() + b"\n", deadline, what)
         line = self._line(deadline, what)
         try:
@@ -146,9 +156,9 @@ class Child:
         if not isinstance(answer, dict):
             raise self._wrong(what)
         if "error" in answer:
-            self._midway = False
+            self._waiting = False
             trace = "\n  ".join(["", *plain(str(answer.get("trace", ""))).rstrip().splitlines()]).rstrip()
-            raise BrokenBlock(f"{self.code.named}, in its own process: {plain(str(answer['error']))}{trace}")
+            raise BrokenBlock(f"{self.code.named}, in a separate process: {plain(str(answer['error']))}{trace}")
         return answer
 
     def _write_all(self, data: bytes, deadline: float, what: str) -> None:
@@ -174,13 +184,13 @@ class Child:
         with selectors.DefaultSelector() as ready:
             ready.register(file, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
-                if len(self._buffer) > _LINE:
-                    raise self._wrong(what, f": more than {_LINE >> 20} MB")
+                if len(self._buffer) > _MAX_LINE:
+                    raise self._wrong(what, f": more than {_MAX_LINE >> 20} MB")
                 if not ready.select(max(0.0, deadline - time.monotonic())):
                     raise self._late(what)
-                if not (came := os.read(file, 1 << 20)):
+                if not (data := os.read(file, 1 << 20)):
                     raise self._gone(what)
-                self._buffer += came
+                self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line
 
@@ -188,8 +198,8 @@ class Child:
     def _late(self, what: str) -> BrokenBlock:
         self.end()
         return BrokenBlock(
-            f"{self.code.named}: {what} took more than {_seconds():g} s in its own process, which was ended. The next "
-            f"call starts another. Set {SECONDS} to wait longer."
+            f"{self.code.named}: {what} took more than {_seconds():g} s in its separate process, which was ended. The "
+            f"next call starts another. Set {SECONDS} to wait longer."
         )
 
     def _gone(self, what: str) -> BrokenBlock:
@@ -198,36 +208,38 @@ class Child:
             self._process.wait(5)
         status = self._process.returncode
         how = f"with status {status}" if status is None or status >= 0 else f"by {signal.Signals(-status).name}"
-        said = self._said()
+        output = self._last_output()
         self.end()
-        return BrokenBlock(f"{self.code.named}: its process ended {how} in {what}. The next call starts another.{said}")
+        return BrokenBlock(
+            f"{self.code.named}: its process ended {how} in {what}. The next call starts another.{output}"
+        )
 
     def _wrong(self, what: str, why: str = "") -> BrokenBlock:
         self.end()
-        return BrokenBlock(f"{self.code.named}: its process answered {what} with what is no answer{why}. It was ended.")
+        return BrokenBlock(f"{self.code.named}: the answer of its process to {what} is invalid{why}. It was ended.")
 
-    def _said(self) -> str:
-        """The last that the process wrote to its standard error."""
+    def _last_output(self) -> str:
+        """The last lines of the process's standard error."""
         if self._errors is None:
             return ""
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - 800))
         lines = plain(self._errors.read().decode(errors="replace")).strip().splitlines()[-8:]
-        return "\n  ".join([" It said last:", *lines]) if lines else ""
+        return "\n  ".join([" Its last output:", *lines]) if lines else ""
 
 
 def _seconds() -> float:
-    """How long a call may take: five minutes, or what the environment says."""
+    """How long a call may take: five minutes, or the value of the environment variable."""
     try:
         return float(os.environ.get(SECONDS) or 300)
     except ValueError:
-        raise BrokenBlock(f"{SECONDS}={os.environ[SECONDS]!r}: wanted a number of seconds.") from None
+        raise BrokenBlock(f"{SECONDS}={os.environ[SECONDS]!r}: needs a number of seconds.") from None
 
 
 def _end(process: subprocess.Popen[bytes], errors: IO[bytes], home: str) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if hasattr(os, "killpg"):
-            os.killpg(process.pid, signal.SIGKILL)  # with all that it has started
+            os.killpg(process.pid, signal.SIGKILL)  # with all processes that it started
         else:
             process.kill()
     process.wait()
@@ -241,7 +253,7 @@ def _end(process: subprocess.Popen[bytes], errors: IO[bytes], home: str) -> None
 # ------------------------------------------------------------------------------------------------ shared memory
 @contextlib.contextmanager
 def _memory(size: int) -> Any:  # a generator of SharedMemory | None
-    """Memory that both processes see, gone at the end; None for nothing."""
+    """Shared memory of both processes, removed at the end; None for 0 bytes."""
     if not size:
         yield None
         return
@@ -249,7 +261,7 @@ def _memory(size: int) -> Any:  # a generator of SharedMemory | None
         memory = SharedMemory(create=True, size=size)
     except OSError as error:
         why = error.strerror or error
-        raise BrokenBlock(f"No shared memory of {size / 1e6:.1f} MB is to be had ({why}).") from None
+        raise BrokenBlock(f"Cannot get {size / 1e6:.1f} MB of shared memory ({why}).") from None
     try:
         yield memory
     finally:
@@ -258,8 +270,8 @@ def _memory(size: int) -> Any:  # a generator of SharedMemory | None
 
 
 def _file_of(memory: SharedMemory) -> int | None:
-    """The memory as a file. Where the other process has cut it short, or the machine has no more, files give an error,
-    while looking into the memory itself would end this process (SIGBUS)."""
+    """The memory as a file. If the other process truncated it, or the machine has no memory left, reading the file
+    raises an error, and reading the memory itself would end this process (SIGBUS)."""
     return getattr(memory, "_fd", None) if Path("/dev/shm").is_dir() else None
 
 
@@ -284,8 +296,8 @@ def _read(memory: SharedMemory, size: int) -> bytearray:
         assert memory.buf is not None  # it is closed at the end only
         return bytearray(memory.buf[:size])
     data = bytearray(size)
-    view, at = memoryview(data), 0
-    while at < size and (came := os.preadv(file, [view[at:]], at)):
-        at += came
+    view, offset = memoryview(data), 0
+    while offset < size and (count := os.preadv(file, [view[offset:]], offset)):
+        offset += count
     view.release()
     return data

@@ -1,4 +1,4 @@
-"""Values of this library that pass between two processes: records of plain values and tensors, by name."""
+"""Values of this library that may be sent to another process: records of plain values and tensors, by name."""
 
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -16,14 +16,14 @@ from ....types import Rows
 
 @cache
 def records() -> Mapping[str, type]:
-    """The classes, by the names that stand in a message: what prompts become, and what loops count by."""
-    told = [cls for cls in vars(conditioning).values() if isinstance(cls, type)]
-    texts = [cls for cls in told if issubclass(cls, conditioning.Conditioning)]
-    return {cls.__name__: cls for cls in (*texts, Random, Schedule, Step, Level, Rows)}
+    """The classes by their names in messages: conditionings, schedules and their steps, generator states."""
+    classes = [cls for cls in vars(conditioning).values() if isinstance(cls, type)]
+    conditionings = [cls for cls in classes if issubclass(cls, conditioning.Conditioning)]
+    return {cls.__name__: cls for cls in (*conditionings, Random, Schedule, Step, Level, Rows)}
 
 
 def parts_of(record: object) -> dict[str, Any]:
-    """What a record is made of again, and for a schedule the tensor that says on which device it is."""
+    """The fields of a record; for a schedule also a tensor on its device."""
     if isinstance(record, tuple):
         return cast(Any, record)._asdict()  # a NamedTuple
     assert is_dataclass(record)
@@ -32,16 +32,16 @@ def parts_of(record: object) -> dict[str, Any]:
 
 
 def remade(name: str, parts: dict[str, Any]) -> Any:  # one of those records
-    """The record again. Raises `ValueError` for parts of which it cannot be made."""
+    """The record of these fields. ValueError if they do not fit."""
     cls = records()[name]
-    here = parts.pop("device_timesteps", None) if cls is Schedule else None
+    on_device = parts.pop("device_timesteps", None) if cls is Schedule else None
     hints = get_type_hints(cls, include_extras=True)
     try:
         for part, value in parts.items():
-            fitted(value, hints[part])  # and what came is kept: a clock of ints stays one
+            fitted(value, hints[part])  # the value itself is used: a clock of ints stays one
         made = cls(**parts)
     except (Unfit, KeyError, TypeError) as error:
-        raise ValueError(f"is no {name}: {error}") from None
+        raise ValueError(f"is not a {name}: {error}") from None
     if isinstance(made, Schedule):
-        return made.to(here.device) if isinstance(here, Tensor) else made
+        return made.to(on_device.device) if isinstance(on_device, Tensor) else made
     return Random(tuple(state.cpu() for state in made.states)) if isinstance(made, Random) else made

@@ -1,6 +1,6 @@
-"""What may pass between two processes: plain values as JSON, tensors as bytes, and types in words of their own.
+"""Messages between two processes: plain values as JSON, tensors as bytes, port types as descriptions.
 
-Both sides read with the same care; nothing is ever unpickled.
+Both sides check what they read. Nothing is unpickled.
 """
 
 import collections.abc
@@ -28,25 +28,25 @@ _DTYPES = {
 _PLAIN = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
 _NAMES = {cls: name for name, cls in _PLAIN.items()}
 _MODES = ("1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
-"""Modes of pictures whose bytes are all of them."""
-WHAT = "only tensors, plain values, pictures, conditionings, schedules and generator states"
-_ALIGNED = 64  # bytes; where each tensor begins
+"""Modes of pictures that `tobytes` saves completely."""
+SENDABLE = "only tensors, plain values, pictures, conditionings, schedules and generator states"
+_ALIGNED = 64  # bytes; each tensor begins at a multiple
 
 
-class CannotCross(ValueError):
-    """Something that cannot go to another process; the text says what."""
+class CannotSend(ValueError):
+    """A value or type that cannot be sent to another process. The text names it."""
 
 
 # ------------------------------------------------------------------------------------------------ values
 class Tensors(NamedTuple):
-    """Tensors in one piece of memory: where each lies, and how many bytes all take."""
+    """Tensors in one piece of memory: the offset of each, and the bytes of all."""
 
     header: list[dict[str, Any]]  # JSON values
     size: int
 
 
 def pack(value: Any, tensors: list[Tensor]) -> Any:  # JSON values
-    """A value as JSON, its tensors put into the list. Raises `CannotCross`."""
+    """A value as JSON. Its tensors are appended to the list. CannotSend for other values."""
     if isinstance(value, Tensor):
         tensors.append(value)
         return {"tensor": len(tensors) - 1}
@@ -62,11 +62,11 @@ def pack(value: Any, tensors: list[Tensor]) -> Any:  # JSON values
         return {"items": [pack(item, tensors) for item in value]}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
         return {"table": {key: pack(item, tensors) for key, item in value.items()}}
-    raise CannotCross(f"is a {type(value).__name__}; {WHAT} cross")
+    raise CannotSend(f"is a {type(value).__name__}; {SENDABLE} can be sent")
 
 
 def unpack(data: Any, tensors: Sequence[Tensor]) -> Any:
-    """The value again; lists come as tuples. Raises `CannotCross` for what `pack` does not make."""
+    """The value of a message; lists become tuples. CannotSend for data that `pack` does not make."""
     match data:
         case {"tensor": int(i)} if 0 <= i < len(tensors):
             return tensors[i]
@@ -75,33 +75,33 @@ def unpack(data: Any, tensors: Sequence[Tensor]) -> Any:
         case {"record": str(name), "parts": dict(parts)} if name in records():
             try:
                 return remade(name, {str(part): unpack(held, tensors) for part, held in parts.items()})
-            except CannotCross:
+            except CannotSend:
                 raise
             except ValueError as error:
-                raise CannotCross(str(error)) from None
+                raise CannotSend(str(error)) from None
         case {"picture": str(mode), "size": [int(width), int(height)], "bytes": int(i)} if (
             mode in _MODES and 0 <= i < len(tensors) and tensors[i].dtype is torch.uint8
         ):
             try:
                 return Image.frombytes(mode, (width, height), tensors[i].cpu().numpy().tobytes())
             except ValueError as error:
-                raise CannotCross(f"is no picture: {error}") from None
+                raise CannotSend(f"is not a picture: {error}") from None
         case {"items": list(items)}:
             return tuple(unpack(item, tensors) for item in items)
         case {"table": dict(table)}:
             return {str(key): unpack(item, tensors) for key, item in table.items()}
         case _:
-            raise CannotCross("is nothing that was packed")
+            raise CannotSend("is not a packed value")
 
 
 def layout(tensors: Sequence[Tensor]) -> Tensors:
-    """Where each tensor will lie."""
+    """The offset of each tensor. CannotSend for dtypes and layouts that cannot be sent."""
     header: list[dict[str, Any]] = []
     size = 0
     for tensor in tensors:
         name = str(tensor.dtype).removeprefix("torch.")
         if name not in _DTYPES or tensor.layout is not torch.strided:
-            raise CannotCross(f"is a tensor of {name} ({tensor.layout}), which does not cross")
+            raise CannotSend(f"is a tensor of {name} ({tensor.layout}), which cannot be sent")
         header.append({"dtype": name, "shape": list(tensor.shape), "offset": size})
         size += -(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED
     return Tensors(header, size)
@@ -113,8 +113,8 @@ def raw(tensor: Tensor) -> Tensor:
 
 
 def tensors_in(data: bytearray, header: Any) -> list[Tensor]:
-    """The tensors that lie in these bytes, each a copy. Raises `CannotCross` for a header that does not fit."""
-    found: list[Tensor] = []
+    """Copies of the tensors in these bytes. CannotSend for a header that does not match."""
+    tensors: list[Tensor] = []
     for entry in header if isinstance(header, list) else [None]:
         match entry:
             case {"dtype": str(name), "shape": list(shape), "offset": int(offset)} if name in _DTYPES and all(
@@ -122,21 +122,21 @@ def tensors_in(data: bytearray, header: Any) -> list[Tensor]:
             ):
                 dtype, count = _DTYPES[name], math.prod(shape)
             case _:
-                raise CannotCross("is no header of tensors")
-        kept = torch.uint8 if dtype is torch.bool else dtype  # a byte that is neither 0 nor 1 is no bool
+                raise CannotSend("is not a header of tensors")
+        stored = torch.uint8 if dtype is torch.bool else dtype  # a byte that is neither 0 nor 1 is no bool
         size = count * dtype.itemsize
         if offset < 0 or offset % _ALIGNED or offset + size > len(data):
-            raise CannotCross(f"says {size} bytes at {offset}, and there are {len(data)}")
-        flat = torch.empty(0, dtype=kept)  # frombuffer makes no empty tensor
+            raise CannotSend(f"names {size} bytes at {offset}, and there are {len(data)}")
+        flat = torch.empty(0, dtype=stored)  # frombuffer makes no empty tensor
         if count:
-            flat = torch.frombuffer(data, dtype=kept, count=count, offset=offset).clone()
-        found.append((flat != 0 if dtype is torch.bool else flat).reshape(shape))
-    return found
+            flat = torch.frombuffer(data, dtype=stored, count=count, offset=offset).clone()
+        tensors.append((flat != 0 if dtype is torch.bool else flat).reshape(shape))
+    return tensors
 
 
 # ------------------------------------------------------------------------------------------------ types
 def describe(hint: Any) -> Any:  # JSON values
-    """A port's type as JSON. Raises `CannotCross` for types whose values do not cross."""
+    """A port's type as JSON. CannotSend for types whose values cannot be sent."""
     if is_memory(hint):
         base, tags = split_annotated(hint)
         inner = [tag for tag in tags if tag not in tags_of(Memory[int])]
@@ -146,7 +146,7 @@ def describe(hint: Any) -> Any:  # JSON values
     base, tags = split_annotated(hint)
     if port := next((tag for tag in reversed(tags) if isinstance(tag, Port)), None):
         if port.family:
-            raise CannotCross(f"{type_text(hint)} (a function or a family's own class)")
+            raise CannotSend(f"{type_text(hint)} (a function or a family's own class)")
         space = "any" if port.space == ANY_SPACE else port.space and {
             f.name: getattr(port.space, f.name) for f in fields(port.space)
         }  # fmt: skip
@@ -172,23 +172,23 @@ def describe(hint: Any) -> Any:  # JSON values
         return {"list": describe(args[0])}
     if origin in (dict, collections.abc.Mapping) and args[0] is str:
         return {"table": describe(args[1])}
-    raise CannotCross(type_text(hint))
+    raise CannotSend(type_text(hint))
 
 
-def understand(data: Any) -> Any:
-    """The type that a description stands for. Raises `CannotCross` for what `describe` does not make."""
+def type_of(data: Any) -> Any:
+    """The type of a description. CannotSend for data that `describe` does not make."""
     import jaxtyping
 
     match data:
         case {"memory": inner}:
-            return Memory[understand(inner)]
+            return Memory[type_of(inner)]
         case {"union": list(members)} if members:
-            return union(understand(member) for member in members)
+            return union(type_of(member) for member in members)
         case {"port": str(kind), "space": space, "of": inner}:
             made = None
             if space is not None:
                 made = ANY_SPACE if space == "any" else LatentSpace(**space)
-            return Annotated[understand(inner), Port(kind, space=made)]
+            return Annotated[type_of(inner), Port(kind, space=made)]
         case {"array": "Float" | "Int" | "Bool" | "Num" | "Shaped" | "UInt8" | "Complex" as name, "dims": str(dims)}:
             return getattr(jaxtyping, name)[Tensor, dims]
         case {"type": "Tensor"}:
@@ -204,11 +204,11 @@ def understand(data: Any) -> Any:
         case {"literal": list(values)} if values:
             return Literal[*[unpack(value, ()) for value in values]]
         case {"tuple": list(items), "more": bool(more)} if items:
-            inner = [understand(item) for item in items]
+            inner = [type_of(item) for item in items]
             return tuple[*inner, ...] if more else tuple[*inner]
         case {"list": inner}:
-            return list[understand(inner)]
+            return list[type_of(inner)]
         case {"table": inner}:
-            return Mapping[str, understand(inner)]
+            return Mapping[str, type_of(inner)]
         case _:
-            raise CannotCross("is no description of a type")
+            raise CannotSend("is not a description of a type")
