@@ -1,1 +1,1 @@
-"""Quantized weights: what is stored in few bits, and how layers compute with it."""
+"""Quantized weights: read, made, saved, and computed with."""

@@ -1,4 +1,4 @@
-"""Quantized weights in a component's folder: what `config.json` says of them, and writing them as published."""
+"""Quantized weights in a component's folder: the quantization in its `config.json`, and saving as published."""
 
 from collections.abc import Mapping
 from importlib import import_module
@@ -25,44 +25,46 @@ from .gguf.writer import write_gguf
 from .method import completed
 
 
-def quantization_of(config: Mapping[str, Any], asked: object = None) -> Quantization | None:  # JSON values
-    """The quantization that holds for a component: that of its files, else the one that is asked for.
+def quantization_of(config: Mapping[str, Any], argument: object = None) -> Quantization | None:  # JSON values
+    """The quantization of a component: the argument, else that of its files.
 
-    `config` is its `config.json`. Files that are quantized already can be asked for in their own kind only, with other
-    settings of how layers compute.
+    Args:
+        config: its `config.json`.
+        argument: `quantization=` of the user. For files that are quantized already, it may only change how layers
+            compute.
 
     Raises:
-        ConfigError: a `quantization_config` that cannot be read, here or there.
-        LoadError: another kind is asked for than the files have.
+        ConfigError: one of the two cannot be read.
+        LoadError: the argument needs weights of another form than the files have.
     """
-    wanted, there = read_quantization(asked), read_quantization(config.get("quantization_config"))
-    if wanted is None or there is None:
-        return wanted or there
-    if wanted.stored_as != there.stored_as:
-        raise LoadError(f"The weights are stored as {there}, and {wanted} was asked for. Take weights that are plain.")
+    wanted, stored = read_quantization(argument), read_quantization(config.get("quantization_config"))
+    if wanted is None or stored is None:
+        return wanted or stored
+    if wanted.stored_as != stored.stored_as:
+        raise LoadError(f"The weights are stored as {stored}, not as {wanted}. Use weights that are not quantized.")
     return wanted
 
 
-def for_transformers(asked: object, device: str) -> dict[str, Any]:
-    """What transformers' own from_pretrained takes for a quantization; it reads that of a folder by itself.
+def for_transformers(argument: object, device: str) -> dict[str, Any]:
+    """Keywords of transformers' from_pretrained for a quantization. (It reads that of a folder by itself.)
 
-    ConfigError for a kind that it does not have.
+    ConfigError for a method that transformers does not have.
     """
-    if (found := read_quantization(asked)) is None:
+    if (config := read_quantization(argument)) is None:
         return {}
-    data = found.to_json()
-    if isinstance(found, MixedQuantization | GGUFQuantizationConfig):
-        raise ConfigError(f"quantization: transformers has no {found.quant_method!r}. Take bitsandbytes or torchao.")
-    if isinstance(found, QuantoConfig):
+    data = config.to_json()
+    if isinstance(config, MixedQuantization | GGUFQuantizationConfig):
+        raise ConfigError(f"quantization: transformers has no {config.quant_method!r}. Use bitsandbytes or torchao.")
+    if isinstance(config, QuantoConfig):
         data["weights"] = data.pop("weights_dtype")
-    if isinstance(found, TorchAoConfig):
-        data |= completed(found).to_json()
+    if isinstance(config, TorchAoConfig):
+        data |= completed(config).to_json()
     auto: Any = import_module("transformers.quantizers").AutoQuantizationConfig
     return {"quantization_config": auto.from_dict(data), "device_map": {"": device}}
 
 
 def weights_in(folder: Path, quantization: Quantization | None, *, stem: str, variant: str | None = None) -> Tensors:
-    """Where the weights of a component's folder are read from: safetensors, or one GGUF file."""
+    """The weights of a component's folder: safetensors files, or one GGUF file."""
     file = folder / gguf_name(stem, variant)
     if isinstance(quantization, GGUFQuantizationConfig) and file.is_file():
         return GGUFFile(file)
@@ -70,7 +72,7 @@ def weights_in(folder: Path, quantization: Quantization | None, *, stem: str, va
 
 
 def gguf_name(stem: str, variant: str | None = None) -> str:
-    """What the GGUF file of a component is called."""
+    """The name of a component's GGUF file."""
     return f"{stem}.{variant}.gguf" if variant else f"{stem}.gguf"
 
 
@@ -82,26 +84,27 @@ def save_quantized(
     variant: str | None = None,
     max_shard_size: int | str = "10GB",
 ) -> None:
-    """Write the weights of a quantized model as they are held, and as its package and diffusers read them."""
+    """Write the weights of a quantized model in the form that its package and diffusers read."""
     state = model.state_dict()
     if packed := packed_in(model):
         tensors: dict[str, Tensor | Packed] = {}
         for name, tensor in state.items():
             path, _, leaf = name.rpartition(".")
-            held = path in packed and leaf == "blocks"
-            tensors |= {f"{path}.weight": packed[path]} if held else {name: tensor}
+            is_packed = path in packed and leaf == "blocks"
+            tensors |= {f"{path}.weight": packed[path]} if is_packed else {name: tensor}
         write_gguf(folder / gguf_name(stem, variant), tensors)
         return
-    told: dict[str, str] = {}
+    metadata: dict[str, str] = {}
     if any(type(tensor).__module__.startswith("torchao.") for tensor in state.values()):
-        from .with_torchao import flattened  # it imports torchao, which is there
+        from .with_torchao import flattened  # imports torchao, which is installed
 
-        state, told = flattened(state)
-    save_weights(_apart(state), folder, stem=stem, variant=variant, max_shard_size=max_shard_size, metadata=told)
+        state, metadata = flattened(state)
+    unshared = _without_shared_memory(state)
+    save_weights(unshared, folder, stem=stem, variant=variant, max_shard_size=max_shard_size, metadata=metadata)
 
 
-def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with no memory in common, which safetensors refuses: layers may share a table of levels."""
+def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of tensors that share memory, which safetensors refuses. Layers may share a table of levels."""
     seen: set[tuple[int, int]] = set()
     own: dict[str, Tensor] = {}
     for name, tensor in tensors.items():

@@ -1,4 +1,4 @@
-"""Matrices in bitsandbytes' four bits as files have them: cut along their rows, and made into numbers, without it."""
+"""Matrices in bitsandbytes' four bits as stored in files: split along rows and decoded without the package."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -11,48 +11,51 @@ import torch
 from torch import Tensor
 
 STATE = ".quant_state.bitsandbytes__"
-"""What stands in a name between that of a weight and the kind of its four bits."""
+"""The part of a name between that of a weight and its four-bit type."""
 PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
+"""Ends of the names of the other tensors of a weight."""
 
 
 @runtime_checkable
 class MayBeFourBit(Protocol):
-    """What weights are read from that may be in four bits already."""
+    """A source of weights that may be in four bits."""
 
     def four_bit(self) -> Collection[str]:
-        """The names of the weights that the file has so."""
+        """The names of the weights in four bits."""
         ...
 
 
 @dataclass(frozen=True)
 class FourBitState:
-    """What a file says of one matrix: its kind, and how many numbers share a scale; of its scales likewise."""
+    """The state of one matrix in a file."""
 
     kind: Literal["nf4", "fp4"]
     shape: tuple[int, ...]
     blocksize: int
+    """How many numbers share a scale."""
     dtype: str
+    """The dtype of the matrix before it was quantized."""
     nested: tuple[int, float] | None = None
-    """Of scales that are packed too: how many share a scale, and the mean that was taken away."""
+    """For scales that are quantized too: how many share a scale, and the mean that was subtracted."""
 
     @classmethod
     def read(cls, kind: str, text: Tensor) -> "FourBitState":
-        """From the bytes of its JSON. ValueError for what is none."""
+        """Read the bytes of its JSON. ValueError if they are not a state."""
         try:
             data: Any = json.loads(bytes(cast("list[int]", text.flatten().to(torch.uint8).tolist())))
             shape = tuple(int(size) for size in data["shape"])
             size, nested = int(data["blocksize"]), data.get("nested_blocksize")
-            told = None if nested is None else (int(nested), float(data["nested_offset"]))
+            scales = None if nested is None else (int(nested), float(data["nested_offset"]))
             if kind not in ("nf4", "fp4") or data["quant_type"] != kind or len(shape) != 2:
-                raise ValueError(f"it says {data['quant_type']!r} of {kind!r}, in the shape {list(shape)}")
-            if size < 2 or size & (size - 1) or min(shape) < 1 or (told and told[0] < 1):
-                raise ValueError(f"it says blocks of {size} in the shape {list(shape)}")
-            return cls(cast("Any", kind), shape, size, str(data["dtype"]), told)
+                raise ValueError(f"it has the type {data['quant_type']!r} for {kind!r}, and the shape {list(shape)}")
+            if size < 2 or size & (size - 1) or min(shape) < 1 or (scales and scales[0] < 1):
+                raise ValueError(f"it has blocks of {size} and the shape {list(shape)}")
+            return cls(cast("Any", kind), shape, size, str(data["dtype"]), scales)
         except (KeyError, TypeError, UnicodeDecodeError) as error:
             raise ValueError(f"it cannot be read: {type(error).__name__}: {error}") from error
 
     def __call__(self) -> Tensor:
-        """The bytes again."""
+        """The bytes of its JSON."""
         data: dict[str, Any] = {"quant_type": self.kind, "blocksize": self.blocksize, "dtype": self.dtype}
         data["shape"] = list(self.shape)
         if self.nested:
@@ -61,11 +64,11 @@ class FourBitState:
 
     @property
     def blocks(self) -> int:
-        """How many scales there are."""
+        """How many blocks, and so scales, the matrix has."""
         return -(-prod(self.shape) // self.blocksize)
 
-    def cuts(self, sizes: Sequence[int]) -> bool:
-        """Whether pieces of so many rows begin where blocks do."""
+    def splits_at_blocks(self, sizes: Sequence[int]) -> bool:
+        """Whether pieces of these numbers of rows begin at block boundaries."""
         return all(rows * self.shape[1] % self.blocksize == 0 for rows in list(accumulate(sizes))[:-1])
 
 
@@ -73,26 +76,26 @@ class FourBitState:
 class FourBit:
     """A matrix in four bits: codes, two to a byte with the first in the high bits, and their scales and levels.
 
-    Rows are cut and joined without decoding, as `Packed` of a GGUF file does, where blocks begin with the pieces.
+    Rows are split and joined without decoding, like `Packed` of a GGUF file, if the pieces begin at block boundaries.
     """
 
     state: FourBitState
     codes: Tensor  # uint8, bytes 1
     parts: Mapping[str, Tensor]
-    """The other tensors by the ends of their names in files: absmax, quant_map …"""
+    """The other tensors by the ends of their names: `PARTS`."""
 
     def __post_init__(self) -> None:
         count, nested = prod(self.state.shape), self.state.nested
         wanted = {"": -(-count // 2), ".absmax": self.state.blocks, ".quant_map": 16}
         if nested:
             wanted |= {".nested_absmax": -(-self.state.blocks // nested[0]), ".nested_quant_map": 256}
-        came = {"": self.codes.numel(), **{name: tensor.numel() for name, tensor in self.parts.items()}}
-        if came != wanted or self.codes.dtype != torch.uint8:
-            raise ValueError(f"it has {came} numbers, codes in {self.codes.dtype}; wanted {wanted}, codes in uint8")
+        sizes = {"": self.codes.numel(), **{name: tensor.numel() for name, tensor in self.parts.items()}}
+        if sizes != wanted or self.codes.dtype != torch.uint8:
+            raise ValueError(f"it needs {wanted} numbers, codes in uint8, got {sizes}, codes in {self.codes.dtype}")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of the unpacked weight."""
+        """Rows and columns."""
         return self.state.shape
 
     def scales(self) -> Tensor:
@@ -104,7 +107,7 @@ class FourBit:
         return self.parts[".nested_quant_map"].float()[absmax.int()] * each + nested[1]
 
     def dequantize(self) -> Tensor:
-        """All numbers, float32."""
+        """The matrix, decoded: float32."""
         count = prod(self.shape)
         pairs = self.codes.flatten()
         levels = self.parts[".quant_map"].float()[torch.stack([pairs >> 4, pairs & 15], dim=1).flatten().int()]
@@ -112,8 +115,8 @@ class FourBit:
         return (levels[:count] * each[:count]).view(self.shape)
 
     def split(self, sizes: Sequence[int]) -> "tuple[FourBit | Tensor, ...]":
-        """Pieces of so many rows; decoded where blocks lie across a cut."""
-        if not self.state.cuts(sizes):
+        """Split into pieces of these numbers of rows. They are decoded if a block crosses a boundary."""
+        if not self.state.splits_at_blocks(sizes):
             return self.dequantize().split(list(sizes))
         width, size = self.shape[1], self.state.blocksize
         scales, pairs = self.scales(), self.codes.flatten()
@@ -126,21 +129,21 @@ class FourBit:
         return tuple(made)
 
     def chunk(self, count: int) -> "tuple[FourBit | Tensor, ...]":
-        """Pieces of (but for the last) equal size."""
+        """Split into `count` pieces of equal size; the last may be smaller."""
         rows, step = self.shape[0], -(-self.shape[0] // count)
         return self.split([min(step, rows - start) for start in range(0, rows, step)])
 
     def is_floating_point(self) -> bool:
-        """With `to`, what a loader asks of a tensor that it takes as numbers."""
+        """True: with `to`, a loader treats it like a floating tensor."""
         return True
 
     def to(self, *, device: str | torch.device, dtype: torch.dtype | None) -> Tensor:
-        """All numbers."""
+        """The decoded matrix on a device, in a dtype."""
         return self.dequantize().to(device=device, dtype=dtype)
 
     @property
     def T(self) -> Tensor:  # noqa: N802  torch's name
-        """The transposed matrix, decoded: blocks lie along rows."""
+        """The transposed matrix, decoded, since blocks are along rows."""
         return self.dequantize().T
 
     @classmethod
@@ -153,7 +156,7 @@ class FourBit:
         first = pieces[0].state
         rows = [piece.shape[0] for piece in pieces]
         whole = replace(first, shape=(sum(rows), first.shape[1]), nested=None)
-        if not whole.cuts(rows):
+        if not whole.splits_at_blocks(rows):
             return torch.cat([piece.dequantize() for piece in pieces])
         parts = {
             ".absmax": torch.cat([piece.scales() for piece in pieces]),
@@ -162,6 +165,6 @@ class FourBit:
         return cls(whole, torch.cat([piece.codes for piece in pieces]), parts)
 
     def stored(self) -> dict[str, Tensor]:
-        """The parts of a layer that has this weight, as its files name them."""
+        """The tensors of a layer with this weight, by their names in files."""
         state = f"weight{STATE}{self.state.kind}"
         return {"weight": self.codes, **{f"weight{end}": part for end, part in self.parts.items()}, state: self.state()}

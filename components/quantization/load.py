@@ -1,4 +1,4 @@
-"""Weights into a model that is to be quantized, or whose files are: one layer after another."""
+"""Load weights into a model and quantize it, or load quantized files, one layer after another."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -31,19 +31,24 @@ def load_quantized(
     rename: Callable[[str], str | None] = lambda name: name,
     stays_float32: Callable[[str], bool] = lambda name: False,
 ) -> Quantization:
-    """Give a model (made under `on_meta`) its weights, quantized.
+    """Load weights into a model that was made under `on_meta`, quantized.
 
-    Where the tensors are those of quantized layers, they are taken as they are. Else each linear layer that nothing
-    excludes is quantized as soon as its weight is read, so that peak memory is what the model then takes and one layer.
-    Packed tensors of a GGUF file stay packed under a `GGUFQuantizationConfig`, and are decoded and quantized anew under
-    another. Arguments are those of `load_tensors`; `stays_float32` excludes a layer too.
+    Tensors of quantized layers are used as stored. Otherwise each linear layer that is not excluded is quantized when
+    its weight is read, so peak memory is that of the quantized model and one layer. Packed tensors of a GGUF file stay
+    packed under a `GGUFQuantizationConfig`; under another config they are decoded and quantized again.
+
+    Args:
+        model: on the meta device.
+        tensors: the files.
+        quantization: the config.
+        dtype, device, rename, stays_float32: see `load_weights`. `stays_float32` excludes layers too.
 
     Returns:
-        The config as it is to be saved.
+        The config to save.
 
     Raises:
-        ConfigError: layers that cannot be quantized so, or entries that name no module; all of them.
-        LoadError: a package that is not installed, and what `load_tensors` raises.
+        ConfigError: layers that this method cannot quantize, or entries that name no module; all of them.
+        LoadError: a missing package, and the errors of `load_tensors`.
     """
     loading = Loading(model, tensors, quantization, dtype, torch.device(device), stays_float32)
     loading.find(rename)
@@ -54,7 +59,7 @@ def load_quantized(
 
 @dataclass
 class Loading:
-    """The state of one load: what lies where, what becomes of it."""
+    """One load of a quantized model: `find`, `choose`, `fill` in this order."""
 
     model: nn.Module
     tensors: Tensors
@@ -65,31 +70,31 @@ class Loading:
     method: Callable[[Quantization], Method] = method_for
     linear: dict[str, nn.Linear] = field(init=False)
     plain: dict[str, str] = field(default_factory=dict[str, str], init=False)
-    """Names in the model by names in the file, of tensors that are whole parameters."""
+    """From names in the file to names in the model, for tensors that are whole parameters."""
     parts: dict[str, dict[str, str]] = field(default_factory=dict[str, dict[str, str]], init=False)
-    """Of layers that the file has quantized, by path: part -> name in the file."""
+    """For each layer that is quantized in the file: from its parts to names in the file."""
     packed: frozenset[str] = field(init=False)
-    """Names in the file of weights that it has in four bits, each under one name."""
+    """Names in the file of weights in four bits that are one tensor each."""
     decoded: list[str] = field(default_factory=list[str], init=False)
-    """Of those, the paths of the layers that take them as numbers."""
+    """Paths of layers for which such weights were decoded."""
     chosen: dict[str, Method] = field(default_factory=dict[str, Method], init=False)
-    """Of layers that are quantized now."""
+    """The method of each layer that is quantized in this load."""
 
     def __post_init__(self) -> None:
-        # Subclasses compute in ways of their own; no method has a layer for them.
+        # Subclasses of nn.Linear compute differently, and no method has a layer for them.
         self.linear = {path: layer for path, layer in self.model.named_modules() if type(layer) is nn.Linear}
         self.packed = frozenset(self.tensors.four_bit() if isinstance(self.tensors, MayBeFourBit) else ())
 
     def find(self, rename: Callable[[str], str | None]) -> None:
-        """Sort the names of the file, and compare them with those of the model before anything is read."""
+        """Sort the names of the file and compare them with the model's. Reads no tensor. LoadError if they differ."""
         self.plain = {stored: name for stored in self.tensors.shapes() if (name := rename(stored)) is not None}
         wanted = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        found: dict[str, dict[str, str]] = {}
+        by_layer: dict[str, dict[str, str]] = {}
         for stored, name in self.plain.items():
             path, part = self._layer_of(name)
             if path is not None:
-                found.setdefault(path, {})[part] = stored
-        self.parts = {path: parts for path, parts in found.items() if set(parts) - {"weight", "bias"}}
+                by_layer.setdefault(path, {})[part] = stored
+        self.parts = {path: parts for path, parts in by_layer.items() if set(parts) - {"weight", "bias"}}
         for path, parts in self.parts.items():
             wanted.pop(f"{path}.weight")
             for part, stored in parts.items():
@@ -98,40 +103,40 @@ class Loading:
         check_shapes(type(self.model).__name__, wanted, self.plain, self.tensors)
 
     def _layer_of(self, name: str) -> tuple[str | None, str]:
-        """The linear layer that a name belongs to, and what follows its path."""
-        at = name.rfind(".")
-        while at > 0:
-            if name[:at] in self.linear:
-                return name[:at], name[at + 1 :]
-            at = name.rfind(".", 0, at)
+        """The path of the linear layer that a name belongs to, and the rest of the name."""
+        end = name.rfind(".")
+        while end > 0:
+            if name[:end] in self.linear:
+                return name[:end], name[end + 1 :]
+            end = name.rfind(".", 0, end)
         return None, name
 
     def choose(self) -> None:
-        """Decide which layers are quantized now, and check all of them."""
+        """Decide which layers are quantized in this load. ConfigError if one of them cannot be."""
         owner = type(self.model).__name__
-        if self.parts or self.packed:  # those who saved it chose
+        if self.parts or self.packed:  # the file is quantized already
             return
         rules = self.config.modules if isinstance(self.config, MixedQuantization) else ()
         paths = [path for path, _ in self.model.named_modules() if path]
         check_entries(owner, [*self.config.excluded, *rules], paths)
         if isinstance(self.config, GGUFQuantizationConfig):
             return
-        wrong: dict[str, list[str]] = {}
+        problems: dict[str, list[str]] = {}
         for path, layer in self.linear.items():
             rule = self._rule(path)
             if rule is None or self._excluded(path):
                 continue
             method = self.chosen[path] = self.method(rule)
             if problem := method.problem(layer, self.dtype or torch.float32, self.device):
-                wrong.setdefault(problem, []).append(path)
-        if wrong:
-            shown = "\n".join(f"  {problem}: {shown_names(paths)}" for problem, paths in wrong.items())
+                problems.setdefault(problem, []).append(path)
+        if problems:
+            shown = "\n".join(f"  {problem}: {shown_names(paths)}" for problem, paths in problems.items())
             raise ConfigError(
-                f"{owner} cannot be quantized by {self.config.quant_method} as asked.\n{shown}\n"
-                "  Take another kind, or leave these layers out with modules_to_not_convert."
+                f"{self.config.quant_method} cannot quantize {owner} with these settings.\n{shown}\n"
+                "  Use another quantization, or exclude these layers with modules_to_not_convert."
             )
         if not self.chosen:
-            raise ConfigError(f"{owner} has no linear layer that {self.config} would quantize.")
+            raise ConfigError(f"{owner} has no linear layer that {self.config} quantizes.")
 
     def _rule(self, path: str) -> Quantization | None:
         """The config for one layer."""
@@ -144,21 +149,22 @@ class Loading:
         return named(self.config.excluded, path) or self.stays_float32(f"{path}.weight")
 
     def fill(self) -> None:
-        """Read, quantize and place, in the order of the file but for what is packed."""
-        # A packed weight takes its layer's place with the bias, which is read before.
+        """Read all tensors and quantize the chosen layers, in the order of the file, packed weights last."""
+        # A packed weight replaces its layer together with the bias, which must be read before.
         for stored, name in sorted(self.plain.items(), key=lambda item: item[0] in self.packed):
             self._place(name, self.tensors.read(stored), stored)
         if self.decoded and self.device.type != "meta":
             _LOG.info(
-                "%s: decoded, for blocks lie across the rows that are theirs: %s",
+                "%s: decoded, because blocks cross the rows of these layers: %s",
                 self.config,
                 shown_names(self.decoded),
             )
-        told = self.tensors.metadata() if isinstance(self.tensors, SafetensorFiles) else {}
+        metadata = self.tensors.metadata() if isinstance(self.tensors, SafetensorFiles) else {}
         for path, parts in self.parts.items():
             read = {part: self.tensors.read(stored) for part, stored in parts.items() if part != "bias"}
-            self._restore(path, read, told.get(f"{path}.weight", ""), self.tensors.where(next(iter(parts.values()))))
-        for module in self.model.modules():  # those that no file has
+            file = self.tensors.where(next(iter(parts.values())))
+            self._restore(path, read, metadata.get(f"{path}.weight", ""), file)
+        for module in self.model.modules():  # buffers that no file has
             for name, buffer in module.named_buffers(recurse=False):
                 module._buffers[name] = buffer.to(self.device)
 
@@ -180,34 +186,34 @@ class Loading:
         kind = self.dtype if tensor.is_floating_point() else None
         if named(self.config.keep_in_fp32_modules, path) or (kind == torch.float16 and self.stays_float32(name)):
             kind = torch.float32
-        held = tensor.to(device=self.device, dtype=kind).reshape(cast("Tensor", getattr(module, leaf)).shape)
+        value = tensor.to(device=self.device, dtype=kind).reshape(cast("Tensor", getattr(module, leaf)).shape)
         if leaf in module._parameters:
-            module._parameters[leaf] = nn.Parameter(held, requires_grad=held.is_floating_point())
+            module._parameters[leaf] = nn.Parameter(value, requires_grad=value.is_floating_point())
         else:
-            module._buffers[leaf] = held
+            module._buffers[leaf] = value
         if leaf == "weight" and path in self.chosen:
             self._quantize(path, self.chosen[path])
 
     def _quantize(self, path: str, method: Method) -> None:
-        layer = self.linear.pop(path)  # the last to hold its numbers
-        bias, layer._parameters["bias"] = layer._parameters["bias"], None  # it may not have been read yet
+        layer = self.linear.pop(path)  # the last reference to its numbers
+        bias, layer._parameters["bias"] = layer._parameters["bias"], None  # it may not be read yet
         try:
             made = method.quantize(layer)
-        # Backends refuse with whatever is at hand; what it was is told.
+        # Packages refuse with any of these errors; the text has the reason.
         except (RuntimeError, ValueError, AssertionError, ImportError, NotImplementedError) as error:
             raise LoadError(f"{path} could not be quantized by {self.config}: {error}") from error
         made._parameters["bias"] = bias
         self._set(path, made)
 
-    def _restore(self, path: str, parts: Mapping[str, Tensor], told: str, files: str) -> None:
+    def _restore(self, path: str, parts: Mapping[str, Tensor], metadata: str, files: str) -> None:
         rule = self._rule(path)
         if rule is None or isinstance(rule, GGUFQuantizationConfig):
-            raise LoadError(f"{path} is quantized in its file, and the config says {self.config} of it.")
+            raise LoadError(f"{path} is quantized in its file, and the config is {self.config}.")
         layer = self.linear[path]
         bias = layer._parameters.get("bias")
         read = {**parts, **({} if bias is None else {"bias": bias})}
         try:
-            made = self.method(rule).restore(layer, read, told, self.device)
+            made = self.method(rule).restore(layer, read, metadata, self.device)
         except (RuntimeError, ValueError, AssertionError, KeyError, AttributeError, TypeError, ImportError) as error:
             raise LoadError(
                 f"{files}: {path} cannot be read as {rule.quant_method}: {type(error).__name__}: {error}. "
@@ -218,7 +224,7 @@ class Loading:
 
     def _stays_packed(self, path: str, module: nn.Module) -> bool:
         gguf = isinstance(self.config, GGUFQuantizationConfig)
-        # What stays float32 may be packed, for it is decoded to float32 where the model asks for its dtype.
+        # Layers that stay float32 may be packed: they are decoded to float32.
         return gguf and holds_packed(module) and not named(self.config.excluded, path)
 
     def _compute_dtype(self) -> torch.dtype | None:

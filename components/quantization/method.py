@@ -1,4 +1,4 @@
-"""What a package that quantizes has to offer, and where each is imported."""
+"""The interface to packages that quantize, and where each is imported."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -18,45 +18,44 @@ _WHERE: dict[type[Quantization], tuple[str, str, str]] = {
     TorchAoConfig: ("torchao", "torchao", ".with_torchao:TorchAo"),
     QuantoConfig: ("optimum.quanto", "quanto", ".with_quanto:Quanto"),
 }
-"""Which package, which extra of ours brings it, and which class speaks to it."""
+"""The package, our extra that installs it, and our class for it."""
 
 
 class Method(ABC):
-    """How linear layers of one kind are quantized, and how they lie in files.
+    """Quantizes linear layers, and restores them from files.
 
     A layer's parts are its tensors in a file, by what follows its path: "weight", "weight.absmax", "bias" …
     """
 
     @abstractmethod
     def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
-        """Return why this layer cannot be quantized in this dtype on this device, and what to do; None if it can."""
+        """Why a layer cannot be quantized in this dtype on this device, and what to do; None if it can."""
 
     @abstractmethod
     def quantize(self, layer: nn.Linear) -> nn.Module:
-        """Make a quantized layer on the device of the plain layer's weight. The plain layer cannot be used after it."""
+        """The quantized layer, on the device of the weight. `layer` must not be used afterwards."""
 
     @abstractmethod
     def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
-        """Make a quantized layer from the tensors of a file.
+        """The quantized layer of a file.
 
         Args:
             layer: the plain layer, on the meta device.
-            parts: the tensors of the layer, by their names in it.
-            about: the metadata of the file about the weight.
-            device: of the new layer.
+            parts: the tensors of the file, by the ends of their names.
+            about: the file's metadata of the weight.
+            device: where the layer is needed.
 
-        Raises:
-            Exception: tensors that do not fit, of any class; the caller adds the layer's path.
+        Raises any error if the parts do not fit; the caller adds the file.
         """
 
     def completed(self, config: Quantization) -> Quantization:
-        """Return the config with the keys that the package adds, to be written."""
+        """The config to save: with the settings that the package adds."""
         return config
 
 
 @cache
 def method_for(config: Quantization) -> Method:
-    """The method for a config, made once, for configs are values. LoadError where its package is missing."""
+    """The method of a config, made once. LoadError if its package is missing."""
     if missing := next(missing_packages(config), None):
         raise LoadError(missing)
     module, _, name = _WHERE[type(config)][2].partition(":")
@@ -65,7 +64,7 @@ def method_for(config: Quantization) -> Method:
 
 
 def completed(config: Quantization) -> Quantization:
-    """Return the config with the keys that the packages add, to be written."""
+    """The config to save: with the settings that the packages add."""
     if isinstance(config, MixedQuantization):
         kinds = {name: kind and completed(kind) for name, kind in config.modules.items()}
         return config.model_copy(update={"modules": kinds, "default": config.default and completed(config.default)})
@@ -73,7 +72,7 @@ def completed(config: Quantization) -> Quantization:
 
 
 def missing_packages(config: Quantization | None) -> Iterator[str]:
-    """What would have to be installed before weights are quantized so. Imports nothing."""
+    """A line for each missing package of a config. Imports nothing."""
     kinds = [*config.modules.values(), config.default] if isinstance(config, MixedQuantization) else [config]
     for kind in {type(kind) for kind in kinds}:
         if kind in _WHERE:

@@ -1,4 +1,4 @@
-"""What quantized layers will take, told without the packages: by the forms that they pack weights in."""
+"""The bytes of quantized layers before they are loaded, computed without the packages that quantize."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from torch import Tensor, nn
 from .config import BitsAndBytesConfig, Quantization, QuantoConfig, TorchAoConfig
 from .method import Method
 
-_ABOUT = ("weight_format",)  # parts of files that are read and not kept
+_NOT_KEPT = ("weight_format",)  # parts of files that a layer does not keep
 
 
-def _up(count: int, by: int) -> int:
+def _ceil_div(count: int, by: int) -> int:
     return -(-count // by)
 
 
 @dataclass
 class PackedSizes:
-    """Stands in for the packages while a model on the meta device takes its weights: its layers have the bytes only."""
+    """Replaces the packages while a model is loaded on the meta device: its layers only have the right bytes."""
 
     working_bytes: int = 0
-    """The most that one layer takes beyond its packed form while it is packed: its weight, and what packing makes."""
+    """The most memory that packing one layer needs beside the packed form: its weight and temporary tensors."""
 
     def method(self, config: Quantization) -> Method:
         """What `method_for` gives, for sizes."""
@@ -34,22 +34,22 @@ class _SizedMethod(Method):
         self.config, self.sizes = config, sizes
 
     def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
-        return None  # the loader tells it
+        return None  # the loader checks it
 
     def quantize(self, layer: nn.Linear) -> nn.Module:
         weight = layer.weight
         bytes_, working = _forms(self.config)(weight.shape[0], weight.shape[1], weight.dtype.itemsize)
         self.sizes.working_bytes = max(self.sizes.working_bytes, weight.nbytes + int(working * weight.numel()))
-        return _holding({"packed": torch.empty(bytes_, dtype=torch.uint8, device="meta")})
+        return _module_with({"packed": torch.empty(bytes_, dtype=torch.uint8, device="meta")})
 
     def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
-        kept = {name: t for name, t in parts.items() if "quant_state." not in name and name not in _ABOUT}
+        kept = {name: t for name, t in parts.items() if "quant_state." not in name and name not in _NOT_KEPT}
         if "weight.nested_absmax" in parts:
-            kept["offset"] = torch.empty((), device="meta")  # of the scales' mean; the file has it as text
-        return _holding(kept)
+            kept["offset"] = torch.empty((), device="meta")  # the mean of the scales, which a file has as text
+        return _module_with(kept)
 
 
-def _holding(parts: Mapping[str, Tensor]) -> nn.Module:
+def _module_with(parts: Mapping[str, Tensor]) -> nn.Module:
     made = nn.Module()
     for name, tensor in parts.items():
         made.register_buffer(name.replace(".", "_"), tensor)
@@ -57,7 +57,7 @@ def _holding(parts: Mapping[str, Tensor]) -> nn.Module:
 
 
 _Form = Callable[[int, int, int], tuple[int, float]]
-"""From rows, width and the bytes of a number: the bytes packed, and for each number those that packing makes."""
+"""From rows, width and bytes of a number: the packed bytes, and the temporary bytes for each number."""
 
 
 def _forms(config: Quantization) -> _Form:
@@ -76,16 +76,16 @@ def _forms(config: Quantization) -> _Form:
             return _plain
 
 
-# What packing makes beside the packed form was measured with torch's allocations on the CPU, in float32 and bfloat16.
+# Temporary bytes were measured by torch's allocations on the CPU, in float32 and bfloat16.
 def _four_bits(nested: bool, rows: int, width: int, wide: int) -> tuple[int, float]:
     """A half byte each, a table of 16 levels, a float32 for 64 numbers.
 
     `nested`: a byte for 64, a float32 for 256 of those, their mean and a table of 256 levels.
     """
     count = rows * width
-    scales = _up(count, 64)
-    scaling = scales + 4 * (_up(scales, 256) + 1 + 256) if nested else 4 * scales
-    return _up(count, 2) + 4 * 16 + scaling, wide
+    scales = _ceil_div(count, 64)
+    scaling = scales + 4 * (_ceil_div(scales, 256) + 1 + 256) if nested else 4 * scales
+    return _ceil_div(count, 2) + 4 * 16 + scaling, wide
 
 
 def _llm_int8(rows: int, width: int, wide: int) -> tuple[int, float]:
@@ -94,7 +94,7 @@ def _llm_int8(rows: int, width: int, wide: int) -> tuple[int, float]:
 
 
 def _quanto_rows(rows: int, width: int, wide: int) -> tuple[int, float]:
-    """A byte each, a scale for each row, and one each for what goes in and out, as wide as the weight's numbers."""
+    """A byte each, a scale for each row, and one each for input and output, as wide as the weight's numbers."""
     return rows * (width + wide) + 2 * wide, 2 * wide + 1
 
 
@@ -106,7 +106,7 @@ def _quanto_groups(to_a_byte: int, rows: int, width: int, wide: int) -> tuple[in
     if width <= 128 or width % group:
         group = width
     groups = rows * width // group
-    return _up(groups, to_a_byte) * group + 2 * wide * groups + 2 * wide, 8
+    return _ceil_div(groups, to_a_byte) * group + 2 * wide * groups + 2 * wide, 8
 
 
 def _torchao_int8(rows: int, width: int, wide: int) -> tuple[int, float]:
@@ -121,12 +121,12 @@ def _torchao_float8(rows: int, width: int, wide: int) -> tuple[int, float]:
 
 def _torchao_int4(rows: int, width: int, wide: int) -> tuple[int, float]:
     """A half byte each and two bfloat16 for each group, of which 32 numbers is the smallest; tiles of 8 by 1024."""
-    count = _up(rows, 8) * 8 * _up(width, 1024) * 1024
+    count = _ceil_div(rows, 8) * 8 * _ceil_div(width, 1024) * 1024
     return count // 2 + 4 * count // 32, 16
 
 
 def _plain(rows: int, width: int, wide: int) -> tuple[int, float]:
-    """Whatever it is, it takes no more than the weight."""
+    """An unknown form: at most the bytes of the weight."""
     return rows * width * wide, 16
 
 

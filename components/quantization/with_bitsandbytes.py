@@ -1,7 +1,7 @@
-"""Layers of bitsandbytes: its classes, its kernels and its files, with a forward that changes nothing.
+"""Layers of bitsandbytes: its classes, kernels and files, with a forward that changes no state.
 
-The package's own layers repack their weight, cast their bias and keep what they computed with at each call. Several
-threads share a component here, so nothing of that may happen.
+The package's own layers repack their weight, cast their bias and store results at each call. Here several threads share
+a component, so a call must not change it.
 """
 
 import logging
@@ -20,14 +20,14 @@ from .method import Method
 
 
 class _Steady4bit:
-    """The forward of a layer in nf4 or fp4. `compute_dtype` None computes in the dtype of what comes in."""
+    """The forward of a layer in nf4 or fp4. `compute_dtype=None` computes in the dtype of the input."""
 
     def forward(self: Any, x: Tensor) -> Tensor:  # Any: the package is untyped
         dtype = self.compute_dtype or x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
         state = self.weight.quant_state
         if self.in_features % state.blocksize and x.device.type == "cpu":
-            # The CPU kernel of 0.50 takes each row to begin with a block of its own, and is wrong by a quarter.
+            # The CPU kernel of 0.50 assumes that each row begins a new block; its results are off by a quarter.
             flat = copy(state)
             flat.shape = (1, self.in_features * self.out_features)
             weight = _package().functional.dequantize_4bit(self.weight.data, flat).view(state.shape)
@@ -48,13 +48,13 @@ class _Steady8bit:
 
 @cache
 def _package() -> Any:  # untyped
-    # It says once a call that inputs are cast to float16, which is how LLM.int8 works.
+    # It warns at each call that inputs are cast to float16, as LLM.int8 always does.
     logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     return import_module("bitsandbytes")
 
 
 @cache
-def _layer(name: str, steady: type) -> Any:  # a class of the package with another forward; made when it is there
+def _layer(name: str, steady: type) -> Any:  # a class of the package with another forward
     return type(name, (steady, getattr(_package().nn, name)), {})
 
 
@@ -65,16 +65,16 @@ class BitsAndBytes(Method):
         self.config = config
 
     def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
-        """Return why this layer cannot be quantized, or None."""
+        """See `Method.problem`."""
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return f"bitsandbytes quantizes float32, float16 and bfloat16, not {dtype}"
         return None
 
     def quantize(self, layer: nn.Linear) -> nn.Module:
-        """Make a quantized layer from a plain one."""
+        """See `Method.quantize`."""
         made = self._empty(layer)
         weight, device = layer.weight.data, layer.weight.device
-        # Both kinds of parameter quantize when they are moved the first time, to where they are as well.
+        # Both kinds of parameter quantize at their first move, even to the device that they are on.
         if self.config.load_in_4bit:
             held = _package().nn.Params4bit(weight, requires_grad=False, **self._settings())
         else:
@@ -84,7 +84,7 @@ class BitsAndBytes(Method):
         return made
 
     def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
-        """Make a quantized layer from the tensors of a file."""
+        """See `Method.restore`."""
         made = self._empty(layer)
         weight = parts["weight"]
         if self.config.load_in_4bit:
@@ -115,7 +115,7 @@ class BitsAndBytes(Method):
 
 
 def _check_4bit(weight: Any, layer: nn.Linear) -> None:  # a parameter of the package
-    """The kernels read as far as the state says, so it must agree with what is there."""
+    """Compare the state with the tensors: the kernels read as many bytes as it names."""
     state, count = weight.quant_state, layer.weight.numel()
     scales = -(-count // max(1, state.blocksize))
     sizes = {
@@ -130,5 +130,5 @@ def _check_4bit(weight: Any, layer: nn.Linear) -> None:  # a parameter of the pa
             "nested_absmax": (state.state2.absmax.numel(), groups),
             "nested_quant_map": (len(state.state2.code), 256),
         }
-    if wrong := [f"{name} is {came}, wanted {wanted}" for name, (came, wanted) in sizes.items() if came != wanted]:
+    if wrong := [f"{name} needs {wanted}, got {size}" for name, (size, wanted) in sizes.items() if size != wanted]:
         raise ValueError("; ".join(wrong))

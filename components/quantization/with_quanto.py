@@ -1,4 +1,4 @@
-"""optimum-quanto: layers of its own class."""
+"""optimum-quanto: layers of its class QLinear."""
 
 import warnings
 from collections.abc import Mapping
@@ -17,24 +17,24 @@ class Quanto(Method):
 
     def __init__(self, config: QuantoConfig) -> None:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is built on parts of torch that are deprecated
+            warnings.simplefilter("ignore")  # it uses deprecated parts of torch
             self.api: Any = import_module("optimum.quanto")  # untyped
         self.type = self.api.qtypes[f"q{config.weights_dtype}"]
 
     def problem(self, layer: nn.Linear, dtype: torch.dtype, device: torch.device) -> str | None:
-        """Return why this layer cannot be quantized, or None."""
+        """See `Method.problem`."""
         if dtype not in (torch.float32, torch.float16, torch.bfloat16):
             return f"quanto quantizes float32, float16 and bfloat16, not {dtype}"
         return None
 
     def quantize(self, layer: nn.Linear) -> nn.Module:
-        """Make a quantized layer from a plain one."""
+        """See `Method.quantize`."""
         made = self.api.QLinear.from_module(layer, weights=self.type)
         made.freeze()
         return made.requires_grad_(False)
 
     def restore(self, layer: nn.Linear, parts: Mapping[str, Tensor], about: str, device: torch.device) -> nn.Module:
-        """Make a quantized layer from the tensors of a file."""
+        """See `Method.restore`."""
         made = self.api.QLinear(
             layer.in_features,
             layer.out_features,

@@ -179,7 +179,7 @@ def test_a_loop_carries_the_memory_of_a_block_in_another_process(apart: sf.Graph
 def test_its_environment_is_clean(apart: sf.Graph) -> None:
     names = apart["tell"](what="env").told.split()
     assert "SECRET_OF_THE_PARENT" not in names
-    assert {*names} - {*process._KEPT, "HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"} <= {
+    assert {*names} - {*process._VARIABLES, "HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"} <= {
         name
         for name in names
         if name.startswith(("KMP", "TORCH", "LC_", "__"))  # what libraries set for themselves
@@ -196,7 +196,7 @@ def test_what_a_block_raises_is_told_with_its_place_and_the_process_goes_on(apar
     assert 'block.py", line' in text
     with pytest.raises(sf.BrokenBlock, match="SystemExit: 3"):
         apart["tell"](what="exit")
-    with pytest.raises(sf.BrokenBlock, match="it gave a int, and its signature says"):
+    with pytest.raises(sf.BrokenBlock, match="it returned a int, and its signature has"):
         apart["tell"](what="wrong")
     assert apart["tell"](what="pid").told == before
 
@@ -251,7 +251,7 @@ def test_an_output_that_is_not_what_was_said_is_refused(apart: sf.Graph, monkeyp
     monkeypatch.setattr(process.Child, "_ready", _nothing)
     for answer in answers:
         monkeypatch.setattr(process.Child, "_ask", partial(_nothing, answer=answer))
-        with pytest.raises(sf.BrokenBlock, match=r"process (gave|answered)"):
+        with pytest.raises(sf.BrokenBlock, match=r"process (returned|to)"):
             apart["tell"](what="pid")
 
 

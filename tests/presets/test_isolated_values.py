@@ -16,7 +16,7 @@ from PIL import Image
 
 import sfumato as sf
 from sfumato.components import conditioning
-from sfumato.components.loading.code.isolated.messages import CannotCross, describe, pack, understand, unpack
+from sfumato.components.loading.code.isolated.messages import CannotSend, describe, pack, type_of, unpack
 from sfumato.components.loading.code.isolated.records import records
 from sfumato.components.random import Random
 from sfumato.components.schedulers.schedule import Schedule
@@ -135,7 +135,7 @@ def test_every_conditioning_comes_as_it_went() -> None:
         back = crossed(value)
         assert type(back) is cls
         assert all(torch.equal(getattr(back, name), getattr(value, name)) for name in names)
-        assert understand(describe(cls)) is cls
+        assert type_of(describe(cls)) is cls
 
 
 def test_schedules_steps_and_generators_come_as_they_went() -> None:
@@ -148,7 +148,7 @@ def test_schedules_steps_and_generators_come_as_they_went() -> None:
     assert torch.equal(crossed(random).draw(2, (5,))[0], random.draw(2, (5,))[0])
     assert crossed(Rows(2, 3)) == Rows(2, 3) and type(crossed(Rows(2, 3))) is Rows
     assert crossed((None, (1, (2.0, "a")), {"b": (True,)})) == (None, (1, (2.0, "a")), {"b": (True,)})
-    assert understand(describe(Steps)) == Steps
+    assert type_of(describe(Steps)) == Steps
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "RGB", "RGBA", "I;16", "F"])
@@ -173,7 +173,7 @@ def test_pictures_come_as_they_went(mode: str) -> None:
     ],
 )
 def test_what_is_no_such_value_is_refused(data: Any) -> None:
-    with pytest.raises(CannotCross):
+    with pytest.raises(CannotSend):
         unpack(data, [torch.zeros(4, dtype=torch.uint8)])
 
 

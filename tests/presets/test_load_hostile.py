@@ -32,7 +32,7 @@ def graph_of(path: Path) -> Path:
     return path
 
 
-# ---------------------------------------------------------------------------------------------------- no plain files
+# ---------------------------------------------------------------------------------------------------- not a plain files
 @pytest.mark.skipif(sys.platform == "win32", reason="has no pipes among its files")
 @pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(folder: Path, n
         file.symlink_to(folder / "pipe")
     with pytest.raises(REFUSED, match="is not a plain file"):
         used(folder)
-    with pytest.raises(REFUSED, match="no plain file"):
+    with pytest.raises(REFUSED, match="not a plain file"):
         sf.Graph.load(folder / name) if name == "graph.json" else used(folder)
 
 
@@ -152,7 +152,7 @@ ONE = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 )
 def test_headers_of_weights_that_lie_with_skill(folder: Path, data: bytes) -> None:
     (folder / "unet" / WEIGHTS).write_bytes(data)
-    with pytest.raises(sf.LoadError, match="damaged or no safetensors"):
+    with pytest.raises(sf.LoadError, match="damaged or not a safetensors"):
         used(folder)
 
 

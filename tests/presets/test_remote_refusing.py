@@ -84,7 +84,7 @@ def test_a_file_that_is_no_plain_python_is_refused(data: bytes, said: str, tmp_p
 
 
 def test_a_huge_file_is_refused_before_it_is_fetched(hub: Hub, tmp_path: Path) -> None:
-    put(tmp_path / "hub/someone/huge", {"block.py": "#" * (reading._MOST + 1)})
+    put(tmp_path / "hub/someone/huge", {"block.py": "#" * (reading._MAX_BYTES + 1)})
     assert "block.py: has 1.0 MB" in refusal("someone/huge", trust_remote_code=True)
     assert hub.given == ["modular_config.json"]
 

@@ -101,20 +101,20 @@ def test_the_method_is_told_by_a_key_that_only_it_has() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("nf5", r"came 'nf5'\. Did you mean 'nf4'\?"),
-        (3, "came 3; wanted a quantization_config as published"),
+        ("nf5", r"'nf5' is unknown\. Did you mean 'nf4'\?"),
+        (3, "needs a published quantization_config, .* got 3"),
         ({"quant_method": "bitsandbites"}, r"quant_method 'bitsandbites'\. Did you mean 'bitsandbytes'\?"),
-        ({"bits": 4}, "came no quant_method"),
+        ({"bits": 4}, "has no quant_method"),
         ({"load_in_4bit": True, "bnb_4bit_quant_typ": "nf4"}, r"no such key\. Did you mean 'bnb_4bit_quant_type'\?"),
-        ({"load_in_4bit": True, "load_in_8bit": True}, "wanted one of load_in_4bit and load_in_8bit"),
+        ({"load_in_4bit": True, "load_in_8bit": True}, "needs exactly one of load_in_4bit and load_in_8bit"),
         ({"load_in_4bit": True, "bnb_4bit_compute_dtype": "int8"}, "came 'int8'. Input should be 'float32'"),
         ({"load_in_8bit": True, "llm_int8_has_fp16_weight": True}, "came True. Input should be False"),
         ({"quant_method": "torchao", "quant_type": "int8_weight_onli"}, "Did you mean 'int8_weight_only'"),
-        ({"quant_method": "torchao", "quant_type": 8}, "quant_type: came 8; wanted one of int8_weight_only"),
+        ({"quant_method": "torchao", "quant_type": 8}, "quant_type: needs one of int8_weight_only.* got 8"),
         ({"quant_method": "quanto", "weights_dtype": "int3"}, "'float8', 'int8', 'int4' or 'int2'"),
         ({"quant_method": "quanto", "activations": "int8"}, "activations: no such key"),
-        ({"quant_method": "mixed", "modules": {"x": "gguf"}}, "gguf cannot stand for single modules"),
-        ({"quant_method": "mixed", "modules": ["x"]}, "wanted names of modules"),
+        ({"quant_method": "mixed", "modules": {"x": "gguf"}}, "gguf cannot be used for single modules"),
+        ({"quant_method": "mixed", "modules": ["x"]}, "needs a quantization or None for each name of a module"),
     ],
 )
 def test_what_is_wrong_is_told_with_a_way_out(given: object, message: str) -> None:
@@ -129,7 +129,7 @@ def test_files_that_are_quantized_rule_and_may_be_computed_with_otherwise() -> N
     assert quantization_of(stored, wanted) == wanted
     assert quantization_of({}, "nf4") == read_quantization("nf4")
     assert quantization_of({}) is None
-    with pytest.raises(LoadError, match=r"stored as BitsAndBytesConfig\(.*, and .*fp4.* was asked for"):
+    with pytest.raises(LoadError, match=r"stored as BitsAndBytesConfig\(.*, not as .*fp4"):
         quantization_of(stored, "fp4")
 
 

@@ -88,9 +88,9 @@ def test_cutting_and_joining_rows_is_what_torch_does_to_the_numbers() -> None:
 
 def test_a_cut_through_a_block_is_refused() -> None:
     packed = Packed(BY_NAME["Q4_K"], torch.from_numpy(random_blocks("Q4_K", 9)), (64, 4, 3, 3))
-    with pytest.raises(LoadError, match=r"Q4_K tensor of shape \[64, 4, 3, 3\] cannot be cut into rows \[32, 31\]"):
+    with pytest.raises(LoadError, match=r"Q4_K tensor of shape \[64, 4, 3, 3\] cannot be split into rows \[32, 31\]"):
         packed.split([32, 31])
-    with pytest.raises(LoadError, match=r"cannot be cut into rows \[16, 48\]: its blocks have 256 numbers"):
+    with pytest.raises(LoadError, match=r"cannot be split into rows \[16, 48\]: its blocks have 256 numbers"):
         packed.split([16, 48])
     with pytest.raises(LoadError, match="along its rows"):
         packed.split(2, dim=1)

@@ -139,31 +139,31 @@ def test_a_file_made_by_hand_is_read(tmp_path: Path) -> None:
 HUGE = 2**63
 HOSTILE: dict[str, tuple[bytes, str]] = {
     "empty": (b"", "the magic number takes 4 bytes, and 0 are left"),
-    "another format": (whole(header([], magic=b"PK\3\4")), r"is no GGUF file: it begins with b'PK"),
-    "version 1": (whole(header([], version=1)), "version 1 is not read, only 2 and 3"),
+    "another format": (whole(header([], magic=b"PK\3\4")), r"is not a GGUF file: it begins with b'PK"),
+    "version 1": (whole(header([], version=1)), "version 1 cannot be read, only 2 and 3"),
     "big-endian": (whole(header([], version=3 << 24)), "written for a big-endian machine"),
     "cut in the header": (header([info()])[:50], "takes 8 bytes, and 5 are left: it is truncated"),
     "cut in the data": (whole(header([info()]), room=255), "w ends at byte .*, and the file has .*: it is truncated"),
     "2^63 tensors": (whole(header([], counts=(HUGE, 0))), "9223372036854775808 tensors are announced"),
     "2^63 keys": (whole(header([], counts=(0, HUGE))), "9223372036854775808 metadata keys are announced"),
-    "a long name": (whole(header([struct.pack("<Q", HUGE)], counts=(1, 0))), "bytes, and 65535 are the most"),
-    "a name that is no text": (whole(header([text(b"\xff\xfe") + bytes(40)])), "the name of a tensor is no text"),
-    "a name twice": (whole(header([info(), info(offset=256)]), 512), "the tensor 'w' stands twice"),
-    "a key twice": (whole(header([], [key("a", 4, uint32(1))] * 2)), "the metadata key 'a' stands twice"),
-    "99 dimensions": (whole(header([text("w") + uint32(99)], counts=(1, 0))), "w has 99 dimensions, and 4 are"),
-    "a size of nothing": (whole(header([info(sizes=(32, 0))])), r"the shape \[0, 32\], which the file has no room"),
-    "sizes that overflow": (whole(header([info(sizes=(2**32, 2**32))])), "which the file has no room for"),
-    "a type that is not read": (whole(header([info(kind=19)])), "w has the type IQ1_S. What is read: F32, F16, Q4_0"),
+    "a long name": (whole(header([struct.pack("<Q", HUGE)], counts=(1, 0))), "bytes, more than 65535"),
+    "a name that is no text": (whole(header([text(b"\xff\xfe") + bytes(40)])), "the name of a tensor is not text"),
+    "a name twice": (whole(header([info(), info(offset=256)]), 512), "the tensor 'w' occurs twice"),
+    "a key twice": (whole(header([], [key("a", 4, uint32(1))] * 2)), "the metadata key 'a' occurs twice"),
+    "99 dimensions": (whole(header([text("w") + uint32(99)], counts=(1, 0))), "w has 99 dimensions, more than 4"),
+    "a size of nothing": (whole(header([info(sizes=(32, 0))])), r"the shape \[0, 32\], which is empty"),
+    "sizes that overflow": (whole(header([info(sizes=(2**32, 2**32))])), "which is empty or larger than the file"),
+    "a type that is not read": (whole(header([info(kind=19)])), "w has the type IQ1_S. Known types: F32, F16, Q4_0"),
     "a type that there is not": (whole(header([info(kind=4711)])), "w has the type 4711"),
     "half a block": (whole(header([info(sizes=(48, 2), kind=8)])), "blocks of Q8_0 have 32"),
     "an offset beyond the end": (whole(header([info(offset=HUGE)])), "w ends at byte"),
-    "an offset off the alignment": (whole(header([info(offset=1)])), "offset 1, which is no multiple of 32"),
+    "an offset off the alignment": (whole(header([info(offset=1)])), "offset 1, which is not a multiple of 32"),
     "two in one place": (whole(header([info(), info("v")])), "v begins at byte .*, inside the tensor before it"),
-    "alignment of 0": (whole(header([], [key("general.alignment", 4, uint32(0))])), "wanted a power of two"),
-    "alignment of 48": (whole(header([], [key("general.alignment", 4, uint32(48))])), "wanted a power of two"),
-    "alignment by a text": (whole(header([], [key("general.alignment", 8, text("32"))])), "wanted a power of two"),
-    "a value type that there is not": (whole(header([], [key("a", 13, b"")])), "a has the value type 13"),
-    "a truth of 2": (whole(header([], [key("a", 7, b"\2")])), "a is a truth value of 2"),
+    "alignment of 0": (whole(header([], [key("general.alignment", 4, uint32(0))])), "needs to be a power of two"),
+    "alignment of 48": (whole(header([], [key("general.alignment", 4, uint32(48))])), "needs to be a power of two"),
+    "alignment by a text": (whole(header([], [key("general.alignment", 8, text("32"))])), "needs to be a power of two"),
+    "a value type that there is not": (whole(header([], [key("a", 13, b"")])), "a has the unknown value type 13"),
+    "a truth of 2": (whole(header([], [key("a", 7, b"\2")])), "a has the truth value 2"),
     "an endless text": (whole(header([], [key("a", 8, struct.pack("<Q", HUGE))])), "the value of a has"),
     "an endless array": (whole(header([], [key("a", 9, array(4, HUGE))])), "a is an array of 9223372036854775808"),
     "a long array": (whole(header([], [key("a", 9, array(4, 2**20))])), "1048576 entries of a are announced"),
@@ -215,6 +215,6 @@ def test_a_missing_file_is_a_load_error(tmp_path: Path) -> None:
 def test_a_tensor_without_values_or_of_a_strange_dtype_is_not_written(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"w has no values \(meta device\)"):
         write_gguf(tmp_path / "x.gguf", {"w": torch.empty(2, device="meta")})
-    with pytest.raises(LoadError, match=r"w is torch.complex64, which GGUF has no type for"):
+    with pytest.raises(LoadError, match=r"w is torch.complex64, which GGUF does not have"):
         write_gguf(tmp_path / "x.gguf", {"w": torch.empty(2, dtype=torch.complex64)})
     assert not list(tmp_path.iterdir())

@@ -54,7 +54,7 @@ def test_one_component_is_loaded_quantized(package: Package) -> None:
     [
         ("nf4", r"needs a kind for each component, got 'nf4'\. Write it as a dict: \{'"),
         ({"unett": "nf4"}, r"no component 'unett'\. Did you mean 'unet'\?"),
-        ({"unet": "nf5"}, r"unet: quantization: came 'nf5'\. Did you mean 'nf4'\?"),
+        ({"unet": "nf5"}, r"unet: quantization: 'nf5' is unknown\. Did you mean 'nf4'\?"),
         ({"load_in_4bit": True}, "no component 'load_in_4bit'"),
     ],
 )

@@ -1,1 +1,1 @@
-"""GGUF files: read, written, and computed with as they are stored."""
+"""GGUF files: read, write, and compute with packed weights."""

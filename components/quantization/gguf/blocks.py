@@ -1,7 +1,7 @@
 """Blocks of GGUF tensors as float32: the formulas of ggml-quants.c, bit for bit.
 
-A block is a row of bytes. All formats are made of three things: half-precision scales, small integers packed in runs,
-and per-group scales that are themselves small integers. `_unpack` reads every packing there is.
+A block is a row of bytes. All formats have half-precision scales, small integers packed in runs, and some have
+scales of groups, which are small integers too. `_unpack` reads all of these packings.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ _IQ4 = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
 
 
 def decode(kind: Kind, blocks: Tensor) -> Tensor:
-    """The numbers of whole blocks.
+    """Decode whole blocks.
 
     Args:
-        kind: a type that torch has no dtype for.
-        blocks: bytes, `n kind.bytes`, on any device.
+        kind: a type without a dtype of torch.
+        blocks: uint8, `n kind.bytes`, on any device.
 
     Returns:
         float32, `n kind.values`.
@@ -32,7 +32,7 @@ def decode(kind: Kind, blocks: Tensor) -> Tensor:
 def _unpack(data: Tensor, bits: int, run: int) -> Tensor:
     """Small integers from bytes `n k`: `n (k * 8 / bits)`.
 
-    Each `run` bytes hold 8 / bits runs of as many integers, those in the lowest bits first.
+    Each `run` bytes have 8 / bits runs of `run` integers, those in the lowest bits first.
     """
     shifts = _shifts(bits, data.device)  # 8/bits 1
     spread = data.reshape(len(data), -1, 1, run) >> shifts
@@ -52,9 +52,9 @@ def _levels(device: torch.device) -> Tensor:
 
 
 def _leveled(data: Tensor) -> Tensor:
-    """The levels of IQ4 that bytes `n k` stand for: float32, `n 2k`."""
+    """The levels of IQ4 for bytes `n k`: float32, `n 2k`."""
     places = _unpack(data, 4, 16)
-    # A third of the time that indexing takes.
+    # Takes a third of the time of indexing.
     return _levels(data.device).index_select(0, places.flatten().int()).view(places.shape)
 
 
@@ -83,7 +83,7 @@ def _q4_1(blocks: Tensor) -> Tensor:
 
 
 def _q5(high: Tensor, low: Tensor) -> Tensor:
-    """Integers of five bits: the fifth bits of 32 stand together."""
+    """Integers of five bits. The fifth bits of 32 integers are stored together."""
     return _unpack(low, 4, 16) | (_unpack(high, 1, 1) << 4)
 
 
@@ -114,7 +114,7 @@ def _q3_k(blocks: Tensor) -> Tensor:
     hmask, qs, scales, d = blocks.split([32, 64, 12, 2], dim=1)
     low, high = scales.split([8, 4], dim=1)
     scale = _half(d) * _signed(_unpack(low, 4, 8) | (_unpack(high, 2, 4) << 4), 32)  # n 16
-    # The third bit is stored inverted: where it is not set, four is taken away.
+    # The third bit is stored inverted: if it is not set, four is subtracted.
     q = _signed(_unpack(qs, 2, 32) | (_unpack(hmask, 1, 32) << 2), 4)
     return (scale[..., None] * _grouped(q, 16)).flatten(1)
 

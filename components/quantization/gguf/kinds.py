@@ -1,4 +1,4 @@
-"""The tensor types of GGUF: their numbers, and how many values and bytes a block has (ggml.h, ggml-common.h)."""
+"""The tensor types of GGUF: numbers, and values and bytes of a block (ggml.h, ggml-common.h)."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import torch
 
 @dataclass(frozen=True)
 class Kind:
-    """One tensor type: blocks of `values` numbers take `bytes` bytes; `dtype` where torch has the type itself."""
+    """One tensor type: blocks of `values` numbers have `bytes` bytes. `dtype` is torch's, if it has the type."""
 
     number: int
     name: str
@@ -19,7 +19,7 @@ class Kind:
         return self.name
 
     def size(self, count: int) -> int:
-        """Bytes of `count` numbers; `count` is whole blocks."""
+        """The bytes of `count` numbers, which must be whole blocks."""
         return count // self.values * self.bytes
 
 
@@ -50,7 +50,7 @@ KINDS = {
         Kind(30, "BF16", 1, 2, torch.bfloat16),
     )
 }
-"""What this reader reads, by number."""
+"""The types that we read, by number."""
 
 UNREAD = {
     9: "Q8_1",
@@ -67,7 +67,9 @@ UNREAD = {
     39: "MXFP4",
     40: "NVFP4",
 }
-"""Types that files of language models have and those of image models do not."""
+"""Types of language models that image models do not use. We do not read them."""
 
 BY_NAME = {kind.name: kind for kind in KINDS.values()}
+"""The types that we read, by name."""
 BY_DTYPE = {kind.dtype: kind for kind in KINDS.values() if kind.dtype is not None}
+"""The types that torch has too, by its dtype."""

@@ -1,4 +1,4 @@
-"""GGUF files, memory-mapped: the header is checked to the last number before a tensor is looked at.
+"""GGUF files, memory-mapped. The whole header is checked before a tensor is read.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
 """
@@ -21,7 +21,7 @@ from .packed import Packed
 MAGIC = b"GGUF"
 ALIGNMENT = 32
 ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
-"""Metadata of image models: the shape of what is stored flat, for its rows are no whole blocks (3x3 kernels)."""
+"""Metadata of image models: the shape of a tensor that is stored flat, since its rows are not whole blocks."""
 
 _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _LONGEST_NAME = 65535  # of a metadata key, by the format
@@ -37,35 +37,35 @@ Value = Any
 
 @dataclass(frozen=True)
 class GGUFTensor:
-    """One tensor of a file, not read yet. `shape` is as torch has it: the fastest dimension last."""
+    """One tensor of a file, not read yet. `shape` is in torch's order."""
 
     file: "GGUFFile"
     name: str
     kind: Kind
     shape: tuple[int, ...]
     start: int
-    """Where its bytes begin in the file."""
+    """The offset of its bytes in the file."""
 
     @property
     def nbytes(self) -> int:
-        """The size of the packed tensor in bytes."""
+        """Its bytes in the file."""
         return self.kind.size(prod(self.shape))
 
     def read(self) -> Tensor | Packed:
-        """A tensor where torch has the type, else the packed blocks. Both are memory-mapped."""
+        """A tensor if torch has the type, else the packed blocks. Both are memory-mapped."""
         data = self.file.data[self.start : self.start + self.nbytes]
         if self.kind.dtype is None:
             return Packed(self.kind, data.view(-1, self.kind.bytes), self.shape)
-        if self.start % self.kind.bytes:  # an alignment below the type's size: torch views whole elements only
+        if self.start % self.kind.bytes:  # torch needs an offset that is a multiple of the type's size
             data = data.clone()
         return data.view(self.kind.dtype).view(self.shape)
 
 
 class GGUFFile:
-    """A GGUF file: its `metadata`, and its `tensors` by name, each read when asked for.
+    """A GGUF file: `metadata` by key, and `tensors` by name, which are read when needed.
 
     Raises:
-        LoadError: anything in the header that is out of range, truncated or of a kind that is not read. It says where.
+        LoadError: a header that is truncated, has values out of range, or types that we do not read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -84,15 +84,15 @@ class GGUFFile:
         return torch.from_file(str(self.path), shared=False, size=self.path.stat().st_size, dtype=torch.uint8)
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
-        """The shape of each tensor, by name. With `read` and `where`, what weights are loaded from."""
+        """The shape of each tensor, by name."""
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
-    def read(self, name: str) -> Any:  # a Tensor, or a Packed that is cut and joined like one
+    def read(self, name: str) -> Any:  # a Tensor, or a Packed, which is split and joined like one
         """The tensor of that name; see `GGUFTensor.read`."""
         return self.tensors[name].read()
 
     def where(self, name: str) -> str:
-        """The file, for errors."""
+        """The path of the file, for errors."""
         return str(self.path)
 
     @property
@@ -102,30 +102,30 @@ class GGUFFile:
 
 
 class _Header:
-    """A cursor in the header. Every count is compared with the bytes that are left before anything is made of it."""
+    """Reads the header. Every count is compared with the remaining bytes before memory is allocated."""
 
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self.file = path, file
         self.size = path.stat().st_size
         self.at = 0
         if (magic := self._take(4, "the magic number")) != MAGIC:
-            raise LoadError(f"{path} is no GGUF file: it begins with {magic!r}, wanted {MAGIC!r}.")
+            raise LoadError(f"{path} is not a GGUF file: it begins with {magic!r}, not with {MAGIC!r}.")
         version = self._number("I", "the version")
         if version not in (2, 3):
             big = " It was written for a big-endian machine." if version & 0xFFFF == 0 else ""
-            raise LoadError(f"{path}: GGUF version {version} is not read, only 2 and 3.{big} Convert it again.")
+            raise LoadError(f"{path}: GGUF version {version} cannot be read, only 2 and 3.{big} Convert it again.")
         self.tensor_count = self._number("Q", "the number of tensors")
         self.key_count = self._number("Q", "the number of metadata keys")
-        # The least a tensor (name, dimensions, type, offset) and a key (name, type, value) take.
-        self._room(self.tensor_count, 24, "tensors")
-        self._room(self.key_count, 13, "metadata keys")
+        # The least bytes of a tensor (name, dimensions, type, offset) and of a key (name, type, value).
+        self._check_room(self.tensor_count, 24, "tensors")
+        self._check_room(self.key_count, 13, "metadata keys")
 
     def metadata(self) -> dict[str, Value]:
         found: dict[str, Value] = {}
         for _ in range(self.key_count):
             key = self._text("a metadata key", _LONGEST_NAME)
             if key in found:
-                raise self._wrong(f"the metadata key {key!r} stands twice")
+                raise self._wrong(f"the metadata key {key!r} occurs twice")
             found[key] = self._value(self._number("I", f"the type of {key}"), key)
         return found
 
@@ -134,16 +134,16 @@ class _Header:
         for _ in range(self.tensor_count):
             name = self._text("the name of a tensor", _LONGEST_NAME)
             if name in infos:
-                raise self._wrong(f"the tensor {name!r} stands twice")
+                raise self._wrong(f"the tensor {name!r} occurs twice")
             infos[name] = self._info(name)
         alignment = metadata.get("general.alignment", ALIGNMENT)
         if type(alignment) is not int or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
-            raise self._wrong(f"general.alignment is {alignment!r}, wanted a power of two")
+            raise self._wrong(f"general.alignment needs to be a power of two, and is {alignment!r}")
         base = -(-self.at // alignment) * alignment
         found: dict[str, GGUFTensor] = {}
         for name, (kind, shape, offset) in infos.items():
             if offset % alignment:
-                raise self._wrong(f"{name} begins at offset {offset}, which is no multiple of {alignment}")
+                raise self._wrong(f"{name} begins at offset {offset}, which is not a multiple of {alignment}")
             shape = self._original(name, shape, metadata)
             found[name] = GGUFTensor(owner, name, kind, shape, base + offset)
             if (end := base + offset + found[name].nbytes) > self.size:
@@ -158,15 +158,15 @@ class _Header:
     def _info(self, name: str) -> tuple[Kind, tuple[int, ...], int]:
         count = self._number("I", f"the dimensions of {name}")
         if count > _MOST_DIMENSIONS:
-            raise self._wrong(f"{name} has {count} dimensions, and {_MOST_DIMENSIONS} are the most")
+            raise self._wrong(f"{name} has {count} dimensions, more than {_MOST_DIMENSIONS}")
         shape = tuple(reversed([self._number("Q", f"a size of {name}") for _ in range(count)]))
         number = self._number("I", f"the type of {name}")
         offset = self._number("Q", f"the offset of {name}")
         if (kind := KINDS.get(number)) is None:
             known = ", ".join(str(kind) for kind in KINDS.values())
-            raise LoadError(f"{self.path}: {name} has the type {UNREAD.get(number, number)}. What is read: {known}.")
+            raise LoadError(f"{self.path}: {name} has the type {UNREAD.get(number, number)}. Known types: {known}.")
         if any(size == 0 for size in shape) or prod(shape) > self.size * kind.values:
-            raise self._wrong(f"{name} has the shape {list(shape)}, which the file has no room for")
+            raise self._wrong(f"{name} has the shape {list(shape)}, which is empty or larger than the file")
         if (shape[-1] if shape else 1) % kind.values:
             raise self._wrong(f"{name} has rows of {shape[-1:]} numbers, and blocks of {kind} have {kind.values}")
         return kind, shape, offset
@@ -189,32 +189,32 @@ class _Header:
             if depth >= _DEEPEST_ARRAY or count > _LONGEST_ARRAY:
                 raise self._wrong(f"{key} is an array of {count} entries, {depth + 1} deep")
             if inner in (_STRING, _ARRAY):
-                self._room(count, 8, f"entries of {key}")
+                self._check_room(count, 8, f"entries of {key}")
                 return [self._value(inner, key, depth + 1) for _ in range(count)]
             return list(self._numbers(inner, count, key))
         return self._numbers(code, 1, key)[0]
 
     def _numbers(self, code: int, count: int, key: str) -> tuple[Value, ...]:
         if code not in _SCALARS:
-            raise self._wrong(f"{key} has the value type {code}, which there is not")
+            raise self._wrong(f"{key} has the unknown value type {code}")
         letter = "B" if code == _BOOL else _SCALARS[code]
         width = struct.calcsize(f"<{letter}")
-        self._room(count, width, f"entries of {key}")
+        self._check_room(count, width, f"entries of {key}")
         values = struct.unpack(f"<{count}{letter}", self._take(count * width, f"the value of {key}"))
         if code != _BOOL:
             return values
         if any(value > 1 for value in values):
-            raise self._wrong(f"{key} is a truth value of {max(values)}")
+            raise self._wrong(f"{key} has the truth value {max(values)}")
         return tuple(map(bool, values))
 
     def _text(self, what: str, longest: int) -> str:
         length = self._number("Q", f"the length of {what}")
         if length > longest:
-            raise self._wrong(f"{what} has {length} bytes, and {longest} are the most")
+            raise self._wrong(f"{what} has {length} bytes, more than {longest}")
         try:
             return self._take(length, what).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise self._wrong(f"{what} is no text ({error.reason})") from error
+            raise self._wrong(f"{what} is not text ({error.reason})") from error
 
     def _number(self, letter: str, what: str) -> int:
         return struct.unpack(f"<{letter}", self._take(struct.calcsize(f"<{letter}"), what))[0]
@@ -228,7 +228,7 @@ class _Header:
         self.at += count
         return data
 
-    def _room(self, count: int, least: int, what: str) -> None:
+    def _check_room(self, count: int, least: int, what: str) -> None:
         if count * least > self.size - self.at:
             raise self._wrong(f"{count} {what} are announced, and only {self.size - self.at} bytes are left")
 

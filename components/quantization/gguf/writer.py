@@ -1,4 +1,4 @@
-"""Writing GGUF files: what was packed is written as it is."""
+"""Write GGUF files. Packed tensors are written unchanged."""
 
 import struct
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,20 @@ _STRING, _ARRAY, _INT32 = 8, 9, 5
 
 
 def write_gguf(path: Path, tensors: Mapping[str, Tensor | Packed], *, architecture: str = "diffusers") -> None:
-    """Write a GGUF file, version 3, whole or not at all. `architecture` says whose names the tensors have.
+    """Write a GGUF file, version 3, whole or not at all.
 
-    Tensors whose rows are no whole blocks, or that have more than four dimensions, are written flat with their shape in
+    Tensors whose rows are not whole blocks, or with more than four dimensions, are written flat, with their shape in
     the metadata, as the tools for image models do.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        architecture: whose names the tensors have.
 
     Raises:
         LoadError: a tensor without values (meta device), or of a dtype that the format lacks.
     """
-    write_atomically(path, lambda beside: _write(beside, tensors, architecture))
+    write_atomically(path, lambda draft: _write(draft, tensors, architecture))
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor | Packed], architecture: str) -> None:
@@ -57,7 +62,7 @@ def _kind(name: str, tensor: Tensor | Packed) -> Kind:
     if isinstance(tensor, Packed):
         return tensor.kind
     if tensor.is_meta or tensor.dtype not in BY_DTYPE:
-        what = "has no values (meta device)" if tensor.is_meta else f"is {tensor.dtype}, which GGUF has no type for"
+        what = "has no values (meta device)" if tensor.is_meta else f"is {tensor.dtype}, which GGUF does not have"
         raise LoadError(f"{name} {what}, so it cannot be written.")
     return BY_DTYPE[tensor.dtype]
 

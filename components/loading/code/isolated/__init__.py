@@ -65,7 +65,7 @@ def _class(child: Child, code: Code, package: str, name: str, described: Mapping
         made = child.call(name, self.config(), arguments)
         if made.keys() != outputs.keys():
             raise BrokenBlock(
-                f"{name}: its process gave {', '.join(made)}, and entry that it gives {', '.join(outputs)}."
+                f"{name}: its process returned {', '.join(made)}, and its outputs are {', '.join(outputs)}."
             )
         return (
             None if returns is None else returns(**{port: _fit(name, port, made[port], outputs[port]) for port in made})
