@@ -143,7 +143,7 @@ def test_matrices_whose_blocks_lie_across_the_cuts_are_decoded_and_named(
         model = sf.load_component(file, manager=sf.ComponentsManager(), config={"axes_dims_rope": [12, 4, 4]})
     assert type(model.transformer_blocks[0].attn.to_q) is nn.Linear
     assert type(model.transformer_blocks[0].attn.to_out[0]).__name__ == "Linear4bit"
-    [said] = [record.message for record in caplog.records if "blocks lie across" in record.message]
+    [said] = [record.message for record in caplog.records if "blocks cross the rows" in record.message]
     assert "transformer_blocks.0.attn.to_q" in said
     assert apart(model(**INPUTS), plain(**INPUTS)) < 1e-4
 
