@@ -54,6 +54,8 @@ class ManagedMemory:
         """The entry of a handle, made if there is none."""
         entries = self.inventory.entries
         if (entry := entries.get(handle.key) or self.inventory.removed.get(handle.key)) is not None:
+            if entry.read is not None and entry.component is None:
+                self._read_with(entry, handle)  # its spec may have another access than the handle that failed
             return entry
         rule = self._rule(handle.name)
         refuse_split_offload(handle.name, handle.device_map, rule)
@@ -61,9 +63,13 @@ class ManagedMemory:
         with self._lock:
             made = Entry(handle.key, handle.name, canonical_device(handle.device), handle.dtype, None, rule)
             made.device_map = handle.device_map
-            made.read = lambda device: self._mover.read(handle.spec, made.dtype, device)
-            made.make_estimate = lambda offload: self._estimate(handle.spec, made.dtype, offload)
+            self._read_with(made, handle)
             return entries.setdefault(handle.key, made)
+
+    def _read_with(self, entry: Entry, handle: Handle) -> None:
+        """Let an entry read its files by the spec of this handle."""
+        entry.read = lambda device: self._mover.read(handle.spec, entry.dtype, device)
+        entry.make_estimate = lambda offload: self._estimate(handle.spec, entry.dtype, offload)
 
     def add(self, handle: Added, component: Any) -> None:  # any object
         """Make the entry of an object that was made by hand."""

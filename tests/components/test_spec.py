@@ -71,7 +71,7 @@ def test_a_dtype_is_taken_by_its_names(dtype: Any) -> None:
 def test_unfit_fields_are_refused_with_what_came(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"dtype: needs a floating dtype of torch .* Got 'float17'"):
         ComponentSpec.from_json({"dtype": "float17"})
-    with pytest.raises(ConfigError, match=r"quantization: came 'nf5'\. Did you mean 'nf4'\?"):
+    with pytest.raises(ConfigError, match=r"quantization: 'nf5' is unknown\. Did you mean 'nf4'\?"):
         ComponentSpec.from_json({"quantization": "nf5"})
     with pytest.raises(ConfigError, match=r"subfoldr: no such key\. Did you mean 'subfolder'\?"):
         ComponentSpec.from_json({"subfoldr": "unet"})
