@@ -75,7 +75,7 @@ def test_unfit_fields_are_refused_with_what_came(tmp_path: Path) -> None:
         ComponentSpec.from_json({"quantization": "nf5"})
     with pytest.raises(ConfigError, match=r"subfoldr: no such key\. Did you mean 'subfolder'\?"):
         ComponentSpec.from_json({"subfoldr": "unet"})
-    with pytest.raises(ValidationError, match="came no quant_method"):
+    with pytest.raises(ValidationError, match="has no quant_method"):
         ComponentSpec(quantization={"bits": 4})
     with pytest.raises(ValidationError, match="frozen"):
         ComponentSpec().subfolder = "unet"
