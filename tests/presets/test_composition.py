@@ -231,8 +231,8 @@ FOUND: dict[str, dict[str, dict[str, Outcome]]] = {}
 HEAD = """# What goes with what
 
 Every preset with every guider, scheduler and control, for two steps on tiny models. **yes**: it runs. Anything else is
-the code of the problem with which it is refused, before any denoiser has run; the codes stand below. A cell is for all
-tasks of its family; a task that differs is named.
+the code of the error that refuses it before a denoiser runs; the codes are [below](#codes). A cell is for all tasks of
+its family; a task that differs is named.
 
 {tasks}
 
@@ -261,7 +261,7 @@ def page() -> str:
         lines += [f"| {row} | {' | '.join(cell(f, table, row) for f in families())} |" for row in rows]
         lines += [""]
     reasons = {code: why for tables in FOUND.values() for rows in tables.values() for code, why in rows.values() if why}
-    lines += ["## Codes\n", "Each with a text that came with it.\n"]
+    lines += ["## Codes\n", "Each with an example of its text.\n"]
     lines += [f"- **{code}**: `{' '.join(why.split())}`" for code, why in sorted(reasons.items())]
     return "\n".join(lines) + "\n"
 
