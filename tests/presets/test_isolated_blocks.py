@@ -4,8 +4,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Generator, Mapping
-from functools import partial
+from collections.abc import Callable, Generator, Mapping
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from typing import Any
@@ -233,8 +232,9 @@ def test_a_process_that_ends_hangs_or_is_killed_gives_an_error_and_the_next_call
             SharedMemory(name)
 
 
-def _nothing(*_: Any, answer: Any = None) -> Any:
-    return answer
+def _returning(answer: Any) -> Callable[..., Any]:
+    """A method that returns this. A function, since a partial will bind itself on a class in Python 3.14."""
+    return lambda *_: answer
 
 
 def test_an_output_that_is_not_what_was_said_is_refused(apart: sf.Graph, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,9 +248,9 @@ def test_an_output_that_is_not_what_was_said_is_refused(apart: sf.Graph, monkeyp
         {"values": {"told": {"pickle": "gASV"}}, "tensors": [], "size": 0},
         {},
     ]
-    monkeypatch.setattr(process.Child, "_ready", _nothing)
+    monkeypatch.setattr(process.Child, "_ready", _returning(None))
     for answer in answers:
-        monkeypatch.setattr(process.Child, "_ask", partial(_nothing, answer=answer))
+        monkeypatch.setattr(process.Child, "_ask", _returning(answer))
         with pytest.raises(sf.BrokenBlock, match=r"process (returned|to)"):
             apart["tell"](what="pid")
 
