@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
-from ..registry import HINTS, UnknownName, closest, did_you_mean
+from ..registry import HINTS, UnknownName, closest, did_you_mean, hint_for_object
 from .block import Lazy
 from .edits import edited
 from .errors import ConfigError, LoadError, Problem, WireError
@@ -23,8 +23,8 @@ def bound(graph: S, components: Mapping[str, Any]) -> S:
     for name, value in components.items():
         if name not in graph.components:
             hint = "It is an input: give it in the call. " if name in graph.inputs else ""
-            hint = hint or (f"{HINTS[name]} " if name in HINTS else "")
-            text = f"no block of this graph needs such a component. {hint}{did_you_mean(name, graph.components)}"
+            hint = HINTS[name] if name in HINTS and not hint else hint + did_you_mean(name, graph.components)
+            text = f"no block of this graph needs such a component. {hint}"
             near = tuple(closest(name, graph.components))
             problems.append(Problem("no-component", name, text, name, candidates=near))
             continue
@@ -38,6 +38,7 @@ def bound(graph: S, components: Mapping[str, Any]) -> S:
             actual = type_text(value.type) if isinstance(value, Lazy) else type(value).__name__
             who = ", ".join(n for n, b in graph.nodes.items() if name in b.signature.components)
             text = f"is {actual}, but {who} needs {type_text(kind)}{_lacking(value, kind)}."
+            text = hint_for_object(value) or text
             problems.append(Problem("component", name, text, actual, type_text(kind)))
     bindings = {**graph.bindings, **made}
     if problems := problems or bound_conflicts(graph, bindings):

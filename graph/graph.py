@@ -11,6 +11,7 @@ from .block import Block
 from .call import prepare
 from .compare import Diff, diff, explain
 from .errors import Problem, WireError
+from .no_attribute import no_attribute
 from .ports import Outputs
 from .run import Run
 from .structure import Structure
@@ -59,6 +60,11 @@ class Graph(Structure, name="Graph"):
 
     def __repr__(self) -> str:
         return f"Graph({', '.join(f'{name}={type(block).__name__}' for name, block in self.nodes.items())})"
+
+    if not TYPE_CHECKING:  # for a type checker, a misspelt attribute stays an error
+
+        def __getattr__(self, name: str) -> Any:
+            raise AttributeError(no_attribute(self, name), name=name, obj=self)
 
     # ------------------------------------------------------------------------------------------- changing
     def replace(self, path: str, block: Block) -> Self:

@@ -1,9 +1,9 @@
 """Swaps: components and slots that a call or `using` changes. A graph changed for one call is an overlay."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from ..registry import HINTS, UnknownName, closest, table
+from ..registry import HINTS, UnknownName, closest, hint_for_object, table
 from .binding import bound
 from .block import Block
 from .cache import cached
@@ -23,8 +23,7 @@ def using(graph: S, swaps: Mapping[str, Any]) -> S:
     problems = [
         Problem(
             "no-slot", name, "is neither a slot nor a component. "
-            + (f"{HINTS[name]} " if name in HINTS else "")
-            + (f"Did you mean {closest(name, known, 1)[0]!r}? " if closest(name, known, 1) else "")
+            + (f"{HINTS[name]} " if name in HINTS else _guess(name, known))
             + f"Slots: {', '.join(graph.slots) or 'none'}. Components: {', '.join(graph.components) or 'none'}.",
             name, candidates=tuple(closest(name, known)),
         )
@@ -44,6 +43,11 @@ def using(graph: S, swaps: Mapping[str, Any]) -> S:
     return bound(graph, components) if components else graph
 
 
+def _guess(name: str, known: Sequence[str]) -> str:
+    near = closest(name, known, 1)
+    return f"Did you mean {near[0]!r}? " if near else ""
+
+
 def as_block(slot: str, value: Any) -> Block:
     """The block for a slot: itself, or made from a published name or a config dict (`{"_class_name": …}`)."""
     if isinstance(value, Block):
@@ -57,7 +61,8 @@ def as_block(slot: str, value: Any) -> Block:
         return cast(type[Block], names[config["_class_name"]]).from_config(config)
     if isinstance(value, type) and issubclass(value, Block):
         raise ConfigError(f"is the class {value.__name__}. Make a block of it: {slot}={value.__name__}().")
-    raise ConfigError(f"takes a block, a name, or a config dict with '_class_name', got {type(value).__name__}.")
+    text = f"takes a block, a name, or a config dict with '_class_name', got {type(value).__name__}."
+    raise ConfigError(hint_for_object(value) or text)
 
 
 def overlay(graph: Structure, swaps: Mapping[str, Any]) -> Structure:

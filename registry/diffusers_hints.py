@@ -1,4 +1,4 @@
-"""Advice for users of diffusers: what to write here instead of a keyword that only diffusers knows."""
+"""Advice for users of diffusers: what to write here instead of its keywords, attributes and objects."""
 
 from collections.abc import Mapping
 
@@ -10,6 +10,19 @@ _NET = (
     "Load it with the pipeline: sf.load(…, {0}={1}). Or insert its block first: "
     "pipe.insert('{2}', {3}(), before='denoise.guider').bind({0}={1}). A second one is called {0}_1."
 )
+
+_DEVICE = (
+    "Components have a device and a dtype, and a pipeline has none. Write sf.load(…, device='cuda', dtype='float16')."
+)
+_ADAPTER = (
+    "Adapters (LoRA, IP-Adapter, textual inversion) are not supported yet. For a LoRA, merge it into the weights with "
+    "another program, and load the saved model."
+)
+_OFFLOAD = "Write sf.load(…, manager=manager) with manager = sf.ComponentsManager({0}device='cuda'){1}."
+_TILE = "Write pipe.replace('decode', DecodeLatents({0})) with the block of sfumato.blocks.decode.images."
+_FAST = "Leave it out: attention is torch's scaled_dot_product_attention."
+_SAFETY = "Leave it out: no safety checker runs."
+_SAFETENSORS = "Leave it out: .safetensors files are read, and others only with allow_pickle=True."
 
 HINTS: Mapping[str, str] = {
     "generator": "Write seed=7, or a list with one seed for each picture. generator.initial_seed() gives the seed.",
@@ -30,6 +43,71 @@ HINTS: Mapping[str, str] = {
     "return_dict": _OUTPUTS,
     "controlnet": _NET.format("controlnet", "net", "control", "ApplyControlNet"),
     "adapter": _NET.format("adapter", "net", "adapt", "ApplyT2IAdapter"),
+    "adapter_name": _ADAPTER,
+    "fuse_lora": _ADAPTER,
+    "ip_adapter_image": _ADAPTER,
+    "load_ip_adapter": _ADAPTER,
+    "load_lora_weights": _ADAPTER,
+    "load_textual_inversion": _ADAPTER,
+    "set_adapters": _ADAPTER,
+    "unload_lora_weights": _ADAPTER,
+    "cpu": _DEVICE,
+    "cuda": _DEVICE,
+    "device": _DEVICE,
+    "dtype": _DEVICE,
+    "half": _DEVICE,
+    "to": _DEVICE,
+    "torch_dtype": "Write dtype='float16', or dtype={'unet': 'float16'} for one component.",
+    "use_auth_token": "Write token=….",
+    "use_safetensors": _SAFETENSORS,
+    "low_cpu_mem_usage": "Leave it out: models are always made without memory for weights, which are then read once.",
+    "quantization_config": "Write quantization={'unet': 'nf4'}: a name or a published config for each component.",
+    "custom_pipeline": "Write sf.load(…, trust_remote_code=True) for a repo with blocks, or insert blocks of your own.",
+    "safety_checker": _SAFETY,
+    "feature_extractor": _SAFETY,
+    "requires_safety_checker": _SAFETY,
+    "enable_model_cpu_offload": _OFFLOAD.format("budget={'cuda': '8GB'}, ", ""),
+    "enable_sequential_cpu_offload": _OFFLOAD.format("", " and manager.offload(by='leaves')"),
+    "enable_group_offload": _OFFLOAD.format("", " and manager.offload(by='blocks')"),
+    "enable_layerwise_casting": _OFFLOAD.format("", " and manager.offload(storage='float8_e4m3fn')"),
+    "enable_vae_tiling": _TILE.format("tile=512"),
+    "enable_vae_slicing": _TILE.format("slicing=True"),
+    "enable_attention_slicing": _FAST,
+    "enable_xformers_memory_efficient_attention": _FAST,
+    "enable_freeu": "FreeU is not supported yet.",
+    "set_progress_bar_config": "Leave it out: a call prints nothing. `for event in pipe.stream(…)` shows the progress.",
+    "interrupt": "Write run = pipe.stream(…), and run.cancel() in another thread.",
+    "encode_prompt": "Write pipe.only('positive')(prompt=…).positive.",
+    "from_pipe": "Write pipe.task('image2image'), or the name of another task.",
+    "image_processor": "Write pipe(…, output_type='pt'), or 'np', for pictures as tensors or arrays.",
+    "vae_scale_factor": "Write pipe.bindings['vae'].config, which has the autoencoder's blocks.",
+    "steps": "Write num_inference_steps=….",
+    "cfg_scale": "Write guidance_scale=….",
+    "sampler": "Write scheduler=…, such as scheduler='dpmpp_2m_karras'.",
+    "sampler_name": "Write scheduler=…, such as scheduler='dpmpp_2m_karras'.",
     "output_type='latent'": "For latents write pipe.only('latents')(…).latents.",
 }
-"""Sentences of advice, by the name of the keyword, or by `name='value'`."""
+"""Sentences of advice, by the name of a keyword or of an attribute of a pipeline, or by `name='value'`."""
+
+
+def hint_for_object(value: object) -> str:
+    """How to pass an object of diffusers, or a module that `torch.compile` has wrapped; "" for any other object.
+
+    >>> hint_for_object(7)
+    ''
+    """
+    cls = type(value)
+    library, name = cls.__module__.partition(".")[0], cls.__name__
+    if library == "torch" and name == "OptimizedModule":
+        return "is a module wrapped by torch.compile. Pass the plain module, which is its attribute _orig_mod."
+    if library != "diffusers":
+        return ""
+    if name.endswith("Scheduler"):
+        way = f"Pass sf.schedulers.{name}.from_config(scheduler.config)."
+    elif name.endswith("Pipeline"):
+        way = "Save it with save_pretrained(folder), and write sf.load(folder)."
+    elif hasattr(value, "parameters"):
+        way = f"Save it with save_pretrained(folder), and pass sf.load_component(folder, {name!r})."
+    else:
+        way = f"Pass the class of the same name here: sf.guiders.{name}(…)."
+    return f"is a {name} of diffusers. {way}"

@@ -1,6 +1,8 @@
 """Tables of names whose values are imported at their first use."""
 
 import difflib
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,13 +17,50 @@ class UnknownName(LookupError):
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     """The known names that are most similar to `name`, best first, without regard to case.
 
+    Words that both names have do not count: two pipelines are not similar because both end with "Pipeline".
+
     >>> closest("denoize", ["encode", "denoise", "decode"])
-    ['denoise', 'encode', 'decode']
+    ['denoise', 'decode']
+    >>> closest("WanPipeline", ["FluxPipeline"]), closest("image_encoder", ["text_encoder"])
+    ([], [])
     """
+    is_class = name[:1].isupper()
     by_lower: dict[str, str] = {}
     for candidate in known:
-        by_lower.setdefault(candidate.lower(), candidate)
-    return [by_lower[hit] for hit in difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.6)]
+        if _is_near(name, candidate, is_class=is_class):
+            by_lower.setdefault(candidate.lower(), candidate)
+    cutoff = 0.75 if is_class else 0.6
+    return [by_lower[hit] for hit in difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=cutoff)]
+
+
+_WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
+
+
+def _is_near(name: str, candidate: str, *, is_class: bool) -> bool:
+    """Whether the words that only one of the names has are similar.
+
+    Class names are compared strictly, since one more word or another digit makes another class:
+    "StableVideoDiffusionPipeline" is no "StableDiffusionPipeline", and "Flux2Pipeline" no "FluxPipeline".
+    """
+    if name.lower() == candidate.lower():
+        return True
+    mine, theirs = (Counter(word.lower() for word in _WORD.findall(text)) for text in (name, candidate))
+    added, missing = "".join(mine - theirs), "".join(theirs - mine)
+    if is_class and (len(added) > len(missing) + 2 or _digits(added) - _digits(missing)):
+        return False
+    if not added or not missing:
+        return not (added and is_class)
+    if _ratio(added, missing) >= (0.75 if is_class else 0.6):
+        return True
+    return not is_class and _ratio(name.lower(), candidate.lower()) >= 0.85
+
+
+def _digits(text: str) -> Counter[str]:
+    return Counter(filter(str.isdigit, text))
+
+
+def _ratio(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

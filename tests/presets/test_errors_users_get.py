@@ -1,7 +1,11 @@
 """The mistakes of DIFFUSERS.md 5.2, and what is said to them: one readable message, before any model runs."""
 
+import copy
+import importlib
+import pickle
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -77,6 +81,8 @@ CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
         ["value = pipe.only('positive')(prompt=…).positive. Then pass positive=value."],
     ),
     "a callback": ({"prompt": "a cat", "callback_on_step_end": print}, ["Write `for event in pipe.stream(…)`"]),
+    "steps": ({"prompt": "a cat", "steps": 20}, ["steps  takes Steps, got 20 (int). Write num_inference_steps=…."]),
+    "a device": ({"prompt": "a cat", "device": "cuda"}, ["a pipeline has none. Write sf.load(…, device='cuda'"]),
     "an eta": ({"prompt": "a cat", "eta": 0.5}, ["Write scheduler={'eta': …}"]),
     "keywords of attention": (
         {"prompt": "a cat", "cross_attention_kwargs": {}},
@@ -215,6 +221,79 @@ def test_embeddings_may_be_given_in_place_of_a_prompt(emoji: Graph) -> None:
         image = emoji(positive=positive, **given).images
     assert did.text_encoder == 1  # the negative prompt's
     assert torch.equal(image, emoji(prompt="a cat", **given).images)
+
+
+# ------------------------------------------------------------------------------------------ what diffusers' users write
+ATTRIBUTES: dict[str, str] = {
+    "unet": "Write pipe.bindings['unet'].load() for the component, or pipe.bind(unet=…) to change it.",
+    "guidance_scale": "Pass it in the call: pipe(…, guidance_scale=…).",
+    "denoise": "Write pipe['denoise'] for the node.",
+    "to": "Components have a device and a dtype, and a pipeline has none. Write sf.load(…, device='cuda', dtype='float1"
+    "6').",
+    "load_lora_weights": "Adapters (LoRA, IP-Adapter, textual inversion) are not supported yet. For a LoRA, merge it into "
+    "the weights with another program, and load the saved model.",
+    "enable_model_cpu_offload": "Write sf.load(…, manager=manager) with manager = sf.ComponentsManager(budget={'cuda': "
+    "'8GB'}, device='cuda').",
+    "set_progress_bar_config": "Leave it out: a call prints nothing. `for event in pipe.stream(…)` shows the progress.",
+    "bnd": "Did you mean 'bind'?",
+}
+
+
+@pytest.mark.parametrize("name", ATTRIBUTES)
+def test_an_attribute_of_diffusers_gets_the_way_here(emoji: Graph, name: str) -> None:
+    with pytest.raises(AttributeError) as caught:
+        getattr(emoji, name)
+    assert str(caught.value) == f"A graph has no attribute {name!r}. {ATTRIBUTES[name]}"
+
+
+def test_a_graph_without_an_attribute_is_as_any_other_object(emoji: Graph) -> None:
+    assert not hasattr(emoji, "bindable") and getattr(emoji, "xyz", 3) == 3
+    graph = sf.load("sd")
+    assert copy.deepcopy(graph) == pickle.loads(pickle.dumps(graph)) == graph
+
+
+KEYWORDS: dict[str, tuple[object, str]] = {
+    "torch_dtype": (torch.float16, "Write dtype='float16', or dtype={'unet': 'float16'} for one component."),
+    "safety_checker": (None, "Leave it out: no safety checker runs."),
+    "use_safetensors": (True, "Leave it out: .safetensors files are read, and others only with allow_pickle=True."),
+}
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_a_keyword_of_diffusers_gets_the_way_here(name: str) -> None:
+    value, text = KEYWORDS[name]
+    with pytest.raises(WireError, match=re.escape(f"{name}  is neither a slot nor a component. {text} Slots: guider.")):
+        sf.load("emoji", **{name: value})
+
+
+def test_objects_of_diffusers_and_compiled_modules_are_named_with_the_way_here(emoji: Graph) -> None:
+    theirs: Any = importlib.import_module("diffusers")
+    scheduler = theirs.DDIMScheduler()
+    guider = theirs.ClassifierFreeGuidance()
+    vae = theirs.AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4)
+
+    def text(**swap: Any) -> str:
+        with pytest.raises(WireError) as caught:
+            emoji.using(**swap)
+        return caught.value.problems[0].message
+
+    assert text(scheduler=scheduler) == (
+        "is a DDIMScheduler of diffusers. Pass sf.schedulers.DDIMScheduler.from_config(scheduler.config)."
+    )
+    assert sf.load("sd", scheduler=sf.schedulers.DDIMScheduler.from_config(scheduler.config))
+    assert text(guider=guider) == (
+        "is a ClassifierFreeGuidance of diffusers. Pass the class of the same name here: "
+        "sf.guiders.ClassifierFreeGuidance(…)."
+    )
+    assert text(vae=vae) == (
+        "is a AutoencoderTiny of diffusers. Save it with save_pretrained(folder), and pass "
+        "sf.load_component(folder, 'AutoencoderTiny')."
+    )
+    compiled: Any = torch.compile(cast("torch.nn.Module", emoji.bindings["unet"].load()), backend="eager")
+    assert text(unet=compiled) == (
+        "is a module wrapped by torch.compile. Pass the plain module, which is its attribute _orig_mod."
+    )
+    assert emoji.bind(unet=compiled._orig_mod)
 
 
 def test_a_call_has_a_signature_to_look_at(emoji: Graph) -> None:

@@ -80,6 +80,38 @@ def test_closest_ignores_case_and_gives_the_spelling_that_exists() -> None:
     assert closest("xyz", ["EulerDiscreteScheduler"]) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("WanPipeline", "FluxPipeline"),
+        ("Flux2Pipeline", "FluxPipeline"),
+        ("StableVideoDiffusionPipeline", "StableDiffusionPipeline"),
+        ("WanTransformer3DModel", "FluxTransformer2DModel"),
+        ("UNet3DConditionModel", "UNet2DConditionModel"),
+        ("AutoencoderKLWan", "AutoencoderKL"),
+        ("image_encoder", "text_encoder"),
+    ],
+)
+def test_another_thing_of_the_same_kind_is_not_suggested(name: str, known: str) -> None:
+    assert closest(name, [known]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("FluxPipline", "FluxPipeline"),
+        ("UNet2DConditionalModel", "UNet2DConditionModel"),
+        ("UNetConditionModel", "UNet2DConditionModel"),
+        ("EulerScheduler", "EulerDiscreteScheduler"),
+        ("propmt", "prompt"),
+        ("inference_steps", "num_inference_steps"),
+        ("text_encoder_3", "text_encoder_2"),
+    ],
+)
+def test_a_misspelt_name_is_suggested(name: str, known: str) -> None:
+    assert closest(name, [known]) == [known]
+
+
 def test_did_you_mean_does_not_list_the_world() -> None:
     text = did_you_mean("n1", [f"n{i}" for i in range(100)])
     assert text.startswith("Did you mean 'n1'") and text.endswith("n23, ….")

@@ -1,0 +1,25 @@
+"""The error text for an attribute that a graph does not have."""
+
+from ..registry import HINTS, closest
+from .structure import Structure
+
+
+def no_attribute(graph: Structure, name: str) -> str:
+    """What to write in place of an attribute: for a component, an input, an attribute of diffusers, or a misspelling.
+
+    >>> no_attribute(Structure.of({}), "load_lora_weights")[:60]
+    "A graph has no attribute 'load_lora_weights'. Adapters (LoRA"
+    """
+    text = f"A graph has no attribute {name!r}."
+    if name.startswith("_") or "nodes" not in vars(graph):  # Python looks for special names, also while a copy is made
+        return text
+    if name in graph.components:
+        return f"{text} Write pipe.bindings[{name!r}].load() for the component, or pipe.bind({name}=…) to change it."
+    if name in graph.inputs or name in graph.slots:
+        return f"{text} Pass it in the call: pipe(…, {name}=…)."
+    if name in graph.nodes:
+        return f"{text} Write pipe[{name!r}] for the node."
+    if name in HINTS:
+        return f"{text} {HINTS[name]}"
+    near = closest(name, [known for known in dir(type(graph)) if known[0] != "_"], 1)
+    return text + (f" Did you mean {near[0]!r}?" if near else "")
