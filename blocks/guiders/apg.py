@@ -8,7 +8,7 @@ from torch import Tensor
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Number, Predict, Prediction
 from ...graph import Memory, knob
-from .formulas import Scale, is_neutral, parallel_part, per_row
+from .formulas import Scale, extrapolated_by, is_neutral, parallel_part
 from .guider import Guider
 from .intervals import whole_step_of
 from .predictions import predict_both, predict_positive
@@ -55,10 +55,10 @@ class ProjectedGuider(Guider, abstract=True):
         """One prediction of the positive and the negative one; `shift` is their difference with its average."""
         raise NotImplementedError
 
-    def projected(self, pos: Tensor, neg: Tensor, shift: Tensor, scale: Scale, dims: tuple[int, ...] | None) -> Tensor:
-        """Guidance by the shift, limited and projected (equations 6 to 9)."""
+    def projected(self, pos: Tensor, shift: Tensor, scale: Scale, dims: tuple[int, ...] | None) -> Tensor:
+        """positive + (scale - 1) shift, with the shift limited and projected (algorithm 1 of the paper)."""
         shift = projected(shift, pos, self.adaptive_projected_guidance_rescale, self.eta, dims)
-        return (pos if self.use_original_formulation else neg) + per_row(scale, pos) * shift
+        return extrapolated_by(pos, shift, scale, self.use_original_formulation)
 
 
 class AdaptiveProjectedGuidance(ProjectedGuider):
@@ -73,14 +73,15 @@ class AdaptiveProjectedGuidance(ProjectedGuider):
     def combine(self, pos: Tensor, neg: Tensor, shift: Tensor, step: Step) -> Tensor:
         """Projected guidance by `guidance_scale`."""
         dims = self.adaptive_projected_guidance_norm_dim
-        return self.projected(pos, neg, shift, self.guidance_scale, (dims,) if isinstance(dims, int) else dims)
+        return self.projected(pos, shift, self.guidance_scale, (dims,) if isinstance(dims, int) else dims)
 
 
 class AdaptiveProjectedMixGuidance(ProjectedGuider):
     """Classifier-free guidance in the first steps, adaptive projected guidance with a scale of its own after them.
 
     adaptive_projected_guidance_start_step: the last whole step, from 0, with classifier-free guidance.
-    adaptive_projected_guidance_scale: the scale after it. The average is kept from the first step on.
+    adaptive_projected_guidance_scale: the scale after it, also where `guidance_scale` is neutral. The average is kept
+    from the first step on.
     """
 
     guidance_scale: Scale = knob(3.5)
@@ -90,12 +91,17 @@ class AdaptiveProjectedMixGuidance(ProjectedGuider):
     eta: Number = knob(0.0)
     adaptive_projected_guidance_start_step: int = 5
 
+    @property
+    def is_off(self) -> bool:
+        """Whether both scales are neutral, or no step is in the interval."""
+        neutral = is_neutral(self.adaptive_projected_guidance_scale, self.use_original_formulation)
+        return super().is_off and (neutral or not self.enabled or self.start >= self.stop)
+
     def combine(self, pos: Tensor, neg: Tensor, shift: Tensor, step: Step) -> Tensor:
         """Classifier-free guidance in the first steps, then projected guidance."""
-        scale, early = self.adaptive_projected_guidance_scale, self.adaptive_projected_guidance_start_step
-        if whole_step_of(step)[0] <= early or is_neutral(scale, self.use_original_formulation):
+        if whole_step_of(step)[0] <= self.adaptive_projected_guidance_start_step:
             return self.guided(pos, neg)
-        return self.projected(pos, neg, shift, scale, None)
+        return self.projected(pos, shift, self.adaptive_projected_guidance_scale, None)
 
 
 def averaged(shift: Tensor, average: Average, momentum: float | None) -> tuple[Tensor, Average]:

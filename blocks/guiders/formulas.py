@@ -42,6 +42,14 @@ def extrapolated(positive: Tensor, other: Tensor, scale: Scale, original: bool =
     return (positive if original else other) + per_row(scale, positive) * (positive - other)
 
 
+def extrapolated_by(positive: Tensor, shift: Tensor, scale: Scale, original: bool = False) -> Tensor:
+    """positive + (scale - 1) shift; in the original formulation positive + scale shift.
+
+    With shift = positive - other this is `extrapolated`. With any other shift it is continuous at the neutral scale.
+    """
+    return positive + (per_row(scale, positive) - (0.0 if original else 1.0)) * shift
+
+
 def rescaled(guided: Tensor, positive: Tensor, amount: float) -> Tensor:
     """The guided prediction with its spread brought back to that of the positive one, as far as `amount` (0 to 1).
 

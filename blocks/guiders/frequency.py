@@ -10,7 +10,7 @@ from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict, ZeroToOne
 from ...graph import ConfigError, knob
 from .files import PublishedGuider
-from .formulas import extrapolated, is_neutral, parallel_part, rescaled
+from .formulas import extrapolated, extrapolated_by, is_neutral, parallel_part, rescaled
 from .intervals import within
 from .none import NoGuidance
 from .predictions import Guided, predict_both, predict_positive
@@ -95,7 +95,7 @@ class FrequencyDecoupledGuidance(PublishedGuider):
             return extrapolated(c, u, scale, self.use_original_formulation)
         shift = c - u
         along = parallel_part(shift, c, double=self.upcast_to_double)
-        return (c if self.use_original_formulation else u) + scale * (weight * along + (shift - along))
+        return extrapolated_by(c, weight * along + (shift - along), scale, self.use_original_formulation)
 
 
 def _each(value: float | tuple[float, ...], levels: int) -> tuple[float, ...]:

@@ -39,7 +39,9 @@ def neutral(name: str) -> dict[str, Any]:
     """The config at which a guider is the positive prediction."""
     if name == "FrequencyDecoupledGuidance":
         return {"guidance_scales": [1.0, 1.0]}
-    return {"guidance_scale": 1.0, **({f"{PERTURBED[name]}_scale": 0.0} if name in PERTURBED else {})}
+    more = {f"{PERTURBED[name]}_scale": 0.0} if name in PERTURBED else {}
+    more |= {"adaptive_projected_guidance_scale": 1.0} if name == "AdaptiveProjectedMixGuidance" else {}
+    return {"guidance_scale": 1.0, **more}
 
 
 # ------------------------------------------------------------------------------------- 5.3.1 state of the call before
@@ -157,6 +159,81 @@ def test_auto_guidance_asks_its_weaker_self_the_same_prompt() -> None:
 SCALES = st.floats(-3, 12)
 
 
+OWN: dict[str, st.SearchStrategy[Any]] = {
+    "adaptive_projected_guidance_momentum": st.sampled_from([None, -0.75, 0.5]),
+    "adaptive_projected_guidance_rescale": st.sampled_from([0.0, 2.5, 15.0]),
+    "adaptive_projected_guidance_start_step": st.integers(0, 9),
+    "adaptive_projected_guidance_scale": SCALES,
+    "eta": st.floats(0, 1),
+    "parallel_weights": st.sampled_from([None, 0.0, 0.5, (0.3, 1.0)]),
+    "guidance_rescale_space": st.sampled_from(["data", "freq"]),
+    "zero_init_steps": st.integers(0, 3),
+    "alpha": st.floats(0, 9),
+    **{f"{head}_scale": SCALES for head in PERTURBED.values()},
+    **{f"{head}_stop": st.sampled_from([0.4, 1.0]) for head in PERTURBED.values()},
+    "guidance_scale": SCALES,
+    "guidance_scales": st.tuples(SCALES, SCALES),
+    "guidance_rescale": st.floats(0, 1),
+    "start": st.sampled_from([0.0, 0.3]),
+    "stop": st.sampled_from([0.6, 1.0]),
+    "use_original_formulation": st.booleans(),
+}
+"""A value of each field."""
+NEUTRAL = [(name, field) for name in ALL for field in made(name).config() if field.endswith(("_scale", "_scales"))]
+"""Each guider with each of its scales."""
+
+
+@given(st.sampled_from(NEUTRAL), st.data())
+@settings(max_examples=150)
+def test_a_guider_is_continuous_at_the_neutral_value_of_each_scale(case: tuple[str, str], data: st.DataObject) -> None:
+    """With momentum, rescaling and intervals, alone and in a schedule (Sadat et al. 2024, algorithm 1: c + (w-1) d)."""
+    name, field = case
+    config = {key: data.draw(OWN[key], label=key) for key in made(name).config() if key in OWN and key != field}
+    at = 1.0
+    if config["use_original_formulation"] or field in {f"{head}_scale" for head in PERTURBED.values()}:
+        at = 0.0
+    scheduled, coarse = data.draw(st.booleans(), label="in a schedule"), data.draw(SCALES, label="of the second octave")
+
+    def predictions(scale: float) -> list[Tensor]:
+        value = (scale, coarse) if field == "guidance_scales" else scale
+        guider = made(name, **{**config, field: value})
+        parts = ((0.0, guider), (0.5, sf.guiders.ClassifierFreeGuidance(guidance_scale=3.0)))
+        return through(sf.guiders.GuidanceSchedule(parts=parts) if scheduled else guider)
+
+    for near in (at - 1e-4, at + 1e-4):
+        assert apart(predictions(at), predictions(near)) < 1e-2
+
+
+@pytest.mark.parametrize("original", [False, True])
+@pytest.mark.parametrize("momentum", [None, -0.5])
+def test_projected_guidance_is_algorithm_1_of_the_paper(momentum: float | None, original: bool) -> None:
+    """Sadat et al. 2024, worked by hand: c + (w - 1) d'."""
+    longest, eta, scale = 4.0, 0.3, 7.0
+    guider = sf.guiders.AdaptiveProjectedGuidance(
+        guidance_scale=scale, adaptive_projected_guidance_momentum=momentum, eta=eta,
+        adaptive_projected_guidance_rescale=longest, use_original_formulation=original,
+    )  # fmt: skip
+    average = torch.zeros(SHAPE)
+    for turn, prediction in enumerate(through(guider)):
+        c, u = answers(turn)["positive"], answers(turn)["negative"]
+        average = c - u + (momentum or 0.0) * average
+        length, unit = (t.flatten(1).norm(dim=1)[:, None, None, None] for t in (average, c))
+        short = average * (longest / length).clamp(max=1.0)
+        along = (short * c / unit).sum((1, 2, 3), keepdim=True) * c / unit
+        expected = c + (scale if original else scale - 1) * (short - along + eta * along)
+        assert (prediction - expected).abs().max() < 1e-4
+
+
+def test_the_mix_is_projected_after_its_first_steps_whatever_its_first_scale() -> None:
+    """Its second scale counts where the first one is neutral, and the other way round."""
+    late = through(sf.guiders.AdaptiveProjectedMixGuidance(guidance_scale=1.0))
+    assert apart(late[:6], positive()[:6]) < 1e-5
+    assert apart(late[6:], through(sf.guiders.AdaptiveProjectedMixGuidance())[6:]) == 0
+    early = through(sf.guiders.AdaptiveProjectedMixGuidance(adaptive_projected_guidance_scale=1.0))
+    assert apart(early[6:], positive()[6:]) == 0
+    assert sf.guiders.AdaptiveProjectedMixGuidance(guidance_scale=1.0).simplified() is None
+
+
 @given(st.sampled_from(ALL), SCALES, st.floats(0, 1), st.booleans())
 @settings(max_examples=60)
 def test_equal_predictions_are_the_identity(name: str, scale: float, rescale: float, original: bool) -> None:
@@ -210,7 +287,7 @@ def test_projected_guidance_without_its_parallel_part_is_orthogonal_to_the_posit
     predictions = through(sf.guiders.AdaptiveProjectedGuidance(eta=0.0, guidance_scale=4.0))
     for turn, prediction in enumerate(predictions):
         said = answers(turn)
-        added = prediction - said["negative"]
+        added = prediction - said["positive"]
         assert ((added * said["positive"]).sum((1, 2, 3)) / said["positive"].square().sum((1, 2, 3))).abs().max() < 1e-5
 
 

@@ -41,7 +41,7 @@ OWN: dict[str, list[dict[str, Any]]] = {
         {f"{APG}momentum": -0.75, "start": 0.2, "stop": 0.8, "guidance_rescale": 0.3},
     ],
     "AdaptiveProjectedMixGuidance": [
-        *_CFG_OFF, {f"{APG}start_step": 2}, {f"{APG}start_step": 0, f"{APG}momentum": None}, {f"{APG}scale": 1.0},
+        {f"{APG}start_step": 2}, {f"{APG}start_step": 0, f"{APG}momentum": None},
         {f"{APG}scale": 4.0, "eta": 0.5, f"{APG}rescale": 1.0},
     ],
     "FrequencyDecoupledGuidance": [
@@ -69,6 +69,23 @@ NEEDED: dict[str, dict[str, Any]] = {  # what the reference must be told and our
     "SkipLayerGuidance": {"skip_layer_guidance_layers": [0]},
     "SmoothedEnergyGuidance": {"seg_guidance_layers": [0], "seg_guidance_start": 0.01},
 }
+SCALES: dict[str, dict[str, Any]] = {
+    "AdaptiveProjectedGuidance": {"guidance_scale": 7.5},
+    "AdaptiveProjectedMixGuidance": {"guidance_scale": 3.5, f"{APG}scale": 10.0},
+    "FrequencyDecoupledGuidance": {"guidance_scales": [10.0, 5.0]},
+}
+"""Guiders that change positive - negative before they scale it, and their scales."""
+
+
+def continuous(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """The config with which the reference gives c + (w - 1) d', as the papers; its own u + w d' jumps at w = 1."""
+    if name not in SCALES or config.get("use_original_formulation"):
+        return config
+    scales = {key: config.get(key, default) for key, default in SCALES[name].items()}
+    less = {key: [w - 1 for w in value] if isinstance(value, list) else value - 1 for key, value in scales.items()}
+    return {**config, **less, "use_original_formulation": True}
+
+
 SPARED = {"ClassifierFreeZeroStarGuidance"}  # ours asks nothing where the prediction is zero anyway
 
 
@@ -104,7 +121,7 @@ SHAPES = {"MagnitudeAwareGuidance": (2, 64, 4)}  # with torch 2.13 the reference
 def test_a_guider_is_that_of_the_reference_in_every_turn(diffusers: Any, name: str, case: dict[str, Any]) -> None:
     shape = SHAPES.get(name, SHAPE)
     config = {**{k: v for k, v in NEEDED.get(name, {}).items() if "start" in k}, **case}
-    reference = theirs(diffusers, name, **{**NEEDED.get(name, {}), **config})
+    reference = theirs(diffusers, name, **{**NEEDED.get(name, {}), **continuous(name, config)})
     denoiser = Denoiser()
     ours = through(getattr(sf.guiders, name).from_config(config), PLAIN, denoiser, shape)
     for turn in range(WHOLE):
