@@ -25,7 +25,11 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Identity:
-    """Each token attends to itself alone: the attention map becomes the identity (Ahn et al. 2024)."""
+    """Each token of the picture attends to no other one of it: that part of the map is the identity (Ahn et al. 2024).
+
+    Where attention is joint, tokens of the picture still attend to the prompt and to reference images, whose tokens
+    attend to all, as in the published pipeline of Stable Diffusion 3.
+    """
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def _changes(
     )
     match change:
         case Identity():
-            return dict.fromkeys(attention, _with_attention(IdentityAttention))
+            return dict.fromkeys(attention, _with_attention(IdentityAttention, size=size, patch=layers.patch))
         case Blur(sigma):
             return dict.fromkeys(
                 attention, _with_attention(BlurredAttention, sigma=sigma, size=size, patch=layers.patch)
@@ -182,27 +186,50 @@ def _changes(
 
 
 # ------------------------------------------------------------------------------------------------- the changed modules
-class IdentityAttention(AttentionCore):
-    """Attention whose map is the identity, so that the values are its output."""
+class PictureAttention(AttentionCore):
+    """Attention that knows which of its tokens are those of the picture.
 
-    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Return `v`."""
-        return v
+    size: of the latents. patch: see `PerturbableLayers`.
+    """
+
+    size: Size
+    patch: int | None
+
+    def picture(self, count: int, start: int) -> slice:
+        """Return which of `count` tokens are the picture's. The prompt's are before, those of reference images after."""
+        if self.patch is None:
+            return slice(0, count)
+        return slice(start, start + self.size[0] // self.patch * (self.size[1] // self.patch))
 
 
-class BlurredAttention(AttentionCore):
+class IdentityAttention(PictureAttention):
+    """Attention whose map between tokens of the picture is the identity."""
+
+    def scaled_dot_product(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0
+    ) -> Tensor:
+        """Return `v` where all tokens are the picture's, else attention with that part of the map masked."""
+        count = v.shape[2]
+        own = self.picture(count, start)
+        if own == slice(0, count):
+            return v
+        allowed = torch.ones(count, count, dtype=torch.bool, device=v.device)
+        side = own.stop - own.start
+        allowed[own, own] = torch.eye(side, dtype=torch.bool, device=v.device)
+        return super().scaled_dot_product(q, k, v, allowed, start)
+
+
+class BlurredAttention(PictureAttention):
     """Attention with blurred queries of the image."""
 
     sigma: float
-    size: Size
-    patch: int | None
 
     def queries(self, q: Tensor, start: int = 0) -> Tensor:
         """Blur the queries of the image. Tokens of the prompt and of reference images stay."""
         if self.patch is None:
             return blur(q, self.sigma, self.size)
         sides = self.size[0] // self.patch, self.size[1] // self.patch
-        end = start + sides[0] * sides[1]  # tokens of reference images follow
+        end = self.picture(q.shape[2], start).stop
         return torch.cat([q[:, :, :start], blur(q[:, :, start:end], self.sigma, sides), q[:, :, end:]], dim=2)
 
 

@@ -97,12 +97,12 @@ class NormedAttention(AttentionCore):
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.project(x))
         return self.norm_q(self.queries(q.transpose(1, 2), start).transpose(1, 2)), self.norm_k(k), v
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, rotary: Tensor | None) -> Tensor:
-        """Return `b n c` for queries, keys and values `b n heads d`."""
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, rotary: Tensor | None, start: int = 0) -> Tensor:
+        """Return `b n c` for queries, keys and values `b n heads d`. Tokens from `start` on are the image's."""
         if rotary is not None:
             q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
-        return self.scaled_dot_product(q, k, v, None).transpose(1, 2).flatten(2)
+        return self.scaled_dot_product(q, k, v, None, start).transpose(1, 2).flatten(2)
 
 
 class SelfAttention(NormedAttention):
@@ -114,7 +114,7 @@ class SelfAttention(NormedAttention):
 
     def forward(self, x: Tensor, rotary: Tensor | None = None, start: int = 0) -> Tensor:
         """Map `b n c`; `rotary` from `rotary_table`. Tokens from `start` on are the image's."""
-        return self.to_out(self.attend(*self.heads_of(x, start), rotary))
+        return self.to_out(self.attend(*self.heads_of(x, start), rotary, start))
 
 
 class JointAttention(NormedAttention, TwoStreams):
@@ -142,8 +142,8 @@ class JointAttention(NormedAttention, TwoStreams):
         aq, ak, av = (t.unflatten(-1, (self.heads, -1)) for t in self.project_context(context))
         q, k, v = self.heads_of(x)
         q, k = torch.cat([self.norm_added_q(aq), q], dim=1), torch.cat([self.norm_added_k(ak), k], dim=1)
-        joint = self.attend(q, k, torch.cat([av, v], dim=1), rotary)
         count = context.shape[1]
+        joint = self.attend(q, k, torch.cat([av, v], dim=1), rotary, count)
         context = context if self.to_add_out is None else self.to_add_out(joint[:, :count])
         return self.to_out(joint[:, count:]), context
 

@@ -114,7 +114,7 @@ class UNet2DConditionConfig(UNetEncoderConfig):
     conv_out_kernel: int = 3
     attention_type: Literal["default"] = Field(default="default", description="Gated attention belongs to GLIGEN.")
     class_embeddings_concat: bool = False
-    mid_block_only_cross_attention: bool | None = None  # as published, these blocks do not read it
+    mid_block_only_cross_attention: bool | None = None  # as published, these middle blocks do not read it
     cross_attention_norm: Literal[None] = Field(
         default=None, description="It belongs to the blocks of DeepFloyd IF and Kandinsky."
     )

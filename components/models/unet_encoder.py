@@ -81,7 +81,8 @@ class UNetEncoder(Model[C]):
                 channels,
                 bottom.transformer_layers[:1],
                 style=replace(style, divisor=float(config.mid_block_scale_factor)),
-                attention=transformer_style(config, replace(bottom, attends=attends)),
+                # As published, the middle has self-attention, whatever the levels have.
+                attention=transformer_style(config, replace(bottom, attends=attends, only_cross_attention=False)),
             )
 
     def embed(

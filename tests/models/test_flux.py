@@ -7,6 +7,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from sfumato import ConfigError
 from sfumato.components.models.flux import FluxTransformer2DModel
@@ -205,20 +206,50 @@ def test_every_layer_can_be_perturbed_and_the_model_stays(apart: Apart, change: 
 def test_dropped_and_identity_layers_are_the_references(
     read_by_us: Callable[..., Pair], apart: Apart, stack: str
 ) -> None:
-    """The reference's hooks for whole layers swap the two streams of Flux, so the test removes its block by hand."""
-    hooks = import_module("diffusers.hooks.layer_skip")
+    """The reference's hooks for whole layers swap the two streams of Flux, so the test removes its block by hand.
+
+    Its hook for perturbed attention also cuts the prompt from the image, which the pipeline that it published for
+    joint attention does not (Stable Diffusion 3): here its attention gets the mask of that pipeline.
+    """
     ours, theirs = read_by_us("FluxTransformer2DModel", TINY)
     skipped = getattr(theirs, stack)[1]
-    skipped.attn.is_cross_attention = False  # which its hooks ask for and Flux's attention lacks
-    scores = hooks.LayerSkipConfig([1], stack, skip_attention=False, skip_attention_scores=True, skip_ff=False)
-    hooks._apply_layer_skip_hook(theirs, scores, name="tap")
-    under_hooks = theirs(**inputs_of(TINY)).sample
-    import_module("diffusers.hooks").HookRegistry.check_if_exists_or_initialize(theirs).remove_hook("tap")
+    whole = skipped.forward
+
+    def masked(*args: Any, **more: Any) -> Any:
+        with ImageApart(prompt=5):
+            return whole(*args, **more)
+
+    skipped.forward = masked
+    with_mask = theirs(**inputs_of(TINY)).sample
     skipped.forward = _passed
-    for change, expected in ((Identity(), under_hooks), (Drop(), theirs(**inputs_of(TINY)).sample)):
+    for change, expected in ((Identity(), with_mask), (Drop(), theirs(**inputs_of(TINY)).sample)):
         perturbed = apply_taps(ours, Taps((Tap(change, (1,), stack),)), (6, 8))
         assert apart(perturbed(**inputs_of(TINY)), expected) < TOLERANCE
         assert apart(ours(**inputs_of(TINY)), expected) > 1e-4
+
+
+class ImageApart(TorchFunctionMode):
+    """Attention in which tokens of the image attend to themselves and to the first `prompt` tokens."""
+
+    def __init__(self, prompt: int) -> None:
+        super().__init__()
+        self.prompt = prompt
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            count = (kwargs.get("key") if "key" in kwargs else args[1]).shape[2]
+            mask = torch.zeros(count, count)
+            mask[self.prompt :, self.prompt :] = -torch.inf
+            kwargs["attn_mask"] = mask.fill_diagonal_(0)
+        return func(*args, **kwargs)
+
+
+def test_reference_images_and_the_prompt_are_attended_to_under_the_identity(apart: Apart) -> None:
+    """An image of one token attends to nothing else of the image anyway: nothing changes."""
+    model = FluxTransformer2DModel.from_config(TINY).eval()
+    alone = apply_taps(model, Taps((Tap(Identity(), ("transformer_blocks", "single_transformer_blocks")),)), (2, 2))
+    assert apart(alone(**inputs_of(TINY)), model(**inputs_of(TINY))) < TOLERANCE
 
 
 def _passed(hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any) -> tuple[Tensor, Tensor]:

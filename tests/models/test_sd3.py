@@ -1,6 +1,7 @@
 """SD3's transformer and its control nets give the reference's numbers, and taps reach their layers."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -199,6 +200,23 @@ def test_every_change_makes_a_difference_and_leaves_the_model_alone(
     seen = apply_taps(ours, Taps((Tap(change, (0, 2)),)), (8, 10))
     assert (seen(**inputs_of(TINY)) - before).abs().max() > 1e-3
     assert torch.equal(ours(**inputs_of(TINY)), before)
+
+
+@pytest.mark.parametrize("layers", [(1,), (0, 2), (3,)])
+def test_perturbed_attention_is_that_of_the_published_pipeline(
+    read_random: Read, apart: Apart, layers: tuple[int, ...]
+) -> None:
+    """Tokens of the image attend to themselves and to the prompt; those of the prompt to all."""
+    ours, theirs = read_random("SD3Transformer2DModel", CONFIGS["3 medium"])  # it ignores norms of queries and keys
+    processor = import_module("diffusers.models.attention_processor").PAGJointAttnProcessor2_0
+    for layer in layers:
+        theirs.transformer_blocks[layer].attn.set_processor(processor())
+    seen = apply_taps(ours, Taps((Tap(Identity(), layers),)), (8, 10))
+    given = inputs_of(TINY)
+    twice = {key: torch.cat([t, t]) for key, t in given.items()}  # it perturbs the second half
+    expected = theirs(**twice).sample.chunk(2)[1]
+    assert apart(seen(**given), expected) < TOLERANCE
+    assert apart(ours(**given), expected) > 1e-3
 
 
 def test_both_attentions_of_a_dual_block_are_perturbed(read_random: Read) -> None:

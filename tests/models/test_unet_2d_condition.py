@@ -65,6 +65,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "transformer_layers_per_block": [1, [2, 1]],
         "reverse_transformer_layers_per_block": [[2, 1, 1], 1],
     },
+    "prompt alone in all levels": {**TINY, "only_cross_attention": True},
+    "prompt alone in the deepest level": {**TINY, "only_cross_attention": [False, True]},
     "without attention in the middle": {**TINY, "mid_block_type": "UNetMidBlock2D"},
     "scale and shift": {**TINY, "resnet_time_scale_shift": "scale_shift", "mid_block_scale_factor": 2.0},
     "rare keys": {
