@@ -29,6 +29,13 @@ sd = Family(
         "LatentConsistencyModelPipeline",
         "LatentConsistencyModelImg2ImgPipeline",
     ),
+    pag_classes=(
+        "StableDiffusionPAGPipeline",
+        "StableDiffusionPAGImg2ImgPipeline",
+        "StableDiffusionPAGInpaintPipeline",
+        "StableDiffusionControlNetPAGPipeline",
+        "StableDiffusionControlNetPAGInpaintPipeline",
+    ),
     tasks=_tasks("sd", "text2image", "image2image", "inpaint"),
     settings=_function("settings:SDSettings"),
     attach=_function("control:attach_unet_controls"),
@@ -57,6 +64,13 @@ sdxl = Family(
         "StableDiffusionXLControlNetUnionInpaintPipeline",
         "StableDiffusionXLAdapterPipeline",
     ),
+    pag_classes=(
+        "StableDiffusionXLPAGPipeline",
+        "StableDiffusionXLPAGImg2ImgPipeline",
+        "StableDiffusionXLPAGInpaintPipeline",
+        "StableDiffusionXLControlNetPAGPipeline",
+        "StableDiffusionXLControlNetPAGImg2ImgPipeline",
+    ),
     tasks={
         **_tasks("sdxl", "text2image", "image2image", "inpaint"),
         "refined": _function("sdxl:text2image_refined"),
@@ -73,9 +87,8 @@ sd3 = Family(
         "StableDiffusion3ModularPipeline",
         "StableDiffusion3ControlNetPipeline",
         "StableDiffusion3ControlNetInpaintingPipeline",
-        "StableDiffusion3PAGPipeline",
-        "StableDiffusion3PAGImg2ImgPipeline",
     ),
+    pag_classes=("StableDiffusion3PAGPipeline", "StableDiffusion3PAGImg2ImgPipeline"),
     tasks=_tasks("sd3", "text2image", "image2image", "inpaint"),
     settings=_function("settings:SD3Settings"),
     attach=_function("sd3:attach"),
@@ -107,7 +120,8 @@ flux_kontext = Family(
 )
 pixart = Family(
     name="pixart",
-    classes=("PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
+    classes=("PixArtSigmaPipeline",),
+    pag_classes=("PixArtSigmaPAGPipeline",),
     tasks=_tasks("pixart", "text2image", "image2image", "inpaint"),
     settings=_function("settings:PixArtSettings"),
 )

@@ -37,6 +37,8 @@ class Family:
     tasks: Mapping[str, Callable[..., Graph]]
     settings: Callable[[], Settings]
     """The class of the settings. Those of a checkpoint are read from its configs and its index."""
+    pag_classes: tuple[str, ...] = ()
+    """Those whose pipelines also guide by perturbed attention; see `with_perturbed_attention`."""
     attach: Callable[[Graph, Mapping[str, Any]], Graph] = unchanged
     """Inserts the blocks of components that some checkpoints have besides those of the tasks: control nets."""
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])

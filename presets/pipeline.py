@@ -17,6 +17,7 @@ from ..registry import did_you_mean
 from ..registry import presets as families
 from .family import Family
 from .source import EmbeddedPreset, Source
+from .tasks import with_perturbed_attention
 
 _LOG = logging.getLogger("sfumato")  # a command prints it as notes
 
@@ -89,7 +90,7 @@ def family_of(index: Index) -> Family:
     refused: dict[str, str] = {}
     for name in families:
         family: Family = families[name]
-        by_class.update(dict.fromkeys(family.classes, family))
+        by_class.update(dict.fromkeys((*family.classes, *family.pag_classes), family))
         refused.update(family.refuses)
     for name in _class_names(index):
         if name in by_class:
@@ -110,6 +111,8 @@ def _graph_for(
     known = {**specs, **{name: value for name, value in swaps.items() if name in specs or value is not None}}
     try:
         graph = family.make(task, known, **index.config)
+        if index.class_name in family.pag_classes:
+            graph = with_perturbed_attention(graph, known)
     except (LoadError, ConfigError) as error:
         raise _with_all_problems(error, index, family, task, swaps) from error
     if isinstance(source, EmbeddedPreset):

@@ -2,12 +2,15 @@
 
 from ..blocks.denoise.extra_inputs import AddMaskChannels
 from ..blocks.denoise.inpaint import KeepUnmasked
+from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.guiders.none import NoGuidance
+from ..blocks.guiders.perturbed import PerturbedAttentionGuidance
 from ..blocks.image.crop import CropToMask, PutBackCrop
 from ..blocks.image.encode import EncodeImage, EncodeStart, HideMasked, ShrinkMask
 from ..blocks.image.read import ReadImage, ReadMask
 from ..blocks.latents.start import CutSchedule, DiscardNoise, DrawNoiseLike, NoiseImage
 from ..graph import Block, Graph, named
+from .settings import Components, read_config
 
 NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
 """Names for the negative prompt. `clip_skip` has one too: the reference skips layers for the positive prompt alone."""
@@ -40,6 +43,24 @@ def to_inpaint(graph: Graph, size: int, multiple: int, *, reads_mask: bool) -> G
         .wire("put_back.image", "inputs.image")
         .wire("put_back.mask_image", "inputs.mask_image")
     )
+
+
+def with_perturbed_attention(graph: Graph, components: Components) -> Graph:
+    """For an index that names a pipeline with perturbed-attention guidance: its guider, as published, in every step.
+
+    The middle of a U-Net is perturbed. Of a transformer it is the block 1 and, since the published pattern `blocks.1`
+    finds these too, the blocks 10 to 19.
+    """
+    guider = graph["denoise.guider"]
+    if not isinstance(guider, ClassifierFreeGuidance):  # the denoiser reads the scale, and nothing guides
+        return graph
+    count = read_config(components.get("transformer")).get("num_layers", 0)
+    layers = tuple(i for i in range(count) if str(i).startswith("1"))
+    perturbed = PerturbedAttentionGuidance(
+        guidance_scale=guider.guidance_scale, perturbed_guidance_scale=3.0, perturbed_guidance_start=0.0,
+        perturbed_guidance_stop=1.0, perturbed_guidance_layers=layers or None,
+    )  # fmt: skip
+    return graph.replace("denoise.guider", perturbed)
 
 
 def without_guider(graph: Graph, predict: Block) -> Graph:

@@ -13,9 +13,7 @@ class AttentionCore(nn.Module):
         """Return the queries to use, `b heads n d`. Tokens from `start` on are the image's."""
         return q
 
-    def scaled_dot_product(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0
-    ) -> Tensor:
+    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0) -> Tensor:
         """Compute softmax(q kᵀ / √d + mask) v, with q, k, v as `b heads n d` (Vaswani et al. 2017, equation 1).
 
         Tokens from `start` on are the image's.

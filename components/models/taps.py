@@ -205,9 +205,7 @@ class PictureAttention(AttentionCore):
 class IdentityAttention(PictureAttention):
     """Attention whose map between tokens of the picture is the identity."""
 
-    def scaled_dot_product(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0
-    ) -> Tensor:
+    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0) -> Tensor:
         """Return `v` where all tokens are the picture's, else attention with that part of the map masked."""
         count = v.shape[2]
         own = self.picture(count, start)

@@ -18,9 +18,7 @@ ATTENTION = "mid_block.attentions.0.transformer_blocks.0.attn1"
 class IdentityAttention(Attention):
     """Each pixel attends to itself only (perturbed-attention guidance, Ahn et al. 2024, equation 8)."""
 
-    def scaled_dot_product(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0
-    ) -> Tensor:
+    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0) -> Tensor:
         return v
 
 
