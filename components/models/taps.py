@@ -196,7 +196,7 @@ class PictureAttention(AttentionCore):
     patch: int | None
 
     def picture(self, count: int, start: int) -> slice:
-        """Return which of `count` tokens are the picture's. The prompt's are before, those of reference images after."""
+        """Return which of `count` tokens are the picture's. The prompt's come before, those of references after."""
         if self.patch is None:
             return slice(0, count)
         return slice(start, start + self.size[0] // self.patch * (self.size[1] // self.patch))

@@ -1,7 +1,6 @@
 """Flux's transformer and its control nets give the reference's numbers, with fused projections too."""
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import Any, cast
 
 import pytest

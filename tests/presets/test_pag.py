@@ -69,7 +69,7 @@ def test_stable_diffusion_3(
         monkeypatch.setitem(KINDS_3, "twelve", KINDS_3["3 medium"]._replace(transformer={"num_layers": layers}))
     folder = renamed(sd3_checkpoint("3 medium" if layers == 3 else "twelve"), tmp_path / "sd3", name)
     pipe = sf.load(folder, task, manager=fresh())
-    assert pipe[GUIDER].perturbed_guidance_layers == ((1,) if layers == 3 else (1, 10, 11))
+    assert pipe[GUIDER].config()["perturbed_guidance_layers"] == ((1,) if layers == 3 else (1, 10, 11))
     values: dict[str, Any] = {"prompt": "a fish", "negative_prompt": "blue", "num_inference_steps": 4}
     values |= {"height": 64, "width": 64}
     if task == "image2image":
@@ -94,6 +94,6 @@ def test_every_published_class_is_guided_by_perturbed_attention(
     for task in sf.registry.presets[family].tasks:
         pipe, plain = sf.load(tmp_path, task, manager=fresh()), sf.registry.presets[family].make(task, {})
         assert isinstance(pipe[GUIDER], sf.guiders.PerturbedAttentionGuidance)
-        assert pipe[GUIDER].guidance_scale == plain[GUIDER].guidance_scale
+        assert pipe[GUIDER].config()["guidance_scale"] == plain[GUIDER].config()["guidance_scale"]
         assert pipe.task("image2image").preset == (family, "image2image")
         assert isinstance(pipe.task("image2image")[GUIDER], sf.guiders.PerturbedAttentionGuidance)
