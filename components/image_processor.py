@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..graph.errors import ConfigError
 from .models.config import Config
+from .pictures import colours, each_picture, eight_bits, in_range
 from .storage.files import read_json, write_json
 
 FILE = "preprocessor_config.json"
@@ -62,6 +63,8 @@ class ImageProcessor:
     def __call__(self, images: Sequence[Image.Image | Tensor]) -> Tensor:
         """Return `pixel_values` (batch, 3, rows, columns). Tensors among `images` are (3, rows, columns) from 0 to 1.
 
+        What is transparent becomes white.
+
         Raises:
             ValueError: no image, or images that are resized to different sizes.
         """
@@ -76,9 +79,7 @@ class ImageProcessor:
 
     def _pixel_values(self, image: Image.Image | Tensor) -> Tensor:
         config = self.config
-        if isinstance(image, Tensor):
-            image = Image.fromarray((image * 255).round().byte().movedim(0, -1).cpu().numpy())
-        image = image.convert("RGB")
+        image = eight_bits(colours(in_range(each_picture(image)[0]))).convert("RGB")
         if config.do_resize:
             rows, columns = _new_size(config.size, image.height, image.width)
             image = image.resize((columns, rows), Image.Resampling(config.resample))

@@ -11,6 +11,10 @@ _PLAIN = (bool, int, float, str, bytes, type(None), Path)
 _CONTAINERS = (list, tuple, dict, set, frozenset, collections.abc.Sequence, collections.abc.Mapping)
 
 
+_LONGEST = 2**16
+"""The longest range or array that is read as a list."""
+
+
 class Unfit(ValueError):
     """A value that does not fit; the text says what is needed, and why it does not fit."""
 
@@ -120,10 +124,14 @@ def _by_pydantic(value: Any, arm: Any, base: Any) -> Any:
 
 
 def _bare(value: Any) -> Any:
-    """A numpy scalar as a Python one, also inside a list or tuple."""
+    """A numpy scalar as a Python one, also inside a list or tuple; a range or an array of one dimension as a list."""
     if type(value) in (list, tuple):
         return type(value)(map(_bare, value))
-    return value.item() if type(value).__module__ == "numpy" and getattr(value, "shape", None) == () else value
+    if isinstance(value, range):
+        return list(value) if len(value) <= _LONGEST else value
+    if type(value).__module__ != "numpy" or len(shape := getattr(value, "shape", (0, 0))) > 1:
+        return value
+    return value.tolist() if not shape or shape[0] <= _LONGEST else value
 
 
 @lru_cache(maxsize=1024)

@@ -7,7 +7,6 @@ for every caller.
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from ..graph.typing import union_members, untagged
@@ -39,25 +38,13 @@ def parsed(text: str, hint: Any) -> Any:  # Any: a type form; a value of it, or 
         if get_origin(kind) is Literal and str(get_args(kind)[0]) == text:
             return get_args(kind)[0]
     if any(_is_picture(kind) for kind in kinds):
-        return picture(text)
+        from ..components.pictures import open_picture
+
+        return open_picture(text)
     if word.startswith(("[", "{")) and any(get_origin(kind) or kind in (list, tuple, dict, Any) for kind in kinds):
         with suppress(ValueError):
             return json.loads(text)
     return _plain(text) if Any in kinds or object in kinds else text
-
-
-def picture(path: str | Path) -> Any:  # a PIL image
-    """The picture in a file, read whole. OSError where there is none, or where it is no picture."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(Path(path).expanduser()) as image:
-            image.load()
-            return image
-    except UnidentifiedImageError:
-        raise OSError(f"{path}: is no picture that can be read. Give a PNG, JPEG or WebP file.") from None
-    except OSError as error:
-        raise OSError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def takes_picture(hint: Any) -> bool:  # Any: a type form

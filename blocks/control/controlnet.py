@@ -10,11 +10,11 @@ from torch import Tensor
 from ...components.conditioning import SDXLConditioning
 from ...components.models.controlnet import ControlEncoder, ControlNetModel, ControlNetOutput
 from ...components.models.controlnet_union import ControlNetUnionModel
+from ...components.pictures import PictureInput
 from ...components.types import Number, Pass, Residuals, Rows
 from ...graph import Running, component, knob
 from ...graph.ports import ALONE
 from ..denoise.unet import Predict
-from ..image.read import PictureInput
 from .images import read_control
 from .residuals import ControlBlock
 
@@ -45,9 +45,8 @@ class ApplyControlNet(ControlBlock):
         self, predict: Predict, control_image: PictureInput, rows: Rows, running: Running = ALONE
     ) -> Controlled:
         net, scale = self.controlnet, self.controlnet_conditioning_scale
-        features = read_control(
-            control_image, rows, net.image_size, net.config.conditioning_channels, partial(_on_net, net)
-        )
+        size, channels = net.image_size, net.config.conditioning_channels
+        features = read_control(control_image, rows, size, channels, partial(_on_net, net), self.background)
         # Published: a net whose residuals are pooled over the picture (shuffle) leaves negative passes alone.
         guess = self.guess_mode or net.config.global_pool_conditions
 
@@ -87,7 +86,9 @@ class ApplyControlNetUnion(ControlBlock):
         scales = [scale] * len(kinds) if isinstance(scale, int | float) else list(scale)
         _check_kinds(net, images, kinds, scales)
         size, channels = net.image_size, net.config.conditioning_channels
-        features = [read_control(image, rows, size, channels, partial(_on_net, net)) for image in images]
+        features = [
+            read_control(image, rows, size, channels, partial(_on_net, net), self.background) for image in images
+        ]
         one_hot = torch.zeros(1, net.config.num_control_type, device=net.device)
         one_hot[0, kinds] = 1
         guess = self.guess_mode or net.config.global_pool_conditions

@@ -11,13 +11,14 @@ from ...components.conditioning import FluxConditioning
 from ...components.models.autoencoder import upcast_vae
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.flux_controlnet import FluxControlNetModel
+from ...components.pictures import PictureInput
 from ...components.random import Random
 from ...components.types import ImageLatents, Number, Pass, Residuals, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ..denoise.flux import Predict, packed, token_ids
 from ..image.encode import row_for_each
-from ..image.read import PictureInput, ReadImage
+from ..image.read import ReadImage
 from ..latents.start import Count
 from .images import pixel_size, read_control
 from .residuals import ControlBlock
@@ -110,7 +111,7 @@ class ApplyControlNet(FluxControlBlock):
             mean = whole.encode((pixels * 2 - 1).to(whole.device, whole.dtype)).mean
             return (whole.scale(mean.float()).to(net.device, net.dtype),)
 
-        picture = read_control(control_image, rows, partial(pixel_size, vae), 3, features)
+        picture = read_control(control_image, rows, partial(pixel_size, vae), 3, features, self.background)
         return self.controlled_by(lambda passes: picture(passes)[0], predict, running)
 
 
@@ -125,7 +126,7 @@ class EncodeControl(Block):
     """Encode a control picture as published: drawn before the noise, once for each picture to make.
 
     With `ApplyControlLatents` in place of `ApplyControlNet`, a seed then makes the same picture as in the reference.
-    multiple: height and width, in pixels, are multiples of it.
+    multiple: height and width, in pixels, are multiples of it. background: as in `ControlBlock`.
 
     Raises:
         ValueError: a height or width that is no multiple.
@@ -133,11 +134,13 @@ class EncodeControl(Block):
 
     vae: AutoencoderKL = component()
     multiple: int = 16
+    background: str = "black"
     height: Count = knob(1024)
     width: Count = knob(1024)
 
     def __call__(self, control_image: PictureInput, rows: Rows, random: Random) -> Encoded:
-        pixels = ReadImage(multiple=self.multiple, height=self.height, width=self.width)(control_image).pixels
+        read = ReadImage(multiple=self.multiple, background=self.background, height=self.height, width=self.width)
+        pixels = read(control_image).pixels
         vae = upcast_vae(self.vae)
         latents = vae.encode((row_for_each(pixels, rows) * 2 - 1).to(vae.device, vae.dtype))
         noise, random = random.draw(rows.total, latents.mean.shape[1:])

@@ -19,9 +19,11 @@ class ControlBlock(Block, abstract=True):
     """A block that puts a control net before the guider: it reads `predict`, and gives one that adds residuals.
 
     control_guidance_start, control_guidance_end: the interval in which control is on, as fractions of the steps of this
-    run. A step counts where it lies wholly inside.
+    run. A step counts where it lies wholly inside. background: the colour under transparent parts of the picture;
+    control pictures are black where there is nothing.
     """
 
+    background: str = "black"
     control_guidance_start: ZeroToOne = knob(0.0)
     control_guidance_end: ZeroToOne = knob(1.0)
 

@@ -11,12 +11,13 @@ from ...components.conditioning import SD3Conditioning
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.sd3 import SD3Transformer2DModel
 from ...components.models.sd3_controlnet import SD3ControlNetModel
+from ...components.pictures import PictureInput
 from ...components.types import Number, Pass, Residuals, Rows
 from ...graph import Running, component, knob
 from ...graph.ports import ALONE
 from ...registry import counted
 from ..denoise.sd3 import PLACE, Predict
-from ..image.read import PictureInput, ReadMask
+from ..image.read import ReadMask
 from .images import pixel_size, read_control
 from .residuals import ControlBlock
 
@@ -50,7 +51,7 @@ class SD3ControlBlock(ControlBlock, abstract=True):
     ) -> Controlled:
         """The transformer with the net's residuals. zero_pooled: the net reads no pooled prompt, but zeros."""
         net, transformer, scale = self.controlnet, self.transformer, self.controlnet_conditioning_scale
-        picture = read_control(image, rows, partial(pixel_size, self.vae), 3, features)
+        picture = read_control(image, rows, partial(pixel_size, self.vae), 3, features, self.background)
 
         def control(passes: Sequence[Pass]) -> Residuals:
             return {PLACE: _forward(net, transformer, passes, picture(passes)[0], scale, zero_pooled)}

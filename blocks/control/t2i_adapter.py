@@ -5,11 +5,11 @@ from functools import partial
 from torch import Tensor
 
 from ...components.models.t2i_adapter import T2IAdapter
+from ...components.pictures import PictureInput
 from ...components.types import Number, Rows, ZeroToOne
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ..denoise.unet import Predict
-from ..image.read import PictureInput
 from .controlnet import Controlled
 from .images import read_control
 from .residuals import add_residuals, is_inside
@@ -27,6 +27,7 @@ class ApplyT2IAdapter(Block):
     """
 
     adapter: T2IAdapter = component()
+    background: str = "black"
     adapter_conditioning_scale: Number = knob(1.0)
     adapter_conditioning_factor: ZeroToOne = knob(1.0)
 
@@ -38,7 +39,8 @@ class ApplyT2IAdapter(Block):
         def scaled(pixels: Tensor) -> tuple[Tensor, ...]:
             return tuple(f.float() * scale for f in net(pixels.to(net.device, net.dtype)))
 
-        features = read_control(adapter_image, rows, net.image_size, net.config.in_channels, scaled, "adapter_image")
+        channels, ground = net.config.in_channels, self.background
+        features = read_control(adapter_image, rows, net.image_size, channels, scaled, ground, "adapter_image")
         is_on = partial(is_inside, start=0.0, end=self.adapter_conditioning_factor)
         controlled = add_residuals(predict, lambda passes: {"levels": features(passes)}, is_on, running)
         return Controlled(controlled if scale else predict)

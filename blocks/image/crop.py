@@ -7,9 +7,10 @@ import torch
 from annotated_types import Ge
 from PIL import Image
 
+from ...components.pictures import Picture, PictureInput, colours, each_picture, eight_bits, in_range, mask_of
 from ...components.types import Images
 from ...graph import Block, Port, knob
-from .read import PictureInput, ReadImage, Size, each_picture
+from .read import Size
 
 Region = Annotated[tuple[int, int, int, int], Port("region")]
 """Left, upper, right, lower, in pixels."""
@@ -29,12 +30,13 @@ class CropToMask(Block):
     """Crop a picture and its mask to the white part of the mask, and resize the crop to the picture that is painted.
 
     padding_mask_crop: pixels around the white part; None crops nothing. height, width: of the painted picture, whose
-    shape the crop takes.
+    shape the crop takes. background: as in `ReadImage`.
 
     Raises:
         ValueError: several pictures, a picture and a mask of different sizes, or a mask without white.
     """
 
+    background: str = "white"
     height: Size = knob(None)
     width: Size = knob(None)
     padding_mask_crop: Annotated[int, Ge(0)] | None = knob(None)
@@ -42,7 +44,8 @@ class CropToMask(Block):
     def __call__(self, image: PictureInput, mask_image: PictureInput) -> Cropped:
         if self.padding_mask_crop is None:
             return Cropped(image, mask_image, WHOLE)
-        picture, mask = _one("image", image), _one("mask_image", mask_image)
+        picture = eight_bits(colours(_one("image", image), self.background))
+        mask = eight_bits(mask_of(_one("mask_image", mask_image)))
         if picture.size != mask.size:
             raise ValueError(
                 f"padding_mask_crop needs image and mask_image of one size, got {_size(picture)} and {_size(mask)}. "
@@ -62,17 +65,20 @@ class PutBack(NamedTuple):
 
 
 class PutBackCrop(Block):
-    """Put the painted crop back into its picture, where the mask is white."""
+    """Put the painted crop back into its picture, where the mask is white. background: as in `ReadImage`."""
+
+    background: str = "white"
 
     def __call__(self, images: Images, image: PictureInput, mask_image: PictureInput, region: Region) -> PutBack:
         if region == WHOLE:
             return PutBack(images)
-        picture, mask = _one("image", image).convert("RGB"), _one("mask_image", mask_image).convert("L")
+        picture = eight_bits(colours(_one("image", image), self.background)).convert("RGB")
+        mask = eight_bits(mask_of(_one("mask_image", mask_image))).convert("L")
         left, upper, right, lower = region
         whole: list[Images] = []
         for pixels in images:
             ground = Image.new("RGB", picture.size)
-            ground.paste(_fitted(_picture(pixels), right - left, lower - upper, inside=False), (left, upper))
+            ground.paste(_fitted(eight_bits(pixels), right - left, lower - upper, inside=False), (left, upper))
             whole.append(_pixels(Image.composite(ground, picture, mask)))
         return PutBack(torch.stack(whole).to(images.device))
 
@@ -123,17 +129,11 @@ def _fitted(picture: Image.Image, width: int, height: int, *, inside: bool) -> I
     return made
 
 
-def _one(name: str, pictures: PictureInput) -> Image.Image:
+def _one(name: str, pictures: PictureInput) -> Picture:
     found = each_picture(pictures)
     if len(found) != 1:
         raise ValueError(f"padding_mask_crop needs one picture a call, got {len(found)} as {name}. Pass one.")
-    first = found[0]
-    return first if isinstance(first, Image.Image) else _picture(ReadImage(multiple=1)(first).pixels[0])
-
-
-def _picture(pixels: torch.Tensor) -> Image.Image:
-    """Pixels (3, rows, columns) from 0 to 1 as a picture of 8 bits."""
-    return Image.fromarray(pixels.permute(1, 2, 0).mul(255).round().byte().cpu().numpy())
+    return in_range(found[0])
 
 
 def _pixels(picture: Image.Image) -> torch.Tensor:

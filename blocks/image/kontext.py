@@ -5,12 +5,13 @@ from typing import NamedTuple
 from ...components.models.autoencoder import upcast_vae
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.tiling import encode
+from ...components.pictures import PictureInput, each_picture, size_of
 from ...components.types import ImageLatents, Images, Rows
 from ...graph import Block, component, knob
 from ...registry import counted
 from ..latents.start import Count
 from .encode import row_for_each
-from .read import PictureInput, ReadImage
+from .read import ReadImage
 
 SIZES = (
     (672, 1568), (688, 1504), (720, 1456), (752, 1392), (800, 1328), (832, 1248), (880, 1184), (944, 1104),
@@ -30,22 +31,24 @@ class ReadReference(Block):
     """Read the image that the transformer looks at, resized to the size of `SIZES` whose shape is closest.
 
     auto_resize: off, the image keeps its own size, rounded down to a multiple. multiple: pixels. Several images take
-    the size of the first.
+    the size of the first. background: as in `ReadImage`.
 
     Raises:
         ValueError: no picture, or values outside 0 to 1.
     """
 
     multiple: int = 16
+    background: str = "white"
     auto_resize: bool = knob(True)
 
     def __call__(self, image: PictureInput) -> Read:
-        first = image[0] if isinstance(image, list | tuple) and image else image
-        height, width = ReadImage(multiple=1)(first).pixels.shape[2:]
+        pictures = each_picture(image)
+        height, width = size_of(pictures[0])
         if self.auto_resize:
             _, width, height = min((abs(width / height - w / h), w, h) for w, h in SIZES)
         height, width = (max(side // self.multiple, 1) * self.multiple for side in (height, width))
-        return Read(ReadImage(multiple=self.multiple, height=height, width=width)(image).pixels)
+        read = ReadImage(multiple=self.multiple, height=height, width=width, background=self.background)
+        return Read(read(pictures).pixels)
 
 
 class Encoded(NamedTuple):

@@ -2,7 +2,6 @@
 
 from typing import Annotated, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -10,11 +9,11 @@ from torch import Tensor
 from ...components.conditioning import FluxConditioning
 from ...components.image_processor import ImageProcessor
 from ...components.models.redux import ReduxImageEncoder
+from ...components.pictures import PictureInput, each_picture
 from ...graph import Block, Port, component, knob
 from ...graph.layout import Measured
 from ...registry import counted
 from ..guiders.formulas import Scale
-from ..image.read import PictureInput, each_picture
 from .towers import Encoder, EncoderOutput
 
 ImageTokens = Annotated[
@@ -56,8 +55,7 @@ class EncodeImagePrompt(Block):
     image_embedder: ReduxImageEncoder = component()
 
     def __call__(self, image: PictureInput) -> EncodedImages:
-        pictures = [torch.from_numpy(p).movedim(-1, 0) if isinstance(p, np.ndarray) else p for p in each_picture(image)]
-        pixels = self.feature_extractor(pictures).to(self.image_encoder.device, self.image_encoder.dtype)
+        pixels = self.feature_extractor(each_picture(image)).to(self.image_encoder.device, self.image_encoder.dtype)
         return EncodedImages(self.image_embedder(self.image_encoder.forward(pixels).last_hidden_state))
 
 

@@ -254,6 +254,17 @@ def test_a_handle_of_another_class_is_refused() -> None:
         Graph(use=UseTool()).bind(tool=Handle(3))
 
 
+def test_a_range_or_an_array_is_a_list_of_numbers() -> None:
+    class Total(Block):
+        def __call__(self, numbers: int | Sequence[int] | None = None) -> X:
+            return X(sum(numbers) if isinstance(numbers, list) else -1)
+
+    graph = Graph(total=Total())
+    assert graph(numbers=range(4)).x == 6 and graph(numbers=np.arange(4)).x == 6
+    with pytest.raises(InputError, match=r"takes int \| Sequence\[int\] \| None, got range\(0, 1099511627776\)"):
+        graph(numbers=range(2**40))
+
+
 # ------------------------------------------------------------------------------------------------ overlays
 def test_a_swap_holds_for_one_call_and_is_resolved_once() -> None:
     graph = Graph(add=Add(), double=XToY(), slots={"step": ["add"]})

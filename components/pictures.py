@@ -1,0 +1,257 @@
+"""Pictures and masks of every kind in one form. All that the library reads as a picture goes through here.
+
+The form is a `Picture`: upright, of one of a few modes, or a float tensor.
+"""
+
+import io
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageColor
+from torch import Tensor
+
+from .storage.web import fetch, is_address
+
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
+"""The formats of files that are read; AVIF and HEIF where Pillow has them. Of an animation the first frame is read."""
+MAX_PIXELS = 178_956_970
+"""The largest picture that is read from a file. Pillow warns from half of it, and refuses more than it."""
+MAX_BYTES = 2**28
+"""The largest picture that is read from the web."""
+SECONDS = 60.0
+"""How long reading from the web may take."""
+
+AnyPicture = Image.Image | np.ndarray[Any, Any] | Tensor  # Any: shapes and dtypes are checked when it is read
+PictureFile = str | Path | io.BufferedIOBase
+"""A file, its address (http or https), or an open binary file."""
+PictureInput = AnyPicture | PictureFile | Sequence[AnyPicture | PictureFile]
+"""A PIL image, a file or an address, an array (rows, columns, channels), a tensor (channels, rows, columns), or a list.
+
+Floats go from 0 to 1, uint8 from 0 to 255, uint16 from 0 to 65535.
+"""
+Picture = Image.Image | Tensor
+"""A picture in one form, upright. A PIL image has the mode 1, L, RGB, RGBA, or F with values from 0 to 1.
+
+A tensor is (1 or 3, rows, columns) with floats, which `in_range` checks to be from 0 to 1.
+"""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""How a stored picture becomes upright, by its orientation tag (Exif 2.32, table 4, tag 274)."""
+_ORIENTATION = 274
+_NUMBERS = tuple(map(np.dtype, ("bool", "uint8", "uint16", ">u2", "float16", "float32", ">f4", "float64", ">f8")))
+
+
+# ------------------------------------------------------------------------------------------------ one form
+def each_picture(image: PictureInput) -> list[Picture]:
+    """The single pictures of an input: of files, batches and lists too.
+
+    Raises:
+        OSError: a file that is missing or broken, or of another format than `FORMATS`.
+        ValueError: an empty list, or a picture of another shape, mode or dtype.
+    """
+    if isinstance(image, str | Path | io.BufferedIOBase):
+        return [open_picture(image)]
+    if isinstance(image, Image.Image):
+        return [_simple(image)]
+    if isinstance(image, Tensor | np.ndarray):
+        return [_from_array(one) for one in (image if image.ndim == 4 else [image])]
+    if not len(image):
+        raise ValueError("There is no picture: the list is empty. Give one for all prompts, or one each.")
+    return [one for part in image for one in each_picture(part)]
+
+
+def size_of(picture: Picture) -> tuple[int, int]:
+    """Rows and columns."""
+    if isinstance(picture, Tensor):
+        return picture.shape[1], picture.shape[2]
+    return picture.height, picture.width
+
+
+def open_picture(file: PictureFile) -> Image.Image:
+    """Read a picture from a file, an address or an open binary file.
+
+    Raises:
+        OSError: it is missing or broken, it has more than `MAX_PIXELS`, or it has another format than `FORMATS`.
+    """
+    name, source = "the open file", file
+    if isinstance(file, str | Path):
+        name = str(file)
+        if isinstance(file, str) and is_address(file):
+            source = io.BytesIO(fetch(file, max_bytes=MAX_BYTES, seconds=SECONDS))
+        elif "://" in name or name.startswith("data:"):
+            raise OSError(f"{name[:80]}: only http and https addresses can be read. Pass one, or the path of a file.")
+        else:
+            source = Path(file).expanduser()
+    if not Image.OPEN.keys() >= set(FORMATS):
+        Image.init()
+    formats = [known for known in FORMATS if known in Image.OPEN]
+    try:
+        picture = _loaded(source, formats)
+    except Image.UnidentifiedImageError:
+        shown = ", ".join(formats)
+        raise OSError(f"{name}: is no picture that can be read. Pass a file in one of the formats {shown}.") from None
+    except OSError as error:
+        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
+        raise kind(f"{name}: cannot be read ({error.strerror or error}).") from None
+    except Image.DecompressionBombError as error:
+        raise OSError(f"{name}: has too many pixels ({error}). Make the picture smaller.") from None
+    except Exception as error:  # the readers of Pillow raise errors of many classes for a broken file
+        raise OSError(f"{name}: is broken ({error or type(error).__name__}). Save the picture again.") from error
+    try:
+        return _simple(picture)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _loaded(source: str | Path | io.BufferedIOBase, formats: list[str]) -> Image.Image:
+    with Image.open(source, formats=formats) as picture:  # pyright: ignore[reportArgumentType]
+        if (pixels := picture.width * picture.height) > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{pixels}, and the limit is {MAX_PIXELS}")
+        picture.load()
+        return picture
+
+
+def _simple(picture: Image.Image) -> Image.Image:
+    """The picture upright, in a mode of `Picture`."""
+    if not picture.width * picture.height:
+        raise ValueError(f"A picture needs pixels, got a size of {picture.width}x{picture.height}.")
+    picture.load()  # a TIFF becomes upright here
+    if (turn := _UPRIGHT.get(_orientation(picture))) is not None:
+        upright = picture.transpose(turn)
+        upright.info = {key: value for key, value in picture.info.items() if key == "transparency"}  # drops the tag
+        picture = upright
+    mode = picture.mode
+    if mode in ("La", "LA", "PA", "RGBa", "RGBA") or (
+        "transparency" in picture.info and mode in ("1", "L", "P", "RGB")
+    ):
+        rgba = (picture.convert("LA") if mode == "La" else picture).convert("RGBA")
+        if rgba.getchannel("A").getextrema() != (255, 255):
+            return rgba
+        return rgba.getchannel("R") if mode in ("1", "L", "La", "LA") else rgba.convert("RGB")
+    if mode in ("1", "L", "RGB", "F"):
+        return picture
+    if mode == "I" or mode.startswith("I;16"):
+        numbers = np.asarray(picture.convert("I"), dtype=np.float32)
+        low, high = float(numbers.min()), float(numbers.max())
+        if low < 0 or high > 65535:
+            raise ValueError(f"A picture of mode {mode} needs values from 0 to 65535, got {low:g} to {high:g}.")
+        return Image.fromarray(numbers / 65535)
+    try:
+        return picture.convert("RGB")
+    except (ValueError, OSError):
+        raise ValueError(f"A picture of mode {mode} cannot be read. Pass picture.convert('RGB').") from None
+
+
+def _orientation(picture: Image.Image) -> int:
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken Exif data; Pillow raises errors of many classes, and the pixels are fine
+        return 1
+
+
+def _from_array(picture: np.ndarray[Any, Any] | Tensor) -> Picture:
+    """The array or tensor as floats; whole numbers are divided by their largest value. With alpha, a PIL image."""
+    pixels = picture
+    if isinstance(pixels, np.ndarray) and pixels.dtype in _NUMBERS:
+        # a copy in native order: torch takes no negative strides, and warns of arrays that cannot be written
+        pixels = torch.from_numpy(np.array(pixels, dtype=pixels.dtype.newbyteorder("="), order="C"))
+        pixels = pixels.movedim(-1, 0) if pixels.ndim == 3 else pixels
+    if isinstance(pixels, Tensor):
+        pixels = pixels[None] if pixels.ndim == 2 else pixels
+        latents = isinstance(picture, Tensor) and picture.is_floating_point()  # so are four channels of them
+        channels = (1, 3) if latents else (1, 2, 3, 4)
+        largest = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}.get(pixels.dtype)
+        if pixels.ndim == 3 and pixels.shape[0] in channels and pixels.numel():
+            pixels = pixels.float() / largest if largest else pixels
+            if pixels.is_floating_point():
+                return pixels if pixels.shape[0] in (1, 3) else _simple(eight_bits(in_range(pixels)))
+    raise ValueError(_misfit(picture))
+
+
+def _misfit(picture: np.ndarray[Any, Any] | Tensor) -> str:
+    shape, got = tuple(picture.shape), f"{type(picture).__name__} of shape {tuple(picture.shape)} and {picture.dtype}"
+    text = (
+        "A picture needs to be a PIL image, a tensor (channels, rows, columns) or an array (rows, columns, channels), "
+        f"with 1 or 3 channels and floats from 0 to 1, uint8 or uint16, got {got}."
+    )
+    if isinstance(picture, Tensor) and len(shape) == 3 and shape[0] > 3:
+        return f"{text} Latents are no picture: pass them as image_latents."
+    if isinstance(picture, np.ndarray) and len(shape) == 3 and shape[0] in (1, 3):
+        return f"{text} Move its channels to the end: numpy.moveaxis(picture, 0, -1)."
+    if "int" in str(picture.dtype):
+        return f"{text} Convert 0 to 255 to uint8, and a mask of 0 and 1 to bool."
+    return text
+
+
+# ------------------------------------------------------------------------------------------------ colours and masks
+def in_range(picture: Picture) -> Picture:
+    """The same picture. Raise ValueError if it has values outside 0 to 1."""
+    if isinstance(picture, Tensor) or picture.mode == "F":
+        values = picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture))
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= 1):  # so written, NaN is refused too
+            raise ValueError(f"A picture needs values from 0 to 1, got {low:g} to {high:g}.")
+    return picture
+
+
+def colours(picture: Picture, background: str = "white") -> Picture:
+    """The picture in red, green and blue, without alpha: what is transparent shows the background.
+
+    background: a colour by name or as "#rrggbb".
+
+    Raises:
+        ValueError: no such colour.
+    """
+    ground = ground_colour(background)
+    if isinstance(picture, Tensor):
+        return picture.expand(3, *picture.shape[1:])
+    if picture.mode == "RGBA":
+        return Image.alpha_composite(Image.new("RGBA", picture.size, ground), picture).convert("RGB")
+    return picture if picture.mode == "F" else picture.convert("RGB")
+
+
+def eight_bits(picture: Picture) -> Image.Image:
+    """The picture as a PIL image of 8 bits a channel."""
+    if isinstance(picture, Tensor):
+        return Image.fromarray(picture.movedim(0, -1).squeeze(-1).float().mul(255).round().byte().cpu().numpy())
+    return eight_bits(torch.from_numpy(np.array(picture))[None]) if picture.mode == "F" else picture
+
+
+def ground_colour(background: str) -> tuple[int, int, int]:
+    """The colour in red, green and blue, from 0 to 255. Raise ValueError for one that is unknown or transparent."""
+    with suppress(ValueError):
+        colour = ImageColor.getrgb(background)
+        if len(colour) == 3:
+            return colour
+    raise ValueError(f"background needs a colour such as 'white' or '#808080', got {background!r}.")
+
+
+def mask_of(picture: Picture) -> Picture:
+    """The picture as a mask: white where it is white.
+
+    Where it has alpha and its visible part has one colour, the alpha is the mask: opaque is white. Otherwise what is
+    transparent is black.
+    """
+    if isinstance(picture, Tensor):
+        red, green, blue = picture.expand(3, *picture.shape[1:])
+        if torch.equal(red, green) and torch.equal(red, blue):
+            return red[None]
+        return (0.299 * red + 0.587 * green + 0.114 * blue)[None]  # ITU-R BT.601, as Pillow
+    if picture.mode != "RGBA":
+        return picture
+    alpha = picture.getchannel("A")
+    visible = np.asarray(picture)[np.asarray(alpha) > 0, :3]
+    if (visible == visible[:1]).all():
+        return alpha
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "black"), picture).convert("L")
