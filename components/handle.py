@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from pydantic import JsonValue
 
-from ..graph.block import Lazy
 from ..graph.errors import GraphFileError, LoadError
+from ..graph.fields import Lazy
 from ..graph.layout import Layout
 from ..graph.lender import Lender
 from ..graph.space import LatentSpace

@@ -1,9 +1,6 @@
 """The language: blocks, ports, graphs, loops."""
 
 from .block import Block as Block
-from .block import Lazy as Lazy
-from .block import component as component
-from .block import knob as knob
 from .errors import BrokenBlock as BrokenBlock
 from .errors import Cancelled as Cancelled
 from .errors import ConfigError as ConfigError
@@ -18,6 +15,9 @@ from .errors import Unbound as Unbound
 from .errors import WireError as WireError
 from .event import Event as Event
 from .execution import Cell as Cell
+from .fields import Lazy as Lazy
+from .fields import component as component
+from .fields import knob as knob
 from .graph import Graph as Graph
 from .loop import Loop as Loop
 from .map import Map as Map

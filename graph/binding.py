@@ -5,9 +5,9 @@ from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
 from ..registry import HINTS, UnknownName, closest, did_you_mean, hint_for_object
-from .block import Lazy
 from .edits import edited
 from .errors import ConfigError, LoadError, Problem, WireError
+from .fields import Lazy
 from .plan import needed, unbound
 from .spaces import bound_conflicts
 from .structure import Structure

@@ -1,117 +1,29 @@
 """The block: its fields are what it holds, the parameters of `__call__` are what flows."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import Field, dataclass, fields, replace
 from functools import cache
-from typing import Any, ClassVar, Self, dataclass_transform, get_type_hints
+from typing import Any, ClassVar, Self, dataclass_transform
 
 from ..registry import blocks as BLOCKS
-from ..registry import did_you_mean
 from .cache import CACHE, cached
 from .code import HUB
-from .errors import ConfigError, GraphFileError, Unbound
-from .layout import Layout
-from .lender import Lender
+from .errors import ConfigError
+from .fields import (
+    EMPTY,
+    check_fields_when_made,
+    fields_of,
+    fitted_fields,
+    is_component,
+    same_component,
+    untyped_fields,
+)
 from .ports import Component, Input, Malformed, Signature, check_call, class_name, read_call
-from .space import LatentSpace
-from .validate import Unfit, fitted
-
-
-class _Empty:
-    """Stands where a component will be."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        raise Unbound(
-            f"Asked an empty component for {name!r}. Pass the component to the block, or bind it to its graph: "
-            "graph.bind(name=object)."
-        )
-
-    def __repr__(self) -> str:
-        return "…"
-
-    def __reduce__(self) -> str:
-        return "EMPTY"
-
-
-EMPTY: Any = _Empty()
-
-
-class Lazy(ABC):
-    """A component that a graph can bind before it is loaded. `ComponentsManager.handle` makes them.
-
-    A subclass says what it knows before loading. Only `load` reads weights.
-    """
-
-    @property
-    @abstractmethod
-    def type(self) -> Any:
-        """The class of the loaded object; None if it is not known."""
-
-    @property
-    def space(self) -> LatentSpace | None:
-        """The latent space that the component works in; None if its config names none."""
-        return None
-
-    @property
-    def layout(self) -> Layout | None:
-        """What the component must share with one that adds to it; None if its config says nothing of it."""
-        return None
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The component's published config; empty if it has none."""
-        return {}
-
-    @property
-    def lender(self) -> Lender | None:
-        """Who leases the component to runs; None if nobody does."""
-        return None
-
-    def ready(self) -> None:  # noqa: B027  a component that cannot fail to load has nothing to check
-        """Raise LoadError if `load` would fail. Reads no weights."""
-
-    @abstractmethod
-    def load(self) -> Any:
-        """The object itself, the same one at each call."""
-
-    def to_json(self) -> Mapping[str, Any]:
-        """The component's entry in a graph file. GraphFileError if a file cannot name it."""
-        raise GraphFileError(f"is a {type(self).__name__} without to_json(), so no file can say what it is.")
-
-
-def same_component(a: Any, b: Any) -> bool:
-    """Whether two components are one: objects by identity, handles and frozen values (a scheduler) by what they say."""
-    if a is b:
-        return True
-    if isinstance(a, Lazy) and isinstance(b, Lazy):
-        return bool(a == b)
-    params = getattr(type(a), "__dataclass_params__", None)
-    return type(a) is type(b) and params is not None and params.frozen and bool(a == b)
-
-
-def component(*, default: Any = EMPTY) -> Any:
-    """Declare a field to be a model, scheduler or tokenizer: shared, bound by the field's name, compared by identity.
-
-    `component(default=None)` is one that may be absent.
-    """
-    return field(default=default, metadata={"component": True})
-
-
-def knob(default: Any = MISSING) -> Any:
-    """Declare a config field that is also an input of the same name, which defaults to the field."""
-    return field(default=default, metadata={"knob": True})
 
 
 def _fields(block: Any) -> tuple[Field[Any], ...]:
     """The dataclass fields of a block or its class; pyright cannot know that `__init_subclass__` makes it one."""
     return fields(block)
-
-
-def _is_component(f: Field[Any]) -> bool:
-    return "component" in f.metadata
 
 
 @dataclass(frozen=True)
@@ -130,17 +42,12 @@ def ports_of(cls: type["Block"]) -> ClassPorts:
     """Read a block class: its call, its knobs and its components."""
     inputs, outputs, memory, running, returns = read_call(cls)
     all_fields = _fields(cls)
-    try:
-        hints = get_type_hints(cls, include_extras=True)
-    except NameError as error:
-        raise Malformed(
-            f"{class_name(cls)}: {error}. Import field types at run time, not under TYPE_CHECKING."
-        ) from error
-    parts = {f.name: Component(hints[f.name], f.default is EMPTY) for f in all_fields if _is_component(f)}
+    held = fields_of(cls)
+    parts = {f.name: Component(held.components[f.name], f.default is EMPTY) for f in all_fields if is_component(f)}
     knobs = tuple(f.name for f in all_fields if "knob" in f.metadata)
     if clash := [name for name in (*knobs, *parts) if name in inputs]:
         raise Malformed(f"{class_name(cls)}: {', '.join(clash)} is both a field and a parameter of __call__. Keep one.")
-    inputs |= {name: Input(hints[name]) for name in knobs}
+    inputs |= {name: Input(held.config[name]) for name in knobs}
     return ClassPorts(inputs, Signature(inputs, outputs, parts, memory, running), returns, parts, knobs)
 
 
@@ -180,19 +87,26 @@ class Block:
 
     def __init_subclass__(cls, name: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if untyped := list(untyped_fields(cls)):
+            raise Malformed(
+                f"{class_name(cls)}.{untyped[0]} has no type, so it would be no field. Write {untyped[0]}: float = …, "
+                "or ClassVar[float] for a constant of the class."
+            )
+        own_init = "__init__" in cls.__dict__
+        if cls.signature is Block.signature and cls.__call__ is not Block.__call__:
+            check_call(cls)
+        dataclass(frozen=True, kw_only=True, eq=False)(cls)
         if abstract:
-            own = "__init__" in cls.__dict__
-            dataclass(frozen=True, kw_only=True, eq=False)(cls)
-            if not own:
+            if not own_init:
                 cls.__init__ = _refuse_abstract  # subclasses get one of their own
             return
-        if cls.signature is not Block.signature:
-            pass  # a block that holds graphs: its ports are theirs
-        elif "__call__" in cls.__dict__:
-            check_call(cls)
-        elif cls.__call__ is Block.__call__:
-            raise Malformed(f"{class_name(cls)} has no __call__. Write what it does: def __call__(self, …) -> Result")
-        dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        if cls.signature is Block.signature:  # else it holds graphs: its ports are theirs, and it checks its fields
+            if cls.__call__ is Block.__call__:
+                raise Malformed(
+                    f"{class_name(cls)} has no __call__. Write what it does: def __call__(self, …) -> Result"
+                )
+            if not own_init:
+                check_fields_when_made(cls)
         cls.registered_name = name or block_name(cls)
         # Names inside a repo mean nothing outside of it, so its code cannot replace a block of another package.
         if BLOCKS.aliases.get(cls.registered_name) is None and cls.__module__.partition(".")[0] != HUB:
@@ -218,11 +132,15 @@ class Block:
         return Signature({**s.inputs, **knobs}, s.outputs, missing, s.memory, s.running)
 
     def with_(self, **changes: Any) -> Self:
-        """The same block with other fields, unchecked; what the runner uses to fill components and turn knobs."""
+        """The same block with other fields. Raises `ConfigError` as making one does."""
+        return replace(self, **changes)
+
+    def filled(self, values: Mapping[str, Any]) -> Self:
+        """The same block with components put in and knobs set, unchecked: what a run does in each turn."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__)
         new.__dict__.pop(CACHE, None)
-        new.__dict__.update(changes)
+        new.__dict__.update(values)
         return new
 
     def simplified(self) -> "Block | None":
@@ -234,23 +152,13 @@ class Block:
 
     def config(self) -> dict[str, Any]:
         """The fields that are not components."""
-        return {f.name: getattr(self, f.name) for f in _fields(self) if not _is_component(f)}
+        return {f.name: getattr(self, f.name) for f in _fields(self) if not is_component(f)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:
         """Make one from a config dict; keys that begin with "_" are about the file. Raises `ConfigError`."""
-        known = [f.name for f in _fields(cls) if not _is_component(f)]
         values = {key: value for key, value in config.items() if not key.startswith("_")}
-        if unknown := [key for key in values if key not in known]:
-            text = " ".join(f"{cls.__name__} has no {key!r}. {did_you_mean(key, known)}" for key in unknown)
-            raise ConfigError(text)
-        hints = get_type_hints(cls, include_extras=True)
-        for key, value in values.items():
-            try:
-                values[key] = fitted(value, hints[key])
-            except Unfit as error:
-                raise ConfigError(f"{cls.__name__}.{key} {error}, got {value!r}.") from None
-        return cls(**values)
+        return cls(**fitted_fields(cls, values, components=False))
 
     def to_config(self) -> dict[str, Any]:
         """The config as published files have it: sorted keys, `_class_name` first."""
@@ -278,7 +186,7 @@ class Block:
         return self
 
     def _components(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in _fields(self) if _is_component(f)}
+        return {f.name: getattr(self, f.name) for f in _fields(self) if is_component(f)}
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -1,6 +1,5 @@
 """A call: from its keywords to a run. Nothing runs before everything about it is checked."""
 
-import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,7 @@ from .run import Run
 from .structure import Structure
 from .tasks import AUTO, graph_for, task_of, task_with_input, way_without_input
 from .typing import type_text
-from .validate import Unfit, fitted
+from .validate import Unfit, fitted, value_text
 from .wiring import INPUTS
 
 BEFORE_CHECKS: tuple[Rewrite, ...] = (swap, use_values, prune)
@@ -75,9 +74,8 @@ def _check_ready(graph: Structure) -> None:
 
 
 def _value_text(value: Any) -> str:
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"a {type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
-    return f"{reprlib.repr(value)} ({type(value).__name__})"
+    text = value_text(value)
+    return text if text.startswith("a ") else f"{text} ({type(value).__name__})"
 
 
 def _unknown(graph: Structure, call: Call) -> list[Problem]:

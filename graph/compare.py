@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .block import same_component
 from .errors import Problem, WireError
+from .fields import same_component
 from .paths import OuterNames, block_at, without_names
 from .structure import Container, Inside, Structure
 from .typing import type_text

@@ -13,9 +13,10 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from .block import Block, Lazy
+from .block import Block
 from .errors import BrokenBlock, Cancelled
 from .event import Event, Events
+from .fields import Lazy
 from .leases import RunLeases
 from .plan import Line, Plan, Value, plan_of, turn_plans
 from .shapes import check_shapes, debugging
@@ -185,7 +186,7 @@ class Execution:
                 yield from self._fill(line, path, bindings)
             block = self._filled[path]
         if line.knobs and (knobs := _read(line.knobs, inputs, env)):
-            block = block.with_(**knobs)
+            block = block.filled(knobs)
         if line.memory:
             args |= self.state.memory.get(path, {})
         if line.running:
@@ -227,7 +228,7 @@ class Execution:
                 value = value.load()
                 yield Event("load", path, seconds=time.perf_counter() - began, text=name)
             components[own_name] = value
-        self._filled[path] = line.block.with_(**components)
+        self._filled[path] = line.block.filled(components)
 
     def _send_notes(self, path: str) -> Generator[Event, None, None]:
         notes, self._notes = self._notes, []

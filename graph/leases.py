@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Event
 from typing import Any
 
-from .block import Lazy
+from .fields import Lazy
 from .lender import Lease, Lender
 from .plan import Line, plan_of
 

@@ -161,9 +161,14 @@ def class_name(cls: type) -> str:
 def check_call(cls: type) -> None:
     """Raise `Malformed` if `__call__` is no typed signature. Hints in quotes are checked later, by `read_call`."""
     where = f"{class_name(cls)}.__call__"
-    call = cls.__dict__.get("__call__")
+    call = inspect.getattr_static(cls, "__call__")
     if not inspect.isfunction(call):
         raise Malformed(f"{where} must be a plain method. Write: {_HOW}")
+    plain = inspect.unwrap(call)
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
+        raise Malformed(f"{where} is a generator, but a block gives all its outputs at once. Replace yield by return.")
+    if inspect.iscoroutinefunction(plain):
+        raise Malformed(f"{where} is async, but a run calls blocks one after the other. Write: {_HOW}")
     signature = inspect.signature(call)
     for p in list(signature.parameters.values())[1:]:
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):

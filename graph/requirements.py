@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .block import Block, Lazy
+from .block import Block
+from .fields import Lazy
 from .paths import blocks_inside
 from .structure import Structure
 from .typing import Port, is_callable, port_of, untagged

@@ -55,5 +55,5 @@ def _simpler_blocks(
                 yield from _simpler_blocks(inside.graph, {**passed, **varying}, (*path, name, *part))
         elif _may_be_simpler(block):
             known = {knob: passed[knob] for knob in block.config() if knob in passed}
-            if _UNKNOWN not in known.values() and (simpler := block.with_(**known).simplified()) is not None:
+            if _UNKNOWN not in known.values() and (simpler := block.filled(known).simplified()) is not None:
                 yield (*path, name), named_like(outer, simpler)

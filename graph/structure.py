@@ -6,9 +6,10 @@ Plans, runs, checks, files and drawings read this value and this protocol. They 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
-from .block import Block, same_component
+from .block import Block
 from .cache import cached
 from .event import Events
+from .fields import same_component
 from .paths import block_at
 from .ports import Component, Input, Output, Signature
 from .wiring import Edge, rule, signature_of

@@ -1,6 +1,7 @@
 """Values that come from outside, checked against a port's type: plain ones by pydantic, strictly, others by class."""
 
 import collections.abc
+import reprlib
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NewType, get_args, get_origin
@@ -13,6 +14,13 @@ _CONTAINERS = (list, tuple, dict, set, frozenset, collections.abc.Sequence, coll
 
 _LONGEST = 2**16
 """The longest range or array that is read as a list."""
+
+
+def value_text(value: Any) -> str:
+    """A value in an error: an array by its shape, others short."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)} and {value.dtype}"
+    return reprlib.repr(value)
 
 
 class Unfit(ValueError):
@@ -44,6 +52,8 @@ def _like(value: Any, arm: Any) -> bool:
 
 def _fit(value: Any, arm: Any) -> Any:
     base = untagged(arm)
+    if type(value) is arm and arm in (bool, int, str):
+        return value
     if isinstance(base, NewType):
         return fitted(value, base.__supertype__)
     if base is Any or base is object:
@@ -113,7 +123,7 @@ def _by_pydantic(value: Any, arm: Any, base: Any) -> Any:
     if port_of(arm) is not None:
         arm = base  # the tag is ours
     try:
-        return _adapter(arm).validate_python(value)
+        fit = _adapter(arm).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
         where = "".join(f"[{part}]" for part in first["loc"])
@@ -121,6 +131,15 @@ def _by_pydantic(value: Any, arm: Any, base: Any) -> Any:
             first["type"].endswith(("_type", "_of")) and not where
         )  # "should be a valid string" only repeats the type
         raise Unfit("" if expected else f"{where}{': ' if where else ''}{first['msg'].lower()}") from None
+    if _has_nan(fit):
+        raise Unfit("nan is not a number")
+    return fit
+
+
+def _has_nan(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(map(_has_nan, value))
+    return isinstance(value, float) and value != value
 
 
 def _bare(value: Any) -> Any:

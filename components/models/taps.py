@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...graph.block import Lazy
 from ...graph.errors import ConfigError, LoadError
+from ...graph.fields import Lazy
 from ...registry import did_you_mean
 from ..storage.weights import on_meta
 from .attention import AttentionCore

@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..block import EMPTY, Block, Lazy, ports_of
+from ..block import Block, ports_of
 from ..errors import SfumatoError
+from ..fields import EMPTY, Lazy
 from ..paths import without_names
 from ..plan import turn_plans
 from ..ports import REQUIRED, VARIES, Input

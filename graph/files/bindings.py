@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ...registry import UnknownName, codecs, hint_of
-from ..block import Lazy
 from ..errors import ConfigError, GraphFileError, LoadError, Problem
+from ..fields import Lazy
 from ..validate import Unfit
 from .values import from_strict_json, strict_json
 

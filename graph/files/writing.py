@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ...registry import blocks as BLOCKS
-from ..block import EMPTY, Block
+from ..block import Block
 from ..code import HUB
 from ..errors import GraphFileError, Problem
+from ..fields import EMPTY
 from ..named import Named
 from ..structure import Container, Structure
 from ..validate import Unfit

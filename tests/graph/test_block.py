@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import pytest
 
 from sfumato.graph import Block, ConfigError, Graph, Loop, Memory, Running, Unbound, component, knob, named
-from sfumato.graph.block import EMPTY
+from sfumato.graph.fields import EMPTY
 
 from .fakes import Add, AddItem, Count, MakeX, Notes, Scale, Sum, Tool, UseTool, X, XToY, Y
 
 
 class Config(Block):
-    size: int = 1
+    size: int | bool = 1
     table: Mapping[str, Any] | None = None
 
     def __call__(self, x: int) -> Y:
@@ -91,7 +91,7 @@ def test_an_empty_component_says_what_to_do() -> None:
         (UseTool(tool=Tool()), UseTool(tool=Tool())),
         (Add(), Add(n=2)),
         (Add(), MakeX()),
-        (Scale(), Scale(factor=2)),
+        (Scale(), Scale(factor=3)),
     ],
 )
 def test_unlike_blocks(a: Block, b: Block) -> None:
@@ -102,6 +102,7 @@ def test_like_blocks_are_equal_and_hash_alike() -> None:
     tool = Tool()
     for a, b in [
         (Add(n=2), Add(n=2)),
+        (Scale(factor=2), Scale(factor=2.0)),
         (UseTool(tool=tool), UseTool(tool=tool)),
         (Config(table={"a": 1}), Config(table={"a": 1})),
         (named(Sum(), x="a"), named(Sum(), x="a")),

@@ -10,8 +10,9 @@ import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .....graph.block import Block, knob
+from .....graph.block import Block
 from .....graph.errors import BrokenBlock, LoadError, Malformed
+from .....graph.fields import knob
 from .....graph.ports import is_memory
 from .....graph.validate import Unfit, fitted
 from ..importing import announce

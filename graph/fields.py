@@ -1,0 +1,235 @@
+"""The fields of a block: config and components. They are checked when a block is made."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, Field, InitVar, dataclass, field
+from functools import cache, wraps
+from inspect import get_annotations
+from typing import Any, ClassVar, cast, get_origin, get_type_hints
+
+from ..registry import did_you_mean
+from .errors import ConfigError, GraphFileError, Malformed, Unbound
+from .layout import Layout
+from .lender import Lender
+from .ports import class_name
+from .space import LatentSpace
+from .typing import assignable, is_protocol, type_text, untagged
+from .validate import Unfit, fitted, value_text
+
+
+class _Empty:
+    """Stands where a component will be."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise Unbound(
+            f"Asked an empty component for {name!r}. Pass the component to the block, or bind it to its graph: "
+            "graph.bind(name=object)."
+        )
+
+    def __repr__(self) -> str:
+        return "…"
+
+    def __reduce__(self) -> str:
+        return "EMPTY"
+
+
+EMPTY: Any = _Empty()
+
+
+class Lazy(ABC):
+    """A component that a graph can bind before it is loaded. `ComponentsManager.handle` makes them.
+
+    A subclass says what it knows before loading. Only `load` reads weights.
+    """
+
+    @property
+    @abstractmethod
+    def type(self) -> Any:
+        """The class of the loaded object; None if it is not known."""
+
+    @property
+    def space(self) -> LatentSpace | None:
+        """The latent space that the component works in; None if its config names none."""
+        return None
+
+    @property
+    def layout(self) -> Layout | None:
+        """What the component must share with one that adds to it; None if its config says nothing of it."""
+        return None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The component's published config; empty if it has none."""
+        return {}
+
+    @property
+    def lender(self) -> Lender | None:
+        """Who leases the component to runs; None if nobody does."""
+        return None
+
+    def ready(self) -> None:  # noqa: B027  a component that cannot fail to load has nothing to check
+        """Raise LoadError if `load` would fail. Reads no weights."""
+
+    @abstractmethod
+    def load(self) -> Any:
+        """The object itself, the same one at each call."""
+
+    def to_json(self) -> Mapping[str, Any]:
+        """The component's entry in a graph file. GraphFileError if a file cannot name it."""
+        raise GraphFileError(f"is a {type(self).__name__} without to_json(), so no file can say what it is.")
+
+
+def same_component(a: Any, b: Any) -> bool:
+    """Whether two components are one: objects by identity, handles and frozen values (a scheduler) by what they say."""
+    if a is b:
+        return True
+    if isinstance(a, Lazy) and isinstance(b, Lazy):
+        return bool(a == b)
+    params = getattr(type(a), "__dataclass_params__", None)
+    return type(a) is type(b) and params is not None and params.frozen and bool(a == b)
+
+
+def component(*, default: Any = EMPTY) -> Any:
+    """Declare a field to be a model, scheduler or tokenizer: shared, bound by the field's name, compared by identity.
+
+    `component(default=None)` is one that may be absent.
+    """
+    return field(default=default, metadata={"component": True})
+
+
+def knob(default: Any = MISSING) -> Any:
+    """Declare a config field that is also an input of the same name, which defaults to the field."""
+    return field(default=default, metadata={"knob": True})
+
+
+def is_component(f: Field[Any]) -> bool:
+    """Whether a field was declared with `component()`."""
+    return "component" in f.metadata
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The fields of a block class; read once per class."""
+
+    config: Mapping[str, Any]
+    """The types of config fields."""
+    components: Mapping[str, Any]
+    """The types of component fields."""
+    required: tuple[str, ...]
+    """Config fields without a default."""
+    init_only: tuple[str, ...]
+    """Parameters that only `__post_init__` gets."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What may be passed when a block is made."""
+        return (*self.config, *self.components, *self.init_only)
+
+
+@cache
+def fields_of(cls: Any) -> Fields:
+    """Read the fields of a block class. Raises `Malformed` for a default that its type does not take."""
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except NameError as error:
+        raise Malformed(
+            f"{class_name(cls)}: {error}. Import field types at run time, not under TYPE_CHECKING."
+        ) from error
+    everything = cast(dict[str, Field[Any]], cls.__dataclass_fields__)
+    init_only = tuple(name for name, f in everything.items() if isinstance(f.type, InitVar))
+    ours = {n: f for n, f in everything.items() if n not in init_only and get_origin(hints[n]) is not ClassVar}
+    config = {name: hints[name] for name, f in ours.items() if not is_component(f)}
+    for name, hint in config.items():
+        if (default := ours[name].default) is not MISSING:
+            try:
+                fitted(default, hint)
+            except Unfit as error:
+                raise Malformed(
+                    f"{class_name(cls)}.{name} {error}, but its default is {value_text(default)}."
+                ) from None
+    required = tuple(n for n in config if ours[n].default is MISSING and ours[n].default_factory is MISSING)
+    return Fields(config, {name: hints[name] for name, f in ours.items() if is_component(f)}, required, init_only)
+
+
+def fitted_fields(cls: type, values: Mapping[str, Any], *, components: bool = True) -> dict[str, Any]:
+    """The values of a new block's fields as their types want them. Raises `ConfigError` with everything that is wrong.
+
+    `components`: whether components are among them.
+    """
+    fields, name = fields_of(cls), cls.__name__
+    known = fields.names if components else (*fields.config, *fields.init_only)
+    problems = [f"{name} has no {key!r}. {did_you_mean(key, known)}" for key in values if key not in known]
+    problems += [
+        f"{name}.{key} needs a value: {type_text(fields.config[key])}." for key in fields.required if key not in values
+    ]
+    made = dict(values)
+    for key, value in values.items():
+        if key in fields.config:
+            try:
+                made[key] = fitted(value, fields.config[key])
+            except Unfit as error:
+                problems.append(f"{name}.{key} {error}, got {value_text(value)}.")
+        elif components and key in fields.components and not _may_be(value, fields.components[key]):
+            problems.append(
+                f"{name}.{key} needs {type_text(fields.components[key])}, got {value_text(value)}. "
+                f"Pass the object, or bind it to the graph: graph.bind({key}=…)."
+            )
+    if problems:
+        raise ConfigError(" ".join(problems))
+    return made
+
+
+def _may_be(value: Any, hint: Any) -> bool:
+    """Whether a value may be such a component. Only a graph takes names, configs, handles and specs for components.
+
+    An object of any class passes: what a block does with it is its own affair.
+    """
+    if value is EMPTY:
+        return True
+    if isinstance(value, Lazy) or hasattr(value, "bindable"):
+        return False
+    if value is not None and not isinstance(value, str | bytes | int | float | Mapping | type):
+        return True
+    base = untagged(hint)
+    if is_protocol(base):
+        return assignable(type(value), base)
+    try:
+        fitted(value, hint)
+    except Unfit:
+        return False
+    return True
+
+
+def check_fields_when_made(cls: Any) -> None:
+    """Make a dataclass check its fields, and make values fit their types, before it sets them."""
+    init = cls.__init__
+
+    @wraps(init)
+    def checked(self: Any, *args: Any, **values: Any) -> None:
+        if args:
+            example = next(iter(fields_of(cls).names), "field")
+            raise ConfigError(
+                f"{cls.__name__} takes its fields by name, got {value_text(args[0])} without a name. "
+                f"Write {cls.__name__}({example}=…)."
+            )
+        init(self, **fitted_fields(cls, values))
+
+    cls.__init__ = checked
+
+
+def untyped_fields(cls: type) -> Iterator[str]:
+    """Values in the body of a class that look like fields but have no type, so that no block would hold them."""
+    own = get_annotations(cls)
+    bases = [get_annotations(base) for base in cls.__mro__[1:]]
+    constants = {name for hints in bases for name, hint in hints.items() if _is_constant(hint)}
+    for name, value in vars(cls).items():
+        if name in own or name in constants or (name.startswith("__") and name.endswith("__")):
+            continue
+        if isinstance(value, Field) or not (isinstance(value, type) or hasattr(type(value), "__get__")):
+            yield name
+
+
+def _is_constant(hint: Any) -> bool:
+    return "ClassVar" in hint if isinstance(hint, str) else hint is ClassVar or get_origin(hint) is ClassVar
