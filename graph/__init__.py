@@ -15,6 +15,7 @@ from .errors import Unbound as Unbound
 from .errors import WireError as WireError
 from .event import Event as Event
 from .execution import Cell as Cell
+from .fields import Above as Above
 from .fields import Lazy as Lazy
 from .fields import component as component
 from .fields import knob as knob

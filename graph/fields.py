@@ -13,7 +13,7 @@ from .layout import Layout
 from .lender import Lender
 from .ports import class_name
 from .space import LatentSpace
-from .typing import assignable, is_protocol, type_text, untagged
+from .typing import assignable, is_protocol, tags_of, type_text, untagged
 from .validate import Unfit, fitted, value_text
 
 
@@ -104,6 +104,28 @@ def knob(default: Any = MISSING) -> Any:
     return field(default=default, metadata={"knob": True})
 
 
+@dataclass(frozen=True)
+class Above:
+    """A tag on the type of a field: its value is above that of another field, or equal where `or_equal`.
+
+    `stop: Annotated[float, Above("start", or_equal=True)] = 1.0`. Of tuples, each number is.
+    """
+
+    field: str
+    or_equal: bool = False
+
+    def allows(self, value: Any, other: Any) -> bool:
+        """Whether these values of the field and of the other one agree."""
+        if isinstance(value, tuple) or isinstance(other, tuple):
+            many = max(len(v) for v in (value, other) if isinstance(v, tuple))
+            values, others = (v if isinstance(v, tuple) else (v,) * many for v in (value, other))
+            return all(map(self.allows, values, others))
+        return value is None or other is None or value > other or (self.or_equal and value == other)
+
+    def __str__(self) -> str:
+        return f"{'at least' if self.or_equal else 'more than'} {self.field}"
+
+
 def is_component(f: Field[Any]) -> bool:
     """Whether a field was declared with `component()`."""
     return "component" in f.metadata
@@ -119,6 +141,10 @@ class Fields:
     """The types of component fields."""
     required: tuple[str, ...]
     """Config fields without a default."""
+    defaults: Mapping[str, Any]
+    """The defaults of config fields."""
+    order: Mapping[str, Above]
+    """Config fields that are above others."""
     init_only: tuple[str, ...]
     """Parameters that only `__post_init__` gets."""
 
@@ -141,16 +167,17 @@ def fields_of(cls: Any) -> Fields:
     init_only = tuple(name for name, f in everything.items() if isinstance(f.type, InitVar))
     ours = {n: f for n, f in everything.items() if n not in init_only and get_origin(hints[n]) is not ClassVar}
     config = {name: hints[name] for name, f in ours.items() if not is_component(f)}
-    for name, hint in config.items():
-        if (default := ours[name].default) is not MISSING:
-            try:
-                fitted(default, hint)
-            except Unfit as error:
-                raise Malformed(
-                    f"{class_name(cls)}.{name} {error}, but its default is {value_text(default)}."
-                ) from None
+    defaults = {name: ours[name].default for name in config if ours[name].default is not MISSING}
+    for name, default in defaults.items():
+        try:
+            fitted(default, config[name])
+        except Unfit as error:
+            text = f"{class_name(cls)}.{name} {error}, but its default is {value_text(default)}."
+            raise Malformed(text) from None
     required = tuple(n for n in config if ours[n].default is MISSING and ours[n].default_factory is MISSING)
-    return Fields(config, {name: hints[name] for name, f in ours.items() if is_component(f)}, required, init_only)
+    components = {name: hints[name] for name, f in ours.items() if is_component(f)}
+    order = {name: tag for name, hint in config.items() for tag in tags_of(hint) if isinstance(tag, Above)}
+    return Fields(config, components, required, defaults, order, init_only)
 
 
 def fitted_fields(cls: type, values: Mapping[str, Any], *, components: bool = True) -> dict[str, Any]:
@@ -176,6 +203,12 @@ def fitted_fields(cls: type, values: Mapping[str, Any], *, components: bool = Tr
                 f"{name}.{key} needs {type_text(fields.components[key])}, got {value_text(value)}. "
                 f"Pass the object, or bind it to the graph: graph.bind({key}=…)."
             )
+    if not problems:
+        all_values = {**fields.defaults, **made}
+        problems = [
+            f"{name}.{key} needs {tag} ({value_text(all_values[tag.field])}), got {value_text(all_values[key])}."
+            for key, tag in fields.order.items() if not tag.allows(all_values[key], all_values[tag.field])
+        ]  # fmt: skip
     if problems:
         raise ConfigError(" ".join(problems))
     return made

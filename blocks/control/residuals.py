@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
 from ...components.types import Pass, Predict, Residuals, RowSlice, ZeroToOne
-from ...graph import Block, Running, knob
+from ...graph import Above, Block, Running, knob
 from ..denoise.passes import OnDevice, groups
 
 Control = Callable[[Sequence[Pass]], Residuals]
@@ -25,7 +26,7 @@ class ControlBlock(Block, abstract=True):
 
     background: str = "black"
     control_guidance_start: ZeroToOne = knob(0.0)
-    control_guidance_end: ZeroToOne = knob(1.0)
+    control_guidance_end: Annotated[ZeroToOne, Above("control_guidance_start")] = knob(1.0)
 
     def is_on(self, step: Step) -> bool:
         """Whether control is on in this step."""
@@ -41,17 +42,7 @@ class ControlBlock(Block, abstract=True):
         spare_negative: bool = False,
         positive_for_all: bool = False,
     ) -> Predict:
-        """`add_residuals` in the steps in which control is on.
-
-        Raises:
-            ValueError: an empty interval.
-        """
-        start, end = self.control_guidance_start, self.control_guidance_end
-        if start >= end:
-            raise ValueError(
-                f"control_guidance_start={start:g} is not before control_guidance_end={end:g}. "
-                "To leave control out, set its scale to 0."
-            )
+        """`add_residuals` in the steps in which control is on."""
         how = {"spare_negative": spare_negative, "positive_for_all": positive_for_all}
         return add_residuals(predict, control, self.is_on, running, device=device, **how)
 

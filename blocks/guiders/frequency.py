@@ -1,14 +1,14 @@
 """Frequency-decoupled guidance (Sadat et al. 2025)."""
 
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict, ZeroToOne
-from ...graph import ConfigError, knob
+from ...graph import Above, ConfigError, knob
 from .files import PublishedGuider
 from .formulas import extrapolated, extrapolated_by, is_neutral, parallel_part, rescaled
 from .intervals import within
@@ -35,7 +35,7 @@ class FrequencyDecoupledGuidance(PublishedGuider):
     parallel_weights: float | tuple[float, ...] | None = None
     use_original_formulation: bool = False
     start: Levels = 0.0
-    stop: Levels = 1.0
+    stop: Annotated[Levels, Above("start", or_equal=True)] = 1.0
     guidance_rescale_space: Literal["data", "freq"] = "data"
     upcast_to_double: bool = True
     enabled: bool = True

@@ -1,10 +1,12 @@
 """What guiders share: the settings of published guiders, and when these switch guidance on."""
 
+from typing import Annotated
+
 from torch import Tensor
 
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Predict, ZeroToOne
-from ...graph import Block, knob
+from ...graph import Above, Block, knob
 from .files import PublishedGuider
 from .formulas import Scale, extrapolated, is_neutral, rescaled
 from .intervals import within
@@ -26,7 +28,7 @@ class Guider(PublishedGuider, abstract=True):
     guidance_rescale: ZeroToOne = knob(0.0)
     use_original_formulation: bool = False
     start: ZeroToOne = 0.0
-    stop: ZeroToOne = 1.0
+    stop: Annotated[ZeroToOne, Above("start", or_equal=True)] = 1.0
     enabled: bool = True
 
     @property

@@ -1,12 +1,12 @@
 """Guiders that move away from the prediction of a perturbed model: PAG, SLG and SEG."""
 
 import math
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from ...components.models.taps import Taps
 from ...components.schedulers.schedule import Step
 from ...components.types import Conditioning, Latents, Pass, Predict, ZeroToOne
-from ...graph import Block, knob
+from ...graph import Above, Block, knob
 from .formulas import Scale, is_neutral, per_row
 from .guider import Guider
 from .intervals import within_perturbed
@@ -90,7 +90,7 @@ class PerturbedAttentionGuidance(PerturbedGuider):
 
     perturbed_guidance_scale: Scale = knob(2.8)
     perturbed_guidance_start: ZeroToOne = 0.01
-    perturbed_guidance_stop: ZeroToOne = 0.2
+    perturbed_guidance_stop: Annotated[ZeroToOne, Above("perturbed_guidance_start", or_equal=True)] = 0.2
     perturbed_guidance_layers: Layers = None
     perturbed_guidance_config: LayersConfig = None
 
@@ -119,7 +119,7 @@ class SkipLayerGuidance(PerturbedGuider):
 
     skip_layer_guidance_scale: Scale = knob(2.8)
     skip_layer_guidance_start: ZeroToOne = 0.01
-    skip_layer_guidance_stop: ZeroToOne = 0.2
+    skip_layer_guidance_stop: Annotated[ZeroToOne, Above("skip_layer_guidance_start", or_equal=True)] = 0.2
     skip_layer_guidance_layers: Layers = None
     skip_layer_config: LayersConfig = None
 
@@ -154,7 +154,7 @@ class SmoothedEnergyGuidance(PerturbedGuider):
     seg_blur_sigma: float = knob(9999999.0)
     seg_blur_threshold_inf: float = 9999.0
     seg_guidance_start: ZeroToOne = 0.0
-    seg_guidance_stop: ZeroToOne = 1.0
+    seg_guidance_stop: Annotated[ZeroToOne, Above("seg_guidance_start", or_equal=True)] = 1.0
     seg_guidance_layers: Layers = None
     seg_guidance_config: BlurConfig = None
 
