@@ -35,6 +35,8 @@ LatentMask = Annotated[Float[Tensor, "batch 1 height width"], Port("latent_mask"
 Steps = Annotated[Schedule, Port("steps")]
 """The steps of a denoising loop."""
 
+Count = Annotated[int, Ge(1)]
+"""A whole number, at least 1."""
 Number = FiniteFloat
 """A float that is neither infinite nor NaN."""
 ZeroToOne = Annotated[float, Ge(0), Le(1)]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
 from functools import cache
-from typing import Any, ClassVar, Self, dataclass_transform
+from typing import Any, ClassVar, Self, cast, dataclass_transform
 
 from ..registry import blocks as BLOCKS
 from .cache import CACHE, cached
@@ -133,7 +133,7 @@ class Block:
 
     def with_(self, **changes: Any) -> Self:
         """The same block with other fields. Raises `ConfigError` as making one does."""
-        return replace(self, **changes)
+        return cast(Self, replace(cast(Any, self), **changes))
 
     def filled(self, values: Mapping[str, Any]) -> Self:
         """The same block with components put in and knobs set, unchecked: what a run does in each turn."""

@@ -13,13 +13,12 @@ from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.flux_controlnet import FluxControlNetModel
 from ...components.pictures import PictureInput
 from ...components.random import Random
-from ...components.types import ImageLatents, Number, Pass, Residuals, Rows
+from ...components.types import Count, ImageLatents, Number, Pass, Residuals, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.ports import ALONE
 from ..denoise.flux import Predict, packed, token_ids
 from ..image.encode import row_for_each
 from ..image.read import ReadImage
-from ..latents.start import Count
 from .images import pixel_size, read_control
 from .residuals import ControlBlock
 
@@ -133,7 +132,7 @@ class EncodeControl(Block):
     """
 
     vae: AutoencoderKL = component()
-    multiple: int = 16
+    multiple: Count = 16
     background: str = "black"
     height: Count = knob(1024)
     width: Count = knob(1024)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from ...components.models.autoencoder import Autoencoder, upcast_vae
 from ...components.models.tiling import decode
-from ...components.types import Images, Latents
+from ...components.types import Count, Images, Latents
 from ...graph import Block, Port, component, knob
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class DecodeLatents(Block):
     """
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
-    tile: int | None = None
+    tile: Count | None = None
     slicing: bool = False
 
     def __call__(self, latents: Latents) -> Decoded:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...components.conditioning import PixArtConditioning
 from ...components.models.pixart import PixArtTransformer2DModel
-from ...components.types import Pass, PredictFunction, sum_residuals
+from ...components.types import Count, Pass, PredictFunction, sum_residuals
 from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
@@ -37,7 +37,7 @@ class PredictNoise(Block):
     """
 
     transformer: PixArtTransformer2DModel = component()
-    factor: int = 8
+    factor: Count = 8
     batching: Batching = "together"
 
     def __call__(self, running: Running = ALONE) -> Predictor:

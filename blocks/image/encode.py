@@ -8,7 +8,7 @@ from ...components.models.autoencoder import upcast_vae
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.tiling import encode
 from ...components.random import Random
-from ...components.types import ImageLatents, Images, LatentMask, Mask, Rows, Steps
+from ...components.types import Count, ImageLatents, Images, LatentMask, Mask, Rows, Steps
 from ...graph import Block, component
 from ...registry import counted
 
@@ -31,7 +31,7 @@ class EncodeImage(Block):
     """
 
     vae: AutoencoderKL = component()
-    tile: int | None = None
+    tile: Count | None = None
     slicing: bool = False
 
     def __call__(self, pixels: Images, rows: Rows, random: Random) -> Encoded:
@@ -53,7 +53,7 @@ class EncodeStart(Block):
     """`EncodeImage` for a run that may start from pure noise: then it draws no noise, since the sample is not read."""
 
     vae: AutoencoderKL = component()
-    tile: int | None = None
+    tile: Count | None = None
     slicing: bool = False
 
     def __call__(self, pixels: Images, rows: Rows, random: Random, steps: Steps) -> Encoded:

@@ -6,10 +6,9 @@ from ...components.models.autoencoder import upcast_vae
 from ...components.models.autoencoder_kl import AutoencoderKL
 from ...components.models.tiling import encode
 from ...components.pictures import PictureInput, each_picture, size_of
-from ...components.types import ImageLatents, Images, Rows
+from ...components.types import Count, ImageLatents, Images, Rows
 from ...graph import Block, component, knob
 from ...registry import counted
-from ..latents.start import Count
 from .encode import row_for_each
 from .read import ReadImage
 
@@ -37,7 +36,7 @@ class ReadReference(Block):
         ValueError: no picture, or values outside 0 to 1.
     """
 
-    multiple: int = 16
+    multiple: Count = 16
     background: str = "white"
     auto_resize: bool = knob(True)
 
@@ -67,7 +66,7 @@ class EncodeReference(Block):
     """
 
     vae: AutoencoderKL = component()
-    tile: int | None = None
+    tile: Count | None = None
     slicing: bool = False
 
     def __call__(self, reference: Images, rows: Rows) -> Encoded:
@@ -91,7 +90,7 @@ class Fitted(NamedTuple):
 class FitArea(Block):
     """Scale `height` and `width` to an area of about `max_area` pixels, in multiples of `multiple`."""
 
-    multiple: int = 16
+    multiple: Count = 16
     height: Count = knob(1024)
     width: Count = knob(1024)
     max_area: Count = knob(1024 * 1024)

@@ -1,18 +1,17 @@
 """Read pictures and masks of any type as pixels, at a size."""
 
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from annotated_types import Ge
 from PIL import Image
 from torch import Tensor
 
 from ...components.pictures import Picture, PictureInput, colours, each_picture, in_range, mask_of
-from ...components.types import Images, Mask
+from ...components.types import Count, Images, Mask
 from ...graph import Block, knob
 
-Size = Annotated[int, Ge(1)] | None
+Size = Count | None
 """Pixels a side; None keeps the size of the picture."""
 
 
@@ -34,7 +33,7 @@ class ReadImage(Block):
             different sizes where none was passed.
     """
 
-    multiple: int = 8
+    multiple: Count = 8
     background: str = "white"
     height: Size = knob(None)
     width: Size = knob(None)
@@ -58,7 +57,7 @@ class ReadMask(Block):
     alpha channel. binarize: off, greys stay as they are. For the size and for errors see `ReadImage`.
     """
 
-    multiple: int = 8
+    multiple: Count = 8
     binarize: bool = True
     height: Size = knob(None)
     width: Size = knob(None)

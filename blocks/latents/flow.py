@@ -8,9 +8,9 @@ from annotated_types import Gt, Le
 
 from ...components.schedulers import Scheduler
 from ...components.schedulers.flow_match import FlowMatch
-from ...components.types import Latents, Number, Steps
+from ...components.types import Count, Latents, Number, Steps
 from ...graph import Block, component, knob
-from .start import Count, Scheduled
+from .start import Scheduled
 
 
 class MakeSchedule(Block):
@@ -27,7 +27,7 @@ class MakeSchedule(Block):
     scheduler: Scheduler = component()
     num_inference_steps: Count = knob(28)
     even: bool = True
-    patch: int = 2
+    patch: Count = 2
 
     def __call__(
         self, latents: Latents, timesteps: Sequence[Number] | None = None, sigmas: Sequence[Number] | None = None

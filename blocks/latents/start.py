@@ -9,11 +9,10 @@ from annotated_types import Ge, Gt, Le
 
 from ...components.random import Random
 from ...components.schedulers import Scheduler
-from ...components.types import Conditioning, ImageLatents, Images, Latents, Mask, Number, Rows, Steps
+from ...components.types import Conditioning, Count, ImageLatents, Images, Latents, Mask, Number, Rows, Steps
 from ...graph import Block, component, knob
 from ...registry import counted
 
-Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(-(2**63)), Le(2**64 - 1)]
 """A seed of torch's generators. torch adds 2**64 to one below 0."""
 
@@ -74,9 +73,9 @@ class DrawNoise(Block):
         ValueError: a height or width that is no multiple.
     """
 
-    channels: int = 4
-    factor: int = 8
-    patch: int = 1
+    channels: Count = 4
+    factor: Count = 8
+    patch: Count = 1
     height: Count = knob(512)
     width: Count = knob(512)
 

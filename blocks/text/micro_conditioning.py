@@ -5,7 +5,7 @@ from typing import Annotated, NamedTuple
 import torch
 
 from ...components.conditioning import SDXLConditioning, SDXLText
-from ...components.types import Latents, Number
+from ...components.types import Count, Latents, Number
 from ...graph import Block, Port, knob
 
 Pair = tuple[int, int]
@@ -28,7 +28,7 @@ class ChooseSizes(Block):
     negative prompt are by default those of the positive one. factor: pixels a side of a latent.
     """
 
-    factor: int = 8
+    factor: Count = 8
 
     def __call__(
         self,

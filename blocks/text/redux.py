@@ -10,6 +10,7 @@ from ...components.conditioning import FluxConditioning
 from ...components.image_processor import ImageProcessor
 from ...components.models.redux import ReduxImageEncoder
 from ...components.pictures import PictureInput, each_picture
+from ...components.types import Count
 from ...graph import Block, Port, component, knob
 from ...graph.layout import Measured
 from ...registry import counted
@@ -71,8 +72,8 @@ class MakeEmptyPrompt(Block):
     tokens: how many. pooled: the width of the pooled prompt.
     """
 
-    tokens: int = 512
-    pooled: int = 768
+    tokens: Count = 512
+    pooled: Count = 768
 
     def __call__(self, image_tokens: ImageTokens) -> Empty:
         width = image_tokens.shape[2]

@@ -8,7 +8,7 @@ from torch.nn.functional import pad
 
 from ...components.conditioning import SD3Conditioning
 from ...components.loading.tokenizer import TextTokenizer
-from ...components.types import Rows
+from ...components.types import Count, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
@@ -77,7 +77,7 @@ class EncodePromptWithoutT5(Block):
     text_encoder_2: ProjectedTower = component()
     tokenizer: TextTokenizer = component()
     tokenizer_2: TextTokenizer = component()
-    width: int = 4096
+    width: Count = 4096
     max_sequence_length: Length = knob(256)
     clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")

@@ -357,7 +357,7 @@ def test_guiders_of_a_schedule_remember() -> None:
         ((), "must begin at 0.0 and rise, below 1, but they begin at nothing"),
         (((0.5, sf.guiders.NoGuidance()),), r"begin at \[0.5\]"),
         (((0.0, sf.guiders.NoGuidance()), (0.0, sf.guiders.NoGuidance())), r"begin at \[0.0, 0.0\]"),
-        (((0.0, "cfg"),), "is 'cfg', not a guider"),
+        (((0.0, "cfg"),), r"parts takes tuple\[tuple\[float, Block\], …\] .* got \(\(0.0, 'cfg'\),\)"),
     ],
 )
 def test_a_schedule_of_something_else_is_refused(parts: Any, told: str) -> None:

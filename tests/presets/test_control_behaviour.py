@@ -185,7 +185,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
 def test_mistakes_are_told_before_the_first_forward(tiny: Tiny, net: Net, what: str) -> None:
     more, text = MISTAKES[what]
     pipe = controlled(tiny("sd"))
-    with counted(pipe) as did, pytest.raises((ValueError, InputError), match=text):
+    with counted(pipe) as did, pytest.raises((ValueError, sf.InputError), match=text):
         run(pipe, controlnet=net.ours, **{**GIVEN, **more})
     assert did.unet == 0
 
