@@ -15,8 +15,8 @@ from sfumato.components.manager import ComponentsManager
 from sfumato.components.models.clip import CLIPTextModel
 from sfumato.components.spec import ComponentSpec
 from sfumato.components.storage import tensors
-from sfumato.graph.fields import Lazy
 from sfumato.graph.errors import LoadError
+from sfumato.graph.fields import Lazy
 from sfumato.graph.space import LatentSpace
 
 EMOJI = Path(__file__).parents[2] / "presets/embedded/emoji"

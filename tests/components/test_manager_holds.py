@@ -12,8 +12,8 @@ from sfumato.components.manager import ComponentsManager, default_manager
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.models.clip import CLIPTextModel
 from sfumato.components.spec import ComponentSpec
-from sfumato.graph.fields import Lazy
 from sfumato.graph.errors import ConfigError
+from sfumato.graph.fields import Lazy
 
 EMOJI = Path(__file__).parents[2] / "presets/embedded/emoji"
 TEXT = ComponentSpec(
