@@ -71,6 +71,6 @@ def test_inspect_lists_the_code_and_runs_none_of_it(mixed: Path, tmp_path: Path)
         assert {part.name for part in alone.components} == {part.name for part in data.components}
         assert alone.bytes == data.bytes and LINE in alone.code
     (mixed / "acme_flip.py").unlink()
-    assert "is in acme_flip.py, which is not there" in sf.inspect(mixed).missing[-1]
+    assert "auto_map names the file acme_flip.py" in sf.inspect(mixed).missing[-1]
     assert "for the block Flip (block.Flip)" in sf.inspect(put(tmp_path / "block", {"block.py": MARK + FLIP})).code
     assert not [*tmp_path.rglob("ran-there"), *tmp_path.rglob("ran")]

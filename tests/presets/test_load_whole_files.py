@@ -118,7 +118,7 @@ def test_scales_that_do_not_fit_and_packings_that_are_not_read_are_refused(whole
         held(loaded(scale_weight=torch.ones(1)), "transformer")
     marker = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
     pipe = loaded(comfy_quant=marker)
-    said = "1 weights of its transformer are packed as nvfp4, which is not read"
+    said = "1 weights of its transformer are packed as nvfp4, which cannot be read"
     assert said in str(pipe.check()[0]) and said in sf.inspect(tmp_path / "bad.safetensors").missing[0]
     with pytest.raises(sf.LoadError, match=said):
         held(pipe, "transformer")

@@ -68,7 +68,7 @@ def test_a_block_of_the_hub_is_pinned_to_its_commit_and_only_its_files_are_fetch
         tmp_path / "hub/someone/flip", {"block.py": f"from .parts.help import x\n{FLIP}", "parts/help.py": "x = 1"}
     )
     (repo / "train.py").write_text("raise SystemExit")
-    assert refusal("someone/flip").startswith(f"someone/flip at {COMMIT[:12]}: brings code")
+    assert refusal("someone/flip").startswith(f"someone/flip at {COMMIT[:12]}: has its own code")
     pipe = trusted("someone/flip")
     assert torch.equal(images(pipe), PICTURE.flip(-1))
     assert set(hub.given) == {"modular_config.json", "block.py", "parts/help.py"}
