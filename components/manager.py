@@ -1,5 +1,6 @@
 """The manager of components: it loads them, shares them, and keeps them within a memory budget."""
 
+import reprlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from .handle import Added as Added
 from .handle import Handle as Handle
 from .handle import name_of, spec_of
 from .loading.component import load_problems
-from .memory.budget import Budget, canonical_device
+from .memory.budget import Budget
+from .memory.devices import canonical_device, device_name
 from .memory.leases import Lease
 from .memory.managed import LOADING_LOCK, ManagedMemory
 from .memory.mover import Mover
@@ -47,11 +49,12 @@ class ComponentsManager:
         dtype: str | torch.dtype = "float32",
         mover: Mover | None = None,
     ) -> None:
-        self.device = str(torch.device(device))
+        self._mover = mover or Mover()
+        self.device = self._device(device)
         self.dtype = dtype_name(dtype) or "float32"
         self.budget = Budget.read(budget, self.device)
         self._catalog = Catalog()
-        self._memory = ManagedMemory(self.budget, mover or Mover(), self._catalog.add)
+        self._memory = ManagedMemory(self.budget, self._mover, self._catalog.add)
         self._checked: set[str] = set()
         self._added = 0
         self._lock = threading.Lock()  # for adding objects; never held during loading or waiting
@@ -77,8 +80,10 @@ class ComponentsManager:
         device_map = device if isinstance(device, DeviceMap) else None
         if isinstance(device, DeviceMap):
             used_on = device.main_device
+            for place, _ in device.sizes:
+                self._mover.check_device(place)
         else:
-            used_on = self.device if device is None else str(torch.device(device))
+            used_on = self.device if device is None else self._device(device)
         made = Handle(spec, self, spec.dtype or self.dtype, used_on, name or name_of(spec), device_map=device_map)
         self._catalog.add(made)
         if collection is not None:
@@ -90,14 +95,18 @@ class ComponentsManager:
 
         It is moved when others need its room, and never dropped, since no file has it. An object that was added before
         keeps its handle.
+
+        Raises:
+            ConfigError: the name is no plain text, or the component is none: a class, a name, a spec or a handle.
         """
+        _check_added(name, component)
         with self._lock:
             key = self._memory.added_key(component)
             if key is not None and (known := self._catalog.add_name(key, name)) is not None:
                 return known
             self._added += 1
             cls, space = type(component), getattr(component, "space", None)
-            dtype = dtype_name(getattr(component, "dtype", None)) or self.dtype
+            dtype = _dtype_of(component) or self.dtype
             made = Added(spec_of(component), self, dtype, self.device, name, self._added, cls, space)
             self._catalog.add(made)
             self._memory.add(made, component)
@@ -163,6 +172,12 @@ class ComponentsManager:
                 self._checked.discard(key)
             return self._memory.remove(keys)
 
+    def _device(self, device: object) -> str:
+        """The name of a device of this machine. ConfigError for another."""
+        name = device_name(device)
+        self._mover.check_device(name)
+        return name
+
     def _handles_of(self, component: "ComponentSpec | Handle | str") -> list[Handle]:
         if isinstance(component, str):
             return self.search(component)
@@ -211,7 +226,7 @@ class ComponentsManager:
         Raises:
             ConfigError: one is in use, or is split over devices; a narrower storage for an object added by hand.
         """
-        rule = Offload(by, blocks, prefetch, dtype_name(storage))
+        rule = Offload(by, blocks, prefetch, storage)
         with LOADING_LOCK:
             self._memory.add_rule(matcher(pattern), rule)
             self._memory.set_offload(self.search(pattern), rule)
@@ -223,7 +238,7 @@ class ComponentsManager:
 
         For another dtype a component is read from its files again, so that nothing is rounded twice.
         """
-        to_device = "" if device is None else canonical_device(str(torch.device(device)))
+        to_device = "" if device is None else canonical_device(self._device(device))
         self._memory.change(self.search(pattern), device=to_device, dtype=dtype_name(dtype) or "")
 
     def free(self, pattern: str = "*") -> int:
@@ -253,6 +268,29 @@ class ComponentsManager:
         if unfreed := self._memory.unfreed_bytes:
             budget += f", {show_size(unfreed)} dropped but still in use"
         return render(f"ComponentsManager({len(self)} loaded of {len(rows)}, {show_size(self.bytes)}{budget})", rows)
+
+
+def _check_added(name: object, component: object) -> None:
+    """Raise ConfigError for arguments of `ComponentsManager.add` that are no name or no component."""
+    kind, got = "", f"{reprlib.repr(component)} ({type(component).__name__})"
+    if isinstance(component, str) and not isinstance(name, str):
+        raise ConfigError(f"add: the name comes first. Write manager.add({component!r}, component).")
+    if not isinstance(name, str) or not name or {*"*|!"} & {*name}:
+        raise ConfigError(f"add: needs a name without *, | and !, which have a meaning in patterns. Got {name!r}.")
+    if component is None or isinstance(component, str | torch.dtype | torch.device | Mapping):
+        kind = "an object such as a model"
+    elif isinstance(component, type):
+        kind, got = "an object", f"the class {component.__name__}. Make one: {component.__name__}(…)"
+    elif isinstance(component, Handle | ComponentSpec):
+        kind, got = "a loaded object", f"a {type(component).__name__}. Write manager.handle(spec) for what files have"
+    if kind:
+        raise ConfigError(f"add: needs {kind}. Got {got}.")
+
+
+def _dtype_of(component: Any) -> str | None:  # any object
+    """The floating dtype that an object names, if it does."""
+    found = getattr(component, "dtype", None)
+    return str(found).removeprefix("torch.") if isinstance(found, torch.dtype) and found.is_floating_point else None
 
 
 _default: ComponentsManager | None = None

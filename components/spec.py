@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, field_validator
@@ -29,10 +29,14 @@ _VARIANT = re.compile(r"\w[\w-]*")
 _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 
 
-def dtype_name(dtype: object) -> str | None:
-    """The name of a torch dtype that is passed as a name ("float16", "torch.float16", "fp16") or as a `torch.dtype`.
+def dtype_name(dtype: object, what: Literal["dtype", "storage"] = "dtype") -> str | None:
+    """The name of a floating torch dtype that is passed as a name ("float16", "torch.float16", "fp16") or as a
+    `torch.dtype`. None for None.
 
-    None for None. ConfigError for anything else.
+    what: the argument. Layers compute in a "dtype", and weights may be kept in a "storage" of 8 bits.
+
+    Raises:
+        ConfigError: anything else.
 
     >>> dtype_name(torch.bfloat16), dtype_name("fp16"), dtype_name(None)
     ('bfloat16', 'float16', None)
@@ -41,8 +45,14 @@ def dtype_name(dtype: object) -> str | None:
         return None
     name = str(dtype).removeprefix("torch.")
     name = _DTYPES.get(name, name)
-    if not isinstance(getattr(torch, name, None), torch.dtype):
-        raise ConfigError(f"dtype: needs a floating dtype of torch such as 'float32' or 'float16'. Got {dtype!r}.")
+    found = getattr(torch, name, None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        way = " For weights in few bits write quantization={'unet': 'nf4'}." if isinstance(found, torch.dtype) else ""
+        such = "'float8_e4m3fn' or 'bfloat16'" if what == "storage" else "'float32' or 'float16'"
+        raise ConfigError(f"{what}: needs a floating dtype of torch such as {such}. Got {dtype!r}.{way}")
+    if what == "dtype" and found.itemsize == 1:
+        way = f"manager.offload(storage={name!r})"
+        raise ConfigError(f"dtype: layers do not compute in {name}. Write {way}, which keeps weights in it.")
     return name
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
-from ..registry import HINTS, UnknownName, closest, did_you_mean, hint_for_object
+from ..registry import HINTS, UnknownName, closest, did_you_mean, hint_for_class
 from .edits import edited
 from .errors import ConfigError, LoadError, Problem, WireError
 from .fields import Lazy
@@ -38,7 +38,7 @@ def bound(graph: S, components: Mapping[str, Any]) -> S:
             actual = type_text(value.type) if isinstance(value, Lazy) else type(value).__name__
             who = ", ".join(n for n, b in graph.nodes.items() if name in b.signature.components)
             text = f"is {actual}, but {who} needs {type_text(kind)}{_lacking(value, kind)}."
-            text = hint_for_object(value) or text
+            text = hint_for_class(value.type if isinstance(value, Lazy) else type(value)) or text
             problems.append(Problem("component", name, text, actual, type_text(kind)))
     bindings = {**graph.bindings, **made}
     if problems := problems or bound_conflicts(graph, bindings):

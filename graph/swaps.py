@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from ..registry import HINTS, UnknownName, closest, hint_for_object, table
+from ..registry import HINTS, UnknownName, closest, hint_for_class, table
 from .binding import bound
 from .block import Block
 from .cache import cached
@@ -62,7 +62,7 @@ def as_block(slot: str, value: Any) -> Block:
     if isinstance(value, type) and issubclass(value, Block):
         raise ConfigError(f"is the class {value.__name__}. Make a block of it: {slot}={value.__name__}().")
     text = f"takes a block, a name, or a config dict with '_class_name', got {type(value).__name__}."
-    raise ConfigError(hint_for_object(value) or text)
+    raise ConfigError(hint_for_class(type(value)) or text)
 
 
 def overlay(graph: Structure, swaps: Mapping[str, Any]) -> Structure:

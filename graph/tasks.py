@@ -26,6 +26,9 @@ def sister(graph: S, task: str) -> S:
         text = "this graph was not made by a preset, so it has no sister tasks. Make one: sf.load(…, task=…)."
         raise WireError(Problem("task", task, text))
     family = presets[graph.preset[0]]
+    if not isinstance(task, str):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's argument
+        text = f"needs the name of a task. Got {task!r}. There are: {', '.join(family.tasks)}."
+        raise WireError(Problem("task", "task", text))
     if task not in (*family.tasks, AUTO):
         near = closest(task, family.tasks, 1)
         text = f"{graph.preset[0]} has no such task. {did_you_mean(task, family.tasks)}"

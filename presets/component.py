@@ -16,6 +16,10 @@ def hint_for(class_name: str) -> Hint:
     """The library that a published class is from. LoadError for a class that we do not have."""
     if ("transformers", class_name) in native:
         return "transformers", class_name
+    if "/" in class_name or class_name[:1] in (".", "~"):
+        raise LoadError(
+            f"{class_name!r} is no class. The folder comes first: sf.load_component(folder, 'AutoencoderKL')."
+        )
     if class_name not in {*models, *schedulers}:
         raise LoadError(
             f"There is no component class {class_name!r}. {did_you_mean(class_name, [*models, *schedulers])}"

@@ -51,6 +51,8 @@ class Family:
             UnknownName: the family has no such task.
             ConfigError: a key that the family does not know, or a config that cannot be read.
         """
+        if not isinstance(task, str):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's argument
+            raise UnknownName(f"A task is a name. Got {task!r}. There are: {', '.join(self.tasks)}.")
         if task == AUTO:
             return self.make(next(iter(self.tasks)), components, **index).as_preset(self.name, AUTO)
         if task not in self.tasks:

@@ -42,6 +42,7 @@ from .source import (
     SavedGraph,
     SingleFile,
     Source,
+    check_arguments,
     locate,
     merge_access,
 )
@@ -79,6 +80,9 @@ def inspect(
     """
     if isinstance(x, Graph):
         return _inspect_graph("graph", x)
+    check_arguments(
+        revision=(revision, str), variant=(variant, str), subfolder=(subfolder, str), access=(access, Access)
+    )
     access = merge_access(
         access, token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
         allow_pickle=allow_pickle,

@@ -31,6 +31,7 @@ from .source import (
     SingleFile,
     Source,
     UnknownFolder,
+    check_arguments,
     find_location,
     locate,
     merge_access,
@@ -47,7 +48,7 @@ def load(
     manager: ComponentsManager | None = None,
     device: Any = None,  # what torch.device takes
     device_map: Any = None,  # what torch.device takes, by component, or "balanced"
-    dtype: Any = None,  # a torch.dtype or its name
+    dtype: Any = None,  # a torch.dtype or its name, or one for each component
     revision: str | None = None,
     variant: str | None = None,
     subfolder: str = "",
@@ -77,7 +78,8 @@ def load(
         device: the device of all components; by default the manager's.
         device_map: a device for each component, {"unet": "cuda:0", "vae": "cpu"}; a component may have a map of its
             module paths, {"unet": {"": "cuda:0", "up_blocks": "cuda:1"}}; or "balanced".
-        dtype: the dtype of the weights; by default the manager's.
+        dtype: the dtype of the weights, for all or for each component, {"unet": "float16", "default": "bfloat16"}; by
+            default the manager's.
         revision: a branch, tag or commit of the repo.
         variant: a variant of the weight files ("fp16"). A component without such files is taken as it is.
         subfolder: the folder in `x` that has the index.
@@ -94,6 +96,10 @@ def load(
         LoadError: what is wrong with the checkpoint, all parts at once.
         ConfigError: settings that do not fit.
     """
+    check_arguments(
+        graph=(graph, Graph), manager=(manager, ComponentsManager), revision=(revision, str), variant=(variant, str),
+        subfolder=(subfolder, str), access=(access, Access),
+    )  # fmt: skip
     access = merge_access(
         access, token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
         allow_pickle=allow_pickle,
@@ -164,6 +170,10 @@ def load_component(
     Raises:
         LoadError: no such component, several that fit, or files that cannot be read.
     """
+    check_arguments(
+        class_name=(class_name, str), manager=(manager, ComponentsManager), revision=(revision, str),
+        variant=(variant, str), subfolder=(subfolder, str), access=(access, Access),
+    )  # fmt: skip
     access = merge_access(
         access, token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
         allow_pickle=allow_pickle,

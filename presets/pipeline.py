@@ -9,7 +9,7 @@ from ..components.loading.component import load_problems
 from ..components.loading.index import Index
 from ..components.loading.specs import with_quantization, with_variant
 from ..components.manager import ComponentsManager
-from ..components.memory.placement import Placement
+from ..components.memory.placement import Placement, with_dtypes
 from ..components.spec import ComponentSpec
 from ..graph import ConfigError, Graph, LoadError
 from ..graph.paths import blocks_inside
@@ -34,7 +34,7 @@ class ComponentSettings:
     Args:
         manager: who loads them and makes their handles.
         placement: the device of all, or of each.
-        dtype: a torch.dtype or its name; None for the manager's.
+        dtype: a torch.dtype or its name, or one for each component; None for the manager's.
         variant: the variant of weight files ("fp16").
         quantization: the quantization of each component, by name.
     """
@@ -125,8 +125,9 @@ def _for_other_tasks(graph: Graph, specs: Mapping[str, ComponentSpec], settings:
     """Handles of the components that only other tasks of the graph's family use."""
     assert graph.preset is not None
     names = families[graph.preset[0]].needed(specs.keys() - graph.components.keys())
-    device, dtype = settings.placement.device, settings.dtype
-    return {name: settings.manager.handle(specs[name], device=device, dtype=dtype, name=name) for name in names}
+    others = with_dtypes({name: specs[name] for name in names}, settings.dtype, specs)
+    device = settings.placement.device
+    return {name: settings.manager.handle(spec, device=device, name=name) for name, spec in others.items()}
 
 
 def _class_names(index: Index) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """What a user names: a preset, a family, a file, or a folder or repo. `locate` decides it once for all readers."""
 
+import os
+import reprlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -10,9 +12,9 @@ from ..components.loading.single_file.checkpoint import ENDS
 from ..components.storage.files import CONFIGS, has_files
 from ..components.storage.hub import Access, is_repo, open_repo
 from ..components.storage.location import Folder, Location, location_of
-from ..graph import ConfigError, LoadError
+from ..graph import ConfigError, Graph, LoadError
 from ..graph.files.forms import FILE_NAME
-from ..registry import did_you_mean
+from ..registry import did_you_mean, models, schedulers
 from ..registry import presets as families
 from .names import EMBEDDED, is_embedded, names
 
@@ -110,6 +112,7 @@ def locate(x: str | Path, *, revision: str | None = None, subfolder: str = "", a
         LoadError: `x` is none of these, the Hub refuses, or the subfolder leads out of the folder.
     """
     access = access or Access()
+    _check_argument(x)
     if is_embedded(x):
         folder = Folder(EMBEDDED / x)
         return _in_folder(folder, subfolder) if subfolder else EmbeddedPreset(folder, name=x)
@@ -134,7 +137,31 @@ def find_location(x: str | Path, revision: str | None = None, access: Access | N
         return open_repo(x, revision, access, fresh=True)
     if folder.exists() or folder.is_absolute() or str(x).startswith((".", "~")):
         return location_of(str(folder.absolute()))
+    tasks = {task for family in families.values() for task in family.tasks}
+    if x in tasks:
+        raise LoadError(f"{x!r} is a task. The checkpoint comes first: sf.load('emoji', {x!r}).")
+    if x in {*models, *schedulers}:
+        raise LoadError(f"{x!r} is a class. The folder comes first: sf.load_component(folder, {x!r}).")
     raise LoadError(f"{str(x)!r} is neither a folder nor a preset. {did_you_mean(str(x), names())}")
+
+
+def _check_argument(x: object) -> None:
+    """Raise ConfigError if this is neither a text nor a path, or an empty text."""
+    if isinstance(x, str | os.PathLike) and str(x):
+        return
+    got = "an empty text" if isinstance(x, str) else f"{reprlib.repr(x)} ({type(x).__name__})"
+    raise ConfigError(f"needs the name of a preset, a folder, a file or a repo. Got {got}. Write sf.load('emoji').")
+
+
+def check_arguments(**arguments: tuple[object, type]) -> None:
+    """Raise ConfigError for the first argument that is not None and not of its class.
+
+    arguments: for each name the value and the class.
+    """
+    for name, (value, kind) in arguments.items():
+        if value is not None and not isinstance(value, kind):
+            wanted = {str: "a text", Access: "sf.Access(…)", Graph: "a graph"}.get(kind, f"a {kind.__name__}")
+            raise ConfigError(f"{name}: needs {wanted}. Got {reprlib.repr(value)} ({type(value).__name__}).")
 
 
 def merge_access(

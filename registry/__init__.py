@@ -1,7 +1,7 @@
 """Tables of published and customary names. Looking up a name imports its class, listing names imports nothing."""
 
 from .diffusers_hints import HINTS as HINTS
-from .diffusers_hints import hint_for_object as hint_for_object
+from .diffusers_hints import hint_for_class as hint_for_class
 from .names import LazyFunction as LazyFunction
 from .names import Names as Names
 from .names import UnknownName as UnknownName

@@ -90,13 +90,12 @@ HINTS: Mapping[str, str] = {
 """Sentences of advice, by the name of a keyword or of an attribute of a pipeline, or by `name='value'`."""
 
 
-def hint_for_object(value: object) -> str:
-    """How to pass an object of diffusers, or a module that `torch.compile` has wrapped; "" for any other object.
+def hint_for_class(cls: type) -> str:
+    """How to pass an object of this class, if it is of diffusers or a module wrapped by `torch.compile`; else "".
 
-    >>> hint_for_object(7)
+    >>> hint_for_class(int)
     ''
     """
-    cls = type(value)
     library, name = cls.__module__.partition(".")[0], cls.__name__
     if library == "torch" and name == "OptimizedModule":
         return "is a module wrapped by torch.compile. Pass the plain module, which is its attribute _orig_mod."
@@ -106,7 +105,7 @@ def hint_for_object(value: object) -> str:
         way = f"Pass sf.schedulers.{name}.from_config(scheduler.config)."
     elif name.endswith("Pipeline"):
         way = "Save it with save_pretrained(folder), and write sf.load(folder)."
-    elif hasattr(value, "parameters"):
+    elif hasattr(cls, "parameters"):
         way = f"Save it with save_pretrained(folder), and pass sf.load_component(folder, {name!r})."
     else:
         way = f"Pass the class of the same name here: sf.guiders.{name}(…)."

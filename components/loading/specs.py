@@ -35,6 +35,19 @@ def _has_variant(spec: ComponentSpec) -> bool:
         return False
 
 
+def first_model(specs: Mapping[str, ComponentSpec]) -> str:
+    """The name of a component with weights, for examples in error texts: the denoiser's where there is one."""
+    return next((name for name in ("unet", "transformer") if name in specs), next(iter(specs), "unet"))
+
+
+def _class_without_weights(spec: ComponentSpec) -> str:
+    """The class of a component that has no weights; "" for a model, and where the class is not known."""
+    try:
+        return "" if is_model(spec.type) else spec.type.__name__
+    except LoadError:
+        return ""
+
+
 def with_quantization(specs: Mapping[str, ComponentSpec], kinds: object) -> dict[str, ComponentSpec]:
     """The specs with a quantization for some of them: `{"transformer": "nf4", "text_encoder_2": "llm_int8"}`.
 
@@ -46,13 +59,18 @@ def with_quantization(specs: Mapping[str, ComponentSpec], kinds: object) -> dict
     if not isinstance(kinds, Mapping):
         raise ConfigError(
             f"quantization: needs a kind for each component, got {kinds!r}. Write it as a dict: "
-            f"{{{next(iter(specs), 'unet')!r}: 'nf4'}}. There are: {', '.join(specs)}."
+            f"{{{first_model(specs)!r}: 'nf4'}}. There are: {', '.join(specs)}."
         )
     by_name = {str(name): kind for name, kind in cast("Mapping[object, object]", kinds).items()}
     if unknown := [name for name in by_name if name not in specs]:
         raise ConfigError(f"quantization: no component {unknown[0]!r}. {did_you_mean(unknown[0], specs)}")
     made = dict(specs)
     for name, kind in by_name.items():
+        if (class_name := _class_without_weights(specs[name])) and kind is not None:
+            raise ConfigError(
+                f"quantization: {name} is a {class_name}, which has no weights. Write for example "
+                f"{{{first_model(specs)!r}: 'nf4'}}."
+            )
         try:
             made[name] = specs[name].using(quantization=read_quantization(kind))
         except ConfigError as error:

@@ -3,25 +3,8 @@
 from collections.abc import Mapping
 from typing import cast
 
-import torch
-
-from ...graph.errors import ConfigError
+from .devices import device_name
 from .sizes import parse_size, show_size
-
-
-def canonical_device(device: str) -> str:
-    """The one name of a device: "cuda" without a number is the current CUDA device.
-
-    >>> canonical_device("cpu"), canonical_device("cuda:1")
-    ('cpu', 'cuda:1')
-    """
-    parsed = torch.device(device)
-    if parsed.type in ("cpu", "meta", "mps"):
-        return parsed.type
-    if ":" in device:
-        return str(parsed)
-    current = torch.cuda.current_device() if parsed.type == "cuda" and torch.cuda.is_available() else 0
-    return f"{parsed.type}:{current}"
 
 
 class Budget:
@@ -45,14 +28,8 @@ class Budget:
         by_device = budget if isinstance(budget, Mapping) else {device: budget}
         limits: dict[str, int] = {}
         for name, size in cast("Mapping[object, int | str]", by_device).items():
-            try:
-                parsed = torch.device(cast("str", name))
-            except (RuntimeError, TypeError):
-                raise ConfigError(
-                    f"budget: needs the names of devices. Got {name!r}. Write for example "
-                    "{'cuda': '8GB', 'cpu': '24GB'}."
-                ) from None
-            limits[parsed.type if parsed.type == "cpu" else str(parsed)] = parse_size(size, f"budget of {name}")
+            device = device_name(name, "budget")
+            limits["cpu" if device.startswith("cpu") else device] = parse_size(size, f"budget of {name}")
         return cls(limits)
 
     def __call__(self, device: str) -> int | None:

@@ -9,7 +9,8 @@ from typing import Any
 from ...graph.errors import ConfigError, LoadError
 from ..handle import Added, Handle
 from ..spec import ComponentSpec
-from .budget import Budget, canonical_device
+from .budget import Budget
+from .devices import canonical_device
 from .entry import Entry
 from .estimate import Estimate, estimate
 from .leases import Lease, Leases

@@ -9,6 +9,7 @@ from ..device_map import DeviceMap, Parts
 from ..loading.component import read_component
 from ..spec import ComponentSpec
 from ..storage.weights import move
+from .devices import check_device
 from .offloaded import WeightStream
 from .tensors import parts_of
 
@@ -18,6 +19,10 @@ class Mover:
 
     Tests subclass it to simulate devices: no other code asks a tensor for its device.
     """
+
+    def check_device(self, device: str) -> None:
+        """Raise ConfigError if this machine has no such device."""
+        check_device(device)
 
     def read(self, spec: ComponentSpec, dtype: str, device: str | DeviceMap) -> Any:  # an object of the spec's class
         """The component from its files, in `dtype` on `device`. LoadError if it cannot be read."""

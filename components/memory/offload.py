@@ -36,7 +36,7 @@ class Offload:
     by: By = "model"
     blocks: int = 1
     prefetch: bool = False
-    storage: str | None = None
+    storage: str | torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if self.by not in ("model", "blocks", "leaves"):
@@ -45,9 +45,7 @@ class Offload:
             raise ConfigError(f"blocks: needs 1 or more. Got {self.blocks!r}.")
         if self.prefetch and self.by != "blocks":
             raise ConfigError(f"prefetch: needs by='blocks', since it copies the next blocks. Got by={self.by!r}.")
-        object.__setattr__(self, "storage", dtype_name(self.storage))
-        if self.storage and not getattr(torch, self.storage).is_floating_point:
-            raise ConfigError(f"storage: needs a floating dtype such as 'float8_e4m3fn'. Got {self.storage!r}.")
+        object.__setattr__(self, "storage", dtype_name(self.storage, "storage"))
 
     @property
     def streams(self) -> bool:

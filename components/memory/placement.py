@@ -11,6 +11,7 @@ from ...registry import did_you_mean
 from ..device_map import DeviceMap
 from ..handle import Handle, Loader
 from ..loading.component import model_without_weights
+from ..loading.specs import first_model
 from ..spec import ComponentSpec, dtype_name
 from .estimate import estimated_bytes
 from .splitting import device_from, split_by_paths, split_by_size
@@ -34,17 +35,41 @@ class Placement:
     def handles(
         self, specs: Mapping[str, ComponentSpec], manager: Loader, dtype: Any, known: Collection[str]
     ) -> dict[str, Handle]:
-        """A handle for each spec, on its device. known: the component names that a map may have.
+        """A handle for each spec, on its device.
+
+        dtype: see `with_dtypes`. known: the component names that maps may have.
 
         Raises:
-            ConfigError: the device map does not fit.
+            ConfigError: a map does not fit.
         """
-        if dtype is not None:
-            specs = {name: spec.using(dtype=dtype_name(dtype)) for name, spec in specs.items()}
+        specs = with_dtypes(specs, dtype, known)
         devices = assign_devices(self.device_map, specs, manager.dtype, known)
         return {
             name: manager.handle(spec, device=devices.get(name, self.device), name=name) for name, spec in specs.items()
         }
+
+
+def with_dtypes(specs: Mapping[str, ComponentSpec], dtype: Any, known: Collection[str]) -> dict[str, ComponentSpec]:
+    """These specs with the dtype that a user passed.
+
+    dtype: a torch.dtype or its name, for all; or one for each component, {"unet": "float16", "default": "bfloat16"},
+    where "default" is for those that it does not name. None changes nothing. known: the names that it may have.
+
+    Raises:
+        ConfigError: an unknown component, or no floating dtype.
+    """
+    if not isinstance(dtype, Mapping):
+        return {
+            name: spec.using(dtype=dtype_name(dtype)) if dtype is not None else spec for name, spec in specs.items()
+        }
+    by_name = {str(name): dtype_name(value) for name, value in cast("Mapping[object, object]", dtype).items()}
+    if unknown := [name for name in by_name if name not in (*known, "default")]:
+        raise ConfigError(f"dtype: no component {unknown[0]!r}. {did_you_mean(unknown[0], known)}")
+    rest = by_name.get("default")
+    return {
+        name: spec if (own := by_name.get(name, rest)) is None else spec.using(dtype=own)
+        for name, spec in specs.items()
+    }
 
 
 def assign_devices(
@@ -75,7 +100,7 @@ def assign_devices(
     if not isinstance(device_map, Mapping):
         raise ConfigError(
             f"device_map: needs 'balanced', or a device for each component, as in "
-            f"{{{next(iter(specs), 'unet')!r}: 'cuda:0'}}. Got {device_map!r}. One device for all is device=…"
+            f"{{{first_model(specs)!r}: 'cuda:0'}}. Got {device_map!r}. One device for all is device=…"
         )
     by_name = {str(name): value for name, value in cast("Mapping[object, Any]", device_map).items()}
     if unknown := [name for name in by_name if name not in known]:

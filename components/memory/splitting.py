@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...graph.errors import ConfigError
 from ...registry import did_you_mean
 from ..device_map import DeviceMap, longest_prefix
-from .budget import canonical_device
+from .devices import canonical_device, device_name
 from .tensors import blocks_of, bytes_as, own_tensors, tensors_of
 
 _SHOWN = 4  # names in an error text
@@ -93,10 +93,7 @@ def _fill(sizes: Mapping[str, int], rest: int, room: Mapping[str, int], fraction
 
 def device_from(what: str, device: object) -> str:
     """The canonical name of a device that a user named. ConfigError, with `what` it is for, if it is none."""
-    try:
-        return canonical_device(str(torch.device(device)))  # type: ignore[arg-type]  # whatever was passed
-    except (RuntimeError, TypeError):
-        raise ConfigError(f"device_map: {what} needs a device such as 'cuda:0' or 'cpu'. Got {device!r}.") from None
+    return canonical_device(device_name(device, f"device_map of {what}"))
 
 
 def _device_map(model: nn.Module, entries: Mapping[str, str], dtype: torch.dtype) -> DeviceMap | str:

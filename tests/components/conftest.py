@@ -10,9 +10,17 @@ import pytest
 import torch
 
 import sfumato as sf
+from sfumato.components.memory.mover import Mover
 
 from .hub_repos import CALL, EMOJI, MODELS
 from .hub_server import Hub, asked_here
+
+
+class AnyDevice(Mover):
+    """A machine that has every device, "meta" too."""
+
+    def check_device(self, device: str) -> None:
+        """Refuse none."""
 
 
 @pytest.fixture

@@ -155,9 +155,7 @@ def test_all_problems_of_a_file_are_told_at_once(an_index: MakeIndex) -> None:
 
 
 def test_a_half_null_classic_entry_is_told(an_index: MakeIndex) -> None:
-    with pytest.raises(
-        LoadError, match=r"vae: needs .library, class. or .null, null., got .'diffusers', None."
-    ):
+    with pytest.raises(LoadError, match=r"vae: needs .library, class. or .null, null., got .'diffusers', None."):
         read_index(an_index({"vae": ["diffusers", None]}, CLASSIC))
 
 

@@ -19,6 +19,8 @@ from sfumato.graph.errors import LoadError
 from sfumato.graph.fields import Lazy
 from sfumato.graph.space import LatentSpace
 
+from .conftest import AnyDevice
+
 EMOJI = Path(__file__).parents[2] / "presets/embedded/emoji"
 TEXT = ComponentSpec(
     type_hint=("transformers", "CLIPTextModel"), pretrained_model_name_or_path=str(EMOJI), subfolder="text_encoder"
@@ -74,7 +76,7 @@ def test_half_precision_files_are_loaded_in_float32_unless_asked_otherwise() -> 
 
 
 def test_the_device_is_part_of_the_key() -> None:
-    manager = ComponentsManager()
+    manager = ComponentsManager(mover=AnyDevice())
     elsewhere = manager.handle(TEXT, device="meta")
     assert elsewhere != manager.handle(TEXT)
     assert elsewhere.load().device.type == "meta"

@@ -15,6 +15,8 @@ from sfumato.components.spec import ComponentSpec
 from sfumato.graph.errors import ConfigError
 from sfumato.graph.fields import Lazy
 
+from .conftest import AnyDevice
+
 EMOJI = Path(__file__).parents[2] / "presets/embedded/emoji"
 TEXT = ComponentSpec(
     type_hint=("transformers", "CLIPTextModel"), pretrained_model_name_or_path=str(EMOJI), subfolder="text_encoder"
@@ -171,7 +173,7 @@ def test_an_added_object_is_bound_shared_and_shown() -> None:
 
 
 def test_for_another_dtype_a_component_is_read_again_and_not_while_it_is_used() -> None:
-    manager = ComponentsManager()
+    manager = ComponentsManager(mover=AnyDevice())
     handle = manager.handle(TEXT)
     first = handle.load()
     with (
@@ -187,3 +189,35 @@ def test_for_another_dtype_a_component_is_read_again_and_not_while_it_is_used() 
     added = manager.add("tower", mine)
     manager.to("tower", dtype="bfloat16")
     assert added.load() is mine and mine.dtype == torch.bfloat16
+
+
+def test_arguments_of_add_that_are_no_name_or_no_component_are_refused() -> None:
+    manager = ComponentsManager()
+    vae = AutoencoderKL.from_pretrained(EMOJI / "vae")
+    wrong: list[tuple[object, object, str]] = [
+        (vae, "vae", "add: the name comes first. Write manager.add('vae', component)."),
+        ("", vae, "add: needs a name without *, | and !, which have a meaning in patterns. Got ''."),
+        ("a|b", vae, "add: needs a name without *, | and !, which have a meaning in patterns. Got 'a|b'."),
+        ("vae", None, "add: needs an object such as a model. Got None (NoneType)."),
+        ("vae", "folder", "add: needs an object such as a model. Got 'folder' (str)."),
+        (
+            "vae",
+            AutoencoderKL,
+            "add: needs an object. Got the class AutoencoderKL. Make one: AutoencoderKL(…).",
+        ),
+        (
+            "text",
+            TEXT,
+            "add: needs a loaded object. Got a ComponentSpec. Write manager.handle(spec) for what files have.",
+        ),
+        (
+            "text",
+            manager.handle(TEXT),
+            "add: needs a loaded object. Got a Handle. Write manager.handle(spec) for what files have.",
+        ),
+    ]
+    for name, component, text in wrong:
+        with pytest.raises(ConfigError) as caught:
+            manager.add(name, component)  # pyright: ignore[reportArgumentType]
+        assert str(caught.value) == text
+    assert [handle.name for handle in manager.search()] == ["text_encoder"]

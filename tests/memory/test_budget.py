@@ -291,7 +291,7 @@ def test_free_drops_components_that_are_not_leased(five: list[Path], sizes: dict
         (-1, r"budget of cpu: needs bytes as a number, or a text .*\. Got -1\."),
         (
             {"gpu": "8GB"},
-            r"budget: needs the names of devices\. Got 'gpu'\. Write for example \{'cuda': '8GB', 'cpu': '24GB'\}\.",
+            r"budget: torch knows no device 'gpu'\. Write 'cuda' for an NVIDIA or AMD GPU, 'mps' for a Mac",
         ),
     ],
 )

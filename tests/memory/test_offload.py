@@ -240,7 +240,10 @@ def test_quantized_tensors_are_moved_as_a_whole_or_not_at_all() -> None:
         ({"by": "group"}, "by: needs 'model', 'blocks' or 'leaves'\\. Got 'group'"),
         ({"by": "blocks", "blocks": 0}, "blocks: needs 1 or more\\. Got 0"),
         ({"prefetch": True}, "prefetch: needs by='blocks', since it copies the next blocks\\. Got by='model'"),
-        ({"storage": "int8"}, "storage: needs a floating dtype such as 'float8_e4m3fn'\\. Got 'int8'"),
+        (
+            {"storage": "int8"},
+            "storage: needs a floating dtype of torch such as 'float8_e4m3fn' or 'bfloat16'\\. Got 'int8'",
+        ),
         ({"storage": "fp9"}, "Got 'fp9'"),
     ],
 )

@@ -167,9 +167,7 @@ def test_without_the_package_the_pip_line_is_said_and_the_numbers_can_be_had(
 
 def test_another_kind_than_the_file_s_is_refused(package: Package, tmp_path: Path) -> None:
     file, _ = flux(package("bitsandbytes"), tmp_path, 2, 16, "nf4", False)
-    with pytest.raises(
-        LoadError, match=r"stored as BitsAndBytesConfig\(.*, not as BitsAndBytesConfig.*fp4"
-    ):
+    with pytest.raises(LoadError, match=r"stored as BitsAndBytesConfig\(.*, not as BitsAndBytesConfig.*fp4"):
         sf.load_component(
             file, quantization="fp4", manager=sf.ComponentsManager(), config={"axes_dims_rope": [8, 4, 4]}
         )
