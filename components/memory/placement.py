@@ -58,18 +58,15 @@ def with_dtypes(specs: Mapping[str, ComponentSpec], dtype: Any, known: Collectio
     Raises:
         ConfigError: an unknown component, or no floating dtype.
     """
+    if dtype is None:
+        return dict(specs)
     if not isinstance(dtype, Mapping):
-        return {
-            name: spec.using(dtype=dtype_name(dtype)) if dtype is not None else spec for name, spec in specs.items()
-        }
+        return {name: spec.using(dtype=dtype_name(dtype)) for name, spec in specs.items()}
     by_name = {str(name): dtype_name(value) for name, value in cast("Mapping[object, object]", dtype).items()}
     if unknown := [name for name in by_name if name not in (*known, "default")]:
         raise ConfigError(f"dtype: no component {unknown[0]!r}. {did_you_mean(unknown[0], known)}")
-    rest = by_name.get("default")
-    return {
-        name: spec if (own := by_name.get(name, rest)) is None else spec.using(dtype=own)
-        for name, spec in specs.items()
-    }
+    found = {name: by_name.get(name, by_name.get("default")) for name in specs}
+    return {name: spec if found[name] is None else spec.using(dtype=found[name]) for name, spec in specs.items()}
 
 
 def assign_devices(
