@@ -1,16 +1,27 @@
 """Making and changing graphs: each edit gives a new graph that shares the rest, or a `WireError` with every problem."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from .analysis import ancestors
 from .block import Block
 from .errors import Problem, WireError
-from .paths import no_child
+from .paths import blocks_inside, no_child, without_names
 from .slots import slot_problems
 from .spaces import made_conflicts
 from .structure import Structure
-from .wiring import INPUTS, RESERVED, Edge, misplaced, misplaced_by, no_node, rule, signature_of, wire_problems
+from .wiring import (
+    INPUTS,
+    RESERVED,
+    Edge,
+    caused_by,
+    last_givers,
+    misplaced,
+    no_node,
+    rule,
+    signature_of,
+    wire_problems,
+)
 
 S = TypeVar("S", bound=Structure)
 B = TypeVar("B", bound=Block)
@@ -21,7 +32,9 @@ def check_made(graph: Structure, touched: Iterable[str], before: Structure | Non
     problems = wire_problems(graph.nodes, graph.edges, graph.declared)
     if not problems:
         old = misplaced(before.nodes, before.edges, before.declared) if before and touched else []
-        problems = [*misplaced_by(set(touched), graph.nodes, graph.edges, graph.declared, old), *slot_problems(graph)]
+        beside = () if before else graph.declared  # an edit is passed only the outputs that it adds
+        wrong = misplaced(graph.nodes, graph.edges, graph.declared, beside=beside) if touched else []
+        problems = [*caused_by(set(touched), wrong, old, last_givers(graph.nodes)), *slot_problems(graph)]
     if problems := problems or made_conflicts(graph):
         raise WireError(problems)
 
@@ -38,17 +51,20 @@ def edited(graph: S, touched: Iterable[str] = (), **changes: Any) -> S:
     return new
 
 
-def replaced(graph: S, path: str, block: Block) -> S:
+def replaced(graph: S, path: str, block: Block, outputs: Sequence[str] = ()) -> S:
     """`graph.replace`."""
 
     def edit(graph: Structure, name: str) -> Structure:
         _must_have(graph, name)
-        return edited(graph, [name], nodes={**graph.nodes, **_node(name, block)})
+        nodes = {**graph.nodes, **_node(name, block)}
+        return edited(graph, [name], nodes=nodes, declared=_declared(graph, outputs))
 
-    return _edit_at(graph, path, edit)
+    return _covering(_edit_at(graph, path, edit, outputs), path, block)
 
 
-def inserted(graph: S, name: str, block: Block, before: str | None, after: str | None) -> S:
+def inserted(
+    graph: S, name: str, block: Block, before: str | None, after: str | None, outputs: Sequence[str] = ()
+) -> S:
     """`graph.insert`."""
     if before is not None and after is not None:
         text = f"got both before={before!r} and after={after!r}. Pass one."
@@ -62,9 +78,33 @@ def inserted(graph: S, name: str, block: Block, before: str | None, after: str |
         _must_be_free(graph, name)
         items = list(graph.nodes.items())
         i = list(graph.nodes).index(at) + (before is None)
-        return edited(graph, [name], nodes=dict([*items[:i], *_node(name, block).items(), *items[i:]]))
+        nodes = dict([*items[:i], *_node(name, block).items(), *items[i:]])
+        return edited(graph, [name], nodes=nodes, declared=_declared(graph, outputs))
 
-    return _edit_at(graph, anchor, edit) if anchor else edited(graph, [name], nodes=_node(name, block))
+    if not anchor:
+        return edited(graph, [name], nodes=_node(name, block), declared=_declared(graph, outputs))
+    head = anchor.rpartition(".")[0]
+    return _covering(_edit_at(graph, anchor, edit, outputs), f"{head}.{name}" if head else name, block)
+
+
+def _declared(graph: Structure, more: Sequence[str]) -> tuple[str, ...]:
+    """The declared outputs of a graph and more; none where every final value is an output."""
+    return tuple(dict.fromkeys((*graph.declared, *more))) if graph.declared else ()
+
+
+def _covering(graph: S, path: str, block: Block) -> S:
+    """The graph with slots that also cover the new block at `path`.
+
+    A slot covers a node inside it that has the name and the outputs of the slot's own node: the guider of a second
+    loop.
+    """
+    inside = [(".".join((path, *names)), names[-1], b) for names, b in blocks_inside(block) if names]
+    slots: dict[str, tuple[str, ...]] = {}
+    for slot, paths in graph.slots.items():
+        kinds = {(p.rpartition(".")[2], *without_names(graph[p])[0].signature.outputs) for p in paths}
+        more = [p for p, name, b in inside if (name, *b.signature.outputs) in kinds]
+        slots[slot] = tuple(dict.fromkeys((*paths, *more)))
+    return graph if slots == graph.slots else edited(graph, slots=slots)
 
 
 def removed(graph: S, path: str) -> S:
@@ -142,12 +182,17 @@ def only(graph: S, outputs: tuple[str, ...]) -> S:
 
 
 # ------------------------------------------------------------------------------------------------ paths
-def _edit_at(block: B, path: str, edit: Callable[[Structure, str], Structure]) -> B:
-    """The same block with `edit(graph, node)` done in the graph that holds the last node of `path`."""
-    return cast(B, _descend(block, path.split("."), edit, []))
+def _edit_at(block: B, path: str, edit: Callable[[Structure, str], Structure], outputs: Sequence[str] = ()) -> B:
+    """The same block with `edit(graph, node)` done in the graph that holds the last node of `path`.
+
+    `outputs` are those that the edit adds: each graph around it has them too.
+    """
+    return cast(B, _descend(block, path.split("."), edit, outputs, []))
 
 
-def _descend(block: Block, path: list[str], edit: Callable[[Structure, str], Structure], done: list[str]) -> Block:
+def _descend(
+    block: Block, path: list[str], edit: Callable[[Structure, str], Structure], outputs: Sequence[str], done: list[str]
+) -> Block:
     children = block.children()
     if isinstance(block, Structure) and len(path) == 1:
         try:
@@ -159,9 +204,10 @@ def _descend(block: Block, path: list[str], edit: Callable[[Structure, str], Str
         head, rest = "", path
     elif head not in children or not rest:
         raise WireError(no_child(head, children.get(head, block), done))
-    new = _descend(children[head], rest, edit, [*done, head] if head else done)
+    new = _descend(children[head], rest, edit, outputs, [*done, head] if head else done)
     try:
-        return block.with_children({**children, head: new})
+        around = block.with_children({**children, head: new})
+        return edited(around, declared=_declared(around, outputs)) if isinstance(around, Structure) else around
     except WireError as error:
         raise WireError(_placed(error, done)) from None
 

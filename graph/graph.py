@@ -67,13 +67,25 @@ class Graph(Structure, name="Graph"):
             raise AttributeError(no_attribute(self, name), name=name, obj=self)
 
     # ------------------------------------------------------------------------------------------- changing
-    def replace(self, path: str, block: Block) -> Self:
-        """The same graph with another block at `path` ("decode", "denoise.guider")."""
-        return edits.replaced(self, path, block)
+    def replace(self, path: str, block: Block, *, outputs: Sequence[str] = ()) -> Self:
+        """The same graph with another block at `path` ("decode", "denoise.guider"). `outputs` as for `insert`."""
+        return edits.replaced(self, path, block, outputs)
 
-    def insert(self, name: str, block: Block, *, before: str | None = None, after: str | None = None) -> Self:
-        """The same graph with one more block, before or after a node; a path says in which graph inside."""
-        return edits.inserted(self, name, block, before, after)
+    def insert(
+        self,
+        name: str,
+        block: Block,
+        *,
+        before: str | None = None,
+        after: str | None = None,
+        outputs: Sequence[str] = (),
+    ) -> Self:
+        """The same graph with one more block, before or after a node; a path says in which graph inside.
+
+        `outputs` are outputs of the block that a call gives back, beside those of the graph. A slot also covers a node
+        inside the block that has the name and the outputs of the slot's node.
+        """
+        return edits.inserted(self, name, block, before, after, outputs)
 
     def remove(self, path: str) -> Self:
         """The same graph without that node: its readers take the next nearest value, or it becomes an input."""

@@ -37,7 +37,9 @@ class Loop(Container, name="Loop"):
         if isinstance(self.body, Structure) and self.body.declared != self.carry:  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
             lost = [name for name in self.carry if name not in self.body.outputs]
             if not lost:
-                if problems := misplaced(self.body.nodes, self.body.edges, self.carry):
+                if problems := misplaced(
+                    self.body.nodes, self.body.edges, self.carry, keyword="carry", beside=self.carry
+                ):
                     raise WireError(problems)
                 self.__dict__["body"] = edited(self.body, declared=self.carry)
         if problems := list(self._problems()):
@@ -68,7 +70,8 @@ class Loop(Container, name="Loop"):
                 text = f"no block of the body gives {name!r}. {did_you_mean(name, gives)}"
                 problems.append(Problem("carry", "carry", text, name, candidates=tuple(closest(name, gives))))
             elif name not in takes:
-                text = f"no block of the body takes {name!r}, so no turn would read it. Read it, or do not carry it."
+                way = f"Give a block the input {name!r}, with a default, or do not carry it."
+                text = f"no block of the body takes {name!r}, so no turn would read it. {way}"
                 problems.append(Problem("carry", "carry", text, name))
             elif not assignable(gives[name].type, takes[name].type):
                 have, want = type_text(gives[name].type), type_text(takes[name].type)
@@ -120,5 +123,6 @@ class Loop(Container, name="Loop"):
         return f"for {self.each} in {names.get(self.over, self.over)} · carries {', '.join(self.carry)}"
 
     def with_children(self, children: Mapping[str, Block]) -> Self:
-        """The same loop over another body."""
-        return replace(self, body=cast(Structure, children[""]))
+        """The same loop over another body. It also carries the outputs that the body has declared."""
+        body = cast(Structure, children[""])
+        return replace(self, body=body, carry=tuple(dict.fromkeys((*self.carry, *body.declared))))

@@ -25,15 +25,35 @@ def swap(graph: Structure, call: Call) -> Structure:
 
 
 def use_values(graph: Structure, call: Call) -> Structure:
-    """Take out nodes whose outputs the call passes: `latents=`, `positive=`."""
+    """Take out nodes whose outputs the call passes: `latents=`, `positive=`.
+
+    The value replaces the node that makes it. Where the call lacks inputs for the nodes that change it later, and needs
+    none of them without these nodes, the value replaces them too: `latents=` alone is decoded.
+    """
     makers = sole_makers(graph)
     names = tuple(name for name in call.values if name not in graph.inputs and name in makers)
-    return cached(graph, "without makers", lambda: _without_makers(graph, names), names) if names else graph
+    if not names:
+        return graph
+
+    def without(gone: set[str], kind: str) -> Structure:
+        return pruned(cached(graph, kind, lambda: _without(graph, gone, names), names))
+
+    plain = without({makers[name] for name in names}, "without makers")
+    if not _lacking(plain, call):
+        return plain
+    givers = {node for node, block in graph.nodes.items() if not block.signature.outputs.keys().isdisjoint(names)}
+    last = without(givers, "without givers")
+    enough = not _lacking(last, call) and all(name in last.inputs for name in call.values)
+    return last if enough else plain
 
 
-def _without_makers(graph: Structure, names: tuple[str, ...]) -> Structure:
-    makers = sole_makers(graph)
-    gone = {makers[name] for name in names}
+def _lacking(graph: Structure, call: Call) -> bool:
+    """Whether the graph requires an input that the call does not pass."""
+    return any(port.required and name not in call.values for name, port in graph.inputs.items())
+
+
+def _without(graph: Structure, gone: set[str], names: tuple[str, ...]) -> Structure:
+    """The graph without these nodes: what they gave under these names are inputs."""
     pinned = [
         replace(e, giver=INPUTS) if e.giver in gone else e
         for e in graph.pinned if e.taker not in gone and (e.giver not in gone or e.output in names)

@@ -211,10 +211,14 @@ def component_problems(signatures: Mapping[str, Signature]) -> list[Problem]:
     return problems
 
 
-def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str]) -> list[Problem]:
+def misplaced(
+    nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str],
+    *, keyword: str = "outputs", beside: Sequence[str] = (),
+) -> list[Problem]:  # fmt: skip
     """Blocks whose outputs have no reader, and outputs that another block replaces before they have one.
 
-    `outputs` are the declared ones; without any, every final value counts as read.
+    `outputs` are the declared ones; without any, every final value counts as read. The texts show the `keyword` that
+    makes something an output, with the names that it must have `beside` the new one.
     """
     read = {(e.giver, e.output) for e in edges}
     last = last_givers(nodes)
@@ -224,7 +228,8 @@ def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequen
         gives: Mapping[str, Output] = block.signature.outputs
         unread = [port for port in gives if (node, port) not in read and (node, port) not in final]
         if gives and len(unread) == len(gives):
-            text = f"no block reads its outputs ({', '.join(gives)}). {_placing(node, unread, nodes, last)}"
+            way = _placing(node, unread, nodes, last, f"{keyword}={(*beside, unread[0])!r}")
+            text = f"no block reads its outputs ({', '.join(gives)}). {way}"
             problems.append(Problem("unread", node, text, candidates=tuple(unread)))
         else:
             problems += [
@@ -238,29 +243,31 @@ def misplaced(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequen
     return problems
 
 
-def misplaced_by(
-    touched: set[str], nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str], old: Sequence[Problem]
+def caused_by(
+    touched: set[str], problems: Sequence[Problem], old: Sequence[Problem], last: Mapping[str, str]
 ) -> list[Problem]:
-    """The misplaced blocks that an edit of the `touched` nodes causes.
+    """Those of these misplaced blocks that an edit of the `touched` nodes causes.
 
     Such a block is touched itself, or a touched one replaces its output. A block that loses its reader is no problem:
-    swapping a block may do that. `old` are the problems before the edit.
+    swapping a block may do that. `old` are the problems before the edit, `last` the last givers of each output.
     """
-    last, was = last_givers(nodes), {(p.code, p.place) for p in old}
-    problems: list[Problem] = []
-    for p in misplaced(nodes, edges, outputs) if touched else ():
+    was = {(p.code, p.place) for p in old}
+    caused: list[Problem] = []
+    for p in problems:
         node, _, port = p.place.partition(".")
         replaced_by = {last[n] for n in ([port] if port else p.candidates)} - {node}
         if node in touched or (replaced_by & touched and (p.code, p.place) not in was):
-            problems.append(p)
-    return problems
+            caused.append(p)
+    return caused
 
 
-def _placing(node: str, ports: Sequence[str], nodes: Mapping[str, Block], last: Mapping[str, str]) -> str:
+def _placing(node: str, ports: Sequence[str], nodes: Mapping[str, Block], last: Mapping[str, str], line: str) -> str:
     names = list(nodes)
     earlier = [n for n in names[: names.index(node)] for p in ports if p in nodes[n].signature.inputs]
     if earlier:
         port = next(p for p in ports if p in nodes[earlier[0]].signature.inputs)
         return f"{earlier[0]} takes {port!r}: insert it before {earlier[0]!r}."
-    again = next((f"{last[p]} replaces {p!r} before any block reads it. " for p in ports if last[p] != node), "")
-    return f"{again}Put it before a block that takes one, or declare one: outputs=(…, {ports[0]!r}) (in a loop: carry)."
+    if (port := next((p for p in ports if last[p] != node), None)) is not None:
+        way = f"Put it before a block that takes one, or rename its output: named(block, {port}='{node}_{port}')."
+        return f"{last[port]} replaces {port!r} before any block reads it. {way}"
+    return f"Put it before a block that takes one, or make it an output: {line}."

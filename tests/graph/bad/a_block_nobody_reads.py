@@ -19,4 +19,4 @@ def wrong() -> object:
     return Graph(both=Both(), double=XToY(), make=MakeY(), outputs=("y",))
 
 
-EXPECTED = """WireError: double  no block reads its outputs (y). make replaces 'y' before any block reads it. Put it before a block that takes one, or declare one: outputs=(…, 'y') (in a loop: carry)."""
+EXPECTED = """WireError: double  no block reads its outputs (y). make replaces 'y' before any block reads it. Put it before a block that takes one, or rename its output: named(block, y='double_y')."""

@@ -8,5 +8,5 @@ def wrong() -> object:
 
 
 EXPECTED = (
-    """WireError: carry  no block of the body takes 'z', so no turn would read it. Read it, or do not carry it."""
+    """WireError: carry  no block of the body takes 'z', so no turn would read it. Give a block the input 'z', with a default, or do not carry it."""
 )
