@@ -1,6 +1,7 @@
 """The language: blocks, ports, graphs, loops."""
 
 from .block import Block as Block
+from .debug import debug as debug
 from .errors import BrokenBlock as BrokenBlock
 from .errors import Cancelled as Cancelled
 from .errors import ConfigError as ConfigError
@@ -9,6 +10,7 @@ from .errors import GraphFileError as GraphFileError
 from .errors import InputError as InputError
 from .errors import LoadError as LoadError
 from .errors import Malformed as Malformed
+from .errors import NotFinite as NotFinite
 from .errors import Problem as Problem
 from .errors import SfumatoError as SfumatoError
 from .errors import Unbound as Unbound
@@ -27,7 +29,6 @@ from .ports import Memory as Memory
 from .ports import Outputs as Outputs
 from .ports import Running as Running
 from .run import Run as Run
-from .shapes import debug as debug
 from .space import ANY_SPACE as ANY_SPACE
 from .space import LatentSpace as LatentSpace
 from .switch import Switch as Switch

@@ -8,6 +8,7 @@
     - Unbound               a block that runs without a component that it needs
     - Malformed             a class that is no valid block; says what to write
     - BrokenBlock           a block that does not return what its signature says
+    - NotFinite             NaN or infinity in a run within debug()
     - Cancelled             a run that was cancelled
   + ConfigError             a config with unknown, missing or wrong keys
   + LoadError               a checkpoint, folder or index that cannot be loaded; says which part and why
@@ -91,6 +92,10 @@ class Malformed(GraphError, TypeError):
 
 class BrokenBlock(GraphError, TypeError):
     """A block that does not return what its own signature says."""
+
+
+class NotFinite(GraphError, ArithmeticError):
+    """NaN or infinity in a run within `debug()`. The text names the first layer."""
 
 
 class Cancelled(GraphError):

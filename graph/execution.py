@@ -13,13 +13,14 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from .block import Block
+from .block import Block, ports_of
+from .debug import check_values, debugging, watched
 from .errors import BrokenBlock, Cancelled
 from .event import Event, Events
 from .fields import Lazy
+from .finite import FiniteFlags, not_finite_text
 from .leases import RunLeases
 from .plan import Line, Plan, Value, plan_of, turn_plans
-from .shapes import check_shapes, debugging
 from .structure import Container, Inside, Structure, Values
 from .typing import type_text
 from .wiring import INPUTS
@@ -75,6 +76,8 @@ class Execution:
         self._fresh: dict[str, dict[str, Any]] = {}  # memory that this turn has written; its end makes it `memory`
         self._filled: dict[str, Block] = {}  # blocks with their components, by path
         self._debug = debugging()
+        self._flags = FiniteFlags()
+        self._dtypes: dict[str, dict[str, str]] = {}  # of the components of each node
 
     def check(self) -> None:
         """Raise `Cancelled` if the run was asked to stop."""
@@ -88,9 +91,14 @@ class Execution:
     def run(self) -> Events:
         """Run the whole graph, from where the state stands."""
         plan = plan_of(self.graph, self.graph.wanted)
+        for name, value in self.inputs.items():
+            self._flags.add("", name, value, {})
         try:
             out = yield from self.run_plan(plan, "", self.inputs, self.graph.bindings, {}, keep=True, leased=False)
             self.leases.outlast([value for value in out.values() if callable(value)])
+            if at := self._flags.first():
+                self.note(not_finite_text(at, self._dtypes))
+                yield from self._send_notes(at.path)
             return out
         finally:  # at the end, and where it raised, was cancelled, or was closed because nobody goes on with it
             self._fresh.clear()
@@ -194,10 +202,10 @@ class Execution:
         yield Event("start", path)
         began = time.perf_counter()
         try:
-            with _no_grad():
+            with _no_grad(), watched(block, self._models()) if self._debug else nullcontext():
                 out = block(**args)
             if self._debug:
-                check_shapes(block, args, out)
+                check_values(block, args, out)
         except Cancelled:
             raise Cancelled(f"The run was cancelled in {path}.") from None
         except Exception as error:  # whatever a block raises goes on as it is, and says where
@@ -209,7 +217,8 @@ class Execution:
                 f"{path} ({type(block).__name__}) gave {type(out).__name__}, but its signature says {want}."
             )
         for value, name in zip(line.outputs, line.output_names, strict=True):
-            env[value] = getattr(out, name)
+            env[value] = result = getattr(out, name)
+            self._flags.add(path, name, result, self.state.turns)
         if line.memory:
             self._fresh[path] = {name: getattr(out, name) for name in line.memory}
         if self._notes:
@@ -229,6 +238,12 @@ class Execution:
                 yield Event("load", path, seconds=time.perf_counter() - began, text=name)
             components[own_name] = value
         self._filled[path] = line.block.filled(components)
+        dtypes = {name: str(getattr(value, "dtype", "")) for name, value in components.items()}
+        self._dtypes[path] = {name: dtype for name, dtype in dtypes.items() if dtype}
+
+    def _models(self) -> dict[str, Any]:
+        """The components of all blocks that have them now."""
+        return {n: getattr(b, n) for b in self._filled.values() for n in ports_of(type(b)).components}
 
     def _send_notes(self, path: str) -> Generator[Event, None, None]:
         notes, self._notes = self._notes, []

@@ -52,10 +52,10 @@ class FinishImages(Block):
     def __call__(self, images: Images) -> Finished:
         if self.output_type == "pt":
             return Finished(images)
-        pixels = images.permute(0, 2, 3, 1).cpu().numpy()  # b h w c
+        pixels = images.permute(0, 2, 3, 1).cpu()  # b h w c
         if self.output_type == "np":
-            return Finished(pixels)
-        return Finished([_picture(p) for p in (pixels * 255).round().astype("uint8")])
+            return Finished(pixels.numpy())
+        return Finished([_picture(p) for p in (pixels.nan_to_num() * 255).round().byte().numpy()])
 
 
 def _picture(pixels: Any) -> "Image.Image":  # Any: a uint8 array; numpy is not imported for its name alone

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
         Block as Block, BrokenBlock as BrokenBlock, Cancelled as Cancelled, Cell as Cell, ConfigError as ConfigError,
         Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError, GraphFileError as GraphFileError,
         InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError, Loop as Loop,
-        Malformed as Malformed, Map as Map, Memory as Memory, Outputs as Outputs, Port as Port, Problem as Problem,
-        Run as Run, Running as Running, SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound,
+        Malformed as Malformed, Map as Map, Memory as Memory, NotFinite as NotFinite, Outputs as Outputs, Port as Port,
+        Problem as Problem, Run as Run, Running as Running, SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound,
         WireError as WireError,
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
@@ -35,9 +35,9 @@ __version__ = "0.1.0"
 
 _GRAPH = (
     "Block", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph", "GraphError",
-    "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory", "Outputs",
-    "Port", "Problem", "Run", "Running", "SfumatoError", "Switch", "Unbound", "WireError", "assignable", "component",
-    "debug", "knob", "named",
+    "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
+    "NotFinite", "Outputs", "Port", "Problem", "Run", "Running", "SfumatoError", "Switch", "Unbound", "WireError",
+    "assignable", "component", "debug", "knob", "named",
 )  # fmt: skip
 
 _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and attribute if it is not the module

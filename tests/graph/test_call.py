@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sfumato.graph import Block, BrokenBlock, Graph, InputError, Loop, WireError, component, debug, knob, named
+from sfumato.graph import Block, BrokenBlock, Graph, InputError, Loop, WireError, component, knob, named
 from sfumato.graph.validate import Unfit, fitted
 
 from .fakes import (
@@ -368,31 +368,7 @@ def test_overlays_are_bounded() -> None:
     assert len(graph.__dict__["_cache"]["overlay"]) <= 64
 
 
-# ------------------------------------------------------------------------------------------------ shapes
-class Pair(NamedTuple):
-    both: Float[Tensor, "batch wide"]
-
-
-class Join(Block):
-    def __call__(self, a: Float[Tensor, "batch n"], b: Float[Tensor, "batch m"]) -> Pair:
-        return Pair(torch.cat([a, b[: len(a)]], 1))
-
-
-def test_debug_checks_shapes_across_ports() -> None:
-    graph = Graph(join=Join())
-    a, b = torch.zeros(2, 3), torch.zeros(4, 1)
-    assert graph(a=a, b=b).both.shape == (2, 4)
-    with debug(), pytest.raises(BrokenBlock, match="Join: input 'b' has batch = 4, but input 'a' has batch = 2"):
-        graph(a=a, b=b)
-    with (
-        debug(),
-        pytest.raises(BrokenBlock, match=r"Join: input 'a' is torch.int64 of shape \(2, 3\), but its type is Float"),
-    ):
-        graph(a=a.long(), b=b)
-    with debug():
-        assert graph(a=a, b=b[:2]).both.shape == (2, 4)
-
-
+# ------------------------------------------------------------------------------------------------ broken blocks
 def test_a_block_that_gives_something_else_is_broken() -> None:
     class Lies(Block):
         def __call__(self, x: int) -> Y:
