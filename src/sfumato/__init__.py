@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError, GraphFileError as GraphFileError,
         InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError, Loop as Loop,
         Malformed as Malformed, Map as Map, Memory as Memory, NotFinite as NotFinite, Outputs as Outputs, Port as Port,
-        Problem as Problem, Run as Run, Running as Running, SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound,
-        WireError as WireError,
+        Problem as Problem, Run as Run, Running as Running, SfumatoError as SfumatoError, Switch as Switch,
+        Unbound as Unbound, WireError as WireError,
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
     from .presets.inspect import inspect as inspect
