@@ -26,6 +26,10 @@ class Settings(Protocol):
         """These settings with the plain keys of an index file."""
         ...
 
+    def unknown_keys(self, keys: Mapping[str, Any]) -> Mapping[str, str]:
+        """Those of the plain keys that the family does not know, each with a text."""
+        ...
+
 
 @dataclass(frozen=True)
 class Family:
@@ -59,6 +63,10 @@ class Family:
             raise UnknownName(f"The family {self.name!r} has no task {task!r}. {did_you_mean(task, self.tasks)}")
         graph = self.tasks[task](self.settings().read(components).with_index(index))
         return self.attach(graph, components).as_preset(self.name, task)
+
+    def unknown_keys(self, index: Mapping[str, Any]) -> Mapping[str, str]:  # Any: JSON values
+        """Those of an index's plain keys that the family does not know, each with a text that names near ones."""
+        return self.settings().unknown_keys(index)
 
     def needed(self, names: Collection[str]) -> list[str]:
         """The names that are components of some task."""

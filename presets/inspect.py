@@ -32,7 +32,7 @@ from .component import component_in
 from .family import Family
 from .inspection import InspectedComponent, Inspection
 from .load import load
-from .pipeline import ComponentSettings, family_of
+from .pipeline import ComponentSettings, family_of, known_keys
 from .saved import saved_components, saved_graph
 from .source import (
     CodeBlocks,
@@ -214,7 +214,7 @@ def _needed(family: Family, index: Index, specs: Mapping[str, ComponentSpec]) ->
 def _graph(family: Family, task: str, index: Index, specs: Mapping[str, ComponentSpec]) -> Graph:
     """A task's graph for this checkpoint; if its configs cannot be read, with the family's defaults."""
     try:
-        return family.make(task, specs, **index.config)
+        return family.make(task, specs, **known_keys(family, index))
     except (LoadError, ConfigError):
         return family.make(task, {})
 

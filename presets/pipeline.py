@@ -108,9 +108,11 @@ def _graph_for(
 ) -> Graph:
     """The graph of a task, with sizes and channels by the configs of these components."""
     family = family_of(index)
+    for text in family.unknown_keys(index.config).values():
+        _LOG.info("%s: %s The key is ignored.", index.path, text)
     known = {**specs, **{name: value for name, value in swaps.items() if name in specs or value is not None}}
     try:
-        graph = family.make(task, known, **index.config)
+        graph = family.make(task, known, **known_keys(family, index))
         if index.class_name in family.pag_classes:
             graph = with_perturbed_attention(graph, known)
     except (LoadError, ConfigError) as error:
@@ -119,6 +121,12 @@ def _graph_for(
         return _with_defaults(graph, _DEFAULTS.get(source.name, {}))
     _LOG.info("%s: %s, by its pipeline class %s", title, "/".join(graph.preset or ()), index.class_name)
     return graph
+
+
+def known_keys(family: Family, index: Index) -> dict[str, Any]:  # Any: JSON values
+    """The plain keys of an index without those that the family does not know."""
+    unknown = family.unknown_keys(index.config)
+    return {key: value for key, value in index.config.items() if key not in unknown}
 
 
 def _for_other_tasks(graph: Graph, specs: Mapping[str, ComponentSpec], settings: ComponentSettings) -> dict[str, Any]:

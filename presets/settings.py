@@ -16,7 +16,7 @@ IGNORED_KEYS: Mapping[str, str] = {
     "requires_safety_checker": "there is no safety checker in sfumato",
     "is_distilled": "the config of the denoiser says it",
 }
-"""Plain keys of published indexes that no graph depends on, with the reason. Any other unknown key is refused."""
+"""Plain keys of published indexes that no graph depends on, with the reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,18 +36,26 @@ class Settings:
         Raises:
             ConfigError: a key that the family does not know, or a value of another type.
         """
+        for text in self.unknown_keys(keys).values():
+            raise ConfigError(text)
         hints, found = get_type_hints(type(self)), dict[str, Any]()
         for key, value in keys.items():
             if key in IGNORED_KEYS:
                 continue
-            if key not in self.index_keys:
-                near = did_you_mean(key, [*sorted(self.index_keys), *IGNORED_KEYS])
-                raise ConfigError(f"The index has the key {key!r}, which {type(self).__name__} does not know. {near}")
             try:
                 found[key] = fitted(value, hints[key])
             except Unfit as error:
                 raise ConfigError(f"{type(self).__name__}.{key} {error}, got {value!r}.") from None
         return replace(self, **found)
+
+    def unknown_keys(self, keys: Mapping[str, Any]) -> Mapping[str, str]:  # Any: JSON values
+        """Those of the plain keys of an index that the family does not know, each with a text that names near ones."""
+        known = [*sorted(self.index_keys), *IGNORED_KEYS]
+        return {
+            key: f"The index has the key {key!r}, which {type(self).__name__} does not know. {did_you_mean(key, known)}"
+            for key in keys
+            if key not in known
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,13 @@
 """Another task's graph is what the index of the checkpoint would have made of it."""
 
+import logging
+from collections.abc import Callable
 from itertools import permutations
+from pathlib import Path
 
 import pytest
 
+import sfumato as sf
 from sfumato import ConfigError
 from sfumato.presets.family import Family
 from sfumato.presets.settings import IGNORED_KEYS
@@ -42,6 +46,23 @@ def test_a_misspelt_key_is_refused(name: str) -> None:
         ConfigError, match=r"key 'require_safety_checker', which .*Settings does not know\. Did you mean 'requires_saf"
     ):
         family.make("text2image", {}, require_safety_checker=False)
+
+
+@pytest.mark.parametrize("key", ["require_safety_checker", "made_by"])
+def test_an_index_with_a_stray_key_loads_and_a_note_names_it(
+    a_folder: Path, reconfigure: Callable[..., None], caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    reconfigure(a_folder / "model_index.json", **{key: True})
+    with caplog.at_level(logging.INFO, "sfumato"):
+        pipe = sf.load(a_folder, manager=sf.ComponentsManager())
+        assert sf.inspect(a_folder).family == "sd"
+    assert pipe.preset == ("sd", "text2image")
+    notes = [record.message for record in caplog.records if repr(key) in record.message]
+    near = "Did you mean 'requires_safety_checker'? " if key.startswith("require") else ""
+    assert notes == [
+        f"{a_folder}: The index has the key {key!r}, which SDSettings does not know. {near}"
+        "There are: requires_safety_checker, is_distilled. The key is ignored."
+    ]
 
 
 @pytest.mark.parametrize("key", ["size", "channels", "embeds_guidance"])
