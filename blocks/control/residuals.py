@@ -10,7 +10,7 @@ from torch import Tensor
 from ...components.schedulers.schedule import Step
 from ...components.types import Pass, Predict, Residuals, RowSlice, ZeroToOne
 from ...graph import Above, Block, Running, knob
-from ..denoise.passes import OnDevice, groups
+from ..denoise.passes import OnDevice, groups, with_rows
 
 Control = Callable[[Sequence[Pass]], Residuals]
 """What a control net adds inside the denoiser, for the rows of passes of equal shapes."""
@@ -89,7 +89,7 @@ def add_residuals(
         found: dict[Key, Residuals] = {}
         for group in groups(bare):
             running.check()
-            together = [on_device.moved(bare[i]) if on_device else bare[i] for i in group]
+            together = [with_rows(on_device.moved(bare[i]) if on_device else bare[i]) for i in group]
             each = _split(control(together), [len(p.latents) for p in together])
             found.update(zip((keys[i] for i in group), each, strict=True))
         return predict([_with(p, found) for p in passes])

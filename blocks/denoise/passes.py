@@ -13,6 +13,7 @@ from ...components.models.taps import Size, Taps, apply_taps
 from ...components.schedulers.schedule import Schedule, Step
 from ...components.types import Pass, Predict, RowSlice
 from ...graph import Running
+from ...registry import counted
 
 M = TypeVar("M", bound=nn.Module)
 Forward = Callable[[M, Sequence[Pass]], Tensor]
@@ -45,7 +46,7 @@ def make_predict(model: M, forward: Forward[M], batching: Batching, running: Run
         predictions: dict[int, Tensor] = {}
         for group in groups(passes, batching):
             running.check()
-            together = [on_device.moved(passes[i]) for i in group]
+            together = [with_rows(on_device.moved(passes[i])) for i in group]
             height, width = together[0].latents.shape[2:]
             rows = (
                 forward(view(together[0].taps, (height, width)), together).float().to(passes[group[0]].latents.device)
@@ -54,6 +55,36 @@ def make_predict(model: M, forward: Forward[M], batching: Batching, running: Run
         return [predictions[i] for i in range(len(passes))]
 
     return predict
+
+
+def with_rows(p: Pass) -> Pass:
+    """The pass with one row of everything for each row of its latents: a single row serves all of them.
+
+    Raises:
+        ValueError: another number of rows.
+    """
+    count = len(p.latents)
+    if p.conditioning.rows == count and all(len(t) == count for t in (*p.channels, *p.references)):
+        return p
+    if p.conditioning.rows not in (1, count):
+        raise ValueError(
+            f"The {p.role} conditioning has {counted(p.conditioning.rows, 'row')} for {counted(count, 'row')} of "
+            "latents. Give one row for all, or insert ExpandRows() of sfumato.blocks.text.rows behind the block that "
+            "encodes the prompt."
+        )
+    for name in ("channels", "references"):
+        for t in getattr(p, name):
+            if len(t) not in (1, count):
+                raise ValueError(
+                    f"One of the {name} of a pass has {counted(len(t), 'row')} for {counted(count, 'row')} of latents. "
+                    "Give one row for all, or one each."
+                )
+    return replace(
+        p,
+        conditioning=p.conditioning.expand(count, 1) if p.conditioning.rows == 1 else p.conditioning,
+        channels=tuple(t.expand(count, *t.shape[1:]) for t in p.channels),
+        references=tuple(t.expand(count, *t.shape[1:]) for t in p.references),
+    )
 
 
 class OnDevice:

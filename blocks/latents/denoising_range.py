@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from ...components.random import Random
 from ...components.schedulers import Scheduler
 from ...components.schedulers.schedule import Schedule
-from ...components.types import Conditioning, ImageLatents, Latents, Steps
+from ...components.types import Conditioning, ImageLatents, Latents, Rows, Steps
 from ...graph import Block, component, knob
 from ...registry import counted
 from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started
@@ -116,15 +116,16 @@ class ContinueOrNoise(Block):
         latents: Latents,
         steps: Steps,
         positive: Conditioning,
+        rows: Rows,
         noisy_latents: Latents | None = None,
     ) -> Started:
         if not self.denoising_start:
             start = NoiseImageFully if self.pure else NoiseImage
-            return start(scheduler=self.scheduler)(image_latents, latents, steps, positive)
+            return start(scheduler=self.scheduler)(image_latents, latents, steps, positive, rows)
         noisy = image_latents if noisy_latents is None else noisy_latents
-        if len(noisy) != positive.rows:
+        if len(noisy) != rows.total:
             raise ValueError(
-                f"Got {counted(len(noisy), 'row')} of latents for {counted(positive.rows, 'picture')}. Give one each."
+                f"Got {counted(len(noisy), 'row')} of latents for {counted(rows.total, 'picture')}. Give one each."
             )
         device = positive.tokens.device
         return Started(noisy.to(device).float(), steps.to(device))

@@ -165,10 +165,10 @@ class ScaleNoise(Block):
         ValueError: another number of rows than pictures.
     """
 
-    def __call__(self, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
-        if len(latents) != positive.rows:
+    def __call__(self, latents: Latents, steps: Steps, positive: Conditioning, rows: Rows) -> Started:
+        if len(latents) != rows.total:
             raise ValueError(
-                f"latents has {counted(len(latents), 'row')} for {counted(positive.rows, 'picture')}. Give one each."
+                f"latents has {counted(len(latents), 'row')} for {counted(rows.total, 'picture')}. Give one each."
             )
         device = positive.tokens.device
         return Started(latents.to(device).float() * steps.noise_scale, steps.to(device))
@@ -183,11 +183,13 @@ class NoiseImage(Block):
 
     scheduler: Scheduler = component()
 
-    def __call__(self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
-        if not len(latents) == len(image_latents) == positive.rows:
+    def __call__(
+        self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning, rows: Rows
+    ) -> Started:
+        if not len(latents) == len(image_latents) == rows.total:
             raise ValueError(
                 f"Got {counted(len(image_latents), 'image')} and {counted(len(latents), 'row')} of noise for "
-                f"{counted(positive.rows, 'picture')}. Give one each."
+                f"{counted(rows.total, 'picture')}. Give one each."
             )
         device = positive.tokens.device
         noised = self.scheduler.add_noise(image_latents.to(device), latents.to(device), steps[0])
@@ -203,7 +205,9 @@ class NoiseImageFully(Block):
 
     scheduler: Scheduler = component()
 
-    def __call__(self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning) -> Started:
+    def __call__(
+        self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning, rows: Rows
+    ) -> Started:
         if steps.begin == 0:
-            return Started(*ScaleNoise()(latents, steps, positive))
-        return Started(*NoiseImage(scheduler=self.scheduler)(image_latents, latents, steps, positive))
+            return Started(*ScaleNoise()(latents, steps, positive, rows))
+        return Started(*NoiseImage(scheduler=self.scheduler)(image_latents, latents, steps, positive, rows))

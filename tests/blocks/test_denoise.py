@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 import sfumato as sf
+from sfumato.blocks.control.residuals import add_residuals
 from sfumato.blocks.denoise.advance import AdvanceLatents
 from sfumato.blocks.denoise.extra_inputs import AddMaskChannels
 from sfumato.blocks.denoise.flux import PredictFlow
@@ -16,6 +17,7 @@ from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.components.conditioning import SDConditioning, SDXLConditioning
 from sfumato.components.random import Random
 from sfumato.components.types import Pass, predict_each
+from sfumato.graph.ports import ALONE
 from sfumato.presets.sd import text2image
 
 EULER, ANCESTRAL, DDIM = (
@@ -74,6 +76,47 @@ def test_passes_of_other_shapes_go_by_themselves_and_answers_keep_their_places()
     assert [len(s) for s in unet.seen] == [2, 1, 1]
 
 
+def asked(conditioning: int, rows: int, **more: Any) -> tuple[Tensor, Tensor]:
+    """The predictions of two passes with so many rows of conditioning and of latents."""
+    words = SDConditioning(torch.arange(1.0, conditioning + 1).reshape(-1, 1, 1).expand(-1, 5, 4))
+    one, other = (Pass(torch.ones(rows, 2, 3, 3), STEPS[0], words, role, **more) for role in ("positive", "negative"))
+    first, second = PredictNoise(unet=cast("Any", Unet(2 + len(more))))().predict([one, other])
+    return first[:, 0, 0, 0] / first[0, 0, 0, 0], second[:, 0, 0, 0] / first[0, 0, 0, 0]
+
+
+def test_one_row_of_conditioning_serves_all_rows_of_latents() -> None:
+    assert [t.tolist() for t in asked(1, 3)] == [[1, 1, 1]] * 2
+    assert [t.tolist() for t in asked(3, 3)] == [pytest.approx([1, 2, 3])] * 2
+    assert [t.tolist() for t in asked(1, 2, channels=(torch.zeros(1, 1, 3, 3),))] == [[1, 1]] * 2
+
+
+@pytest.mark.parametrize(("conditioning", "rows"), [(2, 4), (3, 2), (2, 1)])
+def test_another_number_of_rows_is_refused(conditioning: int, rows: int) -> None:
+    with pytest.raises(ValueError, match="Give one row for all, or insert ExpandRows") as caught:
+        asked(conditioning, rows)
+    assert str(caught.value) == (
+        f"The positive conditioning has {conditioning} rows for {rows} row{'s' * (rows > 1)} of latents. Give one row "
+        "for all, or insert ExpandRows() of sfumato.blocks.text.rows behind the block that encodes the prompt."
+    )
+    with pytest.raises(ValueError, match=r"One of the channels of a pass has 3 rows for 2 rows of latents\. Give one"):
+        asked(1, 2, channels=(torch.zeros(3, 1, 3, 3),))
+
+
+@pytest.mark.parametrize("role", ["positive", "negative"])
+def test_a_control_net_too_is_given_a_row_for_each_of_the_latents(role: Any) -> None:
+    seen: list[int] = []
+
+    def control(passes: Any) -> Any:
+        seen.extend(p.conditioning.rows for p in passes)
+        return {"mid": (torch.zeros(sum(len(p.latents) for p in passes), 2, 1, 1),)}
+
+    predict = PredictNoise(unet=cast("Any", Unet()))().predict
+    controlled = add_residuals(predict, control, lambda step: True, ALONE)
+    p = Pass(torch.ones(3, 2, 3, 3), STEPS[0], SDConditioning(torch.ones(1, 5, 4)), role)
+    assert controlled([p])[0].shape == (3, 2, 3, 3)
+    assert seen == [3]
+
+
 def test_channels_are_joined_behind_the_scaled_latents() -> None:
     unet = Unet(4)
     predict(unet, ask(1, channels=(torch.full((1, 2, 3, 3), 7.0),)))
@@ -109,11 +152,11 @@ def test_conditioning_of_another_family_is_refused_when_the_graph_is_made() -> N
 
 def test_conditioning_of_another_family_is_refused_in_a_pass_too() -> None:
     (predict,) = PredictNoise(unet=cast(Any, Unet(reads="text_time")))()
-    with pytest.raises(TypeError, match="reads SDXLConditioning, but SDConditioning came"):
+    with pytest.raises(TypeError, match="This denoiser needs SDXLConditioning, got SDConditioning"):
         predict([ask(1)])
     sized = SDXLConditioning(torch.ones(1, 5, 4), torch.ones(1, 3), torch.ones(1, 6))
     (predict,) = PredictNoise(unet=cast(Any, Unet()))()
-    with pytest.raises(TypeError, match="reads SDConditioning, but SDXLConditioning came"):
+    with pytest.raises(TypeError, match="This denoiser needs SDConditioning, got SDXLConditioning"):
         predict([replace(ask(1), conditioning=sized)])
 
 
@@ -130,7 +173,7 @@ def test_a_unet_reads_what_its_conditioning_brings_besides_tokens() -> None:
 
 def test_residuals_for_another_kind_of_denoiser_are_refused() -> None:
     with pytest.raises(
-        TypeError, match=r"no place 'single' to add to; it has: down, mid, levels\. The control net was made for"
+        TypeError, match=r"Needs residuals at down, mid, levels, got some at 'single': the control net was made for"
     ):
         predict(Unet(), ask(1, residuals=({"single": (torch.ones(1, 2),)},)))
 
@@ -190,7 +233,7 @@ def test_several_passes_in_place_of_each_are_asked_in_one_call() -> None:
     answers = predict_each(
         predicted,
         [ask(1), ask(2)],
-        into=lambda p: [p, replace(p, latents=p.latents * 10)] if p.conditioning.tokens[0, 0, 0] == 2 else [p],
+        split=lambda p: [p, replace(p, latents=p.latents * 10)] if p.conditioning.tokens[0, 0, 0] == 2 else [p],
         join=lambda parts: torch.stack(list(parts)).sum(0),
     )
     scale = STEPS[0].scale_in
@@ -210,5 +253,5 @@ def test_some_rows_of_a_conditioning_are_conditioning_too() -> None:
 def test_a_step_leads_to_the_next_one_of_the_whole_schedule_and_the_last_says_that_it_does_not() -> None:
     window = EULER.steps(4)[1:2]
     assert window[0].next.index == 2 and window[0].next.sigma == window[0].next_sigma
-    with pytest.raises(IndexError, match="turn 3 is the last"):
+    with pytest.raises(IndexError, match="Step 3 is the last of this schedule"):
         _ = STEPS[3].next

@@ -124,23 +124,23 @@ def test_strength_1_is_the_whole_schedule() -> None:
 # ---------------------------------------------------------------------------------------------------------------- start
 def test_pure_noise_is_brought_to_the_first_level() -> None:
     steps, noise = EULER.steps(4), torch.randn(2, 4, 3, 3)
-    assert torch.equal(ScaleNoise()(noise, steps, words(2)).latents, noise * steps.noise_scale)
+    assert torch.equal(ScaleNoise()(noise, steps, words(2), Rows(2, 1)).latents, noise * steps.noise_scale)
     with pytest.raises(ValueError, match="latents has 2 rows for 3 pictures"):
-        ScaleNoise()(noise, steps, words(3))
+        ScaleNoise()(noise, steps, words(1), Rows(3, 1))
 
 
 def test_an_image_is_noised_to_where_the_steps_begin() -> None:
     steps, image, noise = DDIM.steps(10)[6:], torch.ones(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
     alpha, sigma = steps[0].level
-    started = NoiseImage(scheduler=DDIM)(image, noise, steps, words(1))
+    started = NoiseImage(scheduler=DDIM)(image, noise, steps, words(1), Rows(1, 1))
     assert (started.latents - (alpha * image + sigma * noise)).abs().max() < 1e-6
     with pytest.raises(ValueError, match="Got 1 image and 2 rows of noise for 1 picture"):
-        NoiseImage(scheduler=DDIM)(image, torch.randn(2, 4, 3, 3), steps, words(1))
+        NoiseImage(scheduler=DDIM)(image, torch.randn(2, 4, 3, 3), steps, words(1), Rows(1, 1))
 
 
 def test_a_whole_schedule_starts_in_pure_noise_and_a_cut_one_in_the_image() -> None:
     image, noise = torch.ones(1, 4, 3, 3), torch.randn(1, 4, 3, 3)
     block = NoiseImageFully(scheduler=DDIM)
-    assert torch.equal(block(image, noise, DDIM.steps(10), words(1)).latents, noise)
-    cut = block(image, noise, DDIM.steps(10)[6:], words(1)).latents
-    assert torch.equal(cut, NoiseImage(scheduler=DDIM)(image, noise, DDIM.steps(10)[6:], words(1)).latents)
+    assert torch.equal(block(image, noise, DDIM.steps(10), words(1), Rows(1, 1)).latents, noise)
+    cut = block(image, noise, DDIM.steps(10)[6:], words(1), Rows(1, 1)).latents
+    assert torch.equal(cut, NoiseImage(scheduler=DDIM)(image, noise, DDIM.steps(10)[6:], words(1), Rows(1, 1)).latents)

@@ -209,14 +209,14 @@ def test_where_a_run_goes_on_nothing_is_drawn_or_added() -> None:
     assert after is random
     words = SDXLText(torch.ones(1, 3, 4), torch.ones(1, 5))
     going = ContinueOrNoise(scheduler=scheduler, denoising_start=0.5)
-    assert torch.equal(going(image, latents, steps, words).latents, image)
-    assert torch.equal(going(image, latents, steps, words, image * 2).latents, image * 2)
+    assert torch.equal(going(image, latents, steps, words, Rows(1, 1)).latents, image)
+    assert torch.equal(going(image, latents, steps, words, Rows(1, 1), image * 2).latents, image * 2)
     noise, after = DrawNoiseToBegin()(image, random)
     assert after is not random
-    noised = ContinueOrNoise(scheduler=scheduler)(image, noise, steps, words).latents
+    noised = ContinueOrNoise(scheduler=scheduler)(image, noise, steps, words, Rows(1, 1)).latents
     assert torch.equal(noised, scheduler.add_noise(image, noise, steps[0]))
     with pytest.raises(ValueError, match="Got 2 rows of latents for 1 picture"):
-        going(image, latents, steps, words, torch.ones(2, 4, 2, 2))
+        going(image, latents, steps, words, Rows(1, 1), torch.ones(2, 4, 2, 2))
 
 
 # ------------------------------------------------------------------------------------------------------------- cut-outs
