@@ -33,7 +33,7 @@ OFF: dict[str, dict[str, Any]] = {
 }
 OTHERS: dict[str, Any] = {
     "octaves of 1": g.FrequencyDecoupledGuidance(guidance_scales=(1.0, 1.0)),
-    "octaves that end before they begin": g.FrequencyDecoupledGuidance(start=(0.5, 0.2), stop=(0.5, 0.1)),
+    "octaves that end where they begin": g.FrequencyDecoupledGuidance(start=(0.5, 0.2), stop=(0.5, 0.2)),
     "no perturbation": g.PerturbedAttentionGuidance(guidance_scale=1.0, perturbed_guidance_scale=0.0),
     "no blur": g.SmoothedEnergyGuidance(guidance_scale=1.0, seg_blur_sigma=0.0),
     "none skipped": g.SkipLayerGuidance(
@@ -47,8 +47,16 @@ OTHERS: dict[str, Any] = {
         parts=((0.0, g.PerturbedAttentionGuidance(guidance_scale=1.0)), (0.5, g.NoGuidance()))
     ),
 }
+SECOND = "adaptive_projected_guidance_scale"  # of the mix, which is off where both of its scales are neutral
+
+
+def off(name: str, **config: Any) -> dict[str, Any]:
+    """The config that turns off the guidance by the negative prompt."""
+    return {**config, SECOND: config["guidance_scale"]} if name == "mix" and "guidance_scale" in config else config
+
+
 GUIDERS = {
-    **{f"{name}, {off}": cls(**more) for name, cls in LEANING.items() for off, more in OFF.items()},
+    **{f"{name}, {how}": cls(**off(name, **more)) for name, cls in LEANING.items() for how, more in OFF.items()},
     **OTHERS,
 }
 
@@ -77,7 +85,7 @@ def test_the_scale_of_a_call_counts_and_not_the_block_s(emoji: Graph, name: str)
     pipe = emoji.using(guider=LEANING[name]())
     for scale, encoded in ((1.0, 1), (3.0, 2)):
         with counted(pipe) as did:
-            run(pipe, guidance_scale=scale, **CALL)
+            run(pipe, **off(name, guidance_scale=scale), **CALL)
         assert did.text_encoder == encoded
 
 
@@ -88,10 +96,10 @@ def test_what_still_reads_it_stays() -> None:
 
 
 def test_a_guider_that_asks_once_is_none_and_one_that_asks_more_is_kept() -> None:
-    off: dict[str, Any] = {"guidance_scale": 1.0}
-    assert all(
-        isinstance(cls(**off).simplified(), NoGuidance) for n, cls in LEANING.items() if n in ("cfg", "apg", "mix")
-    )
-    assert isinstance(g.PerturbedAttentionGuidance(**off).simplified(), WithoutNegative)
-    assert isinstance(g.ClassifierFreeZeroStarGuidance(**off).simplified(), WithoutNegative)  # its first steps are zero
-    assert isinstance(g.ClassifierFreeZeroStarGuidance(zero_init_steps=0, **off).simplified(), NoGuidance)
+    one: dict[str, Any] = {"guidance_scale": 1.0}
+    for name in ("cfg", "apg", "mix"):
+        assert isinstance(LEANING[name](**off(name, **one)).simplified(), NoGuidance)
+    assert g.AdaptiveProjectedMixGuidance(**one).simplified() is None  # its later steps have a scale of their own
+    assert isinstance(g.PerturbedAttentionGuidance(**one).simplified(), WithoutNegative)
+    assert isinstance(g.ClassifierFreeZeroStarGuidance(**one).simplified(), WithoutNegative)  # its first steps are zero
+    assert isinstance(g.ClassifierFreeZeroStarGuidance(zero_init_steps=0, **one).simplified(), NoGuidance)
