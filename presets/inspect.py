@@ -172,9 +172,9 @@ def _inspect_file(name: str, file: Path, access: Access) -> Inspection:
         index = index_of(file, access)
         found = _inspect_index(name, index, {**index.loadable, **specs})
         absent = tuple(line.replace("the index has none", "the file has none") for line in found.missing)
-        return replace(found, folder=None, layout=checkpoint.describe(), missing=absent)
+        return replace(found, folder=None, layout=checkpoint.report(), missing=absent)
     parts = tuple(_inspect_spec(part, spec, used=True) for part, spec in specs.items())
-    return Inspection(name, None, None, None, (), parts, tuple(_missing(parts)), checkpoint.describe())
+    return Inspection(name, None, None, None, (), parts, tuple(_missing(parts)), checkpoint.report())
 
 
 def _inspect_component(name: str, spec: ComponentSpec) -> Inspection:

@@ -200,7 +200,7 @@ def _index(source: Source, config: str | Path | None, access: Access) -> Index:
         case SingleFile(file):
             other = None if config is None else read_index(find_location(config, None, access))
             index = index_of(file, access, other)
-            _LOG.info("%s: %s", file.name, open_checkpoint(file, access).describe())
+            _LOG.info("%s: %s", file.name, open_checkpoint(file, access).report())
             return index
         case GraphFile(file):
             raise LoadError(f"{file}: this is a file, and a folder was wanted. Give the folder that holds it.")

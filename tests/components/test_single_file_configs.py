@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 import sfumato.components.models as ours
-from sfumato.components.loading.single_file.checkpoint import Checkpoint, _family_of, facts_of
-from sfumato.components.loading.single_file.parts import parts_of
+from sfumato.components.loading.single_file.checkpoint import Checkpoint, facts_of
+from sfumato.components.loading.single_file.family import family_of
+from sfumato.components.loading.single_file.recognition import parts_of
 from sfumato.components.loading.single_file.tables import file_tensors, ties
 from sfumato.components.loading.single_file.writing import _rows
 from sfumato.components.storage.weights import on_meta
@@ -130,7 +131,7 @@ def test_the_published_configs_come_from_the_shapes_alone(family: str, monkeypat
         models = {n: getattr(ours, kind)(**config) for n, (kind, config) in PUBLISHED[family].items()}
     shapes = _shapes(family, models)
     parts = tuple(parts_of(shapes))
-    assert _family_of(parts) == family
+    assert family_of(parts) == family
     found = Checkpoint(Path("nowhere.safetensors"), shapes, parts, family)
     assert found.models().keys() == models.keys()
     for name, model in models.items():

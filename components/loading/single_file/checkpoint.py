@@ -1,8 +1,8 @@
 """A checkpoint in one file: its family, its parts as component specs, and the tensors of one part."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,16 @@ from ...quantization.four_bit import FourBitState
 from ...spec import ComponentSpec
 from ...storage.hub import Access
 from ...storage.tensors import PICKLES, Shape
+from ...storage.weights import shown_names
 from ..index import Index
 from ..open_tensors import open_tensors
 from . import latent_diffusion
 from .configs import config_of
-from .parts import Part, parts_of
+from .family import SINGLES, TOWERS, family_of, is_larger, numbered
+from .look_alikes import LookAlike, look_alikes
+from .marks import Marks, loose_names, read_marks
+from .parts import Part
+from .recognition import incomplete, parts_of
 from .tables import Renamed, Row, ties
 from .whole_tensors import WholeTensors
 
@@ -25,18 +30,7 @@ FAMILIES = Path(__file__).parent / "families"
 _VOCABULARIES = {"clip": ("CLIPTokenizer", "clip_tokenizer"), "t5": ("T5TokenizerFast", "t5_tokenizer")}
 """The tokenizers that this package includes: the published class, and the folder beside this file."""
 ENDS = (".safetensors", ".gguf", *PICKLES)
-
-_WITHOUT_FAMILY: Mapping[str, tuple[str, tuple[str, str], Mapping[str, Any]]] = {
-    # A file of one model: the name of its part, its class, and the config keys that its shapes do not tell.
-    "controlnet": ("controlnet", ("diffusers", "ControlNetModel"), {}),
-    "vae": ("vae", ("diffusers", "AutoencoderKL"), {}),
-    # T5 of Flux and SD 3. Other T5 models are not published in one file.
-    "t5": (
-        "t5",
-        ("transformers", "T5EncoderModel"),
-        {"layer_norm_epsilon": 1e-06, "relative_attention_max_distance": 128},
-    ),
-}
+_FAMILY_NAMES = "SD 1, SD 2, SDXL, its refiner, SD 3 and Flux"
 _LAYOUT_TEXTS = {
     "original": "the layout of its authors",
     "diffusers": "diffusers' layout",
@@ -60,6 +54,10 @@ class Checkpoint:
     """The packing of each tensor that cannot be read."""
     four_bit: Mapping[str, FourBitState] = field(default_factory=dict[str, FourBitState])
     """The state of each weight in bitsandbytes' four bits."""
+    marks: Marks = field(default_factory=Marks)
+    """What it says beside its weights."""
+    foreign: str = ""
+    """What it has in place of a model of ours, and what to do: two sentences, or ""."""
 
     @property
     def family_facts(self) -> Mapping[str, Any]:
@@ -69,11 +67,14 @@ class Checkpoint:
     def models(self) -> dict[str, Part]:
         """The parts, by the names of the family's pipeline."""
         if not self.family:
-            return {_WITHOUT_FAMILY[part.kind][0]: part for part in self.parts if part.kind in _WITHOUT_FAMILY}
+            return numbered(self.parts)
         towers = sorted((part for part in self.parts if part.kind == "clip"), key=lambda part: part.width)
         by_kind = {part.kind: part for part in self.parts}
+        wanted = self.family_facts["models"]
+        if len(towers) == 1 and "text_encoder_2" in wanted and is_larger(towers[0], by_kind):
+            towers = [None, *towers]  # the first tower is missing
         found: dict[str, Part] = {}
-        for name, model in self.family_facts["models"].items():
+        for name, model in wanted.items():
             kind = model["kind"]
             part = by_kind.get(kind)
             if kind == "clip" or (kind == "open_clip" and part is None):
@@ -83,13 +84,14 @@ class Checkpoint:
         return found
 
     def config(self, name: str) -> dict[str, Any]:  # a config.json
-        """The config of a part, by its shapes and its family."""
+        """The config of a part, by its shapes, its family and the marks of the file."""
         part = self._named(name)
         library, class_name = self.hint(name)
         named = {"_class_name": class_name} if library == "diffusers" else {}
         if not self.family:
-            return {**named, **config_of(part, {**_WITHOUT_FAMILY[part.kind][2], **_heads(part)})}
-        return {**named, **config_of(part, self.family_facts["models"][name]["config"]), **self._exceptions(name)}
+            return {**named, **config_of(part, SINGLES[part.kind].config)}
+        config = {**named, **config_of(part, self.family_facts["models"][name]["config"]), **self._exceptions(name)}
+        return self.marks.autoencoder(config) if part.kind == "vae" else config
 
     def part(self, name: str) -> Part:
         """A part by its name. LoadError if the file has none, or if its packing cannot be read."""
@@ -110,9 +112,16 @@ class Checkpoint:
     def hint(self, name: str) -> tuple[str, str]:
         """The published class of a part."""
         if not self.family:
-            return _WITHOUT_FAMILY[self._named(name).kind][1]
+            single, part = SINGLES[self._named(name).kind], self._named(name)
+            projected = part.kind in ("clip", "open_clip") and any("text_projection" in key for key in part.shapes)
+            return single.library, single.classes[-1 if projected else 0]
         library, class_name = self.family_facts["models"][name]["class"]
         return library, class_name
+
+    def serves(self, name: str, class_name: str) -> bool:
+        """Whether a class reads a part. A text tower is read with and without its projection."""
+        own = self.hint(name)[1]
+        return class_name == own or (class_name in TOWERS and own in TOWERS)
 
     def quantization(self, name: str) -> dict[str, Any]:  # a key of a config.json
         """The `quantization_config` of a part whose weights are in four bits; {} for others."""
@@ -130,24 +139,32 @@ class Checkpoint:
         # Text towers have transformers' names with a denoiser of any layout.
         parts = [part for part in self.parts if part.layout != "transformers"] or self.parts
         layouts = " and ".join(dict.fromkeys(_LAYOUT_TEXTS[part.layout] for part in parts))
-        names = list(self.models()) or [part.kind for part in self.parts]
-        return f"holds {', '.join(names)}{f' of {self.family}' if self.family else ''} in {layouts}"
+        return f"holds {', '.join(self.models())}{f' of {self.family}' if self.family else ''} in {layouts}"
+
+    def report(self) -> str:
+        """`describe`, with the tensors that belong to no model and what the file looks like."""
+        loose = loose_names(self.shapes, tuple(part.prefix for part in self.parts)) if self.parts else []
+        more = f", and {len(loose)} tensors of no known model: {shown_names(loose)}" if loose else ""
+        return f"{self.describe()}{more}{f'. {self.foreign}' if self.foreign else ''}"
 
     def _exceptions(self, name: str) -> dict[str, Any]:
         """Config keys in which single checkpoints of a family differ."""
-        if self.family == "sd2" and name == "unet" and self.predicts_velocity:
-            return {"sample_size": 96}
-        return {}
+        if name != "unet":
+            return {}
+        if self.marks.side is not None and self.marks.side % 8 == 0:
+            return {"sample_size": self.marks.side // 8}
+        return {"sample_size": 96} if self.family == "sd2" and self.predicts_velocity else {}
 
     @property
     def predicts_velocity(self) -> bool:
         """Whether an SD 2 or SDXL U-Net was trained on velocity.
 
-        Fine-tunes have an empty tensor `v_pred`. Stability's SD 2 files have no mark; of those, only the 768 pixel one
-        has a large spread in the shift of its last norm (ComfyUI's rule, verified on the published files).
+        Fine-tunes have an empty tensor `v_pred`, or say it in the header. Stability's SD 2 files have no mark; of
+        those, only the 768 pixel one has a large spread in the shift of its last norm (ComfyUI's rule, verified on the
+        published files).
         """
-        if "v_pred" in self.shapes:
-            return True
+        if self.marks.velocity or self.marks.states_prediction:
+            return self.marks.velocity
         unet = self.models().get("unet")
         name = "output_blocks.11.1.transformer_blocks.0.norm1.bias"
         if self.family != "sd2" or unet is None or name not in unet.shapes:
@@ -156,15 +173,13 @@ class Checkpoint:
         return bool(tensor.float().std(unbiased=False) > 0.09)
 
     def scheduler(self) -> dict[str, Any]:  # a scheduler_config.json
-        """The published scheduler of the family."""
+        """The published scheduler of the family, changed by the marks of the file."""
         config = dict(self.family_facts["scheduler"])
-        if self.predicts_velocity:
-            config["prediction_type"] = "v_prediction"
-        if "ztsnr" in self.shapes:
-            config["rescale_betas_zero_snr"] = True
         if self.family == "flux" and not self.config("transformer")["guidance_embeds"]:
             return {"_class_name": config["_class_name"], "num_train_timesteps": 1000, "shift": 1.0}  # schnell
-        return config
+        if "unet" not in self.family_facts["models"]:
+            return config
+        return replace(self.marks, velocity=self.predicts_velocity).scheduler(config)
 
 
 def open_checkpoint(file: Path, access: Access) -> Checkpoint:
@@ -180,35 +195,45 @@ def open_checkpoint(file: Path, access: Access) -> Checkpoint:
 def _opened(file: Path, _changed: int, _size: int, allow_pickle: bool) -> Checkpoint:
     tensors = WholeTensors(open_tensors([file], allow_pickle=allow_pickle))
     shapes = dict(tensors.shapes())
-    parts = tuple(parts_of(shapes))
-    return Checkpoint(file, shapes, parts, _family_of(parts), tensors.refused, tensors.states)
+    parts, unfit = _fitting(parts_of(shapes))
+    marks = read_marks(file, shapes, tensors.read)
+    likes = look_alikes(shapes, parts)
+    not_read = {kind for like in likes for kind in like.instead_of}
+    kept = tuple(part for part in parts if part.kind not in not_read)
+    family = family_of(kept)
+    foreign = "" if family and not not_read else _foreign(likes, unfit, shapes, kept, marks)
+    return Checkpoint(file, shapes, kept, family, tensors.refused, tensors.states, marks, foreign)
 
 
-def _family_of(parts: tuple[Part, ...]) -> str | None:
-    by_kind = {part.kind: part for part in parts}
-    for kind in ("flux", "sd3"):
-        if kind in by_kind:
-            return kind
-    if (unet := by_kind.get("unet")) is None:
-        return None
-    shapes = unet.original
-    context = next((s[1] for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), 0)
-    if "label_emb.0.0.weight" in shapes:
-        only_open_clip = "open_clip" in by_kind and "clip" not in by_kind
-        return "sdxl_refiner" if only_open_clip or context == 1280 else "sdxl"
-    return "sd2" if "open_clip" in by_kind or ("clip" not in by_kind and context == 1024) else "sd1"
+def _fitting(parts: Iterable[Part]) -> tuple[list[Part], str]:
+    """The parts whose configs follow from their shapes; and what is wrong with the first of the others, or ""."""
+    fitting: list[Part] = []
+    wrong = ""
+    for part in parts:
+        try:
+            config_of(part, {})
+            fitting.append(part)
+        except LoadError as error:
+            wrong = wrong or f"a damaged or unusual {part.kind}: {error}"
+    return fitting, wrong
+
+
+def _foreign(
+    likes: Sequence[LookAlike], unfit: str, shapes: Mapping[str, Shape], parts: Sequence[Part], marks: Marks
+) -> str:
+    """What a file has in place of a model of ours, and what to do; "" if it has other models alone."""
+    advice = " ".join(dict.fromkeys(like.advice for like in likes))
+    what = " and ".join(like.what for like in likes) or unfit
+    if not what and (what := incomplete(shapes, parts)):
+        advice = "If it is one shard of several, pass the folder with all of them. Otherwise download it again."
+    stated = f" Its header says {marks.architecture!r}." if marks.architecture and (what or not parts) else ""
+    return f"It looks like {what}.{stated} {advice}".strip() if what else stated.strip()
 
 
 @lru_cache
 def facts_of(name: str) -> Mapping[str, Any]:
     """The file of a family in `families/`, as JSON."""
     return json.loads((FAMILIES / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def _heads(part: Part) -> dict[str, Any]:
-    """How a control net divides its channels into heads, by the width of the text that it reads."""
-    context = next((s[1] for n, s in part.shapes.items() if n.endswith("attn2.to_k.weight")), 0)
-    return {} if part.kind != "controlnet" else {"attention_head_dim": 8} if context == 768 else {"head_size": 64}
 
 
 def index_of(file: Path, access: Access, other: Index | None = None) -> Index:
@@ -225,10 +250,8 @@ def index_of(file: Path, access: Access, other: Index | None = None) -> Index:
     """
     found = open_checkpoint(file, access)
     if not found.family:
-        raise LoadError(
-            f"{file}: {found.describe()}, which is not a whole pipeline. Load one component with "
-            "sf.load_component(file, 'ClassName'), or list the content with sf.inspect(file)."
-        )
+        text = f"{found.describe()}, which is not a whole pipeline" if found.parts else found.describe()
+        raise LoadError(f"{file}: {text}. {_way_out(found)}")
     components: dict[str, ComponentSpec | None] = {}
     if other is None:
         scheduler = found.scheduler()
@@ -265,13 +288,23 @@ def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name:
     found = open_checkpoint(file, access)
     models = found.models()
     if not name:
-        fitting = [part for part in models if hint is None or found.hint(part)[1] == hint[1]]
+        fitting = [part for part in models if hint is None or found.serves(part, hint[1])]
         if len(fitting) != 1:
             wanted = hint[1] if hint else "a file of one model"
-            raise LoadError(f"{file}: {found.describe()}; needs {wanted}. Pass subfolder={next(iter(models), '')!r}.")
+            raise LoadError(f"{file}: {found.describe()}; needs {wanted}. {_way_out(found)}")
         (name,) = fitting
     spec = part_spec(found, name).with_access(access)
     return spec.using(type_hint=hint) if hint else spec
+
+
+def _way_out(found: Checkpoint) -> str:
+    """What to do with a file in which something else was looked for."""
+    if found.foreign:
+        return found.foreign
+    if models := found.models():
+        name = next(iter(models))
+        return f"Load one component: sf.load_component(file, {found.hint(name)[1]!r}, subfolder={name!r})."
+    return f"Known families are {_FAMILY_NAMES}. Pass a file of one of them, or a folder with a model_index.json."
 
 
 def part_spec(found: Checkpoint, name: str, other: ComponentSpec | None = None) -> ComponentSpec:

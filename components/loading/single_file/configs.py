@@ -1,180 +1,342 @@
 """Derive the configs of a file's models from the shapes of its tensors. Other keys are in `families/`."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
-from ...storage.tensors import Shape
-from .parts import Part, number_after, open_clip_layers
+from ....graph.errors import LoadError
+from .parts import Kind, Part, open_clip_layers
+from .sizes import Sizes, number_after
 
-Shapes = Mapping[str, Shape]
 Config = dict[str, Any]  # a config.json
+_HEAD = 64
+"""The width of one head of attention in CLIP, SD 3, SD 2 and SDXL, whose shapes do not tell it."""
 
 
 def config_of(part: Part, base: Mapping[str, Any]) -> Config:
-    """The config of a model: the keys of `base`, which its family fixes, and those that follow from its shapes."""
-    shapes = part.original
-    match part.kind:
-        case "unet" | "controlnet":
-            derived = _unet(shapes, base)
-        case "vae":
-            derived = _vae(shapes)
-        case "flux":
-            derived = _flux(shapes)
-        case "sd3":
-            derived = _sd3(shapes)
-        case "clip":
-            derived = _clip(shapes)
-        case "open_clip":
-            derived = _open_clip(shapes)
-        case "t5":
-            derived = _t5(shapes)
+    """The config of a model: the keys of `base`, which its family fixes, and those that follow from its shapes.
+
+    Raises:
+        LoadError: a tensor that the config is derived from is missing or has another form.
+    """
+    derived = _DERIVED[part.kind](Sizes(part.original), base)
     return {**{key: value for key, value in base.items() if key != "head_size"}, **derived}
 
 
-def _unet(shapes: Shapes, base: Mapping[str, Any]) -> Config:
-    """A level ends where the down path halves the size. A level has attention if it reads text."""
-    channels, depths, layers = _levels(shapes)
-    middle = _depth(shapes, "middle_block.1.")
-    per_level = [depth or 1 for depth in depths[:-1]] + [depths[-1] or middle]
-    mapped = next((s for n, s in shapes.items() if n.endswith("attn2.to_k.weight")), (0, 0))
+def context_width(part: Part) -> int:
+    """The width of the prompt that a U-Net or a control net of one reads; 0 for one that reads none."""
+    mapped = Sizes(part.original).ending("attn2.to_k.weight", 2)
+    return mapped[1] if mapped else 0
+
+
+def _unet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    """A level ends where the down path halves the size. A level has attention if it has transformer blocks."""
+    channels, depths = _levels(sizes)
+    middle = _depth(sizes, "middle_block.1.")
+    layers = [len(level) for level in depths]
+    mapped = sizes.ending("attn2.to_k.weight", 2)
     config: Config = {
-        "in_channels": shapes["input_blocks.0.0.weight"][1],
+        "in_channels": sizes.of("input_blocks.0.0.weight", 4)[1],
         "block_out_channels": channels,
-        "layers_per_block": layers,
-        "down_block_types": ["CrossAttnDownBlock2D" if d else "DownBlock2D" for d in depths],
-        "cross_attention_dim": mapped[1],
-        "transformer_layers_per_block": per_level if {*depths, middle} - {0, middle} else middle,
-        "use_linear_projection": len(shapes.get("middle_block.1.proj_in.weight", ())) == 2,
+        "layers_per_block": _same(layers),
+        "down_block_types": ["CrossAttnDownBlock2D" if any(level) else "DownBlock2D" for level in depths],
+        "transformer_layers_per_block": _transformer_layers(depths, middle),
+        "use_linear_projection": _linear(sizes),
     }
-    if "out.2.weight" in shapes:
-        config["out_channels"] = shapes["out.2.weight"][0]
-        config["up_block_types"] = ["CrossAttnUpBlock2D" if d else "UpBlock2D" for d in reversed(depths)]
-    if "label_emb.0.0.weight" in shapes:
+    if mapped is not None:
+        config["cross_attention_dim"] = mapped[1]
+    if "middle_block.0.in_layers.0.weight" not in sizes:
+        config["mid_block_type"] = None
+    elif not middle:
+        config["mid_block_type"] = "UNetMidBlock2D"
+    if "out.2.weight" in sizes:
+        config["out_channels"] = sizes.of("out.2.weight", 4)[0]
+        up = _up_depths(sizes, layers)
+        config["up_block_types"] = ["CrossAttnUpBlock2D" if any(level) else "UpBlock2D" for level in up]
+        if any(set(level) - {depths[-1 - n][0]} for n, level in enumerate(up)):
+            config["reverse_transformer_layers_per_block"] = [_depth_of(level) for level in up]
+    if "label_emb.0.0.weight" in sizes:
         config["addition_embed_type"] = "text_time"
-        config["projection_class_embeddings_input_dim"] = shapes["label_emb.0.0.weight"][1]
+        config["projection_class_embeddings_input_dim"] = sizes.of("label_emb.0.0.weight", 2)[1]
     if (size := base.get("head_size")) is not None:
         config["attention_head_dim"] = [max(1, count // size) for count in channels]  # the published key counts heads
-    if "input_hint_block.0.weight" in shapes:
-        hints = sorted({number_after(n, "input_hint_block.") for n in shapes} - {-1})
-        widths = [shapes[f"input_hint_block.{n}.weight"][0] for n in hints[:-1]]
-        config["conditioning_embedding_out_channels"] = widths[::2]
-        config["conditioning_channels"] = shapes["input_hint_block.0.weight"][1]
     return config
 
 
-def _levels(shapes: Shapes) -> tuple[list[int], list[int], int]:
-    """The channels and the depth of the attention (0 for none) of each level, and its number of layers."""
+def _levels(sizes: Sizes) -> tuple[list[int], list[list[int]]]:
+    """The channels of each level, and for each of its layers the depth of the attention, 0 for none."""
     channels: list[int] = []
-    depths: list[int] = []
-    layers = count = 0
+    depths: list[list[int]] = []
     first = True
-    for number in range(1, 1 + max(number_after(name, "input_blocks.") for name in shapes)):
-        if f"input_blocks.{number}.0.op.weight" in shapes:
+    for number in range(1, sizes.count("input_blocks.")):
+        if f"input_blocks.{number}.0.op.weight" in sizes:
             first = True
             continue
         if first:
-            channels.append(shapes[f"input_blocks.{number}.0.out_layers.3.weight"][0])
-            depths.append(_depth(shapes, f"input_blocks.{number}.1."))
-            first, count = False, 0
-        count += 1
-        layers = max(layers, count)
-    return channels, depths, layers
+            channels.append(sizes.of(f"input_blocks.{number}.0.out_layers.3.weight", 4)[0])
+            depths.append([])
+            first = False
+        depths[-1].append(_depth(sizes, f"input_blocks.{number}.1."))
+    if not channels:
+        raise LoadError("it lacks input_blocks.1.0.out_layers.3.weight")
+    return channels, depths
 
 
-def _depth(shapes: Shapes, head: str) -> int:
-    return 1 + max((number_after(name, f"{head}transformer_blocks.") for name in shapes), default=-1)
+def _up_depths(sizes: Sizes, layers: Sequence[int]) -> list[list[int]]:
+    """The depths on the way up, where each level has one more layer."""
+    numbers = iter(range(sum(layers) + len(layers)))
+    return [[_depth(sizes, f"output_blocks.{next(numbers)}.1.") for _ in range(n + 1)] for n in reversed(layers)]
 
 
-def _vae(shapes: Shapes) -> Config:
-    levels = 1 + max(number_after(name, "encoder.down.") for name in shapes)
+def _transformer_layers(depths: Sequence[Sequence[int]], middle: int) -> Any:  # a number or a list
+    """The published key. A level without attention has 1; the last entry is the depth of the middle too."""
+    used = {depth for level in depths for depth in level} - {0}
+    if used <= {middle or next(iter(used), 0)}:
+        return middle or next(iter(used), 1)
+    *before, last = [_depth_of(level) for level in depths]
+    return [*before, last if any(depths[-1]) else middle or 1]
+
+
+def _depth_of(level: Sequence[int]) -> Any:  # a number, or a list where the layers differ
+    return _same([depth or 1 for depth in level])
+
+
+def _same(values: list[int]) -> Any:  # a number, or the list where its entries differ
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _depth(sizes: Sizes, head: str) -> int:
+    return sizes.count(f"{head}transformer_blocks.")
+
+
+def _linear(sizes: Sizes) -> bool:
+    """Whether attention is entered through a matrix, and not through a 1x1 convolution."""
+    name = next((name for name in sizes.shapes if name.endswith(".proj_in.weight")), None)
+    return name is not None and len(sizes.shapes[name]) == 2
+
+
+def _controlnet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    config = _unet(sizes, {"head_size": _HEAD} if "label_emb.0.0.weight" in sizes else base)
+    hints = sorted({number_after(name, "input_hint_block.") for name in sizes.shapes} - {-1})
+    widths = [sizes.of(f"input_hint_block.{n}.weight", 4)[0] for n in hints[:-1]]
+    config["conditioning_embedding_out_channels"] = widths[::2]
+    config["conditioning_channels"] = sizes.of("input_hint_block.0.weight", 4)[1]
+    if "addition_embed_type" in config:  # SDXL's
+        config = {"cross_attention_dim": 2048, **config, "addition_time_embed_dim": 256}
+    elif config.get("cross_attention_dim", 768) != 768:  # SD 2's
+        config["attention_head_dim"] = [max(1, count // _HEAD) for count in config["block_out_channels"]]
+    return config
+
+
+def _controlnet_union(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    config = _controlnet(sizes, base)
+    config.pop("mid_block_type", None)
+    kinds, width = sizes.of("task_embedding", 2)
     return {
-        "in_channels": shapes["encoder.conv_in.weight"][1],
-        "out_channels": shapes["decoder.conv_out.weight"][0],
-        "latent_channels": shapes["decoder.conv_in.weight"][1],
-        "block_out_channels": [shapes[f"encoder.down.{n}.block.0.conv2.weight"][0] for n in range(levels)],
-        "layers_per_block": 1 + max(number_after(name, "encoder.down.0.block.") for name in shapes),
+        **config,
+        "num_control_type": kinds,
+        "num_trans_channel": width,
+        "num_trans_layer": sizes.count("transformer_layes."),  # published with this spelling
+        "num_proj_channel": sizes.of("spatial_ch_projs.weight", 2)[0],
+        "addition_time_embed_dim": sizes.of("control_add_embedding.linear_1.weight", 2)[1] // kinds,
+    }
+
+
+def _vae(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    levels, latents = sizes.count("encoder.down."), sizes.of("decoder.conv_in.weight", 4)[1]
+    for name, rows in (("quant_conv.weight", 2 * latents), ("encoder.conv_out.weight", 2 * latents)):
+        if name in sizes and sizes.of(name, 4)[0] != rows:
+            raise LoadError(f"its {name} has {sizes.of(name, 4)[0]} rows, and a mean and a variance of {latents} "
+                            f"channels take {rows}")  # fmt: skip
+    # Flux's numbers, and SD's. Stable Diffusion 3's autoencoder has the shapes of Flux's, and SDXL's those of SD's.
+    scaling: Config = {"scaling_factor": 0.3611, "shift_factor": 0.1159} if latents == 16 else {}
+    return {
+        **(scaling if "scaling_factor" not in base else {}),
+        "in_channels": sizes.of("encoder.conv_in.weight", 4)[1],
+        "out_channels": sizes.of("decoder.conv_out.weight", 4)[0],
+        "latent_channels": latents,
+        "block_out_channels": [sizes.of(f"encoder.down.{n}.block.0.conv2.weight", 4)[0] for n in range(levels)],
+        "layers_per_block": sizes.count("encoder.down.0.block."),
         "down_block_types": ["DownEncoderBlock2D"] * levels,
         "up_block_types": ["UpDecoderBlock2D"] * levels,
-        "use_quant_conv": "quant_conv.weight" in shapes,
-        "use_post_quant_conv": "post_quant_conv.weight" in shapes,
+        "use_quant_conv": "quant_conv.weight" in sizes,
+        "use_post_quant_conv": "post_quant_conv.weight" in sizes,
     }
 
 
-def _clip(shapes: Shapes) -> Config:
-    width = shapes["text_model.embeddings.token_embedding.weight"][1]
+def _tiny_vae(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    config: Config = {}
+    for half in ("encoder", "decoder"):
+        head = f"{half}.layers."
+        convolutions = [n for n in range(sizes.count(head)) if f"{head}{n}.weight" in sizes]
+        blocks = {number_after(name, head) for name in sizes.shapes if ".conv.0." in name}
+        counts = [len([n for n in blocks if a < n < b]) for a, b in pairwise(convolutions)]
+        if not convolutions:
+            raise LoadError(f"it lacks {head}0.weight")
+        first, last = (sizes.of(f"{head}{n}.weight", 4) for n in (convolutions[0], convolutions[-1]))
+        config[f"num_{half}_blocks"] = counts
+        config[f"{half}_block_out_channels"] = [first[0]] * len(counts)
+        config["in_channels" if half == "encoder" else "out_channels"] = first[1] if half == "encoder" else last[0]
+    return {**config, "latent_channels": sizes.of("decoder.layers.0.weight", 4)[1]}
+
+
+def _t2i_adapter(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    levels, body = sizes.count("adapter.body."), "adapter.body."
+    light = "adapter.conv_in.weight" not in sizes
+    entry = sizes.of(f"{body}0.in_conv.weight" if light else "adapter.conv_in.weight", 4)[1]
+    if light:
+        channels = [sizes.of(f"{body}{n}.out_conv.weight", 4)[0] for n in range(levels - 1)]
+    else:
+        channels = [sizes.of(f"{body}{n}.resnets.0.block1.weight", 4)[0] for n in range(levels)]
+    # Squares of pixels enter as channels. SDXL's adapters take squares of 16 pixels, all others of 8.
+    factor = 16 if entry % 256 == 0 else 8
+    full = "full_adapter_xl" if factor == 16 else "full_adapter"
+    return {
+        "adapter_type": "light_adapter" if light else full,
+        "channels": channels,
+        "in_channels": max(1, entry // factor**2),
+        "downscale_factor": factor,
+        "num_res_blocks": sizes.count(f"{body}0.resnets."),
+    }
+
+
+def _clip(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    words, width = sizes.of("text_model.embeddings.token_embedding.weight", 2)
+    projection = "text_projection.weight"
     return {
         "hidden_size": width,
-        "vocab_size": shapes["text_model.embeddings.token_embedding.weight"][0],
-        "max_position_embeddings": shapes["text_model.embeddings.position_embedding.weight"][0],
-        "intermediate_size": shapes["text_model.encoder.layers.0.mlp.fc1.weight"][0],
-        "num_hidden_layers": 1 + max(number_after(name, "text_model.encoder.layers.") for name in shapes),
-        "num_attention_heads": max(1, width // 64),
-        "projection_dim": shapes.get("text_projection.weight", (width,))[0],
+        "vocab_size": words,
+        "max_position_embeddings": sizes.of("text_model.embeddings.position_embedding.weight", 2)[0],
+        "intermediate_size": sizes.of("text_model.encoder.layers.0.mlp.fc1.weight", 2)[0],
+        "num_hidden_layers": sizes.count("text_model.encoder.layers."),
+        "num_attention_heads": max(1, width // _HEAD),
+        "projection_dim": sizes.of(projection, 2)[0] if projection in sizes else width,
+        # OpenAI's towers have at most 768 channels, OpenCLIP's have more.
+        **({} if "hidden_act" in base else {"hidden_act": "quick_gelu" if width <= 768 else "gelu"}),
     }
 
 
-def _open_clip(shapes: Shapes) -> Config:
-    width = shapes["token_embedding.weight"][1]
+def _open_clip(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    words, width = sizes.of("token_embedding.weight", 2)
+    if "text_projection.weight" in sizes:
+        projected = sizes.of("text_projection.weight", 2)[0]
+    else:
+        projected = sizes.of("text_projection", 2)[1] if "text_projection" in sizes else width
     return {
         "hidden_size": width,
-        "vocab_size": shapes["token_embedding.weight"][0],
-        "max_position_embeddings": shapes["positional_embedding"][0],
-        "intermediate_size": shapes["transformer.resblocks.0.mlp.c_fc.weight"][0],
-        "num_hidden_layers": open_clip_layers(shapes),
-        "num_attention_heads": max(1, width // 64),
-        "projection_dim": shapes.get("text_projection", (width, width))[1],
+        "vocab_size": words,
+        "max_position_embeddings": sizes.of("positional_embedding", 2)[0],
+        "intermediate_size": sizes.of("transformer.resblocks.0.mlp.c_fc.weight", 2)[0],
+        "num_hidden_layers": open_clip_layers(sizes.shapes),
+        "num_attention_heads": max(1, width // _HEAD),
+        "projection_dim": projected,
+        **({} if "hidden_act" in base else {"hidden_act": "gelu"}),
     }
 
 
-def _t5(shapes: Shapes) -> Config:
-    table = next(s for n in ("shared.weight", "encoder.embed_tokens.weight") if (s := shapes.get(n)) is not None)
+def _t5(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    table = sizes.of("shared.weight" if "shared.weight" in sizes else "encoder.embed_tokens.weight", 2)
     first = "encoder.block.0.layer"
+    buckets, heads = sizes.of(f"{first}.0.SelfAttention.relative_attention_bias.weight", 2)
     return {
         "d_model": table[1],
         "vocab_size": table[0],
-        "d_ff": shapes[f"{first}.1.DenseReluDense.wo.weight"][1],
-        "num_layers": 1 + max(number_after(name, "encoder.block.") for name in shapes),
-        "feed_forward_proj": "gated-gelu" if f"{first}.1.DenseReluDense.wi_0.weight" in shapes else "relu",
-        "num_heads": shapes[f"{first}.0.SelfAttention.relative_attention_bias.weight"][1],
-        "d_kv": shapes[f"{first}.0.SelfAttention.q.weight"][0]
-        // shapes[f"{first}.0.SelfAttention.relative_attention_bias.weight"][1],
-        "relative_attention_num_buckets": shapes[f"{first}.0.SelfAttention.relative_attention_bias.weight"][0],
+        "d_ff": sizes.of(f"{first}.1.DenseReluDense.wo.weight", 2)[1],
+        "num_layers": sizes.count("encoder.block."),
+        "feed_forward_proj": "gated-gelu" if f"{first}.1.DenseReluDense.wi_0.weight" in sizes else "relu",
+        "num_heads": heads,
+        "d_kv": max(1, sizes.of(f"{first}.0.SelfAttention.q.weight", 2)[0] // heads),
+        "relative_attention_num_buckets": buckets,
     }
 
 
-def _flux(shapes: Shapes) -> Config:
-    head = shapes["double_blocks.0.img_attn.norm.query_norm.scale"][0]
-    inputs, outputs = shapes["img_in.weight"][1], shapes["final_layer.linear.weight"][0]
+def _flux(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    (head,) = sizes.of("double_blocks.0.img_attn.norm.query_norm.scale", 1)
+    width, inputs = sizes.of("img_in.weight", 2)
+    outputs = sizes.of("final_layer.linear.weight", 2)[0]
     return {
         "in_channels": inputs,
         "out_channels": outputs if outputs != inputs else None,
-        "num_layers": 1 + max(number_after(name, "double_blocks.") for name in shapes),
-        "num_single_layers": 1 + max(number_after(name, "single_blocks.") for name in shapes),
+        "num_layers": sizes.count("double_blocks."),
+        "num_single_layers": sizes.count("single_blocks."),
         "attention_head_dim": head,
-        "num_attention_heads": shapes["img_in.weight"][0] // head,
-        "joint_attention_dim": shapes["txt_in.weight"][1],
-        "pooled_projection_dim": shapes["vector_in.in_layer.weight"][1],
-        "guidance_embeds": "guidance_in.in_layer.weight" in shapes,
+        "num_attention_heads": max(1, width // head),
+        "joint_attention_dim": sizes.of("txt_in.weight", 2)[1],
+        "pooled_projection_dim": sizes.of("vector_in.in_layer.weight", 2)[1],
+        "guidance_embeds": "guidance_in.in_layer.weight" in sizes,
     }
 
 
-def _sd3(shapes: Shapes) -> Config:
-    width, inputs, patch, _ = shapes["x_embedder.proj.weight"]
-    count = 1 + max(number_after(name, "joint_blocks.") for name in shapes)
-    normed = "joint_blocks.0.x_block.attn.ln_q.weight"
-    head = shapes[normed][0] if normed in shapes else 64
+def _flux_controlnet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    (head,) = sizes.of("transformer_blocks.0.attn.norm_q.weight", 1)
+    width, inputs = sizes.of("x_embedder.weight", 2)
+    modes, hint = "controlnet_mode_embedder.weight", "input_hint_block.conv_out.weight"
     return {
         "in_channels": inputs,
-        "out_channels": shapes["final_layer.linear.weight"][0] // patch**2,
+        "num_layers": sizes.count("controlnet_blocks."),
+        "num_single_layers": sizes.count("controlnet_single_blocks."),
+        "attention_head_dim": head,
+        "num_attention_heads": max(1, width // head),
+        "joint_attention_dim": sizes.of("context_embedder.weight", 2)[1],
+        "pooled_projection_dim": sizes.of("time_text_embed.text_embedder.linear_1.weight", 2)[1],
+        "guidance_embeds": "time_text_embed.guidance_embedder.linear_1.weight" in sizes,
+        "num_mode": sizes.of(modes, 2)[0] if modes in sizes else None,
+        "conditioning_embedding_channels": sizes.of(hint, 4)[0] if hint in sizes else None,
+    }
+
+
+def _sd3(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    width, inputs, patch, _ = sizes.of("x_embedder.proj.weight", 4)
+    count = sizes.count("joint_blocks.")
+    normed = "joint_blocks.0.x_block.attn.ln_q.weight"
+    head = sizes.of(normed, 1)[0] if normed in sizes else min(_HEAD, width)
+    joint, prompt = sizes.of("context_embedder.weight", 2)
+    return {
+        "in_channels": inputs,
+        "out_channels": sizes.of("final_layer.linear.weight", 2)[0] // patch**2,
         "patch_size": patch,
         "num_layers": count,
         "attention_head_dim": head,
-        "num_attention_heads": width // head,
-        "joint_attention_dim": shapes["context_embedder.weight"][1],
-        "caption_projection_dim": shapes["context_embedder.weight"][0],
-        "pooled_projection_dim": shapes["y_embedder.mlp.0.weight"][1],
-        "pos_embed_max_size": math.isqrt(shapes["pos_embed"][1]),
-        "qk_norm": "rms_norm" if normed in shapes else None,
-        "dual_attention_layers": [n for n in range(count) if f"joint_blocks.{n}.x_block.attn2.qkv.weight" in shapes],
+        "num_attention_heads": max(1, width // head),
+        "joint_attention_dim": prompt,
+        "caption_projection_dim": joint,
+        "pooled_projection_dim": sizes.of("y_embedder.mlp.0.weight", 2)[1],
+        "pos_embed_max_size": math.isqrt(sizes.of("pos_embed", 3)[1]),
+        "qk_norm": "rms_norm" if normed in sizes else None,
+        "dual_attention_layers": [n for n in range(count) if f"joint_blocks.{n}.x_block.attn2.qkv.weight" in sizes],
     }
+
+
+def _sd3_controlnet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    """Those without `context_embedder` read no prompt tokens. They are published with SD 3.5 large."""
+    width, hint, patch, _ = sizes.of("pos_embed_input.proj.weight", 4)
+    entry, positions, prompt = "pos_embed.proj.weight", "pos_embed.pos_embed", "context_embedder.weight"
+    inputs = sizes.of(entry, 4)[1] if entry in sizes else hint
+    count, normed = sizes.count("controlnet_blocks."), "transformer_blocks.0.attn.norm_q.weight"
+    head = sizes.of(normed, 1)[0] if normed in sizes else min(_HEAD, width)
+    reads = prompt in sizes
+    return {
+        "in_channels": inputs,
+        "extra_conditioning_channels": max(0, hint - inputs),
+        "patch_size": patch,
+        "num_layers": count,
+        "attention_head_dim": head,
+        "num_attention_heads": max(1, width // head),
+        "joint_attention_dim": sizes.of(prompt, 2)[1] if reads else None,
+        "caption_projection_dim": sizes.of(prompt, 2)[0] if reads else width,
+        "pooled_projection_dim": sizes.of("time_text_embed.text_embedder.linear_1.weight", 2)[1],
+        "use_pos_embed": entry in sizes,
+        "pos_embed_type": "sincos" if positions in sizes else None,
+        "pos_embed_max_size": math.isqrt(sizes.of(positions, 3)[1]) if positions in sizes else None,
+        "force_zeros_for_pooled_projection": reads,
+        "qk_norm": "rms_norm" if normed in sizes else None,
+        "dual_attention_layers": [n for n in range(count) if f"transformer_blocks.{n}.attn2.to_q.weight" in sizes],
+    }
+
+
+_DERIVED: Mapping[Kind, Callable[[Sizes, Mapping[str, Any]], Config]] = {
+    "unet": _unet, "controlnet": _controlnet, "controlnet_union": _controlnet_union, "t2i_adapter": _t2i_adapter,
+    "vae": _vae, "tiny_vae": _tiny_vae, "flux": _flux, "flux_controlnet": _flux_controlnet, "sd3": _sd3,
+    "sd3_controlnet": _sd3_controlnet, "clip": _clip, "open_clip": _open_clip, "t5": _t5,
+}  # fmt: skip

@@ -35,7 +35,6 @@ _OPEN_CLIP = """
     text_model.embeddings.token_embedding                token_embedding
     text_model.embeddings.position_embedding.weight      positional_embedding
     text_model.final_layer_norm                          ln_final
-    text_projection.weight                               text_projection  transposed
     text_model.encoder.layers.{i}.layer_norm1            transformer.resblocks.{i}.ln_1
     text_model.encoder.layers.{i}.layer_norm2            transformer.resblocks.{i}.ln_2
     text_model.encoder.layers.{i}.mlp.fc1                transformer.resblocks.{i}.mlp.c_fc
@@ -87,10 +86,14 @@ def vae(config: Mapping[str, Any]) -> list[Row]:  # a config.json
     return rows
 
 
-def open_clip(layers: int) -> tuple[Row, ...]:
-    """A text tower in OpenCLIP's names, where the three projections of attention are one matrix."""
+def open_clip(layers: int, *, as_linear: bool = False) -> tuple[Row, ...]:
+    """A text tower in OpenCLIP's names, where the three projections of attention are one matrix.
+
+    `as_linear`: the file has the projection as a linear layer, and not as a transposed matrix.
+    """
     joined = [row for end in ("weight", "bias") for row in table(_OPEN_CLIP_ATTENTION.replace("END", end), layers)]
-    return (*table(_OPEN_CLIP, layers), *joined)
+    projection = () if as_linear else table("text_projection.weight  text_projection  transposed")
+    return (*table(_OPEN_CLIP, layers), *joined, *projection)
 
 
 def _resnet(ours: str, theirs: str) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Recognise the models of a file by the names and shapes of its tensors."""
+"""One model in a file: its names, and the table between them and those of our models."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -6,33 +6,22 @@ from typing import Literal
 
 from ...storage.tensors import Shape
 from . import latent_diffusion, transformers
+from .sizes import Sizes, number_after
 from .tables import Row, ties
 
-Kind = Literal["unet", "controlnet", "vae", "flux", "sd3", "clip", "open_clip", "t5"]
+Kind = Literal[
+    "unet", "controlnet", "controlnet_union", "flux_controlnet", "sd3_controlnet", "t2i_adapter", "vae", "tiny_vae",
+    "flux", "sd3", "clip", "open_clip", "t5",
+]  # fmt: skip
 Layout = Literal["original", "diffusers", "transformers", "llama.cpp"]
-
-_SIGNS: tuple[tuple[Kind, Layout, str], ...] = (
-    ("controlnet", "original", "input_hint_block.0.weight"),
-    ("unet", "original", "output_blocks.0.0.in_layers.0.weight"),
-    ("flux", "original", "double_blocks.0.img_attn.qkv.weight"),
-    ("sd3", "original", "joint_blocks.0.x_block.attn.qkv.weight"),
-    ("vae", "original", "decoder.mid.block_1.norm1.weight"),
-    ("open_clip", "original", "transformer.resblocks.0.attn.in_proj_weight"),
-    ("clip", "transformers", "text_model.embeddings.token_embedding.weight"),
-    ("t5", "transformers", "encoder.block.0.layer.0.SelfAttention.q.weight"),
-    ("t5", "llama.cpp", "enc.blk.0.attn_q.weight"),
-    ("controlnet", "diffusers", "controlnet_cond_embedding.conv_in.weight"),
-    ("unet", "diffusers", "up_blocks.0.resnets.0.time_emb_proj.weight"),
-    ("vae", "diffusers", "decoder.mid_block.resnets.0.norm1.weight"),
-    ("flux", "diffusers", "single_transformer_blocks.0.proj_mlp.weight"),
-    ("sd3", "diffusers", "transformer_blocks.0.norm1_context.linear.weight"),
-)
-"""A tensor that every model of a kind and layout has, at any size, and no other model."""
 
 _UNUSED = ("logit_scale", "position_ids", "attn_mask", "scaled_fp8", "spiece_model")
 """Last parts of the names of tensors that our models do not need."""
-_UNUSED_PREFIXES = ("loss.", "model_ema.", "dec.", "output.")
-"""Beginnings of unneeded names: an autoencoder's training state, and T5's decoder in llama.cpp's names."""
+_UNUSED_PREFIXES = ("loss.", "model_ema.", "dec.", "output.", "decoder.block.", "lm_head.", "visual.")
+"""Beginnings of unneeded names: an autoencoder's training state, T5's decoder, and OpenCLIP's image tower."""
+
+_TOWER = ("embeddings.", "encoder.", "final_layer_norm.")
+"""Beginnings of a CLIP's names in transformers 5."""
 
 
 @dataclass(frozen=True)
@@ -50,26 +39,26 @@ class Part:
     @property
     def width(self) -> int:
         """The width of a text tower, which tells the towers of one file apart; 0 for other models."""
-        for name in ("text_model.embeddings.token_embedding.weight", "token_embedding.weight", "shared.weight"):
-            if name in self.shapes:
-                return self.shapes[name][1]
-        return 0
+        table = Sizes(self.shapes).ending("token_embedding.weight", 2)
+        return table[1] if table else 0
 
     @property
     def original(self) -> Mapping[str, Shape]:
         """The shapes by the names that configs are derived from: the authors' names; transformers' for text towers."""
-        if self.layout in ("original", "transformers"):
-            return self.shapes
-        if self.layout == "llama.cpp":
-            names = {row.theirs: row.ours[0] for row in self.rows()}
-            heads = {name: name.removesuffix(".weight") for name in self.shapes}
-            return {f"{names[head]}.weight": self.shapes[n] for n, head in heads.items() if head in names}
-        shapes: dict[str, Shape] = {}
-        for tie in ties(self.shapes, self.rows()):
-            pieces = [self.shapes[name] for name in tie.ours]
-            whole = (sum(piece[0] for piece in pieces), *pieces[0][1:]) if pieces[0] else pieces[0]
-            shapes[tie.theirs] = whole
-        return shapes
+        match self.layout:
+            case "original":
+                return self.shapes
+            case "transformers":  # transformers 5 omits `text_model.`
+                return {f"text_model.{n}" if n.startswith(_TOWER) and self.kind == "clip" else n: s
+                        for n, s in self.shapes.items()}  # fmt: skip
+            case "llama.cpp":
+                names = {row.theirs: row.ours[0] for row in self.rows()}
+                heads = {name: name.removesuffix(".weight") for name in self.shapes}
+                return {f"{names[head]}.weight": self.shapes[n] for n, head in heads.items() if head in names}
+            case "diffusers":
+                return {
+                    tie.theirs: _joined([self.shapes[n] for n in tie.ours]) for tie in ties(self.shapes, self.rows())
+                }
 
     def rows(self) -> Collection[Row]:
         """The table of names between the original layout and ours, for the size of this model."""
@@ -79,10 +68,11 @@ class Part:
             case "sd3":
                 return transformers.sd3(self._count("joint_blocks.", "transformer_blocks."))
             case "open_clip":
-                return latent_diffusion.open_clip(self._count("transformer.resblocks."))
+                as_linear = "text_projection.weight" in self.shapes
+                return latent_diffusion.open_clip(self._count("transformer.resblocks."), as_linear=as_linear)
             case "t5" if self.layout == "llama.cpp":
                 return transformers.t5(self._count("enc.blk."), gated="enc.blk.0.ffn_gate.weight" in self.shapes)
-            case "unet" | "controlnet" | "vae":
+            case "unet" | "controlnet" | "controlnet_union" | "vae":
                 return _rows_by_counting(self)
             case _:
                 return ()
@@ -96,37 +86,7 @@ class Part:
                 yield self.prefix + name
 
     def _count(self, *heads: str) -> int:
-        return 1 + max((number_after(name, head) for name in self.shapes for head in heads), default=0)
-
-
-def number_after(name: str, head: str) -> int:
-    """The number that follows `head` in a name; -1 if there is none.
-
-    >>> number_after("a.down_blocks.12.x", "down_blocks."), number_after("a.b", "down_blocks.")
-    (12, -1)
-    """
-    _, found, rest = name.partition(head)
-    number = rest.partition(".")[0]
-    return int(number) if found and number.isdigit() else -1
-
-
-def parts_of(shapes: Mapping[str, Shape]) -> list[Part]:
-    """The models of a file with tensors of these names and shapes."""
-    found: dict[tuple[Kind, str], Layout] = {}
-    for kind, layout, sign in _SIGNS:
-        for name in shapes:
-            if name == sign or name.endswith(f".{sign}"):
-                found.setdefault((kind, name[: -len(sign)]), layout)
-    # Only a control net in diffusers' layout has the signs of two kinds: its own and the U-Net's.
-    prefixes = {prefix for _, prefix in found}
-    made: list[Part] = []
-    for (kind, prefix), layout in found.items():
-        if kind == "open_clip" and f"{prefix}token_embedding.weight" not in shapes:
-            continue  # the image tower
-        deeper = tuple(other for other in prefixes if other != prefix and other.startswith(prefix))
-        own = {n[len(prefix) :]: s for n, s in shapes.items() if n.startswith(prefix) and not n.startswith(deeper)}
-        made.append(Part(kind, layout, prefix, own))
-    return made
+        return max(1, *(Sizes(self.shapes).count(head) for head in heads))
 
 
 def _beyond(name: str, part: Part) -> bool:
@@ -136,19 +96,28 @@ def _beyond(name: str, part: Part) -> bool:
 
 def open_clip_layers(shapes: Mapping[str, Shape]) -> int:
     """How many layers of an OpenCLIP tower are used. SD 2 reads the last but one of ViT-H's 24."""
-    count = 1 + max(number_after(name, "transformer.resblocks.") for name in shapes)
+    count = Sizes(shapes).count("transformer.resblocks.")
     return 23 if count == 24 else count
+
+
+def _joined(pieces: list[Shape]) -> Shape:
+    """The shape of a matrix whose rows are several matrices of ours."""
+    return (sum(piece[0] for piece in pieces), *pieces[0][1:]) if all(pieces) else ()
 
 
 def _rows_by_counting(part: Part) -> list[Row]:
     """The rows for a model in diffusers' layout. Its config is unknown here, so levels and layers are counted."""
-    names = part.shapes
+    sizes = Sizes(part.shapes)
     if part.kind == "vae":
-        levels = 1 + max(number_after(name, "encoder.down_blocks.") for name in names)
-        layers = 1 + max(number_after(name, "encoder.down_blocks.0.resnets.") for name in names)
+        levels, layers = sizes.count("encoder.down_blocks."), sizes.count("encoder.down_blocks.0.resnets.")
         return latent_diffusion.vae({"block_out_channels": [0] * levels, "layers_per_block": layers})
-    levels = 1 + max(number_after(name, "down_blocks.") for name in names)
-    layers = 1 + max(number_after(name, "down_blocks.0.resnets.") for name in names)
-    ups = ["CrossAttn" if any(f"up_blocks.{n}.attentions." in name for name in names) else "" for n in range(levels)]
-    config = {"down_block_types": [""] * levels, "layers_per_block": layers, "up_block_types": ups}
+    levels = sizes.count("down_blocks.")
+    ups = ["CrossAttn" if any(f"up_blocks.{n}.attentions." in name for name in part.shapes) else ""
+           for n in range(levels)]  # fmt: skip
+    config = {
+        "down_block_types": [""] * levels,
+        "layers_per_block": [sizes.count(f"down_blocks.{level}.resnets.") for level in range(levels)],
+        "up_block_types": ups,
+        "conditioning_embedding_out_channels": [0] * (1 + sizes.count("controlnet_cond_embedding.blocks.") // 2),
+    }
     return latent_diffusion.unet(config) if part.kind == "unet" else latent_diffusion.controlnet(config)
