@@ -110,7 +110,9 @@ class SDXLSettings(SDSettings):
         unet, text = (read_config(components.get(name)) for name in ("unet", "text_encoder_2"))
         found = _read_unet(components)
         if "text_encoder_2" in components and "text_encoder" not in components:
-            found["text_encoders"] = 1
+            # The refiner has one tower. Where the U-Net reads a wider prompt, the other one is missing.
+            width, tower = unet.get("cross_attention_dim"), text.get("hidden_size")
+            found["text_encoders"] = 2 if isinstance(width, int) and tower and width > tower else 1
         # One row of the U-Net's added embedding has the pooled prompt, and sinusoids of each number.
         width, waves, pooled = (
             unet.get("projection_class_embeddings_input_dim"),
