@@ -14,6 +14,7 @@ from .handle import Added as Added
 from .handle import Handle as Handle
 from .handle import name_of, spec_of
 from .loading.component import load_problems
+from .loading.single_file.checkpoint import completed
 from .memory.budget import Budget
 from .memory.devices import canonical_device, device_name
 from .memory.leases import Lease
@@ -69,7 +70,7 @@ class ComponentsManager:
         name: str | None = None,
         collection: str | None = None,
     ) -> Handle:
-        """A handle that a graph can bind. Loads and reads nothing.
+        """A handle that a graph can bind. Loads nothing. Of a single file it reads the header, for class and config.
 
         device: by default the manager's; a `DeviceMap` splits the component over several. dtype: by default the
         spec's, else the manager's. name: what patterns match; by default its folder's name. collection: one to add it
@@ -77,6 +78,7 @@ class ComponentsManager:
         """
         if dtype is not None:
             spec = spec.using(dtype=dtype_name(dtype))
+        spec = completed(spec)
         device_map = device if isinstance(device, DeviceMap) else None
         if isinstance(device, DeviceMap):
             used_on = device.main_device

@@ -22,7 +22,7 @@ from .storage.location import Location, fetch_small_files, location_of
 PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
 """The keys of a loading spec in a published `modular_model_index.json`."""
 
-_AUTO = ("AutoModel", "AutoModelForTextEncoding", "AutoTokenizer")
+AUTO_CLASSES = ("AutoModel", "AutoModelForTextEncoding", "AutoTokenizer")
 """Classes in hints that stand for any class: the component's own config names the real one."""
 
 _VARIANT = re.compile(r"\w[\w-]*")
@@ -192,7 +192,7 @@ class ComponentSpec(BaseModel):
         if self.type_hint is None:
             raise LoadError(f"{self}: needs a class. Pass type_hint=('diffusers', 'AutoencoderKL') or another.")
         try:
-            return class_of(self._own_hint() if self.type_hint[1] in _AUTO else self.type_hint)
+            return class_of(self._own_hint() if self.type_hint[1] in AUTO_CLASSES else self.type_hint)
         except UnknownName as error:
             raise LoadError(f"{self}: type_hint: {error}") from error
 

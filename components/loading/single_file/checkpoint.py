@@ -10,9 +10,9 @@ from typing import Any
 from ....graph.errors import LoadError
 from ....registry import did_you_mean
 from ...quantization.four_bit import FourBitState
-from ...spec import ComponentSpec
+from ...spec import AUTO_CLASSES, ComponentSpec
 from ...storage.hub import Access
-from ...storage.tensors import PICKLES, Shape
+from ...storage.tensors import PICKLES, Shape, Tensors
 from ...storage.weights import shown_names
 from ..index import Index
 from ..open_tensors import open_tensors
@@ -20,7 +20,7 @@ from . import latent_diffusion
 from .configs import config_of
 from .family import SINGLES, TOWERS, family_of, is_larger, numbered
 from .look_alikes import LookAlike, look_alikes
-from .marks import Marks, loose_names, read_marks
+from .marks import Marks, loose_names, read_header, read_marks
 from .parts import Part
 from .recognition import incomplete, parts_of
 from .tables import Renamed, Row, ties
@@ -193,14 +193,19 @@ def open_checkpoint(file: Path, access: Access) -> Checkpoint:
 
 @lru_cache(maxsize=64)
 def _opened(file: Path, _changed: int, _size: int, allow_pickle: bool) -> Checkpoint:
-    tensors = WholeTensors(open_tensors([file], allow_pickle=allow_pickle))
+    return checkpoint_of(file, open_tensors([file], allow_pickle=allow_pickle), read_header(file))
+
+
+def checkpoint_of(file: Path, stored: Tensors, header: Mapping[str, str]) -> Checkpoint:
+    """Recognise the models of a file with these tensors and these entries of its header."""
+    tensors = WholeTensors(stored)
     shapes = dict(tensors.shapes())
     parts, unfit = _fitting(parts_of(shapes))
-    marks = read_marks(file, shapes, tensors.read)
+    marks = read_marks(file, shapes, tensors.read, header)
     likes = look_alikes(shapes, parts)
     not_read = {kind for like in likes for kind in like.instead_of}
     kept = tuple(part for part in parts if part.kind not in not_read)
-    family = family_of(kept)
+    family = None if any(like.alone for like in likes) else family_of(kept)
     foreign = "" if family and not not_read else _foreign(likes, unfit, shapes, kept, marks)
     return Checkpoint(file, shapes, kept, family, tensors.refused, tensors.states, marks, foreign)
 
@@ -295,6 +300,19 @@ def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name:
         (name,) = fitting
     spec = part_spec(found, name).with_access(access)
     return spec.using(type_hint=hint) if hint else spec
+
+
+def completed(spec: ComponentSpec) -> ComponentSpec:
+    """The spec with class, part and config, if it names a single file of weights without them; else the same spec.
+
+    Raises:
+        LoadError: the file has no such part, or several that fit.
+    """
+    if spec.config is not None or (file := spec.file) is None or not file.name.endswith(ENDS):
+        return spec
+    named = None if spec.type_hint and spec.type_hint[1] in AUTO_CLASSES else spec.type_hint
+    made = component_of(file, spec.access, named, spec.subfolder)
+    return made.using(dtype=spec.dtype, quantization=spec.quantization)
 
 
 def _way_out(found: Checkpoint) -> str:

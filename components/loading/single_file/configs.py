@@ -64,6 +64,18 @@ def _unet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
     return config
 
 
+def _lone_unet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    """A U-Net or control net outside a family. SD 1 has 8 heads in each layer; the others have heads of one width."""
+    config = _unet(sizes, base)
+    if base.keys() & {"attention_head_dim", "head_size"}:
+        return config
+    if "addition_embed_type" in config:  # SDXL's
+        config = {"cross_attention_dim": 2048, **config, "addition_time_embed_dim": 256}
+    elif config.get("cross_attention_dim", 768) == 768:
+        return config
+    return {**config, "attention_head_dim": [max(1, count // _HEAD) for count in config["block_out_channels"]]}
+
+
 def _levels(sizes: Sizes) -> tuple[list[int], list[list[int]]]:
     """The channels of each level, and for each of its layers the depth of the attention, 0 for none."""
     channels: list[int] = []
@@ -117,15 +129,11 @@ def _linear(sizes: Sizes) -> bool:
 
 
 def _controlnet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
-    config = _unet(sizes, {"head_size": _HEAD} if "label_emb.0.0.weight" in sizes else base)
+    config = _lone_unet(sizes, base)
     hints = sorted({number_after(name, "input_hint_block.") for name in sizes.shapes} - {-1})
     widths = [sizes.of(f"input_hint_block.{n}.weight", 4)[0] for n in hints[:-1]]
     config["conditioning_embedding_out_channels"] = widths[::2]
     config["conditioning_channels"] = sizes.of("input_hint_block.0.weight", 4)[1]
-    if "addition_embed_type" in config:  # SDXL's
-        config = {"cross_attention_dim": 2048, **config, "addition_time_embed_dim": 256}
-    elif config.get("cross_attention_dim", 768) != 768:  # SD 2's
-        config["attention_head_dim"] = [max(1, count // _HEAD) for count in config["block_out_channels"]]
     return config
 
 
@@ -336,7 +344,7 @@ def _sd3_controlnet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
 
 
 _DERIVED: Mapping[Kind, Callable[[Sizes, Mapping[str, Any]], Config]] = {
-    "unet": _unet, "controlnet": _controlnet, "controlnet_union": _controlnet_union, "t2i_adapter": _t2i_adapter,
+    "unet": _lone_unet, "controlnet": _controlnet, "controlnet_union": _controlnet_union, "t2i_adapter": _t2i_adapter,
     "vae": _vae, "tiny_vae": _tiny_vae, "flux": _flux, "flux_controlnet": _flux_controlnet, "sd3": _sd3,
     "sd3_controlnet": _sd3_controlnet, "clip": _clip, "open_clip": _open_clip, "t5": _t5,
 }  # fmt: skip

@@ -23,6 +23,7 @@ class Single:
 _CLIP: Mapping[str, Any] = {"layer_norm_eps": 1e-05, "bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
 TOWERS = ("CLIPTextModel", "CLIPTextModelWithProjection")
 SINGLES: Mapping[Kind, Single] = {
+    "unet": Single("unet", ("UNet2DConditionModel",)),  # one that no family draws with
     "controlnet": Single("controlnet", ("ControlNetModel",)),
     "controlnet_union": Single("controlnet", ("ControlNetUnionModel",)),
     "flux_controlnet": Single("controlnet", ("FluxControlNetModel",)),
@@ -53,7 +54,7 @@ def family_of(parts: Sequence[Part]) -> str | None:
     return "sd2" if tower is not None or ("clip" not in by_kind and context == 1024) else "sd1"
 
 
-def is_larger(tower: Part, by_kind: Mapping[Kind, Part]) -> bool:
+def is_larger(tower: Part, by_kind: Mapping[str, Part]) -> bool:
     """Whether the only tower is the larger of its family's two. SDXL's prompt is as wide as both together."""
     if "unet" not in by_kind:
         return tower.width >= 1280

@@ -21,6 +21,8 @@ class LookAlike:
     """None is a piece of a name."""
     instead_of: tuple[Kind, ...] = ()
     """The kinds of ours that it is mistaken for. Such models of the file are not read; others are."""
+    alone: bool = False
+    """It is read as one component, and is no denoiser of a family."""
 
 
 _NO_FAMILY = "No family of this library draws with it."
@@ -118,13 +120,14 @@ def _odd_unet(part: Part) -> LookAlike | None:
     """A U-Net that reads something else than latents, a mask and a prompt."""
     sizes = Sizes(part.original)
     channels, latents = sizes.of("input_blocks.0.0.weight", 4)[1], sizes.of("out.2.weight", 4)[0]
+    if "label_emb.weight" in sizes:
+        return LookAlike("a U-Net that reads a class", (), _NO_FAMILY, instead_of=("unet",))
+    if sizes.ending("attn2.to_k.weight", 2) is None and sizes.ending("attn1.to_k.weight", 2) is not None:
+        return LookAlike("a U-Net that reads no prompt", (), _NO_FAMILY, instead_of=("unet",))
+    if "label_emb.0.0.weight" not in sizes and sizes.ending("label_emb.0.weight", 2) is not None:
+        return LookAlike("a U-Net with another embedding", (), _NO_FAMILY, instead_of=("unet",))
     text = ""
     if channels not in (latents, 2 * latents + 1) or latents != 4:
-        text = _CHANNELS.get(channels, f"a U-Net that reads {channels} channels and predicts {latents}")
-    elif "label_emb.weight" in sizes:
-        text = "a U-Net that reads a class"
-    elif sizes.ending("attn2.to_k.weight", 2) is None and sizes.ending("attn1.to_k.weight", 2) is not None:
-        text = "a U-Net that reads no prompt"
-    elif "label_emb.0.0.weight" not in sizes and sizes.ending("label_emb.0.weight", 2) is not None:
-        text = "a U-Net with another embedding of sizes"
-    return LookAlike(text, (), _NO_FAMILY, instead_of=("unet",)) if text else None
+        text = f"a U-Net that reads {channels} channels and predicts {latents}"
+        text = _CHANNELS.get(channels, text) if latents == 4 else text
+    return LookAlike(text, (), _NO_FAMILY, alone=True) if text else None

@@ -96,13 +96,14 @@ class Marks:
         return {**config, "scaling_factor": 0.5, "latents_mean": list(means), "latents_std": list(deviations)}
 
 
-def read_marks(file: Path, shapes: Mapping[str, Shape], read: Callable[[str], Tensor]) -> Marks:
+def read_marks(
+    file: Path, shapes: Mapping[str, Shape], read: Callable[[str], Tensor], header: Mapping[str, str]
+) -> Marks:
     """The marks of a file.
 
     Raises:
         LoadError: marks of EDM that are incomplete or have no numbers.
     """
-    header = _header(file)
     means, deviations = _numbers("edm_mean", shapes, read, file), _numbers("edm_std", shapes, read, file)
     high = _numbers("edm_vpred.sigma_max", shapes, read, file)
     low = _numbers("edm_vpred.sigma_min", shapes, read, file)
@@ -127,7 +128,8 @@ def loose_names(shapes: Mapping[str, Shape], prefixes: tuple[str, ...]) -> list[
     return [name for name in shapes if not name.startswith(known) and name not in _MARKS]
 
 
-def _header(file: Path) -> dict[str, str]:
+def read_header(file: Path) -> dict[str, str]:
+    """The text entries of a file's header; {} where the format has none. LoadError for a damaged file."""
     if file.suffix == ".gguf":
         return {name: value for name, value in GGUFFile(file).metadata.items() if isinstance(value, str)}
     if file.suffix != ".safetensors":
