@@ -102,6 +102,7 @@ flux = Family(
         "FluxFillPipeline",
         "FluxControlPipeline",
         "FluxControlImg2ImgPipeline",
+        "FluxControlInpaintPipeline",
         "FluxControlNetPipeline",
         "FluxControlNetImg2ImgPipeline",
         "FluxControlNetInpaintPipeline",
@@ -110,7 +111,19 @@ flux = Family(
     tasks=_tasks("flux", "text2image", "image2image", "inpaint", "fill", "kontext", "redux"),
     settings=_function("settings:FluxSettings"),
     attach=_function("flux_tools:attach"),
+    refuses={
+        "FluxPriorReduxPipeline": (
+            "It has Redux's image encoder without a transformer. Load each of its components with "
+            "sf.load_component(folder, subfolder='image_encoder') (and 'image_embedder', 'feature_extractor'), and pass "
+            "them to Flux: sf.load('flux-checkpoint', 'redux', image_encoder=…, image_embedder=…, feature_extractor=…)"
+        ),
+        "FluxKontextInpaintPipeline": (
+            "Kontext inside a mask is not a task yet. Load the same components as FluxKontextPipeline: change "
+            "_class_name in its index, and use the task 'kontext'"
+        ),
+    },
 )
+
 flux_kontext = Family(
     name="flux-kontext",
     classes=("FluxKontextPipeline", "FluxKontextModularPipeline"),
