@@ -10,6 +10,8 @@ from .paths import blocks_inside, no_child, without_names
 from .slots import slot_problems
 from .spaces import made_conflicts
 from .structure import Structure
+from .typing import type_text
+from .validate import Unfit, fitted, value_text
 from .wiring import (
     INPUTS,
     RESERVED,
@@ -241,6 +243,21 @@ def bad_nodes(nodes: Mapping[str, Any]) -> Iterable[Problem]:
         elif not isinstance(block, Block):
             text = f"is {type(block).__name__}, not a block. Subclass Block and write its __call__."
             yield Problem("not-a-block", name, text, type(block).__name__, "Block")
+
+
+def bad_parts(nodes: Any, outputs: Any, slots: Any) -> Iterable[Problem]:
+    """Parts of a new graph that are no mappings and lists of names."""
+    parts = {
+        "nodes": (nodes, Mapping[str, Any] | None, "Graph(name=block, …)"),
+        "outputs": (outputs, Iterable[Any], "outputs=('images',)"),
+        "slots": (slots, Mapping[str, Any] | None, "slots={'guider': ['denoise.guider']}"),
+    }
+    for place, (value, hint, line) in parts.items():
+        try:
+            fitted(value, hint)
+        except Unfit:
+            text = f"needs {type_text(hint)}, got {value_text(value)}. Write {line}."
+            yield Problem("argument", place, text, type(value).__name__, type_text(hint))
 
 
 def _node(name: str, block: Any) -> dict[str, Block]:

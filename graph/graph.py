@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Self
 from ..registry import codecs
 from . import edits
 from .analysis import digraph
+from .arguments import checked_arguments
 from .binding import bound, check
 from .block import Block
 from .call import prepare
@@ -51,6 +52,8 @@ class Graph(Structure, name="Graph"):
             raise WireError(Problem("name", "outputs", text, repr(outputs), "tuple"))
         if isinstance(slots, Block):
             raise WireError(Problem("name", "slots", "is a reserved word. Give the node another name.", "slots"))
+        if wrong := list(edits.bad_parts(nodes, outputs, slots)):
+            raise WireError(wrong)
         blocks = {**(nodes or {}), **more}
         if bad := list(edits.bad_nodes(blocks)):
             raise WireError(bad)
@@ -67,10 +70,12 @@ class Graph(Structure, name="Graph"):
             raise AttributeError(no_attribute(self, name), name=name, obj=self)
 
     # ------------------------------------------------------------------------------------------- changing
+    @checked_arguments
     def replace(self, path: str, block: Block, *, outputs: Sequence[str] = ()) -> Self:
         """The same graph with another block at `path` ("decode", "denoise.guider"). `outputs` as for `insert`."""
         return edits.replaced(self, path, block, outputs)
 
+    @checked_arguments
     def insert(
         self,
         name: str,
@@ -87,14 +92,17 @@ class Graph(Structure, name="Graph"):
         """
         return edits.inserted(self, name, block, before, after, outputs)
 
+    @checked_arguments
     def remove(self, path: str) -> Self:
         """The same graph without that node: its readers take the next nearest value, or it becomes an input."""
         return edits.removed(self, path)
 
+    @checked_arguments
     def rename(self, path: str, name: str) -> Self:
         """The same graph with another name for a node; pinned edges and slots follow."""
         return edits.renamed(self, path, name)
 
+    @checked_arguments
     def wire(self, target: str, source: str | None) -> Self:
         """Pin an edge: `graph.wire("refine.positive", "encode.positive")`. `None` gives it back to the wiring rule.
 
@@ -102,6 +110,7 @@ class Graph(Structure, name="Graph"):
         """
         return edits.wired(self, target, source)
 
+    @checked_arguments
     def only(self, *outputs: str) -> Self:
         """The sub-graph that gives these outputs: other blocks go, and so do the components that only they need."""
         return edits.only(self, outputs)
@@ -115,6 +124,7 @@ class Graph(Structure, name="Graph"):
         return edits.edited(self, nodes=dict(children))
 
     # ------------------------------------------------------------------------------------------- components
+    @checked_arguments
     def bind(self, components: Mapping[str, Any] | None = None, /, **more: Any) -> Self:
         """The same graph holding these components: objects, or handles that load at their first use.
 
@@ -152,10 +162,12 @@ class Graph(Structure, name="Graph"):
         """Everything that stands between this graph and a run: unbound components, latent spaces, missing files."""
         return check(self)
 
+    @checked_arguments
     def diff(self, other: Structure) -> Diff:
         """What `other` has that this graph has not, and the reverse: nodes, edges that moved, components."""
         return diff(self, other)
 
+    @checked_arguments
     def explain(self, port: str) -> str:
         """The source of a port's value: `graph.explain("denoise.guider.latents")`."""
         return explain(self, port)
@@ -164,6 +176,7 @@ class Graph(Structure, name="Graph"):
         """The graph as networkx sees it, for analysis; each edge carries its `Edge` as `edge`."""
         return digraph(self)
 
+    @checked_arguments
     def show(self, how: str = "text") -> str:
         """The graph drawn: "text", "mermaid" or "svg"."""
         from .draw import draw  # here, since few programs draw

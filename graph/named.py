@@ -8,6 +8,7 @@ from .block import Block
 from .cache import cached
 from .errors import Problem, WireError
 from .ports import Signature
+from .validate import value_text
 
 
 class Named(Block, name="Named"):
@@ -52,6 +53,9 @@ def named(block: Block, **names: str) -> Block:
 
     An input and an output of one name are renamed together.
     """
+    if not isinstance(block, Block):  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+        text = f"needs a block, got {value_text(block)}. Write named(block, old='new')."
+        raise WireError(Problem("argument", "named", text, type(block).__name__, "Block"))
     s = block.signature
     known = [*s.inputs, *s.outputs, *s.components]
     problems = [
@@ -67,6 +71,10 @@ def named(block: Block, **names: str) -> Block:
         if twice := [n for n in dict.fromkeys(after) if after.count(n) > 1]:
             text = f"is the new name of two ports of {type(block).__name__}. Choose another name."
             problems += [Problem("clash", n, text) for n in twice]
+    problems += [
+        Problem("name", old, f"needs a name for {old!r}, got {value_text(new)}. Write named(block, {old}='new').")
+        for old, new in names.items() if not isinstance(new, str)  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+    ]  # fmt: skip
     if problems:
         raise WireError(problems)
     return Named(block=block, names=tuple(names.items())) if names else block

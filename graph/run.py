@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from .block import Block
+from .errors import GraphError
 from .event import Event, Events
 from .execution import Execution, State
 from .ports import Outputs
@@ -23,10 +24,18 @@ class Run:
     def __init__(self, graph: Structure, inputs: Values, notes: tuple[str, ...] = ()) -> None:
         self.graph = graph
         self.inputs = inputs
-        self.outputs: Outputs | None = None
-        """The outputs of a run that has ended."""
+        self._outputs: Outputs | None = None
         self._execution = Execution(graph, inputs, notes)
         self._events: Events | None = None
+
+    @property
+    def outputs(self) -> Outputs:
+        """The outputs of a run that has ended. Raises `GraphError` before its end."""
+        if self._outputs is None:
+            raise GraphError(
+                "This run has no outputs yet, because it has not ended. Iterate it to its end, or call run.result()."
+            )
+        return self._outputs
 
     @property
     def state(self) -> State:
@@ -47,7 +56,7 @@ class Run:
             return next(self._events)
         except StopIteration as stop:
             if stop.value is not None:
-                self.outputs = Outputs(stop.value)
+                self._outputs = Outputs(stop.value)
             raise
         except BaseException:
             self._events = None  # a generator that has raised is over; the next one goes on from the state
@@ -58,7 +67,6 @@ class Run:
         self._execution.silent = True
         for _ in self:
             pass
-        assert self.outputs is not None
         return self.outputs
 
     def close(self) -> None:

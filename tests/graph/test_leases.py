@@ -223,7 +223,7 @@ def test_nothing_holds_a_component_after_its_span(lending: Lending) -> None:
         for event in (run := graph.stream(x=1)):
             if (event.kind, event.path) == ("start", "last"):
                 assert bound["model"].alive() is None
-        assert run.outputs is not None and run.outputs.x == 4
+        assert run.outputs.x == 4
         assert bound["tool"].alive() is None
     finally:
         gc.enable()

@@ -42,7 +42,7 @@ def test_the_error_for_an_unread_output_shows_what_to_pass() -> None:
 
 def test_an_output_is_added_only_once_and_must_be_given() -> None:
     assert PLAIN.insert("rate", Rate(), outputs=("y", "score")).declared == ("y", "score")
-    with pytest.raises(WireError, match="scor  is declared as an output, but no node gives it. Did you mean 'score'"):
+    with pytest.raises(WireError, match=r"scor  is declared as an output, but no node gives it. Did you mean 'score'"):
         PLAIN.insert("rate", Rate(), outputs=("scor",))
 
 
@@ -72,7 +72,7 @@ def test_a_loop_carries_an_output_that_is_added_inside_where_its_turns_read_it()
         graph.insert("count", CountTurns(), after="loop.step")
     counted = graph.insert("count", CountTurns(), after="loop.step", outputs=("score",))
     assert counted(seed=1, items=[1, 2, 3]).score == 3
-    with pytest.raises(WireError, match="no turn would read it. Give a block the input 'score', with a default"):
+    with pytest.raises(WireError, match=r"no turn would read it. Give a block the input 'score', with a default"):
         graph.insert("last", Last(), after="loop.step", outputs=("score",))
     with pytest.raises(WireError, match=r"or make it an output: carry=\('x', 'score'\)"):
         Loop(over="items", each="item", carry=("x",), body=Graph(step=AddItem(), count=CountTurns()))

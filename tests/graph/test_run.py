@@ -7,7 +7,20 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from sfumato.graph import Block, Cancelled, Cell, Graph, InputError, Loop, Memory, Switch, WireError, component, named
+from sfumato.graph import (
+    Block,
+    Cancelled,
+    Cell,
+    Graph,
+    GraphError,
+    InputError,
+    Loop,
+    Memory,
+    Switch,
+    WireError,
+    component,
+    named,
+)
 from sfumato.graph.call import prepare
 from sfumato.graph.ports import ALONE
 
@@ -62,7 +75,9 @@ def test_a_turn_tells_where_it_is_and_what_it_carries() -> None:
 
 def test_a_run_is_iterated_or_asked_for_its_result() -> None:
     run = Graph(make=MakeX(), double=XToY()).stream(seed=2)
-    assert next(run).path == "make" and run.outputs is None
+    assert next(run).path == "make"
+    with pytest.raises(GraphError, match=r"has no outputs yet, because it has not ended. .* or call run.result\(\)"):
+        _ = run.outputs
     assert run.result().y == 4 and run.result() is run.outputs
 
 

@@ -62,7 +62,7 @@ def test_a_value_dies_after_its_last_reader(graph: Graph) -> None:
         if event == ("start", "last", *event[2:]):
             gc.collect()
             assert [ref() for ref in ALIVE] == [None]
-    assert run.outputs is not None and run.outputs.y == 2
+    assert run.outputs.y == 2
 
 
 # ------------------------------------------------------------------------------------------------ spaces

@@ -92,7 +92,6 @@ def test_a_stream_tells_what_happens_and_where() -> None:
     assert ("decode", "vae") in loaded
     turns = [(e.turn, e.turns, e.path) for e in events if e.kind == "turn"]
     assert turns == [(k, 4, "denoise") for k in (1, 2, 3, 4)]
-    assert stream.outputs is not None
     assert stream.outputs.images[0].size == (64, 64)
 
 
