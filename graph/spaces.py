@@ -7,6 +7,7 @@ from typing import Any
 from .block import Block
 from .errors import Problem
 from .layout import ANY_LAYOUT, Layout, Measured
+from .planned import Holders, has_two_holders
 from .requirements import Requirements, function_port, has_requirements
 from .space import ANY_SPACE, LatentSpace
 from .structure import Structure
@@ -15,15 +16,16 @@ from .unify import Evidence, conflicts, evidence_of
 
 
 def made_conflicts(graph: Structure) -> list[Problem]:
-    """Conflicts that are found when a graph is made: families that meet, and requirements that are violated."""
+    """Conflicts that are found when a graph is made: families that meet, violated requirements, unlike schedulers."""
     if families := conflicts(graph, {}, _Families()):
         return families
-    return conflicts(graph, graph.bindings, Requirements()) if has_requirements(graph) else []
+    problems = conflicts(graph, graph.bindings, Requirements()) if has_requirements(graph) else []
+    return problems or (conflicts(graph, graph.bindings, Holders()) if has_two_holders(graph) else [])
 
 
 def bound_conflicts(graph: Structure, bindings: Mapping[str, Any]) -> list[Problem]:
-    """Conflicts between components: latent spaces that meet, and components that are built for another denoiser."""
-    return [conflict for kind in (_Spaces(), _Layouts()) for conflict in conflicts(graph, bindings, kind)]
+    """Conflicts between components: unlike latent spaces, layouts of denoisers, and schedulers that meet."""
+    return [conflict for kind in (_Spaces(), _Layouts(), Holders()) for conflict in conflicts(graph, bindings, kind)]
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,10 @@ def _block(outer: Block, at: Path, bindings: Mapping[str, Any], union: _Union) -
 def _container(
     block: Container, names: Mapping[str, Mapping[str, str]], components: Mapping[str, Any], at: Path, union: _Union
 ) -> dict[tuple[str, str], Path]:
-    """A port of a container is one with the port of that name of each graph inside; a carried input with its output."""
+    """A port of a container is one with the port of that name of each graph inside; a carried input with its output.
+
+    The list that a container goes over is one with its elements.
+    """
     insides = block.insides()
     for i, inside in enumerate(insides):
         _walk(inside.graph, (*at, str(i)), {**components, **inside.graph.bindings}, union)
@@ -164,6 +167,10 @@ def _container(
         for i in range(len(insides)):
             inner = (*at, str(i), INPUTS if side == "in" else "outputs", name)
             union.join(variables.setdefault((side, names[side][name]), inner), inner)
+    for i, inside in enumerate(insides):
+        if inside.repeated:  # an element is one with the list that it is from
+            inner = (*at, str(i), INPUTS, inside.item)
+            union.join(variables.setdefault(("in", names["in"][inside.over]), inner), inner)
     for name in dict.fromkeys(name for inside in insides for name in inside.carried):
         a, b = ("in", names["in"][name]), ("out", names["out"][name])
         if a in variables and b in variables:

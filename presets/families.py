@@ -3,6 +3,9 @@
 A function is imported when it is called, so that this module, and with it the list of all presets, needs no torch.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from ..registry import LazyFunction
 from .family import Family
 
@@ -14,6 +17,9 @@ def _function(path: str) -> LazyFunction:
 def _tasks(module: str, *names: str) -> dict[str, LazyFunction]:
     return {name: _function(f"{module}:{name}") for name in names}
 
+
+_COMPVIS: Mapping[str, Any] = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}  # Any: JSON values
+"""What the samplers of CompVis and Stability do, which old configs and those of some schedulers do not have."""
 
 sd = Family(
     name="sd",
@@ -38,6 +44,7 @@ sd = Family(
     ),
     tasks=_tasks("sd", "text2image", "image2image", "inpaint"),
     settings=_function("settings:SDSettings"),
+    config_defaults={"scheduler": _COMPVIS},
     attach=_function("control:attach_unet_controls"),
     refuses={
         "StableDiffusionUpscalePipeline": "Its U-Net reads a small picture and how much noise is on it",
@@ -76,6 +83,7 @@ sdxl = Family(
         "refined": _function("sdxl:text2image_refined"),
     },
     settings=_function("settings:SDXLSettings"),
+    config_defaults={"scheduler": _COMPVIS},
     attach=_function("control:attach_unet_controls"),
 )
 sd3 = Family(

@@ -45,6 +45,8 @@ class Family:
     """Those whose pipelines also guide by perturbed attention; see `with_perturbed_attention`."""
     attach: Callable[[Graph, Mapping[str, Any]], Graph] = unchanged
     """Inserts the blocks of components that some checkpoints have besides those of the tasks: control nets."""
+    config_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
+    """Config keys of components, by name. They hold for the family where the config of a checkpoint lacks them."""
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])
     """Pipeline classes that share components with this family, and what their denoiser does otherwise."""
 

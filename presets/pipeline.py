@@ -66,7 +66,7 @@ def assemble(
     Raises:
         LoadError: an index of an unknown family, and all faults of the components that the task needs.
     """
-    specs = with_quantization(specs, settings.quantization)
+    specs = with_quantization(_with_config_defaults(index, specs), settings.quantization)
     if graph is None:
         graph = _graph_for(source, index, specs, task, swaps, title)
     # A name or a config changes the checkpoint's component, which must be bound for that; an object replaces it.
@@ -86,21 +86,40 @@ def assemble(
 
 def family_of(index: Index) -> Family:
     """The family whose checkpoints name the index's pipeline class, or the class of its blocks. LoadError if none."""
-    by_class: dict[str, Family] = {}
-    refused: dict[str, str] = {}
-    for name in families:
-        family: Family = families[name]
-        by_class.update(dict.fromkeys((*family.classes, *family.pag_classes), family))
-        refused.update(family.refuses)
-    for name in _class_names(index):
-        if name in by_class:
-            return by_class[name]
+    if (found := _known_family(index)) is not None:
+        return found
+    refused = {name: why for family in _families() for name, why in family.refuses.items()}
+    by_class = [name for family in _families() for name in (*family.classes, *family.pag_classes)]
     named = str(next(iter(_class_names(index)), None))
     why = f"{refused[named]}." if named in refused else did_you_mean(named, by_class)
     raise LoadError(
         f"{index.path}: its index names the pipeline {named!r}, which no preset family is for. {why} "
         "Or pass a graph of your own: sf.load(folder, graph=…)."
     )
+
+
+def _families() -> list[Family]:
+    return [families[name] for name in families]
+
+
+def _known_family(index: Index) -> Family | None:
+    by_class = {name: family for family in _families() for name in (*family.classes, *family.pag_classes)}
+    return next((by_class[name] for name in _class_names(index) if name in by_class), None)
+
+
+def _with_config_defaults(index: Index, specs: Mapping[str, ComponentSpec]) -> Mapping[str, ComponentSpec]:
+    """The specs, with the config keys that all models of the family have and that these configs lack."""
+    family, changed = _known_family(index), dict[str, ComponentSpec]()
+    for name, defaults in (family.config_defaults if family is not None else {}).items():
+        if name not in specs:
+            continue
+        try:
+            config = specs[name].read_config()
+        except LoadError:
+            continue  # it is reported with all other problems of the checkpoint
+        if not defaults.keys() <= config.keys():
+            changed[name] = specs[name].using(config={**defaults, **config})
+    return {**specs, **changed}
 
 
 def _graph_for(

@@ -11,6 +11,7 @@ from ..blocks.latents.start import (
     NoiseImageFully,
     ScaleNoise,
     SeedRandom,
+    SpreadSchedule,
 )  # fmt: skip
 from ..blocks.text.rows import ExpandRows, MatchNegative
 from ..blocks.text.sd import EncodePrompt
@@ -47,7 +48,10 @@ def text2image(settings: SDSettings = SDSettings()) -> Graph:
 
 def image2image(settings: SDSettings = SDSettings()) -> Graph:
     """Change a picture by a prompt, as much as `strength` says."""
-    return to_image2image(text2image(settings), settings.factor).as_preset("sd", "image2image")
+    graph = to_image2image(text2image(settings), settings.factor)
+    if settings.embeds_guidance:  # a consistency model
+        graph = graph.replace("cut", SpreadSchedule())
+    return graph.as_preset("sd", "image2image")
 
 
 def inpaint(settings: SDSettings = SDSettings()) -> Graph:

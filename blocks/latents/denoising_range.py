@@ -11,7 +11,7 @@ from ...components.schedulers.schedule import Schedule
 from ...components.types import Conditioning, ImageLatents, Latents, Rows, Steps
 from ...graph import Block, component, knob
 from ...registry import counted
-from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started
+from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started, exact
 
 End = Annotated[float, Gt(0), Le(1)]
 """A fraction of the training timesteps, counted from the noisiest; 1 is all of them."""
@@ -136,7 +136,7 @@ def _count_before(steps: Schedule, scheduler: Scheduler, fraction: float) -> int
     if fraction == 1:
         return len(steps)
     total: int = getattr(scheduler, "num_train_timesteps", 1000)  # for schedulers that have no such config key
-    cutoff = round(total - fraction * total)
+    cutoff = round(total * (1 - exact(fraction)))
     whole = steps.whole_step_of
     begins = (step for step in steps if step.first or whole[step.index] != whole[step.index - 1])
     first = next((step.index for step in begins if step.timestep < cutoff), steps.end)

@@ -1,6 +1,7 @@
 """Schedules of flow matching, whose noise levels may depend on the size of the picture."""
 
 from collections.abc import Sequence
+from math import floor
 from typing import Annotated
 
 import numpy as np
@@ -10,7 +11,7 @@ from ...components.schedulers import Scheduler
 from ...components.schedulers.flow_match import FlowMatch
 from ...components.types import Count, Latents, Number, Steps
 from ...graph import Block, component, knob
-from .start import Scheduled
+from .start import Scheduled, exact
 
 
 class MakeSchedule(Block):
@@ -35,7 +36,8 @@ class MakeSchedule(Block):
         n = self.num_inference_steps
         height, width = latents.shape[2:]
         tokens = (height // self.patch) * (width // self.patch)
-        if sigmas is None and timesteps is None and self.even and isinstance(self.scheduler, FlowMatch):
+        own = sigmas is None and timesteps is None and getattr(self.scheduler, "sigma_curve", None) is None
+        if own and self.even and isinstance(self.scheduler, FlowMatch):
             sigmas = np.linspace(1, 1 / n, n).tolist()
         if sigmas is not None and len(sigmas) and sigmas[-1] != 0:
             sigmas = [*sigmas, 0.0]
@@ -52,6 +54,5 @@ class CutSchedule(Block):
 
     def __call__(self, steps: Steps) -> Scheduled:
         count = steps.whole_step_of[-1] + 1
-        # The steps left out are counted, as published: in floats, counting those that are kept rounds otherwise.
-        left_out = min(int(count - count * self.strength), count - 1)
+        left_out = floor(count * (1 - exact(self.strength)))
         return Scheduled(steps[steps.whole_step_of.index(left_out) :])

@@ -2,13 +2,15 @@
 
 import secrets
 from collections.abc import Sequence
-from math import ceil
+from fractions import Fraction
+from math import ceil, floor
 from typing import Annotated, NamedTuple
 
 from annotated_types import Ge, Gt, Le
 
 from ...components.random import Random
 from ...components.schedulers import Scheduler
+from ...components.schedulers.lcm import DistilledKeys, timesteps_within
 from ...components.types import Conditioning, Count, ImageLatents, Images, Latents, Mask, Number, Rows, Steps
 from ...graph import Block, component, knob
 from ...registry import counted
@@ -131,6 +133,15 @@ class MakeSchedule(Block):
         return Scheduled(self.scheduler.steps(self.num_inference_steps, timesteps=timesteps, sigmas=sigmas))
 
 
+def exact(share: float) -> Fraction:
+    """The decimal that was typed: 0.29 of 100 steps is 29, and not 28.999999999999996.
+
+    >>> exact(0.29) * 100
+    Fraction(29, 1)
+    """
+    return Fraction(repr(float(share)))
+
+
 class CutSchedule(Block):
     """Keep only the last steps, so that an image changes as much as `strength` says: above 0, and 1 is all of it.
 
@@ -142,13 +153,34 @@ class CutSchedule(Block):
 
     def __call__(self, steps: Steps) -> Scheduled:
         count = steps.whole_step_of[-1] + 1
-        kept = min(int(count * self.strength), count)
+        kept = floor(count * exact(self.strength))
         if not kept:
             raise ValueError(
                 f"strength={self.strength} of {counted(count, 'step')} leaves none. "
-                f"Give strength={ceil(1000 / count) / 1000:g} or more, or more steps."
+                f"Give strength={ceil(Fraction(1000, count)) / 1000:g} or more, or more steps."
             )
         return Scheduled(steps[steps.whole_step_of.index(count - kept) :])
+
+
+class SpreadSchedule(Block):
+    """Spread all steps over the part of the noise that `strength` leaves, as published for consistency models.
+
+    For a scheduler of another kind, and for `timesteps` that a call passed, it is `CutSchedule`. strength: above 0, and
+    1 is all of the noise.
+
+    Raises:
+        ValueError: more steps than the part has timesteps.
+    """
+
+    scheduler: Scheduler = component()
+    strength: Annotated[float, Gt(0), Le(1)] = knob(0.8)
+
+    def __call__(self, steps: Steps) -> Scheduled:
+        count = steps.whole_step_of[-1] + 1
+        if not isinstance(self.scheduler, DistilledKeys) or steps != self.scheduler.steps(count):
+            return CutSchedule(strength=self.strength)(steps)
+        timesteps = timesteps_within(self.scheduler, count, exact(self.strength))
+        return Scheduled(self.scheduler.steps(count, timesteps=timesteps.tolist()))
 
 
 class Started(NamedTuple):

@@ -3,7 +3,7 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast, final
 
@@ -16,10 +16,13 @@ from . import customary_names as _names
 from .history import History
 from .keys import RULES
 from .request import Accepts, Request, checked
-from .schedule import Schedule, Step
+from .schedule import WORK, Schedule, Step
 
 _TRAINING = ("prediction_type", "beta_schedule")
 """Choices that describe how the model was trained: another scheduler must have them, or refuse."""
+
+_ZERO_SNR = "rescale_betas_zero_snr"
+"""Describes how the model was trained too: Lin et al. 2023."""
 
 _SYNONYMS = {"shift": "flow_shift", "flow_shift": "shift"}
 """Keys that mean the same in another class."""
@@ -33,6 +36,8 @@ class Scheduler(ABC):
     serves any number of runs and threads; a run's state is the sample and the history.
     """
 
+    __belongs_to__: ClassVar[str] = WORK
+
     accepts: ClassVar[Accepts] = "either"
     """Which of `timesteps` and `sigmas` `steps` accepts."""
     rules: ClassVar[tuple[Callable[[Any], None], ...]] = ()  # Any: a scheduler of the class that lists them
@@ -40,8 +45,10 @@ class Scheduler(ABC):
     unwritten: ClassVar[frozenset[str]] = frozenset()
     """Keys that a config may have, but that the published class does not write while they are default."""
 
-    _config_keys: frozenset[str] = field(default=frozenset(), init=False, compare=False, repr=False)
-    """The keys of the config that this was read from; `from_scheduler` keeps these, and those that are not default."""
+    _config_keys: frozenset[str] = field(default=frozenset(), compare=False, repr=False)
+    """The keys that a config set; `from_scheduler` keeps these, and those that are not default."""
+    _other_keys: Mapping[str, Any] = field(default_factory=dict[str, Any], compare=False, repr=False)
+    """The keys of that config that this class lacks, or whose choice it lacks: kept for the next scheduler."""
 
     def __post_init__(self) -> None:
         for key, hint in _config.annotations(type(self)).items():
@@ -125,41 +132,59 @@ class Scheduler(ABC):
     def from_config(cls, config: Mapping[str, object]) -> Self:
         """Read a published config. `Scheduler.from_config` makes the class in `_class_name`, others their own class.
 
-        Keys that start with "_" are metadata. Keys of other published schedulers are dropped, unknown keys with a
-        warning. null means "not set" where the key takes no null. A value that does not fit is a ConfigError; a choice
-        that another class's config makes and this class lacks is left at its default, as in diffusers.
+        Keys that start with "_" are metadata. Keys of other published schedulers are kept for `from_scheduler` and
+        `to_config`; unknown keys are dropped with a warning. null means "not set" where the key takes no null. A value
+        that does not fit is a ConfigError; a choice that another class's config makes and this class lacks is left at
+        its default, as in diffusers.
         """
         if cls is Scheduler:
             return cast(Self, _class_of(config).from_config(config))
         own = _config.known(cls, config)
         if config.get("_class_name", cls.__name__) != cls.__name__:
-            own = _known_choices(_config.keys(cls), own)
-        made = cls(**own)
-        object.__setattr__(made, "_config_keys", frozenset(own))
-        return made
+            own = _known_choices(cls, own)
+        return cls(**own, _config_keys=frozenset(own), _other_keys=_config.others(config, own))
 
     def to_config(self) -> dict[str, Any]:  # Any: JSON values
-        """The published keys and `_class_name`, sorted; what `from_config` reads, here and in diffusers."""
-        return _config.to_config(self)
+        """The published keys and `_class_name`, sorted; what `from_config` reads, here and in diffusers.
+
+        Keys of other classes that the config had are among them, as in diffusers.
+        """
+        return _config.to_config(self, self._other_keys)
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> Path:
         """Write `scheduler_config.json` into `folder`, whole or not at all, and return its path."""
         return _config.write(folder, self.to_config())
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], subfolder: str | None = None) -> Self:
-        """Read `folder/subfolder/scheduler_config.json` as `from_config` does. LoadError if it cannot be read."""
-        return cls.from_config(_config.read(folder, subfolder))
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        subfolder: str | None = None,
+        *,
+        config: Mapping[str, object] | None = None,
+    ) -> Self:
+        """Read `folder/subfolder/scheduler_config.json` as `from_config` does. LoadError if it cannot be read.
+
+        config: keys in place of those of the file.
+        """
+        return cls.from_config(_config.read(folder, subfolder) if config is None else config)
 
     @classmethod
     def from_scheduler(cls, other: "Scheduler", **keys: Any) -> Self:  # Any: config values
         """This class with the explicit keys of `other` that both have: training noise, spacing, sigma curve.
 
-        A key is explicit if `other` read it from a config or if it differs from its default. A choice that this class
-        lacks is left at its default, unless it describes how the model was trained; then it is a ConfigError, as is a
-        class for another process. `keys` are set besides. `dropped(other)` lists what is left out.
+        A key is explicit if `other` read it from a config or if it differs from its default. Those that this class
+        lacks have no effect here, but the next `from_scheduler` has them again. A choice that this class lacks is left
+        at its default, unless it describes how the model was trained; then it is a ConfigError, as is a class for
+        another process. A model of zero terminal SNR starts at the last timestep. `keys` are set besides.
+        `dropped(other)` lists what is left out.
         """
-        made = cls.from_config({**cls._shared(other), **keys})
+        explicit = cls._translated(other)
+        taken = {**_known_choices(cls, explicit), **keys}
+        _start_without_signal(cls, taken, keys)
+        made = cls.from_config(taken)
+        kept = {key: value for key, value in explicit.items() if key not in taken}
+        made = replace(made, _other_keys={**kept, **made._other_keys})
         if "prediction_type" in keys:
             _refuse_other_process(made, other)
         else:
@@ -169,11 +194,17 @@ class Scheduler(ABC):
     @classmethod
     def dropped(cls, other: "Scheduler") -> dict[str, Any]:  # Any: config values
         """The explicit keys of `other` that `from_scheduler(other)` leaves out, since this class lacks them."""
-        shared = cls._shared(other)
-        return {key: value for key, value in other._explicit().items() if shared.get(_SYNONYMS.get(key, key)) != value}
+        taken = _known_choices(cls, cls._translated(other))
+        own = _config.keys(type(other))
+        return {
+            key: value
+            for key, value in other._explicit().items()
+            if key in own and taken.get(_SYNONYMS.get(key, key)) != value
+        }
 
     @classmethod
-    def _shared(cls, other: "Scheduler") -> dict[str, object]:
+    def _translated(cls, other: "Scheduler") -> dict[str, object]:
+        """The explicit keys of `other`, by the names that this class has for them."""
         own = _config.keys(cls)
         explicit = other._explicit()
         if other.process == "flow" and "use_flow_sigmas" in own:  # a solver that can go along flow does so
@@ -181,7 +212,7 @@ class Scheduler(ABC):
         for key, synonym in _SYNONYMS.items():
             if key in explicit and key not in own and synonym in own:
                 explicit[synonym] = explicit.pop(key)
-        return _known_choices(own, {key: value for key, value in explicit.items() if key in own})
+        return explicit
 
     @classmethod
     def coerce(cls, value: object, current: "Scheduler | None" = None) -> "Scheduler":
@@ -201,13 +232,21 @@ class Scheduler(ABC):
             config = cast(Mapping[str, object], value)
             if current is None or "_class_name" in config:
                 return _trained_for(_class_of(config).from_config(config), current)
-            return type(current).from_config({**current._explicit(), **config})
+            return current._with_keys(config)
         raise ConfigError(
             f"A scheduler is an object, a name such as 'EulerDiscreteScheduler' or 'euler_a', or a config dict such as "
             f"{{'use_karras_sigmas': True}}. Got {value!r}."
         )
 
+    def _with_keys(self, config: Mapping[str, object]) -> "Scheduler":
+        """This scheduler with some keys changed."""
+        made = type(self).from_config({**self._own_keys(), **config})
+        return replace(made, _other_keys={**self._other_keys, **made._other_keys})
+
     def _explicit(self) -> dict[str, object]:
+        return {**self._other_keys, **self._own_keys()}
+
+    def _own_keys(self) -> dict[str, object]:
         known = _config.keys(type(self))
         return {
             item.name: value
@@ -227,16 +266,31 @@ def _class_of(config: Mapping[str, object]) -> type[Scheduler]:
     return schedulers[name]
 
 
-def _known_choices(own: Mapping[str, Any], config: Mapping[str, object]) -> dict[str, object]:  # Any: type forms
-    """`config` without choices that `own` lacks, but with those that describe how a model was trained."""
-    named = {key: _config.choices(own[key]) for key in config}
-    return {key: v for key, v in config.items() if key in _TRAINING or not named[key] or v in named[key]}
+def _known_choices(cls: type[Scheduler], config: Mapping[str, object]) -> dict[str, object]:
+    """The keys of `config` that `cls` has, without choices that it lacks, but with those that describe training."""
+    own = _config.keys(cls)
+    named = {key: _config.choices(own[key]) for key in config if key in own}
+    return {key: config[key] for key, has in named.items() if key in _TRAINING or not has or config[key] in has}
+
+
+def _start_without_signal(cls: type[Scheduler], taken: dict[str, object], keys: Mapping[str, object]) -> None:
+    """Start at the last timestep, where the model was trained without signal: Lin et al. 2023, section 3.3.
+
+    taken: keys for a scheduler of `cls`; changed, unless `keys` set the spacing. "leading" starts one stride earlier.
+    """
+    spacing = taken.get("timestep_spacing", getattr(cls, "timestep_spacing", None))
+    if taken.get("rescale_betas_zero_snr") and spacing == "leading" and "timestep_spacing" not in keys:
+        taken["timestep_spacing"] = "trailing"
 
 
 def _refuse_other_process(made: Scheduler, current: Scheduler) -> None:
     if made.process == current.process:
         return
-    fitting = {"diffusion": "'euler', 'dpmpp_2m' or 'unipc'", "flow": "'flow_euler', 'dpmpp_2m' or 'unipc'"}
+    fitting = {
+        "diffusion": "'euler', 'dpmpp_2m' or 'unipc'",
+        "flow": "'flow_euler', 'dpmpp_2m' or 'unipc'",
+        "EDM": "'euler' or 'dpmpp_2m'",
+    }
     named = f" by name, such as {fitting[current.process]}" if current.process in fitting else " for that process"
     raise ConfigError(
         f"{type(made).__name__} is for models of {made.process}, but the model of {type(current).__name__} was trained "
@@ -249,6 +303,11 @@ def _trained_for(made: Scheduler, current: Scheduler | None) -> Scheduler:
     """`made`, if the model of `current` predicts what it expects."""
     if current is not None:
         _refuse_other_process(made, current)
+        if getattr(current, _ZERO_SNR, False) and _ZERO_SNR not in _config.keys(type(made)):
+            raise ConfigError(
+                f"{type(made).__name__} has no {_ZERO_SNR}, but the model of {type(current).__name__} was trained with "
+                "it: without it the levels of noise are wrong. Pass another scheduler, such as 'euler' or 'dpmpp_2m'."
+            )
         predicts, expected = (getattr(s, "prediction_type", None) for s in (current, made))
         if predicts and expected and predicts != expected and {predicts, expected} != {"sample", "original_sample"}:
             raise ConfigError(

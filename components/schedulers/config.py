@@ -35,6 +35,8 @@ use_exponential_sigmas use_flow_sigmas use_karras_sigmas use_lu_lambdas variance
 """
 PUBLISHED_KEYS = frozenset(_PUBLISHED.split())
 """The config keys of all schedulers in diffusers 0.42.1. A config of one scheduler often carries keys of another."""
+OWN_KEYS = frozenset({"sigma_curve", "shift_tail_twice", "published_restart"})
+"""Keys of schedulers here that no published class has."""
 
 
 @cache
@@ -107,14 +109,14 @@ def _limited(scheduler: str, key: str, value: Any, limits: Sequence[object]) -> 
 
 
 def known(cls: type, config: Mapping[str, object]) -> dict[str, object]:
-    """The keys of `config` that `cls` has. Other schedulers' keys are dropped silently, unknown ones with a warning."""
+    """The keys of `config` that `cls` has. A key that no scheduler has gets a warning."""
     own = keys(cls)
     kept: dict[str, object] = {}
     for key, value in config.items():
         if key in own:
             if value is not None or takes_none(own[key]):  # else null: published files write it for "not set"
                 kept[key] = value
-        elif not key.startswith("_") and key not in PUBLISHED_KEYS:
+        elif not key.startswith("_") and key not in PUBLISHED_KEYS | OWN_KEYS:
             warnings.warn(
                 f"{cls.__name__} ignores the config key {key!r}, which no published scheduler has. "
                 f"{did_you_mean(key, own)}",
@@ -124,9 +126,18 @@ def known(cls: type, config: Mapping[str, object]) -> dict[str, object]:
     return kept
 
 
-def to_config(scheduler: Any) -> dict[str, Any]:  # Any: a dataclass; JSON values
-    """Sorted keys and JSON values; those that the published class does not write only where they are not default."""
-    config: dict[str, Any] = {"_class_name": type(scheduler).__name__}
+def others(config: Mapping[str, object], taken: Iterable[str]) -> dict[str, object]:
+    """The keys of `config` that schedulers have, without those in `taken`. null means "not set"."""
+    names = (PUBLISHED_KEYS | OWN_KEYS).difference(taken)
+    return {key: value for key, value in config.items() if key in names and value is not None}
+
+
+def to_config(scheduler: Any, more: Mapping[str, Any]) -> dict[str, Any]:  # Any: a dataclass; JSON values
+    """Sorted keys and JSON values; those that the published class does not write only where they are not default.
+
+    more: keys of other classes.
+    """
+    config: dict[str, Any] = {"_class_name": type(scheduler).__name__, **others(more, keys(type(scheduler)))}
     for item in fields(scheduler):
         value = getattr(scheduler, item.name)
         written = item.metadata.get("published", True) and item.name not in scheduler.unwritten

@@ -27,7 +27,7 @@ def curve(kind: Curve, n: int, sigma_max: float, sigma_min: float) -> Floats:
         case "exponential":
             return np.exp(np.linspace(np.log(sigma_max), np.log(sigma_min), n))
         case "beta":
-            return sigma_min + _beta_quantile(1 - np.linspace(0, 1, n), 0.6, 0.6) * (sigma_max - sigma_min)
+            return sigma_min + beta_quantile(1 - np.linspace(0, 1, n), 0.6, 0.6) * (sigma_max - sigma_min)
 
 
 def even_lambdas(n: int, training: Float32s) -> Floats:
@@ -39,12 +39,12 @@ def even_lambdas(n: int, training: Float32s) -> Floats:
     return np.exp(np.linspace(float(ends[0]), float(ends[1]), n))
 
 
-def _beta_quantile(p: Floats, alpha: float, beta: float) -> Floats:
+def beta_quantile(p: Floats, alpha: float, beta: float) -> Floats:
     """The inverse of the beta distribution's cumulative function; torch has none."""
     try:
         from scipy.special import betaincinv  # pyright: ignore[reportMissingImports]  # optional, not in `dev`
     except ImportError as error:
         raise ConfigError(
-            "use_beta_sigmas needs scipy, which is not installed.  pip install scipy, or choose use_karras_sigmas."
+            "A beta curve needs scipy, which is not installed.  pip install scipy, or choose a karras curve."
         ) from error
     return np.asarray(betaincinv(alpha, beta, p), dtype=np.float64)

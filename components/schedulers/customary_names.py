@@ -4,11 +4,12 @@ A name is a sampler, with or without a curve of noise levels at its end: "DPM++ 
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from ...graph.errors import ConfigError
 from ...registry import UnknownName, closest, schedulers
 from . import config as _config
+from .keys import SigmaCurve
 
 Keys = Mapping[str, Any]  # Any: config values
 
@@ -36,6 +37,10 @@ SAMPLERS: dict[str, tuple[str, Keys]] = {
     "dpmpp_3m_sde": ("DPMSolverMultistepScheduler", {**_SDE, "solver_order": 3}),
     "dpmpp_sde": ("DPMSolverSDEScheduler", {}),
     "dpmpp_2s": ("DPMSolverSinglestepScheduler", _2M),
+    "edm_euler": ("EDMEulerScheduler", {}),
+    "edm_dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2}),
+    "edm_dpmpp_2m_sde": ("EDMDPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", "solver_order": 2}),
+    "edm_dpmpp_3m": ("EDMDPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 3}),
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
     "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),
@@ -66,18 +71,26 @@ _SPELLINGS = {
     "k_dpm_2": "dpm2",
     "k_dpm_2_a": "dpm2_ancestral",
 }
-_NO_CURVE = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
-CURVES: dict[str, Keys] = {
-    "karras": {**_NO_CURVE, "use_karras_sigmas": True},
-    "exponential": {**_NO_CURVE, "use_exponential_sigmas": True},
-    "beta": {**_NO_CURVE, "use_beta_sigmas": True},
-    "normal": _NO_CURVE,
-    "sgm_uniform": {**_NO_CURVE, "timestep_spacing": "trailing"},
-    "simple": {**_NO_CURVE, "timestep_spacing": "trailing"},
-    "lu": {**_NO_CURVE, "use_lu_lambdas": True},
+_PUBLISHED_CURVES = ("karras", "exponential", "beta")
+"""Customary curves for which some published classes have a key, which files of them have too."""
+_SPACINGS: dict[str, Keys] = {
+    "normal": {"timestep_spacing": "linspace"},
+    "simple": {"timestep_spacing": "trailing"},
+    "sgm_uniform": {"timestep_spacing": "trailing"},
+    "ddim_uniform": {"timestep_spacing": "leading", "steps_offset": 1},
 }
-_FLOW_KINDS = {"euler": "flow_euler", "euler_ancestral": "flow_euler_ancestral", "heun": "flow_heun", "lcm": "flow_lcm"}
-"""Samplers whose flow-matching kind has the same customary name."""
+"""What these curves are for samplers that visit whole timesteps, which have no other levels."""
+CURVES: tuple[str, ...] = (*get_args(SigmaCurve), "lu")
+_KINDS: dict[str, dict[str, str]] = {
+    "flow": {
+        "euler": "flow_euler",
+        "euler_ancestral": "flow_euler_ancestral",
+        "heun": "flow_heun",
+        "lcm": "flow_lcm",
+    },
+    "EDM": {name: f"edm_{name}" for name in ("euler", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m")},
+}
+"""Samplers whose kind for another process has the same customary name."""
 
 
 def normalised(name: str) -> str:
@@ -93,7 +106,7 @@ def normalised(name: str) -> str:
 def find(name: str, process: str = "diffusion") -> Named:
     """The class and keys of a published or customary name. UnknownName if there is none.
 
-    process: of the model; with "flow", "euler" means its flow-matching kind.
+    process: of the model; with "flow", "euler" means its flow-matching kind, with "EDM" the one for EDM.
     """
     for published in (name, f"{name}Scheduler"):
         if published not in schedulers.aliases and (cls := schedulers.find(published)) is not None:
@@ -106,9 +119,9 @@ def find(name: str, process: str = "diffusion") -> Named:
         sampler = _SPELLINGS.get(sampler, sampler)
         if sampler not in SAMPLERS:
             continue
-        published, keys = SAMPLERS[_FLOW_KINDS.get(sampler, sampler) if process == "flow" else sampler]
+        published, keys = SAMPLERS[_KINDS.get(process, {}).get(sampler, sampler)]
         cls = schedulers[published]
-        return Named(cls, {**keys, **_curve_keys(cls, name, curve)})
+        return Named(cls, {**keys, **_curve_keys(cls, name, curve, process)} if curve else dict(keys))
     if (cls := schedulers.find(spelled)) is not None:  # a plugin's alias
         return Named(cls, {})
     known = [*schedulers, *SAMPLERS, *_SPELLINGS, *(f"{sampler}_{curve}" for sampler in SAMPLERS for curve in CURVES)]
@@ -120,14 +133,26 @@ def find(name: str, process: str = "diffusion") -> Named:
     )
 
 
-def _curve_keys(cls: type, name: str, curve: str | None) -> dict[str, Any]:  # Any: config values
-    """The keys of a curve that this class has. ConfigError if it lacks the one that sets the curve."""
-    keys = dict(CURVES[curve]) if curve else {}
+def _curve_keys(cls: type, name: str, curve: str, process: str) -> dict[str, Any]:  # Any: config values
+    """The keys of a curve for this class. ConfigError if it cannot follow the curve."""
     own = _config.keys(cls)
-    missing = next((key for key, value in keys.items() if key not in own and value), None)
-    if missing:
+    keys: dict[str, Any] = {
+        f"use_{kind}_sigmas": kind == curve and process == "diffusion" for kind in _PUBLISHED_CURVES
+    }
+    if curve in _config.choices(own.get("sigma_schedule")):  # EDM's own key
+        return {"sigma_schedule": curve}
+    if curve == "lu":
+        keys |= {"sigma_curve": None, "use_lu_lambdas": True}
+        needed = "use_lu_lambdas"
+    elif "sigma_curve" not in own and curve in _SPACINGS:
+        keys |= _SPACINGS[curve]
+        needed = "timestep_spacing"
+    else:
+        keys |= {"sigma_curve": curve}
+        needed = "sigma_curve"
+    if needed not in own:
         raise ConfigError(
-            f"{name!r} sets {missing}, which {cls.__name__} does not have. Leave out {curve!r}, or use a sampler that "
+            f"{name!r} sets {needed}, which {cls.__name__} does not have. Leave out {curve!r}, or use a sampler that "
             f"has it, such as 'dpmpp_2m_{curve}'."
         )
     return {key: value for key, value in keys.items() if key in own}

@@ -10,7 +10,17 @@ from .diffusion import DiffusionScheduler
 from .dpmsolver import thresholded_noise
 from .exponential_integrator import differences, lambdas_before, move, phis, transfer, usable_order
 from .history import History, newest
-from .keys import BetaSchedule, CurveKeys, DynamicShiftKeys, FlowKeys, SpacingKeys, ThresholdKeys, curves_set
+from .keys import (
+    BetaSchedule,
+    CurveKeys,
+    CustomaryCurveKeys,
+    DynamicShiftKeys,
+    FlowKeys,
+    SpacingKeys,
+    ThresholdKeys,
+    UnpublishedZeroSNRKeys,
+    curves_set,
+)
 from .lambda_levels import LambdaLevels, check_curve_without_flow, curve_of, flow_of, lambda_schedule, spaced_above
 from .predictions import FlowPrediction
 from .request import Request
@@ -18,7 +28,16 @@ from .schedule import Schedule, Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class DEISMultistepScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ThresholdKeys, FlowKeys, DynamicShiftKeys):
+class DEISMultistepScheduler(
+    DiffusionScheduler,
+    SpacingKeys,
+    CurveKeys,
+    CustomaryCurveKeys,
+    ThresholdKeys,
+    FlowKeys,
+    DynamicShiftKeys,
+    UnpublishedZeroSNRKeys,
+):
     """tAB-DEIS (Zhang and Chen 2022, equation 15) in log rho = -lambda: DPM-Solver for noise, integrated exactly.
 
     With h the step in lambda, and D0, D1, D2 the noise and its divided differences over the last steps:
@@ -48,6 +67,7 @@ class DEISMultistepScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, Thresho
             curve_of(self, training),
             flow_of(self),
             end=None if stays else float(training.sigmas[0]),
+            customary=self.sigma_curve,
         )
 
     def plan(self, request: Request) -> Schedule:

@@ -17,6 +17,7 @@ from .keys import (
     BetaKeys,
     BetaSchedule,
     CurveKeys,
+    CustomaryCurveKeys,
     DynamicShiftKeys,
     FlowKeys,
     LearnedVarianceKeys,
@@ -68,7 +69,9 @@ def check_end(scheduler: DPMSolverKeys) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverMultistepScheduler(DPMSolverKeys, SpacingKeys, DynamicShiftKeys, ZeroSNRKeys, DiffusionScheduler):
+class DPMSolverMultistepScheduler(
+    DPMSolverKeys, SpacingKeys, CustomaryCurveKeys, DynamicShiftKeys, ZeroSNRKeys, DiffusionScheduler
+):
     """DPM-Solver++(2M) by default (Lu et al. 2022b, algorithm 2); first to third order, deterministic or stochastic.
 
     2M, with x0_i the clean estimate at step i, alpha_i and sigma_i its level, and lambda = log(alpha / sigma):
@@ -108,6 +111,7 @@ class DPMSolverMultistepScheduler(DPMSolverKeys, SpacingKeys, DynamicShiftKeys, 
             curve,
             flow_of(self),
             end=float(training.sigmas[0]) if self.final_sigmas_type == "sigma_min" else 0.0,
+            customary=self.sigma_curve,
         )
 
     def plan(self, request: Request) -> Schedule:

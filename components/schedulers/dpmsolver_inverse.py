@@ -47,7 +47,7 @@ class DPMSolverMultistepInverseScheduler(DPMSolverKeys, SpacingKeys, DiffusionSc
         """From one below the start of a run down to where it would end."""
         count, last = self.num_train_timesteps, enough_signal(self.training, self.lambda_min_clipped)
         down = spaced_with_end(self.timestep_spacing, n, count, last, self.steps_offset)
-        if self.timestep_spacing == "trailing":
+        if self.timestep_spacing == "trailing" or n == last:
             return down
         return np.append(down[1:], self.steps_offset if self.timestep_spacing == "leading" else 0)
 

@@ -1,6 +1,6 @@
 """Euler's method, plain and ancestral, in the terms of Karras et al. 2022: sample = clean + sigma * noise."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,15 +10,15 @@ from torch import Tensor
 from ...graph.errors import ConfigError
 from .diffusion import DiffusionScheduler
 from .history import History
-from .keys import BetaSchedule, ChurnKeys, CurveKeys, SpacingKeys, ZeroSNRKeys, chosen_curve, churn
+from .keys import BetaSchedule, ChurnKeys, CurveKeys, CustomaryCurveKeys, SpacingKeys, ZeroSNRKeys, churn
 from .predictions import AnyPrediction, clean
 from .request import Request
 from .schedule import Level, Schedule, Step
-from .sigma_levels import SigmaLevels, sigma_schedule
+from .sigma_levels import SigmaLevels
 
 
 @dataclass(frozen=True, kw_only=True)
-class EulerDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ZeroSNRKeys, ChurnKeys):
+class EulerDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, CustomaryCurveKeys, ZeroSNRKeys, ChurnKeys):
     """Euler's method (Karras et al. 2022, algorithm 2 without its second-order correction).
 
     x' = x + (sigma' - sigma) d, where d = (x - x0) / sigma. With s_churn, noise raises sigma before the step.
@@ -39,11 +39,8 @@ class EulerDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ZeroSNR
     def levels(self) -> SigmaLevels:
         """The level planner of this config."""
         training = self.training
-        return SigmaLevels(
-            training,
-            self.timestep_spacing,
-            self.steps_offset,
-            curve=chosen_curve(self),
+        return replace(
+            SigmaLevels.of(self, training),
             log_linear=self.interpolation_type == "log_linear",
             sigma_max=self.sigma_max,
             sigma_min=self.sigma_min,
@@ -52,7 +49,8 @@ class EulerDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ZeroSNR
 
     def plan(self, request: Request) -> Schedule:
         """One model call at each level."""
-        levels = self.levels(request)
+        planner = self.levels
+        levels = planner(request)
         if self.timestep_type == "continuous" and self.prediction_type == "v_prediction":
             if request.timesteps is not None:
                 raise ConfigError(
@@ -62,7 +60,7 @@ class EulerDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ZeroSNR
             levels = levels._replace(timesteps=0.25 * np.log(levels.sigmas[:-1]))
         calls = len(levels.timesteps)
         adds_noise = [churn(self, sigma, calls) > 0 for sigma in levels.sigmas[:-1].tolist()]
-        return sigma_schedule(levels, self.timestep_spacing, adds_noise)
+        return planner.schedule(levels, adds_noise)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
@@ -81,7 +79,7 @@ class EulerDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ZeroSNR
 
 
 @dataclass(frozen=True, kw_only=True)
-class EulerAncestralDiscreteScheduler(DiffusionScheduler, SpacingKeys, ZeroSNRKeys):
+class EulerAncestralDiscreteScheduler(DiffusionScheduler, SpacingKeys, CustomaryCurveKeys, ZeroSNRKeys):
     """Euler's method to a level below the next, then fresh noise up to it (Crowson, k-diffusion: `euler_ancestral`).
 
     x' = x + (down - sigma) d + up noise, where up = sigma' / sigma sqrt(sigma^2 - sigma'^2) and
@@ -93,8 +91,9 @@ class EulerAncestralDiscreteScheduler(DiffusionScheduler, SpacingKeys, ZeroSNRKe
 
     def plan(self, request: Request) -> Schedule:
         """One model call at each level; each step draws noise."""
-        levels = SigmaLevels(self.training, self.timestep_spacing, self.steps_offset)(request)
-        return sigma_schedule(levels, self.timestep_spacing, [True] * len(levels.timesteps))
+        planner = SigmaLevels.of(self, self.training)
+        levels = planner(request)
+        return planner.schedule(levels, [True] * len(levels.timesteps))
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None

@@ -11,11 +11,13 @@ from ...graph.errors import ConfigError
 from .arrays import Floats
 from .base import Scheduler
 from .curves import curve
+from .customary_curves import TrainingRange, customary_levels
 from .flow_shift import resolution_shift, shifted, stretched
 from .history import History
-from .keys import STEP_ARGUMENT, ChurnKeys, CurveKeys, chosen_curve, churn
+from .keys import OWN_KEY, ChurnKeys, CurveKeys, CustomaryCurveKeys, chosen_curve, churn
 from .request import Request
 from .schedule import Level, Schedule, Step
+from .sigma_levels import refuse_timesteps_on_a_curve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class FlowMatch(Scheduler):
     num_train_timesteps: int = 1000
     shift: float = 1.0
     """Moves the levels towards noise: Esser et al. 2024, equation 23."""
-    shift_tail_twice: bool = field(default=True, metadata=STEP_ARGUMENT)
+    shift_tail_twice: bool = field(default=True, metadata=OWN_KEY)
     """The last level of `steps(n)` is shifted twice, as is published (diffusers #13243). False shifts it once."""
 
     @property
@@ -63,7 +65,7 @@ def flow_schedule(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShiftKeys(CurveKeys):
+class ShiftKeys(CurveKeys, CustomaryCurveKeys):
     """The published config keys of levels that may shift with the image's size, or lie on a curve."""
 
     use_dynamic_shifting: bool = False
@@ -99,16 +101,25 @@ class ShiftedLevels:
             levels = np.asarray(request.timesteps, dtype=np.float32) / count
         else:
             levels = even_levels(self.flow, request.n, 1.0 if keys.use_dynamic_shifting else shift)
-        levels = shifted(levels, shift)
-        if keys.shift_terminal:
-            levels = stretched(levels, keys.shift_terminal)
-        if kind := chosen_curve(keys):
-            levels = curve(kind, len(levels), float(levels[0]), float(levels[-1]))
+        if keys.sigma_curve and request.sigmas is None:
+            refuse_timesteps_on_a_curve(request, "sigma_curve")
+            known = TrainingRange.of_flow(count, shift)
+            levels = customary_levels(keys.sigma_curve, request.steps(count), known)
+        else:
+            levels = self._published(shifted(levels, shift))
         levels = np.append(levels, end).astype(np.float32)
         if keys.invert_sigmas:
             levels = 1 - levels
         timesteps = levels[:-1] * count if request.timesteps is None else np.asarray(request.timesteps)
         return flow_schedule(levels, timesteps, [self.adds_noise(after) for after in levels[1:].tolist()])
+
+    def _published(self, levels: Floats) -> Floats:
+        """Shifted levels, stretched or on a curve by the published keys."""
+        if self.keys.shift_terminal:
+            levels = stretched(levels, self.keys.shift_terminal)
+        if kind := chosen_curve(self.keys):
+            levels = curve(kind, len(levels), float(levels[0]), float(levels[-1]))
+        return levels
 
     def _shift(self, request: Request) -> float:
         if not self.keys.use_dynamic_shifting:
@@ -151,7 +162,7 @@ class FlowMatchEulerDiscreteScheduler(FlowMatch, ShiftKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowMatchHeunDiscreteScheduler(FlowMatch, ChurnKeys):
+class FlowMatchHeunDiscreteScheduler(FlowMatch, ChurnKeys, CustomaryCurveKeys):
     """Heun's method along the flow (Karras et al. 2022, algorithm 2): two model calls a step, and one for the last.
 
     First call: x1 = x + (sigma' - sigma) v. Second call, at x1: x' = x + (sigma' - sigma) (v + v1) / 2. History: inside
@@ -164,6 +175,10 @@ class FlowMatchHeunDiscreteScheduler(FlowMatch, ChurnKeys):
         """Two model calls a step, the second one where the first leads; churn adds noise before the first."""
         if request.sigmas is not None:
             levels = shifted(request.noise_levels(most=1), self.shift)
+        elif self.sigma_curve:
+            known = TrainingRange.of_flow(self.num_train_timesteps, self.shift)
+            levels = customary_levels(self.sigma_curve, request.steps(self.num_train_timesteps), known)
+            levels = np.append(levels, 0.0)
         else:
             levels = np.append(shifted(even_levels(self, request.n, self.shift), self.shift), 0.0)
         calls = np.repeat(levels, 2)[1:-1].astype(np.float32)

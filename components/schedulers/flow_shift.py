@@ -13,8 +13,10 @@ def shifted(levels: Floats, shift: float) -> Floats:
 
 
 def stretched(levels: Floats, terminal: float) -> Floats:
-    """Stretch levels so that the last one is `terminal`, as LTX-Video does."""
+    """Stretch levels so that the last one is `terminal`, as LTX-Video does. Pure noise alone stays as it is."""
     clean = 1 - levels
+    if not clean[-1]:
+        return levels
     return 1 - clean * ((1 - terminal) / clean[-1])
 
 

@@ -8,11 +8,19 @@ from torch import Tensor
 
 from .diffusion import DiffusionScheduler
 from .history import History
-from .keys import BetaKeys, BetaSchedule, ClipKeys, CurveKeys, SpacingKeys, chosen_curve
+from .keys import (
+    BetaKeys,
+    BetaSchedule,
+    ClipKeys,
+    CurveKeys,
+    CustomaryCurveKeys,
+    SpacingKeys,
+    UnpublishedZeroSNRKeys,
+)
 from .predictions import AnyPrediction
 from .request import Request
 from .schedule import Schedule, Step
-from .sigma_levels import Levels, SigmaLevels, sigma_schedule
+from .sigma_levels import Levels, SigmaLevels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +34,9 @@ class TwoCallKeys(BetaKeys, SpacingKeys, CurveKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class HeunDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ClipKeys):
+class HeunDiscreteScheduler(
+    DiffusionScheduler, SpacingKeys, CurveKeys, CustomaryCurveKeys, UnpublishedZeroSNRKeys, ClipKeys
+):
     """Heun's method (Karras et al. 2022, algorithm 1). The last step, to no noise, is one call.
 
     First call: x1 = x + (sigma' - sigma) d. Second call, at x1: x' = x + (sigma' - sigma) (d + d1) / 2.
@@ -41,10 +51,10 @@ class HeunDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ClipKeys
 
     def plan(self, request: Request) -> Schedule:
         """Two model calls a step, the second one where the first leads."""
-        planner = SigmaLevels(self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self))
+        planner = SigmaLevels.of(self, self.training)
         sigmas, timesteps = planner(request)
         calls = Levels(np.repeat(sigmas, 2)[1:-1], np.repeat(timesteps, 2)[1:])
-        return sigma_schedule(calls, self.timestep_spacing, calls_per_step=2)
+        return planner.schedule(calls, calls_per_step=2)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
@@ -60,7 +70,7 @@ class HeunDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ClipKeys
 
 
 @dataclass(frozen=True, kw_only=True)
-class KDPM2DiscreteScheduler(TwoCallKeys, DiffusionScheduler):
+class KDPM2DiscreteScheduler(TwoCallKeys, CustomaryCurveKeys, UnpublishedZeroSNRKeys, DiffusionScheduler):
     """The midpoint method, its middle taken in log sigma (Crowson, k-diffusion: `dpm_2`).
 
     First call: x1 = x + (middle - sigma) d. Second call, at x1: x' = x + (sigma' - sigma) d1, where middle =
@@ -70,10 +80,8 @@ class KDPM2DiscreteScheduler(TwoCallKeys, DiffusionScheduler):
 
     def plan(self, request: Request) -> Schedule:
         """Two model calls a step, the second one in the middle."""
-        planner = SigmaLevels(
-            self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self), whole_timesteps=True
-        )
-        return sigma_schedule(with_middles(planner(request), planner), self.timestep_spacing, calls_per_step=2)
+        planner = SigmaLevels.of(self, self.training, whole_timesteps=True)
+        return planner.schedule(with_middles(planner(request), planner), calls_per_step=2)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
@@ -88,7 +96,7 @@ class KDPM2DiscreteScheduler(TwoCallKeys, DiffusionScheduler):
 
 
 @dataclass(frozen=True, kw_only=True)
-class KDPM2AncestralDiscreteScheduler(TwoCallKeys, DiffusionScheduler):
+class KDPM2AncestralDiscreteScheduler(TwoCallKeys, CustomaryCurveKeys, UnpublishedZeroSNRKeys, DiffusionScheduler):
     """The midpoint method to a level below the next, then fresh noise up to it (Crowson: `dpm_2_ancestral`).
 
     That level, sigma'^2 / sigma, is such that the middle in log sigma is the next level itself: x1 = x + (sigma' -
@@ -98,14 +106,12 @@ class KDPM2AncestralDiscreteScheduler(TwoCallKeys, DiffusionScheduler):
 
     def plan(self, request: Request) -> Schedule:
         """Two model calls a step, the second one at the next level; the second one draws noise."""
-        planner = SigmaLevels(
-            self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self), whole_timesteps=True
-        )
+        planner = SigmaLevels.of(self, self.training, whole_timesteps=True)
         sigmas, timesteps = planner(request)
         second = self.training.timesteps_at(sigmas[1:-1])
         calls = Levels(np.repeat(sigmas, 2)[1:-1], np.insert(timesteps, np.arange(1, len(timesteps)), second))
         adds_noise = [call % 2 == 1 for call in range(len(calls.timesteps))]
-        return sigma_schedule(calls, self.timestep_spacing, adds_noise, calls_per_step=2)
+        return planner.schedule(calls, adds_noise, calls_per_step=2)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
@@ -119,12 +125,6 @@ class KDPM2AncestralDiscreteScheduler(TwoCallKeys, DiffusionScheduler):
         start, after = step.schedule.sigmas[step.index - 1], step.sigma
         down, up = after**2 / start, after / start * max(start**2 - after**2, 0) ** 0.5
         return begun + derivative * (down - start) + up * self._noise(noise, step), ()
-
-
-def midpoint_levels(scheduler: KDPM2DiscreteScheduler | KDPM2AncestralDiscreteScheduler) -> SigmaLevels:
-    """The level planner of both midpoint solvers, whose published timesteps on a karras curve are whole."""
-    spacing = scheduler.timestep_spacing, scheduler.steps_offset
-    return SigmaLevels(scheduler.training, *spacing, chosen_curve(scheduler), whole_timesteps=True)
 
 
 def with_middles(levels: Levels, planner: SigmaLevels) -> Levels:

@@ -14,6 +14,20 @@ from .spacing import Spacing
 
 STEP_ARGUMENT = {"published": False}
 """Metadata of a field that the reference takes as an argument of `step`: written to a config unless it is default."""
+OWN_KEY = {"published": False}
+"""Metadata of a field that the published class lacks: written to a config unless it is default."""
+
+SigmaCurve = Literal[
+    "karras",
+    "exponential",
+    "beta",
+    "normal",
+    "simple",
+    "sgm_uniform",
+    "ddim_uniform",
+    "kl_optimal",
+    "linear_quadratic",
+]
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]
 AnyBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmoid", "laplace", "exp"]
@@ -40,6 +54,13 @@ class ZeroSNRKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
+class UnpublishedZeroSNRKeys(ZeroSNRKeys):
+    """The same for a scheduler whose published class lacks the key, so that it serves such a model too."""
+
+    rescale_betas_zero_snr: bool = field(default=False, metadata=OWN_KEY)
+
+
+@dataclass(frozen=True, kw_only=True)
 class SpacingKeys:
     """Which training timesteps a run visits: Lin et al. 2023, table 2."""
 
@@ -55,6 +76,14 @@ class CurveKeys:
     use_karras_sigmas: bool = False
     use_exponential_sigmas: bool = False
     use_beta_sigmas: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CustomaryCurveKeys:
+    """A curve as customary names mean it ("euler_karras"): over the whole range of training, whatever the spacing."""
+
+    sigma_curve: SigmaCurve | None = field(default=None, metadata=OWN_KEY)
+    """Levels of `steps(n)`, in place of those of the spacing and of the published curves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,8 +179,14 @@ def check_betas(scheduler: object) -> None:
 
 
 def check_curve(scheduler: object) -> None:
-    """At most one curve is set."""
-    if isinstance(scheduler, CurveKeys) and len(keys := curves_set(scheduler)) > 1:
+    """At most one curve is set; the customary and the published key of one curve may be set both."""
+    if not isinstance(scheduler, CurveKeys):
+        return
+    keys = list(curves_set(scheduler))
+    customary = scheduler.sigma_curve if isinstance(scheduler, CustomaryCurveKeys) else None
+    if customary and keys and keys != [f"use_{customary}_sigmas"]:
+        keys = [*keys, f"sigma_curve={customary!r}"]
+    if len(keys) > 1:
         raise ConfigError(f"{type(scheduler).__name__} takes one sigma curve, got {' and '.join(keys)}. Set one.")
 
 

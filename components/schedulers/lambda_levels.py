@@ -14,9 +14,10 @@ import numpy as np
 from ...graph.errors import ConfigError
 from .arrays import Floats
 from .curves import Curve, curve
+from .customary_curves import TrainingRange, customary_levels
 from .diffusion import DiffusionScheduler
 from .flow_shift import resolution_shift, shifted
-from .keys import CurveKeys, DynamicShiftKeys, FlowKeys, chosen_curve
+from .keys import CurveKeys, DynamicShiftKeys, FlowKeys, SigmaCurve, chosen_curve
 from .request import Request
 from .schedule import Level, Schedule
 from .sigma_levels import Levels, refuse_timesteps_on_a_curve
@@ -60,6 +61,8 @@ class LambdaLevels:
     flow: FlowLevels | None
     end: float | None
     """Noise to signal at the end of the run; None: the last step stays at its level, as some solvers publish."""
+    customary: SigmaCurve | None = None
+    """A customary curve, in place of all that is published."""
 
     def __call__(self, request: Request) -> Levels:
         """The levels of a run, the end among them. ConfigError for timesteps where a curve sets them."""
@@ -69,9 +72,24 @@ class LambdaLevels:
                 sigmas = shifted(sigmas, self.flow.shift_of(request))
                 return Levels(sigmas, sigmas[:-1] * self._count)
             return Levels(sigmas, self.training.timesteps_at(sigmas[:-1]))
-        refuse_timesteps_on_a_curve(request, self.curve and self.curve.key)
+        refuse_timesteps_on_a_curve(request, "sigma_curve" if self.customary else self.curve and self.curve.key)
+        if self.customary:
+            return self._along(self.customary, request)
         sigmas, timesteps = self._before_the_end(request)
         return Levels(np.append(sigmas, sigmas[-1] if self.end is None else self.end), timesteps)
+
+    def _along(self, kind: SigmaCurve, request: Request) -> Levels:
+        """A customary curve. It ends without noise, or at the least noise of training where the solver ends so."""
+        n = request.steps(self._count)
+        if self.flow is None:
+            known = TrainingRange.of_diffusion(self.training)
+            sigmas = customary_levels(kind, n, known)
+            timesteps = self.training.timesteps_at(sigmas).round()
+        else:
+            known = TrainingRange.of_flow(self._count, self.flow.shift_of(request))
+            sigmas = np.minimum(customary_levels(kind, n, known), 1 - 1e-6)  # lambda has no value at pure noise
+            timesteps = sigmas * self._count
+        return Levels(np.append(sigmas, 0.0 if self.end == 0 else known.levels[0]), timesteps)
 
     def _before_the_end(self, request: Request) -> tuple[Floats, Floats]:
         if self.curve is not None:

@@ -1,6 +1,8 @@
 """Consistency models in latent space, and their trajectories: one call goes all the way to the clean sample."""
 
 from dataclasses import dataclass, field
+from fractions import Fraction
+from math import floor
 from typing import Annotated
 
 import numpy as np
@@ -40,16 +42,24 @@ def distilled_timesteps(keys: DistilledKeys, request: Request) -> tuple[int, ...
     """Whole timesteps of a run: those of the request, or `n` of those that the model was distilled on."""
 
     def spacing(n: int) -> Floats:
-        distilled = keys.original_inference_steps
-        if n > distilled:
-            raise ConfigError(
-                f"{request.scheduler} is for a model distilled on {distilled} timesteps, got {n} steps. Use fewer "
-                "steps, or set original_inference_steps."
-            )
-        falling = np.arange(distilled, 0, -1) * (keys.num_train_timesteps // distilled) - 1
-        return falling[np.floor(np.linspace(0, distilled, n, endpoint=False)).astype(np.int64)].astype(np.float64)
+        return timesteps_within(keys, n, Fraction(1))
 
     return rounded(visited(request, keys.num_train_timesteps, spacing, keys.steps_offset))
+
+
+def timesteps_within(keys: DistilledKeys, n: int, share: Fraction) -> Floats:
+    """`n` of the timesteps of the distillation, spread over its cleanest `share`. ConfigError if it has fewer."""
+    stride = keys.num_train_timesteps // keys.original_inference_steps
+    distilled = floor(keys.original_inference_steps * share)
+    if n > distilled:
+        part = f"for a model distilled on {keys.original_inference_steps} timesteps"
+        way_out = "Use fewer steps, or set original_inference_steps."
+        if share < 1:
+            part = f"{part}, of which {distilled} are left at strength={float(share):g}"
+            way_out = "Use fewer steps or a larger strength."
+        raise ConfigError(f"{type(keys).__name__} is {part}, got {n} steps. {way_out}")
+    falling = np.arange(distilled, 0, -1) * stride - 1
+    return falling[np.floor(np.linspace(0, distilled, n, endpoint=False)).astype(np.int64)].astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

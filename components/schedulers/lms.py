@@ -8,15 +8,23 @@ from torch import Tensor
 
 from .diffusion import DiffusionScheduler
 from .history import History, newest
-from .keys import STEP_ARGUMENT, BetaSchedule, CurveKeys, SpacingKeys, chosen_curve
+from .keys import (
+    OWN_KEY,
+    STEP_ARGUMENT,
+    BetaSchedule,
+    CurveKeys,
+    CustomaryCurveKeys,
+    SpacingKeys,
+    UnpublishedZeroSNRKeys,
+)
 from .predictions import AnyPrediction
 from .request import Request
 from .schedule import Schedule, Step
-from .sigma_levels import SigmaLevels, sigma_schedule
+from .sigma_levels import SigmaLevels
 
 
 @dataclass(frozen=True, kw_only=True)
-class LMSDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys):
+class LMSDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, CustomaryCurveKeys, UnpublishedZeroSNRKeys):
     """Linear multistep (Crowson, k-diffusion: `lms`).
 
     A polynomial through the last derivatives dx/dsigma is integrated to the next level: x' = x + sum_k w_k d_k.
@@ -27,11 +35,13 @@ class LMSDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys):
     prediction_type: AnyPrediction = "epsilon"
     order: int = field(default=4, metadata=STEP_ARGUMENT)
     """How many derivatives take part, this step's counted."""
+    published_restart: bool = field(default=False, metadata=OWN_KEY)
+    """In a run that starts in the middle, weigh the first derivatives as if there were earlier ones, as published."""
 
     def plan(self, request: Request) -> Schedule:
         """One model call at each level."""
-        levels = SigmaLevels(self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self))
-        return sigma_schedule(levels(request), self.timestep_spacing)
+        planner = SigmaLevels.of(self, self.training)
+        return planner.schedule(planner(request))
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
@@ -39,8 +49,10 @@ class LMSDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys):
         """Adams and Bashforth's method on uneven levels."""
         sample = sample.float()
         derivatives = newest((*history, self.noise_in(sample, prediction, step)), self.order)
-        sigmas = step.schedule.sigmas[step.index + 1 - len(derivatives) : step.index + 1]
-        for weight, derivative in zip(adams(sigmas, step.next_sigma), derivatives, strict=True):
+        count = min(step.index + 1, self.order) if self.published_restart else len(derivatives)
+        sigmas = step.schedule.sigmas[step.index + 1 - count : step.index + 1]
+        weights = adams(sigmas, step.next_sigma)[-len(derivatives) :]
+        for weight, derivative in zip(weights, derivatives, strict=True):
             sample = sample + weight * derivative
         return sample, newest(derivatives, self.order - 1)
 

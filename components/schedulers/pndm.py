@@ -1,6 +1,6 @@
 """Pseudo numerical methods on the manifold of noised images: Liu et al. 2022."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -9,19 +9,26 @@ from torch import Tensor
 from ...graph.errors import ConfigError
 from .diffusion import DiffusionScheduler
 from .history import History, newest
-from .keys import BetaSchedule, SpacingKeys
-from .predictions import noise_in
+from .keys import OWN_KEY, BetaSchedule, SpacingKeys, UnpublishedZeroSNRKeys
+from .predictions import clean, noise_in
 from .request import Request
 from .schedule import Level, Schedule, Step
 from .spacing import Spacing
+from .training_noise import require_signal
 from .whole_timesteps import visited_timesteps
 
 ADAMS = ((1,), (-1 / 2, 3 / 2), (5 / 12, -16 / 12, 23 / 12), (-9 / 24, 37 / 24, -59 / 24, 55 / 24))
 """Weights of the last outputs, oldest first: Liu et al. 2022, equation 12, and its lower orders."""
 
 
+def check_restart(scheduler: "PNDMScheduler") -> None:
+    """A rule: the published restart is that of runs without Runge-Kutta."""
+    if scheduler.published_restart and not scheduler.skip_prk_steps:
+        raise ConfigError("PNDMScheduler takes published_restart only with skip_prk_steps=True. Set both.")
+
+
 @dataclass(frozen=True, kw_only=True)
-class PNDMScheduler(DiffusionScheduler, SpacingKeys):
+class PNDMScheduler(DiffusionScheduler, SpacingKeys, UnpublishedZeroSNRKeys):
     """PNDM (Liu et al. 2022): linear multistep of up to fourth order (PLMS, equation 12).
 
     It is warmed up by three Runge-Kutta steps of four model calls (equation 13), or by one of two calls. With e the
@@ -40,12 +47,20 @@ class PNDMScheduler(DiffusionScheduler, SpacingKeys):
     set_alpha_to_one: bool = False
     """Whether the last step leads to a sample without noise, or to the level of timestep 0."""
 
+    published_restart: bool = field(default=False, metadata=OWN_KEY)
+    """Start a run in the middle as published: at the model call before, and with its first step taken twice there.
+
+    With `skip_prk_steps`. Its sample stays one level noisier than the model is told.
+    """
+
     accepts = "neither"
+    rules = (check_restart,)
 
     def plan(self, request: Request) -> Schedule:
         """Each model call at its timestep; a step leads one stride down, and half a stride inside Runge-Kutta."""
         spacing = self.timestep_spacing, self.steps_offset
         timesteps = visited_timesteps(request, self.num_train_timesteps, *spacing)
+        require_signal(request.scheduler, self.prediction_type, self._level(timesteps[0]))
         stride = self.num_train_timesteps // request.n
         calls, targets, whole = self._warm_up_by_one_step(timesteps, stride)
         if not self.skip_prk_steps:
@@ -60,7 +75,10 @@ class PNDMScheduler(DiffusionScheduler, SpacingKeys):
         targets = [t - stride for t in calls]
         if len(timesteps) > 1:
             targets[1] = calls[1]
-        return calls, targets, [0, *range(len(timesteps))] if len(timesteps) > 1 else [0]
+        whole = [0, *range(len(timesteps))] if len(timesteps) > 1 else [0]
+        if self.published_restart and len(timesteps) > 1:  # published runs start by the index of the call
+            whole = [*range(len(timesteps)), len(timesteps) - 1]
+        return calls, targets, whole
 
     def _warm_up_by_runge_kutta(
         self, timesteps: tuple[int, ...], stride: int
@@ -83,14 +101,16 @@ class PNDMScheduler(DiffusionScheduler, SpacingKeys):
         sample, output = sample.float(), prediction.float()
         if not self.skip_prk_steps and step.index < 12:
             return self._runge_kutta(sample, output, step, history)
-        if self.skip_prk_steps and step.index == 1 and len(history) == 2:  # the first step again, with both ends known
-            first, whole_steps = history[1], step.schedule.whole_step_of[-1] + 1
-            start = self._level(int(step.timestep) + self.num_train_timesteps // whole_steps)
-            return self._transfer(history[0], (first + output) / 2, start, step.target), (first,)
+        begin = step.schedule.begin if self.published_restart else 0
+        stride = self.num_train_timesteps // (step.schedule.whole_step_of[-1] + 1)
+        if self.skip_prk_steps and step.index == begin + 1 and len(history) == 2:  # the first step again, by both ends
+            above = self._level(int(step.timestep) + stride)
+            return self._transfer(history[0], (history[1] + output) / 2, above, step.level), history[1:]
         outputs = newest((*history, output), 4)
         mean = sum((weight * e for weight, e in zip(ADAMS[len(outputs) - 1], outputs, strict=True)), 0 * output)
-        out = self._transfer(sample, mean, step.level, step.target)
-        opening = self.skip_prk_steps and step.index == 0
+        opening = self.skip_prk_steps and step.index == begin and not history
+        end = self._level(int(step.timestep) - stride) if opening else step.target
+        out = self._transfer(sample, mean, step.level, end)
         return out, (sample, output) if opening else newest(outputs, 3)
 
     def _runge_kutta(self, sample: Tensor, output: Tensor, step: Step, history: History) -> tuple[Tensor, History]:
@@ -107,5 +127,7 @@ class PNDMScheduler(DiffusionScheduler, SpacingKeys):
     def _transfer(self, sample: Tensor, output: Tensor, start: Level, end: Level) -> Tensor:
         """Equation 11: along the noise in the output, the sample moves from one level to another."""
         epsilon = noise_in(self.prediction_type, sample, output, start)
+        if not start.alpha:  # zero terminal SNR: the same, by the clean sample
+            return end.alpha * clean(self.prediction_type, sample, output, start) + end.sigma * epsilon
         keep = end.alpha / start.alpha
         return keep * sample + (end.sigma - keep * start.sigma) * epsilon

@@ -17,10 +17,12 @@ from .keys import (
     STEP_ARGUMENT,
     BetaSchedule,
     CurveKeys,
+    CustomaryCurveKeys,
     FlowKeys,
     LearnedVarianceKeys,
     SpacingKeys,
     ThresholdKeys,
+    UnpublishedZeroSNRKeys,
     curves_set,
 )
 from .lambda_levels import LambdaLevels, check_curve_without_flow, curve_of, flow_of, lambda_schedule, spaced_above
@@ -30,7 +32,16 @@ from .schedule import Schedule, Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class SASolverScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ThresholdKeys, FlowKeys, LearnedVarianceKeys):
+class SASolverScheduler(
+    DiffusionScheduler,
+    SpacingKeys,
+    CurveKeys,
+    CustomaryCurveKeys,
+    ThresholdKeys,
+    FlowKeys,
+    LearnedVarianceKeys,
+    UnpublishedZeroSNRKeys,
+):
     """SA-Solver (Xue et al. 2023, algorithm 1), from the flow without noise (tau 0) to the reverse diffusion (tau 1).
 
     With h the step in lambda and P the polynomial in lambda through the last clean estimates:
@@ -73,6 +84,7 @@ class SASolverScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, ThresholdKey
             curve_of(self, training),
             flow_of(self),
             end=None if stays else float(training.sigmas[0]),
+            customary=self.sigma_curve,
         )
 
     def plan(self, request: Request) -> Schedule:

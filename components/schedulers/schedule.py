@@ -8,10 +8,13 @@ start in the middle: each number of a step is the one that it has in the whole r
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Self, overload
+from typing import Any, ClassVar, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor
+
+WORK = "schedule"
+"""What schedules and steps belong to, and schedulers work on: along the edges of a graph it has one scheduler."""
 
 
 class Level(NamedTuple):
@@ -39,6 +42,8 @@ class Step:
 
     Numbers are Python floats and steer Python; only `t` is a tensor, and it is on the schedule's device already.
     """
+
+    __belongs_to__: ClassVar[str] = WORK
 
     schedule: "Schedule"
     index: int
@@ -111,6 +116,8 @@ class Step:
 @dataclass(frozen=True, repr=False)
 class Schedule(Sequence[Step]):
     """The steps of one run. Only `sigmas` and `timesteps` are required; a scheduler's `steps(n)` sets all fields."""
+
+    __belongs_to__: ClassVar[str] = WORK
 
     sigmas: tuple[float, ...]
     """Noise to signal before each step, and after the last one: one more than there are steps."""

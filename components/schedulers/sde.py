@@ -7,15 +7,22 @@ from torch import Tensor
 from .diffusion import DiffusionScheduler
 from .heun import with_middles
 from .history import History
-from .keys import STEP_ARGUMENT, BetaSchedule, CurveKeys, SpacingKeys, chosen_curve
+from .keys import (
+    STEP_ARGUMENT,
+    BetaSchedule,
+    CurveKeys,
+    CustomaryCurveKeys,
+    SpacingKeys,
+    UnpublishedZeroSNRKeys,
+)
 from .predictions import Prediction
 from .request import Request
 from .schedule import Schedule, Step
-from .sigma_levels import SigmaLevels, sigma_schedule
+from .sigma_levels import SigmaLevels
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverSDEScheduler(DiffusionScheduler, SpacingKeys, CurveKeys):
+class DPMSolverSDEScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, CustomaryCurveKeys, UnpublishedZeroSNRKeys):
     """To the middle of a step in log sigma, then the whole step with the output from there; both add fresh noise.
 
     From level sigma to sigma': x' = x0 + (x - x0) sigma'^2 / sigma^2 + up s_noise noise, with up as in
@@ -35,11 +42,11 @@ class DPMSolverSDEScheduler(DiffusionScheduler, SpacingKeys, CurveKeys):
 
     def plan(self, request: Request) -> Schedule:
         """Two model calls a step, the second one in the middle; all but the last draw noise."""
-        planner = SigmaLevels(self.training, self.timestep_spacing, self.steps_offset, chosen_curve(self))
+        planner = SigmaLevels.of(self, self.training)
         calls = with_middles(planner(request), planner)
         last = len(calls.timesteps) - 1
         adds_noise = [call < last for call in range(last + 1)]
-        return sigma_schedule(calls, self.timestep_spacing, adds_noise, calls_per_step=2)
+        return planner.schedule(calls, adds_noise, calls_per_step=2)
 
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None

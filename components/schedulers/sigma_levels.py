@@ -12,6 +12,8 @@ import numpy as np
 from ...graph.errors import ConfigError
 from .arrays import Floats
 from .curves import Curve, curve
+from .customary_curves import TrainingRange, customary_levels
+from .keys import CurveKeys, CustomaryCurveKeys, SigmaCurve, SpacingKeys, chosen_curve
 from .request import Request
 from .schedule import Schedule
 from .spacing import Spacing, spaced, visited
@@ -35,7 +37,9 @@ class SigmaLevels:
     spacing: Spacing
     steps_offset: int
     curve: Curve | None = None
-    """The curve that levels lie on; None: those of evenly spaced timesteps."""
+    """The published curve that levels lie on; None: those of evenly spaced timesteps."""
+    customary: SigmaCurve | None = None
+    """A customary curve, in place of all that is published."""
     whole_timesteps: bool = False
     """Round the timesteps of a karras curve, as some published schedulers do."""
     log_linear: bool = False
@@ -51,8 +55,11 @@ class SigmaLevels:
         if request.sigmas is not None:
             sigmas = request.noise_levels()
             return Levels(sigmas, self.training.timesteps_at(sigmas[:-1]))
-        refuse_timesteps_on_a_curve(request, self.curve and f"use_{self.curve}_sigmas")
+        refuse_timesteps_on_a_curve(request, self._curve_key)
         count = len(self.training.alphas_cumprod)
+        if self.customary:
+            sigmas = customary_levels(self.customary, request.steps(count), TrainingRange.of_diffusion(self.training))
+            return Levels(np.append(sigmas, self.end).astype(np.float32), self.training.timesteps_at(sigmas))
         timesteps = visited(request, count, self._spaced, self.steps_offset).astype(np.float32)
         n = len(timesteps)
         if self.log_linear:
@@ -67,32 +74,45 @@ class SigmaLevels:
             timesteps = timesteps.round() if self.whole_timesteps and self.curve == "karras" else timesteps
         return Levels(np.append(sigmas, self.end)[: n + 1].astype(np.float32), timesteps)
 
+    @classmethod
+    def of(cls, keys: SpacingKeys, training: TrainingNoise, whole_timesteps: bool = False) -> "SigmaLevels":
+        """The planner of the groups of keys that a scheduler has."""
+        return cls(
+            training,
+            keys.timestep_spacing,
+            keys.steps_offset,
+            chosen_curve(keys) if isinstance(keys, CurveKeys) else None,
+            keys.sigma_curve if isinstance(keys, CustomaryCurveKeys) else None,
+            whole_timesteps,
+        )
+
     def _spaced(self, n: int) -> Floats:
         return spaced(self.spacing, n, len(self.training.alphas_cumprod), self.steps_offset)
+
+    @property
+    def _curve_key(self) -> str | None:
+        return "sigma_curve" if self.customary else f"use_{self.curve}_sigmas" if self.curve else None
+
+    def schedule(self, levels: Levels, adds_noise: Sequence[bool] = (), calls_per_step: int = 1) -> Schedule:
+        """The schedule of a sample that is clean + sigma * noise. Levels have one entry for each call, and the end.
+
+        calls_per_step: model calls of a whole step, of which the last may have fewer.
+        """
+        sigmas: list[float] = levels.sigmas.astype(np.float32).tolist()
+        timesteps: list[float] = levels.timesteps.astype(np.float32).tolist()
+        top = max(sigmas)
+        return Schedule(
+            sigmas=tuple(sigmas),
+            timesteps=tuple(timesteps),
+            # "leading" starts below the noisiest level, so the published start is a little noisier than sigma.
+            noise_scale=(top**2 + 1) ** 0.5 if self.spacing == "leading" and not self.customary else top,
+            scales_in=tuple((sigma**2 + 1) ** -0.5 for sigma in sigmas[:-1]),
+            adds_noise=tuple(adds_noise),
+            whole_step_of=tuple(call // calls_per_step for call in range(len(timesteps))),
+        )
 
 
 def refuse_timesteps_on_a_curve(request: Request, key: str | None) -> None:
     """Raise ConfigError where a request has timesteps but the config key `key` sets a curve."""
     if key and request.timesteps is not None:
         raise ConfigError(f"{request.scheduler} takes no timesteps with {key}: the curve sets them. Pass sigmas.")
-
-
-def sigma_schedule(
-    levels: Levels, spacing: Spacing, adds_noise: Sequence[bool] = (), calls_per_step: int = 1
-) -> Schedule:
-    """The schedule of a sample that is clean + sigma * noise. Levels have one entry for each model call, and the end.
-
-    calls_per_step: model calls of a whole step, of which the last may have fewer.
-    """
-    sigmas: list[float] = levels.sigmas.astype(np.float32).tolist()
-    timesteps: list[float] = levels.timesteps.astype(np.float32).tolist()
-    top = max(sigmas)
-    return Schedule(
-        sigmas=tuple(sigmas),
-        timesteps=tuple(timesteps),
-        # "leading" starts below the noisiest level, so the published start is a little noisier than sigma.
-        noise_scale=(top**2 + 1) ** 0.5 if spacing == "leading" else top,
-        scales_in=tuple((sigma**2 + 1) ** -0.5 for sigma in sigmas[:-1]),
-        adds_noise=tuple(adds_noise),
-        whole_step_of=tuple(call // calls_per_step for call in range(len(timesteps))),
-    )

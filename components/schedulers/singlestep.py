@@ -9,14 +9,16 @@ from .diffusion import DiffusionScheduler
 from .dpmsolver import DPMSolverKeys, check_end, integrated
 from .exponential_integrator import move, phis, transfer
 from .history import History
-from .keys import DynamicShiftKeys
+from .keys import CustomaryCurveKeys, DynamicShiftKeys, UnpublishedZeroSNRKeys
 from .lambda_levels import LambdaLevels, check_curve_without_flow, curve_of, flow_of, lambda_schedule, spaced_above
 from .request import Request
 from .schedule import Schedule, Step
 
 
 @dataclass(frozen=True, kw_only=True)
-class DPMSolverSinglestepScheduler(DPMSolverKeys, DynamicShiftKeys, DiffusionScheduler):
+class DPMSolverSinglestepScheduler(
+    DPMSolverKeys, CustomaryCurveKeys, DynamicShiftKeys, UnpublishedZeroSNRKeys, DiffusionScheduler
+):
     """DPM-Solver++(2S) by default (Lu et al. 2022b, algorithm 1): steps in groups of `solver_order`.
 
     Each step of a group goes from the group's first sample x, with one output more than the last, so the last step of a
@@ -46,6 +48,7 @@ class DPMSolverSinglestepScheduler(DPMSolverKeys, DynamicShiftKeys, DiffusionSch
             curve_of(self, training),
             flow_of(self),
             end=float(training.sigmas[0]) if self.final_sigmas_type == "sigma_min" else 0.0,
+            customary=self.sigma_curve,
         )
 
     def plan(self, request: Request) -> Schedule:

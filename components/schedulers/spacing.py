@@ -55,11 +55,14 @@ def spaced(spacing: Spacing, n: int, count: int, offset: int = 0) -> Floats:
 def spaced_with_end(spacing: Spacing, n: int, count: int, last: int, offset: int = 0) -> Floats:
     """`n` whole timesteps of `last`, falling, spaced so that the end of the run would be one more (Lu et al. 2022).
 
-    "trailing" keeps the stride of all `count` timesteps, so it gives fewer than n where `last` is lower.
+    "trailing" keeps the stride of all `count` timesteps, so it gives fewer than n where `last` is lower. As many steps
+    as timesteps visit each of them, and the end of the run is none of them.
 
     >>> spaced_with_end("linspace", 4, 1000, 1000).tolist()
     [999.0, 749.0, 500.0, 250.0]
     """
+    if n == last and spacing != "trailing":
+        return np.arange(last, dtype=np.float64)[::-1]
     match spacing:
         case "linspace":
             return np.linspace(0, last - 1, n + 1).round()[:0:-1]

@@ -20,6 +20,7 @@ from .history import History
 from .keys import (
     BetaSchedule,
     CurveKeys,
+    CustomaryCurveKeys,
     DynamicShiftKeys,
     FlowKeys,
     SpacingKeys,
@@ -51,7 +52,14 @@ def check_unipc(scheduler: "UniPCMultistepScheduler") -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class UniPCMultistepScheduler(
-    DiffusionScheduler, SpacingKeys, CurveKeys, ThresholdKeys, FlowKeys, DynamicShiftKeys, ZeroSNRKeys
+    DiffusionScheduler,
+    SpacingKeys,
+    CurveKeys,
+    CustomaryCurveKeys,
+    ThresholdKeys,
+    FlowKeys,
+    DynamicShiftKeys,
+    ZeroSNRKeys,
 ):
     """UniPC (Zhao et al. 2023, algorithms 1 and 2): a predictor and a corrector of any order.
 
@@ -108,6 +116,7 @@ class UniPCMultistepScheduler(
             along,
             flow and FlowLevels(self._flow, flow.shift),
             end,
+            self.sigma_curve,
         )
 
     def _flow(self, n: int, shift: float) -> Floats:

@@ -1,11 +1,15 @@
 """Rows, random numbers, schedules, and where a picture starts."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 import sfumato as sf
+from sfumato.blocks.latents import flow
+from sfumato.blocks.latents.denoising_range import EndSchedule
 from sfumato.blocks.latents.start import (
     CountRows,
     CutSchedule,
@@ -17,11 +21,12 @@ from sfumato.blocks.latents.start import (
     NoiseImageFully,
     ScaleNoise,
     SeedRandom,
+    SpreadSchedule,
 )  # fmt: skip
 from sfumato.components.random import Random
 from sfumato.components.types import Conditioning, Rows
 
-DDIM, EULER = sf.schedulers.DDIMScheduler(), sf.schedulers.EulerDiscreteScheduler()
+DDIM, EULER, LCM = sf.schedulers.DDIMScheduler(), sf.schedulers.EulerDiscreteScheduler(), sf.schedulers.LCMScheduler()
 
 
 def words(rows: int) -> Conditioning:
@@ -105,7 +110,7 @@ def test_a_schedule_has_the_steps_asked_for_or_the_levels_given() -> None:
 
 @given(st.integers(1, 60), st.floats(0.01, 1))
 def test_strength_keeps_that_share_of_the_last_steps(whole: int, strength: float) -> None:
-    steps, kept = DDIM.steps(whole), int(whole * strength)
+    steps, kept = DDIM.steps(whole), int(whole * Fraction(str(strength)))
     cut = CutSchedule(strength=strength)
     if kept:
         left = cut(steps).steps
@@ -115,6 +120,34 @@ def test_strength_keeps_that_share_of_the_last_steps(whole: int, strength: float
             cut(steps)
         enough = float(str(caught.value).partition("Give strength=")[2].split()[0])
         assert len(CutSchedule(strength=enough)(steps).steps) >= 1
+
+
+def test_a_strength_is_the_decimal_that_was_typed() -> None:
+    """In floats, 100 * 0.29 is below 29, and 50 - 50 * 0.58 above 21."""
+    for whole in (50, 90, 100, 150):
+        steps = DDIM.steps(whole)
+        for percent in range(1, 101):
+            kept, left_out = percent * whole // 100, whole * (100 - percent) // 100
+            if kept:
+                assert len(CutSchedule(strength=percent / 100)(steps).steps) == kept
+            assert flow.CutSchedule(strength=percent / 100)(steps).steps.begin == left_out
+            if percent < 100:
+                end = EndSchedule(scheduler=DDIM, denoising_end=percent / 100)(DDIM.steps(100)).steps
+                assert len(end) == percent
+
+
+def test_a_consistency_model_spreads_its_steps_over_the_strength() -> None:
+    def timesteps(n: int, strength: float) -> tuple[float, ...]:
+        return SpreadSchedule(scheduler=LCM, strength=strength)(LCM.steps(n)).steps.timesteps
+
+    assert timesteps(4, 0.8) == (799, 599, 399, 199)
+    assert timesteps(1, 0.8) == (799,)
+    assert timesteps(4, 1.0) == LCM.steps(4).timesteps
+    with pytest.raises(ValueError, match="of which 2 are left at strength"):
+        timesteps(4, 0.05)
+    passed = LCM.steps(2, timesteps=[900, 500])
+    assert SpreadSchedule(scheduler=LCM, strength=0.5)(passed).steps == passed[1:]
+    assert len(SpreadSchedule(scheduler=EULER, strength=0.5)(EULER.steps(8)).steps) == 4
 
 
 def test_strength_1_is_the_whole_schedule() -> None:

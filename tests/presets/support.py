@@ -69,6 +69,7 @@ class Reference:
         "text2image": "StableDiffusionPipeline",
         "image2image": "StableDiffusionImg2ImgPipeline",
         "inpaint": "StableDiffusionInpaintPipeline",
+        "consistency image2image": "LatentConsistencyModelImg2ImgPipeline",
     }
 
     def __init__(self, diffusers: Any, folder: Path) -> None:

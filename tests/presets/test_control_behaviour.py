@@ -176,7 +176,10 @@ def test_a_net_of_another_kind_is_refused(tiny: Tiny, nets: Nets, unet: Any) -> 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "three pictures": ({"control_image": [picture()] * 3}, "control_image has 3 pictures for 2 prompts"),
     "no picture": ({"control_image": []}, "There is no picture"),
-    "an empty interval": ({"control_guidance_start": 0.8, "control_guidance_end": 0.2}, r"more than control_guidance_start \(0.8\), got 0.2"),
+    "an empty interval": (
+        {"control_guidance_start": 0.8, "control_guidance_end": 0.2},
+        r"more than control_guidance_start \(0.8\), got 0.2",
+    ),
     "values beyond": ({"control_image": torch.full((3, 64, 64), 7.0)}, "needs values from 0 to 1, got 7 to 7"),
 }
 

@@ -162,9 +162,7 @@ def test_views_of_a_packed_model_share_its_bytes(folder: Path, inputs: Inputs) -
     before = model(*inputs)
 
     class Identity(Attention):
-        def scaled_dot_product(
-            self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0
-        ) -> Tensor:
+        def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0) -> Tensor:
             return v
 
     class Doubled(nn.Module):

@@ -218,9 +218,7 @@ def test_a_view_of_a_quantized_model_shares_its_layers(package: Package, unet: P
     before = model(*inputs)
 
     class Identity(Attention):
-        def scaled_dot_product(
-            self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0
-        ) -> Tensor:
+        def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0) -> Tensor:
             return v
 
     path = "mid_block.attentions.0.transformer_blocks.0.attn1"

@@ -1,6 +1,8 @@
 """The names that people know samplers by, and taking one scheduler's place with another."""
 
+import pickle
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from sfumato.components import schedulers as package
 from sfumato.components.schedulers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -33,6 +37,7 @@ SD = DDIMScheduler.from_config(
     {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 )
 V = DDIMScheduler(prediction_type="v_prediction")
+EDM = EDMEulerScheduler(sigma_max=120.0, sigma_data=1.0, prediction_type="v_prediction")
 FLUX = FlowMatchEulerDiscreteScheduler(shift=3.0)
 
 SPELLINGS = {
@@ -58,7 +63,7 @@ def test_a_name_is_found_however_it_is_written(spoken: str) -> None:
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_and_every_curve_that_it_has_makes_a_plan(sampler: str) -> None:
-    current = FLUX if sampler.startswith("flow") else SD
+    current = FLUX if sampler.startswith("flow") else EDM if sampler.startswith("edm") else SD
     plain = Scheduler.coerce(sampler, current)
     assert plain.steps(4)
     for curve in CURVES:
@@ -74,7 +79,7 @@ def test_every_sampler_and_every_curve_that_it_has_makes_a_plan(sampler: str) ->
 def test_a_name_says_a_class_and_keys_and_the_checkpoint_the_rest() -> None:
     swapped = Scheduler.coerce("DPM++ 2M SDE Karras", SD)
     assert swapped == DPMSolverMultistepScheduler.from_scheduler(
-        SD, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True
+        SD, algorithm_type="sde-dpmsolver++", use_karras_sigmas=True, sigma_curve="karras"
     )
     assert isinstance(swapped, DPMSolverMultistepScheduler)
     assert (swapped.beta_end, swapped.steps_offset) == (0.012, 1)
@@ -100,8 +105,8 @@ def test_a_curve_that_a_sampler_lacks_is_refused() -> None:
     with pytest.raises(ConfigError) as error:
         Scheduler.coerce("ddim_karras", SD)
     assert str(error.value) == (
-        "'ddim_karras' sets use_karras_sigmas, which DDIMScheduler does not have. Leave out 'karras', or use a sampler "
-        "that has it, such as 'dpmpp_2m_karras'."
+        "'ddim_karras' sets sigma_curve, which DDIMScheduler does not have. Leave out 'karras', or use a sampler that "
+        "has it, such as 'dpmpp_2m_karras'."
     )
 
 
@@ -198,3 +203,55 @@ def test_every_scheduler_of_the_reference_is_here_or_the_page_says_why_not() -> 
 def test_a_wrong_config_of_a_checkpoint_can_be_set_right() -> None:
     fixed = Scheduler.coerce({"prediction_type": "epsilon"}, V)
     assert fixed == DDIMScheduler(prediction_type="epsilon")
+
+
+OFFICIAL = {
+    "_class_name": "EulerDiscreteScheduler",
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "beta_start": 0.00085,
+    "clip_sample": False,
+    "sample_max_value": 1.0,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "timestep_spacing": "leading",
+}
+"""As SDXL is published: with keys that Euler's class lacks."""
+
+
+def test_a_key_that_a_class_lacks_is_kept_for_the_next_one() -> None:
+    own = Scheduler.from_config(OFFICIAL)
+    for swapped in (own, replace(own, beta_end=0.02), pickle.loads(pickle.dumps(own))):
+        ddim = Scheduler.coerce("ddim", Scheduler.coerce("dpmpp_2m_karras", swapped))
+        assert isinstance(ddim, DDIMScheduler)
+        assert (ddim.clip_sample, ddim.set_alpha_to_one) == (False, False)
+    changed = Scheduler.coerce("ddim", Scheduler.coerce({"clip_sample": True, "use_karras_sigmas": True}, own))
+    assert isinstance(changed, DDIMScheduler)
+    assert (changed.clip_sample, changed.set_alpha_to_one) == (True, False)
+
+
+def test_a_choice_that_a_class_lacks_is_kept_for_the_next_one() -> None:
+    unipc = UniPCMultistepScheduler.from_config({"solver_type": "bh1"})
+    through = UniPCMultistepScheduler.from_scheduler(DPMSolverMultistepScheduler.from_scheduler(unipc))
+    assert through.solver_type == "bh1"
+    other = DPMSolverMultistepScheduler.from_scheduler(unipc, solver_type="heun")
+    assert DPMSolverMultistepScheduler.from_scheduler(other).solver_type == "heun"
+
+
+def test_kept_keys_are_written_and_read() -> None:
+    own = Scheduler.from_config(OFFICIAL)
+    written = own.to_config()
+    assert {key: written[key] for key in OFFICIAL} == OFFICIAL
+    assert DDIMScheduler.from_scheduler(Scheduler.from_config(written)).clip_sample is False
+    assert EulerDiscreteScheduler.dropped(own) == {}
+
+
+def test_names_on_a_model_of_edm_are_its_kind() -> None:
+    assert Scheduler.coerce("euler", EDM) == EDM
+    solver = Scheduler.coerce("dpmpp_2m_exponential", EDM)
+    assert solver == EDMDPMSolverMultistepScheduler(
+        sigma_max=120.0, sigma_data=1.0, prediction_type="v_prediction", sigma_schedule="exponential"
+    )
+    with pytest.raises(ConfigError, match="Pass a scheduler by name, such as 'euler' or 'dpmpp_2m'"):
+        Scheduler.coerce("unipc", EDM)

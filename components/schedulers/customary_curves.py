@@ -1,0 +1,85 @@
+"""The curves of noise levels that ComfyUI, A1111 and k-diffusion have by name, over the whole range of training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from .arrays import Floats
+from .curves import beta_quantile, curve
+from .flow_shift import shifted
+from .keys import SigmaCurve
+from .spacing import spaced
+from .training_noise import TrainingNoise
+
+
+@dataclass(frozen=True)
+class TrainingRange:
+    """The noise levels of training, and times between them."""
+
+    levels: Floats
+    """The level at each training timestep, rising."""
+    at: Callable[[Floats], Floats]
+    """Times -> levels."""
+    noisiest: float
+    cleanest: float
+    """The times of the last and the first level."""
+
+    @classmethod
+    def of_diffusion(cls, training: TrainingNoise) -> "TrainingRange":
+        """Noise to signal. Between timesteps it is linear in its logarithm, as in k-diffusion."""
+        levels = training.sigmas.astype(np.float64)
+        places = np.arange(len(levels))
+        return cls(levels, lambda times: np.exp(np.interp(times, places, np.log(levels))), len(levels) - 1, 0.0)
+
+    @classmethod
+    def of_flow(cls, count: int, shift: float) -> "TrainingRange":
+        """Shares of noise, shifted. The time of the first level is that level, so it is shifted twice, as published."""
+        levels = shifted(np.arange(1, count + 1) / count, shift)
+        return cls(levels, lambda times: shifted(times / count, shift), count, float(levels[0]) * count)
+
+
+def customary_levels(kind: SigmaCurve, n: int, training: TrainingRange) -> Floats:
+    """`n` levels, falling, of at most as many as there are training timesteps; the end of the run is one more.
+
+    karras, exponential, kl_optimal: from the most to the least noise, as `curve` does, or even in the arctangent.
+    normal, sgm_uniform: at even times, with and without the cleanest one. simple, ddim_uniform: at every (count / n)-th
+    timestep, from the noisiest or from the second cleanest. beta: at quantiles of time (Lee et al. 2024), which needs
+    scipy. linear_quadratic: the first half of the steps in a line down to 0.975 of the most noise, then in a parabola.
+    """
+    levels, count = training.levels, len(training.levels)
+    most, least = float(levels[-1]), float(levels[0])
+    match kind:
+        case "karras" | "exponential":
+            return curve(kind, n, most, least)
+        case "kl_optimal":
+            return np.tan(np.linspace(np.arctan(most), np.arctan(least), n))
+        case "normal":
+            return training.at(np.linspace(training.noisiest, training.cleanest, n))
+        case "sgm_uniform":
+            return training.at(np.linspace(training.noisiest, training.cleanest, n + 1)[:-1])
+        case "simple":
+            return levels[count - 1 - (np.arange(n) * (count / n)).astype(np.int64)]
+        case "ddim_uniform":
+            return levels[spaced("leading", n, count, offset=int(n < count)).astype(np.int64)]
+        case "beta":
+            quantiles = beta_quantile(1 - np.linspace(0, 1, n, endpoint=False), 0.6, 0.6)
+            return levels[_distinct(np.rint(quantiles * (count - 1)).astype(np.int64))]
+        case "linear_quadratic":
+            return most * (1 - _linear_quadratic(n))
+
+
+def _distinct(timesteps: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """The nearest whole timesteps that fall, all at 0 or above."""
+    places = np.arange(len(timesteps))
+    falling = np.minimum.accumulate(timesteps + places) - places
+    return np.maximum(falling, places[::-1])
+
+
+def _linear_quadratic(n: int, share: float = 0.025) -> Floats:
+    """How much of the noise is gone before each step: `share` after n // 2 steps, all after n, without a bend."""
+    if n == 1:
+        return np.zeros(1)
+    places, half = np.arange(n, dtype=np.float64), n // 2
+    after = np.maximum(places - half, 0)
+    return share / half * places + (1 - share * n / half) / (n - half) ** 2 * after**2

@@ -1,0 +1,88 @@
+"""Components that must be one along the edges: a schedule is walked by the scheduler that planned it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .block import Block
+from .errors import ConfigError, LoadError
+from .fields import Lazy, same_component
+from .paths import blocks_inside
+from .structure import Structure
+from .typing import union_members, untagged
+from .unify import Evidence, evidence_of
+
+
+def _work_of(cls: Any) -> str | None:  # Any: a class, or another type form
+    """What values of a class belong to: the class attribute `__belongs_to__`, such as "schedule"."""
+    return getattr(cls, "__belongs_to__", None) if isinstance(cls, type) else None
+
+
+@dataclass(frozen=True, eq=False)
+class Holder:
+    """A component that makes or reads the values of a piece of work, such as a schedule."""
+
+    work: str
+    component: Any = None
+    """None for a port, which has values of any such component."""
+
+    def fits(self, other: "Holder") -> bool:
+        """Whether both are one component, or work on different things. Reads configs, never weights."""
+        if self.work != other.work or self.component is None or other.component is None:
+            return True
+        return same_component(self.component, other.component) or same_component(
+            _loaded(self.component), _loaded(other.component)
+        )
+
+    def __str__(self) -> str:
+        kind = self.component.type if isinstance(self.component, Lazy) else type(self.component)
+        return getattr(kind, "__name__", "any")
+
+
+class Holders:
+    """Components that must be one as a kind of value: ports of a class with `__belongs_to__` carry them."""
+
+    code = "component"
+
+    def of_port(self, hint: Any) -> Holder | None:
+        """Any component of that work; all such ports of one block share its variable."""
+        works = (_work_of(untagged(arm)) for arm in union_members(hint))
+        return next((Holder(work) for work in works if work), None)
+
+    def of_fields(self, block: Block, fields: Mapping[str, Any]) -> Iterable[Evidence]:
+        """The components among the fields."""
+        return evidence_of(fields, _holder)
+
+    def is_any(self, value: Holder) -> bool:
+        """Whether no component is known."""
+        return value.component is None
+
+    def shares(self, value: Holder) -> bool:
+        """Always."""
+        return True
+
+    def conflict(self, new: Holder, who: str, old: Holder) -> str:
+        """Both components, and the way out."""
+        same = " with other settings" if str(new) == str(old) else ""
+        return (
+            f"is {new}{same}, but {who} is {old}, and both work on one {new.work}. Bind the same object to both, or "
+            f"give each its own {new.work}."
+        )
+
+
+def has_two_holders(graph: Structure) -> bool:
+    """Whether blocks and bindings of a graph have two or more such components."""
+    held = [value for _, block in blocks_inside(graph) for value in vars(block).values()]
+    return sum(_holder(value) is not None for value in (*held, *graph.bindings.values())) > 1
+
+
+def _holder(component: Any) -> Holder | None:
+    work = _work_of(component.type if isinstance(component, Lazy) else type(component))
+    return Holder(work, component) if work else None
+
+
+def _loaded(component: Any) -> Any:
+    try:
+        return component.load() if isinstance(component, Lazy) else component
+    except (ConfigError, LoadError):
+        return component  # it is reported where it is bound

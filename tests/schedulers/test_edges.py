@@ -1,0 +1,125 @@
+"""Runs at the edges: with one or a few steps, with as many steps as timesteps, and from a level without signal."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfumato.components.schedulers import (
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchLCMScheduler,
+    RePaintScheduler,
+    Schedule,
+    Scheduler,
+    UniPCMultistepScheduler,
+)
+from sfumato.components.schedulers.customary_names import CURVES, SAMPLERS
+from sfumato.graph.errors import ConfigError
+from sfumato.registry import schedulers
+
+SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
+ZERO_SNR = EulerDiscreteScheduler.from_config(
+    {**SD, "rescale_betas_zero_snr": True, "timestep_spacing": "leading", "prediction_type": "v_prediction"}
+)
+"""A config that starts before the last timestep, as published ones do where nobody thought of it."""
+
+
+def drawn(schedule: Schedule, scheduler: Scheduler) -> Tensor:
+    """The end of a run with a model that answers what it gets, halved."""
+    sample: Tensor = torch.randn((1, 3, 4, 4), generator=torch.Generator().manual_seed(0)) * min(
+        schedule.noise_scale, 1e4
+    )
+    history: tuple[Tensor, ...] = ()
+    for step in schedule:
+        prediction = (sample * min(step.scale_in, 1e4)).tanh() / 2
+        if (getattr(scheduler, "variance_type", None) or "").startswith("learned"):
+            prediction = torch.cat([prediction, prediction], 1)
+        noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(step.index)) if step.noisy else None
+        sample, history = scheduler.advance(sample, prediction, step, history, noise)
+    return sample
+
+
+def starts(schedule: Schedule) -> list[float]:
+    """The timestep at which each whole step starts."""
+    whole = schedule.whole_step_of
+    return [t for i, t in enumerate(schedule.timesteps) if i == 0 or whole[i] != whole[i - 1]]
+
+
+@pytest.mark.parametrize("name", list(schedulers))
+def test_runs_of_a_few_steps_are_finite(name: str) -> None:
+    scheduler = schedulers[name]()
+    for n in (1, 2, 3, 4):
+        try:
+            schedule = scheduler.steps(n)
+        except ConfigError:
+            continue  # a solver that needs more steps
+        assert torch.isfinite(drawn(schedule, scheduler)).all(), n
+
+
+def test_one_step_of_a_stretched_schedule_starts_at_pure_noise() -> None:
+    """Pure noise alone has nothing to stretch: it was 0 / 0."""
+    flow: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+    for scheduler in (
+        FlowMatchEulerDiscreteScheduler(shift_terminal=0.1),
+        FlowMatchLCMScheduler(shift_terminal=0.1),
+        UniPCMultistepScheduler(shift_terminal=0.1, **flow),
+    ):
+        schedule = scheduler.steps(1)
+        assert schedule.sigmas == pytest.approx((1.0, 0.0), abs=2e-6)
+        assert torch.isfinite(drawn(schedule, scheduler)).all()
+
+
+@pytest.mark.parametrize("name", [name for name in schedulers if schedulers[name] is not RePaintScheduler])
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+def test_no_timestep_is_visited_twice(name: str, spacing: str) -> None:
+    cls = schedulers[name]
+    if not hasattr(cls, "timestep_spacing"):
+        pytest.skip("has no spacing")
+    for offset in (0, 1):
+        try:
+            scheduler = cls(timestep_spacing=spacing, steps_offset=offset)
+        except ConfigError:
+            return  # "linspace" of DDIMInverseScheduler
+        for n in (1, 7, 499, 500, 501, 999, 1000):
+            try:
+                schedule = scheduler.steps(n)
+            except ConfigError as error:
+                assert n >= 999 or "distilled on" in str(error) or "Runge-Kutta" in str(error)  # noqa: PT017
+                continue
+            visited = starts(schedule)
+            assert len({*visited}) == len(visited) == n, n
+            assert visited in (sorted(visited), sorted(visited, reverse=True))
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if not name.startswith(("flow_", "edm_"))])
+def test_a_model_of_zero_terminal_snr_starts_without_signal(sampler: str) -> None:
+    """Lin et al. 2023, section 3.3: whatever sampler is chosen, and whatever curve but the one that starts later."""
+    for curve in ("", *(f"_{curve}" for curve in CURVES if curve != "ddim_uniform")):
+        try:
+            scheduler = Scheduler.coerce(f"{sampler}{curve}", ZERO_SNR)
+        except ConfigError as error:
+            assert "does not have" in str(error)  # noqa: PT017
+            continue
+        for n in (4, 20):
+            schedule = scheduler.steps(n)
+            assert schedule.timesteps[0] == pytest.approx(999)
+            assert schedule.sigmas[0] in (pytest.approx(4096), math.inf)
+            assert torch.isfinite(drawn(schedule, scheduler)).all()
+
+
+def test_a_class_that_cannot_have_zero_terminal_snr_is_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        Scheduler.coerce("UnCLIP", EulerDiscreteScheduler(rescale_betas_zero_snr=True))
+    assert str(error.value) == (
+        "UnCLIPScheduler has no rescale_betas_zero_snr, but the model of EulerDiscreteScheduler was trained with it: "
+        "without it the levels of noise are wrong. Pass another scheduler, such as 'euler' or 'dpmpp_2m'."
+    )
+
+
+def test_the_spacing_of_a_call_wins_over_the_start() -> None:
+    assert DDIMScheduler.from_scheduler(ZERO_SNR).timestep_spacing == "trailing"
+    assert DDIMScheduler.from_scheduler(ZERO_SNR, timestep_spacing="leading").timestep_spacing == "leading"
