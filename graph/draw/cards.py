@@ -73,7 +73,7 @@ def card_of(node: Node, scene: Scene, insides: list[tuple[str, Card]], depth: in
 def _block(node: Node) -> tuple[float, float, str]:
     rows = _chips(node.parts)
     title = clipped(node.title, 34)
-    marks = "".join(["once per loop" if node.once else "", *(f"⇄ {slot}" for slot in node.slots)])
+    marks = " · ".join([*(["once per loop"] if node.once else []), *(f"slot {slot}" for slot in node.slots)])
     mark = measure(marks, 9.5) + 12 if marks else 0.0
     widest = max((sum(_chip_width(p) + 5 for p in row) - 5 for row in rows), default=0.0)
     width = max(measure(node.name, 14, bold=True) + mark, measure(title, 11.5), widest, 92.0) + 2 * _PAD
@@ -119,7 +119,7 @@ def _chip_width(part: Part) -> float:
 def _chip(part: Part, x: float, y: float) -> str:
     fill, ink = (INK, CARD) if part.held else (CARD, INK)
     drawn = box(x, y, _chip_width(part), 17, 8.5, fill=fill, stroke=INK) + text_line(
-        part.name, x + 8, y + 12.2, 10.5, fill=ink
+        part.name, x + _chip_width(part) / 2, y + 12.2, 10.5, fill=ink, anchor="middle"
     )
     state = f"bound: {part.held}" if part.held else "not bound" if part.required else "not bound, optional"
     return with_tooltip(drawn, f"component {part.name}: {part.type} ({state})")
@@ -160,7 +160,7 @@ def _pills(node: Node, scene: Scene) -> list[_Pill]:
         if not scene.top:
             kind = "item" if e.output == scene.each else "carried" if e.output in scene.carried else "outer"
             origin = {"item": "one each turn", "carried": "carried from turn to turn", "outer": "from the outer graph"}
-            rest = " ↻" if kind == "carried" else ""
+            rest = " carried" if kind == "carried" else ""
             found.append(_Pill(label, rest, f"{tooltip} ({origin[kind]})", kind, e.pinned))
         else:
             default = default_of(port, 16)
@@ -198,7 +198,7 @@ def output_pill(name: str, scene: Scene) -> Card:
     """An output of the graph, at its end."""
     kind = type_text(scene.graph.outputs[name].type)
     carried = name in scene.carried
-    rest = " ↻" if carried else "" if kind.lower() == name.lower() else f" {clipped(kind, 26)}"
+    rest = " carried" if carried else "" if kind.lower() == name.lower() else f" {clipped(kind, 26)}"
     width = measure(name, 12, bold=True) + measure(rest, 10.5) + 26
     fill, stroke = CARRIED if carried else (INK, INK)
     ink, dim = (INK, DIM) if carried else ("#ffffff", "#c9c5bb")

@@ -1,6 +1,6 @@
 """Colours, text and shapes of svg drawings.
 
-They use attributes and no style sheet, so that a drawing does not change the page that it is in.
+They use attributes and no styles: a drawing does not change the page that it is in, and plain renderers draw it too.
 """
 
 from html import escape
@@ -9,7 +9,8 @@ from zlib import crc32
 PAPER, CARD, INK, DIM, LINE, FAINT = "#faf8f4", "#ffffff", "#23262d", "#6d6a63", "#a49e92", "#d8d2c6"
 TINTS = ("#f0ebdf", "#e6eaf0", "#ece6f0", "#e5eee7")  # containers, by depth
 ACCENT, CARRIED = "#b4542d", ("#dfe9f2", "#4a7ba6")
-FONT = "ui-sans-serif, system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Helvetica, Arial, sans-serif"
+FONT = "Helvetica, Arial, 'DejaVu Sans', sans-serif"
+"""Plain renderers take the first and have something like it; generic names such as `system-ui` they do not know."""
 
 _BOLD = ' font-weight="700"'
 _HUES = ("#2f6f9f", "#8a5a9e", "#2d7d5f", "#a8641f", "#9c3f56", "#4a6a2a", "#5b5fa8", "#7a6a1f")
@@ -44,14 +45,29 @@ def text_line(
     return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(text)}</text>'
 
 
-def spans(parts: list[tuple[str, str, float, bool]], x: float, y: float, anchor: str = "start") -> str:
-    """A line of text in several styles: (text, colour, size, bold). The viewer's font decides where each begins."""
-    inner = "".join(
-        f'<tspan font-size="{size:g}" fill="{fill}"{_BOLD if bold else ""}>{escape(text)}</tspan>'
-        for text, fill, size, bold in parts if text
-    )  # fmt: skip
-    side = f' text-anchor="{anchor}"' if anchor != "start" else ""
-    return f'<text x="{x:.1f}" y="{y:.1f}" xml:space="preserve"{side}>{inner}</text>'
+Span = tuple[str, str, float, bool]
+"""A piece of text, its colour, its size, and whether it is bold."""
+
+
+def spans(parts: list[Span], x: float, y: float, anchor: str = "start") -> str:
+    """One or two pieces of text on the baseline `y`, from `x` on or with their middle there.
+
+    Each is a text of its own. In the middle, the first ends where the second begins, so they neither overlap nor part
+    in a font of other widths. Plain renderers know no text that goes on in another style.
+    """
+    first, *more = [part for part in parts if part[0]]
+    text, fill, size, bold = first
+    if not more:
+        return text_line(text, x, y, size, fill=fill, bold=bold, anchor=anchor)
+    ((rest, rest_fill, rest_size, rest_bold),) = more
+    meet = x + measure(text, size, bold=bold)
+    if anchor == "middle":
+        meet -= (measure(text, size, bold=bold) + measure(rest, rest_size, bold=rest_bold)) / 2
+        drawn = text_line(text, meet, y, size, fill=fill, bold=bold, anchor="end")
+    else:
+        drawn = text_line(text, x, y, size, fill=fill, bold=bold)
+    gap = measure(" ", rest_size) if rest.startswith(" ") else 0.0  # spaces at the begin of a text are not drawn
+    return drawn + text_line(rest.lstrip(), meet + gap, y, rest_size, fill=rest_fill, bold=rest_bold)
 
 
 def box(

@@ -16,6 +16,7 @@ from .primitives import (
     INK,
     LINE,
     PAPER,
+    Span,
     box,
     clipped,
     curve,
@@ -50,7 +51,7 @@ def svg(graph: Structure) -> str:
     )
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width:.0f} {height:.0f}" '
-        f'width="{width:.0f}" height="{height:.0f}" style="max-width:100%;height:auto" '
+        f'width="{width:.0f}" height="{height:.0f}" '
         f'font-family="{escape(FONT)}">'
         f"<title>{escape(f'sfumato graph {name}: {summary}')}</title><desc>{escape(text(graph))}</desc>"
         f"{box(0.5, 0.5, width - 1, height - 1, 14, fill=PAPER, stroke=FAINT)}{head}"
@@ -105,7 +106,7 @@ def _lines(scene: Scene) -> list[_Line]:
     return [_Line(giver, taker, tuple(rows), pinned) for (giver, taker, pinned), rows in found.items()]
 
 
-def _label_spans(name: str, kind: str) -> list[tuple[str, str, float, bool]]:
+def _label_spans(name: str, kind: str) -> list[Span]:
     """One row of a label. The type is left out if it equals the name."""
     if name.replace("_", "").lower() == kind.replace("_", "").lower():
         return [(name, type_colour(kind), _LABEL, False)]

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from sfumato.graph import Block, Graph, GraphError, Loop, Port, Switch, component, knob, named
 from sfumato.graph.draw.layout import Link, Size, place
+from sfumato.graph.draw.primitives import spans
 
 Latents = Annotated[int, Port("latents")]
 Conditioning = Annotated[int, Port("conditioning")]
@@ -191,6 +192,34 @@ def test_the_svg_is_well_formed_and_needs_nothing_from_outside(graph: Graph) -> 
     assert not {"script", "image", "use", "style", "foreignObject"} & {e.tag.removeprefix(SVG) for e in root.iter()}
     assert not re.search(r"(href|url\(|@import|\bon\w+=)", text)
     assert graph._repr_html_() == text
+
+
+@pytest.mark.parametrize("graph", ALL)
+def test_plain_renderers_draw_the_svg_too(graph: Graph) -> None:
+    """cairosvg takes a size from a style for the drawing's, and puts a text in pieces on one place."""
+    drawing = ET.fromstring(graph.show("svg"))
+    assert drawing.attrib["viewBox"] == f"0 0 {drawing.attrib['width']} {drawing.attrib['height']}"
+    assert min(int(drawing.attrib[side]) for side in ("width", "height")) > 0
+    texts = 0
+    for element in drawing.iter():
+        kind = element.tag.rpartition("}")[2]
+        assert kind in {"svg", "title", "desc", "g", "rect", "path", "text"}
+        assert not {"style", "class", "{http://www.w3.org/XML/1998/namespace}space"} & element.attrib.keys()
+        if kind == "text":
+            texts += 1
+            assert {"x", "y", "font-size", "fill"} <= element.attrib.keys()
+            assert element.text and element.text == element.text.strip()
+            assert all(ord(letter) < 0x100 or letter in "→…" for letter in element.text), "a sign that few fonts have"
+    assert texts
+    assert drawing.attrib["font-family"].partition(",")[0] == "Helvetica"
+
+
+def test_a_text_of_two_styles_meets_where_its_parts_meet_in_every_font() -> None:
+    drawn = spans([("latents", "#111111", 11, True), (" Latents", "#222222", 10, False)], 100, 0, "middle")
+    first, second = ET.fromstring(f"<g>{drawn}</g>")
+    assert first.attrib["text-anchor"] == "end" and "text-anchor" not in second.attrib
+    assert 0 < float(second.attrib["x"]) - float(first.attrib["x"]) < 10
+    assert spans([("latents", "#111111", 11, True), ("", "#222222", 10, False)], 100, 0, "middle").count("<text") == 1
 
 
 def test_the_svg_shows_bound_components_full_and_others_hollow() -> None:
