@@ -9,7 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +100,11 @@ class Execution:
                 self.note(not_finite_text(at, self._dtypes))
                 yield from self._send_notes(at.path)
             return out
+        except Exception as error:
+            with suppress(RuntimeError):  # a device that failed gives no numbers
+                if at := self._flags.first():
+                    error.add_note(f"  {not_finite_text(at, self._dtypes)}")
+            raise
         finally:  # at the end, and where it raised, was cancelled, or was closed because nobody goes on with it
             self._fresh.clear()
             self._filled.clear()

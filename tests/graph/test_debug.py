@@ -146,6 +146,17 @@ def test_a_run_says_which_node_and_turn_gave_numbers_that_are_not_finite_first()
         loop(Net(300.0, torch.float32))(x=ONE, items=[1, 2, 3])
 
 
+def test_an_error_after_numbers_that_are_not_finite_says_so_too() -> None:
+    class Refuse(Block):
+        def __call__(self, x: Float[Tensor, "batch n"]) -> Numbers:
+            raise ValueError("too large")
+
+    graph = Graph(use=UseNet(), refuse=Refuse()).bind(net=Net(70000.0))
+    with pytest.raises(ValueError, match="^too large") as error:
+        graph(x=ONE)
+    assert error.value.__notes__[-1].startswith("  use gave NaN or infinite numbers (x, float32). net is")
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 def test_an_input_that_is_not_finite_is_named(bad: float) -> None:
     with pytest.warns(UserWarning, match=r"^The input x has NaN or infinite numbers \(float32\).$"):
