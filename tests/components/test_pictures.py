@@ -5,13 +5,14 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from sfumato.blocks.control.images import read_control
 from sfumato.blocks.image.crop import CropToMask
 from sfumato.blocks.image.kontext import ReadReference
 from sfumato.blocks.image.read import ReadImage, ReadMask
@@ -19,6 +20,7 @@ from sfumato.components import pictures
 from sfumato.components.image_processor import CLIPImageProcessor
 from sfumato.components.pictures import each_picture, open_picture
 from sfumato.components.storage import web
+from sfumato.components.types import Rows
 
 STORED = {  # how a picture is stored that becomes upright by this tag
     1: None,
@@ -332,3 +334,41 @@ def test_an_address_without_a_picture_is_named_with_the_reason(site: str, monkey
 def test_a_transfer_ends_in_time(site: str) -> None:
     with pytest.raises(OSError, match=r"fox.png: the transfer took longer than 1e-09 seconds."):
         web.fetch(f"{site}/fox.png", max_bytes=1 << 20, seconds=1e-9)
+
+
+# ---------------------------------------------------------------------------------------------------------- control
+class Channels(NamedTuple):
+    """A pass of which only the latents are read."""
+
+    latents: torch.Tensor
+
+
+def control_pixels(picture: Any, channels: int = 3, background: str = "black") -> torch.Tensor:
+    def size(height: int, width: int) -> tuple[int, int]:
+        return height * 8, width * 8
+
+    features = read_control(picture, Rows(1, 1), size, channels, lambda pixels: (pixels,), background)
+    passes: Any = [Channels(torch.zeros(1, 4, 8, 6))]
+    return features(passes)[0]
+
+
+@pytest.mark.parametrize("tag", STORED)
+def test_control_pictures_are_upright_too(tag: int, tmp_path: Path) -> None:
+    assert torch.equal(control_pixels(stored(tag, tmp_path)), pixels_of(upright()))
+
+
+def test_control_pictures_keep_sixteen_bits_and_show_their_background() -> None:
+    depth = control_pixels(ramp_file("PNG"), channels=1)
+    assert len(depth.unique()) == 48  # every column has a grey of its own, up to both ends
+    picture = Image.fromarray(cut_out()).resize((48, 64), Image.Resampling.NEAREST)
+    assert control_pixels(picture)[0, :, 0, 0].tolist() == [0, 0, 0]
+    assert control_pixels(picture, background="red")[0, :, 0, 0].tolist() == [1, 0, 0]
+
+
+def test_image_encoders_read_pictures_of_every_kind() -> None:
+    processor = CLIPImageProcessor()
+    expected = processor([upright()])
+    assert torch.equal(processor(each_picture(np.asarray(upright()))), expected)
+    assert torch.equal(processor(each_picture(pixels_of(upright()))), expected)
+    on_white = ReadImage()(cut_out()).pixels
+    assert torch.equal(processor([Image.fromarray(cut_out())]), processor([on_white[0]]))
