@@ -2,15 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...components.conditioning import FluxConditioning
-from ...components.models.autoencoder import upcast_vae
-from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.models.autoencoder import Autoencoder, upcast_vae
 from ...components.models.flux_controlnet import FluxControlNetModel
+from ...components.models.tiling import encode
 from ...components.pictures import PictureInput
 from ...components.random import Random
 from ...components.types import Count, ImageLatents, Number, Pass, Residuals, Rows
@@ -96,7 +96,7 @@ class ApplyControlNet(FluxControlBlock):
         ValueError: settings that the net cannot use, an empty interval, or another number of pictures.
     """
 
-    vae: AutoencoderKL = component()
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
 
     def __call__(
         self, predict: Predict, control_image: PictureInput, rows: Rows, running: Running = ALONE
@@ -107,7 +107,7 @@ class ApplyControlNet(FluxControlBlock):
             if net.reads_pixels:
                 return ((pixels * 2 - 1).to(net.device, net.dtype),)
             whole = upcast_vae(vae)
-            mean = whole.encode((pixels * 2 - 1).to(whole.device, whole.dtype)).mean
+            mean = encode(whole, (pixels * 2 - 1).to(whole.device, whole.dtype)).mean
             return (whole.scale(mean.float()).to(net.device, net.dtype),)
 
         picture = read_control(control_image, rows, partial(pixel_size, vae), 3, features, self.background)
@@ -131,7 +131,7 @@ class EncodeControl(Block):
         ValueError: a height or width that is no multiple.
     """
 
-    vae: AutoencoderKL = component()
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
     multiple: Count = 16
     background: str = "black"
     height: Count = knob(1024)
@@ -141,7 +141,9 @@ class EncodeControl(Block):
         read = ReadImage(multiple=self.multiple, background=self.background, height=self.height, width=self.width)
         pixels = read(control_image).pixels
         vae = upcast_vae(self.vae)
-        latents = vae.encode((row_for_each(pixels, rows) * 2 - 1).to(vae.device, vae.dtype))
+        latents = encode(vae, (row_for_each(pixels, rows) * 2 - 1).to(vae.device, vae.dtype))
+        if not vae.samples:
+            return Encoded(vae.scale(latents.mean.float()), random)
         noise, random = random.draw(rows.total, latents.mean.shape[1:])
         drawn = latents.mean.float() + latents.std.float() * noise.to(latents.mean.device)
         return Encoded(vae.scale(drawn), random)

@@ -1,11 +1,12 @@
 """Control pictures: read once, at the size of the picture that is made, a row for each row of the passes."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.models.autoencoder import Autoencoder
 from ...components.pictures import Picture, PictureInput, each_picture
 from ...components.types import Pass, Rows
 from ...registry import counted
@@ -53,7 +54,7 @@ def read_control(
     return of
 
 
-def pixel_size(vae: AutoencoderKL, height: int, width: int) -> tuple[int, int]:
+def pixel_size(vae: Autoencoder[Any], height: int, width: int) -> tuple[int, int]:
     """Rows and columns of pixels for latents of a height and width."""
     return height * vae.scale_factor, width * vae.scale_factor
 

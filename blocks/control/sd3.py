@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...components.conditioning import SD3Conditioning
-from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.models.autoencoder import Autoencoder
 from ...components.models.sd3 import SD3Transformer2DModel
 from ...components.models.sd3_controlnet import SD3ControlNetModel
+from ...components.models.tiling import encode
 from ...components.pictures import PictureInput
 from ...components.types import Number, Pass, Residuals, Rows
 from ...graph import Running, component, knob
@@ -36,7 +37,7 @@ class SD3ControlBlock(ControlBlock, abstract=True):
 
     controlnet: SD3ControlNetModel = component()
     transformer: SD3Transformer2DModel = component()
-    vae: AutoencoderKL = component()
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
     controlnet_conditioning_scale: Number = knob(1.0)
 
     def controlled_by(
@@ -107,7 +108,7 @@ class ApplyInpaintControlNet(SD3ControlBlock):
 
 
 def _masked_latents(
-    net: SD3ControlNetModel, vae: AutoencoderKL, control_mask: PictureInput, pixels: Tensor
+    net: SD3ControlNetModel, vae: Autoencoder[Any], control_mask: PictureInput, pixels: Tensor
 ) -> tuple[Tensor]:
     """Latents of pictures that are black under the mask, and as a last channel 0 under the mask, 1 outside."""
     mask = ReadMask(multiple=1, height=pixels.shape[2], width=pixels.shape[3])(control_mask).mask
@@ -117,13 +118,13 @@ def _masked_latents(
             "Give one for all, or one each."
         )
     hidden = torch.where(mask > 0.5, 0.0, pixels)
-    latents = vae.scale(vae.encode((hidden * 2 - 1).to(vae.device, vae.dtype)).mode())
+    latents = vae.scale(encode(vae, (hidden * 2 - 1).to(vae.device, vae.dtype)).mode())
     kept = 1 - torch.nn.functional.interpolate(mask, size=latents.shape[2:]).to(latents)
     return (torch.cat([latents, kept.expand(len(latents), -1, -1, -1)], 1).to(net.device, net.dtype),)
 
 
-def _latents(net: SD3ControlNetModel, vae: AutoencoderKL, pixels: Tensor) -> tuple[Tensor]:
-    latents = vae.encode((pixels * 2 - 1).to(vae.device, vae.dtype)).mode()
+def _latents(net: SD3ControlNetModel, vae: Autoencoder[Any], pixels: Tensor) -> tuple[Tensor]:
+    latents = encode(vae, (pixels * 2 - 1).to(vae.device, vae.dtype)).mode()
     # Nets that read no pooled prompt (InstantX's) were trained without the autoencoder's shift.
     no_shift = net.config.force_zeros_for_pooled_projection
     scaled = latents * vae.config.scaling_factor if no_shift else vae.scale(latents)

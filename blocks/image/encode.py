@@ -1,11 +1,10 @@
 """Pixels to latents."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
-from ...components.models.autoencoder import upcast_vae
-from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.models.autoencoder import Autoencoder, upcast_vae
 from ...components.models.tiling import encode
 from ...components.random import Random
 from ...components.types import Count, ImageLatents, Images, LatentMask, Mask, Rows, Steps
@@ -24,13 +23,14 @@ class EncodeImage(Block):
     """Turn pixels into latents: a sample of the encoder's distribution, one row for each picture to make.
 
     With one generator, noise is drawn once for each image, and the rows of an image share it. With a generator for each
-    row, each row has its own. tile, slicing: as in `DecodeLatents`.
+    row, each row has its own; nothing is drawn for an autoencoder without sampling (`AutoencoderTiny`). tile, slicing:
+    as in `DecodeLatents`.
 
     Raises:
         ValueError: neither one image, nor one for each prompt or for each picture to make.
     """
 
-    vae: AutoencoderKL = component()
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
 
@@ -43,6 +43,8 @@ class EncodeImage(Block):
         vae = upcast_vae(self.vae)
         latents = encode(vae, (pixels * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing)
         mean, std = latents.mean.float(), latents.std.float()
+        if not vae.samples:
+            return Encoded(row_for_each(vae.scale(mean), rows), random)
         if not random.single:
             mean, std = (row_for_each(t, rows) for t in (mean, std))
         noise, random = random.draw(len(mean), mean.shape[1:])
@@ -52,7 +54,7 @@ class EncodeImage(Block):
 class EncodeStart(Block):
     """`EncodeImage` for a run that may start from pure noise: then it draws no noise, since the sample is not read."""
 
-    vae: AutoencoderKL = component()
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
 

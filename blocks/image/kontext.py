@@ -1,9 +1,8 @@
 """Images that Flux Kontext reads, and the sizes that it makes (Labs et al. 2025)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from ...components.models.autoencoder import upcast_vae
-from ...components.models.autoencoder_kl import AutoencoderKL
+from ...components.models.autoencoder import Autoencoder, upcast_vae
 from ...components.models.tiling import encode
 from ...components.pictures import PictureInput, each_picture, size_of
 from ...components.types import Count, ImageLatents, Images, Rows
@@ -65,7 +64,7 @@ class EncodeReference(Block):
         ValueError: neither one image, nor one for each prompt or for each picture to make.
     """
 
-    vae: AutoencoderKL = component()
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
 

@@ -4,10 +4,11 @@ import secrets
 from collections.abc import Sequence
 from fractions import Fraction
 from math import ceil, floor
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Gt, Le
 
+from ...components.models.autoencoder import Autoencoder
 from ...components.random import Random
 from ...components.schedulers import Scheduler
 from ...components.schedulers.lcm import DistilledKeys, timesteps_within
@@ -108,7 +109,11 @@ class Discarded(NamedTuple):
 class DiscardNoise(Block):
     """Draw the noise that encoding the masked image takes, and drop it: so seeds make the reference's pictures."""
 
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+
     def __call__(self, pixels: Images, mask: Mask, image_latents: ImageLatents, random: Random) -> Discarded:
+        if not self.vae.samples:
+            return Discarded(random)
         rows = max(len(pixels), len(mask)) if random.single else len(random.states)
         return Discarded(random.draw(rows, image_latents.shape[1:])[1])
 

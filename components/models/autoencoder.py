@@ -2,13 +2,14 @@
 
 from abc import ABC, abstractmethod
 from copy import deepcopy
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor
 
 from .base import Model
 from .config import Config
+from .vae import DiagonalGaussian
 
 C = TypeVar("C", bound=Config)
 A = TypeVar("A", bound="Autoencoder[Any]")  # Any: whichever config its class has
@@ -21,6 +22,9 @@ class Autoencoder(Model[C], ABC):
     `scale` convert between the two (Rombach et al. 2022, section 4.3.2 and appendix D.1).
     """
 
+    samples: ClassVar[bool] = True
+    """Whether latents are drawn from the encoder's distribution."""
+
     @property
     @abstractmethod
     def latent_channels(self) -> int:
@@ -30,6 +34,14 @@ class Autoencoder(Model[C], ABC):
     @abstractmethod
     def scale_factor(self) -> int:
         """Pixels along one side of a latent pixel."""
+
+    @abstractmethod
+    def moments(self, x: Tensor) -> Tensor:
+        """Return what `distribution` reads, `b k (h / s) (w / s)`, for pixels `b 3 h w` in [-1, 1]."""
+
+    @abstractmethod
+    def distribution(self, moments: Tensor) -> DiagonalGaussian:
+        """Return the distribution of latents in the model's own space."""
 
     @abstractmethod
     def decode(self, z: Tensor) -> Tensor:

@@ -86,11 +86,15 @@ class AutoencoderKL(Autoencoder[AutoencoderKLConfig]):
 
     def encode(self, x: Tensor) -> DiagonalGaussian:
         """Return the distribution of latents for pixels `b 3 h w` in [-1, 1], h and w in multiples of scale_factor."""
-        return DiagonalGaussian.from_moments(self.moments(x))
+        return self.distribution(self.moments(x))
 
     def moments(self, x: Tensor) -> Tensor:
         """Return means and log-variances `b (2 c) (h / s) (w / s)` for pixels as `encode` takes them."""
         return self.quant_conv(self.encoder(x))
+
+    def distribution(self, moments: Tensor) -> DiagonalGaussian:
+        """Return the distribution of latents in the model's own space."""
+        return DiagonalGaussian.from_moments(moments)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return pixels `b 3 (h s) (w s)`, about in [-1, 1], for latents `b c h w` in the model's own space."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .activations import Activation, activation
 from .autoencoder import Autoencoder
 from .config import Config
+from .vae import DiagonalGaussian
 
 
 class AutoencoderTinyConfig(Config):
@@ -52,6 +53,7 @@ class AutoencoderTiny(Autoencoder[AutoencoderTinyConfig]):
     """
 
     config_class = AutoencoderTinyConfig
+    samples = False
 
     def build(self, config: AutoencoderTinyConfig) -> None:
         """Make the encoder and the decoder."""
@@ -76,6 +78,14 @@ class AutoencoderTiny(Autoencoder[AutoencoderTinyConfig]):
     def encode(self, x: Tensor) -> Tensor:
         """Return latents `b c (h / s) (w / s)` for pixels `b 3 h w` in [-1, 1]."""
         return self.encoder(x)
+
+    def moments(self, x: Tensor) -> Tensor:
+        """Return the latents, as `encode`."""
+        return self.encode(x)
+
+    def distribution(self, moments: Tensor) -> DiagonalGaussian:
+        """Return the latents as a distribution without spread, from which nothing is drawn."""
+        return DiagonalGaussian(moments, None)
 
     def decode(self, z: Tensor) -> Tensor:
         """Return pixels `b 3 (h s) (w s)`, about in [-1, 1], for latents `b c h w`."""

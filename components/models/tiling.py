@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ...graph.errors import ConfigError
 from .autoencoder import Autoencoder
-from .autoencoder_kl import AutoencoderKL
 from .vae import DiagonalGaussian
 
 OVERLAP = 0.25
@@ -84,12 +83,15 @@ def decode(vae: Autoencoder[Any], z: Tensor, tile: int | None, slicing: bool) ->
     return (one_by_one(run) if slicing else run)(z)
 
 
-def encode(vae: AutoencoderKL, x: Tensor, tile: int | None, slicing: bool) -> DiagonalGaussian:
-    """Run `vae.encode` on pixels `b 3 h w`; see `decode`. As published, means and log-variances are blended."""
-    if tile is None and not slicing:
-        return vae.encode(x)
+def encode(
+    vae: Autoencoder[Any],  # Any: whichever config
+    x: Tensor,
+    tile: int | None = None,
+    slicing: bool = False,
+) -> DiagonalGaussian:
+    """Return the distribution of latents for pixels `b 3 h w`; see `decode`. As published, moments are blended."""
     run = vae.moments if tile is None else tiled(vae.moments, tile, _tile_in_latents(tile, vae.scale_factor))
-    return DiagonalGaussian.from_moments((one_by_one(run) if slicing else run)(x))
+    return vae.distribution((one_by_one(run) if slicing else run)(x))
 
 
 def _tile_in_latents(tile: int, factor: int) -> int:

@@ -13,10 +13,13 @@ from .resnet import Downsample2D, ResnetStyle, Upsample2D, resnet
 
 @dataclass(frozen=True)
 class DiagonalGaussian:
-    """A normal distribution of each number of latents `b c h w` (Kingma and Welling 2013, appendix B)."""
+    """A normal distribution of each number of latents `b c h w` (Kingma and Welling 2013, appendix B).
+
+    logvar: the logarithms of the variances; None for an autoencoder without sampling, whose latents are the means.
+    """
 
     mean: Tensor
-    logvar: Tensor
+    logvar: Tensor | None
 
     @classmethod
     def from_moments(cls, moments: Tensor) -> "DiagonalGaussian":
@@ -27,7 +30,7 @@ class DiagonalGaussian:
     @property
     def std(self) -> Tensor:
         """The standard deviations."""
-        return torch.exp(0.5 * self.logvar)
+        return torch.zeros_like(self.mean) if self.logvar is None else torch.exp(0.5 * self.logvar)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw latents. Noise is drawn on the generator's device, so a CPU seed gives the same on every device."""

@@ -24,11 +24,13 @@ class Spread(NamedTuple):
 class Pooling:
     """Every eighth pixel is a latent, with a deviation of a tenth; scaled by 2."""
 
-    device, dtype = torch.device("cpu"), torch.float32
+    device, dtype, samples = torch.device("cpu"), torch.float32, True
 
-    def encode(self, pixels: Tensor) -> Spread:
-        small = pixels[:, :, ::8, ::8]
-        return Spread(small, torch.full_like(small, 0.1))
+    def moments(self, pixels: Tensor) -> Tensor:
+        return pixels[:, :, ::8, ::8]
+
+    def distribution(self, moments: Tensor) -> Spread:
+        return Spread(moments, torch.full_like(moments, 0.1))
 
     def decode(self, latents: Tensor) -> Tensor:
         return latents.repeat_interleave(8, 2).repeat_interleave(8, 3)
