@@ -56,7 +56,7 @@ class ComponentsManager:
         self.budget = Budget.read(budget, self.device)
         self._catalog = Catalog()
         self._memory = ManagedMemory(self.budget, self._mover, self._catalog.add)
-        self._checked: set[str] = set()
+        self._checked: set[tuple[str, bool]] = set()
         self._added = 0
         self._lock = threading.Lock()  # for adding objects; never held during loading or waiting
 
@@ -119,16 +119,20 @@ class ComponentsManager:
 
     def load(self, component: ComponentSpec | Handle) -> Any:  # the object; its class is `component.type`
         """The object of a spec or handle, loaded if it is not in memory. LoadError if that fails."""
-        return self._memory.load(component if isinstance(component, Handle) else self.handle(component))
+        handle = component if isinstance(component, Handle) else self.handle(component)
+        if _checked_key(handle) not in self._checked:
+            handle.ready()  # what one handle may read is not shared with one that may not
+        return self._memory.load(handle)
 
     def check(self, handle: Handle) -> None:
         """Raise LoadError if `load` would not find class, config and weights. Opens no weight file."""
-        if handle.key in self._checked or handle.key in self._memory.loaded():
+        key = _checked_key(handle)
+        if key in self._checked or (handle.spec.access.allow_pickle and handle.key in self._memory.loaded()):
             return
         if found := load_problems(handle.spec):
             rows = found[0] if len(found) == 1 else "\n  ".join([f"({len(found)} problems)", *found])
             raise LoadError(f"{handle.spec}: {rows}")
-        self._checked.add(handle.key)
+        self._checked.add(key)
 
     def get(self, name: str) -> Any | None:  # the object
         """The loaded object of this name or key, else None. Loads nothing. ConfigError if several match."""
@@ -171,7 +175,7 @@ class ComponentsManager:
         with LOADING_LOCK:
             for key in keys:
                 self._catalog.remove(key)
-                self._checked.discard(key)
+                self._checked -= {(key, True), (key, False)}
             return self._memory.remove(keys)
 
     def _device(self, device: object) -> str:
@@ -270,6 +274,11 @@ class ComponentsManager:
         if unfreed := self._memory.unfreed_bytes:
             budget += f", {show_size(unfreed)} dropped but still in use"
         return render(f"ComponentsManager({len(self)} loaded of {len(rows)}, {show_size(self.bytes)}{budget})", rows)
+
+
+def _checked_key(handle: Handle) -> tuple[str, bool]:
+    """What a check depends on: the component, and whether pickles may be read for it."""
+    return handle.key, handle.spec.access.allow_pickle
 
 
 def _check_added(name: object, component: object) -> None:

@@ -189,15 +189,16 @@ class ComponentSpec(BaseModel):
     @property
     def type(self) -> Any:  # a class of ours or of transformers; nothing common but how it is loaded
         """The class of the hint: our own if we have one, else the library's. LoadError if there is none."""
-        if self.type_hint is None:
+        hint = self.type_hint
+        if hint is None and self.pretrained_model_name_or_path is None:
             raise LoadError(f"{self}: needs a class. Pass type_hint=('diffusers', 'AutoencoderKL') or another.")
         try:
-            return class_of(self._own_hint() if self.type_hint[1] in AUTO_CLASSES else self.type_hint)
+            return class_of(self.own_hint() if hint is None or hint[1] in AUTO_CLASSES else hint)
         except UnknownName as error:
             raise LoadError(f"{self}: type_hint: {error}") from error
 
-    def _own_hint(self) -> tuple[str, str]:
-        """The class that the component's own config names, for a hint that names none."""
+    def own_hint(self) -> tuple[str, str]:
+        """The class that the component's own config names. LoadError if it names none."""
         config = self.read_config()
         if isinstance(name := config.get("_class_name"), str):
             return "diffusers", name

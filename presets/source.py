@@ -3,7 +3,7 @@
 import os
 import reprlib
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
 from ..components.loading.code.reading import CONFIG
@@ -16,6 +16,7 @@ from ..graph import ConfigError, Graph, LoadError
 from ..graph.files.forms import FILE_NAME
 from ..registry import did_you_mean, models, schedulers
 from ..registry import presets as families
+from .addresses import parse_address
 from .names import EMBEDDED, is_embedded, names
 
 
@@ -118,6 +119,12 @@ def locate(x: str | Path, *, revision: str | None = None, subfolder: str = "", a
         return _in_folder(folder, subfolder) if subfolder else EmbeddedPreset(folder, name=x)
     if isinstance(x, str) and x in families and not Path(x).is_dir():
         return FamilyName(x)
+    if (address := parse_address(x)) is not None:
+        x, revision = address.name, revision or address.revision
+        if address.path.endswith(ENDS):
+            x = f"{x}/{address.path}"
+        else:
+            subfolder = str(PurePosixPath(address.path, subfolder)) if address.path else subfolder
     path = Path(x).expanduser()
     if path.name.endswith(ENDS):
         return SingleFile(_weights_file(x, path, revision, access))
@@ -130,8 +137,8 @@ def find_location(x: str | Path, revision: str | None = None, access: Access | N
     """The folder or repo that `x` names. A repo is asked for its newest commit. LoadError if there is none."""
     if is_embedded(x):
         return Folder(EMBEDDED / x)
-    if isinstance(x, str) and "://" in x:
-        x, revision = _parse_address(x, revision)
+    if (address := parse_address(x)) is not None:
+        x, revision = address.name, revision or address.revision
     folder = Path(x).expanduser()
     if not folder.exists() and isinstance(x, str) and is_repo(x) and not folder.parent.is_dir():
         return open_repo(x, revision, access, fresh=True)
@@ -204,8 +211,7 @@ def _weights_file(x: str | Path, path: Path, revision: str | None, access: Acces
     """A file of weights: on this machine, or `owner/name/file` of the Hub, which is fetched."""
     if path.is_file():
         return path.absolute()
-    address, revision = _parse_address(str(x), revision)
-    parts = address.split("/")
+    parts = str(x).split("/")
     if len(parts) > 2 and is_repo("/".join(parts[:2])) and not path.parent.is_dir():
         repo = open_repo("/".join(parts[:2]), revision, access, fresh=True)
         folder, name = "/".join(parts[2:-1]), parts[-1]
@@ -213,25 +219,3 @@ def _weights_file(x: str | Path, path: Path, revision: str | None, access: Acces
             raise LoadError(f"{repo.source}: has no file {'/'.join(parts[2:])!r}. {did_you_mean(name, sorted(files))}")
         return repo.local(folder, [name]) / name
     raise LoadError(f"{path}: there is no such file. The working folder is {Path.cwd()}.")
-
-
-def _parse_address(x: str, revision: str | None) -> tuple[str, str | None]:
-    """`owner/name` or `owner/name/file`, and the revision, of an address of the Hub; anything else as it is."""
-    if "://" not in x:
-        return x, revision
-    from huggingface_hub import constants
-
-    before, _, rest = x.partition(f"{constants.ENDPOINT}/")
-    match [] if before else rest.rstrip("/").split("/"):
-        case [owner, name]:
-            return f"{owner}/{name}", revision
-        case [owner, name, "tree", branch]:
-            return f"{owner}/{name}", revision or branch
-        case [owner, name, "blob" | "resolve", branch, *file] if file:
-            return "/".join([owner, name, *file]), revision or branch
-        case _:
-            pass
-    raise LoadError(
-        f"{x}: is not a repo or a file of the Hub at {constants.ENDPOINT}. Pass owner/name or owner/name/file with "
-        "revision= and subfolder=, or download it."
-    )

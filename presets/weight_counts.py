@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable
 from math import prod
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from ..components.loading.component import weight_names_of
 from ..components.loading.single_file.checkpoint import open_checkpoint
 from ..components.quantization.gguf.reader import GGUFFile
 from ..components.spec import ComponentSpec
 from ..components.storage.hub import Repo
-from ..graph import LoadError
+from ..components.storage.tensors import reading_safetensors
 
 _BYTES = {"F64": 8, "I64": 8, "F16": 2, "BF16": 2, "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
 """Bytes of a number; 4 for the others."""
@@ -60,12 +60,9 @@ def count_values(files: Iterable[Path], wanted: Callable[[str], bool] = lambda n
     """
     counted: Counter[str] = Counter()
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as reader:
-                for key in reader.keys():  # noqa: SIM118  no mapping
-                    if wanted(key):
-                        tensor = reader.get_slice(key)
-                        counted[tensor.get_dtype()] += prod(tensor.get_shape())
-        except (SafetensorError, OSError) as error:
-            raise LoadError(f"{file} is damaged or not a safetensors file: {error}. Download it again.") from error
+        with reading_safetensors(file), safe_open(file, framework="pt") as reader:
+            for key in reader.keys():  # noqa: SIM118  no mapping
+                if wanted(key):
+                    tensor = reader.get_slice(key)
+                    counted[tensor.get_dtype()] += prod(tensor.get_shape())
     return counted

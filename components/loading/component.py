@@ -18,7 +18,7 @@ from ..storage.files import CONFIGS, TOKENIZERS, WEIGHTS
 from ..storage.hub import Repo
 from ..storage.location import Folder, Location, fetch_small_files
 from ..storage.tensors import PICKLES, Tensors
-from ..storage.weights import STEM, Device, move, on_meta, weight_names
+from ..storage.weights import STEM, Device, check_shapes, move, on_meta, weight_names
 from .open_tensors import open_tensors
 from .single_file.checkpoint import open_checkpoint, tensors_in
 from .tokenizer_base import FastTokenizer
@@ -42,6 +42,36 @@ def load_problems(spec: ComponentSpec) -> list[str]:
         return list(_missing(spec, kind, location, folder)) or list(missing_packages(quantization_for(spec)))
     except (LoadError, ConfigError) as error:
         return [str(error).removeprefix(f"{spec}: ")]
+
+
+def weight_problems(spec: ComponentSpec) -> list[str]:
+    """What is wrong with the weights of a component, by the headers of its files.
+
+    These are damage, and other names or shapes than its class has. Reads no tensor, and nothing of a repo whose weights
+    are not on this machine.
+    """
+    try:
+        if not is_model(kind := spec.type) or spec.pretrained_model_name_or_path is None:
+            return []
+        if spec.file is None:
+            names, location = weight_names_of(spec), spec.location
+            if isinstance(location, Repo) and not all(location.has(spec.subfolder, name) for name in names):
+                return []
+            folder = location.local(spec.subfolder, names)
+            tensors = open_tensors([folder / name for name in names], allow_pickle=spec.access.allow_pickle)
+        else:
+            tensors = None
+        if is_of_transformers(kind) or quantization_for(spec) is not None:
+            return []
+        with on_meta():
+            model = kind.from_config(spec.read_config())
+        tensors = tensors_in(spec, model) if tensors is None else tensors
+        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        renamed = {stored: name for stored in tensors.shapes() if (name := model.published_name(stored)) is not None}
+        check_shapes(kind.__name__, wanted, renamed, tensors)
+    except (LoadError, ConfigError) as error:
+        return [str(error).removeprefix(f"{spec}: ")]
+    return []
 
 
 def fetch(spec: ComponentSpec) -> Path:

@@ -5,6 +5,7 @@ revision and a variant. `read_index(folder, "model_index.json")` reads the older
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, takewhile
 from pathlib import Path, PurePosixPath
@@ -104,9 +105,11 @@ def read_index(folder: str | Path | Location, file: IndexFile | None = None, sub
         file = next((name for name in (MODULAR, CLASSIC) if name in names), None)
         if file is None:
             files = ", ".join(sorted(_file_names(location, subfolder))[:12]) or "nothing"
+            single = sorted(n for n in names if n.endswith((".safetensors", ".gguf")) and "diffusion_pytorch" not in n)
+            way = f", or one file: sf.load('{_place(location, subfolder)}/{single[0]}')" if single else ""
             raise LoadError(
                 f"{_place(location, subfolder)}: no {MODULAR} and no {CLASSIC}. It has: {files}. Pass a pipeline's "
-                "folder or repo, or load one component: sf.load_component(folder)."
+                f"folder or repo, or load one component: sf.load_component(folder){way}."
             )
     data = read_json(location.local(subfolder, [file]) / file)
     reading = _Reading(location, subfolder)
@@ -169,8 +172,11 @@ class _Reading:
             if name.startswith("_"):
                 continue
             match value:
-                case [_, _, dict() as entry]:
-                    # Only the third element counts: the first two record what was loaded when the folder was saved.
+                case [library, class_name, dict() as entry]:
+                    # The third element counts: the first two record what was loaded when the folder was saved. Some
+                    # writers leave the class out of the third.
+                    if entry.get("type_hint") in (None, [None, None]) and isinstance(class_name, str):
+                        entry = {**entry, "type_hint": [library, class_name]}
                     self.add(name, entry)
                 case [None, None, None]:
                     self.components[name] = None
@@ -178,8 +184,12 @@ class _Reading:
                     self.problems.append(
                         f"{name}: needs a loading spec (an object) as the third element, got {value[2]!r}."
                     )
+                case [None, None]:
+                    self.components[name] = None
+                case [str() as library, str() as class_name]:  # an entry of the older file
+                    self.add(name, {"type_hint": [library, class_name], "subfolder": name})
                 case [str() | None, str() | None]:
-                    pass  # an entry of the older file, which the published reader ignores in this one
+                    self.problems.append(f"{name}: needs [library, class] or [null, null], got {value!r}.")
                 case _:
                     self.config[name] = value
         _raise(_file(self.place, MODULAR), self.problems)
@@ -204,6 +214,9 @@ class _Reading:
         elif isinstance(self.location, Repo) and (path := spec.pretrained_model_name_or_path) and not is_repo(path):
             # A local path of the author's machine. The same path on this machine is something else.
             spec = spec.using(pretrained_model_name_or_path=None)
+        if spec.type_hint is None and spec.pretrained_model_name_or_path == self.location.source:
+            with suppress(LoadError):  # what it lacks is reported when the component is needed
+                spec = spec.using(type_hint=spec.own_hint())
         self.components[name] = None if spec == ComponentSpec() else spec
 
 

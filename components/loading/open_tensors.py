@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ...graph.errors import LoadError
 from ..quantization.gguf.reader import GGUFFile
+from ..storage.faults import PICKLE, refuse_renamed
 from ..storage.tensors import PICKLES, JoinedTensors, PickledTensors, SafetensorFiles, Tensors
 
 
@@ -20,6 +21,8 @@ def open_tensors(files: Sequence[Path], *, allow_pickle: bool = False) -> Tensor
         return JoinedTensors([GGUFFile(file) for file in files])
     if not any(file.name.endswith(PICKLES) for file in files):
         return SafetensorFiles(files)
+    for file in files:
+        refuse_renamed(file, PICKLE)
     if not allow_pickle:
         raise LoadError(
             f"{files[0]}: is a pickle, which can have code, and is not read by default. Use a .safetensors file, or "

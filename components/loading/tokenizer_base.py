@@ -33,6 +33,15 @@ class TokenRows:
     attention_mask: list[list[int]]
 
 
+def _without_lone_surrogates(text: str) -> str:
+    """The text with halves of letters, which programs in UTF-16 leave when they cut a text, as U+FFFD.
+
+    >>> _without_lone_surrogates("a \\ud83d cat \\ud83e\\udd8a") == "a \\ufffd cat \\U0001f98a"
+    True
+    """
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 class FastTokenizer:
     """Turns text into token ids, with the begin and end tokens of the model.
 
@@ -142,7 +151,7 @@ class FastTokenizer:
         return f"{type(self).__name__}({len(self)} tokens, model_max_length={self.model_max_length})"
 
     def _row(self, text: str, length: int | None) -> list[int]:
-        ids = self._ids(text)
+        ids = self._ids(_without_lone_surrogates(text))
         room = len(ids) if length is None else length - len(self._begin) - 1
         if len(ids) > room:
             ids = ids[:room] if self.truncation_side == "right" else ids[len(ids) - room :]

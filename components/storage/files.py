@@ -9,6 +9,7 @@ from stat import S_ISREG
 from typing import Any
 
 from ...graph.errors import LoadError
+from .faults import fault_of
 
 CONFIGS = ("config.json", "scheduler_config.json", "guider_config.json", "preprocessor_config.json")
 """Names of config files: of a model, a scheduler, a guider, an image processor."""
@@ -51,6 +52,8 @@ def read_json(path: Path) -> dict[str, Any]:  # JSON may be anything below its k
     except UnicodeDecodeError as error:
         raise LoadError(f"{path}: not a text file ({error.reason} at byte {error.start}). Fetch it again.") from error
     except json.JSONDecodeError as error:
+        if " is damaged or not " not in (text := fault_of(path, "JSON")):  # a pointer, a web page, no content
+            raise LoadError(text) from None
         place = f"line {error.lineno}, column {error.colno}"
         raise LoadError(f"{path}: not JSON at {place} ({error.msg}). Fetch the file again, or correct it.") from error
     except ValueError as error:  # a number of more digits than Python reads

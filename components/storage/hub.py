@@ -54,6 +54,10 @@ class Access:
     allow_pickle: bool = False
     """Also read `.ckpt`, `.pt` and `.bin` files, by torch's reader of plain tensors. Code in them is not run."""
 
+    def __post_init__(self) -> None:
+        if self.cache_dir is not None:  # one folder, wherever the program goes later
+            object.__setattr__(self, "cache_dir", str(Path(self.cache_dir).expanduser().absolute()))
+
 
 @dataclass(frozen=True)
 class RepoFile:

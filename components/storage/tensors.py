@@ -1,10 +1,10 @@
 """Tensors in files, by name, read one at a time."""
 
-import pickle
+import re
 import warnings
 import weakref
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...graph.errors import LoadError
+from .faults import PICKLE, SAFETENSORS, fault_of
 from .mapped import release_pages_after
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_GLOBAL = re.compile(r"GLOBAL (\w+(?:\.\w+)*)")
+"""How torch's reader names what it does not import."""
 Shape = tuple[int, ...]
 
 
@@ -49,7 +52,7 @@ class SafetensorFiles:
         self._shapes: dict[str, Shape] = {}
         self._read: dict[str, weakref.finalize[..., Any] | None] = {}
         for file in files:
-            with _reading(file):
+            with reading_safetensors(file):
                 reader: Any = safe_open(file, framework="pt", device="cpu")  # its reader is untyped
                 for name in reader.keys():  # noqa: SIM118  no mapping
                     self._of[str(name)] = (file, reader)
@@ -62,7 +65,7 @@ class SafetensorFiles:
     def read(self, name: str) -> Tensor:
         """One tensor."""
         file, reader = self._of[name]
-        with _reading(file):
+        with reading_safetensors(file):
             tensor = cast("Tensor", reader.get_tensor(name))
         if name not in self._read:
             self._read[name] = release_pages_after(tensor, reader)
@@ -98,12 +101,13 @@ class PickledTensors:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of old pickle protocols; an unreadable file is an error below
                 data: object = torch.load(self.file, map_location="cpu", weights_only=True, mmap=mapped)
-        except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as error:
-            reason = str(error).strip().split("\n")[0]
-            raise LoadError(
-                f"{self.file}: cannot be read as plain tensors ({reason}). It is damaged, or it has code, which is not "
-                "run. Use a .safetensors file."
-            ) from None
+        except Exception as error:  # torch's reader lets any exception through that a damaged file causes
+            if found := _GLOBAL.search(str(error)):
+                raise LoadError(
+                    f"{self.file}: cannot be read as plain tensors, since it also has objects of {found[1]}, whose "
+                    "code is not run. Use a .safetensors file, or save its tensors alone with the program that made it."
+                ) from None
+            raise LoadError(fault_of(self.file, PICKLE)) from None
         while isinstance(data, dict) and "state_dict" in data:
             data = cast("dict[str, object]", data)["state_dict"]
         if not isinstance(data, dict):
@@ -155,8 +159,9 @@ def _refuse_compressed(file: Path) -> None:
 
 
 @contextmanager
-def _reading(file: Path):
+def reading_safetensors(file: Path) -> Generator[None]:
+    """Raise LoadError with what is wrong with a file, if its reader refuses it."""
     try:
         yield
     except (SafetensorError, OSError) as error:
-        raise LoadError(f"{file} is damaged or not a safetensors file: {error}. Download it again.") from error
+        raise LoadError(fault_of(file, SAFETENSORS, error)) from error

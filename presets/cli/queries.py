@@ -52,17 +52,27 @@ def check(
 ) -> None:
     """Check a graph file, or the graphs of all tasks of a checkpoint: edges, components and files.
 
-    Reads no weights. Exits with 1 if something is wrong.
+    Reads the headers of weight files, not the weights. Exits with 1 if something is wrong. A further task of the family
+    whose components the checkpoint does not have is listed, and is no problem.
     """
     with reported_errors(as_json=json, debug=debug):
-        graphs = list(_graphs(model, task, Repo(trust_remote_code, revision, variant)))
-        found = list({(p.code, p.place): p for graph in reversed(graphs) for p in graph.check()}.values())
+        first, *others = _graphs(model, task, Repo(trust_remote_code, revision, variant))
+        lacking = {_name(graph): names for graph in others if (names := _unbound(graph) - _unbound(first))}
+        graphs = [first, *(graph for graph in others if _name(graph) not in lacking)]
+        found = list({(p.code, p.place): p for graph in reversed(graphs) for p in _problems(graph)}.values())
         if json:
             print_json(
-                {"ok": not found, "checked": [_name(g) for g in graphs], "problems": [problem_data(p) for p in found]}
+                {
+                    "ok": not found,
+                    "checked": [_name(g) for g in graphs],
+                    "not_served": {name: sorted(names) for name, names in lacking.items()},
+                    "problems": [problem_data(p) for p in found],
+                }
             )
         elif not found:
             typer.echo(f"{model}: ok ({', '.join(_name(g) for g in graphs)})")
+        for name, names in lacking.items() if not json else ():
+            typer.echo(f"{model}: no components for the task {name}, which needs {', '.join(sorted(names))}")
         for problem in found if not json else ():
             typer.echo(str(problem))
         if found:
@@ -119,6 +129,26 @@ def _graphs(model: str, task: str | None, repo: Repo) -> Iterator[Any]:
     own_file = (path.suffix == ".json" and path.is_file()) or (path / "graph.json").is_file()
     if task is None and first.preset is not None and not own_file:
         yield from (first.task(name) for name in families[first.preset[0]].tasks if name != first.preset[1])
+
+
+def _unbound(graph: Any) -> set[str]:
+    """The components that a graph needs and that are not bound."""
+    return {problem.place for problem in graph.check() if problem.code == "unbound"}
+
+
+def _problems(graph: Any) -> Iterator[Any]:
+    """What `graph.check` finds, and then what the headers of weight files show of the other components."""
+    from ...components.handle import Handle
+    from ...components.loading.component import weight_problems
+    from ...graph import Problem
+
+    found = graph.check()
+    yield from found
+    places = {problem.place for problem in found}
+    for name in graph.components:
+        bound = graph.bindings.get(name)
+        if isinstance(bound, Handle) and name not in places:
+            yield from (Problem("weights", name, text) for text in weight_problems(bound.spec))
 
 
 def _name(graph: Any) -> str:

@@ -86,9 +86,9 @@ def test_the_legacy_key_repo_stands_for_the_path(an_index: MakeIndex) -> None:
     assert index.spec("unet").pretrained_model_name_or_path == "old/repo"
 
 
-def test_classic_entries_in_a_modular_file_and_keys_of_later_versions_are_passed_over(an_index: MakeIndex) -> None:
+def test_classic_entries_in_a_modular_file_are_read_and_keys_of_later_versions_are_not(an_index: MakeIndex) -> None:
     index = read_index(an_index({"vae": ["diffusers", "AutoencoderKL"], "unet": [None, None, {**UNET, "shards": 4}]}))
-    assert sorted(index.components) == ["unet"]
+    assert hints(index) == {"vae": ("diffusers", "AutoencoderKL"), "unet": ("diffusers", "UNet2DConditionModel")}
 
 
 def test_plain_keys_of_any_kind_are_config(an_index: MakeIndex) -> None:

@@ -114,7 +114,7 @@ def test_a_pickle_in_a_folder_or_under_another_name(
     make: Callable[[Path, Path], None], asked: bool, folder: Path, proof: Path
 ) -> None:
     make(folder / "unet" / WEIGHTS, proof)
-    with pytest.raises(sf.LoadError, match="damaged or not a safetensors file"):
+    with pytest.raises(sf.LoadError, match="is a pickle of torch under another name, not a safetensors file"):
         used(folder, allow_pickle=asked)
     (folder / "unet" / WEIGHTS).unlink()
     make(folder / "unet" / "diffusion_pytorch_model.bin", proof)
@@ -224,10 +224,10 @@ def test_json_that_is_too_large_or_too_deep(folder: Path) -> None:
 )
 def test_headers_of_weights_that_lie(folder: Path, data: bytes) -> None:
     (folder / "unet" / WEIGHTS).write_bytes(data)
-    with pytest.raises(sf.LoadError, match="damaged or not a safetensors file"):
+    with pytest.raises(sf.LoadError, match="damaged or not a safetensors file|is empty"):
         used(folder)
     (folder / "one.safetensors").write_bytes(data)
-    with pytest.raises(sf.LoadError, match="damaged or not a safetensors file"):
+    with pytest.raises(sf.LoadError, match="damaged or not a safetensors file|is empty"):
         sf.load(folder / "one.safetensors")
 
 

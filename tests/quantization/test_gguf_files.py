@@ -138,8 +138,8 @@ def test_a_file_made_by_hand_is_read(tmp_path: Path) -> None:
 
 HUGE = 2**63
 HOSTILE: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "the magic number takes 4 bytes, and 0 are left"),
-    "another format": (whole(header([], magic=b"PK\3\4")), r"is not a GGUF file: it begins with b'PK"),
+    "empty": (b"", "is empty \\(0 bytes\\)"),
+    "another format": (whole(header([], magic=b"PK\3\4")), "is a pickle of torch under another name, not a GGUF file"),
     "version 1": (whole(header([], version=1)), "version 1 cannot be read, only 2 and 3"),
     "big-endian": (whole(header([], version=3 << 24)), "written for a big-endian machine"),
     "cut in the header": (header([info()])[:50], "takes 8 bytes, and 5 are left: it is truncated"),

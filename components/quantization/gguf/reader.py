@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ....graph.errors import LoadError
+from ...storage.faults import GGUF, fault_of
 from .kinds import KINDS, UNREAD, Kind
 from .packed import Packed
 
@@ -107,9 +108,11 @@ class _Header:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path, self.file = path, file
         self.size = path.stat().st_size
+        if self.size == 0:
+            raise LoadError(fault_of(path, GGUF))
         self.at = 0
         if (magic := self._take(4, "the magic number")) != MAGIC:
-            raise LoadError(f"{path} is not a GGUF file: it begins with {magic!r}, not with {MAGIC!r}.")
+            raise LoadError(fault_of(path, GGUF, f"it begins with {magic!r}, not with {MAGIC!r}"))
         version = self._number("I", "the version")
         if version not in (2, 3):
             big = " It was written for a big-endian machine." if version & 0xFFFF == 0 else ""
