@@ -232,7 +232,7 @@ class ComponentsManager:
         Raises:
             ConfigError: one is in use, or is split over devices; a narrower storage for an object added by hand.
         """
-        rule = Offload(by, blocks, prefetch, storage)
+        rule = Offload(by, blocks, prefetch, dtype_name(storage, "storage"))
         with LOADING_LOCK:
             self._memory.add_rule(matcher(pattern), rule)
             self._memory.set_offload(self.search(pattern), rule)

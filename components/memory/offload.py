@@ -36,7 +36,7 @@ class Offload:
     by: By = "model"
     blocks: int = 1
     prefetch: bool = False
-    storage: str | torch.dtype | None = None
+    storage: str | None = None
 
     def __post_init__(self) -> None:
         if self.by not in ("model", "blocks", "leaves"):

@@ -252,7 +252,7 @@ def test_a_graph_without_an_attribute_is_as_any_other_object(emoji: Graph) -> No
     assert copy.deepcopy(graph) == pickle.loads(pickle.dumps(graph)) == graph
 
 
-KEYWORDS: dict[str, tuple[object, str]] = {
+KEYWORDS: dict[str, tuple[Any, str]] = {
     "torch_dtype": (torch.float16, "Write dtype='float16', or dtype={'unet': 'float16'} for one component."),
     "safety_checker": (None, "Leave it out: no safety checker runs."),
     "use_safetensors": (True, "Leave it out: .safetensors files are read, and others only with allow_pickle=True."),

@@ -77,12 +77,16 @@ LOADED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
+def _joined(defaults: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    return {**defaults, **arguments}
+
+
 @pytest.mark.parametrize("mistake", LOADED)
 def test_an_argument_that_does_not_fit_is_refused_in_one_sentence(mistake: str) -> None:
     arguments, error, text = LOADED[mistake]
     manager = fresh()
     with pytest.raises(error) as caught:
-        sf.load(**{"x": "emoji", "manager": manager, **arguments})
+        sf.load(**_joined({"x": "emoji", "manager": manager}, arguments))
     assert str(caught.value) == text
     assert len(manager) == 0
 
