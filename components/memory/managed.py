@@ -58,6 +58,8 @@ class ManagedMemory:
             if entry.read is not None and entry.component is None:
                 self._read_with(entry, handle)  # its spec may have another access than the handle that failed
             return entry
+        if isinstance(handle, Added):  # its spec may have a config, and no file has its weights
+            raise LoadError(f"{handle.name} was removed from its manager. Add it again: manager.add(name, object).")
         rule = self._rule(handle.name)
         refuse_split_offload(handle.name, handle.device_map, rule)
         self._register(handle)
