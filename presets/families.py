@@ -121,9 +121,9 @@ flux = Family(
     attach=_function("flux_tools:attach"),
     refuses={
         "FluxPriorReduxPipeline": (
-            "It has Redux's image encoder without a transformer. Load each of its components with "
-            "sf.load_component(folder, subfolder='image_encoder') (and 'image_embedder', 'feature_extractor'), and pass "
-            "them to Flux: sf.load('flux-checkpoint', 'redux', image_encoder=…, image_embedder=…, feature_extractor=…)"
+            "It has the image encoder of Redux, and no transformer. Load its image_encoder, image_embedder and "
+            "feature_extractor, each with sf.load_component(folder, subfolder=…), and pass them to a Flux checkpoint: "
+            "sf.load(flux, 'redux', image_encoder=…, image_embedder=…, feature_extractor=…)"
         ),
         "FluxKontextInpaintPipeline": (
             "Kontext inside a mask is not a task yet. Load the same components as FluxKontextPipeline: change "

@@ -158,9 +158,9 @@ def _vae(sizes: Sizes, base: Mapping[str, Any]) -> Config:
             raise LoadError(f"its {name} has {sizes.of(name, 4)[0]} rows, and a mean and a variance of {latents} "
                             f"channels take {rows}")  # fmt: skip
     # Flux's numbers, and SD's. Stable Diffusion 3's autoencoder has the shapes of Flux's, and SDXL's those of SD's.
-    scaling: Config = {"scaling_factor": 0.3611, "shift_factor": 0.1159} if latents == 16 else {}
+    flux: Config = {"scaling_factor": 0.3611, "shift_factor": 0.1159, "force_upcast": True}
     return {
-        **(scaling if "scaling_factor" not in base else {}),
+        **(flux if latents == 16 and "scaling_factor" not in base else {}),
         "in_channels": sizes.of("encoder.conv_in.weight", 4)[1],
         "out_channels": sizes.of("decoder.conv_out.weight", 4)[0],
         "latent_channels": latents,

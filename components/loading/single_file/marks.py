@@ -84,8 +84,7 @@ class Marks:
             # Sampling starts at the last timestep, the one without signal: Lin et al. 2023, sections 3.1 and 3.3.
             changed |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
             if changed["_class_name"] == "PNDMScheduler":  # which cannot start without signal
-                del changed["skip_prk_steps"]
-                changed |= {"_class_name": "DDIMScheduler", "clip_sample": False}
+                changed["_class_name"] = "DDIMScheduler"
         return changed
 
     def autoencoder(self, config: Mapping[str, Any]) -> Config:
