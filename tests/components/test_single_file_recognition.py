@@ -179,8 +179,15 @@ def test_a_changed_layout_is_recognised_or_refused(layout: str, monkeypatch: pyt
     """Nothing else happens: configs are derived, and read by their classes. The next law makes models too."""
     found = checkpoint.checkpoint_of(Path("none"), Zeros({}), {})
     stored = Zeros({})
-    monkeypatch.setattr(checkpoint, "open_checkpoint", lambda *_: found)
-    monkeypatch.setattr(checkpoint, "open_tensors", lambda *_, **__: stored)
+
+    def opened(*_: object) -> checkpoint.Checkpoint:
+        return found
+
+    def tensors(*_: object, **_more: object) -> Zeros:
+        return stored
+
+    monkeypatch.setattr(checkpoint, "open_checkpoint", opened)
+    monkeypatch.setattr(checkpoint, "open_tensors", tensors)
 
     @settings(max_examples=EXAMPLES, deadline=None, database=None)
     @given(CHANGES)

@@ -54,7 +54,7 @@ def _unet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
         config["out_channels"] = sizes.of("out.2.weight", 4)[0]
         up = _up_depths(sizes, layers)
         config["up_block_types"] = ["CrossAttnUpBlock2D" if any(level) else "UpBlock2D" for level in up]
-        if any(set(level) - {depths[-1 - n][0]} for n, level in enumerate(up)):
+        if any(set(level) != {down[0]} for level, down in zip(up, reversed(depths), strict=True)):
             config["reverse_transformer_layers_per_block"] = [_depth_of(level) for level in up]
     if "label_emb.0.0.weight" in sizes:
         config["addition_embed_type"] = "text_time"

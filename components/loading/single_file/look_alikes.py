@@ -127,7 +127,7 @@ def _odd_unet(part: Part) -> LookAlike | None:
     if "label_emb.0.0.weight" not in sizes and sizes.ending("label_emb.0.weight", 2) is not None:
         return LookAlike("a U-Net with another embedding", (), _NO_FAMILY, instead_of=("unet",))
     text = ""
-    if channels not in (latents, 2 * latents + 1) or latents != 4:
+    if channels not in (latents, 2 * latents + 1):
         text = f"a U-Net that reads {channels} channels and predicts {latents}"
         text = _CHANNELS.get(channels, text) if latents == 4 else text
     return LookAlike(text, (), _NO_FAMILY, alone=True) if text else None
