@@ -152,7 +152,7 @@ def test_an_error_after_numbers_that_are_not_finite_says_so_too() -> None:
             raise ValueError("too large")
 
     graph = Graph(use=UseNet(), refuse=Refuse()).bind(net=Net(70000.0))
-    with pytest.raises(ValueError, match="^too large") as error:
+    with pytest.raises(ValueError, match=r"^too large") as error:
         graph(x=ONE)
     assert error.value.__notes__[-1].startswith("  use gave NaN or infinite numbers (x, float32). net is")
 

@@ -381,22 +381,3 @@ def test_the_references_tangential_guider_does_not_know_whom_it_asks(diffusers: 
     denoiser = Denoiser()
     through(sf.guiders.TangentialClassifierFreeGuidance(), denoiser=denoiser)
     assert denoiser.roles[0] == ["negative", "positive"]
-
-
-def test_the_bases_of_guiders_are_abstract() -> None:
-    for base in (sf.guiders.Guider, sf.guiders.NegativePromptGuider):
-        with pytest.raises(TypeError, match=f"{base.__name__} is abstract. Make one of its subclasses."):
-            base()
-        assert f"guiders.guider.{base.__name__}" not in sf.registry.blocks
-
-
-def test_a_guider_of_your_own_needs_its_formula_alone() -> None:
-    class Difference(sf.guiders.NegativePromptGuider):
-        def combine(self, pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
-            return 3 * pos - 2 * neg
-
-    assert (
-        apart(through(Difference(guidance_scale=3.0)), through(made("ClassifierFreeGuidance", guidance_scale=3.0)))
-        < 1e-5
-    )
-    assert Difference(guidance_scale=1.0).simplified() == sf.guiders.NoGuidance()

@@ -112,7 +112,9 @@ def test_a_removed_object_counts_no_more_after_its_last_lease() -> None:
         manager.remove("mine")
         assert handle.load() is mine and manager._memory.inventory.unfreed_bytes == 288
     assert manager._memory.inventory.unfreed_bytes == 0 and manager.get("mine") is None
-    with pytest.raises(sf.LoadError, match=r"mine was removed from its manager\. Add it again: manager\.add\(name, obj"):
+    with pytest.raises(
+        sf.LoadError, match=r"mine was removed from its manager\. Add it again: manager\.add\(name, obj"
+    ):
         handle.load()
 
 

@@ -224,10 +224,10 @@ def test_json_that_is_too_large_or_too_deep(folder: Path) -> None:
 )
 def test_headers_of_weights_that_lie(folder: Path, data: bytes) -> None:
     (folder / "unet" / WEIGHTS).write_bytes(data)
-    with pytest.raises(sf.LoadError, match="damaged or not a safetensors file|is empty"):
+    with pytest.raises(sf.LoadError, match=r"damaged or not a safetensors file|is empty"):
         used(folder)
     (folder / "one.safetensors").write_bytes(data)
-    with pytest.raises(sf.LoadError, match="damaged or not a safetensors file|is empty"):
+    with pytest.raises(sf.LoadError, match=r"damaged or not a safetensors file|is empty"):
         sf.load(folder / "one.safetensors")
 
 
