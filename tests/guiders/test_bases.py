@@ -20,6 +20,9 @@ def test_a_guider_of_your_own_needs_its_formula_alone() -> None:
         def combine(self, pos: torch.Tensor, neg: torch.Tensor) -> torch.Tensor:
             return 3 * pos - 2 * neg
 
-    mine, published = through(Difference(guidance_scale=3.0)), through(sf.guiders.ClassifierFreeGuidance(guidance_scale=3.0))
+    mine, published = (
+        through(Difference(guidance_scale=3.0)),
+        through(sf.guiders.ClassifierFreeGuidance(guidance_scale=3.0)),
+    )
     assert max(float((a - b).abs().max()) for a, b in zip(mine, published, strict=True)) < 1e-5
     assert Difference(guidance_scale=1.0).simplified() == sf.guiders.NoGuidance()
