@@ -1,6 +1,7 @@
 """What a user names is decided once, for `sf.load`, `sf.load_component` and `sf.inspect` alike."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def test_a_family_has_no_components() -> None:
         sf.load_component("sd", "AutoencoderKL")
 
 
-@pytest.mark.parametrize("read", [sf.load, sf.inspect, lambda x, **more: sf.load_component(x, "AutoencoderKL", **more)])
+@pytest.mark.parametrize("read", [sf.load, sf.inspect, partial(sf.load_component, class_name="AutoencoderKL")])
 def test_access_is_passed_whole_or_by_its_fields(a_folder: Path, read: Any) -> None:
     read(a_folder, access=sf.Access(local_files_only=True))
     read(a_folder, local_files_only=True, force_download=True)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 from ....graph.errors import LoadError
 from .parts import Kind, Part, open_clip_layers
@@ -73,7 +73,8 @@ def _lone_unet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
         config = {"cross_attention_dim": 2048, **config, "addition_time_embed_dim": 256}
     elif config.get("cross_attention_dim", 768) == 768:
         return config
-    return {**config, "attention_head_dim": [max(1, count // _HEAD) for count in config["block_out_channels"]]}
+    channels = cast("list[int]", config["block_out_channels"])
+    return {**config, "attention_head_dim": [max(1, count // _HEAD) for count in channels]}
 
 
 def _levels(sizes: Sizes) -> tuple[list[int], list[list[int]]]:
