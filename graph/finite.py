@@ -51,7 +51,7 @@ class FiniteFlags:
 
 def _finite(numbers: Sequence[Any]) -> Sequence[bool]:
     """Whether numbers of one device are finite, read in one transfer."""
-    return sys.modules["torch"].stack(list(numbers)).isfinite().tolist()
+    return sys.modules["torch"].stack(list(numbers)).isfinite().cpu().tolist()
 
 
 def tensors_in(value: Any) -> Iterator[Any]:

@@ -52,7 +52,7 @@ def _is_near(name: str, candidate: str, *, is_class: bool) -> bool:
         return not (added and is_class)
     if _ratio(added, missing) >= (0.75 if is_class else 0.6):
         return True
-    return not is_class and _ratio(name.lower(), candidate.lower()) >= 0.85
+    return _ratio(name.lower(), candidate.lower()) >= (0.9 if is_class else 0.85)
 
 
 def _digits(text: str) -> Counter[str]:

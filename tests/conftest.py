@@ -14,3 +14,6 @@ os.environ["SFUMATO_HOME"] = tempfile.mkdtemp(prefix="sfumato-tests-")
 # A law says nothing of the clock, and a machine that does other work as well would break it.
 settings.register_profile("sfumato", deadline=None)
 settings.load_profile("sfumato")
+
+# Benchmarks are programs that `make bench` runs; they import each other by their file names.
+collect_ignore_glob = ["benchmarks/*"]

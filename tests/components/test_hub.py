@@ -109,7 +109,7 @@ def test_weights_that_the_cache_lacks_are_named_when_the_hub_is_not_asked(hub: H
     with pytest.raises(sf.LoadError) as caught:
         pipe(**CALL)
     text = str(caught.value)
-    assert text.startswith("(5 components)\n") and "the cache has no weights of unet" in text
+    assert text.startswith("(4 components)\n") and "the cache has no weights of unet" in text
 
 
 def test_eight_threads_fetch_each_file_once(hub: Hub, picture: torch.Tensor) -> None:

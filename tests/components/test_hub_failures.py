@@ -185,7 +185,7 @@ def test_what_the_cache_lacks_is_told_with_why_nobody_was_asked(
     pipe = load("someone/emoji", local_files_only=not offline)
     pipe.only("positive")(prompt="a red apple")
     said = _said(lambda: pipe(**CALL))
-    assert text in said and "the cache has no files of scheduler" in said
+    assert text in said and "the cache has no weights of vae" in said
     assert hub.asked == 0
 
 

@@ -59,8 +59,9 @@ def test_every_public_name_is_in_the_reference(name: str) -> None:
 @pytest.mark.parametrize("room", TABLES)
 def test_every_published_class_is_in_the_reference(room: str) -> None:
     table: Names = TABLES[room]
-    assert [name for name in table if f"sfumato.{room}.{name}" not in ENTRIES] == []
-    assert [name for name in table if not documented(table[name])] == []
+    published = [name for name in table if table[name].__module__.startswith("sfumato.")]  # other tests add their own
+    assert published and [name for name in published if f"sfumato.{room}.{name}" not in ENTRIES] == []
+    assert [name for name in published if not documented(table[name])] == []
 
 
 def public_members(thing: Any) -> list[str]:

@@ -119,7 +119,7 @@ def test_a_block_of_diffusers_is_refused_with_what_to_do(tmp_path: Path) -> None
          "block.py, line 3: raised Malformed"),
         ("from typing import NamedTuple\nimport sfumato as sf\nclass X(NamedTuple):\n    x: int\n"
          "class Flip(sf.Block):\n    size: int\n    def __call__(self, x: int) -> X: ...",
-         "Flip needs values for its fields"),
+         "Flip needs values for its fields (Flip.size needs a value: int)"),
     ],
 )  # fmt: skip
 def test_code_that_gives_no_block_is_told_with_its_place(body: str, said: str, tmp_path: Path) -> None:

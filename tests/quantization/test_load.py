@@ -305,7 +305,7 @@ def test_an_exclusion_that_names_nothing_is_refused(package: Package, unet: Path
     [
         (
             "int4_weight_only",
-            r"Int4WeightOnlyConfig computes on CUDA, not on cpu; on the CPU take .*time_embedding.linear_1",
+            r"Int4WeightOnlyConfig computes on CUDA, not on cpu; on the CPU use .*time_embedding.linear_1",
         ),
         (
             "float8_dynamic_activation_float8_weight",
@@ -326,7 +326,7 @@ def test_groups_that_do_not_divide_a_row_and_dtypes_that_do_not_fit_are_told(pac
     config = read_quantization("int4_weight_only")
     assert config is not None
     method, layer, cuda = method_for(config), nn.Linear(96, 8), torch.device("cuda")
-    assert "wants dtype bfloat16, not torch.float32" in str(method.problem(layer, torch.float32, cuda))
+    assert "needs dtype bfloat16, not torch.float32" in str(method.problem(layer, torch.float32, cuda))
     assert "rows of 96 are no multiple of the group size 128" in str(method.problem(layer, torch.bfloat16, cuda))
     assert method.problem(nn.Linear(256, 8), torch.bfloat16, cuda) is None
 

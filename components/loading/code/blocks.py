@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ....graph.block import Block
-from ....graph.errors import LoadError
+from ....graph.errors import ConfigError, LoadError
 from ....graph.files import load
 from ....graph.files.code import class_files
 from ....graph.files.forms import FILE_NAME, FileForm
@@ -58,9 +58,10 @@ def custom_block(root: Location, subfolder: str = "", trust_remote_code: bool | 
     node = "block" if node in RESERVED or not node else node
     try:
         return Graph({node: cls()})
-    except TypeError as error:
+    except ConfigError as error:
+        missing = str(error).rstrip(".")
         raise LoadError(
-            f"{code.named}: {name} needs values for its fields ({error}). Give them defaults, or save a graph "
+            f"{code.named}: {name} needs values for its fields ({missing}). Give them defaults, or save a graph "
             "that holds the block: graph.save(folder)."
         ) from None
 
