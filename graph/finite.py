@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 HALF = {"torch.float16": "float16 holds numbers up to 65504.", "torch.bfloat16": "bfloat16 has 8 bits of precision."}
 
 
+_PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
+"""Types that hold no tensor, so that a block with such values costs no more."""
+
+
 class NotFiniteAt(NamedTuple):
     """The first value of a run with NaN or infinity: which node gave it, as which output, in which turns of loops.
 
@@ -29,6 +33,8 @@ class FiniteFlags:
 
     def add(self, path: str, port: str, value: Any, turns: Mapping[str, tuple[int, Any]]) -> None:
         """Compute the extremes of the tensors in a value. NaN is an extreme too."""
+        if type(value) in _PLAIN:
+            return
         for tensor in tensors_in(value):
             inside = tuple((loop, done + 1) for loop, (done, _) in turns.items() if path.startswith(f"{loop}."))
             at = NotFiniteAt(path, port, str(tensor.dtype), inside)

@@ -26,38 +26,52 @@ class WithKnobs(NamedTuple):
     """Values by field; `UNKNOWN` for those that a node makes."""
 
 
-def with_knobs(graph: Structure, values: Mapping[str, Any], path: str = "") -> Iterator[WithKnobs]:
-    """Every block that holds no other, with the knobs that these inputs of the graph set."""
-    for name, outer in graph.nodes.items():
-        block, outside = without_names(outer)
-        inner = {new: old for old, new in outside.inputs.items()}
+class _Reader(NamedTuple):
+    """A node whose block, or a block inside it, passes a test; and the edges that lead to it."""
+
+    name: str
+    outer: Block
+    block: Block
+    edges: tuple[tuple[str, bool, str], ...]
+    """The input's name in the block, whether it is an input of the graph, and the name of the output."""
+    fields: tuple[str, ...]
+
+
+def with_knobs(
+    graph: Structure, values: Mapping[str, Any], test: Callable[[Block], bool], path: str = ""
+) -> Iterator[WithKnobs]:
+    """Every block that holds no other and passes a test, with the knobs that these inputs of the graph set."""
+    for name, outer, block, edges, fields in cached(graph, "readers", lambda: tuple(_readers(graph, test)), test):
         passed = {
-            inner[e.input]: values.get(e.output) if e.giver == INPUTS else UNKNOWN
-            for e in graph.edges if e.taker == name and (e.giver != INPUTS or e.output in values)
+            port: values.get(output) if from_inputs else UNKNOWN
+            for port, from_inputs, output in edges if not from_inputs or output in values
         }  # fmt: skip
         if isinstance(block, Container):
             for inside in block.insides():
                 varying = dict.fromkeys(inside.varying, UNKNOWN)
-                yield from with_knobs(inside.graph, {**passed, **varying}, f"{path}{inside.path(name)}.")
+                yield from with_knobs(inside.graph, {**passed, **varying}, test, f"{path}{inside.path(name)}.")
         else:
-            yield WithKnobs(path + name, outer, block, {k: passed[k] for k in block.config() if k in passed})
+            yield WithKnobs(path + name, outer, block, {k: passed[k] for k in fields if k in passed})
 
 
-def some_block(graph: Structure, test: Callable[[Block], bool]) -> bool:
-    """Whether some block inside passes a test, which is made once for a graph."""
-    return cached(graph, "some block", lambda: any(map(test, dict(blocks_inside(graph)).values())), test)
+def _readers(graph: Structure, test: Callable[[Block], bool]) -> Iterator[_Reader]:
+    for name, outer in graph.nodes.items():
+        block, outside = without_names(outer)
+        if any(map(test, dict(blocks_inside(block)).values())) if isinstance(block, Container) else test(block):
+            inner = {new: old for old, new in outside.inputs.items()}
+            edges = tuple((inner[e.input], e.giver == INPUTS, e.output) for e in graph.edges if e.taker == name)
+            yield _Reader(name, outer, block, edges, tuple(block.config()))
 
 
 def knob_problems(graph: Structure, values: Mapping[str, Any]) -> Iterable[Problem]:
     """Knobs that fit their types and yet not each other, or not the fields of their block."""
-    if some_block(graph, _has_agreements):
-        for path, _, block, knobs in with_knobs(graph, values):
-            known = {name: value for name, value in knobs.items() if value is not UNKNOWN}
-            if known and _has_agreements(block):
-                try:
-                    block.with_(**known)
-                except ConfigError as error:
-                    yield Problem("value", path, str(error))
+    for path, _, block, knobs in with_knobs(graph, values, _has_agreements):
+        known = {name: value for name, value in knobs.items() if value is not UNKNOWN}
+        if known:
+            try:
+                block.with_(**known)
+            except ConfigError as error:
+                yield Problem("value", path, str(error))
 
 
 def _has_agreements(block: Block) -> bool:

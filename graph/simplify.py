@@ -9,15 +9,13 @@ from typing import Any
 from .block import Block
 from .cache import cached
 from .edits import replaced
-from .knobs import UNKNOWN, some_block, with_knobs
+from .knobs import UNKNOWN, with_knobs
 from .named import named_like
 from .structure import Structure
 
 
 def with_simpler_blocks(graph: Structure, values: Mapping[str, Any]) -> Structure:
     """The graph with simpler blocks where these inputs allow them; itself where they allow none."""
-    if not some_block(graph, _may_be_simpler):
-        return graph
     swaps = tuple(_simpler_blocks(graph, values))
 
     def make() -> Structure:
@@ -35,8 +33,8 @@ def _may_be_simpler(block: Block) -> bool:
 
 def _simpler_blocks(graph: Structure, values: Mapping[str, Any]) -> Iterator[tuple[str, Block]]:
     """The blocks that these values simplify, by path, and the simpler block."""
-    for path, outer, block, knobs in with_knobs(graph, values):
-        if _may_be_simpler(block) and UNKNOWN not in knobs.values():
+    for path, outer, block, knobs in with_knobs(graph, values, _may_be_simpler):
+        if UNKNOWN not in knobs.values():
             simpler = block.filled(knobs).simplified()
             if simpler is not None:
                 yield path, named_like(outer, simpler)

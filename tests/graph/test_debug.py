@@ -179,7 +179,7 @@ def test_numbers_are_not_read_while_a_run_goes_on(monkeypatch: pytest.MonkeyPatc
     for event in run:
         turns += event.kind == "turn"
         assert not (reads if event.kind != "note" else [])
-    assert turns == 9 and reads == ["tolist"]
+    assert turns == 9 and reads == ["cpu", "tolist"]
 
 
 def test_debug_names_the_first_layer() -> None:

@@ -8,6 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sfumato.graph import Block, Edge, Graph, Loop, Switch, WireError, named
+from sfumato.graph.wiring import misplaced
 
 from .fakes import Add, AddItem, Boom, Effect, MakeX, MakeY, Say, Sum, Text, Tool, UseTool, XToY, YToZ
 
@@ -217,6 +218,7 @@ def state(graph: Graph) -> Any:
 
 @given(graphs(), st.data())
 def test_replace_and_replace_back_is_the_identity(graph: Graph, data: st.DataObject) -> None:
+    assume(not misplaced(graph.nodes, graph.edges, graph.declared))  # a pin may leave a node without a reader
     before = state(graph)
     if not (where := places(graph)):
         return
