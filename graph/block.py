@@ -146,7 +146,7 @@ class Block:
     def simplified(self) -> "Block | None":
         """A block that does the same with fewer inputs, if the fields of this one allow it; else None.
 
-        A call runs it in place of this one, and does not run blocks whose outputs nobody reads then.
+        A call runs it in place of this one, and does not run blocks whose outputs then have no reader.
         """
         return None
 

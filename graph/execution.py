@@ -71,7 +71,7 @@ class Execution:
         self.stop = threading.Event()
         self.leases = RunLeases(f"{'.'.join(graph.preset)}:" if graph.preset else "", self.stop)
         self.silent = False
-        """Whether nobody listens to events, so that notes become warnings."""
+        """Whether the events have no listener, so that notes become warnings."""
         self._notes = list(notes)
         self._fresh: dict[str, dict[str, Any]] = {}  # memory that this turn has written; its end makes it `memory`
         self._filled: dict[str, Block] = {}  # blocks with their components, by path

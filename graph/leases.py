@@ -16,11 +16,11 @@ from .plan import Line, plan_of
 
 def lenders(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Mapping[Lender, list[Any]]:
     """The components that these lines may need and that have a lender, by lender."""
-    lent: dict[Lender, dict[Any, None]] = {}
+    by_lender: dict[Lender, dict[Any, None]] = {}
     for value in _components(lines, bindings):
         if isinstance(value, Lazy) and value.lender is not None:
-            lent.setdefault(value.lender, {})[value] = None
-    return {lender: list(values) for lender, values in lent.items()}
+            by_lender.setdefault(value.lender, {})[value] = None
+    return {lender: list(values) for lender, values in by_lender.items()}
 
 
 def _components(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Iterator[Any]:
@@ -45,10 +45,10 @@ class RunLeases:
         """Lease the components of these lines. Gives the number that `release` takes."""
         self._next += 1
         leases = self._leases[self._next] = []
-        lent = lenders(lines, bindings)
-        for lender in sorted(lent, key=id):  # one order for all runs, so that two managers cannot lock two runs
+        by_lender = lenders(lines, bindings)
+        for lender in sorted(by_lender, key=id):  # one order for all runs, so that two managers cannot lock two runs
             self._waiting_for = lender
-            leases.append(lender.lease(lent[lender], f"{self._owner}{path}", self._stop))
+            leases.append(lender.lease(by_lender[lender], f"{self._owner}{path}", self._stop))
         self._waiting_for = None
         return self._next
 

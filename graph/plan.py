@@ -122,7 +122,7 @@ def turn_plans(inside: Inside) -> tuple[Plan, Plan]:
 
 
 def plan_of(graph: Structure, outputs: tuple[str, ...]) -> Plan:
-    """The plan for these outputs, without work that nobody reads."""
+    """The plan for these outputs, without nodes whose outputs have no reader."""
     return cached(graph, "plan", lambda: _make(graph, outputs), outputs)
 
 

@@ -65,12 +65,12 @@ def _without(graph: Structure, gone: set[str], names: tuple[str, ...]) -> Struct
 
 
 def prune(graph: Structure, call: Call) -> Structure:
-    """Take out work that nobody reads, so that the graph needs no more than the run uses."""
+    """Take out nodes whose outputs have no reader, so that the graph needs no more than the run uses."""
     return pruned(graph)
 
 
 def pruned(graph: Structure) -> Structure:
-    """The graph without work that nobody reads."""
+    """The graph without nodes whose outputs have no reader."""
     smaller = cached(graph, "pruned", lambda: _pruned(graph))
     return graph if smaller is None else smaller
 

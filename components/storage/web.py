@@ -26,10 +26,10 @@ def fetch(address: str, *, max_bytes: int, seconds: float) -> bytes:
         OSError: no answer, an answer that is an error, a file that is too large, or a transfer that takes too long.
     """
     end = time.monotonic() + seconds
-    asked = request.Request(address, headers={"User-Agent": "sfumato"})
+    query = request.Request(address, headers={"User-Agent": "sfumato"})
     parts: list[bytes] = []
     try:
-        with _opener().open(asked, timeout=seconds) as answer:
+        with _opener().open(query, timeout=seconds) as answer:
             while part := answer.read1(_CHUNK):
                 parts.append(part)
                 if sum(map(len, parts)) > max_bytes:
