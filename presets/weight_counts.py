@@ -33,13 +33,15 @@ def count_weights(spec: ComponentSpec) -> tuple[Counter[str], int]:
     if spec.pretrained_model_name_or_path is None:
         return counted, size
     if (file := spec.file) is not None:
-        part = open_checkpoint(file, spec.access).part(spec.subfolder)
+        found = open_checkpoint(file, spec.access)
+        part = found.part(spec.subfolder)
         if file.suffix == ".gguf":
             packed = [t for name, t in GGUFFile(file).tensors.items() if name.startswith(part.prefix)]
             for tensor in packed:
                 counted[str(tensor.kind)] += prod(tensor.shape)
             return counted, sum(tensor.nbytes for tensor in packed)
-        held = count_values([file], lambda name: name.startswith(part.prefix)) if file.suffix == ".safetensors" else {}
+        files = [path for path in (file, found.other_half) if path is not None and path.suffix == ".safetensors"]
+        held = count_values(files, lambda name: len(files) > 1 or name.startswith(part.prefix))
         return Counter(held), sum(count * _BYTES.get(dtype, 4) for dtype, count in held.items())
     location, subfolder = spec.location, spec.subfolder
     if not any(name.endswith(".safetensors") for name in location.names(subfolder)):

@@ -205,6 +205,12 @@ def test_zero_terminal_snr_starts_at_the_last_timestep(family: str, count: int, 
     assert made.steps(count)[0].timestep == 999
 
 
+def test_marks_beside_a_bare_u_net_are_none_of_its_tensors(tmp_path: Path) -> None:
+    file = write(tmp_path / "v.safetensors", {**_bare("sdxl"), "v_pred": (0,), "ztsnr": (0,)})
+    assert type(component(file)) is ours.UNet2DConditionModel
+    assert scheduler(file)["prediction_type"] == "v_prediction"
+
+
 def test_files_trained_by_edm_have_its_schedulers(tmp_path: Path) -> None:
     shapes, statistics = shapes_of("sdxl"), (torch.tensor([1.0, 2, 3, 4]), torch.tensor([5.0, 6, 7, 8]))
     tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}

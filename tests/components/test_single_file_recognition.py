@@ -101,9 +101,43 @@ SINGLES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
+def taesd_name(name: str) -> str:
+    """A name of `AutoencoderTiny` in TAESD's own files, whose decoder counts a first layer without tensors."""
+    half, _, number, *rest = name.split(".")
+    return ".".join([f"taesd_{half}", str(int(number) + (half == "decoder")), *rest])
+
+
+def tencent_name(name: str) -> str:
+    """A name of a full `T2IAdapter` of two residual blocks a level in TencentARC's files."""
+    match name.removeprefix("adapter.").split("."):
+        case ["body", level, "resnets", layer, *rest]:
+            return ".".join(["body", str(2 * int(level) + int(layer)), *rest])
+        case ["body", level, *rest]:
+            return ".".join(["body", str(2 * int(level)), *rest])
+        case names:
+            return ".".join(names)
+
+
+def tencent_light_name(name: str) -> str:
+    """A name of a light `T2IAdapter` in TencentARC's files."""
+    return name.removeprefix("adapter.").replace(".resnets.", ".body.")
+
+
+AUTHORS = {
+    "tiny autoencoder, TAESD's names": ("tiny autoencoder", taesd_name),
+    "adapter, TencentARC's names": ("adapter", tencent_name),
+    "light adapter, TencentARC's names": ("light adapter", tencent_light_name),
+    "adapter of SDXL, TencentARC's names": ("adapter of SDXL", tencent_name),
+}
+"""Layouts of small models in the names of their authors: the layout in published names, and the way to the authors'."""
+
+
 @cache
 def shapes_of(layout: str) -> dict[str, Shape]:
     """The tensors of a tiny checkpoint: a family in its authors' names, or one model in its published names."""
+    if layout in AUTHORS:
+        published, named = AUTHORS[layout]
+        return {named(name): shape for name, shape in shapes_of(published).items()}
     shapes: dict[str, Shape] = {}
     with on_meta():
         if layout in SINGLES:
@@ -174,7 +208,7 @@ class Zeros:
         return "memory"
 
 
-@pytest.mark.parametrize("layout", [*FAMILIES, *SINGLES])
+@pytest.mark.parametrize("layout", [*FAMILIES, *SINGLES, *AUTHORS])
 def test_a_changed_layout_is_recognised_or_refused(layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing else happens: configs are derived, and read by their classes. The next law makes models too."""
     found = checkpoint.checkpoint_of(Path("none"), Zeros({}), {})

@@ -19,6 +19,7 @@ from ..open_tensors import open_tensors
 from . import latent_diffusion
 from .configs import config_of
 from .family import SINGLES, TOWERS, family_of, is_larger, numbered
+from .halves import Halves, files_of, open_whole
 from .look_alikes import LookAlike, look_alikes
 from .marks import Marks, loose_names, read_header, read_marks
 from .parts import Part
@@ -58,6 +59,8 @@ class Checkpoint:
     """What it says beside its weights."""
     foreign: str = ""
     """What it has in place of a model of ours, and what to do: two sentences, or ""."""
+    other_half: Path | None = None
+    """The second file of a model in two files."""
 
     @property
     def family_facts(self) -> Mapping[str, Any]:
@@ -184,16 +187,19 @@ class Checkpoint:
 
 def open_checkpoint(file: Path, access: Access) -> Checkpoint:
     """Recognise the models of a file. Its header is read once until the file changes. LoadError if it is damaged."""
+    files = files_of(file)
     try:
-        state = file.stat()
+        states = tuple((state.st_mtime_ns, state.st_size) for state in (path.stat() for path in files))
     except OSError as error:
         raise LoadError(f"{file}: there is no such file ({error.strerror}).") from None
-    return _opened(file, state.st_mtime_ns, state.st_size, access.allow_pickle)
+    return _opened(files, states, access.allow_pickle)
 
 
 @lru_cache(maxsize=64)
-def _opened(file: Path, _changed: int, _size: int, allow_pickle: bool) -> Checkpoint:
-    return checkpoint_of(file, open_tensors([file], allow_pickle=allow_pickle), read_header(file))
+def _opened(files: tuple[Path, ...], _states: tuple[tuple[int, int], ...], allow_pickle: bool) -> Checkpoint:
+    stored = open_whole(files, allow_pickle=allow_pickle)
+    found = checkpoint_of(files[0], stored, read_header(files[0]))
+    return replace(found, other_half=files[1]) if isinstance(stored, Halves) else found
 
 
 def checkpoint_of(file: Path, stored: Tensors, header: Mapping[str, str]) -> Checkpoint:
@@ -339,7 +345,7 @@ def tensors_in(spec: ComponentSpec, model: Any) -> Renamed:  # a model of ours
     """The tensors of a part of a file, by the names of our model."""
     file = Path(str(spec.pretrained_model_name_or_path))
     part = open_checkpoint(file, spec.access).part(spec.subfolder)
-    tensors = WholeTensors(open_tensors([file], allow_pickle=spec.access.allow_pickle))
+    tensors = WholeTensors(open_whole(files_of(file), allow_pickle=spec.access.allow_pickle))
     if part.layout in ("diffusers", "transformers"):
         kept = {name.removeprefix(part.prefix) for name in part.names()}
         plain = {name: shape for name, shape in part.shapes.items() if name in kept}

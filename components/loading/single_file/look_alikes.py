@@ -45,7 +45,11 @@ LOOK_ALIKES: tuple[LookAlike, ...] = (
               ("RRDB_trunk.|RDB1.|.rdb1.|model.1.sub.|layers.0.residual_group.|body.1.rdb",),
               "It enlarges finished pictures. Run it in a block of your own."),
     LookAlike("a tiny autoencoder's encoder or decoder alone", ("/0.weight|/1.weight", "conv.0.weight"),
-              "Use the file that has both halves, in diffusers' layout.", lacks=("blocks.", "layers.", "encoder")),
+              "Put the file of the other half beside it: the two names differ only in 'encoder' and 'decoder'.",
+              lacks=("blocks.", "layers.", "encoder")),
+    LookAlike("a style adapter of T2I-Adapter", ("style_embedding", "transformer_layes."), _ADAPTER),
+    LookAlike("a T2I-Adapter whose blocks skip by a convolution", ("body.0.skep.",),
+              "No published pipeline draws with it. Use an adapter of the repo TencentARC/T2I-Adapter."),
     # Denoisers of other families
     LookAlike("XLabs' control net for Flux", ("double_blocks.", "input_hint_block.|controlnet_blocks."),
               "Use the version in diffusers' layout, such as the repos whose names end with -diffusers."),

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...storage.tensors import Shape
-from . import latent_diffusion, transformers
+from . import latent_diffusion, small_models, transformers
 from .sizes import Sizes, number_after
-from .tables import Row, ties
+from .tables import Row, our_names, ties
 
 Kind = Literal[
     "unet", "controlnet", "controlnet_union", "flux_controlnet", "sd3_controlnet", "t2i_adapter", "vae", "tiny_vae",
@@ -15,11 +15,16 @@ Kind = Literal[
 ]  # fmt: skip
 Layout = Literal["original", "diffusers", "transformers", "llama.cpp"]
 
-_UNUSED = ("logit_scale", "position_ids", "attn_mask", "scaled_fp8", "spiece_model")
+_UNUSED = (
+    "logit_scale", "position_ids", "attn_mask", "scaled_fp8", "spiece_model", "vae_scale", "vae_shift", "v_pred",
+    "ztsnr",
+)  # fmt: skip
 """Last parts of the names of tensors that our models do not need."""
 _UNUSED_PREFIXES = ("loss.", "model_ema.", "dec.", "output.", "decoder.block.", "lm_head.", "visual.")
 """Beginnings of unneeded names: an autoencoder's training state, T5's decoder, and OpenCLIP's image tower."""
 
+_SMALL = ("t2i_adapter", "tiny_vae")
+"""Kinds whose configs are derived from diffusers' names."""
 _TOWER = ("embeddings.", "encoder.", "final_layer_norm.")
 """Beginnings of a CLIP's names in transformers 5."""
 
@@ -44,17 +49,19 @@ class Part:
 
     @property
     def original(self) -> Mapping[str, Shape]:
-        """The shapes by the names that configs are derived from: the authors' names; transformers' for text towers."""
+        """The shapes by the names that configs are derived from.
+
+        These are the authors' names; transformers' for text towers, and diffusers' for adapters and tiny autoencoders.
+        """
         match self.layout:
-            case "original":
+            case "original" if self.kind not in _SMALL:
                 return self.shapes
+            case "original" | "llama.cpp":
+                names = our_names(self.shapes, self.rows())
+                return {ours: self.shapes[theirs] for theirs, ours in names.items()}
             case "transformers":  # transformers 5 omits `text_model.`
                 return {f"text_model.{n}" if n.startswith(_TOWER) and self.kind == "clip" else n: s
                         for n, s in self.shapes.items()}  # fmt: skip
-            case "llama.cpp":
-                names = {row.theirs: row.ours[0] for row in self.rows()}
-                heads = {name: name.removesuffix(".weight") for name in self.shapes}
-                return {f"{names[head]}.weight": self.shapes[n] for n, head in heads.items() if head in names}
             case "diffusers":
                 return {
                     tie.theirs: _joined([self.shapes[n] for n in tie.ours]) for tie in ties(self.shapes, self.rows())
@@ -74,6 +81,10 @@ class Part:
                 return transformers.t5(self._count("enc.blk."), gated="enc.blk.0.ffn_gate.weight" in self.shapes)
             case "unet" | "controlnet" | "controlnet_union" | "vae":
                 return _rows_by_counting(self)
+            case "tiny_vae" if self.layout == "original":
+                return small_models.taesd(self.shapes)
+            case "t2i_adapter" if self.layout == "original":
+                return small_models.t2i_adapter(self.shapes)
             case _:
                 return ()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ...storage.tensors import Shape
 from .parts import Kind, Layout, Part
+from .small_models import TAESD
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,18 @@ SIGNS: tuple[Sign, ...] = (
         "transformer_blocks.0.norm1_context.linear.weight", "transformer_blocks.0.attn.to_q.weight",
         "pos_embed.proj.weight", "pos_embed.pos_embed", "context_embedder.weight", *_TIMES, "proj_out.weight",
     ), ("pos_embed_input.proj.weight", "x_embedder.weight")),
+    Sign("tiny_vae", "original", "tiny autoencoder", (
+        f"{TAESD}decoder.1.weight", f"{TAESD}decoder.3.conv.0.weight", f"{TAESD}encoder.0.weight",
+        f"{TAESD}encoder.1.conv.0.weight",
+    )),
     Sign("t2i_adapter", "diffusers", "T2I-Adapter", (
         "adapter.body.0.resnets.0.block1.weight", "adapter.body.1.resnets.0.block1.weight",
+    )),
+    Sign("t2i_adapter", "original", "T2I-Adapter", (
+        "body.0.block1.weight", "body.0.block2.weight", "body.1.block1.weight", "conv_in.weight",
+    ), ("body.0.skep.weight",)),
+    Sign("t2i_adapter", "original", "T2I-Adapter", (
+        "body.0.body.0.block1.weight", "body.0.in_conv.weight", "body.0.out_conv.weight", "body.1.body.0.block1.weight",
     )),
 )  # fmt: skip
 """Which tensors a model of each kind and layout has."""

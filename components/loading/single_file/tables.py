@@ -63,9 +63,7 @@ def ties(names: Iterable[str], rows: Iterable[Row], prefix: str = "") -> list[Ti
     found: dict[str, dict[int, str]] = {}
     how: dict[str, How] = {}
     for name in names:
-        parts = name.split(".")
-        heads = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
-        head = next((head for head in heads if head in by_name), None)
+        head = _longest_head(name, by_name)
         row, place = by_name[head] if head is not None else (Row((name,), name), 0)
         theirs = prefix + row.theirs + name[len(head if head is not None else name) :]
         found.setdefault(theirs, {})[place] = name
@@ -73,6 +71,24 @@ def ties(names: Iterable[str], rows: Iterable[Row], prefix: str = "") -> list[Ti
     return [
         Tie(tuple(ours for _, ours in sorted(parts.items())), theirs, how[theirs]) for theirs, parts in found.items()
     ]
+
+
+def our_names(names: Iterable[str], rows: Iterable[Row]) -> dict[str, str]:
+    """The name in a model of each tensor of a file, by the row with the longest match. Others are left out.
+
+    >>> our_names(["in.0.weight", "other"], table("conv  in.0"))
+    {'in.0.weight': 'conv.weight'}
+    """
+    by_name = {row.theirs: row.ours[0] for row in rows}
+    heads = {name: head for name in names if (head := _longest_head(name, by_name)) is not None}
+    return {name: by_name[head] + name[len(head) :] for name, head in heads.items()}
+
+
+def _longest_head(name: str, known: Collection[str]) -> str | None:
+    """The longest beginning of a name, up to one of its dots or its end, that is known."""
+    parts = name.split(".")
+    heads = (".".join(parts[:end]) for end in range(len(parts), 0, -1))
+    return next((head for head in heads if head in known), None)
 
 
 class Renamed:

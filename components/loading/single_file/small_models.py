@@ -1,0 +1,43 @@
+"""Tensor names of small models in the layout of their authors: T2I-Adapters (TencentARC) and TAESD (madebyollin)."""
+
+from collections.abc import Mapping
+
+from ...storage.tensors import Shape
+from .sizes import Sizes
+from .tables import Row, table
+
+TAESD = "taesd_"
+"""What precedes `encoder.` and `decoder.` in a file with both halves. ComfyUI writes such files."""
+
+_TAESD = f"""
+    encoder.layers      {TAESD}encoder
+    decoder.layers.{{i}}  {TAESD}decoder.{{j}}
+"""
+_LIGHT = """
+    adapter.body.{i}            body.{i}
+    adapter.body.{i}.resnets    body.{i}.body
+"""
+
+
+def taesd(shapes: Mapping[str, Shape]) -> tuple[Row, ...]:
+    """`AutoencoderTiny`. The authors count the bound of the latents as the decoder's first layer, without tensors."""
+    layers = Sizes(shapes).count(f"{TAESD}decoder.")
+    encoder, decoder = _TAESD.strip().splitlines()
+    numbered = "\n".join(decoder.replace("{i}", str(n - 1)).replace("{j}", str(n)) for n in range(1, layers))
+    return (*table(encoder), *table(numbered))
+
+
+def t2i_adapter(shapes: Mapping[str, Shape]) -> tuple[Row, ...]:
+    """`T2IAdapter`. In the authors' names the residual blocks of a full adapter are numbered through all levels."""
+    sizes = Sizes(shapes)
+    blocks = sizes.count("body.")
+    if "conv_in.weight" not in sizes:  # a light adapter
+        return table(_LIGHT, blocks)
+    # A level whose width differs from that of the level before begins with another convolution.
+    each = next((n for n in range(1, blocks) if f"body.{n}.in_conv.weight" in sizes), blocks)
+    rows = [Row(("adapter.conv_in",), "conv_in")]
+    for n in range(blocks):
+        level, layer = divmod(n, each)
+        rows += [Row((f"adapter.body.{level}.resnets.{layer}",), f"body.{n}")]
+        rows += [Row((f"adapter.body.{level}.in_conv",), f"body.{n}.in_conv")] if layer == 0 else []
+    return tuple(rows)
