@@ -6,6 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
+from ...components.storage.files import read_json
 from ...components.storage.weights import write_atomically
 from ...graph import Block, ConfigError, LoadError
 from ...registry import guiders
@@ -58,15 +59,9 @@ def save_pretrained(guider: Block, folder: str | Path) -> None:
 def from_pretrained(folder: str | Path, *, subfolder: str | None = None) -> Block:
     """Read the guider of `guider_config.json` in a folder. Raise LoadError where it is missing or damaged."""
     path = Path(folder, subfolder or "") / NAME
-    try:
-        config: object = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LoadError(f"{path.parent} has no {NAME}. Pass the folder of the guider, or its subfolder=.") from None
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise LoadError(f"{path} needs a JSON object, got {type(config).__name__}.")
-    return from_config(cast("dict[str, Any]", config))
+    if not path.exists():
+        raise LoadError(f"{path.parent} has no {NAME}. Pass the folder of the guider, or its subfolder=.")
+    return from_config(read_json(path))
 
 
 def _json(value: Any) -> Any:  # Any: a config value

@@ -8,7 +8,7 @@ from pydantic import JsonValue
 from tokenizers import AddedToken
 
 from ...graph.errors import LoadError
-from ..storage.files import read_json
+from ..storage.files import read_json, read_lines
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 """The roles that a config gives to tokens, in the order in which transformers adds them."""
@@ -18,7 +18,7 @@ def read_vocabulary(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], 
     """The vocabulary, the merges in order, and the added tokens by id. LoadError for missing or damaged files."""
     whole = root / "tokenizer.json"
     if whole.is_file():
-        data = read_json(whole)
+        data = read_json(whole, "vocabulary_bytes")
         model = data.get("model") or {}
         if model.get("type", "BPE") != "BPE":
             raise LoadError(f"{whole}: model.type: CLIP needs 'BPE', got {model['type']!r}.")
@@ -34,8 +34,8 @@ def read_vocabulary(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], 
             f"{root}: no tokenizer.json, and no {' and no '.join(missing)}. "
             "A CLIP tokenizer needs tokenizer.json, or vocab.json and merges.txt."
         )
-    vocab = read_json(root / "vocab.json")
-    lines = (root / "merges.txt").read_text(encoding="utf-8").split("\n")
+    vocab = read_json(root / "vocab.json", "vocabulary_bytes")
+    lines = read_lines(root / "merges.txt", "vocabulary_bytes")
     pairs = [tuple(line.split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
     bad = next((index for index, pair in enumerate(pairs) if len(pair) != 2), None)
     if bad is not None:

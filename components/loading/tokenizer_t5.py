@@ -93,7 +93,7 @@ class T5Tokenizer(FastTokenizer):
 
 def _of_json(whole: Path) -> tuple[list[tuple[str, float]], bytes, Mapping[int, AddedToken]]:
     """Pieces, table and added tokens of a `tokenizer.json`. Its way to split words is not used: T5's is fixed."""
-    data = read_json(whole)
+    data = read_json(whole, "vocabulary_bytes")
     model = data.get("model") or {}
     if model.get("type", "Unigram") != "Unigram":
         raise LoadError(f"{whole}: model.type: T5 needs 'Unigram', got {model['type']!r}.")

@@ -1,7 +1,6 @@
 """The base of all models: a config with published keys, and reading and writing the published folder."""
 
 import inspect
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
@@ -15,7 +14,7 @@ from ...graph.space import LatentSpace
 from ..quantization.config import Quantization
 from ..quantization.files import quantization_of, save_quantized, weights_in
 from ..quantization.load import load_quantized
-from ..storage.files import write_json
+from ..storage.files import read_json, write_json
 from ..storage.tensors import Tensors
 from ..storage.weights import STEM, Device, load_tensors, on_meta, save_weights
 from .config import Config
@@ -235,13 +234,6 @@ def read_config(folder: Path) -> dict[str, Any]:
     Raises:
         LoadError: no such file, or no JSON object in it.
     """
-    path = folder / "config.json"
-    try:
-        config: object = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LoadError(f"{folder} has no config.json. Pass the model's own folder, or subfolder=.") from None
-    except (OSError, ValueError) as error:
-        raise LoadError(f"{path} cannot be read: {error}") from error
-    if not isinstance(config, dict):
-        raise LoadError(f"{path} needs a JSON object, got {type(config).__name__}.")
-    return cast("dict[str, Any]", config)
+    if not (path := folder / "config.json").exists():
+        raise LoadError(f"{folder} has no config.json. Pass the model's own folder, or subfolder=.")
+    return read_json(path)

@@ -10,6 +10,8 @@ from typing import Any, Literal, Protocol, cast, runtime_checkable
 import torch
 from torch import Tensor
 
+from ..storage.tensors import json_in
+
 STATE = ".quant_state.bitsandbytes__"
 """The part of a name between that of a weight and its four-bit type."""
 PARTS = (".absmax", ".quant_map", ".nested_absmax", ".nested_quant_map")
@@ -42,7 +44,7 @@ class FourBitState:
     def read(cls, kind: str, text: Tensor) -> "FourBitState":
         """Read the bytes of its JSON. ValueError if they are not a state."""
         try:
-            data: Any = json.loads(bytes(cast("list[int]", text.flatten().to(torch.uint8).tolist())))
+            data: Any = json_in(text)
             shape = tuple(int(size) for size in data["shape"])
             size, nested = int(data["blocksize"]), data.get("nested_blocksize")
             scales = None if nested is None else (int(nested), float(data["nested_offset"]))

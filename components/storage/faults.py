@@ -1,10 +1,11 @@
 """What is wrong with a file of weights that cannot be read, by its first bytes."""
 
-import json
 import re
 from pathlib import Path
 
 from ...graph.errors import LoadError
+from ...graph.files.json_text import decoded, parse
+from ...graph.limits import limit
 
 _SOME = 4096
 _ZIP_HEADER = 30
@@ -85,7 +86,7 @@ def _cut(file: Path, start: bytes, size: int) -> str:
     try:
         with file.open("rb") as stream:
             stream.seek(8)
-            header = json.loads(stream.read(length))
+            header = parse(decoded(stream.read(min(length, limit("header_bytes")))))
         end = max(int(entry["data_offsets"][1]) for name, entry in header.items() if name != "__metadata__")
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError):
         return ""

@@ -3,12 +3,14 @@
 import json
 import os
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Generator
+from contextlib import contextmanager
 from pathlib import Path
-from stat import S_ISREG
-from typing import Any
+from typing import Any, cast
 
 from ...graph.errors import LoadError
+from ...graph.files import json_text
+from ...graph.files.json_text import JsonTextError
 from .faults import fault_of
 
 CONFIGS = ("config.json", "scheduler_config.json", "guider_config.json", "preprocessor_config.json")
@@ -16,9 +18,6 @@ CONFIGS = ("config.json", "scheduler_config.json", "guider_config.json", "prepro
 
 TOKENIZERS = ("tokenizer.json", "vocab.json", "tokenizer.model", "spiece.model", "tokenizer_config.json")
 """A tokenizer's folder has at least one of these."""
-
-_MAX_BYTES = 64 * 2**20
-"""A larger JSON file is not read. The largest published tokenizers have half of it."""
 
 WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 """Ends of the names of weight files."""
@@ -34,33 +33,40 @@ def find_folder(source: str) -> Path:
     raise LoadError(f"{source}: there is no such folder. Check the path; the working folder is {Path.cwd()}.")
 
 
-def read_json(path: Path) -> dict[str, Any]:  # JSON may be anything below its keys
-    """The JSON object in a file. LoadError if the file is missing, too large, not JSON, or not an object."""
+def read_json(path: Path, most: str = "config_bytes") -> dict[str, Any]:  # JSON may be anything below its keys
+    """The JSON object in a file. `most` is the name of the limit on its bytes, in `graph/limits.py`.
+
+    Raises:
+        LoadError: a file that is missing, too large, not strict JSON, or not an object.
+    """
+    with reading_text(path):
+        data = json_text.read(path, most, infinity=True)
+    if not isinstance(data, dict):
+        raise LoadError(f"{path}: needs a JSON object, got {type(data).__name__}. Fetch the file again.")
+    return cast("dict[str, Any]", data)
+
+
+def read_lines(path: Path, most: str) -> list[str]:
+    """The lines of a text file. LoadError as for `read_json`."""
+    with reading_text(path):
+        return json_text.read_text(path, most).split("\n")
+
+
+@contextmanager
+def reading_text(path: Path) -> Generator[None]:
+    """Raise errors of the reader as LoadError, with the path, what is wrong, and what to do."""
     try:
-        status = path.stat()
-        if not S_ISREG(status.st_mode):  # reading a pipe or a device may never end
-            raise LoadError(f"{path}: is not a plain file. Put the file itself there.")
-        if (size := status.st_size) > _MAX_BYTES:
-            raise LoadError(f"{path}: has {size / 1e6:.0f} MB, and no config is larger than {_MAX_BYTES / 1e6:.0f} MB.")
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except RecursionError:
-        raise LoadError(f"{path}: is nested too deeply for a config. Fetch the file again.") from None
+        yield
     except FileNotFoundError:
         names = sorted(p.name for p in path.parent.glob("*"))[:12] if path.parent.is_dir() else []
         folder = f"The folder has: {', '.join(names)}." if names else "The folder is empty or missing."
         raise LoadError(f"{path}: there is no such file. {folder}") from None
-    except UnicodeDecodeError as error:
-        raise LoadError(f"{path}: not a text file ({error.reason} at byte {error.start}). Fetch it again.") from error
-    except json.JSONDecodeError as error:
-        if " is damaged or not " not in (text := fault_of(path, "JSON")):  # a pointer, a web page, no content
-            raise LoadError(text) from None
-        place = f"line {error.lineno}, column {error.colno}"
-        raise LoadError(f"{path}: not JSON at {place} ({error.msg}). Fetch the file again, or correct it.") from error
-    except ValueError as error:  # a number of more digits than Python reads
-        raise LoadError(f"{path}: cannot be read as JSON ({error}).") from None
-    if not isinstance(data, dict):
-        raise LoadError(f"{path}: needs a JSON object, got {type(data).__name__}. Fetch the file again.")
-    return data
+    except OSError as error:
+        raise LoadError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from None
+    except JsonTextError as error:
+        text = fault_of(path, "JSON")  # a pointer, a web page, no content
+        known = " is damaged or not " not in text and " is not JSON " in f" {error}"
+        raise LoadError(text if known else f"{path}: {error}") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...graph.errors import LoadError
+from ...graph.files.json_text import decoded, parse
+from ...graph.limits import check_limit
 from .faults import PICKLE, SAFETENSORS, fault_of
 from .mapped import release_pages_after
 
@@ -145,6 +147,12 @@ class JoinedTensors:
     def where(self, name: str) -> str:
         """The file of a tensor."""
         return self._of[name].where(name)
+
+
+def json_in(tensor: Tensor) -> Any:  # JSON values
+    """The JSON whose bytes are the numbers of a tensor. ValueError if it is none, or too large."""
+    check_limit("config_bytes", tensor.numel())
+    return parse(decoded(tensor.flatten().to(torch.uint8).numpy().tobytes().rstrip(b"\0")))
 
 
 def _refuse_compressed(file: Path) -> None:

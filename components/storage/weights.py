@@ -249,7 +249,7 @@ def _index_names(stem: str, variant: str | None) -> tuple[str, ...]:
 
 def _shards(index: Path, place: str | Path, folder_names: Collection[str], end: str) -> tuple[str, ...]:
     try:
-        weight_map = read_json(index)["weight_map"]
+        weight_map = read_json(index, "index_bytes")["weight_map"]
         names = sorted({str(name) for name in weight_map.values()})
     except (KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"{index} cannot be read as an index of shards: {type(error).__name__}: {error}") from error

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from stat import S_ISREG
 from typing import Any, Generic, TypeVar, cast, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
@@ -25,12 +24,11 @@ from ..validate import Unfit
 from . import bindings
 from .edges import edges_of
 from .forms import FILE_NAME, FORMAT, BlockForm, FileForm, GraphForm, InnerForm, NamedForm, NodeForm
-from .json_text import JsonTextError, parse
+from .json_text import JsonTextError, read
 from .values import Values
 
 S = TypeVar("S", bound=Structure)
 _NODE: TypeAdapter[Any] = TypeAdapter(NodeForm)
-_MOST = 64 * 2**20  # bytes
 _CHECKPOINTS = ("model_index.json", "modular_model_index.json")
 
 
@@ -81,13 +79,7 @@ def from_json(
 
 def _parsed(path: Path) -> Any:
     try:
-        stat = path.stat()
-        if not S_ISREG(stat.st_mode):  # reading a pipe or a device may never end
-            raise GraphFileError(f"{path}: is not a plain file. Put the file itself there.")
-        if stat.st_size > _MOST:
-            size = f"has {stat.st_size / 1e6:.0f} MB. A graph file has at most {_MOST / 1e6:.0f} MB"
-            raise GraphFileError(f"{path}: {size}.")
-        return parse(path.read_text(encoding="utf-8"))
+        return read(path, "graph_bytes")
     except FileNotFoundError:
         beside = sorted(p.name for p in path.parent.iterdir()) if path.parent.is_dir() else []
         hint = " The folder is a checkpoint. Write sf.load(folder)." if set(_CHECKPOINTS) & set(beside) else ""
@@ -95,8 +87,6 @@ def _parsed(path: Path) -> Any:
         raise GraphFileError(f"{path}: there is no such file.{hint} {content}") from None
     except JsonTextError as error:
         raise GraphFileError(f"{path}: {error}") from None
-    except UnicodeDecodeError as error:
-        raise GraphFileError(f"{path}: is no text file ({error.reason} at byte {error.start}).") from None
     except OSError as error:
         raise GraphFileError(f"{path}: cannot be read ({error.strerror or error}).") from error
 

@@ -21,7 +21,7 @@ from ..validate import Unfit
 from . import code
 from .bindings import ComponentWriter
 from .forms import FILE_NAME, FORMAT
-from .json_text import parse, pretty
+from .json_text import pretty, read
 from .values import Values, equal_values
 
 _LOG = logging.getLogger("sfumato")
@@ -73,7 +73,7 @@ def blocks_without_source(graph: Structure) -> list[str]:
 def _saved_code(path: Path) -> dict[str, Any]:
     """The key "code" of the graph file at this path; {} if there is no such file or key."""
     try:
-        return dict(parse(path.read_text(encoding="utf-8"))["code"])
+        return dict(read(path, "graph_bytes")["code"])
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 

@@ -185,7 +185,7 @@ def test_libraries_and_classes_that_nobody_knows_are_told_when_they_are_wanted(a
 
 
 def test_folders_and_files_that_cannot_be_read_say_what_is_there(an_index: MakeIndex, tmp_path: Path) -> None:
-    with pytest.raises(LoadError, match=r"modular_model_index\.json: not JSON at line 1, column 9 \("):
+    with pytest.raises(LoadError, match=r"modular_model_index\.json: is not JSON at line 1, column 9: "):
         read_index(an_index('{"unet":'))
     with pytest.raises(LoadError, match="needs a JSON object, got list"):
         read_index(an_index("[]"))

@@ -182,7 +182,7 @@ def test_a_broken_config_is_told_with_its_component(tmp_path: Path) -> None:
     a_vae(tmp_path)
     (tmp_path / "vae" / "config.json").write_text("{]")
     spec = ComponentSpec(type_hint=VAE, pretrained_model_name_or_path=str(tmp_path), subfolder="vae")
-    with pytest.raises(LoadError, match=r"AutoencoderKL \(.*\): .*config\.json: not JSON at line 1"):
+    with pytest.raises(LoadError, match=r"AutoencoderKL \(.*\): .*config\.json: is not JSON at line 1"):
         space_of(spec)
 
 

@@ -199,7 +199,7 @@ def test_a_folder_without_a_vocabulary_says_which_files_are_missing(tmp_path: Pa
 
 def test_files_that_are_damaged_are_named(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "a", lambda f: (f / "vocab.json").write_text("{"))
-    with pytest.raises(LoadError, match=r"vocab\.json: not JSON at line 1, column 2"):
+    with pytest.raises(LoadError, match=r"vocab\.json: is not JSON at line 1, column 2"):
         CLIPTokenizer.from_pretrained(folder)
     folder = a_folder(tmp_path / "b", lambda f: (f / "merges.txt").write_text("#version: 0.2\na b c\n"))
     with pytest.raises(LoadError, match=r"merges\.txt: merge 1 needs two parts, got 'a b c'"):

@@ -58,13 +58,13 @@ def test_json_of_another_form_is_refused(content: str, tmp_path: Path) -> None:
         ("{", "is not JSON at line 1, column 2"),
         ('{"format": 1, "format": 1}', "has the key 'format' twice"),
         ('{"format": NaN}', "has NaN, which is not JSON"),
-        ("[" * 100_000, "nested too deep"),
+        ("[" * 100_000, "nested more than 128 levels deep"),
         ("\ud800", None),
     ],
 )
 def test_bad_json_is_refused_with_its_place(content: str, text: str | None, tmp_path: Path) -> None:
     (tmp_path / "graph.json").write_bytes(content.encode("utf-8", "surrogatepass"))
-    with pytest.raises(GraphFileError, match=text or "no text file"):
+    with pytest.raises(GraphFileError, match=text or "is not a text file"):
         Graph.load(tmp_path)
 
 

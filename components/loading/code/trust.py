@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ....graph.code import hash_of
 from ....graph.errors import LoadError
+from ....graph.files import json_text
 from ...storage.files import write_text
 from .reading import Code
 from .requirements import check_requirements
@@ -168,7 +169,7 @@ def _record(where: str) -> Path:
 def _known(where: str) -> list[dict[str, str]]:
     """The trusted states of a source, oldest first: each the hash of every file."""
     try:
-        record = json.loads(_record(where).read_text(encoding="utf-8"))
+        record = json_text.read(_record(where), "config_bytes")
         return [{str(name): str(sha) for name, sha in files.items()} for files in record["trusted"]]
     except FileNotFoundError:
         return []

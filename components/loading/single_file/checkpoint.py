@@ -1,6 +1,5 @@
 """A checkpoint in one file: its family, its parts as component specs, and the tensors of one part."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -11,6 +10,7 @@ from ....graph.errors import LoadError
 from ....registry import did_you_mean
 from ...quantization.four_bit import FourBitState
 from ...spec import AUTO_CLASSES, ComponentSpec
+from ...storage.files import read_json
 from ...storage.hub import Access
 from ...storage.tensors import PICKLES, Shape, Tensors
 from ...storage.weights import shown_names
@@ -244,7 +244,7 @@ def _foreign(
 @lru_cache
 def facts_of(name: str) -> Mapping[str, Any]:
     """The file of a family in `families/`, as JSON."""
-    return json.loads((FAMILIES / f"{name}.json").read_text(encoding="utf-8"))
+    return read_json(FAMILIES / f"{name}.json")
 
 
 def index_of(file: Path, access: Access, other: Index | None = None) -> Index:

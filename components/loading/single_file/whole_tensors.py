@@ -1,15 +1,14 @@
 """Weights that a file stores as several tensors: packed codes, with their scales and tables."""
 
-import json
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ....graph.errors import LoadError
 from ...quantization.four_bit import PARTS, STATE, FourBit, FourBitState
-from ...storage.tensors import Shape, Tensors
+from ...storage.tensors import Shape, Tensors, json_in
 
 _FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2)
 _SCALES = (".scale_weight", ".weight_scale")
@@ -113,6 +112,6 @@ def _refused(tensors: Tensors) -> Iterator[tuple[str, str]]:
 
 def _json(marker: Tensor) -> Any:  # JSON, or None where there is none
     try:
-        return json.loads(bytes(cast("list[int]", marker.flatten().to(torch.uint8).tolist())).rstrip(b"\0"))
+        return json_in(marker)
     except ValueError:
         return None

@@ -1,0 +1,94 @@
+"""Limits on what files and calls may state: one table, with the reason beside each number.
+
+A limit is far above what people publish, and far below what fills a machine. It is checked before the work is done.
+A program that trusts its files may raise one, for the whole process:
+
+>>> raise_limit("graph_nodes", 5_000)
+>>> limit("graph_nodes")
+5000
+>>> raise_limit("graph_nodes", LIMITS["graph_nodes"].value)
+"""
+
+from typing import NamedTuple
+
+
+class Limit(NamedTuple):
+    """The largest count that is accepted."""
+
+    value: int
+    unit: str
+    """What is counted, as errors write it: "nodes"."""
+    reason: str
+    """Why this number: what published files have."""
+
+
+_MIB = 2**20
+
+LIMITS = {
+    # Text files, by their bytes.
+    "config_bytes": Limit(4 * _MIB, "bytes", "published configs and indexes of pipelines have at most 0.3 MB"),
+    "index_bytes": Limit(16 * _MIB, "bytes", "an index of shards has 100 bytes for each tensor"),
+    "vocabulary_bytes": Limit(32 * _MIB, "bytes", "the tokenizer.json of UMT5, with 256,300 pieces, has 17 MB"),
+    "pieces_bytes": Limit(16 * _MIB, "bytes", "the spiece.model of UMT5, with 256,300 pieces, has 5 MB"),
+    "graph_bytes": Limit(4 * _MIB, "bytes", "the graph file of a preset has 20 kB"),
+    # JSON.
+    "json_depth": Limit(128, "levels", "a graph file has six levels for each graph within a graph, and a config four"),
+    "json_containers": Limit(2**19, "lists and objects", "the tokenizer.json of UMT5 has one for each of its pieces"),
+    "json_values": Limit(2**20, "values", "the tokenizer.json of UMT5 has two for each of its pieces"),
+    "json_key": Limit(1_024, "letters", "names of tensors have at most 200"),
+    "json_digits": Limit(40, "digits", "files of transformers write 10**30 for a length without a limit"),
+    # Graphs.
+    "graph_nodes": Limit(2_000, "nodes", "the graph of a preset has 30, with those of its loops"),
+    "graph_edges": Limit(20_000, "edges", "a node has at most 10"),
+    "graph_depth": Limit(16, "graphs within each other", "the graph of a preset has 2"),
+    "graph_problems": Limit(100, "problems", "nobody reads more at once"),
+    # Indexes, repos and names.
+    "index_entries": Limit(1_000, "entries", "a pipeline has at most 20 components"),
+    "repo_files": Limit(100_000, "files", "the Hub itself advises fewer"),
+    # Weights.
+    "tensors": Limit(2**16, "tensors", "a checkpoint of an image model has at most 5,000"),
+    "shards": Limit(1_000, "shards", "the largest published models have 200"),
+    "dimensions": Limit(8, "dimensions", "weights of image and video models have at most 5"),
+    "header_bytes": Limit(32 * _MIB, "bytes", "a header has 150 bytes for each tensor, and at most a few MB of notes"),
+    "header_texts": Limit(2**19, "texts and lists", "a vocabulary has at most 2**18 words"),
+    "header_numbers": Limit(2**22, "numbers", "a vocabulary has two for each of at most 2**18 words"),
+    "model_tensors": Limit(2**13, "tensors", "the largest denoisers have 1,200, and text encoders fewer"),
+    "model_numbers": Limit(2**37, "numbers", "the largest published image models have 2**35"),
+    # Vocabularies.
+    "pieces": Limit(2**19, "pieces", "UMT5 has 256,300, and larger vocabularies are not published for images"),
+    "added_tokens": Limit(10_000, "added tokens", "published tokenizers of image models have at most 300"),
+    "piece_letters": Limit(1_024, "letters", "the longest published piece has 128"),
+}
+"""By name. `raise_limit` changes the copy that is checked, and not this table."""
+
+_current = {name: entry.value for name, entry in LIMITS.items()}
+
+
+class AboveLimit(ValueError):
+    """A count that is above its limit. The text says what was found, the limit with its reason, and the way out."""
+
+
+def limit(name: str) -> int:
+    """The limit that is in force."""
+    return _current[name]
+
+
+def raise_limit(name: str, value: int) -> None:
+    """Set a limit of the process, such as `raise_limit("graph_nodes", 5_000)`, for files that you trust.
+
+    Raises:
+        KeyError: no limit has the name.
+    """
+    if name not in _current:
+        raise KeyError(f"There is no limit {name!r}. There are: {', '.join(_current)}.")
+    _current[name] = value
+
+
+def check_limit(name: str, found: int, what: str = "") -> None:
+    """Raise `AboveLimit` if a count is above its limit. what: the things that are counted, if not the table's unit."""
+    if found > _current[name]:
+        entry = LIMITS[name]
+        raise AboveLimit(
+            f"has {found:,} {what or entry.unit}, and the limit is {_current[name]:,}: {entry.reason}. For a file that "
+            f'you trust, raise it: sfumato.graph.limits.raise_limit("{name}", {found}).'
+        )
