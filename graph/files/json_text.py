@@ -10,7 +10,7 @@ from itertools import chain
 from math import isinf
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, cast
+from typing import Any
 
 from ..limits import AboveLimit, check_limit, limit
 
@@ -133,7 +133,7 @@ def _check_surrogates(data: Any) -> None:
     try:
         json.dumps(data, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        half = cast("str", error.object)[error.start]
+        half = error.object[error.start]
         raise JsonTextError(
             f"has \\u{ord(half):04x} alone, which is half of a letter. Write the letter itself, or both halves."
         ) from None
