@@ -1,6 +1,7 @@
 """Bindings: the components that a graph holds beside its blocks, and what can be wrong with them."""
 
 from collections.abc import Iterable, Mapping
+from os import PathLike
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
@@ -38,6 +39,10 @@ def bound(graph: S, components: Mapping[str, Any]) -> S:
             actual = type_text(value.type) if isinstance(value, Lazy) else type(value).__name__
             who = ", ".join(n for n, b in graph.nodes.items() if name in b.signature.components)
             text = f"is {actual}, but {who} needs {type_text(kind)}{_lacking(value, kind)}."
+            if isinstance(value, str | PathLike):
+                path = repr(str(value))
+                text = f"is {path}, but {who} needs {type_text(kind)}. "
+                text += f"If that is a path, load it: sf.load_component({path})."
             text = hint_for_class(value.type if isinstance(value, Lazy) else type(value)) or text
             problems.append(Problem("component", name, text, actual, type_text(kind)))
     bindings = {**graph.bindings, **made}

@@ -60,10 +60,12 @@ class _Spaces:
         return value == ANY_SPACE
 
     def conflict(self, new: LatentSpace, who: str, old: LatentSpace) -> str:
-        return (
-            f"works in the latent space {new}, but {who} works in {old}, and their latents meet. "
-            "Bind components of one family, or decode and encode again between them."
-        )
+        way_out = "Bind components of one family, or decode and encode again between them."
+        if new.channels is not None and new.channels == old.channels:
+            file = "A file with an autoencoder alone does not have its scaling and shift. Pass its path, "
+            file += "sf.load(…, vae='file.safetensors'), to use those of the checkpoint."
+            way_out = f"{file} Or bind{way_out.removeprefix('Bind')}"
+        return f"works in the latent space {new}, but {who} works in {old}, and their latents meet. {way_out}"
 
 
 class _Families:

@@ -20,6 +20,12 @@ _SHARED = ("predict", "rows", "random", "transformer", "vae", "height", "width",
 """The ports and components that all control nets of a graph share."""
 
 
+def is_control(name: str) -> bool:
+    """Whether a component of this name is a control net or an adapter: `controlnet`, `controlnet_1`, `adapter`."""
+    kind, _, number = name.partition("_")
+    return kind in _NODES and (not number or number.isdecimal())
+
+
 def control_components(components: Components) -> Iterator[tuple[str, str, Config]]:
     """The control nets and adapters among the components: the node for each, its number, and its config.
 
@@ -27,7 +33,7 @@ def control_components(components: Components) -> Iterator[tuple[str, str, Confi
     """
     for name, component in components.items():
         kind, _, number = name.partition("_")
-        if kind in _NODES and (not number or number.isdecimal()):
+        if is_control(name):
             yield _NODES[kind] + (f"_{number}" if number else ""), number, read_config(component)
 
 

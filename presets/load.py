@@ -1,43 +1,33 @@
 """`sf.load`: a pipeline from a preset name, a folder, a repo or a file; `sf.load_component`: one part of it."""
 
-import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..components.loading.code.blocks import custom_block
-from ..components.loading.index import Index, read_index
-from ..components.loading.single_file.checkpoint import component_of, index_of, open_checkpoint
+from ..components.loading.single_file.checkpoint import component_of
 from ..components.manager import ComponentsManager, default_manager
 from ..components.memory.placement import Placement, assign_device
 from ..components.quantization.config import read_quantization
 from ..components.spec import ComponentSpec, dtype_name
 from ..components.storage.hub import Access
-from ..graph import ConfigError, Graph, LoadError
-from ..graph.files.forms import FILE_NAME
-from ..graph.files.reading import read_form
+from ..graph import ConfigError, Graph
 from ..registry import presets as families
-from .component import Hint, component_in, component_of_class, hint_for
+from .component import hint_for
 from .family import Family
-from .pipeline import ComponentSettings, assemble
-from .saved import saved_components, saved_graph
+from .lookup import component_at, index_at, with_paths
+from .pipeline import ComponentSettings, assemble, family_of
+from .saved import saved_graph
 from .source import (
     CodeBlocks,
-    ComponentFolder,
     FamilyName,
-    GraphFile,
     PipelineFolder,
     SavedGraph,
     SingleFile,
-    Source,
-    UnknownFolder,
     check_arguments,
-    find_location,
     locate,
     merge_access,
 )
-
-_LOG = logging.getLogger("sfumato")  # a command prints it as notes
 
 
 def load(
@@ -90,7 +80,9 @@ def load(
         quantization: how the weights of components are held, {"unet": "nf4"}.
         trust_remote_code: whether code of the repo may run. False refuses it, and the error shows the code. True trusts
             it as it is now, "sha256:…" exactly the code of that hash, and "isolated" runs it in its own process.
-        swaps: components and slots, as in a call. None leaves a component out if the family allows it (SD3's T5).
+        swaps: components and slots, as in a call. A component may also be the path of its folder or file
+            (vae="vae.safetensors"), whose config keys that its tensors do not show are those of the checkpoint. None
+            leaves a component out if the family allows it (SD3's T5).
 
     Raises:
         LoadError: what is wrong with the checkpoint, all parts at once.
@@ -113,6 +105,7 @@ def load(
     match source:
         case FamilyName(name):
             family: Family = families[name]
+            swaps = with_paths(swaps, lambda: graph or family.make(task, {}), {}, source, access)
             made = family.make(task, swaps) if graph is None else graph
         case SavedGraph(location, folder) if graph is None:
             made = saved_graph(location, folder, access, settings, trust_remote_code)
@@ -124,9 +117,13 @@ def load(
         case _:
             if graph is None and isinstance(source, PipelineFolder):  # its index may have code beside it
                 graph = custom_block(source.location, source.subfolder, trust_remote_code)
-            index = _index(source, config, access)
+            index = index_at(source, access, config)
             specs = {name: spec.with_access(access) for name, spec in index.loadable.items()}
+            swaps = with_paths(swaps, lambda: graph or family_of(index).make(task, {}), specs, source, access)
             return assemble(source, index, specs, graph, task, settings, swaps, title=str(x))
+    swaps = with_paths(swaps, lambda: made, made.bindings, source, access)
+    if passed := {name: value for name, value in swaps.items() if isinstance(value, ComponentSpec)}:
+        swaps |= settings.placement.handles(passed, settings.manager, settings.dtype, made.components)
     return made.using(**swaps) if swaps else made
 
 
@@ -183,7 +180,7 @@ def load_component(
     if isinstance(source, SingleFile):
         spec = component_of(source.file, access, hint, subfolder)
     else:
-        spec = _component(source, hint, access)
+        spec = component_at(source, hint, access)
         spec = spec.using(variant=variant or spec.variant).with_access(access)
     if config is not None:
         spec = spec.using(config={**spec.read_config(), **config})
@@ -192,36 +189,3 @@ def load_component(
     manager = manager or default_manager()
     spec = spec if dtype is None else spec.using(dtype=dtype_name(dtype))
     return manager.handle(spec, device=assign_device(device_map, spec, manager.dtype) or device).load()
-
-
-def _index(source: Source, config: str | Path | None, access: Access) -> Index:
-    """The index of a source. LoadError where it has none."""
-    match source:
-        case SingleFile(file):
-            other = None if config is None else read_index(find_location(config, None, access))
-            index = index_of(file, access, other)
-            _LOG.info("%s: %s", file.name, open_checkpoint(file, access).report())
-            return index
-        case GraphFile(file):
-            raise LoadError(f"{file}: this is a file, and a folder was wanted. Give the folder that holds it.")
-        case FamilyName(name):
-            raise LoadError(f"{name}: this is a family, which has no components. Pass a checkpoint: a folder or repo.")
-        case _:
-            return read_index(source.location, subfolder=source.subfolder)
-
-
-def _component(source: Source, hint: Hint | None, access: Access) -> ComponentSpec:
-    """The one component of a source that is not a single file."""
-    match source:
-        case ComponentFolder() | CodeBlocks() | UnknownFolder():
-            return component_in(source.location, source.subfolder, hint)
-        case PipelineFolder() | SavedGraph() if source.has_config:  # a component that has an index beside it
-            return component_in(source.location, source.subfolder, hint)
-        case SavedGraph(location, folder) if not source.has_index:
-            file = location.local(folder, [FILE_NAME]) / FILE_NAME
-            specs = saved_components(read_form(file), file.parent, location, access).specs
-            return component_of_class(specs, hint, file)
-        case _:
-            index = _index(source, None, access)
-            specs = {name: spec.with_access(access) for name, spec in index.loadable.items()}
-            return component_of_class(specs, hint, index.path)

@@ -86,13 +86,16 @@ class Checkpoint:
                 found[name] = part
         return found
 
-    def config(self, name: str) -> dict[str, Any]:  # a config.json
-        """The config of a part, by its shapes, its family and the marks of the file."""
+    def config(self, name: str, base: Mapping[str, Any] | None = None) -> dict[str, Any]:  # each a config.json
+        """The config of a part, by its shapes, its family and the marks of the file.
+
+        `base` has the keys that shapes do not show, for a file without a family: those of a pipeline that it is for.
+        """
         part = self._named(name)
         library, class_name = self.hint(name)
         named = {"_class_name": class_name} if library == "diffusers" else {}
         if not self.family:
-            return {**named, **config_of(part, SINGLES[part.kind].config)}
+            return {**named, **config_of(part, {**SINGLES[part.kind].config, **(base or {})})}
         config = {**named, **config_of(part, self.family_facts["models"][name]["config"]), **self._exceptions(name)}
         return self.marks.autoencoder(config) if part.kind == "vae" else config
 
@@ -284,7 +287,13 @@ def index_of(file: Path, access: Access, other: Index | None = None) -> Index:
     return Index(file, class_name, None, components, other.config if other else found.family_facts["keys"])
 
 
-def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name: str = "") -> ComponentSpec:
+def component_of(
+    file: Path,
+    access: Access,
+    hint: tuple[str, str] | None,
+    name: str = "",
+    base: Mapping[str, Any] | None = None,  # a config.json
+) -> ComponentSpec:
     """The spec of one component of a file.
 
     Args:
@@ -292,6 +301,7 @@ def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name:
         access: how it may be read.
         hint: its class; None takes the only part.
         name: its part ("vae"); "" takes the one part of the class.
+        base: the config keys that its shapes do not show, for a file without a family.
 
     Raises:
         LoadError: no such part, or several that fit.
@@ -304,7 +314,7 @@ def component_of(file: Path, access: Access, hint: tuple[str, str] | None, name:
             wanted = hint[1] if hint else "a file of one model"
             raise LoadError(f"{file}: {found.describe()}; needs {wanted}. {_way_out(found)}")
         (name,) = fitting
-    spec = part_spec(found, name).with_access(access)
+    spec = part_spec(found, name, base=base).with_access(access)
     return spec.using(type_hint=hint) if hint else spec
 
 
@@ -331,13 +341,15 @@ def _way_out(found: Checkpoint) -> str:
     return f"Known families are {_FAMILY_NAMES}. Pass a file of one of them, or a folder with a model_index.json."
 
 
-def part_spec(found: Checkpoint, name: str, other: ComponentSpec | None = None) -> ComponentSpec:
-    """The spec of one part. `other` is a spec whose config is used in place of the derived one."""
+def part_spec(
+    found: Checkpoint, name: str, other: ComponentSpec | None = None, *, base: Mapping[str, Any] | None = None
+) -> ComponentSpec:
+    """The spec of one part. The config of `other` replaces the derived one; for `base`, see `Checkpoint.config`."""
     return ComponentSpec(
         type_hint=other.type_hint if other else found.hint(name),
         pretrained_model_name_or_path=str(found.file),
         subfolder=name,
-        config={**(other.read_config() if other else found.config(name)), **found.quantization(name)},
+        config={**(other.read_config() if other else found.config(name, base)), **found.quantization(name)},
     )
 
 

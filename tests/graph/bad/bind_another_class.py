@@ -7,4 +7,6 @@ def wrong() -> object:
     return Graph(use=UseTool()).bind(tool="hammer")
 
 
-EXPECTED = """WireError: tool  is str, but use needs Tool, an object of that class."""
+EXPECTED = (
+    """WireError: tool  is 'hammer', but use needs Tool. If that is a path, load it: sf.load_component('hammer')."""
+)
