@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..graph.errors import UnfitValue
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -50,11 +52,11 @@ class Conditioning:
         """Concatenate the rows of several.
 
         Raises:
-            TypeError: conditioning of another family.
+            UnfitValue: conditioning of another family.
         """
         for part in parts:
             if not isinstance(part, cls):
-                raise TypeError(
+                raise UnfitValue(
                     f"This denoiser needs {cls.__name__}, got {type(part).__name__}. "
                     "Encode the prompt with the blocks of its family."
                 )

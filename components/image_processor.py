@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..graph.errors import ConfigError
+from ..graph.errors import ConfigError, UnfitValue
 from .models.config import Config
 from .pictures import colours, each_picture, eight_bits, in_range
 from .storage.files import read_json, write_json
@@ -66,13 +66,13 @@ class ImageProcessor:
         What is transparent becomes white.
 
         Raises:
-            ValueError: no image, or images that are resized to different sizes.
+            UnfitValue: no image, or images that are resized to different sizes.
         """
         if not images:
-            raise ValueError("Needs at least one image, got an empty list.")
+            raise UnfitValue("Needs at least one image, got an empty list.")
         values = [self._pixel_values(image) for image in images]
         if len(sizes := {tuple(one.shape[1:]) for one in values}) > 1:
-            raise ValueError(
+            raise UnfitValue(
                 f"Needs images of one size, got {sorted(sizes)}. Set do_center_crop, or a size of rows and columns."
             )
         return torch.stack(values)

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageColor
 from torch import Tensor
 
+from ..graph.errors import UnfitValue
 from .storage.web import fetch, is_address
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
@@ -58,7 +59,7 @@ def each_picture(image: PictureInput) -> list[Picture]:
 
     Raises:
         OSError: a file that is missing or broken, or of another format than `FORMATS`.
-        ValueError: an empty list, or a picture of another shape, mode or dtype.
+        UnfitValue: an empty list, or a picture of another shape, mode or dtype.
     """
     if isinstance(image, str | Path | io.BufferedIOBase):
         return [open_picture(image)]
@@ -67,7 +68,7 @@ def each_picture(image: PictureInput) -> list[Picture]:
     if isinstance(image, Tensor | np.ndarray):
         return [_from_array(one) for one in (image if image.ndim == 4 else [image])]
     if not len(image):
-        raise ValueError("There is no picture: the list is empty. Give one for all prompts, or one each.")
+        raise UnfitValue("There is no picture: the list is empty. Give one for all prompts, or one each.")
     return [one for part in image for one in each_picture(part)]
 
 
@@ -111,7 +112,7 @@ def open_picture(file: PictureFile) -> Image.Image:
     try:
         return _simple(picture)
     except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise UnfitValue(f"{name}: {error}") from None
 
 
 def _loaded(source: str | Path | io.BufferedIOBase, formats: list[str]) -> Image.Image:
@@ -125,7 +126,7 @@ def _loaded(source: str | Path | io.BufferedIOBase, formats: list[str]) -> Image
 def _simple(picture: Image.Image) -> Image.Image:
     """The picture upright, in a mode of `Picture`."""
     if not picture.width * picture.height:
-        raise ValueError(f"A picture needs pixels, got a size of {picture.width}x{picture.height}.")
+        raise UnfitValue(f"A picture needs pixels, got a size of {picture.width}x{picture.height}.")
     picture.load()  # a TIFF becomes upright here
     if (turn := _UPRIGHT.get(_orientation(picture))) is not None:
         upright = picture.transpose(turn)
@@ -145,12 +146,12 @@ def _simple(picture: Image.Image) -> Image.Image:
         numbers = np.asarray(picture.convert("I"), dtype=np.float32)
         low, high = float(numbers.min()), float(numbers.max())
         if low < 0 or high > 65535:
-            raise ValueError(f"A picture of mode {mode} needs values from 0 to 65535, got {low:g} to {high:g}.")
+            raise UnfitValue(f"A picture of mode {mode} needs values from 0 to 65535, got {low:g} to {high:g}.")
         return Image.fromarray(numbers / 65535)
     try:
         return picture.convert("RGB")
     except (ValueError, OSError):
-        raise ValueError(f"A picture of mode {mode} cannot be read. Pass picture.convert('RGB').") from None
+        raise UnfitValue(f"A picture of mode {mode} cannot be read. Pass picture.convert('RGB').") from None
 
 
 def _orientation(picture: Image.Image) -> int:
@@ -176,7 +177,7 @@ def _from_array(picture: np.ndarray[Any, Any] | Tensor) -> Picture:
             pixels = pixels.float() / largest if largest else pixels
             if pixels.is_floating_point():
                 return pixels if pixels.shape[0] in (1, 3) else _simple(eight_bits(in_range(pixels)))
-    raise ValueError(_misfit(picture))
+    raise UnfitValue(_misfit(picture))
 
 
 def _misfit(picture: np.ndarray[Any, Any] | Tensor) -> str:
@@ -196,12 +197,12 @@ def _misfit(picture: np.ndarray[Any, Any] | Tensor) -> str:
 
 # ------------------------------------------------------------------------------------------------ colours and masks
 def in_range(picture: Picture) -> Picture:
-    """The same picture. Raise ValueError if it has values outside 0 to 1."""
+    """The same picture. Raise UnfitValue if it has values outside 0 to 1."""
     if isinstance(picture, Tensor) or picture.mode == "F":
         values = picture if isinstance(picture, Tensor) else torch.from_numpy(np.array(picture))
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= 1):  # so written, NaN is refused too
-            raise ValueError(f"A picture needs values from 0 to 1, got {low:g} to {high:g}.")
+            raise UnfitValue(f"A picture needs values from 0 to 1, got {low:g} to {high:g}.")
     return picture
 
 
@@ -211,7 +212,7 @@ def colours(picture: Picture, background: str = "white") -> Picture:
     background: a colour by name or as "#rrggbb".
 
     Raises:
-        ValueError: no such colour.
+        UnfitValue: no such colour.
     """
     ground = ground_colour(background)
     if isinstance(picture, Tensor):
@@ -229,12 +230,12 @@ def eight_bits(picture: Picture) -> Image.Image:
 
 
 def ground_colour(background: str) -> tuple[int, int, int]:
-    """The colour in red, green and blue, from 0 to 255. Raise ValueError for one that is unknown or transparent."""
+    """The colour in red, green and blue, from 0 to 255. Raise UnfitValue for one that is unknown or transparent."""
     with suppress(ValueError):
         colour = ImageColor.getrgb(background)
         if len(colour) == 3:
             return colour
-    raise ValueError(f"background needs a colour such as 'white' or '#808080', got {background!r}.")
+    raise UnfitValue(f"background needs a colour such as 'white' or '#808080', got {background!r}.")
 
 
 def mask_of(picture: Picture) -> Picture:

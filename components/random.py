@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..graph.errors import UnfitValue
+
 
 @dataclass(frozen=True, eq=False)
 class Random:
@@ -31,10 +33,10 @@ class Random:
         """Draw float32 noise (rows, *shape) of unit variance; return it, and the states after it.
 
         Raises:
-            ValueError: another number of rows than of states, where each row has its own.
+            UnfitValue: another number of rows than of states, where each row has its own.
         """
         if not self.single and rows != len(self.states):
-            raise ValueError(f"Needs one seed for all images, or one for each of {rows}, got {len(self.states)} seeds.")
+            raise UnfitValue(f"Needs one seed for all images, or one for each of {rows}, got {len(self.states)} seeds.")
         each = rows if self.single else 1
         drawn: list[Tensor] = []
         after: list[Tensor] = []

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from pydantic import FiniteFloat
 from torch import Tensor
 
+from ..graph.errors import UnfitValue
 from ..graph.space import ANY_SPACE
 from ..graph.typing import Port
 from .conditioning import Conditioning as Conditioning
@@ -116,7 +117,7 @@ def sum_residuals(passes: Sequence[Pass], places: Mapping[str, RepeatLayers | No
             nets have different numbers of layers; None requires equal numbers.
 
     Raises:
-        TypeError: a control net of another denoiser: other places, or other numbers of layers.
+        UnfitValue: a control net of another denoiser: other places, or other numbers of layers.
     """
     if len({len(p.residuals) for p in passes}) == 1:
         joined = [_unsliced(parts) for parts in zip(*(p.residuals for p in passes), strict=True)]
@@ -148,7 +149,7 @@ def _sum_of_nets(residuals: Sequence[Residuals], places: Mapping[str, RepeatLaye
     by_place: dict[str, list[Layers]] = {}
     for place, layers in (item for one in residuals for item in one.items()):
         if place not in places:
-            raise TypeError(
+            raise UnfitValue(
                 f"Needs residuals at {', '.join(places) or 'no place'}, got some at {place!r}: the control net was "
                 "made for another family."
             )
@@ -165,7 +166,7 @@ def _equal_depths(several: Sequence[Layers], place: str, places: Mapping[str, Re
     if len(set(counts)) == 1:
         return several
     if (repeat := places[place]) is None:
-        raise TypeError(
+        raise UnfitValue(
             f"Control nets need equal numbers of layers at {place!r}, got {' and '.join(map(str, counts))}: they were "
             "made for different denoisers."
         )

@@ -14,6 +14,7 @@ from .errors import NotFinite as NotFinite
 from .errors import Problem as Problem
 from .errors import SfumatoError as SfumatoError
 from .errors import Unbound as Unbound
+from .errors import UnfitValue as UnfitValue
 from .errors import WireError as WireError
 from .event import Event as Event
 from .execution import Cell as Cell

@@ -12,6 +12,7 @@
     - Cancelled             a run that was cancelled
   + ConfigError             a config with unknown, missing or wrong keys
   + LoadError               a checkpoint, folder or index that cannot be loaded; says which part and why
+  + UnfitValue              a value with which a block or a model cannot compute, such as a size or a shape
 
 An unknown name of a scheduler, guider, model, block or preset raises `sfumato.registry.UnknownName`, a LookupError.
 """
@@ -108,3 +109,7 @@ class ConfigError(SfumatoError, ValueError):
 
 class LoadError(SfumatoError):
     """A checkpoint, folder or index that cannot be loaded."""
+
+
+class UnfitValue(SfumatoError, ValueError, TypeError):
+    """A value with which a block or a model cannot compute: a size, a shape, a number, or one that is missing."""

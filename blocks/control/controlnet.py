@@ -13,6 +13,7 @@ from ...components.models.controlnet_union import ControlNetUnionModel
 from ...components.pictures import PictureInput
 from ...components.types import Number, Pass, Residuals, Rows
 from ...graph import Running, component, knob
+from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ..denoise.unet import Predict
 from .images import read_control
@@ -34,7 +35,7 @@ class ApplyControlNet(ControlBlock):
     picture leads where the prompt says little. For the interval see `ControlBlock`.
 
     Raises:
-        ValueError: an empty interval, or another number of pictures.
+        UnfitValue: an empty interval, or another number of pictures.
     """
 
     controlnet: ControlNetModel = component()
@@ -65,7 +66,7 @@ class ApplyControlNetUnion(ControlBlock):
     `control_image` and `control_mode` are lists, and the scale may be one too. For the rest see `ApplyControlNet`.
 
     Raises:
-        ValueError: lists of unlike lengths, an unknown kind or one that is passed twice; or as `ApplyControlNet`.
+        UnfitValue: lists of unlike lengths, an unknown kind or one that is passed twice; or as `ApplyControlNet`.
     """
 
     controlnet: ControlNetUnionModel = component()
@@ -129,12 +130,12 @@ def _residuals(out: ControlNetOutput) -> Residuals:
 def _check_kinds(net: ControlNetUnionModel, images: Any, kinds: list[int], scales: Sequence[float]) -> None:
     count = len(images) if isinstance(images, Sequence) else 1
     if not len(kinds) == len(scales) == count:
-        raise ValueError(
+        raise UnfitValue(
             f"control_image has {count} entries, control_mode {len(kinds)} and controlnet_conditioning_scale "
             f"{len(scales)}. Give one of each for each kind of picture."
         )
     known = net.config.num_control_type
     if strange := [kind for kind in kinds if not 0 <= kind < known]:
-        raise ValueError(f"control_mode={strange[0]}, but this control net knows the kinds 0 to {known - 1}.")
+        raise UnfitValue(f"control_mode={strange[0]}, but this control net knows the kinds 0 to {known - 1}.")
     if len(set(kinds)) < len(kinds):
-        raise ValueError(f"control_mode={kinds} names a kind twice. Give each kind one picture.")
+        raise UnfitValue(f"control_mode={kinds} names a kind twice. Give each kind one picture.")

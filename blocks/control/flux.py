@@ -15,6 +15,7 @@ from ...components.pictures import PictureInput
 from ...components.random import Random
 from ...components.types import Count, ImageLatents, Number, Pass, Residuals, Rows
 from ...graph import Block, Running, component, knob
+from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ..denoise.flux import Predict, packed, token_ids
 from ..image.encode import row_for_each
@@ -48,21 +49,21 @@ class FluxControlBlock(ControlBlock, abstract=True):
         """The transformer with the net's residuals for the control picture: its latents, or its pixels.
 
         Raises:
-            ValueError: an empty interval, a `control_mode` that the net has not, or no `guidance_scale` for a net that
+            UnfitValue: an empty interval, a `control_mode` that the net has not, or no `guidance_scale` for a net that
                 reads one; in a call of the function, latents of another number of channels.
         """
         net, scale, mode = self.controlnet, self.controlnet_conditioning_scale, self.control_mode
         _check_mode(mode, net.config.num_mode)
         guidance = self.guidance_scale if net.config.guidance_embeds else None
         if net.config.guidance_embeds and guidance is None:
-            raise ValueError("guidance_scale is None, but this control net reads one. Give a number; usual is 3.5.")
+            raise UnfitValue("guidance_scale is None, but this control net reads one. Give a number; usual is 3.5.")
         rotations: dict[object, Tensor] = {}  # as long-lived as the function
 
         def control(passes: Sequence[Pass]) -> Residuals:
             conditioning = FluxConditioning.cat([p.conditioning for p in passes])
             latents, pixels, device = torch.cat([p.latents for p in passes]), picture(passes), passes[0].latents.device
             if (got := 4 * latents.shape[1]) != (needed := net.config.in_channels):
-                raise ValueError(f"The control net needs tokens of {needed} channels, but these latents make {got}.")
+                raise UnfitValue(f"The control net needs tokens of {needed} channels, but these latents make {got}.")
             size, count = (latents.shape[2], latents.shape[3]), conditioning.tokens.shape[1] + (mode is not None)
             if (key := (count, size, device)) not in rotations:
                 rotations[key] = net.rotary(torch.zeros(count, 3, device=device), token_ids((size,), device))
@@ -93,7 +94,7 @@ class ApplyControlNet(FluxControlBlock):
     noise is the same with and without control. For the settings see `FluxControlBlock` and `ControlBlock`.
 
     Raises:
-        ValueError: settings that the net cannot use, an empty interval, or another number of pictures.
+        UnfitValue: settings that the net cannot use, an empty interval, or another number of pictures.
     """
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
@@ -128,7 +129,7 @@ class EncodeControl(Block):
     multiple: height and width, in pixels, are multiples of it. background: as in `ControlBlock`.
 
     Raises:
-        ValueError: a height or width that is no multiple.
+        UnfitValue: a height or width that is no multiple.
     """
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
@@ -153,13 +154,13 @@ class ApplyControlLatents(FluxControlBlock):
     """`ApplyControlNet` for a picture that `EncodeControl` has encoded.
 
     Raises:
-        ValueError: a net that reads pixels, settings that it cannot use, or an empty interval.
+        UnfitValue: a net that reads pixels, settings that it cannot use, or an empty interval.
     """
 
     def __call__(self, predict: Predict, control_latents: ImageLatents, running: Running = ALONE) -> Controlled:
         net = self.controlnet
         if net.reads_pixels:
-            raise ValueError("This control net reads pixels, not latents. Use ApplyControlNet.")
+            raise UnfitValue("This control net reads pixels, not latents. Use ApplyControlNet.")
         latents = control_latents.to(net.device, net.dtype)
 
         def picture(passes: Sequence[Pass]) -> Tensor:
@@ -170,8 +171,8 @@ class ApplyControlLatents(FluxControlBlock):
 
 def _check_mode(mode: int | None, kinds: int | None) -> None:
     if kinds is None and mode is not None:
-        raise ValueError(f"control_mode={mode}, but this control net is of one kind. Leave it out.")
+        raise UnfitValue(f"control_mode={mode}, but this control net is of one kind. Leave it out.")
     if kinds is not None and (mode is None or not 0 <= mode < kinds):
-        raise ValueError(
+        raise UnfitValue(
             f"control_mode={mode}, but this control net is a union of the kinds 0 to {kinds - 1}. Give one."
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from ...components.models.autoencoder import Autoencoder
 from ...components.pictures import Picture, PictureInput, each_picture
 from ...components.types import Pass, Rows
+from ...graph.errors import UnfitValue
 from ...registry import counted
 from ..image.read import ReadImage, ReadMask
 
@@ -32,11 +33,11 @@ def read_control(
     colour under transparent parts. name: of the input, for errors.
 
     Raises:
-        ValueError: neither one picture, nor one for each prompt or for each picture to make.
+        UnfitValue: neither one picture, nor one for each prompt or for each picture to make.
     """
     pictures = each_picture(image)
     if len(pictures) not in (1, rows.prompts, rows.total):
-        raise ValueError(
+        raise UnfitValue(
             f"{name} has {counted(len(pictures), 'picture')} for {counted(rows.prompts, 'prompt')}. "
             "Give one for all, or one each."
         )

@@ -15,6 +15,7 @@ from ...components.models.tiling import encode
 from ...components.pictures import PictureInput
 from ...components.types import Number, Pass, Residuals, Rows
 from ...graph import Running, component, knob
+from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ...registry import counted
 from ..denoise.sd3 import PLACE, Predict
@@ -68,7 +69,7 @@ class ApplyControlNet(SD3ControlBlock):
     latents are the most likely ones: the reference draws them, from no seed, so that no run of it can be repeated.
 
     Raises:
-        ValueError: a net that was trained to inpaint, an empty interval, or another number of pictures.
+        UnfitValue: a net that was trained to inpaint, an empty interval, or another number of pictures.
     """
 
     def __call__(
@@ -76,7 +77,7 @@ class ApplyControlNet(SD3ControlBlock):
     ) -> Controlled:
         config = self.controlnet.config
         if more := config.extra_conditioning_channels:
-            raise ValueError(
+            raise UnfitValue(
                 f"This control net reads {more} channels beside the picture's latents (extra_conditioning_channels): "
                 "it was trained to inpaint. Use ApplyInpaintControlNet, which passes it a mask too."
             )
@@ -92,7 +93,7 @@ class ApplyInpaintControlNet(SD3ControlBlock):
     noise, so this goes with text2image. What lies outside the mask is close to the picture, not equal.
 
     Raises:
-        ValueError: an empty interval, or another number of pictures or masks.
+        UnfitValue: an empty interval, or another number of pictures or masks.
     """
 
     def __call__(
@@ -113,7 +114,7 @@ def _masked_latents(
     """Latents of pictures that are black under the mask, and as a last channel 0 under the mask, 1 outside."""
     mask = ReadMask(multiple=1, height=pixels.shape[2], width=pixels.shape[3])(control_mask).mask
     if len(mask) not in (1, len(pixels)):
-        raise ValueError(
+        raise UnfitValue(
             f"control_mask has {counted(len(mask), 'mask')} for {counted(len(pixels), 'picture')}. "
             "Give one for all, or one each."
         )

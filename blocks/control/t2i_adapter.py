@@ -23,7 +23,7 @@ class ApplyT2IAdapter(Block):
     this fraction of the run.
 
     Raises:
-        ValueError: another number of pictures than one, or one for each prompt or for each picture to make.
+        UnfitValue: another number of pictures than one, or one for each prompt or for each picture to make.
     """
 
     adapter: T2IAdapter = component()

@@ -45,17 +45,21 @@ class Finished(NamedTuple):
 
 
 class FinishImages(Block):
-    """Turn pixels into pictures. output_type: "pil" images, an "np" array or a "pt" tensor from 0 to 1."""
+    """Turn pixels into pictures. output_type: "pil" images, an "np" array or a "pt" tensor from 0 to 1.
+
+    A pixel that is not a number is black: the run's note names the node that gave it.
+    """
 
     output_type: Literal["pil", "np", "pt"] = knob("pil")
 
     def __call__(self, images: Images) -> Finished:
+        images = images.nan_to_num(0.0, 1.0, 0.0)
         if self.output_type == "pt":
             return Finished(images)
         pixels = images.permute(0, 2, 3, 1).cpu()  # b h w c
         if self.output_type == "np":
             return Finished(pixels.numpy())
-        return Finished([_picture(p) for p in (pixels.nan_to_num() * 255).round().byte().numpy()])
+        return Finished([_picture(p) for p in (pixels * 255).round().byte().numpy()])
 
 
 def _picture(pixels: Any) -> "Image.Image":  # Any: a uint8 array; numpy is not imported for its name alone

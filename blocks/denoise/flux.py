@@ -12,6 +12,7 @@ from ...components.conditioning import FluxConditioning
 from ...components.models.flux import FluxTransformer2DModel
 from ...components.types import Layers, Number, Pass, PredictFunction, RepeatLayers, sum_residuals
 from ...graph import Block, Running, component, knob
+from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
@@ -37,9 +38,9 @@ class PredictFlow(Block):
     batching: see `Batching`.
 
     Raises:
-        ValueError: no `guidance_scale` for a transformer that reads one; in a call of the function, latents of an odd
+        UnfitValue: no `guidance_scale` for a transformer that reads one; in a call of the function, latents of an odd
             size or another number of channels.
-        TypeError: conditioning or residuals of another family, when the function is called.
+        UnfitValue: conditioning or residuals of another family, when the function is called.
     """
 
     transformer: FluxTransformer2DModel = component()
@@ -49,7 +50,7 @@ class PredictFlow(Block):
     def __call__(self, running: Running = ALONE) -> Predictor:
         scale, reads = self.guidance_scale, self.transformer.config.guidance_embeds
         if reads and scale is None:
-            raise ValueError("guidance_scale is None, but this transformer reads one. Give a number; usual is 3.5.")
+            raise UnfitValue("guidance_scale is None, but this transformer reads one. Give a number; usual is 3.5.")
         if scale is not None and not reads:
             running.note(
                 f"guidance_scale={scale:g} is not read: this transformer was not distilled to. "
@@ -65,7 +66,7 @@ class PredictFlow(Block):
             sizes = tuple((t.shape[2], t.shape[3]) for t in (latents, *references))
             tokens = packed(latents)
             if tokens.shape[2] != model.config.in_channels:
-                raise ValueError(_channels(latents.shape[1], passes[0].latents.shape[1], model.config.in_channels))
+                raise UnfitValue(_channels(latents.shape[1], passes[0].latents.shape[1], model.config.in_channels))
             count, device = conditioning.tokens.shape[1], latents.device
             if (key := (count, sizes, device)) not in rotations:
                 rotations[key] = model.rotary(torch.zeros(count, 3, device=device), token_ids(sizes, device))
@@ -88,10 +89,10 @@ class PredictFlow(Block):
 
 
 def packed(latents: Tensor) -> Tensor:
-    """Latents (b, c, h, w) as tokens of 2 x 2, (b, h/2 w/2, 4 c). Raise ValueError for an odd side."""
+    """Latents (b, c, h, w) as tokens of 2 x 2, (b, h/2 w/2, 4 c). Raise UnfitValue for an odd side."""
     height, width = latents.shape[2:]
     if height % 2 or width % 2:
-        raise ValueError(f"Latents of {height}x{width} cannot be packed: a token is 2 x 2 of them. Give even sides.")
+        raise UnfitValue(f"Latents of {height}x{width} cannot be packed: a token is 2 x 2 of them. Give even sides.")
     return pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
 
 

@@ -13,6 +13,7 @@ from ...components.models.taps import Size, Taps, apply_taps
 from ...components.schedulers.schedule import Schedule, Step
 from ...components.types import Pass, Predict, RowSlice
 from ...graph import Running
+from ...graph.errors import UnfitValue
 from ...registry import counted
 
 M = TypeVar("M", bound=nn.Module)
@@ -61,13 +62,13 @@ def with_rows(p: Pass) -> Pass:
     """The pass with one row of everything for each row of its latents: a single row serves all of them.
 
     Raises:
-        ValueError: another number of rows.
+        UnfitValue: another number of rows.
     """
     count = len(p.latents)
     if p.conditioning.rows == count and all(len(t) == count for t in (*p.channels, *p.references)):
         return p
     if p.conditioning.rows not in (1, count):
-        raise ValueError(
+        raise UnfitValue(
             f"The {p.role} conditioning has {counted(p.conditioning.rows, 'row')} for {counted(count, 'row')} of "
             "latents. Give one row for all, or insert ExpandRows() of sfumato.blocks.text.rows behind the block that "
             "encodes the prompt."
@@ -75,7 +76,7 @@ def with_rows(p: Pass) -> Pass:
     for name in ("channels", "references"):
         for t in getattr(p, name):
             if len(t) not in (1, count):
-                raise ValueError(
+                raise UnfitValue(
                     f"One of the {name} of a pass has {counted(len(t), 'row')} for {counted(count, 'row')} of latents. "
                     "Give one row for all, or one each."
                 )
@@ -137,9 +138,9 @@ def scaled_latents(passes: Sequence[Pass]) -> Tensor:
 
 
 def check_channels(sample: Tensor, needed: int, model: str, hint: str = "") -> None:
-    """Raise ValueError where the latents have another number of channels than the model reads."""
+    """Raise UnfitValue where the latents have another number of channels than the model reads."""
     if (got := sample.shape[1]) != needed:
-        raise ValueError(
+        raise UnfitValue(
             f"The {model} needs {needed} channels, got {got}: the latents, and the channels that blocks add.{hint}"
         )
 

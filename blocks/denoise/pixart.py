@@ -32,8 +32,8 @@ class PredictNoise(Block):
     of a latent, for transformers that read the size of the picture. batching: see `Batching`.
 
     Raises:
-        TypeError: conditioning of another family, or residuals, when the function is called.
-        ValueError: latents of another number of channels, when the function is called.
+        UnfitValue: conditioning of another family, or residuals, when the function is called.
+        UnfitValue: latents of another number of channels, when the function is called.
     """
 
     transformer: PixArtTransformer2DModel = component()

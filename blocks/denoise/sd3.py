@@ -34,8 +34,8 @@ class PredictFlow(Block):
     batching: see `Batching`.
 
     Raises:
-        TypeError: conditioning or residuals of another family, when the function is called.
-        ValueError: latents of another number of channels, when the function is called.
+        UnfitValue: conditioning or residuals of another family, when the function is called.
+        UnfitValue: latents of another number of channels, when the function is called.
     """
 
     transformer: SD3Transformer2DModel = component()

@@ -12,6 +12,7 @@ from ...components.models.embeddings import Sinusoid
 from ...components.models.unet_2d_condition import UNet2DConditionModel
 from ...components.types import Number, Pass, PredictFunction, RepeatLayers, sum_residuals
 from ...graph import Block, Running, component, knob
+from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
@@ -36,8 +37,8 @@ class PredictNoise(Block):
     sizes too (`SDXLConditioning`). batching: see `Batching`.
 
     Raises:
-        TypeError: conditioning of another family, when the function is called.
-        ValueError: latents with more or fewer channels than the U-Net reads, when the function is called.
+        UnfitValue: conditioning of another family, when the function is called.
+        UnfitValue: latents with more or fewer channels than the U-Net reads, when the function is called.
     """
 
     unet: UNet2DConditionModel = component()
@@ -54,7 +55,7 @@ class PredictDistilled(Block):
     the U-Net reads.
 
     Raises:
-        ValueError: a U-Net that reads no guidance scale.
+        UnfitValue: a U-Net that reads no guidance scale.
     """
 
     unet: UNet2DConditionModel = component()
@@ -70,8 +71,8 @@ def forward(unet: UNet2DConditionModel, passes: Sequence[Pass], guidance: Tensor
     """One forward for the rows of all passes. guidance: the embedded guidance scale, for one row or for all.
 
     Raises:
-        TypeError: conditioning of another family than the U-Net reads.
-        ValueError: latents with more or fewer channels than the U-Net reads.
+        UnfitValue: conditioning of another family than the U-Net reads.
+        UnfitValue: latents with more or fewer channels than the U-Net reads.
     """
     reads = SDConditioning if unet.config.addition_embed_type is None else SDXLConditioning
     conditioning = reads.cat([p.conditioning for p in passes])
@@ -96,11 +97,11 @@ def embedded_guidance(unet: UNet2DConditionModel, scale: float) -> Tensor:
     """A guidance scale as sinusoids (1, channels): the `timestep_cond` of a distilled U-Net (Meng et al. 2023, sec. 3).
 
     Raises:
-        ValueError: a U-Net that reads no guidance scale.
+        UnfitValue: a U-Net that reads no guidance scale.
     """
     channels = unet.config.time_cond_proj_dim
     if channels is None:
-        raise ValueError(
+        raise UnfitValue(
             "This U-Net was not distilled to read a guidance scale (its time_cond_proj_dim is null). "
             "Use PredictNoise and a guider."
         )

@@ -7,6 +7,7 @@ from annotated_types import MinLen
 from torch import Tensor
 
 from ...components.types import Number
+from ...graph.errors import UnfitValue
 from ...registry import counted
 
 Scale = Number | Annotated[tuple[Number, ...], MinLen(1)]
@@ -23,13 +24,13 @@ def per_row(scale: Scale, like: Tensor) -> float | Tensor:
     """The scale in a shape that multiplies `like`, whose first dimension is rows.
 
     Raises:
-        ValueError: the number of rows is no multiple of the number of scales.
+        UnfitValue: the number of rows is no multiple of the number of scales.
     """
     if isinstance(scale, int | float):
         return scale
     rows = len(like)
     if not scale or rows % len(scale):
-        raise ValueError(
+        raise UnfitValue(
             f"There are {counted(len(scale), 'guidance scale')} for {counted(rows, 'picture')}. "
             "Give one, or one for each."
         )

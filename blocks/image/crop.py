@@ -10,6 +10,7 @@ from PIL import Image
 from ...components.pictures import Picture, PictureInput, colours, each_picture, eight_bits, in_range, mask_of
 from ...components.types import Images
 from ...graph import Block, Port, knob
+from ...graph.errors import UnfitValue
 from .read import Size
 
 Region = Annotated[tuple[int, int, int, int], Port("region")]
@@ -33,7 +34,7 @@ class CropToMask(Block):
     shape the crop takes. background: as in `ReadImage`.
 
     Raises:
-        ValueError: several pictures, a picture and a mask of different sizes, or a mask without white.
+        UnfitValue: several pictures, a picture and a mask of different sizes, or a mask without white.
     """
 
     background: str = "white"
@@ -47,7 +48,7 @@ class CropToMask(Block):
         picture = eight_bits(colours(_one("image", image), self.background))
         mask = eight_bits(mask_of(_one("mask_image", mask_image)))
         if picture.size != mask.size:
-            raise ValueError(
+            raise UnfitValue(
                 f"padding_mask_crop needs image and mask_image of one size, got {_size(picture)} and {_size(mask)}. "
                 "Resize one."
             )
@@ -87,7 +88,7 @@ def _region(mask: np.ndarray[tuple[int, int], np.dtype[np.uint8]], padding: int,
     """The white part of the mask with pixels around it, of a ratio of width to height where the picture has room."""
     columns, rows = (np.flatnonzero(mask.max(axis)) for axis in (0, 1))
     if not len(rows):
-        raise ValueError("mask_image is black, so there is nothing to crop to. Make the part to paint white.")
+        raise UnfitValue("mask_image is black, so there is nothing to crop to. Make the part to paint white.")
     height, width = mask.shape
     left, right = max(int(columns[0]) - padding, 0), min(int(columns[-1]) + 1 + padding, width)
     upper, lower = max(int(rows[0]) - padding, 0), min(int(rows[-1]) + 1 + padding, height)
@@ -132,7 +133,7 @@ def _fitted(picture: Image.Image, width: int, height: int, *, inside: bool) -> I
 def _one(name: str, pictures: PictureInput) -> Picture:
     found = each_picture(pictures)
     if len(found) != 1:
-        raise ValueError(f"padding_mask_crop needs one picture a call, got {len(found)} as {name}. Pass one.")
+        raise UnfitValue(f"padding_mask_crop needs one picture a call, got {len(found)} as {name}. Pass one.")
     return in_range(found[0])
 
 

@@ -9,6 +9,7 @@ from ...components.models.tiling import encode
 from ...components.random import Random
 from ...components.types import Count, ImageLatents, Images, LatentMask, Mask, Rows, Steps
 from ...graph import Block, component
+from ...graph.errors import UnfitValue
 from ...registry import counted
 
 
@@ -27,7 +28,7 @@ class EncodeImage(Block):
     as in `DecodeLatents`.
 
     Raises:
-        ValueError: neither one image, nor one for each prompt or for each picture to make.
+        UnfitValue: neither one image, nor one for each prompt or for each picture to make.
     """
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
@@ -36,7 +37,7 @@ class EncodeImage(Block):
 
     def __call__(self, pixels: Images, rows: Rows, random: Random) -> Encoded:
         if len(pixels) not in (1, rows.prompts, rows.total):
-            raise ValueError(
+            raise UnfitValue(
                 f"Got {counted(len(pixels), 'image')} for {counted(rows.prompts, 'prompt')}. "
                 "Give one for all, or one each."
             )
@@ -94,12 +95,12 @@ class ShrinkMask(Block):
     """Resize a mask to the latents, with a row for each picture to make.
 
     Raises:
-        ValueError: neither one mask, nor one for each prompt or for each picture to make.
+        UnfitValue: neither one mask, nor one for each prompt or for each picture to make.
     """
 
     def __call__(self, mask: Mask, image_latents: ImageLatents, rows: Rows) -> Shrunk:
         if len(mask) not in (1, rows.prompts, rows.total):
-            raise ValueError(
+            raise UnfitValue(
                 f"Got {counted(len(mask), 'mask')} for {counted(rows.prompts, 'prompt')}. "
                 "Give one for all, or one each."
             )

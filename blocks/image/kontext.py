@@ -7,6 +7,7 @@ from ...components.models.tiling import encode
 from ...components.pictures import PictureInput, each_picture, size_of
 from ...components.types import Count, ImageLatents, Images, Rows
 from ...graph import Block, component, knob
+from ...graph.errors import UnfitValue
 from ...registry import counted
 from .encode import row_for_each
 from .read import ReadImage
@@ -32,7 +33,7 @@ class ReadReference(Block):
     the size of the first. background: as in `ReadImage`.
 
     Raises:
-        ValueError: no picture, or values outside 0 to 1.
+        UnfitValue: no picture, or values outside 0 to 1.
     """
 
     multiple: Count = 16
@@ -61,7 +62,7 @@ class EncodeReference(Block):
     tile, slicing: as in `DecodeLatents`.
 
     Raises:
-        ValueError: neither one image, nor one for each prompt or for each picture to make.
+        UnfitValue: neither one image, nor one for each prompt or for each picture to make.
     """
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
@@ -70,7 +71,7 @@ class EncodeReference(Block):
 
     def __call__(self, reference: Images, rows: Rows) -> Encoded:
         if len(reference) not in (1, rows.prompts, rows.total):
-            raise ValueError(
+            raise UnfitValue(
                 f"Got {counted(len(reference), 'image')} for {counted(rows.prompts, 'prompt')}. "
                 "Give one for all, or one each."
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...components.pictures import Picture, PictureInput, colours, each_picture, in_range, mask_of
 from ...components.types import Count, Images, Mask
 from ...graph import Block, knob
+from ...graph.errors import UnfitValue
 
 Size = Count | None
 """Pixels a side; None keeps the size of the picture."""
@@ -29,7 +30,7 @@ class ReadImage(Block):
 
     Raises:
         OSError: a file that is missing or broken, or of an unknown format.
-        ValueError: no picture, values outside 0 to 1, another shape, a size that is no multiple, or pictures of
+        UnfitValue: no picture, values outside 0 to 1, another shape, a size that is no multiple, or pictures of
             different sizes where none was passed.
     """
 
@@ -68,10 +69,10 @@ class ReadMask(Block):
 
 
 def _together(pictures: list[Tensor]) -> Tensor:
-    """Pictures of one size as rows. Raise ValueError where the sizes differ."""
+    """Pictures of one size as rows. Raise UnfitValue where the sizes differ."""
     if len(sizes := {p.shape[2:]: None for p in pictures}) > 1:
         each = ", ".join(f"{height}x{width}" for height, width in sizes)
-        raise ValueError(f"The pictures have different sizes: {each} (height x width). Pass height and width.")
+        raise UnfitValue(f"The pictures have different sizes: {each} (height x width). Pass height and width.")
     return torch.cat(pictures)
 
 
@@ -100,5 +101,5 @@ def _side(name: str, wanted: int | None, own: int, multiple: int) -> int:
         return max(own // multiple, 1) * multiple
     if wanted % multiple:
         near = max(round(wanted / multiple), 1) * multiple
-        raise ValueError(f"{name}={wanted} cannot be made: it must be a multiple of {multiple}. The nearest is {near}.")
+        raise UnfitValue(f"{name}={wanted} cannot be made: it must be a multiple of {multiple}. The nearest is {near}.")
     return wanted

@@ -10,6 +10,7 @@ from ...components.schedulers import Scheduler
 from ...components.schedulers.schedule import Schedule
 from ...components.types import Conditioning, ImageLatents, Latents, Rows, Steps
 from ...graph import Block, component, knob
+from ...graph.errors import UnfitValue
 from ...registry import counted
 from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started, exact
 
@@ -25,7 +26,7 @@ class EndSchedule(Block):
     denoising_end: a fraction of the training timesteps, counted from the noisiest. The latents are then still noisy.
 
     Raises:
-        ValueError: no step is left.
+        UnfitValue: no step is left.
     """
 
     scheduler: Scheduler = component()
@@ -34,7 +35,7 @@ class EndSchedule(Block):
     def __call__(self, steps: Steps) -> Scheduled:
         kept = steps[: _count_before(steps, self.scheduler, self.denoising_end)]
         if not kept:
-            raise ValueError(
+            raise UnfitValue(
                 f"denoising_end={self.denoising_end} leaves none of the {counted(len(steps), 'step')}. Give a larger "
                 "one, or more steps; with denoising_start it must lie above that."
             )
@@ -48,7 +49,7 @@ class BeginSchedule(Block):
     in `CutSchedule`.
 
     Raises:
-        ValueError: no step is left.
+        UnfitValue: no step is left.
     """
 
     scheduler: Scheduler = component()
@@ -60,7 +61,7 @@ class BeginSchedule(Block):
             return CutSchedule(strength=self.strength)(steps)
         kept = steps[_count_before(steps, self.scheduler, self.denoising_start) :]
         if not kept:
-            raise ValueError(
+            raise UnfitValue(
                 f"denoising_start={self.denoising_start} leaves none of the {counted(len(steps), 'step')}. "
                 "Give a smaller one, or more steps."
             )
@@ -103,7 +104,7 @@ class ContinueOrNoise(Block):
     a schedule with all its steps starts from noise alone.
 
     Raises:
-        ValueError: another number of rows than pictures.
+        UnfitValue: another number of rows than pictures.
     """
 
     scheduler: Scheduler = component()
@@ -124,7 +125,7 @@ class ContinueOrNoise(Block):
             return start(scheduler=self.scheduler)(image_latents, latents, steps, positive, rows)
         noisy = image_latents if noisy_latents is None else noisy_latents
         if len(noisy) != rows.total:
-            raise ValueError(
+            raise UnfitValue(
                 f"Got {counted(len(noisy), 'row')} of latents for {counted(rows.total, 'picture')}. Give one each."
             )
         device = positive.tokens.device

@@ -22,7 +22,7 @@ class MakeSchedule(Block):
     dynamic shift read the number of tokens (Esser et al. 2024, section 5.3.2).
 
     Raises:
-        ValueError: both `sigmas` and `timesteps`, or levels that the scheduler cannot use.
+        UnfitValue: both `sigmas` and `timesteps`, or levels that the scheduler cannot use.
     """
 
     scheduler: Scheduler = component()

@@ -14,6 +14,7 @@ from ...components.schedulers import Scheduler
 from ...components.schedulers.lcm import DistilledKeys, timesteps_within
 from ...components.types import Conditioning, Count, ImageLatents, Images, Latents, Mask, Number, Rows, Steps
 from ...graph import Block, component, knob
+from ...graph.errors import UnfitValue
 from ...registry import counted
 
 Seed = Annotated[int, Ge(-(2**63)), Le(2**64 - 1)]
@@ -43,7 +44,7 @@ class SeedRandom(Block):
     """Make the random numbers. seed: one for all pictures, a list with one for each, or None for a new one.
 
     Raises:
-        ValueError: a list with another number of seeds than pictures.
+        UnfitValue: a list with another number of seeds than pictures.
     """
 
     def __call__(self, rows: Rows, seed: Seed | Sequence[Seed] | None = None) -> Seeded:
@@ -52,7 +53,7 @@ class SeedRandom(Block):
         if isinstance(seed, int):
             return Seeded(Random.seeded([seed]))
         if len(seed) != rows.total:
-            raise ValueError(
+            raise UnfitValue(
                 f"seed has {counted(len(seed), 'number')} for {counted(rows.total, 'picture')}. "
                 "Give one for all, or one each."
             )
@@ -73,7 +74,7 @@ class DrawNoise(Block):
     side of a latent. patch: latents a side of a token of the denoiser.
 
     Raises:
-        ValueError: a height or width that is no multiple.
+        UnfitValue: a height or width that is no multiple.
     """
 
     channels: Count = 4
@@ -87,7 +88,7 @@ class DrawNoise(Block):
         for name, size in (("height", self.height), ("width", self.width)):
             if size % multiple:
                 near = max(round(size / multiple), 1) * multiple
-                raise ValueError(
+                raise UnfitValue(
                     f"{name}={size} cannot be made: it must be a multiple of {multiple}. The nearest is {near}."
                 )
         return Drawn(*random.draw(rows.total, (self.channels, self.height // self.factor, self.width // self.factor)))
@@ -128,7 +129,7 @@ class MakeSchedule(Block):
     """Make the schedule: `num_inference_steps` steps, or the `timesteps` or `sigmas` that are passed.
 
     Raises:
-        ValueError: both `timesteps` and `sigmas`, or levels that the scheduler cannot use.
+        UnfitValue: both `timesteps` and `sigmas`, or levels that the scheduler cannot use.
     """
 
     scheduler: Scheduler = component()
@@ -151,7 +152,7 @@ class CutSchedule(Block):
     """Keep only the last steps, so that an image changes as much as `strength` says: above 0, and 1 is all of it.
 
     Raises:
-        ValueError: a strength that leaves no step.
+        UnfitValue: a strength that leaves no step.
     """
 
     strength: Annotated[float, Gt(0), Le(1)] = knob(0.8)
@@ -160,7 +161,7 @@ class CutSchedule(Block):
         count = steps.whole_step_of[-1] + 1
         kept = floor(count * exact(self.strength))
         if not kept:
-            raise ValueError(
+            raise UnfitValue(
                 f"strength={self.strength} of {counted(count, 'step')} leaves none. "
                 f"Give strength={ceil(Fraction(1000, count)) / 1000:g} or more, or more steps."
             )
@@ -174,7 +175,7 @@ class SpreadSchedule(Block):
     1 is all of the noise.
 
     Raises:
-        ValueError: more steps than the part has timesteps.
+        UnfitValue: more steps than the part has timesteps.
     """
 
     scheduler: Scheduler = component()
@@ -199,12 +200,12 @@ class ScaleNoise(Block):
     """Scale pure noise to the first level of the schedule.
 
     Raises:
-        ValueError: another number of rows than pictures.
+        UnfitValue: another number of rows than pictures.
     """
 
     def __call__(self, latents: Latents, steps: Steps, positive: Conditioning, rows: Rows) -> Started:
         if len(latents) != rows.total:
-            raise ValueError(
+            raise UnfitValue(
                 f"latents has {counted(len(latents), 'row')} for {counted(rows.total, 'picture')}. Give one each."
             )
         device = positive.tokens.device
@@ -215,7 +216,7 @@ class NoiseImage(Block):
     """Start from an image, noised to the first level of the schedule (SDEdit, Meng et al. 2021, equation 4).
 
     Raises:
-        ValueError: another number of images or of rows of noise than pictures.
+        UnfitValue: another number of images or of rows of noise than pictures.
     """
 
     scheduler: Scheduler = component()
@@ -224,7 +225,7 @@ class NoiseImage(Block):
         self, image_latents: ImageLatents, latents: Latents, steps: Steps, positive: Conditioning, rows: Rows
     ) -> Started:
         if not len(latents) == len(image_latents) == rows.total:
-            raise ValueError(
+            raise UnfitValue(
                 f"Got {counted(len(image_latents), 'image')} and {counted(len(latents), 'row')} of noise for "
                 f"{counted(rows.total, 'picture')}. Give one each."
             )
@@ -237,7 +238,7 @@ class NoiseImageFully(Block):
     """Start from an image, or from pure noise where the schedule has all its steps (strength 1).
 
     Raises:
-        ValueError: as `NoiseImage` and `ScaleNoise`.
+        UnfitValue: as `NoiseImage` and `ScaleNoise`.
     """
 
     scheduler: Scheduler = component()

@@ -49,7 +49,7 @@ class EncodePrompt(Block):
     with a note. schnell was trained with 256.
 
     Raises:
-        ValueError: no text, or different numbers of texts.
+        UnfitValue: no text, or different numbers of texts.
     """
 
     text_encoder: PoolingTower = component()
@@ -83,7 +83,7 @@ class MatchNegative(Block):
     """Match negative prompts with prompts: one for all, or one each; a `negative_prompt` of None is "".
 
     Raises:
-        ValueError: another number of negative prompts.
+        UnfitValue: another number of negative prompts.
     """
 
     def __call__(

@@ -24,7 +24,7 @@ class EncodePrompt(Block):
     dropped, with a note.
 
     Raises:
-        ValueError: no text.
+        UnfitValue: no text.
     """
 
     text_encoder: MaskedT5Tower = component()

@@ -8,6 +8,7 @@ from annotated_types import Ge
 from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Running
+from ...graph.errors import UnfitValue
 from ...registry import counted
 
 Prompt = str | Sequence[str]
@@ -22,19 +23,19 @@ Window = list[int]
 
 
 def texts(prompt: Prompt) -> list[str]:
-    """The texts of a prompt. Raise ValueError for an empty list."""
+    """The texts of a prompt. Raise UnfitValue for an empty list."""
     found = [prompt] if isinstance(prompt, str) else list(prompt)
     if not found:
-        raise ValueError("There is no prompt: the list is empty. Give one text or more; '' is a prompt too.")
+        raise UnfitValue("There is no prompt: the list is empty. Give one text or more; '' is a prompt too.")
     return found
 
 
 def matched(name: str, prompt: Prompt | None, rows: Rows) -> tuple[str, ...]:
-    """The texts of a negative prompt: one for all prompts, or one each; None is "". ValueError for other numbers."""
+    """The texts of a negative prompt: one for all prompts, or one each; None is "". UnfitValue for other numbers."""
     prompt = "" if prompt is None else prompt
     found = (prompt,) if isinstance(prompt, str) else tuple(prompt)
     if len(found) not in (1, rows.prompts):
-        raise ValueError(
+        raise UnfitValue(
             f"{name} has {counted(len(found), 'text')} for {counted(rows.prompts, 'prompt')}. "
             "Give one for all, or one each."
         )
@@ -42,7 +43,7 @@ def matched(name: str, prompt: Prompt | None, rows: Rows) -> tuple[str, ...]:
 
 
 def one_or_each(prompts: Sequence[Sequence[object]]) -> int:
-    """The number of texts of `prompt`, `prompt_2` …, where each has one for all or one each. ValueError for others.
+    """The number of texts of `prompt`, `prompt_2` …, where each has one for all or one each. UnfitValue for others.
 
     >>> one_or_each([["a fox", "a hare"], ["in the snow"]])
     2
@@ -52,7 +53,7 @@ def one_or_each(prompts: Sequence[Sequence[object]]) -> int:
     if not {*counts} <= {1, total}:
         names = ["prompt", *(f"prompt_{i}" for i in range(2, len(counts) + 1))]
         each = [f"{name} has {counted(count, 'text')}" for name, count in zip(names, counts, strict=True)]
-        raise ValueError(f"{', '.join(each[:-1])}, and {each[-1]}. Give one for all, or one each.")
+        raise UnfitValue(f"{', '.join(each[:-1])}, and {each[-1]}. Give one for all, or one each.")
     return total
 
 

@@ -12,6 +12,7 @@ from ...components.models.redux import ReduxImageEncoder
 from ...components.pictures import PictureInput, each_picture
 from ...components.types import Count
 from ...graph import Block, Port, component, knob
+from ...graph.errors import UnfitValue
 from ...graph.layout import Measured
 from ...registry import counted
 from ..guiders.formulas import Scale
@@ -48,7 +49,7 @@ class EncodeImagePrompt(Block):
     """Turn images into tokens of the width of the text encoder's: through SigLIP, then two layers of Redux.
 
     Raises:
-        ValueError: no image.
+        UnfitValue: no image.
     """
 
     image_encoder: VisionTower = component()
@@ -95,7 +96,7 @@ class AddImagePrompt(Block):
     images, or one for each.
 
     Raises:
-        ValueError: another number of prompts or of scales than images.
+        UnfitValue: another number of prompts or of scales than images.
     """
 
     prompt_embeds_scale: Scale = knob(1.0)
@@ -104,7 +105,7 @@ class AddImagePrompt(Block):
     def __call__(self, conditioning: FluxConditioning, image_tokens: ImageTokens) -> WithImages:
         count = len(image_tokens)
         if conditioning.rows not in (1, count):
-            raise ValueError(
+            raise UnfitValue(
                 f"There are {conditioning.rows} prompts for {counted(count, 'image')}. Give one for all, or one each."
             )
         each = conditioning.expand(count // conditioning.rows, 1) if conditioning.rows == 1 else conditioning
@@ -121,7 +122,7 @@ def _sum(rows: Tensor, scale: Scale, name: str) -> Tensor:
     """One row: the sum of all rows, each times its scale."""
     scales = (scale,) * len(rows) if isinstance(scale, int | float) else scale
     if len(scales) != len(rows):
-        raise ValueError(
+        raise UnfitValue(
             f"{name} has {counted(len(scales), 'number')} for {counted(len(rows), 'image')}. "
             "Give one for all, or one each."
         )

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 from ...components.types import Conditioning, Rows
 from ...graph import Block
+from ...graph.errors import UnfitValue
 from ...registry import counted
 from .prompts import Prompt, matched
 
@@ -18,7 +19,7 @@ class MatchNegative(Block):
     """Match negative prompts with prompts: one for all, or one each; None is "".
 
     Raises:
-        ValueError: another number of negative prompts.
+        UnfitValue: another number of negative prompts.
     """
 
     def __call__(self, rows: Rows, negative_prompt: Prompt | None = None) -> Matched:
@@ -35,12 +36,12 @@ class ExpandRows(Block):
     """Repeat rows of conditioning: a prompt is encoded once, and each of its pictures has a row.
 
     Raises:
-        ValueError: neither one row, nor one for each prompt.
+        UnfitValue: neither one row, nor one for each prompt.
     """
 
     def __call__(self, conditioning: Conditioning, rows: Rows) -> Expanded:
         if conditioning.rows not in (1, rows.prompts):
-            raise ValueError(
+            raise UnfitValue(
                 f"conditioning has {counted(conditioning.rows, 'row')} for {counted(rows.prompts, 'prompt')}. "
                 "Give one for all, or one each."
             )

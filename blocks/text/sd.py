@@ -8,6 +8,7 @@ from torch import Tensor
 from ...components.conditioning import SDConditioning
 from ...components.loading.tokenizer import TextTokenizer
 from ...graph import Block, Running, component, knob
+from ...graph.errors import UnfitValue
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
 from ...registry import counted
@@ -27,7 +28,7 @@ class EncodePrompt(Block):
     clip_skip: how many of the last layers are left out. long_prompt: see `LongPrompt`.
 
     Raises:
-        ValueError: no text, or a `clip_skip` of all layers or more.
+        UnfitValue: no text, or a `clip_skip` of all layers or more.
     """
 
     text_encoder: ClipTower = component()
@@ -48,7 +49,7 @@ class EncodePrompt(Block):
         states = encoder.forward(rows, output_hidden_states=True).hidden_states
         assert states is not None
         if not 0 < self.clip_skip < len(states):
-            raise ValueError(
+            raise UnfitValue(
                 f"clip_skip={self.clip_skip}, but this text encoder has {counted(len(states) - 1, 'layer')}."
             )
         inner: Any = getattr(encoder, "text_model", encoder)  # Any: transformers 4 nests the encoder, 5 and ours do not

@@ -39,7 +39,7 @@ class EncodePrompt(Block):
     clip_skip: how many more are left out. long_prompt: see `LongPrompt`.
 
     Raises:
-        ValueError: no text, different numbers of texts, or a `clip_skip` of more layers than there are.
+        UnfitValue: no text, different numbers of texts, or a `clip_skip` of more layers than there are.
     """
 
     text_encoder: ProjectedTower = component()
@@ -116,7 +116,7 @@ class MatchNegative(Block):
     """Match negative prompts with prompts: one for all, or one each; a `negative_prompt` of None is "".
 
     Raises:
-        ValueError: another number of negative prompts.
+        UnfitValue: another number of negative prompts.
     """
 
     def __call__(

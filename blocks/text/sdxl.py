@@ -40,7 +40,7 @@ class EncodePrompt(Block):
     `LongPrompt`; the first window is pooled.
 
     Raises:
-        ValueError: no text, different numbers of texts, or a `clip_skip` of more layers than there are.
+        UnfitValue: no text, different numbers of texts, or a `clip_skip` of more layers than there are.
     """
 
     text_encoder: Tower = component()
@@ -85,7 +85,7 @@ class MatchNegative(Block):
     that is passed is encoded in either case.
 
     Raises:
-        ValueError: another number of negative prompts.
+        UnfitValue: another number of negative prompts.
     """
 
     force_zeros_for_empty_prompt: bool = True

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...components.loading.tokenizer import TextTokenizer
 from ...graph import Running
+from ...graph.errors import UnfitValue
 from ...registry import counted
 from .prompts import LongPrompt, Prompt, Window, one_or_each, side_by_side, texts, windows
 
@@ -110,7 +111,7 @@ def read(readings: Sequence[Reading], skip: int, long_prompt: LongPrompt, runnin
     """The last layer but one of each encoder, side by side (Podell et al. 2023, section 2.1); `skip` more are left out.
 
     Raises:
-        ValueError: different numbers of texts, or more layers left out than there are.
+        UnfitValue: different numbers of texts, or more layers left out than there are.
     """
     rows = [windows(r.tokenizer, texts("" if r.prompt is None else r.prompt), long_prompt, running) for r in readings]
     total = one_or_each(rows)
@@ -134,7 +135,7 @@ def _penultimate(out: ClipOutput, skip: int) -> Tensor:
     states = out.hidden_states
     assert states is not None
     if not 0 <= skip <= len(states) - 2:
-        raise ValueError(
+        raise UnfitValue(
             f"clip_skip={skip}, but this text encoder has {counted(len(states) - 1, 'layer')}, the last not read."
         )
     return states[-(skip + 2)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..device_map import DeviceMap, Parts
+from ..storage.mapped import MappedFile
 from .estimate import Estimate
 from .offload import NO_OFFLOAD, Offload
 from .offloaded import WeightStream
@@ -40,6 +41,8 @@ class Entry:
     in_transit: bool = False
     """Whether it is being moved, or a move has failed half way."""
     parts: Parts = field(default_factory=dict[Any, int])
+    files: tuple[MappedFile, ...] = ()
+    """The files from which its weights are mapped."""
     last_used: int = 0
     """The manager's count of uses at its last one."""
     last_used_at: float = 0.0
@@ -62,6 +65,11 @@ class Entry:
         """What `load` returns, if nothing has to be done before; else None."""
         usable = self.usable  # read once: another thread may clear it
         return usable if self.is_in_place else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the files from which its weights are mapped are as they were when it was read."""
+        return all(file.unchanged for file in self.files)
 
     @property
     def estimate(self) -> Estimate:

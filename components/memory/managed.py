@@ -107,7 +107,7 @@ class ManagedMemory:
             LoadError: it cannot be read, or there is no room for it.
         """
         entry = self.inventory.entries.get(handle.key)
-        if entry is not None and not entry.streaming_bytes and (usable := entry.ready) is not None:
+        if entry is not None and not entry.streaming_bytes and (usable := entry.ready) is not None and entry.is_whole:
             self._pool.mark_used(entry)
             return usable
         by_user = not self.leases.held_by_this_thread(handle)  # a run has leased what it loads

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from ...graph.errors import UnfitValue
 from ..models.views import shallow_copy
 from .wrapper import WrapperTensor
 
@@ -57,7 +58,7 @@ class OffloadedTensor(WrapperTensor):
             one = cast("OffloadedTensor", args[0])
             return OffloadedTensor.of(one.stored, one._stream, one.dtype, one.group)
         if func._schema.is_mutable and isinstance(args[0], OffloadedTensor):
-            raise TypeError(
+            raise UnfitValue(
                 f"{func} would change a weight of an offloaded model, which is read-only. Take the model itself: "
                 'manager.offload(name, by="model").'
             )

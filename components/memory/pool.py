@@ -11,6 +11,7 @@ from torch import nn
 
 from ...graph.errors import ConfigError
 from ..device_map import DeviceMap
+from ..storage.mapped import mapped_files
 from .entry import Entry, Unfreed
 from .inventory import Inventory
 from .mover import Mover
@@ -47,11 +48,20 @@ class ComponentPool:
             LoadError: its files cannot be read.
         """
         self.mark_used(entry)
+        self._check_files(entry)
         if entry.ready is None:
             self._load(entry)
         if entry.streaming_bytes:
             self.make_room(entry.streaming_residency(max(self._leased().get(entry.key, 0), 1)))
         return entry.usable
+
+    def _check_files(self, entry: Entry) -> None:
+        """Raise LoadError if a file changed from which its weights are mapped. The next load reads it anew."""
+        if not entry.is_whole:
+            files = entry.files
+            self.drop(entry, for_good=True)
+            for file in files:
+                file.check()
 
     def _load(self, entry: Entry) -> None:
         if entry.component is None:
@@ -63,7 +73,7 @@ class ComponentPool:
             self._move(entry, entry.target)
         if entry.usable is None:
             self._make_usable(entry)
-        entry.current, entry.parts = str(entry.target), self._mover.parts(entry.component)
+        self._set_place(entry, entry.target)
         streamed = streaming_bytes(entry.component, entry.offload, entry.dtype) if entry.stream is not None else 0
         entry.known_estimate = entry.estimate._replace(bytes=total_bytes([entry.parts]), streaming_bytes=streamed)
         try:
@@ -95,6 +105,7 @@ class ComponentPool:
         one = self.inventory.unfreed_of(entry.key)
         if one is not None and (component := one.component()) is not None:
             entry.component, entry.current, entry.parts = component, one.current, one.parts
+            entry.files = mapped_files(component)
             with self._lock:
                 self.inventory.take_back(one)
 
@@ -125,10 +136,14 @@ class ComponentPool:
     def _move(self, entry: Entry, device: str | DeviceMap) -> None:
         entry.in_transit = True  # until all of it has arrived
         self._mover.move(entry.component, device)
-        entry.current, entry.parts = str(device), self._mover.parts(entry.component)
+        self._set_place(entry, device)
         if entry.device_map is not None:
             entry.usable = None  # its view holds tensors on the old devices
         entry.in_transit = False
+
+    def _set_place(self, entry: Entry, device: str | DeviceMap) -> None:
+        entry.current, entry.parts = str(device), self._mover.parts(entry.component)
+        entry.files = mapped_files(entry.component)
 
     def drop(self, entry: Entry, *, for_good: bool = False) -> None:
         """Drop a component. While something else refers to it, it counts as in memory, and a later load takes it back.
@@ -139,7 +154,7 @@ class ComponentPool:
             return
         one = Unfreed(entry, "" if for_good else entry.key) if isinstance(entry.component, nn.Module) else None
         entry.component = entry.usable = entry.stream = None
-        entry.current, entry.parts, entry.in_transit = DISK, {}, False
+        entry.current, entry.parts, entry.files, entry.in_transit = DISK, {}, (), False
         if one is not None and one.exists:
             gc.collect()  # a model may be part of a reference cycle
         with self._lock:

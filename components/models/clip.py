@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .encoder_layers import Encoder, EncoderConfig
-from .initialization import embedding, init_normal
+from .initialization import embedding, init_normal, token_vectors
 from .transformers_files import TransformersModel
 
 _ENCODER = ("embeddings.", "encoder.", "final_layer_norm.")
@@ -102,7 +103,7 @@ class CLIPTextModel(_CLIPText):
             output_hidden_states: whether to return each layer's output.
 
         Raises:
-            ValueError: more tokens than `max_position_embeddings`.
+            UnfitValue: more tokens than `max_position_embeddings`.
         """
         return self.text_model(input_ids, attention_mask, output_hidden_states)
 
@@ -162,8 +163,8 @@ class _Embeddings(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         length, most = ids.shape[-1], self.position_embedding.num_embeddings
         if length > most:
-            raise ValueError(f"Needs at most {most} tokens (max_position_embeddings), got {length}. Truncate the text.")
-        return self.token_embedding(ids) + self.position_embedding.weight[:length]
+            raise UnfitValue(f"Needs at most {most} tokens (max_position_embeddings), got {length}. Truncate the text.")
+        return token_vectors(self.token_embedding, ids) + self.position_embedding.weight[:length]
 
 
 def _causal_mask(mask: Tensor) -> Tensor:

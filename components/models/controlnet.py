@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple, Self, TypeVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .initialization import zero_init
 from .unet_2d_condition import UNet2DConditionModel
 from .unet_config import MidType, UNet2DConditionConfig, UNetEncoderConfig
@@ -151,8 +152,8 @@ class ControlNetModel(ControlEncoder[ControlNetConfig]):
             guess_mode: scale residuals of larger feature maps down, so that the image can steer without a prompt.
 
         Raises:
-            TypeError: an input that is missing, or that the model does not read.
-            ValueError: an image of another size or number of channels.
+            UnfitValue: an input that is missing, or that the model does not read.
+            UnfitValue: an image of another size or number of channels.
         """
         emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs)
         context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
@@ -188,11 +189,11 @@ def check_control_image(net: ControlEncoder[C], image: Tensor, sample: Tensor) -
     """Refuse a control image that does not fit the latents.
 
     Raises:
-        ValueError: another size or number of channels.
+        UnfitValue: another size or number of channels.
     """
     needed = (net.config.conditioning_channels, *net.image_size(sample.shape[2], sample.shape[3]))
     if tuple(image.shape[1:]) != needed:
-        raise ValueError(
+        raise UnfitValue(
             f"controlnet_cond needs {' x '.join(map(str, needed))} (channels x rows x columns) for latents of "
             f"{sample.shape[2]} x {sample.shape[3]}, got {' x '.join(map(str, image.shape[1:]))}."
         )

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .controlnet import ControlConfig, ControlEncoder, ControlNetOutput, check_control_image
 from .embeddings import Sinusoid, TimestepEmbedding
 from .encoder_layers import quick_gelu
@@ -85,17 +86,17 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
                 a single image of all residuals.
 
         Raises:
-            TypeError, ValueError: as `ControlNetModel`; unequal numbers of images, kinds and scales.
+            UnfitValue: as `ControlNetModel`; unequal numbers of images, kinds and scales.
         """
         count = len(controlnet_cond)
         each = [conditioning_scale] * count if isinstance(conditioning_scale, int | float) else conditioning_scale
         if not count or not count == len(control_type_idx) == len(each):
-            raise ValueError(
+            raise UnfitValue(
                 f"Needs one kind and one scale for each control image, got {count} images, {len(control_type_idx)} "
                 f"kinds and {len(each)} scales."
             )
         if control_type.shape != (needed := (len(sample), self.config.num_control_type)):
-            raise ValueError(f"control_type needs shape {needed}, got {tuple(control_type.shape)}.")
+            raise UnfitValue(f"control_type needs shape {needed}, got {tuple(control_type.shape)}.")
         scales, total = (each, 1.0) if count > 1 else ([1.0], each[0])
         kinds = self.control_type_proj(control_type.flatten()).reshape(len(sample), -1)
         more = self.control_add_embedding(kinds.to(sample.dtype))

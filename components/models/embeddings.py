@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .activations import Activation, activation
 
 
@@ -51,7 +52,7 @@ class TimestepEmbedding(nn.Module):
         """Map `b channels_in`, and the condition `b condition_channels`, to `b channels_out`."""
         if condition is not None:
             if self.cond_proj is None:
-                raise TypeError(unused("timestep_cond", "its time_cond_proj_dim is null"))
+                raise UnfitValue(unused("timestep_cond", "its time_cond_proj_dim is null"))
             x = x + self.cond_proj(condition)
         return self.post_act(self.linear_2(self.act(self.linear_1(x))))
 
@@ -86,7 +87,7 @@ class TimeTextEmbedding(nn.Module):
         """Map times `b` from 0 to 1000, the pooled prompt `b p` and guidance scales `b`, times 1000.
 
         Raises:
-            TypeError: guidance that is missing, or that the model does not read.
+            UnfitValue: guidance that is missing, or that the model does not read.
         """
         emb = self.timestep_embedder(self.waves(times).to(pooled.dtype))
         check_input("guidance", guidance, self.guidance_embedder, "guidance_embeds")
@@ -101,11 +102,11 @@ def text_and_sizes(added: Mapping[str, Tensor] | None, waves: Sinusoid) -> Tenso
     SDXL reads sizes and crops this way (Podell et al. 2023, section 2.2).
 
     Raises:
-        TypeError: one of the two is missing.
+        UnfitValue: one of the two is missing.
     """
     missing = [key for key in ("text_embeds", "time_ids") if added is None or key not in added]
     if missing or added is None:
-        raise TypeError(f"Needs added_cond_kwargs with text_embeds and time_ids, got no {' and no '.join(missing)}.")
+        raise UnfitValue(f"Needs added_cond_kwargs with text_embeds and time_ids, got no {' and no '.join(missing)}.")
     text, ids = added["text_embeds"], added["time_ids"]
     sizes = waves(ids.flatten()).reshape(text.shape[0], -1)
     return torch.cat([text, sizes], dim=-1)
@@ -121,13 +122,13 @@ def check_input(name: str, value: Tensor | None, reader: object, key: str) -> No
         key: the config key that decides it.
 
     Raises:
-        TypeError: an input that is missing or not read.
+        UnfitValue: an input that is missing or not read.
     """
     reads = reader is not None and reader is not False
     if reads and value is None:
-        raise TypeError(f"Needs {name}, got None: the model's {key} asks for it.")
+        raise UnfitValue(f"Needs {name}, got None: the model's {key} asks for it.")
     if not reads and value is not None:
-        raise TypeError(unused(name, f"its {key} says so"))
+        raise UnfitValue(unused(name, f"its {key} says so"))
 
 
 def unused(name: str, reason: str) -> str:

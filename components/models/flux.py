@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .attention import FeedForward
 from .base import Model
 from .embeddings import TimeTextEmbedding
@@ -120,12 +121,12 @@ class FluxTrunk(Model[C]):
         """Return the rotations that are made already, or else those of the ids.
 
         Raises:
-            TypeError: neither is passed.
+            UnfitValue: neither is passed.
         """
         if made is not None:
             return made
         if img_ids is None or txt_ids is None:
-            raise TypeError("Needs the positions of tokens, got none. Pass img_ids and txt_ids, or image_rotary_emb.")
+            raise UnfitValue("Needs the positions of tokens, got none. Pass img_ids and txt_ids, or image_rotary_emb.")
         return self.rotary(txt_ids, img_ids)
 
     def embed(self, times: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -189,7 +190,7 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
             `b n c` with the config's out_channels.
 
         Raises:
-            TypeError: no positions; guidance that is missing, or that the model does not read.
+            UnfitValue: no positions; guidance that is missing, or that the model does not read.
         """
         rotary = self.rotary_or(image_rotary_emb, txt_ids, img_ids)
         x = self.x_embedder(hidden_states)

@@ -97,7 +97,7 @@ class FluxControlNetModel(FluxTrunk[FluxControlNetConfig]):
                 the prompt's, at the position of the first.
 
         Raises:
-            TypeError: a mode that is missing, or that the model does not read; see also the transformer.
+            UnfitValue: a mode that is missing, or that the model does not read; see also the transformer.
         """
         control = controlnet_cond
         if self.input_hint_block is not None:

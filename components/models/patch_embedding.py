@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
+
 
 class PatchEmbed(nn.Module):
     """Turns squares of `patch` x `patch` latents into tokens (Dosovitskiy et al. 2021, section 3.1).
@@ -27,11 +29,11 @@ class PatchEmbed(nn.Module):
         """Map `b c h w` to `b n channels`.
 
         Raises:
-            ValueError: a size that is not a multiple of `patch`, or larger than the map of positions.
+            UnfitValue: a size that is not a multiple of `patch`, or larger than the map of positions.
         """
         height, width = latents.shape[2:]
         if height % self.patch or width % self.patch:
-            raise ValueError(f"Needs latents with sides in multiples of {self.patch}, got {height}x{width}.")
+            raise UnfitValue(f"Needs latents with sides in multiples of {self.patch}, got {height}x{width}.")
         x = self.proj(latents).flatten(2).transpose(1, 2)
         return x if self.positions is None else x + self._cut(height // self.patch, width // self.patch)
 
@@ -39,7 +41,7 @@ class PatchEmbed(nn.Module):
         assert self.positions is not None
         if height > self.positions or width > self.positions:
             most = self.positions * self.patch
-            raise ValueError(
+            raise UnfitValue(
                 f"Needs latents of at most {most}x{most} (pos_embed_max_size), got {height * self.patch}x"
                 f"{width * self.patch}. Make a smaller image."
             )

@@ -144,8 +144,8 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig]):
             `b out_channels h w`.
 
         Raises:
-            TypeError: sizes that are missing, or that the model does not read.
-            ValueError: latents whose sides are no multiples of `patch_size`.
+            UnfitValue: sizes that are missing, or that the model does not read.
+            UnfitValue: latents whose sides are no multiples of `patch_size`.
         """
         patch = self.config.patch_size
         rows, columns = hidden_states.shape[2:]

@@ -172,7 +172,7 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
             `b out_channels h w`.
 
         Raises:
-            ValueError: latents whose sides are no multiples of `patch_size`, or larger than the position map.
+            UnfitValue: latents whose sides are no multiples of `patch_size`, or larger than the position map.
         """
         patch = self.config.patch_size
         size = hidden_states.shape[2] // patch, hidden_states.shape[3] // patch

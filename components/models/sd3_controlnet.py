@@ -5,6 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .attention import FeedForward
 from .initialization import zero_init
 from .patch_embedding import PatchEmbed
@@ -101,8 +102,7 @@ class SD3ControlNetModel(SD3Trunk[SD3ControlNetConfig]):
             conditioning_scale: a factor of all residuals.
 
         Raises:
-            TypeError: no prompt for a net that reads one.
-            ValueError: see the transformer.
+            UnfitValue: no prompt for a net that reads one; see the transformer.
         """
         x = hidden_states if self.pos_embed is None else self.pos_embed(hidden_states)
         x = x + self.pos_embed_input(controlnet_cond)
@@ -110,7 +110,7 @@ class SD3ControlNetModel(SD3Trunk[SD3ControlNetConfig]):
         context = None
         if self.context_embedder is not None:
             if encoder_hidden_states is None:
-                raise TypeError("Needs encoder_hidden_states, got None: this control net reads the prompt's tokens.")
+                raise UnfitValue("Needs encoder_hidden_states, got None: this control net reads the prompt's tokens.")
             context = self.context_embedder(encoder_hidden_states)
         residuals: list[Tensor] = []
         for block, layer in zip(self.transformer_blocks, self.controlnet_blocks, strict=True):

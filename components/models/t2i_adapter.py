@@ -6,6 +6,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .base import Model
 from .config import Config
 
@@ -48,11 +49,11 @@ class T2IAdapter(Model[T2IAdapterConfig]):
         """Compute features `b channels[i] h w`, the largest first, of an image `b c rows columns` from 0 to 1.
 
         Raises:
-            ValueError: another number of channels, or sides that `downscale_factor` does not divide.
+            UnfitValue: another number of channels, or sides that `downscale_factor` does not divide.
         """
         config = self.config
         if x.shape[1] != config.in_channels or any(side % config.downscale_factor for side in x.shape[2:]):
-            raise ValueError(
+            raise UnfitValue(
                 f"Needs an image of {config.in_channels} channels with sides in multiples of "
                 f"{config.downscale_factor}, got {' x '.join(map(str, x.shape[1:]))}."
             )

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import Config
-from .initialization import embedding, init_normal
+from .initialization import embedding, init_normal, token_vectors
 from .transformers_files import TransformersModel
 
 FeedForward = Literal["relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-silu"]
@@ -103,7 +103,7 @@ class T5EncoderModel(TransformersModel[T5Config]):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> T5Encoding:
         """Encode `input_ids` (batch, length), integers. `attention_mask` is (batch, length), 0 for ignored tokens."""
-        return T5Encoding(last_hidden_state=self.encoder(self.shared(input_ids), attention_mask))
+        return T5Encoding(last_hidden_state=self.encoder(token_vectors(self.shared, input_ids), attention_mask))
 
 
 class UMT5EncoderModel(T5EncoderModel):

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...graph.errors import ConfigError, LoadError
+from ...graph.errors import ConfigError, LoadError, UnfitValue
 from ...graph.fields import Lazy
 from ...registry import did_you_mean
 from ..storage.weights import on_meta
@@ -308,13 +308,13 @@ def level_size(tokens: int, size: Size) -> Size:
     """Find the height and width of the U-Net level with `tokens` tokens, for latents of `size`.
 
     Raises:
-        ValueError: no level has so many tokens.
+        UnfitValue: no level has so many tokens.
     """
     for rounding in (1, 0):  # an odd side is rounded up, or down where a U-Net does not pad before it halves
         for sides in _level_sizes(size, rounding):
             if sides[0] * sides[1] == tokens:
                 return sides
-    raise ValueError(f"Needs the tokens of a level of latents of {size[0]}x{size[1]}, got {tokens} tokens.")
+    raise UnfitValue(f"Needs the tokens of a level of latents of {size[0]}x{size[1]}, got {tokens} tokens.")
 
 
 def _level_sizes(size: Size, up: int) -> Iterable[Size]:

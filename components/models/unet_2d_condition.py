@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .activations import activation
 from .attention import BasicTransformerBlock
 from .perturbable import PerturbableLayers
@@ -87,7 +88,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
             `b c h w`, with the config's out_channels.
 
         Raises:
-            TypeError: an input that is missing, that the model does not read, or that does not fit.
+            UnfitValue: an input that is missing, that the model does not read, or that does not fit.
         """
         if self.center_input_sample:
             sample = 2 * sample - 1
@@ -116,7 +117,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
 
 def _add_residuals(skips: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:
     if len(skips) != len(residuals):
-        raise TypeError(
+        raise UnfitValue(
             f"down_block_additional_residuals needs {len(skips)} tensors, got {len(residuals)}: the control net was "
             "made for another U-Net."
         )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .attention import PassThrough, Transformer2DModel, TransformerStyle
 from .resnet import Downsample2D, ResnetStyle, Upsample2D, resnet
 
@@ -22,14 +23,14 @@ def add_residual(name: str, x: Tensor, residual: Tensor | None) -> Tensor:
     A residual with one row, column or channel is added to all.
 
     Raises:
-        TypeError: another number of channels, or another size.
+        UnfitValue: another number of channels, or another size.
     """
     if residual is None:
         return x
     if any(have not in (1, want) for have, want in zip(residual.shape, x.shape, strict=True)):
         got, needed = (" x ".join(map(str, t.shape[1:])) for t in (residual, x))
         other = "made for another model" if residual.shape[1] != x.shape[1] else "the image has another size"
-        raise TypeError(f"{name} needs a tensor of {needed} (channels x height x width), got {got}: {other}.")
+        raise UnfitValue(f"{name} needs a tensor of {needed} (channels x height x width), got {got}: {other}.")
     return x + residual.to(x.dtype)
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .activations import activation
 from .attention import TransformerStyle
 from .base import Model
@@ -99,7 +100,7 @@ class UNetEncoder(Model[C]):
         It is activated once, where the published code does it again in each of its 22 to 45 residual blocks.
 
         Raises:
-            TypeError: an input that is missing, or that the model does not read.
+            UnfitValue: an input that is missing, or that the model does not read.
         """
         rows, dtype = sample.shape[0], sample.dtype
         if isinstance(timestep, Tensor):
@@ -143,11 +144,11 @@ class UNetEncoder(Model[C]):
         `features` are added inside the levels: one for each, and optionally one more for the output of the middle.
 
         Raises:
-            TypeError: features of another U-Net.
+            UnfitValue: features of another U-Net.
         """
         levels = len(self.down_blocks)
         if features is not None and len(features) not in (levels, levels + 1):
-            raise TypeError(
+            raise UnfitValue(
                 f"down_intrablock_additional_residuals needs {levels} tensors, or one more for the middle, got "
                 f"{len(features)}: the adapter was made for another U-Net."
             )

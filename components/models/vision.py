@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from .base import C
 from .encoder_layers import MLP, Encoder, EncoderConfig
 from .initialization import embedding, init_normal
@@ -111,7 +112,7 @@ class CLIPVisionModelWithProjection(_Vision[CLIPVisionConfig]):
         """Encode `pixel_values` (batch, num_channels, image_size, image_size), prepared by a CLIPImageProcessor.
 
         Raises:
-            ValueError: pixels of another size.
+            UnfitValue: pixels of another size.
         """
         encoder = self.vision_model
         tokens = encoder.pre_layrnorm(encoder.embeddings(pixel_values))
@@ -140,7 +141,7 @@ class SiglipVisionModel(_Vision[SiglipVisionConfig]):
         """Encode `pixel_values` (batch, num_channels, image_size, image_size), prepared by a SiglipImageProcessor.
 
         Raises:
-            ValueError: pixels of another size.
+            UnfitValue: pixels of another size.
         """
         encoder = self.vision_model
         hidden, states = encoder.encoder(encoder.embeddings(pixel_values), keep_states=output_hidden_states)
@@ -186,7 +187,7 @@ class _Embeddings(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         if tuple(pixels.shape[1:]) != (self.channels, self.size, self.size):
-            raise ValueError(
+            raise UnfitValue(
                 f"Needs pixel_values of shape (batch, {self.channels}, {self.size}, {self.size}), got "
                 f"{tuple(pixels.shape)}. Prepare the image with the processor of the feature_extractor folder."
             )

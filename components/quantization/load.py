@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
+from ..storage.fits import check_numbers, check_shapes, shown_names
 from ..storage.tensors import SafetensorFiles, Tensors
-from ..storage.weights import check_shapes, shown_names
 from .config import GGUFQuantizationConfig, MixedQuantization, Quantization
 from .four_bit import FourBit, MayBeFourBit
 from .gguf.layers import holds_packed, packed_layer
@@ -183,6 +183,7 @@ class Loading:
                 self._set(path, packed_layer(module, tensor.to(self.device), self._compute_dtype()))
                 return
             tensor = tensor.dequantize()
+        check_numbers(cast("Tensor", getattr(module, leaf)), tensor, stored, self.tensors)
         kind = self.dtype if tensor.is_floating_point() else None
         if named(self.config.keep_in_fp32_modules, path) or (kind == torch.float16 and self.stays_float32(name)):
             kind = torch.float32

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, NamedTuple, Self, overload
 import torch
 from torch import Tensor
 
+from ...graph.errors import UnfitValue
+
 WORK = "schedule"
 """What schedules and steps belong to, and schedulers work on: along the edges of a graph it has one scheduler."""
 
@@ -176,13 +178,13 @@ class Schedule(Sequence[Step]):
         )
         per_step = (self.targets, self.scales_in, self.adds_noise, self.whole_step_of)
         if not len(self.sigmas) == len(self.levels) == n + 1 or any(len(values) != n for values in per_step):
-            raise ValueError(
+            raise UnfitValue(
                 f"A schedule of {n} timesteps needs {n + 1} sigmas and levels, and {n} targets, scales_in, adds_noise "
                 f"and whole_step_of. Got {len(self.sigmas)} and {len(self.levels)}, and "
                 f"{', '.join(str(len(values)) for values in per_step)}."
             )
         if not 0 <= self.begin <= self.end <= n:
-            raise ValueError(f"A schedule of {n} steps has no slice {self.begin}..{self.end}.")
+            raise UnfitValue(f"A schedule of {n} steps has no slice {self.begin}..{self.end}.")
         whole = all(isinstance(t, int) for t in self.timesteps)
         with torch.inference_mode(False):  # so that a schedule made in one mode serves in any
             self._set_device_timesteps(
@@ -222,7 +224,7 @@ class Schedule(Sequence[Step]):
         if isinstance(index, slice):
             start, stop, stride = index.indices(len(self))
             if stride != 1:
-                raise ValueError(f"A schedule has slices of stride 1 only: a stride of {stride} skips noise levels.")
+                raise UnfitValue(f"A schedule has slices of stride 1 only: a stride of {stride} skips noise levels.")
             return self._with(begin=self.begin + start, end=self.begin + max(start, stop))
         if not -len(self) <= index < len(self):
             raise IndexError(f"A schedule of {len(self)} steps has no step {index}.")

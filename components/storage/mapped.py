@@ -1,14 +1,76 @@
-"""Release memory pages of a mapped file while the file stays mapped."""
+"""Tensors over mapped files: their pages are released early, and a file that changes meanwhile is found."""
 
 import ctypes
 import mmap
+import os
 import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
-from torch import Tensor
+from torch import Tensor, nn
+
+from ...graph.errors import LoadError
 
 _DONTNEED: int | None = getattr(mmap, "MADV_DONTNEED", None)  # not on Windows
+
+
+@dataclass(frozen=True)
+class MappedFile:
+    """A file as it was when it was opened. A program that writes into it changes the tensors that are mapped from it,
+    and one that cuts it makes the next read of them end the process (SIGBUS)."""
+
+    path: Path
+    file: tuple[int, int]
+    """Device and inode."""
+    state: tuple[int, int]
+    """Size, and the time of the last change in nanoseconds."""
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """The file as it is now. OSError if there is none."""
+        return cls(path, *_identity(path))
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether nothing was written to the file since it was opened.
+
+        A file that was removed or replaced by another of its name is unchanged: what is mapped stays as it was.
+        """
+        try:
+            file, state = _identity(self.path)
+        except OSError:
+            return True
+        return file != self.file or state == self.state
+
+    def check(self) -> None:
+        """Raise LoadError if something was written to the file since it was opened."""
+        if not self.unchanged:
+            raise LoadError(f"{self.path}: has changed since it was opened. Load it again when it is whole.")
+
+
+def _identity(path: Path) -> tuple[tuple[int, int], tuple[int, int]]:
+    status = os.stat(path)
+    return (status.st_dev, status.st_ino), (status.st_size, status.st_mtime_ns)
+
+
+_files: "weakref.WeakKeyDictionary[Any, MappedFile]" = weakref.WeakKeyDictionary()  # by storage of a mapped tensor
+
+
+def mark_mapped(tensor: Tensor, file: MappedFile) -> None:
+    """Remember from which file the storage of a tensor is mapped."""
+    _files[tensor.untyped_storage()] = file
+
+
+def mapped_files(component: object) -> tuple[MappedFile, ...]:
+    """The files from which tensors of a component are still mapped; none for tensors that were cast or moved."""
+    if not isinstance(component, nn.Module):
+        return ()
+    tensors: Iterable[Tensor] = (*component.parameters(), *component.buffers())
+    found = (_files.get(t.untyped_storage()) for t in tensors if t.device.type == "cpu")
+    return tuple(dict.fromkeys(file for file in found if file is not None))
 
 
 def release_pages_after(tensor: Tensor, mapping: object) -> "weakref.finalize[..., Any] | None":

@@ -18,9 +18,11 @@ from ...graph.errors import LoadError
 from ...graph.files.json_text import decoded, parse
 from ...graph.limits import check_limit
 from .faults import PICKLE, SAFETENSORS, fault_of
-from .mapped import release_pages_after
+from .mapped import MappedFile, mark_mapped, release_pages_after
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
+_NESTED = 4
+"""How deep a `state_dict` may be in others. A dict of a file may hold itself."""
 _GLOBAL = re.compile(r"GLOBAL (\w+(?:\.\w+)*)")
 """How torch's reader names what it does not import."""
 Shape = tuple[int, ...]
@@ -50,14 +52,15 @@ class SafetensorFiles:
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
-        self._of: dict[str, tuple[Path, Any]] = {}
+        self._of: dict[str, tuple[MappedFile, Any]] = {}
         self._shapes: dict[str, Shape] = {}
         self._read: dict[str, weakref.finalize[..., Any] | None] = {}
         for file in files:
             with reading_safetensors(file):
+                mapped = MappedFile.of(file)
                 reader: Any = safe_open(file, framework="pt", device="cpu")  # its reader is untyped
                 for name in reader.keys():  # noqa: SIM118  no mapping
-                    self._of[str(name)] = (file, reader)
+                    self._of[str(name)] = (mapped, reader)
                     self._shapes[str(name)] = tuple(reader.get_slice(name).get_shape())
 
     def shapes(self) -> Mapping[str, Shape]:
@@ -67,8 +70,10 @@ class SafetensorFiles:
     def read(self, name: str) -> Tensor:
         """One tensor."""
         file, reader = self._of[name]
-        with reading_safetensors(file):
+        file.check()
+        with reading_safetensors(file.path):
             tensor = cast("Tensor", reader.get_tensor(name))
+        mark_mapped(tensor, file)
         if name not in self._read:
             self._read[name] = release_pages_after(tensor, reader)
         elif (first := self._read[name]) is not None:
@@ -77,7 +82,7 @@ class SafetensorFiles:
 
     def where(self, name: str) -> str:
         """The file of a tensor."""
-        return str(self._of[name][0])
+        return str(self._of[name][0].path)
 
     def metadata(self) -> dict[str, str]:
         """The metadata of all files, from their headers."""
@@ -110,8 +115,9 @@ class PickledTensors:
                     "code is not run. Use a .safetensors file, or save its tensors alone with the program that made it."
                 ) from None
             raise LoadError(fault_of(self.file, PICKLE)) from None
-        while isinstance(data, dict) and "state_dict" in data:
-            data = cast("dict[str, object]", data)["state_dict"]
+        for _ in range(_NESTED):
+            if isinstance(data, dict) and "state_dict" in data:
+                data = cast("dict[str, object]", data)["state_dict"]
         if not isinstance(data, dict):
             raise LoadError(f"{self.file}: needs a dict of tensors, got {type(data).__name__}.")
         named = cast("dict[object, object]", data)

@@ -17,11 +17,11 @@ from torch.overrides import TorchFunctionMode
 
 from ...graph.errors import LoadError
 from .files import read_json
-from .tensors import PICKLES, SafetensorFiles, Shape, Tensors
+from .fits import check_numbers, check_shapes, shown_names
+from .tensors import PICKLES, SafetensorFiles, Tensors
 
 STEM = "diffusion_pytorch_model"
 _PICKLED = {"model": "pytorch_model"}  # transformers' name for pickles
-_SHOWN = 8  # names in an error text
 Device = str | torch.device | Callable[[str], str]
 """One device, or a function from the name of a tensor or module to its device."""
 
@@ -136,12 +136,14 @@ def load_tensors(
 ) -> None:
     """Load any source of tensors into a model; see `load_weights`."""
     device_of = _device_of(device)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    state = model.state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in state.items()}
     names = {stored: name for stored in tensors.shapes() if (name := rename(stored)) is not None}
     check_shapes(type(model).__name__, wanted, names, tensors)
     loaded: dict[str, Tensor] = {}
     for stored, name in names.items():
         tensor = tensors.read(stored)
+        check_numbers(state[name], tensor, stored, tensors)
         kind = dtype if tensor.is_floating_point() else None
         if kind == torch.float16 and stays_float32(name):
             kind = torch.float32
@@ -276,73 +278,6 @@ def _nothing_found(place: str | Path, names: Collection[str], variant: str | Non
             "Use a revision with safetensors, or pass allow_pickle=True: then only plain tensors are read."
         )
     return text
-
-
-def check_shapes(owner: str, wanted: Mapping[str, Shape], names: Mapping[str, str], tensors: Tensors) -> None:
-    """Compare the tensors of files with those of a model.
-
-    Args:
-        owner: the class of the model, for errors.
-        wanted: the shape of each tensor of the model.
-        names: from names in the files to names in the model.
-        tensors: the files.
-
-    Raises:
-        LoadError: missing and unexpected tensors, and those of another shape, with the likely reason.
-    """
-    shapes = tensors.shapes()
-    stored_as = {name: stored for stored, name in names.items()}
-    missing = [name for name in wanted if name not in stored_as]
-    unexpected = [name for name in stored_as if name not in wanted]
-    unfit = {
-        name: f"{name} is {list(shapes[stored])} in {Path(tensors.where(stored)).name}, wanted {list(wanted[name])}"
-        for name, stored in stored_as.items()
-        if name in wanted and _without_ones(shapes[stored]) != _without_ones(wanted[name])
-    }
-    if not (missing or unexpected or unfit):
-        return
-    files = sorted({tensors.where(stored) for stored in names or shapes})
-    where = f"{Path(files[0]).parent} ({len(files)} shards)" if len(files) > 1 else "".join(files) or "Nothing"
-    lines = [
-        f"  {label}: {shown_names(some)}" for label, some in (("missing", missing), ("unexpected", unexpected)) if some
-    ]
-    lines += [f"  other shape: {text}" for text in unfit.values()]
-    reason = _reason(len(wanted), missing, unexpected, {name: shapes[stored_as[name]] for name in unfit}, wanted)
-    raise LoadError("\n".join([f"{where} does not fit {owner}.", *lines, f"  {reason}"]))
-
-
-def _reason(
-    count: int,
-    missing: Sequence[str],
-    unexpected: Sequence[str],
-    unfit: Mapping[str, Shape],
-    wanted: Mapping[str, Shape],
-) -> str:
-    """The likely reason, by the pattern of the differences."""
-    for name in ("conv_in.weight", "x_embedder.weight"):
-        if name in unfit and len(unfit) <= 2 and not missing:
-            return (
-                f"The weights have {unfit[name][1]} input channels, and the config {wanted[name][1]}: an inpainting or "
-                "control checkpoint with a plain config, or the reverse. Pass the config of this checkpoint."
-            )
-    if count and len(missing) == count:
-        return "No name fits: the weights are of another class or layout. sf.inspect(file) lists what the file has."
-    if missing and not unexpected and not unfit:
-        return "A part is missing: an interrupted save, or one shard of several. Fetch the files again."
-    return "The config belongs to other weights, or the class is wrong. Pass the weights' own folder."
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A shape without trailing ones: the kernel of a 1x1 convolution is a matrix."""
-    while shape and shape[-1] == 1:
-        shape = shape[:-1]
-    return shape
-
-
-def shown_names(names: Sequence[str]) -> str:
-    """The first names, and how many there are, for an error text."""
-    rest = f" … ({len(names)} in all)" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + rest
 
 
 def _bytes(size: int | str) -> int:

@@ -11,9 +11,9 @@ from ....registry import did_you_mean
 from ...quantization.four_bit import FourBitState
 from ...spec import AUTO_CLASSES, ComponentSpec
 from ...storage.files import read_json
+from ...storage.fits import shown_names
 from ...storage.hub import Access
 from ...storage.tensors import PICKLES, Shape, Tensors
-from ...storage.weights import shown_names
 from ..index import Index
 from ..open_tensors import open_tensors
 from . import latent_diffusion

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ....graph.errors import LoadError
 from ...storage.faults import GGUF, fault_of
+from ...storage.mapped import MappedFile, mark_mapped
 from .kinds import KINDS, UNREAD, Kind
 from .packed import Packed
 
@@ -54,6 +55,7 @@ class GGUFTensor:
 
     def read(self) -> Tensor | Packed:
         """A tensor if torch has the type, else the packed blocks. Both are memory-mapped."""
+        self.file.mapped.check()
         data = self.file.data[self.start : self.start + self.nbytes]
         if self.kind.dtype is None:
             return Packed(self.kind, data.view(-1, self.kind.bytes), self.shape)
@@ -72,6 +74,7 @@ class GGUFFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         try:
+            self.mapped = MappedFile.of(self.path)
             with self.path.open("rb") as file:
                 header = _Header(self.path, file)
                 self.metadata: Mapping[str, Value] = header.metadata()
@@ -82,7 +85,9 @@ class GGUFFile:
     @cached_property
     def data(self) -> Tensor:
         """The whole file as uint8, memory-mapped."""
-        return torch.from_file(str(self.path), shared=False, size=self.path.stat().st_size, dtype=torch.uint8)
+        data = torch.from_file(str(self.path), shared=False, size=self.mapped.state[0], dtype=torch.uint8)
+        mark_mapped(data, self.mapped)
+        return data
 
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
         """The shape of each tensor, by name."""

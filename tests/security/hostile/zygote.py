@@ -12,15 +12,18 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 SECONDS = 5.0
-"""The time that an input may take."""
+"""The time that an input may take: of a processor, or of waiting."""
 BYTES = 10**9
 """The memory that an input may take beside what its process has before."""
-_MAKING = 30.0
+_MAKING = 60.0
+_LONGEST = 60.0
+"""No input takes longer than this even where other programs take the processors."""
 _TOGETHER = int(os.environ.get("SFUMATO_HOSTILE_JOBS", "2"))
 
 
@@ -33,7 +36,11 @@ class _Child:
     baseline: int
     began: float
     told: bytes = b""
-    limit: float = _MAKING
+    started: bool = False
+    used: float = 0.0
+    """Seconds of a processor when it was last seen at work, and when that was."""
+    at_work: float = 0.0
+    first: float = 0.0
     killed: str = ""
 
 
@@ -56,25 +63,14 @@ def main(root: Path) -> None:
 
 
 def _all(kind: str, pattern: str, root: Path) -> Iterator[dict[str, Any]]:
-    """The verdicts of all inputs of a kind. An input that was too slow gets a second try by itself."""
+    """The verdicts of all inputs of a kind."""
     from .table import inputs
 
     table = inputs(kind)
-    names = [name for name in table if pattern in name]
-    slow: list[str] = []
-    for answer in _run(kind, names, table, root, _TOGETHER):
-        if answer.get("slow"):
-            slow.append(answer["name"])
-        else:
-            yield answer
-    yield from _run(kind, slow, table, root, 1)
-
-
-def _run(kind: str, names: list[str], table: Any, root: Path, together: int) -> Iterator[dict[str, Any]]:
-    waiting, running = iter(names), dict[int, _Child]()
+    waiting, running = iter([name for name in table if pattern in name]), dict[int, _Child]()
     with selectors.DefaultSelector() as selector:
         while True:
-            while len(running) < together and (name := next(waiting, None)) is not None:
+            while len(running) < _TOGETHER and (name := next(waiting, None)) is not None:
                 child = _fork(kind, table[name], root)
                 running[child.pipe] = child
                 selector.register(child.pipe, selectors.EVENT_READ)
@@ -84,8 +80,9 @@ def _run(kind: str, names: list[str], table: Any, root: Path, together: int) -> 
                 child = running[key.fd]
                 if data := os.read(key.fd, 1 << 16):
                     child.told += data
-                    if child.limit == _MAKING and b"\n" in child.told:
-                        child.began, child.limit = time.monotonic(), SECONDS
+                    if not child.started:
+                        child.started, child.began = True, time.monotonic()
+                        child.first = child.used = _processor_seconds(child.pid)
                     continue
                 selector.unregister(key.fd)
                 os.close(key.fd)
@@ -115,23 +112,38 @@ def _check(child: _Child) -> None:
     """End a child that takes too long or too much."""
     if child.killed:
         return
-    if time.monotonic() - child.began > child.limit:
-        child.killed = "slow"
+    now, used = time.monotonic(), _processor_seconds(child.pid)
+    if used > child.used or not child.at_work:
+        child.used, child.at_work = used, now
+    if not child.started:
+        child.killed = "slow" if now - child.began > _MAKING else ""
+    elif used - child.first > SECONDS:
+        child.killed = f"takes more than {SECONDS:g} s of a processor"
+    elif now - child.began > SECONDS < now - child.at_work + 1 or now - child.began > _LONGEST:
+        child.killed = f"hangs: {now - child.began:.0f} s, and {used - child.first:.1f} s of a processor"
     elif _resident(child.pid) - child.baseline > 1.5 * BYTES:
-        child.killed = "large"
+        child.killed = f"takes more than {1.5 * BYTES / 1e9:g} GB"
     if child.killed:
-        if child.killed == "slow" and os.environ.get("SFUMATO_HOSTILE_TRACE"):
+        if os.environ.get("SFUMATO_HOSTILE_TRACE"):
             os.kill(child.pid, signal.SIGABRT)
-            time.sleep(0.2)
-        os.killpg(child.pid, signal.SIGKILL)
+            time.sleep(0.3)
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+
+
+def _processor_seconds(pid: int) -> float:
+    """The time that all threads of a process have run."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, IndexError):
+        return 0.0
 
 
 def _verdict(kind: str, child: _Child) -> dict[str, Any]:
     _, status = os.waitpid(child.pid, 0)
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)  # its descendants
-    except ProcessLookupError:
-        pass
     printed = child.folder / ".printed"
     text = printed.read_bytes()[-1500:].decode(errors="replace") if printed.is_file() else ""
     shutil.rmtree(child.folder, ignore_errors=True)
@@ -140,15 +152,13 @@ def _verdict(kind: str, child: _Child) -> dict[str, Any]:
     answer: dict[str, Any] = {"kind": kind, "name": child.name, "verdict": "", "faults": [], "seconds": 0.0, "peak": 0}
     if "made" in told:
         return {**answer, "faults": [f"the input cannot be made: {told['made']}"]}
-    if child.killed == "slow":
-        return {**answer, "slow": True, "faults": [f"takes more than {child.limit:g} s {text}"]}
-    if child.killed == "large":
-        return {**answer, "faults": [f"takes more than {1.5 * BYTES / 1e9:g} GB"]}
+    if child.killed:
+        return {**answer, "faults": [f"{child.killed} {text}".rstrip()]}
     if "verdict" not in told:
         return {**answer, "faults": [f"the process ended by itself: status {status}, {text}"]}
     answer |= told
     if answer["seconds"] > SECONDS:
-        return {**answer, "slow": True, "faults": [*answer["faults"], f"takes {answer['seconds']:.1f} s"]}
+        answer["faults"].append(f"takes {answer['seconds']:.1f} s")
     if answer["peak"] > BYTES:
         answer["faults"].append(f"takes {answer['peak'] / 1e9:.1f} GB")
     return answer

@@ -1,6 +1,7 @@
 """Calls of presets with values that no picture needs."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,6 @@ from ..checkpoint import CALL, checkpoint, fresh
 from ..table import Action, Hostile
 from .odd import ODD
 from .weights import CONTROL
-
-from pathlib import Path
 
 INPUTS = (
     "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "height", "width", "seed",

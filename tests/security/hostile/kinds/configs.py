@@ -6,7 +6,7 @@ from typing import Any
 
 from ..checkpoint import change_json, checkpoint, used
 from ..table import Action, Hostile, drawn
-from .odd import ODD, put
+from .odd import ODD
 from .weights import CONTROL
 
 FILES = {
