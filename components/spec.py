@@ -13,7 +13,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, field_validator
 
 from ..graph.errors import ConfigError, LoadError
-from ..registry import UnknownName, codecs, did_you_mean, native, resolve
+from ..registry import UnknownName, codecs, did_you_mean, native, printable, resolve
 from .quantization.config import read_quantization
 from .storage.files import CONFIGS, read_json
 from .storage.hub import Access, is_revision
@@ -263,7 +263,7 @@ class ComponentSpec(BaseModel):
     def __str__(self) -> str:
         where = self.pretrained_model_name_or_path or ("inline config" if self.config is not None else "no path")
         name = self.type_hint[1] if self.type_hint else "component"
-        return f"{name} ({where}{'/' if self.subfolder else ''}{self.subfolder})"
+        return printable(f"{name} ({where}{'/' if self.subfolder else ''}{self.subfolder})")
 
 
 def explain(error: ValidationError) -> list[str]:

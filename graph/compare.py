@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ..registry import printable
 from .errors import Problem, WireError
 from .fields import same_component
 from .paths import OuterNames, block_at, without_names
@@ -29,7 +30,7 @@ class Diff:
         lines = [f"+ {p}" for p in self.added] + [f"- {p}" for p in self.removed] + [f"~ {p}" for p in self.changed]
         lines += [f"  {target}: {old} -> {new}" for target, old, new in self.moved]
         lines += [f"  component {name}" for name in self.components]
-        return "\n".join(lines) or "no difference"
+        return "\n".join(map(printable, lines)) or "no difference"
 
 
 class Level(NamedTuple):

@@ -20,9 +20,17 @@ An unknown name of a scheduler, guider, model, block or preset raises `sfumato.r
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..registry import printable_lines
+
 
 class SfumatoError(Exception):
-    """Base of all errors of this package."""
+    """Base of all errors of this package. The lines below the first are indented by two spaces or more.
+
+    The text shows control characters as escapes, since it may have names from files.
+    """
+
+    def __str__(self) -> str:
+        return printable_lines(super().__str__())
 
 
 @dataclass(frozen=True)
@@ -41,7 +49,7 @@ class Problem:
     candidates: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.place}  {self.message}"
+        return printable_lines(f"{self.place}  {self.message}")
 
 
 class GraphError(SfumatoError):

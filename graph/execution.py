@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..registry import printable_lines
 from .block import Block, ports_of
 from .debug import check_values, debugging, watched
 from .errors import BrokenBlock, Cancelled
@@ -252,7 +253,7 @@ class Execution:
 
     def _send_notes(self, path: str) -> Generator[Event, None, None]:
         notes, self._notes = self._notes, []
-        for text in notes:
+        for text in map(printable_lines, notes):
             if self.silent:
                 warnings.warn(text, UserWarning, stacklevel=2)
             yield Event("note", path, text=text)

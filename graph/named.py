@@ -73,11 +73,16 @@ def named(block: Block, **names: str) -> Block:
             problems += [Problem("clash", n, text) for n in twice]
     problems += [
         Problem("name", old, f"needs a name for {old!r}, got {value_text(new)}. Write named(block, {old}='new').")
-        for old, new in names.items() if not isinstance(new, str)  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+        for old, new in names.items() if not is_name(new)
     ]  # fmt: skip
     if problems:
         raise WireError(problems)
     return Named(block=block, names=tuple(names.items())) if names else block
+
+
+def is_name(name: object) -> bool:
+    """Whether it can name a port: as a keyword of a call, and in a drawing."""
+    return isinstance(name, str) and name.isidentifier()
 
 
 def named_like(old: Block, new: Block) -> Block:

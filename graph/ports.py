@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
+from ..registry import printable
 from .errors import Malformed
 from .typing import Port, tags_of, type_text
 
@@ -69,7 +70,7 @@ class _Alone:
     def note(self, text: str) -> None:
         import warnings
 
-        warnings.warn(text, UserWarning, stacklevel=3)
+        warnings.warn(printable(text), UserWarning, stacklevel=3)
 
 
 ALONE: Running = _Alone()

@@ -10,6 +10,8 @@ def slot_problems(graph: Structure) -> Iterable[Problem]:
     """Slots that lead to no block, and names that a call would take in two ways."""
     names = {"an input": graph.inputs, "a component": graph.components}
     for slot, paths in graph.slots.items():
+        if not slot.isidentifier():
+            yield Problem("name", slot, "is no name for a slot: use letters, digits and underscores.", slot)
         for kind, taken in names.items():
             if slot in taken:
                 text = f"is a slot and also {kind} of this graph. Call keywords are one namespace: rename the slot."

@@ -1,13 +1,22 @@
-"""The card of a saved pipeline: what it takes and gives, a drawing, what it is made of, and how it is run."""
+"""The card of a saved pipeline: what it takes and gives, a drawing, what it is made of, and how it is run.
 
+Names in it come from files too. Each is escaped for the language in which it is used: YAML, Markdown, Python, a shell.
+"""
+
+import re
+import shlex
 from collections.abc import Collection, Mapping
+from keyword import iskeyword
+from urllib.parse import quote
 
 from ..components.spec import ComponentSpec
 from ..graph import Graph
 from ..graph.typing import type_text
+from ..registry import printable
 
 DRAWING = "graph.svg"
 _TAGS = {"text2image": "text-to-image", "image2image": "image-to-image", "inpaint": "image-to-image"}
+_MARKDOWN = re.compile(r"[\\`*\[\]<>&#|~$!]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def card(
@@ -20,33 +29,21 @@ def card(
     """A README.md with the front matter that the Hub reads. `name` is what `sf.load` takes, `code` are the files of its
     blocks."""
     family, task = graph.preset or (None, None)
-    front = ["---", "library_name: sfumato"]
-    front += [f"pipeline_tag: {_TAGS[task]}"] if task in _TAGS else []
-    front += [f"license: {license}"] if license else []
-    front += ["tags:", "- sfumato", "- modular-diffusers", *([f"- {family}"] if family else []), "---"]
-    what = f"The task {task} of the family {family}" if family else "A graph of its own"
-    required = [f"{port}=…" for port, made in graph.inputs.items() if made.required]
-    given = "prompt='…'" if required[:1] == ["prompt=…"] else ", ".join(required)
-    gives = next(iter(graph.outputs), "images")
+    what = f"The task {_plain(task)} of the family {_plain(family)}" if family and task else "A graph of its own"
     inputs = [
-        (
-            f"`{port}`",
-            f"`{_cell(type_text(made.type))}`",
-            "required" if made.required else f"`{_cell(repr(made.default))}`",
-        )
+        (_code(port), _code(type_text(made.type)), "required" if made.required else _code(repr(made.default)))
         for port, made in graph.inputs.items()
     ]
-    parts = [(f"`{n}`", spec.type_hint[1] if spec.type_hint else "", _note(spec)) for n, spec in specs.items()]
-    outputs = [(f"`{port}`", f"`{_cell(type_text(made.type))}`") for port, made in graph.outputs.items()]
-    trust = ", trust_remote_code=True" if code else ""
-    files = ", ".join(f"[`{file}`]({file})" for file in code)
-    slots = ", ".join(f"`{slot}`" for slot in graph.slots)
+    parts = [(_code(n), _code(spec.type_hint[1] if spec.type_hint else ""), _note(spec)) for n, spec in specs.items()]
+    outputs = [(_code(port), _code(type_text(made.type))) for port, made in graph.outputs.items()]
+    files = ", ".join(f"[{_code(file)}]({quote(printable(file))})" for file in code)
+    slots = ", ".join(map(_code, graph.slots))
     lines = [
-        *front, "", f"# {name.rpartition('/')[2]}", "", f"{what}, as a graph of typed blocks.", "",
-        "## Run it", "", "```python", "import sfumato as sf", "", f'pipe = sf.load("{name}"{trust})',
-        f"pipe({given}).{gives}{'[0]' if gives == 'images' else ''}", "```", "",
+        "---", _front(family, task, license), "---", "", f"# {_plain(name.rpartition('/')[2])}", "",
+        f"{what}, as a graph of typed blocks.", "",
+        "## Run it", "", "```python", *_sample(graph, name, trusted=bool(code)), "```", "",
         *([f"It brings code of its own, which runs on your machine. Read it first: {files}.", ""] if code else
-          [f"On a command line: `sfumato run '…' --model {name}`.", ""]),
+          ["On a command line: " + _code(f"sfumato run '…' --model {shlex.quote(printable(name))}") + ".", ""]),
         "## What it takes", "", *_table(("input", "type", "default"), inputs), "",
         *([f"A call may also swap {slots} and any component below.", ""] if slots else []),
         "## What it gives", "", *_table(("output", "type"), outputs), "",
@@ -56,12 +53,57 @@ def card(
     return "\n".join(lines)
 
 
+def _front(family: str | None, task: str | None, license: str | None) -> str:
+    """The front matter, as YAML."""
+    import yaml  # here, since only a save writes it
+
+    front: dict[str, object] = {"library_name": "sfumato"}
+    if task in _TAGS:
+        front["pipeline_tag"] = _TAGS[task]
+    if license:
+        front["license"] = license
+    front["tags"] = ["sfumato", "modular-diffusers", *([family] if family else [])]
+    return yaml.safe_dump(front, sort_keys=False).rstrip()
+
+
+def _sample(graph: Graph, name: str, *, trusted: bool) -> list[str]:
+    """A program that loads and runs the graph."""
+    required = [port for port, made in graph.inputs.items() if made.required]
+    given = ", ".join(map(_argument, required))
+    gives = next(iter(graph.outputs), "images")
+    value = f'["{gives}"]' if iskeyword(gives) else f".{gives}{'[0]' if gives == 'images' else ''}"
+    load = f"sf.load({_literal(name)}{', trust_remote_code=True' if trusted else ''})"
+    return ["import sfumato as sf", "", f"pipe = {load}", f"pipe({given}){value}"]
+
+
+def _argument(port: str) -> str:
+    value = '"…"' if port == "prompt" else "..."
+    return f'**{{"{port}": {value}}}' if iskeyword(port) else f"{port}={value}"
+
+
+def _literal(text: str) -> str:
+    """A text in Python, between double quotes where it has none."""
+    shown = repr(text)
+    return shown if '"' in text or "'" in text else f'"{shown[1:-1]}"'
+
+
 def _note(spec: ComponentSpec) -> str:
-    return ", ".join(part for part in (spec.subfolder, spec.variant, spec.dtype) if part)
+    shown = ", ".join(part for part in (spec.subfolder, spec.variant, spec.dtype) if part)
+    return _code(shown) if shown else ""
 
 
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+# ------------------------------------------------------------------------------------------------ markdown
+def _plain(text: str) -> str:
+    """Text in a line of Markdown, with its marks escaped."""
+    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
+
+
+def _code(text: str) -> str:
+    """A code span. Its fence is longer than any row of backticks inside (CommonMark 0.31, section 6.1)."""
+    shown = printable(text) or " "
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
+    return f"{fence}{pad}{shown}{pad}{fence}"
 
 
 def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
@@ -69,4 +111,5 @@ def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def _line(cells: tuple[str, ...]) -> str:
-    return f"| {' | '.join(cells)} |"
+    escaped = (cell.replace("|", "\\|") for cell in cells)
+    return f"| {' | '.join(escaped)} |"

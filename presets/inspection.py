@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from ..registry import printable_lines
+
 
 @dataclass(frozen=True)
 class InspectedComponent:
@@ -73,7 +75,7 @@ class Inspection:
             lines += ["", "  code", *(f"  {line}" for line in self.code.splitlines())]
         if self.missing:
             lines += ["", "  missing", *(f"    {line}" for line in self.missing)]
-        return "\n".join(lines)
+        return "\n".join(map(printable_lines, lines))
 
 
 def _row(part: InspectedComponent, folder: str | None) -> tuple[str, ...]:

@@ -1,6 +1,5 @@
 """What a source has: the index of a pipeline, or one component. And components that a user names by their paths."""
 
-import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ..graph import Graph, LoadError
 from ..graph.files.forms import FILE_NAME
 from ..graph.files.reading import read_form
 from ..graph.typing import untagged
+from ..registry.log import LOG
 from .component import Hint, component_in, component_of_class
 from .control import is_control
 from .saved import saved_components
@@ -31,7 +31,6 @@ from .source import (
     locate,
 )
 
-_LOG = logging.getLogger("sfumato")  # a command prints it as notes
 
 
 def index_at(source: Source, access: Access, config: str | Path | None = None) -> Index:
@@ -40,7 +39,7 @@ def index_at(source: Source, access: Access, config: str | Path | None = None) -
         case SingleFile(file):
             other = None if config is None else read_index(find_location(config, None, access))
             index = index_of(file, access, other)
-            _LOG.info("%s: %s", file.name, open_checkpoint(file, access).report())
+            LOG.info("%s: %s", file.name, open_checkpoint(file, access).report())
             return index
         case GraphFile(file):
             raise LoadError(f"{file}: this is a file, and a folder was wanted. Give the folder that holds it.")

@@ -1,6 +1,5 @@
 """A pipeline from an index: the graph of a task, and the index's components bound to it."""
 
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +14,10 @@ from ..graph import ConfigError, Graph, LoadError
 from ..graph.paths import blocks_inside
 from ..registry import did_you_mean
 from ..registry import presets as families
+from ..registry.log import LOG
 from .family import Family
 from .source import EmbeddedPreset, Source
 from .tasks import with_perturbed_attention
-
-_LOG = logging.getLogger("sfumato")  # a command prints it as notes
 
 _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "emoji": {"guidance_scale": 4.0, "num_inference_steps": 25},  # its model card: 15 to 30 steps, guidance 3 to 5
@@ -128,7 +126,7 @@ def _graph_for(
     """The graph of a task, with sizes and channels by the configs of these components."""
     family = family_of(index)
     for text in family.unknown_keys(index.config).values():
-        _LOG.info("%s: %s The key is ignored.", index.path, text)
+        LOG.info("%s: %s The key is ignored.", index.path, text)
     known = {**specs, **{name: value for name, value in swaps.items() if name in specs or value is not None}}
     try:
         graph = family.make(task, known, **known_keys(family, index))
@@ -138,7 +136,7 @@ def _graph_for(
         raise _with_all_problems(error, index, family, task, swaps) from error
     if isinstance(source, EmbeddedPreset):
         return _with_defaults(graph, _DEFAULTS.get(source.name, {}))
-    _LOG.info("%s: %s, by its pipeline class %s", title, "/".join(graph.preset or ()), index.class_name)
+    LOG.info("%s: %s, by its pipeline class %s", title, "/".join(graph.preset or ()), index.class_name)
     return graph
 
 

@@ -19,3 +19,5 @@ from .tables import presets as presets
 from .tables import resolve as resolve
 from .tables import schedulers as schedulers
 from .tables import table as table
+from .text import printable as printable
+from .text import printable_lines as printable_lines

@@ -9,9 +9,14 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any
 
+from .text import printable
+
 
 class UnknownName(LookupError):
     """An unknown name. The text has similar names and what to do."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

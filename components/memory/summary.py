@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
+from ...registry import printable
 from ..handle import Added, Handle
 from .entry import LOADING_PART, Entry
 from .inventory import Inventory
@@ -46,7 +47,7 @@ def render(head: str, rows: Sequence[Held]) -> str:
     ]  # fmt: skip
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([head, *(f"  {line.rstrip()}" for line in padded)]) if rows else head
+    return "\n".join([head, *(f"  {printable(line.rstrip())}" for line in padded)]) if rows else head
 
 
 def _short(source: str) -> str:

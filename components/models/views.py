@@ -36,7 +36,7 @@ def view(model: M, changes: Mapping[str, Change]) -> M:
         ConfigError: paths at which the model has no module; all of them at once.
     """
     if wrong := [problem for path in changes if (problem := _problem(model, path))]:
-        raise ConfigError("\n".join(wrong))
+        raise ConfigError("\n  ".join(wrong))
     return cast("M", _changed(model, changes))
 
 

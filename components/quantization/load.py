@@ -1,6 +1,5 @@
 """Load weights into a model and quantize it, or load quantized files, one layer after another."""
 
-import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
+from ...registry.log import LOG
 from ..storage.fits import check_numbers, check_shapes, shown_names
 from ..storage.tensors import SafetensorFiles, Tensors
 from .config import GGUFQuantizationConfig, MixedQuantization, Quantization
@@ -17,8 +17,6 @@ from .gguf.layers import holds_packed, packed_layer
 from .gguf.packed import Packed
 from .method import Method, completed, method_for
 from .paths import check_entries, named, names
-
-_LOG = logging.getLogger("sfumato")
 
 
 def load_quantized(
@@ -154,7 +152,7 @@ class Loading:
         for stored, name in sorted(self.plain.items(), key=lambda item: item[0] in self.packed):
             self._place(name, self.tensors.read(stored), stored)
         if self.decoded and self.device.type != "meta":
-            _LOG.info(
+            LOG.info(
                 "%s: decoded, because blocks cross the rows of these layers: %s",
                 self.config,
                 shown_names(self.decoded),

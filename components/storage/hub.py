@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...graph.errors import LoadError
+from ...registry import printable
 from .files import write_text
 from .parallel import Stopped, run_parallel
 
@@ -243,10 +244,16 @@ def _cached(name: str, revision: str | None, access: Access) -> Repo:
 
 
 def _bar(stop: threading.Event) -> type[Any]:  # the client's bars are untyped
-    """The client's progress bar. Each piece of a download updates it, so a download can be stopped here."""
+    """The client's progress bar, which shows names of files. Each piece of a download updates it, so a download can be
+    stopped here."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
+        @property
+        def format_dict(self) -> dict[str, Any]:
+            shown = super().format_dict
+            return {**shown, "prefix": printable(shown["prefix"] or "")}
+
         def update(self, n: float | None = 1) -> bool | None:
             if stop.is_set():
                 raise Stopped

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
+from ...registry import printable
 from ..structure import Structure
 from ..typing import type_text
 from ..wiring import INPUTS
 from .scene import Node, Scene, default_of, scene_of
 
-_CODES = {"#": "#35;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;", "\\": "#92;", "\n": " "}
+_CODES = {"#": "#35;", "&": "#amp;", '"': "#quot;", "<": "#lt;", ">": "#gt;", "`": "#96;", "\\": "#92;", "%": "#37;"}
 _STYLES = (
     "classDef input fill:#ffffff,stroke:#b4542d,color:#23262d",
     "classDef output fill:#23262d,stroke:#23262d,color:#ffffff",
@@ -31,8 +32,8 @@ def mermaid(graph: Structure) -> str:
 
 
 def _escaped(text: str) -> str:
-    """Text for mermaid between quotes, with its special characters escaped."""
-    return "".join(_CODES.get(c, c) for c in text)
+    """Text for mermaid between quotes, with its special characters escaped: "%" begins a directive there too."""
+    return "".join(_CODES.get(c, c) for c in printable(text))
 
 
 def _graph(scene: Scene, at: str, indent: str) -> Iterator[str]:

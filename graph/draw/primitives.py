@@ -6,6 +6,8 @@ They use attributes and no styles: a drawing does not change the page that it is
 from html import escape
 from zlib import crc32
 
+from ...registry import printable
+
 PAPER, CARD, INK, DIM, LINE, FAINT = "#faf8f4", "#ffffff", "#23262d", "#6d6a63", "#a49e92", "#d8d2c6"
 TINTS = ("#f0ebdf", "#e6eaf0", "#ece6f0", "#e5eee7")  # containers, by depth
 ACCENT, CARRIED = "#b4542d", ("#dfe9f2", "#4a7ba6")
@@ -20,15 +22,24 @@ _NARROW, _WIDE = frozenset("iljtfrI.,:;|'()[] ·-"), frozenset("mwMWQ@%…—")
 
 def type_colour(kind: str) -> str:
     """The colour of a type, the same in every drawing."""
-    return _HUES[crc32(kind.encode()) % len(_HUES)]
+    return _HUES[crc32(printable(kind).encode()) % len(_HUES)]
+
+
+def xml_text(text: str) -> str:
+    """Text for an svg. XML allows no control characters and no lone surrogates (XML 1.0, section 2.2)."""
+    return escape("\n".join(map(printable, text.split("\n"))))
 
 
 def measure(text: str, size: float, *, bold: bool = False) -> float:
     """The width of a text in pixels, estimated from its letters for the widest of the fonts above."""
-    units = sum(
-        0.40 if c in _NARROW else 0.98 if c in _WIDE or ord(c) > 0x2E80 else 0.72 if c.isupper() else 0.61 for c in text
-    )
+    units = sum(map(_units, printable(text)))
     return units * size * (1.08 if bold else 1.0)
+
+
+def _units(c: str) -> float:
+    if c in _NARROW:
+        return 0.40
+    return 0.98 if c in _WIDE or ord(c) > 0x2E80 else 0.72 if c.isupper() else 0.61
 
 
 def clipped(text: str, letters: int) -> str:
@@ -42,7 +53,7 @@ def text_line(
     """A line of text on the baseline `y`."""
     side = f' text-anchor="{anchor}"' if anchor != "start" else ""
     look = f'font-size="{size:g}" fill="{fill}"{_BOLD if bold else ""}{side}'
-    return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" {look}>{xml_text(text)}</text>'
 
 
 Span = tuple[str, str, float, bool]
@@ -80,7 +91,7 @@ def box(
 
 def with_tooltip(body: str, text: str) -> str:
     """The body with a tooltip, which screen readers speak."""
-    return f"<g><title>{escape(text)}</title>{body}</g>"
+    return f"<g><title>{xml_text(text)}</title>{body}</g>"
 
 
 def curve(points: list[tuple[float, float]] | tuple[tuple[float, float], ...]) -> str:

@@ -1,7 +1,6 @@
 """A graph as a self-contained svg: layers from top to bottom, containers as tinted boxes."""
 
 from dataclasses import dataclass
-from html import escape
 
 from ..structure import Structure
 from ..wiring import INPUTS
@@ -25,6 +24,7 @@ from .primitives import (
     text_line,
     type_colour,
     with_tooltip,
+    xml_text,
 )
 from .scene import Scene, scene_of
 
@@ -52,8 +52,8 @@ def svg(graph: Structure) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" viewBox="0 0 {width:.0f} {height:.0f}" '
         f'width="{width:.0f}" height="{height:.0f}" '
-        f'font-family="{escape(FONT)}">'
-        f"<title>{escape(f'sfumato graph {name}: {summary}')}</title><desc>{escape(text(graph))}</desc>"
+        f'font-family="{FONT}">'
+        f"<title>{xml_text(f'sfumato graph {name}: {summary}')}</title><desc>{xml_text(text(graph))}</desc>"
         f"{box(0.5, 0.5, width - 1, height - 1, 14, fill=PAPER, stroke=FAINT)}{head}"
         f'<g transform="translate({shift:.1f} 58)">{sheet.body}</g>'
         f'<g transform="translate({_MARGIN} {height - 22:.1f})">{legend[0]}</g></svg>\n'

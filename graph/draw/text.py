@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from textwrap import wrap
 
+from ...registry import printable
 from ..structure import Structure
 from ..typing import type_text
 from ..wiring import INPUTS
@@ -22,7 +23,7 @@ def text(graph: Structure) -> str:
         lines += ["", "components", *_components(graph, scene)]
     if graph.slots:
         lines += ["", "slots", *_table({slot: (", ".join(paths), "") for slot, paths in graph.slots.items()})]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(printable(line.rstrip()) for line in lines)
 
 
 def _count(n: int, word: str) -> str:

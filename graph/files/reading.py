@@ -17,7 +17,7 @@ from ..binding import bound
 from ..block import Block
 from ..edits import bad_nodes, check_made, edited
 from ..errors import ConfigError, GraphFileError, LoadError, Problem, SfumatoError, WireError
-from ..named import Named
+from ..named import Named, is_name
 from ..structure import Container, Structure
 from ..tasks import of_other_task
 from ..validate import Unfit
@@ -208,7 +208,11 @@ class _Reading(Generic[S]):
             if old not in known:
                 text = f"{form.of.block} has no port {old!r} to rename. {did_you_mean(old, dict.fromkeys(known))}"
                 self._problem(f"{at}.names", text)
-        return Named(block=block, names=tuple(form.names.items())) if form.names.keys() <= set(known) else None
+        for old, new in form.names.items():
+            if not is_name(new):
+                self._problem(f"{at}.names", f"{old!r}: needs a name of letters, digits and underscores, got {new!r}.")
+        fit = form.names.keys() <= set(known) and all(map(is_name, form.names.values()))
+        return Named(block=block, names=tuple(form.names.items())) if fit else None
 
     def _leaf(self, form: BlockForm, at: str) -> Block | None:
         cls = self._class(form.block, at)

@@ -1,6 +1,5 @@
 """Writing a graph file: all of a graph as JSON, whole or not at all."""
 
-import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from ...registry import blocks as BLOCKS
+from ...registry.log import LOG
 from ..block import Block
 from ..code import HUB
 from ..errors import GraphFileError, Problem
@@ -23,8 +23,6 @@ from .bindings import ComponentWriter
 from .forms import FILE_NAME, FORMAT
 from .json_text import pretty, read
 from .values import Values, equal_values
-
-_LOG = logging.getLogger("sfumato")
 
 
 def save(graph: Structure, folder: str | os.PathLike[str]) -> Path:
@@ -45,7 +43,7 @@ def save(graph: Structure, folder: str | os.PathLike[str]) -> Path:
     data, made = _file(graph, writer, str(place / FILE_NAME))
     found = code.code_of(made.classes)
     for text in found.without_source:
-        _LOG.warning("%s: is saved without the code of a block. %s", place / FILE_NAME, text)
+        LOG.warning("%s: is saved without the code of a block. %s", place / FILE_NAME, text)
     content = {**{key: value for key, value in data.items() if key != "graph"}, **found.keys(), "graph": data["graph"]}
     try:
         place.mkdir(parents=True, exist_ok=True)

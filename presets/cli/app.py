@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from .messages import fail
+from .messages import fail, print_text
 from .queries import check, inspect, presets, show
 from .run import run
 from .trust import with_value
@@ -68,7 +68,7 @@ def _print_version(requested: bool) -> None:
     if requested:
         from sfumato import __version__
 
-        typer.echo(f"sfumato {__version__}")
+        print_text(f"sfumato {__version__}")
         raise typer.Exit
 
 

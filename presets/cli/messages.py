@@ -1,4 +1,6 @@
-"""What a command prints beside its result: errors, warnings and notes, one line each, on stderr.
+"""What a command prints: its result on stdout; errors, warnings and notes, one line each, on stderr.
+
+Everything goes through `print_text`, `print_json` and `print_note`, which print no control characters.
 
 Under `--json` an error is also printed as JSON on stdout. Exit codes: 0 success, 1 failure, 2 wrong command line,
 130 Ctrl-C. A traceback is shown for errors of this program, and with `--debug` or SFUMATO_DEBUG=1.
@@ -8,6 +10,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -15,6 +18,8 @@ from typing import Any
 
 import typer
 
+from ...registry import printable, printable_lines
+from ...registry.log import LOG
 from .trust import with_flag
 
 
@@ -22,14 +27,26 @@ class CommandError(Exception):
     """A command line that asks for something impossible. The text says what is wrong and what to do."""
 
 
+def print_text(*lines: str) -> None:
+    """Print lines on stdout."""
+    typer.echo("\n".join(map(printable, lines)))
+
+
 def print_json(data: Any) -> None:  # JSON values
-    """Print a value as JSON on stdout."""
-    typer.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    """Print a value as JSON on stdout. Characters that are not printable are escaped."""
+    text = json.dumps(data, indent=2, ensure_ascii=False)
+    typer.echo("".join(c if c == "\n" or c.isprintable() else json.dumps(c)[1:-1] for c in text))
 
 
 def print_note(kind: str, text: str) -> None:
-    """Print a line such as `warning: …` on stderr."""
-    typer.echo(f"{typer.style(f'{kind}:', fg=_COLORS.get(kind))} {text}", err=True)  # one write, above a progress bar
+    """Print a line such as `warning: …` on stderr. Further lines are indented."""
+    label = typer.style(f"{kind}:", fg=_COLORS.get(kind))
+    typer.echo(f"{label} {printable_lines(text)}", err=True)  # one write, above a progress bar
+
+
+def print_traceback() -> None:
+    """Print the traceback of the error that is being handled on stderr."""
+    typer.echo("\n".join(map(printable, traceback.format_exc().rstrip().split("\n"))), err=True)
 
 
 _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
@@ -53,9 +70,7 @@ def reported_errors(*, as_json: bool = False, debug: bool = False) -> Generator[
                     print_json(_error_data(type(error).__name__, str(error)))
                 raise
             if debug:
-                import traceback
-
-                traceback.print_exc()
+                print_traceback()
             fail(type(error).__name__, _error_text(error), as_json=as_json, problems=getattr(error, "problems", ()))
 
 
@@ -72,6 +87,13 @@ def problem_data(problem: Any) -> dict[str, Any]:  # a Problem; JSON values
     return {key: list(v) if isinstance(v, tuple) else v for key, v in vars(problem).items() if v not in ("", ())}
 
 
+class _PrintableRecord(logging.LogRecord):
+    """A record of any logger, such as one of transformers, that shows names from files."""
+
+    def getMessage(self) -> str:  # noqa: N802  its name in `logging`
+        return printable_lines(super().getMessage())
+
+
 class _PrintingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         print_note("note" if record.levelno < logging.WARNING else "warning", record.getMessage())
@@ -79,16 +101,18 @@ class _PrintingHandler(logging.Handler):
 
 @contextmanager
 def _printed_log() -> Generator[None]:
-    """Print what the library logs, such as the preset that it chose, as notes."""
-    logger, handler = logging.getLogger("sfumato"), _PrintingHandler()
-    before = logger.level
-    logger.addHandler(handler)
-    logger.setLevel(logging.INFO)
+    """Print what the library logs, such as the preset that it chose, as notes. Other loggers keep their handlers."""
+    handler = _PrintingHandler()
+    level, factory = LOG.level, logging.getLogRecordFactory()
+    logging.setLogRecordFactory(_PrintableRecord)
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
     try:
         yield
     finally:
-        logger.removeHandler(handler)
-        logger.setLevel(before)
+        LOG.removeHandler(handler)
+        LOG.setLevel(level)
+        logging.setLogRecordFactory(factory)
 
 
 def _error_data(kind: str, text: str, problems: Sequence[Any] = ()) -> dict[str, Any]:

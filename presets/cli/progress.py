@@ -4,6 +4,7 @@ import sys
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ...registry import printable
 from .messages import print_note
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Progress:
     def stage(self, text: str, **bar: Any) -> None:  # what rich's Progress.update takes
         """Show what the command does now."""
         if self._bar is not None:
-            self._bar.update(self._bar.tasks[0].id, description=text, **bar)
+            self._bar.update(self._bar.tasks[0].id, description=printable(text), **bar)
 
     def show(self, event: Any) -> None:  # an Event; importing its class takes the graph room
         """Show one event."""
@@ -57,5 +58,5 @@ def _bar() -> "Bar":
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("{task.description:<16}"), BarColumn(), TextColumn("{task.fields[turns]}"))
-    return Bar(*columns, TimeElapsedColumn(), console=Console(stderr=True), transient=True)
+    texts = [TextColumn(text, markup=False) for text in ("{task.description:<16}", "{task.fields[turns]}")]
+    return Bar(texts[0], BarColumn(), texts[1], TimeElapsedColumn(), console=Console(stderr=True), transient=True)

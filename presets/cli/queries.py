@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from .messages import CommandError, print_json, print_note, problem_data, reported_errors
+from .messages import CommandError, print_json, print_note, print_text, problem_data, reported_errors
 from .options import CheckTask, Debug, Json, Mermaid, Revision, Source, SvgFile, Task, Trust, Variant
 from .sources import Repo, open_graph
 
@@ -34,11 +34,11 @@ def show(
             drawn, path = graph.show("svg"), Path(svg).expanduser()
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, lambda draft: draft.write_text(drawn, encoding="utf-8"))
-            typer.echo(str(path))
+            print_text(str(path))
         elif json:
             print_json(_graph_data(graph))
         else:
-            typer.echo(graph.show("mermaid" if mermaid else "text"))
+            print_text(*graph.show("mermaid" if mermaid else "text").split("\n"))
 
 
 def check(
@@ -70,11 +70,11 @@ def check(
                 }
             )
         elif not found:
-            typer.echo(f"{model}: ok ({', '.join(_name(g) for g in graphs)})")
+            print_text(f"{model}: ok ({', '.join(_name(g) for g in graphs)})")
         for name, names in lacking.items() if not json else ():
-            typer.echo(f"{model}: no components for the task {name}, which needs {', '.join(sorted(names))}")
+            print_text(f"{model}: no components for the task {name}, which needs {', '.join(sorted(names))}")
         for problem in found if not json else ():
-            typer.echo(str(problem))
+            print_text(*str(problem).split("\n"))
         if found:
             if not json:
                 print_note("error", f"{model}: {len(found)} problem{'s' if len(found) > 1 else ''}")
@@ -95,7 +95,7 @@ def inspect(
         if json:
             print_json({**asdict(found), "bytes": found.bytes, "parameters": found.parameters})
         else:
-            typer.echo(str(found))
+            print_text(*str(found).split("\n"))
 
 
 def presets(json: Json = False, debug: Debug = False) -> None:
@@ -116,7 +116,7 @@ def presets(json: Json = False, debug: Debug = False) -> None:
         width = max(len(row["name"]) for row in rows)
         for row in rows:
             kind = f"included model, family {row['family']}" if row["model"] else "family, needs a checkpoint"
-            typer.echo(f"{row['name']:<{width}}  {kind:<26}  ({', '.join(row['tasks'])})")
+            print_text(f"{row['name']:<{width}}  {kind:<26}  ({', '.join(row['tasks'])})")
 
 
 def _graphs(model: str, task: str | None, repo: Repo) -> Iterator[Any]:

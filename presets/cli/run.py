@@ -2,10 +2,8 @@
 
 import time
 
-import typer
-
 from .arguments import arguments, for_graph, run_record
-from .messages import print_json, reported_errors
+from .messages import print_json, print_text, reported_errors
 from .options import (
     Count,
     Debug,
@@ -97,4 +95,4 @@ def run(
     seed_text = f", seed {call.record['seed']}" if "seed" in call.record else ""
     for p, path in written:
         size = size_text(path.stat().st_size)
-        typer.echo(f"{path}  ({p.width}x{p.height}, {size}, {seconds:.2f} s{seed_text})")
+        print_text(f"{path}  ({p.width}x{p.height}, {size}, {seconds:.2f} s{seed_text})")

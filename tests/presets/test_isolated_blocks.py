@@ -191,7 +191,7 @@ def test_what_a_block_raises_is_told_with_its_place_and_the_process_goes_on(apar
     with pytest.raises(sf.BrokenBlock) as told:
         apart["tell"](what="raise")
     text = str(told.value)
-    assert "in a separate process: ValueError: not with me \\u001b[2J" in text and "\x1b" not in text
+    assert "in a separate process: ValueError: not with me \\x1b[2J" in text and "\x1b" not in text
     assert 'block.py", line' in text
     with pytest.raises(sf.BrokenBlock, match="SystemExit: 3"):
         apart["tell"](what="exit")

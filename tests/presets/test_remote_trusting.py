@@ -59,7 +59,7 @@ def test_what_a_terminal_would_obey_is_not_shown_as_it_is(tmp_path: Path) -> Non
     trusted(folder)
     put(folder, {"block.py": f"{FLIP}\n# \x1b[2J\u202e harmless\n"})
     text = refusal(folder, trust_remote_code=True)
-    assert "\\u001b[2J\\u202e harmless" in text
+    assert "\\x1b[2J\\u202e harmless" in text
     assert "\x1b" not in text and "\u202e" not in text
 
 

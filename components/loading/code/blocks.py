@@ -1,6 +1,5 @@
 """Graphs and blocks that have code in the same folder, for users who trust it."""
 
-import logging
 import re
 import threading
 from collections.abc import Mapping
@@ -15,12 +14,12 @@ from ....graph.files.reading import read_form
 from ....graph.graph import Graph
 from ....graph.wiring import RESERVED
 from ....registry import find_block
+from ....registry.log import LOG
 from ...storage.location import Location
 from .importing import import_blocks
 from .reading import CONFIG, Code, read_code, read_config
 from .trust import check, listing, trust_of
 
-_LOG = logging.getLogger("sfumato")
 _LOCK = threading.Lock()
 
 
@@ -108,7 +107,7 @@ def _trusted(code: Code, trust_remote_code: bool | str) -> Mapping[str, type[Blo
     with _LOCK:  # the record of a source is read and then written
         check(code, trust)
     where = ", in a separate process" if trust.isolated else ""
-    _LOG.info("%s: runs its own code, which is trusted%s.\n%s", code.named, where, listing(code, "run"))
+    LOG.info("%s: runs its own code, which is trusted%s.\n%s", code.named, where, listing(code, "run"))
     if trust.isolated:
         from .isolated import isolated_blocks
 
@@ -145,4 +144,4 @@ def _warn_if_changed(name: str, file: Path, recorded: Mapping[str, str]) -> None
     """Warn if the imported block differs from the saved one."""
     home = _home(_known(name))
     if recorded and home is not None and not home[0].items() <= recorded.items():
-        _LOG.warning("%s: the imported block %r is not the one that was saved with it.", file, name)
+        LOG.warning("%s: the imported block %r is not the one that was saved with it.", file, name)

@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from ....graph.code import hash_of
 from ....graph.errors import LoadError
 from ....graph.files import json_text
+from ....registry import printable
 from ...storage.files import write_text
 from .reading import Code
 from .requirements import check_requirements
@@ -121,13 +121,7 @@ def listing(code: Code, verb: str = "would run") -> str:
     count = "1 file" if len(rows) == 1 else f"{len(rows)} files"
     head = f"  {count} {verb}, for the block{'s' if len(code.auto_map) > 1 else ''} {blocks}:"
     needs = [f"  It needs {packages}."] if packages else []
-    return plain("\n".join([head, *lines, *needs, f"  To read: {code.place}"]))
-
-
-def plain(text: str) -> str:
-    """Text without control characters, and without characters that change the order of reading."""
-    return "".join(c if c in "\n\t" or unicodedata.category(c) not in ("Cc", "Cf", "Co", "Cs") else f"\\u{ord(c):04x}"
-                   for c in text)  # fmt: skip
+    return "\n".join(map(printable, [head, *lines, *needs, f"  To read: {code.place}"]))
 
 
 def _bytes(size: int) -> str:
@@ -150,9 +144,9 @@ def _changes(code: Code, before: Mapping[str, str] | None, otherwise: str) -> st
         made = difflib.unified_diff(
             old.splitlines(), new.splitlines(), f"{name} (trusted)", f"{name} (now)", lineterm=""
         )
-        lines += [f"    {line}" for line in made]
+        lines += [f"    {line.expandtabs(4)}" for line in made]
     cut = [f"    … {len(lines) - _MAX_LINES} more lines; read {code.place}"] if len(lines) > _MAX_LINES else []
-    return plain("\n".join([*lines[:_MAX_LINES], *cut]))
+    return "\n".join(map(printable, [*lines[:_MAX_LINES], *cut]))
 
 
 # ------------------------------------------------------------------------------------------------ the record

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from .....graph.errors import BrokenBlock
 from ..reading import Code
-from ..trust import plain
 from .messages import CannotSend, layout, pack, raw, tensors_in, unpack
 
 SECONDS = "SFUMATO_ISOLATED_SECONDS"
@@ -157,8 +156,8 @@ class Child:
             raise self._wrong(what)
         if "error" in answer:
             self._waiting = False
-            trace = "\n  ".join(["", *plain(str(answer.get("trace", ""))).rstrip().splitlines()]).rstrip()
-            raise BrokenBlock(f"{self.code.named}, in a separate process: {plain(str(answer['error']))}{trace}")
+            trace = "\n  ".join(["", *str(answer.get("trace", "")).rstrip().splitlines()]).rstrip()
+            raise BrokenBlock(f"{self.code.named}, in a separate process: {answer['error']}{trace}")
         return answer
 
     def _write_all(self, data: bytes, deadline: float, what: str) -> None:
@@ -224,7 +223,7 @@ class Child:
             return ""
         size = self._errors.seek(0, os.SEEK_END)
         self._errors.seek(max(0, size - 800))
-        lines = plain(self._errors.read().decode(errors="replace")).strip().splitlines()[-8:]
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()[-8:]
         return "\n  ".join([" Its last output:", *lines]) if lines else ""
 
 
