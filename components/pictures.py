@@ -15,20 +15,9 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from ..graph.errors import UnfitValue
-from .storage.web import fetch, is_address
-
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
-"""The formats of files that are read; AVIF and HEIF where Pillow has them. Of an animation the first frame is read."""
-MAX_PIXELS = 178_956_970
-"""The largest picture that is read from a file. Pillow warns from half of it, and refuses more than it."""
-MAX_BYTES = 2**28
-"""The largest picture that is read from the web."""
-SECONDS = 60.0
-"""How long reading from the web may take."""
+from .picture_files import EXIF_BYTES, PictureFile, name_of, read_picture_file
 
 AnyPicture = Image.Image | np.ndarray[Any, Any] | Tensor  # Any: shapes and dtypes are checked when it is read
-PictureFile = str | Path | io.BufferedIOBase
-"""A file, its address (http or https), or an open binary file."""
 PictureInput = AnyPicture | PictureFile | Sequence[AnyPicture | PictureFile]
 """A PIL image, a file or an address, an array (rows, columns, channels), a tensor (channels, rows, columns), or a list.
 
@@ -83,44 +72,14 @@ def open_picture(file: PictureFile) -> Image.Image:
     """Read a picture from a file, an address or an open binary file.
 
     Raises:
-        OSError: it is missing or broken, it has more than `MAX_PIXELS`, or it has another format than `FORMATS`.
+        OSError: it is missing or broken, above a limit, or has another format than `FORMATS`.
+        ValueError: a mode that cannot be read.
     """
-    name, source = "the open file", file
-    if isinstance(file, str | Path):
-        name = str(file)
-        if isinstance(file, str) and is_address(file):
-            source = io.BytesIO(fetch(file, max_bytes=MAX_BYTES, seconds=SECONDS))
-        elif "://" in name or name.startswith("data:"):
-            raise OSError(f"{name[:80]}: only http and https addresses can be read. Pass one, or the path of a file.")
-        else:
-            source = Path(file).expanduser()
-    if not Image.OPEN.keys() >= set(FORMATS):
-        Image.init()
-    formats = [known for known in FORMATS if known in Image.OPEN]
-    try:
-        picture = _loaded(source, formats)
-    except Image.UnidentifiedImageError:
-        shown = ", ".join(formats)
-        raise OSError(f"{name}: is no picture that can be read. Pass a file in one of the formats {shown}.") from None
-    except OSError as error:
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        raise kind(f"{name}: cannot be read ({error.strerror or error}).") from None
-    except Image.DecompressionBombError as error:
-        raise OSError(f"{name}: has too many pixels ({error}). Make the picture smaller.") from None
-    except Exception as error:  # the readers of Pillow raise errors of many classes for a broken file
-        raise OSError(f"{name}: is broken ({error or type(error).__name__}). Save the picture again.") from error
+    picture = read_picture_file(file)
     try:
         return _simple(picture)
     except ValueError as error:
-        raise UnfitValue(f"{name}: {error}") from None
-
-
-def _loaded(source: str | Path | io.BufferedIOBase, formats: list[str]) -> Image.Image:
-    with Image.open(source, formats=formats) as picture:  # pyright: ignore[reportArgumentType]
-        if (pixels := picture.width * picture.height) > MAX_PIXELS:
-            raise Image.DecompressionBombError(f"{pixels}, and the limit is {MAX_PIXELS}")
-        picture.load()
-        return picture
+        raise UnfitValue(f"{name_of(file)}: {error}") from None
 
 
 def _simple(picture: Image.Image) -> Image.Image:
@@ -155,6 +114,9 @@ def _simple(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
+    sizes = len(picture.info.get("exif", b"")), len(picture.info.get("Raw profile type exif", "")) // 2
+    if max(sizes) > EXIF_BYTES + 6:
+        return 1
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken Exif data; Pillow raises errors of many classes, and the pixels are fine

@@ -54,6 +54,10 @@ LIMITS = {
     "header_numbers": Limit(2**22, "numbers", "a vocabulary has two for each of at most 2**18 words"),
     "model_tensors": Limit(2**13, "tensors", "the largest denoisers have 1,200, and text encoders fewer"),
     "model_numbers": Limit(2**37, "numbers", "the largest published image models have 2**35"),
+    # Pictures.
+    "picture_bytes": Limit(2**28, "bytes", "a TIFF of 64 million pixels has 200 MB"),
+    "picture_pixels": Limit(2**26, "pixels", "8192 x 8192, more than most cameras take and models draw"),
+    "picture_scans": Limit(20, "scans", "progressive JPEG files have ten"),
     # Vocabularies.
     "pieces": Limit(2**19, "pieces", "UMT5 has 256,300, and larger vocabularies are not published for images"),
     "added_tokens": Limit(10_000, "added tokens", "published tokenizers of image models have at most 300"),

@@ -2,8 +2,12 @@
 
 import time
 from http.client import HTTPException
+from queue import Empty, SimpleQueue
+from threading import Thread
 from urllib import request
 from urllib.error import HTTPError, URLError
+
+from ...registry import printable
 
 _CHUNK = 1 << 16
 
@@ -18,33 +22,59 @@ def is_address(text: str) -> bool:
 
 
 def fetch(address: str, *, max_bytes: int, seconds: float) -> bytes:
-    """Return what is at an address.
+    """Return the file at an address.
 
-    max_bytes: the largest file that is read. seconds: for the whole transfer.
+    max_bytes: the largest file that is read. seconds: for all of it, from the look-up of the host's name to the end.
 
     Raises:
         OSError: no answer, an answer that is an error, a file that is too large, or a transfer that takes too long.
     """
+    # A thread, since no time limit of sockets covers names of hosts and headers that arrive letter by letter.
+    results: SimpleQueue[bytes | Exception] = SimpleQueue()
+    Thread(target=_fetch_into, args=(results, address, max_bytes, seconds), daemon=True).start()
+    try:
+        result = results.get(timeout=seconds)
+    except Empty:
+        result = TimeoutError()
+    match result:
+        case bytes():
+            return result
+        case HTTPError():
+            text = f"the server answered {result.code} ({result.reason})."
+        case TimeoutError():
+            text = f"the transfer took longer than {seconds:g} seconds."
+        case URLError():
+            text = f"cannot be reached ({result.reason})."
+        case _TooLarge():
+            text = f"is larger than {max_bytes >> 20} MiB."
+        case _:
+            text = f"cannot be read ({result or type(result).__name__})."
+    raise OSError(printable(f"{address}: {text}"))
+
+
+class _TooLarge(Exception):
+    """A file with more bytes than may be read."""
+
+
+def _fetch_into(results: "SimpleQueue[bytes | Exception]", address: str, max_bytes: int, seconds: float) -> None:
+    try:
+        results.put(_fetched(address, max_bytes, seconds))
+    except (OSError, HTTPException, ValueError, _TooLarge) as error:
+        results.put(error)
+
+
+def _fetched(address: str, max_bytes: int, seconds: float) -> bytes:
     end = time.monotonic() + seconds
     query = request.Request(address, headers={"User-Agent": "sfumato"})
-    parts: list[bytes] = []
-    try:
-        with _opener().open(query, timeout=seconds) as answer:
-            while part := answer.read1(_CHUNK):
-                parts.append(part)
-                if sum(map(len, parts)) > max_bytes:
-                    raise OSError(f"{address}: is larger than {max_bytes >> 20} MiB.")
-                if time.monotonic() > end:
-                    raise TimeoutError
-    except HTTPError as error:
-        raise OSError(f"{address}: the server answered {error.code} ({error.reason}).") from None
-    except TimeoutError:
-        raise OSError(f"{address}: the transfer took longer than {seconds:g} seconds.") from None
-    except URLError as error:
-        raise OSError(f"{address}: cannot be reached ({error.reason}).") from None
-    except (HTTPException, ValueError) as error:
-        raise OSError(f"{address}: cannot be read ({error or type(error).__name__}).") from None
-    return b"".join(parts)
+    data = bytearray()
+    with _opener().open(query, timeout=seconds) as answer:
+        while part := answer.read1(_CHUNK):
+            data += part
+            if len(data) > max_bytes:
+                raise _TooLarge
+            if time.monotonic() > end:
+                raise TimeoutError
+    return bytes(data)
 
 
 def _opener() -> request.OpenerDirector:

@@ -16,11 +16,11 @@ from sfumato.blocks.control.images import read_control
 from sfumato.blocks.image.crop import CropToMask
 from sfumato.blocks.image.kontext import ReadReference
 from sfumato.blocks.image.read import ReadImage, ReadMask
-from sfumato.components import pictures
 from sfumato.components.image_processor import CLIPImageProcessor
 from sfumato.components.pictures import each_picture, open_picture
 from sfumato.components.storage import web
 from sfumato.components.types import Rows
+from sfumato.graph import limits
 
 STORED = {  # how a picture is stored that becomes upright by this tag
     1: None,
@@ -262,12 +262,11 @@ def test_a_broken_file_is_named_with_the_reason(tmp_path: Path) -> None:
 
 def test_pictures_with_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upright().save(tmp_path / "large.png")
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 3000)
-    with pytest.raises(OSError, match=r"large.png: has too many pixels \(3072, and the limit is 3000\)."):
+    monkeypatch.setitem(limits._current, "picture_pixels", 3000)
+    with pytest.raises(OSError, match=r"large.png: has 3,072 pixels, and the limit is 3,000: 8192 x 8192, more than "):
         ReadImage()(tmp_path / "large.png")
-    monkeypatch.setattr(pictures, "MAX_PIXELS", 10**6)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(OSError, match=r"large.png: has too many pixels"):
+    with pytest.raises(OSError, match=r"large.png: has more pixels than Pillow reads, and the limit is 3,000."):
         ReadImage()(tmp_path / "large.png")
 
 
@@ -326,7 +325,7 @@ def test_an_address_without_a_picture_is_named_with_the_reason(site: str, monkey
             ReadImage()(f"{site}{path}")
     with pytest.raises(OSError, match=r"^http://127.0.0.1:1/fox.png: cannot be reached"):
         ReadImage()("http://127.0.0.1:1/fox.png")
-    monkeypatch.setattr(pictures, "MAX_BYTES", 100)
+    monkeypatch.setitem(limits._current, "picture_bytes", 100)
     with pytest.raises(OSError, match=r"fox.png: is larger than"):
         ReadImage()(f"{site}/fox.png")
 
