@@ -32,7 +32,6 @@ from .source import (
 )
 
 
-
 def index_at(source: Source, access: Access, config: str | Path | None = None) -> Index:
     """The index of a source; of a single file with the configs of the folder `config`. LoadError where it has none."""
     match source:
