@@ -26,6 +26,9 @@ from .trust import with_flag
 class CommandError(Exception):
     """A command line that asks for something impossible. The text says what is wrong and what to do."""
 
+    def __str__(self) -> str:
+        return printable_lines(super().__str__())
+
 
 def print_text(*lines: str) -> None:
     """Print lines on stdout."""
@@ -46,7 +49,8 @@ def print_note(kind: str, text: str) -> None:
 
 def print_traceback() -> None:
     """Print the traceback of the error that is being handled on stderr."""
-    typer.echo("\n".join(map(printable, traceback.format_exc().rstrip().split("\n"))), err=True)
+    parts = traceback.format_exception(sys.exception())
+    typer.echo("\n".join(printable_lines(part.strip("\n")) for part in parts), err=True)
 
 
 _COLORS = {"error": "red", "warning": "yellow", "note": "cyan"}
