@@ -52,8 +52,14 @@ LIMITS = {
     "header_bytes": Limit(32 * _MIB, "bytes", "a header has 150 bytes for each tensor, and at most a few MB of notes"),
     "header_texts": Limit(2**19, "texts and lists", "a vocabulary has at most 2**18 words"),
     "header_numbers": Limit(2**22, "numbers", "a vocabulary has two for each of at most 2**18 words"),
+    # Configs of models.
+    "layers": Limit(512, "layers", "the deepest published models have 80"),
+    "levels": Limit(512, "entries", "a list in a config has one for each level or layer, and models have at most 80"),
+    "width": Limit(2**17, "channels", "the widest published layers have 2**16"),
+    "rows": Limit(2**20, "rows", "the largest published vocabularies have 2**18"),
     "model_tensors": Limit(2**13, "tensors", "the largest denoisers have 1,200, and text encoders fewer"),
     "model_numbers": Limit(2**37, "numbers", "the largest published image models have 2**35"),
+    "made_numbers": Limit(2**24, "numbers that no file has", "a table of positions has 2**20"),
     # Pictures.
     "picture_bytes": Limit(2**28, "bytes", "a TIFF of 64 million pixels has 200 MB"),
     "picture_pixels": Limit(2**26, "pixels", "8192 x 8192, more than most cameras take and models draw"),

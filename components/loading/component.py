@@ -14,12 +14,13 @@ from ..quantization.config import GGUFQuantizationConfig, Quantization
 from ..quantization.files import for_transformers, gguf_name, quantization_of
 from ..quantization.method import missing_packages
 from ..spec import ComponentSpec
+from ..storage.building import on_meta
 from ..storage.files import CONFIGS, TOKENIZERS, WEIGHTS
 from ..storage.fits import check_shapes
 from ..storage.hub import Repo
 from ..storage.location import Folder, Location, fetch_small_files
 from ..storage.tensors import PICKLES, Tensors
-from ..storage.weights import STEM, Device, move, on_meta, weight_names
+from ..storage.weights import STEM, Device, move, weight_names
 from .open_tensors import open_tensors
 from .single_file.checkpoint import open_checkpoint, tensors_in
 from .tokenizer_base import FastTokenizer

@@ -18,8 +18,8 @@ from ..quantization.load import Loading
 from ..quantization.packed_sizes import PackedSizes
 from ..quantization.paths import named
 from ..spec import ComponentSpec
+from ..storage.building import on_meta
 from ..storage.tensors import JoinedTensors, SafetensorFiles, Shape, Tensors
-from ..storage.weights import on_meta
 from .offload import NO_OFFLOAD, Offload, prepare_weights, streaming_bytes
 from .tensors import tensors_of as model_tensors
 

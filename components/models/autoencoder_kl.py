@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .activations import Activation
 from .autoencoder import Autoencoder
-from .config import Config, per_level
+from .config import Config, Layers, Rows, Scale, Width, per_level
 from .resnet import ResnetStyle
 from .vae import Decoder, DiagonalGaussian, Encoder
 
@@ -17,24 +17,24 @@ from .vae import Decoder, DiagonalGaussian, Encoder
 class AutoencoderKLConfig(Config):
     """The published keys. `scaling_factor`, `shift_factor`, `latents_mean` and `latents_std` set the latent space."""
 
-    in_channels: int = 3
-    out_channels: int = 3
+    in_channels: Width = 3
+    out_channels: Width = 3
     down_block_types: tuple[Literal["DownEncoderBlock2D"], ...] = Field(
         default=("DownEncoderBlock2D",), description="Blocks with attention belong to older autoencoders."
     )
     up_block_types: tuple[Literal["UpDecoderBlock2D"], ...] = Field(
         default=("UpDecoderBlock2D",), description="Blocks with attention belong to older autoencoders."
     )
-    block_out_channels: tuple[int, ...] = (64,)
-    layers_per_block: int = 1
+    block_out_channels: tuple[Width, ...] = (64,)
+    layers_per_block: Layers = 1
     act_fn: Activation = "silu"
-    latent_channels: int = 4
-    norm_num_groups: int = 32
-    sample_size: int | tuple[int, int] = 32
-    scaling_factor: float = 0.18215
+    latent_channels: Width = 4
+    norm_num_groups: Width = 32
+    sample_size: Rows | tuple[Rows, Rows] = 32
+    scaling_factor: Scale = 0.18215
     shift_factor: float | None = None
     latents_mean: tuple[float, ...] | None = None
-    latents_std: tuple[float, ...] | None = None
+    latents_std: tuple[Scale, ...] | None = None
     force_upcast: bool = True
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True

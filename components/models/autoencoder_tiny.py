@@ -8,29 +8,29 @@ from torch import Tensor, nn
 
 from .activations import Activation, activation
 from .autoencoder import Autoencoder
-from .config import Config
+from .config import Config, Layers, Scale, Width
 from .vae import DiagonalGaussian
 
 
 class AutoencoderTinyConfig(Config):
     """The published keys. `force_upcast`, `latent_magnitude` and `latent_shift` are kept, but not used."""
 
-    in_channels: int = 3
-    out_channels: int = 3
-    encoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
-    decoder_block_out_channels: tuple[int, ...] = (64, 64, 64, 64)
+    in_channels: Width = 3
+    out_channels: Width = 3
+    encoder_block_out_channels: tuple[Width, ...] = (64, 64, 64, 64)
+    decoder_block_out_channels: tuple[Width, ...] = (64, 64, 64, 64)
     act_fn: Activation = "relu"
     upsample_fn: Literal["nearest", "nearest-exact", "bilinear", "bicubic"] = "nearest"
-    latent_channels: int = 4
-    upsampling_scaling_factor: int = 2
-    num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
-    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
-    latent_magnitude: float = 3
+    latent_channels: Width = 4
+    upsampling_scaling_factor: Width = 2
+    num_encoder_blocks: tuple[Layers, ...] = (1, 3, 3, 3)
+    num_decoder_blocks: tuple[Layers, ...] = (3, 3, 3, 1)
+    latent_magnitude: Scale = 3
     latent_shift: float = 0.5
     force_upcast: bool = False
-    scaling_factor: float = 1.0
+    scaling_factor: Scale = 1.0
     shift_factor: float = 0.0
-    block_out_channels: tuple[int, ...] | None = None  # published files repeat the decoder's channels under this key
+    block_out_channels: tuple[Width, ...] | None = None  # published files repeat the decoder's channels under this key
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the numbers of blocks and channels."""

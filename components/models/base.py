@@ -14,9 +14,10 @@ from ...graph.space import LatentSpace
 from ..quantization.config import Quantization
 from ..quantization.files import quantization_of, save_quantized, weights_in
 from ..quantization.load import load_quantized
+from ..storage.building import on_meta, refuse_larger_than_memory
 from ..storage.files import read_json, write_json
 from ..storage.tensors import Tensors
-from ..storage.weights import STEM, Device, load_tensors, on_meta, save_weights
+from ..storage.weights import STEM, Device, load_tensors, save_weights
 from .config import Config
 from .layouts import layout_of_config
 from .spaces import space_of_config
@@ -76,11 +77,21 @@ class Model(nn.Module, Generic[C]):
         """Make a model with fresh random weights from the published config keys; see `config_class`.
 
         Raises:
-            ConfigError: unknown keys, or values that are not supported; all of them at once.
+            ConfigError: unknown keys, or values that are not supported, all of them at once; weights that are larger
+                than the memory of this machine.
         """
         super().__init__()
         self._config = cast("C", self.config_class.read(type(self).__name__, config))
+        if torch.empty(0).device.type == "cpu":  # not within `on_meta`
+            refuse_larger_than_memory(type(self).__name__, lambda: self._unbuilt().build(self._config))
         self.build(self._config)
+
+    def _unbuilt(self) -> Self:
+        """Another object of this class and config, without layers."""
+        made = type(self).__new__(type(self))
+        nn.Module.__init__(made)
+        made._config = self._config
+        return made
 
     def build(self, config: C) -> None:
         """Make the layers. The constructor calls it once; every subclass overrides it."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
+from .config import Rows, TokenId, Width
 from .encoder_layers import Encoder, EncoderConfig
 from .initialization import embedding, init_normal, token_vectors
 from .transformers_files import TransformersModel
@@ -19,18 +20,18 @@ _ENCODER = ("embeddings.", "encoder.", "final_layer_norm.")
 class CLIPTextConfig(EncoderConfig):
     """The keys of a `config.json` with `model_type` "clip_text_model", and their published defaults."""
 
-    bos_token_id: int | None = 49406
-    eos_token_id: int = 49407
+    bos_token_id: TokenId | None = 49406
+    eos_token_id: TokenId = 49407
     hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
-    hidden_size: int = 512
+    hidden_size: Width = 512
     initializer_factor: float = 1.0
     initializer_range: float = 0.02
-    intermediate_size: int = 2048
-    max_position_embeddings: int = 77
-    num_attention_heads: int = 8
-    pad_token_id: int | None = 1
-    projection_dim: int = 512
-    vocab_size: int = 49408
+    intermediate_size: Width = 2048
+    max_position_embeddings: Rows = 77
+    num_attention_heads: Width = 8
+    pad_token_id: TokenId | None = 1
+    projection_dim: Width = 512
+    vocab_size: Rows = 49408
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,44 @@
 """The base of model configs: a frozen class whose fields are the published keys and defaults."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Self, cast
+from typing import Annotated, Any, Self, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from annotated_types import Ge, Gt, Le
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 
 from ...graph.errors import ConfigError
+from ...graph.limits import AboveLimit, check_limit
+from ...graph.typing import type_text
+from ...graph.validate import value_text
 from ...registry import closest
+
+
+def _at_most(name: str) -> AfterValidator:
+    """A check that a number is within the limit of this name."""
+
+    def check(number: int) -> int:
+        check_limit(name, number)
+        return number
+
+    return AfterValidator(check)
+
+
+Width = Annotated[int, Ge(1), _at_most("width")]
+"""Channels, features, heads, groups, or the side of a kernel."""
+Channels = Annotated[int, Ge(0), _at_most("width")]
+"""Channels that a model may lack."""
+Layers = Annotated[int, Ge(0), _at_most("layers")]
+"""How many layers or blocks."""
+Rows = Annotated[int, Ge(1), _at_most("rows")]
+"""Rows of an embedding: pieces of a vocabulary, positions, pixels a side."""
+TokenId = Annotated[int, Ge(-1), _at_most("rows")]
+"""The id of a token; -1 for none."""
+Epsilon = Annotated[float, Gt(0), Le(1)]
+"""What a norm adds before it divides."""
+Scale = Annotated[float, Gt(0), Le(1e6)]
+"""A factor that is divided by elsewhere."""
+Chance = Annotated[float, Ge(0), Le(1)]
+"""A probability, such as that of dropout."""
 
 
 class Config(BaseModel):
@@ -36,10 +68,10 @@ class Config(BaseModel):
     Traceback (most recent call last):
     sfumato.graph.errors.ConfigError: Net cannot be made from this config (2 problems):
       chanels  no such key. Did you mean 'channels'?
-      act_fn   needs Literal['silu'], got 'relu'. Other activations belong to older nets.
+      act_fn   needs 'silu', got 'relu'. Other activations belong to older nets.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield (key, what is wrong) for keys that do not agree with each other. A subclass overrides it."""
@@ -58,17 +90,24 @@ class Config(BaseModel):
         Raises:
             ConfigError: unknown keys, values that are not supported, or keys that disagree; all of them at once.
         """
-        values = {key: _frozen(value) for key, value in keys.items() if not key.startswith("_")}
-        values.pop("quantization_config", None)  # it is about the weights, and whatever loads those reads it
-        bad = [(key, _unknown(key, cls.model_fields)) for key in values if key not in cls.model_fields]
+        notes = {key for key in keys if key.startswith("_")}
+        # `quantization_config` is about the weights, and what loads those reads it.
+        read = {key: value for key, value in keys.items() if key not in notes and key != "quantization_config"}
+        bad = [(key, _unknown(key, cls.model_fields)) for key in read if key not in cls.model_fields]
+        values: dict[str, Any] = {}
+        for key, value in read.items():
+            try:
+                values[key] = _frozen(value)
+            except AboveLimit as error:
+                bad.append((key, str(error)))
         config: Self | None = None
         try:
             config = cls.model_validate({key: value for key, value in values.items() if key in cls.model_fields})
         except ValidationError as error:
-            bad += [
-                (key, cls._unsupported(key, values[key]))
-                for key in dict.fromkeys(str(e["loc"][0]) for e in error.errors())
-            ]
+            found: dict[str, list[Any]] = {}
+            for each in error.errors():
+                found.setdefault(str(each["loc"][0]), []).append(each)
+            bad += [(key, cls._unsupported(key, values.get(key), errors)) for key, errors in found.items()]
         if config is not None:
             bad += config.problems()
         if bad or config is None:
@@ -80,12 +119,26 @@ class Config(BaseModel):
         return dict(sorted(self.model_dump(mode="json").items()))
 
     @classmethod
-    def _unsupported(cls, key: str, value: object) -> str:
+    def _unsupported(cls, key: str, value: object, errors: Iterable[Any]) -> str:  # Any: pydantic's error details
+        for error in errors:
+            if error["type"] == "value_error":  # a limit; the others are those of a number's own range
+                return str(error["ctx"]["error"])
+            if (needed := _RANGES.get(error["type"])) is not None:
+                return f"needs {needed.format(*error['ctx'].values())}, got {value_text(value)}."
         field = cls.model_fields[key]
         kind = cast("object", field.annotation)
-        wanted = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+        wanted = kind.__name__ if isinstance(kind, type) else type_text(kind).replace("typing.", "")
         reason = f" {field.description}" if field.description else ""
-        return f"needs {wanted}, got {value!r}.{reason}"
+        return f"needs {wanted}, got {value_text(value)}.{reason}"
+
+
+_RANGES = {
+    "greater_than_equal": "{} or more",
+    "greater_than": "more than {}",
+    "less_than_equal": "{} or less",
+    "finite_number": "a finite number",
+}
+"""What pydantic's errors of numbers need."""
 
 
 def per_level(key: str, value: object, levels: int) -> Iterator[tuple[str, str]]:
@@ -95,7 +148,10 @@ def per_level(key: str, value: object, levels: int) -> Iterator[tuple[str, str]]
 
 
 def _frozen(value: Any) -> Any:  # Any: a JSON value
-    return tuple(_frozen(v) for v in value) if isinstance(value, list | tuple) else value
+    if not isinstance(value, list | tuple):
+        return value
+    check_limit("levels", len(cast("list[Any]", value)))
+    return tuple(map(_frozen, cast("list[Any]", value)))
 
 
 def _unknown(key: str, known: Iterable[str]) -> str:

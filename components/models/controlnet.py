@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
+from .config import Width
 from .initialization import zero_init
 from .unet_2d_condition import UNet2DConditionModel
 from .unet_config import MidType, UNet2DConditionConfig, UNetEncoderConfig
@@ -17,9 +18,9 @@ from .unet_encoder import UNetEncoder
 class ControlConfig(UNetEncoderConfig):
     """The keys that all control nets of U-Nets have."""
 
-    conditioning_channels: int = 3
+    conditioning_channels: Width = 3
     controlnet_conditioning_channel_order: Literal["rgb", "bgr"] = "rgb"
-    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+    conditioning_embedding_out_channels: tuple[Width, ...] = (16, 32, 96, 256)
     global_pool_conditions: bool = False
 
     @property

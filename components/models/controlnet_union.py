@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
+from .config import Layers, Width
 from .controlnet import ControlConfig, ControlEncoder, ControlNetOutput, check_control_image
 from .embeddings import Sinusoid, TimestepEmbedding
 from .encoder_layers import quick_gelu
@@ -19,12 +20,12 @@ class ControlNetUnionConfig(ControlConfig):
     """The published keys. `num_control_type` is the number of kinds of control images."""
 
     controlnet_conditioning_channel_order: Literal["rgb"] = "rgb"  # pyright: ignore[reportIncompatibleVariableOverride]  frozen, so it may be narrower
-    conditioning_embedding_out_channels: tuple[int, ...] = (48, 96, 192, 384)
-    num_control_type: int = 6
-    num_trans_channel: int = 320
-    num_trans_head: int = 8
-    num_trans_layer: int = 1
-    num_proj_channel: int = 320
+    conditioning_embedding_out_channels: tuple[Width, ...] = (48, 96, 192, 384)
+    num_control_type: Width = 6
+    num_trans_channel: Width = 320
+    num_trans_head: Width = 8
+    num_trans_layer: Layers = 1
+    num_proj_channel: Width = 320
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the levels and the widths of the fusing transformer."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Config
+from .config import Chance, Config, Epsilon, Layers, Width
 from .initialization import init_normal
 
 Activation = Literal["quick_gelu", "gelu", "gelu_pytorch_tanh"]
@@ -34,12 +34,12 @@ class EncoderSize:
 class EncoderConfig(Config):
     """The keys that CLIP's and SigLIP's encoders share."""
 
-    attention_dropout: float = 0.0
-    hidden_size: int
-    intermediate_size: int
-    layer_norm_eps: float = 1e-5
-    num_attention_heads: int
-    num_hidden_layers: int = 12
+    attention_dropout: Chance = 0.0
+    hidden_size: Width
+    intermediate_size: Width
+    layer_norm_eps: Epsilon = 1e-5
+    num_attention_heads: Width
+    num_hidden_layers: Layers = 12
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the number of heads."""

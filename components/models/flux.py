@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ...graph.errors import UnfitValue
 from .attention import FeedForward
 from .base import Model
+from .config import Layers, Width
 from .embeddings import TimeTextEmbedding
 from .perturbable import PerturbableLayers, default_blocks
 from .transformer_layers import (
@@ -29,16 +30,16 @@ from .transformer_layers import (
 class FluxConfig(TransformerConfig):
     """The keys that the transformer and its control nets share."""
 
-    patch_size: int = 1
-    in_channels: int = 64
-    num_layers: int = 19
-    num_single_layers: int = 38
-    attention_head_dim: int = 128
-    num_attention_heads: int = 24
-    joint_attention_dim: int = 4096
-    pooled_projection_dim: int = 768
+    patch_size: Width = 1
+    in_channels: Width = 64
+    num_layers: Layers = 19
+    num_single_layers: Layers = 38
+    attention_head_dim: Width = 128
+    num_attention_heads: Width = 24
+    joint_attention_dim: Width = 4096
+    pooled_projection_dim: Width = 768
     guidance_embeds: bool = False
-    axes_dims_rope: tuple[int, int, int] = (16, 56, 56)
+    axes_dims_rope: tuple[Width, Width, Width] = (16, 56, 56)
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the rotary axes."""
@@ -52,7 +53,7 @@ class FluxConfig(TransformerConfig):
 class FluxTransformer2DConfig(FluxConfig):
     """The published keys. `in_channels` and `out_channels` are of packed latents: 4 times those of the autoencoder."""
 
-    out_channels: int | None = None
+    out_channels: Width | None = None
 
 
 class FluxTransformerBlock(nn.Module, TwoStreams):

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .config import Rows, Width
 from .embeddings import check_input
 from .flux import FluxConfig, FluxTrunk
 from .initialization import embedding, zero_init
@@ -14,8 +15,8 @@ from .initialization import embedding, zero_init
 class FluxControlNetConfig(FluxConfig):
     """The published keys. `num_mode` is the number of kinds of a union; None is a control net of one kind."""
 
-    num_mode: int | None = None
-    conditioning_embedding_channels: int | None = None
+    num_mode: Rows | None = None
+    conditioning_embedding_channels: Width | None = None
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the rotary axes and the image's channels."""

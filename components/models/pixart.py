@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .attention import Attention, FeedForward
 from .base import Model
+from .config import Chance, Epsilon, Layers, Rows, Scale, Width
 from .embeddings import Sinusoid, TimestepEmbedding, check_input
 from .initialization import init_normal
 from .patch_embedding import PatchEmbed, sincos_positions, unpatchify
@@ -25,23 +26,23 @@ class PixArtTransformer2DConfig(TransformerConfig):
 
     activation_fn: Literal["gelu-approximate"] = "gelu-approximate"
     attention_bias: bool = True
-    attention_head_dim: int = 72
+    attention_head_dim: Width = 72
     attention_type: Literal["default"] = "default"
-    caption_channels: int | None = None
-    cross_attention_dim: int = 1152
-    dropout: float = 0.0
-    in_channels: int = 4
-    interpolation_scale: float | None = None
+    caption_channels: Width | None = None
+    cross_attention_dim: Width = 1152
+    dropout: Chance = 0.0
+    in_channels: Width = 4
+    interpolation_scale: Scale | None = None
     norm_elementwise_affine: Literal[False] = False
-    norm_eps: float = 1e-6
-    norm_num_groups: int = 32
+    norm_eps: Epsilon = 1e-6
+    norm_num_groups: Width = 32
     norm_type: Literal["ada_norm_single"] = "ada_norm_single"
-    num_attention_heads: int = 16
-    num_embeds_ada_norm: int | None = 1000
-    num_layers: int = 28
-    out_channels: int | None = 8
-    patch_size: int = 2
-    sample_size: int = 128
+    num_attention_heads: Width = 16
+    num_embeds_ada_norm: Rows | None = 1000
+    num_layers: Layers = 28
+    out_channels: Width | None = 8
+    patch_size: Width = 2
+    sample_size: Rows = 128
     upcast_attention: Literal[False] = False
     use_additional_conditions: bool | None = None
 

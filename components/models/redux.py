@@ -4,15 +4,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .base import Model
-from .config import Config
+from .config import Config, Width
 
 
 class ReduxImageEncoderConfig(Config):
     """The published keys."""
 
-    redux_dim: int = 1152
+    redux_dim: Width = 1152
     """The width of the image encoder's tokens."""
-    txt_in_features: int = 4096
+    txt_in_features: Width = 4096
     """The width of the text encoder's tokens."""
 
 

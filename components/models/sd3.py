@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .attention import FeedForward
 from .base import Model
+from .config import Layers, Rows, Width
 from .embeddings import TimeTextEmbedding
 from .patch_embedding import PatchEmbed, unpatchify
 from .perturbable import PerturbableLayers, default_blocks
@@ -27,16 +28,16 @@ from .transformer_layers import (
 class SD3Config(TransformerConfig):
     """The keys that the transformer and its control nets share, and their published defaults."""
 
-    sample_size: int = 128
-    patch_size: int = 2
-    in_channels: int = 16
-    num_layers: int = 18
-    attention_head_dim: int = 64
-    num_attention_heads: int = 18
-    caption_projection_dim: int = 1152
-    pooled_projection_dim: int = 2048
-    out_channels: int | None = 16
-    dual_attention_layers: tuple[int, ...] = ()
+    sample_size: Rows = 128
+    patch_size: Width = 2
+    in_channels: Width = 16
+    num_layers: Layers = 18
+    attention_head_dim: Width = 64
+    num_attention_heads: Width = 18
+    caption_projection_dim: Width = 1152
+    pooled_projection_dim: Width = 2048
+    out_channels: Width | None = 16
+    dual_attention_layers: tuple[Layers, ...] = ()
     qk_norm: Literal["rms_norm"] | None = None
 
     @property
@@ -62,8 +63,8 @@ def stream_width_problems(config: SD3Config) -> Iterator[tuple[str, str]]:
 class SD3Transformer2DConfig(SD3Config):
     """The published keys. `pos_embed_max_size` is the side of the largest image, in tokens."""
 
-    joint_attention_dim: int = 4096
-    pos_embed_max_size: int = 96
+    joint_attention_dim: Width = 4096
+    pos_embed_max_size: Rows = 96
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the widths."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
 from .attention import FeedForward
+from .config import Channels, Rows, Width
 from .initialization import zero_init
 from .patch_embedding import PatchEmbed
 from .sd3 import JointTransformerBlock, SD3Config, SD3Trunk, patch_embedding, stream_width_problems
@@ -16,9 +17,9 @@ from .transformer_layers import AdaptiveNorm, GELULayer, SelfAttention, add_gate
 class SD3ControlNetConfig(SD3Config):
     """The published keys. `joint_attention_dim` is None for nets that read no prompt tokens."""
 
-    joint_attention_dim: int | None = 4096
-    pos_embed_max_size: int | None = 96
-    extra_conditioning_channels: int = 0
+    joint_attention_dim: Width | None = 4096
+    pos_embed_max_size: Rows | None = 96
+    extra_conditioning_channels: Channels = 0
     pos_embed_type: Literal["sincos"] | None = "sincos"
     use_pos_embed: bool = True
     force_zeros_for_pooled_projection: bool = True

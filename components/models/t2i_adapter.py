@@ -8,16 +8,16 @@ from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
 from .base import Model
-from .config import Config
+from .config import Config, Layers, Width
 
 
 class T2IAdapterConfig(Config):
     """The published keys. `channels` are the widths of the U-Net's levels."""
 
-    in_channels: int = 3
-    channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    num_res_blocks: int = 2
-    downscale_factor: int = 8
+    in_channels: Width = 3
+    channels: tuple[Width, ...] = (320, 640, 1280, 1280)
+    num_res_blocks: Layers = 2
+    downscale_factor: Width = 8
     adapter_type: Literal["full_adapter", "full_adapter_xl", "light_adapter"] = "full_adapter"
 
     def problems(self) -> Iterator[tuple[str, str]]:

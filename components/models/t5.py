@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Config
+from .config import Chance, Config, Epsilon, Layers, Rows, TokenId, Width
 from .initialization import embedding, init_normal, token_vectors
 from .transformers_files import TransformersModel
 
@@ -30,20 +30,20 @@ _ACTS: dict[FeedForward, Callable[[Tensor], Tensor]] = {
 class T5Config(Config):
     """The keys of the encoder in a `config.json` with `model_type` "t5", and their published defaults."""
 
-    d_ff: int = 2048
-    d_kv: int = 64
-    d_model: int = 512
-    dropout_rate: float = 0.1
-    eos_token_id: int | None = 1
+    d_ff: Width = 2048
+    d_kv: Width = 64
+    d_model: Width = 512
+    dropout_rate: Chance = 0.1
+    eos_token_id: TokenId | None = 1
     feed_forward_proj: FeedForward = "relu"
     initializer_factor: float = 1.0
-    layer_norm_epsilon: float = 1e-6
-    num_heads: int = 8
-    num_layers: int = 6
-    pad_token_id: int | None = 0
-    relative_attention_max_distance: int = 128
-    relative_attention_num_buckets: int = 32
-    vocab_size: int = 32128
+    layer_norm_epsilon: Epsilon = 1e-6
+    num_heads: Width = 8
+    num_layers: Layers = 6
+    pad_token_id: TokenId | None = 0
+    relative_attention_max_distance: Rows = 128
+    relative_attention_num_buckets: Width = 32
+    vocab_size: Rows = 32128
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the buckets of relative positions."""
@@ -58,11 +58,11 @@ class T5Config(Config):
 class UMT5Config(T5Config):
     """The same for `model_type` "umt5", with its published defaults."""
 
-    d_ff: int = 1024
+    d_ff: Width = 1024
     feed_forward_proj: FeedForward = "gated-gelu"
-    num_heads: int = 6
-    num_layers: int = 8
-    vocab_size: int = 250112
+    num_heads: Width = 6
+    num_layers: Layers = 8
+    vocab_size: Rows = 250112
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ...graph.errors import ConfigError, LoadError, UnfitValue
 from ...graph.fields import Lazy
 from ...registry import did_you_mean
-from ..storage.weights import on_meta
+from ..storage.building import on_meta
 from .attention import AttentionCore
 from .perturbable import HasPerturbableLayers, PerturbableLayers
 from .transformer_layers import TwoStreams

@@ -5,14 +5,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import AttentionCore
-from .config import Config
+from .config import Config, Width
 
 
 class TransformerConfig(Config):
     """The keys that set the width of a diffusion transformer."""
 
-    attention_head_dim: int
-    num_attention_heads: int
+    attention_head_dim: Width
+    num_attention_heads: Width
 
     @property
     def width(self) -> int:

@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 from pydantic import Field
 
 from .activations import Activation
-from .config import Config, per_level
+from .config import Chance, Config, Epsilon, Layers, Rows, Scale, Width, per_level
 
 DownType = Literal["CrossAttnDownBlock2D", "DownBlock2D"]
 UpType = Literal["CrossAttnUpBlock2D", "UpBlock2D"]
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class UNetEncoderConfig(Config):
     """The keys that U-Nets and their control nets have in common: those of the embeddings and the down levels."""
 
-    in_channels: int = 4
+    in_channels: Width = 4
     flip_sin_to_cos: bool = True
     freq_shift: float = 0
     down_block_types: tuple[DownType, ...] = Field(
@@ -27,33 +27,33 @@ class UNetEncoderConfig(Config):
         description="Other blocks belong to DeepFloyd IF and Kandinsky.",
     )
     only_cross_attention: bool | tuple[bool, ...] = False
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
-    layers_per_block: int | tuple[int, ...] = 2
-    downsample_padding: int = 1
-    mid_block_scale_factor: float = 1
+    block_out_channels: tuple[Width, ...] = (320, 640, 1280, 1280)
+    layers_per_block: Layers | tuple[Layers, ...] = 2
+    downsample_padding: Layers = 1
+    mid_block_scale_factor: Scale = 1
     act_fn: Activation = "silu"
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
-    cross_attention_dim: int | tuple[int, ...] = 1280
-    transformer_layers_per_block: int | tuple[int | tuple[int, ...], ...] = 1
-    encoder_hid_dim: int | None = None
+    norm_num_groups: Width = 32
+    norm_eps: Epsilon = 1e-5
+    cross_attention_dim: Width | tuple[Width, ...] = 1280
+    transformer_layers_per_block: Layers | tuple[Layers | tuple[Layers, ...], ...] = 1
+    encoder_hid_dim: Width | None = None
     encoder_hid_dim_type: Literal["text_proj"] | None = Field(
         default=None, description="Image projections belong to Kandinsky and to image adapters."
     )
-    attention_head_dim: int | tuple[int, ...] = 8
-    num_attention_heads: int | tuple[int, ...] | None = None
+    attention_head_dim: Width | tuple[Width, ...] = 8
+    num_attention_heads: Width | tuple[Width, ...] | None = None
     use_linear_projection: bool = False
     class_embed_type: Literal["timestep", "identity", "projection", "simple_projection"] | None = None
     addition_embed_type: Literal["text_time"] | None = Field(
         default=None, description="Other embeddings belong to DeepFloyd IF and Kandinsky."
     )
-    addition_time_embed_dim: int | None = None
-    num_class_embeds: int | None = None
+    addition_time_embed_dim: Width | None = None
+    num_class_embeds: Rows | None = None
     # Fused attention adds up scores in float32 whatever this says, and so does the reference with it.
     upcast_attention: bool | None = False
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
-    projection_class_embeddings_input_dim: int | None = None
-    addition_embed_type_num_heads: int = 64
+    projection_class_embeddings_input_dim: Width | None = None
+    addition_embed_type_num_heads: Width = 64
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the numbers of levels, heads and groups, and keys that others ask for."""
@@ -88,16 +88,16 @@ class UNetEncoderConfig(Config):
 class UNet2DConditionConfig(UNetEncoderConfig):
     """The published keys. Values of other families are refused; the description of the field says which."""
 
-    sample_size: int | tuple[int, int] | None = None
-    out_channels: int = 4
+    sample_size: Rows | tuple[Rows, Rows] | None = None
+    out_channels: Width = 4
     center_input_sample: bool = False
     mid_block_type: MidType | None = "UNetMidBlock2DCrossAttn"
     up_block_types: tuple[UpType, ...] = Field(
         default=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
         description="Other blocks belong to DeepFloyd IF and Kandinsky.",
     )
-    dropout: float = 0.0
-    reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = None
+    dropout: Chance = 0.0
+    reverse_transformer_layers_per_block: tuple[Layers | tuple[Layers, ...], ...] | None = None
     dual_cross_attention: Literal[False] = Field(
         default=False, description="Two prompts a layer belong to Versatile Diffusion."
     )
@@ -106,12 +106,12 @@ class UNet2DConditionConfig(UNetEncoderConfig):
     time_embedding_type: Literal["positional"] = Field(
         default="positional", description="Fourier features belong to the K-diffusion upscaler."
     )
-    time_embedding_dim: int | None = None
+    time_embedding_dim: Width | None = None
     time_embedding_act_fn: Activation | None = None
     timestep_post_act: Activation | None = None
-    time_cond_proj_dim: int | None = None
-    conv_in_kernel: int = 3
-    conv_out_kernel: int = 3
+    time_cond_proj_dim: Width | None = None
+    conv_in_kernel: Width = 3
+    conv_out_kernel: Width = 3
     attention_type: Literal["default"] = Field(default="default", description="Gated attention belongs to GLIGEN.")
     class_embeddings_concat: bool = False
     mid_block_only_cross_attention: bool | None = None  # as published, these middle blocks do not read it

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
 from .base import C
+from .config import Epsilon, Rows, Width
 from .encoder_layers import MLP, Encoder, EncoderConfig
 from .initialization import embedding, init_normal
 from .transformers_files import TransformersModel
@@ -23,12 +24,12 @@ _UNREAD = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 class VisionConfig(EncoderConfig):
     """The keys that both encoders have."""
 
-    hidden_size: int = 768
-    image_size: int = 224
-    intermediate_size: int = 3072
-    num_attention_heads: int = 12
-    num_channels: int = 3
-    patch_size: int = 32
+    hidden_size: Width = 768
+    image_size: Rows = 224
+    intermediate_size: Width = 3072
+    num_attention_heads: Width = 12
+    num_channels: Width = 3
+    patch_size: Width = 32
 
     @property
     def patches(self) -> int:
@@ -48,15 +49,15 @@ class CLIPVisionConfig(VisionConfig):
     hidden_act: Literal["quick_gelu", "gelu"] = "quick_gelu"
     initializer_factor: float = 1.0
     initializer_range: float = 0.02
-    projection_dim: int = 512
+    projection_dim: Width = 512
 
 
 class SiglipVisionConfig(VisionConfig):
     """The keys of a `config.json` with `model_type` "siglip_vision_model", and their published defaults."""
 
     hidden_act: Literal["gelu_pytorch_tanh", "gelu"] = "gelu_pytorch_tanh"
-    layer_norm_eps: float = 1e-6
-    patch_size: int = 16
+    layer_norm_eps: Epsilon = 1e-6
+    patch_size: Width = 16
     vision_use_head: bool = True
 
 

@@ -4,16 +4,15 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from ...graph.errors import LoadError
 from .files import read_json
@@ -77,24 +76,6 @@ def weight_names(
             if f"{name}.index.json" in names:
                 return _shards(local(f"{name}.index.json"), place, names, ".bin")
     raise LoadError(_nothing_found(place, names, variant, (single, *indexes)))
-
-
-class on_meta(TorchFunctionMode):  # noqa: N801  it is read as a phrase: `with on_meta():`
-    """In this context `torch.empty` makes tensors on the meta device, so weights take no memory before they are read.
-
-    Tensors with values, such as a buffer of positions, are made as usual, since no file has them. Affects one thread.
-    """
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Iterable[type], args: Sequence[Any] = (), kwargs: Any = None
-    ) -> Any:  # any function of torch comes through here
-        if func is torch.empty:
-            return func(*args, **{**(kwargs or {}), "device": "meta"})
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            tensor = args[0] if args else (kwargs or {})["tensor"]
-            if tensor.is_meta:
-                return tensor  # initialising nothing takes 2 s for a large U-Net
-        return func(*args, **(kwargs or {}))
 
 
 def load_weights(

@@ -28,7 +28,8 @@ from sfumato.components.device_map import DeviceMap
 from sfumato.components.memory.mover import Mover
 from sfumato.components.memory.sizes import show_size
 from sfumato.components.spec import ComponentSpec
-from sfumato.components.storage.weights import on_meta, save_weights
+from sfumato.components.storage.building import on_meta
+from sfumato.components.storage.weights import save_weights
 
 EMOJI = Path(sf.__file__).parent / "presets/embedded/emoji"
 PAIRS, STEPS = 5, 6

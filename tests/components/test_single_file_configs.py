@@ -12,7 +12,7 @@ from sfumato.components.loading.single_file.family import family_of
 from sfumato.components.loading.single_file.recognition import parts_of
 from sfumato.components.loading.single_file.tables import file_tensors, ties
 from sfumato.components.loading.single_file.writing import _rows
-from sfumato.components.storage.weights import on_meta
+from sfumato.components.storage.building import on_meta
 
 UNET: dict[str, Any] = {"block_out_channels": (320, 640, 1280, 1280), "in_channels": 4, "out_channels": 4}
 LINEAR: dict[str, Any] = {"use_linear_projection": True}

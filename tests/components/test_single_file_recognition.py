@@ -19,7 +19,7 @@ from sfumato.components.loading.single_file import checkpoint
 from sfumato.components.loading.single_file.checkpoint import facts_of
 from sfumato.components.loading.single_file.tables import file_tensors, ties
 from sfumato.components.loading.single_file.writing import _rows
-from sfumato.components.storage.weights import on_meta
+from sfumato.components.storage.building import on_meta
 
 EXAMPLES = int(os.environ.get("SFUMATO_EXAMPLES", "25"))
 """For each layout. `SFUMATO_EXAMPLES=2000 pytest tests/components/test_single_file_recognition.py` is the long run."""

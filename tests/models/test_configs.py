@@ -71,7 +71,7 @@ def test_values_that_are_not_supported_are_refused_with_the_reason() -> None:
     assert refusal({"attention_type": "gated", "in_channels": "4"}) == (
         "UNet2DConditionModel cannot be made from this config (2 problems):\n"
         "  in_channels     needs int, got '4'.\n"
-        "  attention_type  needs Literal['default'], got 'gated'. Gated attention belongs to GLIGEN."
+        "  attention_type  needs 'default', got 'gated'. Gated attention belongs to GLIGEN."
     )
 
 
@@ -116,7 +116,7 @@ def test_a_folder_without_a_config_says_so(tmp_path: Path) -> None:
     with pytest.raises(LoadError, match=r"has no config\.json.*subfolder"):
         AutoencoderKL.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(LoadError, match=r"config\.json cannot be read"):
+    with pytest.raises(LoadError, match=r"config\.json: is not JSON at line 1"):
         AutoencoderKL.from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(LoadError, match="needs a JSON object, got list"):

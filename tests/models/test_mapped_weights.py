@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from sfumato.components.storage.building import on_meta
 from sfumato.components.storage.tensors import SafetensorFiles
-from sfumato.components.storage.weights import load_weights, on_meta
+from sfumato.components.storage.weights import load_weights
 
 COUNT, WIDTH = 8, 2048  # the kernel counts pages to about 1 MB
 ONE = WIDTH * WIDTH * 2  # bytes of a tensor in the file, in float16

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from sfumato import ComponentSpec
 from sfumato.components.models.t5 import T5EncoderModel, UMT5EncoderModel
-from sfumato.components.storage.weights import on_meta
+from sfumato.components.storage.building import on_meta
 from sfumato.graph.errors import ConfigError, LoadError
 
 TINY: dict[str, Any] = {"vocab_size": 100, "d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 3, "num_heads": 4}

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
-from sfumato.components.storage.weights import load_weights, on_meta, save_weights, weight_files, write_atomically
+from sfumato.components.storage.building import on_meta
+from sfumato.components.storage.weights import load_weights, save_weights, weight_files, write_atomically
 from sfumato.graph.errors import LoadError
 
 CONFIG: dict[str, Any] = {

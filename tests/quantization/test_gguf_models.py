@@ -27,8 +27,8 @@ from sfumato.components.quantization.gguf.reader import GGUFFile
 from sfumato.components.quantization.gguf.writer import write_gguf
 from sfumato.components.quantization.load import load_quantized
 from sfumato.components.spec import ComponentSpec
+from sfumato.components.storage.building import on_meta
 from sfumato.components.storage.hub import Access
-from sfumato.components.storage.weights import on_meta
 from sfumato.graph.errors import ConfigError, LoadError
 
 from .conftest import Alive, Inputs
