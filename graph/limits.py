@@ -23,6 +23,7 @@ class Limit(NamedTuple):
 
 
 _MIB = 2**20
+_SHOWN = 10**15  # larger counts are not written out
 
 LIMITS = {
     # Text files, by their bytes.
@@ -57,7 +58,7 @@ LIMITS = {
     "levels": Limit(512, "entries", "a list in a config has one for each level or layer, and models have at most 80"),
     "width": Limit(2**17, "channels", "the widest published layers have 2**16"),
     "rows": Limit(2**20, "rows", "the largest published vocabularies have 2**18"),
-    "model_tensors": Limit(2**13, "tensors", "the largest denoisers have 1,200, and text encoders fewer"),
+    "model_tensors": Limit(2**12, "tensors", "Flux.1 has 1,200, and text encoders fewer"),
     "model_numbers": Limit(2**37, "numbers", "the largest published image models have 2**35"),
     "made_numbers": Limit(2**24, "numbers that no file has", "a table of positions has 2**20"),
     # Pictures.
@@ -94,11 +95,14 @@ def raise_limit(name: str, value: int) -> None:
     _current[name] = value
 
 
-def check_limit(name: str, found: int, what: str = "") -> None:
-    """Raise `AboveLimit` if a count is above its limit. what: the things that are counted, if not the table's unit."""
-    if found > _current[name]:
-        entry = LIMITS[name]
-        raise AboveLimit(
-            f"has {found:,} {what or entry.unit}, and the limit is {_current[name]:,}: {entry.reason}. For a file that "
-            f'you trust, raise it: sfumato.graph.limits.raise_limit("{name}", {found}).'
-        )
+def check_limit(name: str, found: int, *, whole: bool = True) -> None:
+    """Raise `AboveLimit` if a count is above its limit. whole: whether all was counted, or only up to the limit."""
+    if found <= _current[name]:
+        return
+    entry = LIMITS[name]
+    count = f"{found:,}" if whole and found < _SHOWN else f"more than {min(found - 1, _SHOWN):,}"
+    raised = found if whole and found < _SHOWN else "…"
+    raise AboveLimit(
+        f"has {count} {entry.unit}, and the limit is {_current[name]:,}: {entry.reason}. For a file that you trust, "
+        f'raise it: sfumato.graph.limits.raise_limit("{name}", {raised}).'
+    )

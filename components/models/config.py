@@ -124,7 +124,7 @@ class Config(BaseModel):
             if error["type"] == "value_error":  # a limit; the others are those of a number's own range
                 return str(error["ctx"]["error"])
             if (needed := _RANGES.get(error["type"])) is not None:
-                return f"needs {needed.format(*error['ctx'].values())}, got {value_text(value)}."
+                return f"needs {needed.format(*error.get('ctx', {}).values())}, got {value_text(value)}."
         field = cls.model_fields[key]
         kind = cast("object", field.annotation)
         wanted = kind.__name__ if isinstance(kind, type) else type_text(kind).replace("typing.", "")

@@ -48,8 +48,8 @@ class on_meta(TorchFunctionMode):  # noqa: N801  it is read as a phrase: `with o
 
     def _count(self, numbers: int) -> None:
         self.tensors, self.numbers = self.tensors + 1, self.numbers + numbers
-        _check("model_tensors", self.tensors)
-        _check("model_numbers", self.numbers)
+        _check("model_tensors", self.tensors, whole=False)
+        _check("model_numbers", self.numbers, whole=False)
 
 
 def _size(args: Sequence[Any], kwargs: dict[str, Any]) -> int:  # Any: arguments of torch's functions
@@ -59,9 +59,9 @@ def _size(args: Sequence[Any], kwargs: dict[str, Any]) -> int:  # Any: arguments
     return prod(max(size, 1) for size in sizes if isinstance(size, int))
 
 
-def _check(name: str, found: int) -> None:
+def _check(name: str, found: int, *, whole: bool = True) -> None:
     try:
-        check_limit(name, found)
+        check_limit(name, found, whole=whole)
     except AboveLimit as error:
         raise ConfigError(f"The model of this config {error}") from None
 
