@@ -13,6 +13,7 @@ from pydantic import FiniteFloat
 from torch import Tensor
 
 from ..graph.errors import UnfitValue
+from ..graph.limits import LIMITS
 from ..graph.space import ANY_SPACE
 from ..graph.typing import Port
 from .conditioning import Conditioning as Conditioning
@@ -38,6 +39,12 @@ Steps = Annotated[Schedule, Port("steps")]
 
 Count = Annotated[int, Ge(1)]
 """A whole number, at least 1."""
+Side = Annotated[int, Ge(1), Le(LIMITS["side"].value)]
+"""Pixels a side of a picture."""
+PictureCount = Annotated[int, Ge(1), Le(LIMITS["pictures"].value)]
+"""How many pictures of one prompt."""
+StepCount = Annotated[int, Ge(1), Le(LIMITS["steps"].value)]
+"""How many steps of a run."""
 Number = FiniteFloat
 """A float that is neither infinite nor NaN."""
 ZeroToOne = Annotated[float, Ge(0), Le(1)]

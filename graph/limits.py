@@ -9,6 +9,7 @@ A program that trusts its files may raise one, for the whole process:
 >>> raise_limit("graph_nodes", LIMITS["graph_nodes"].value)
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 
@@ -39,13 +40,15 @@ LIMITS = {
     "json_key": Limit(1_024, "letters", "names of tensors have at most 200"),
     "json_digits": Limit(40, "digits", "files of transformers write 10**30 for a length without a limit"),
     # Graphs.
-    "graph_nodes": Limit(2_000, "nodes", "the graph of a preset has 30, with those of its loops"),
-    "graph_edges": Limit(20_000, "edges", "a node has at most 10"),
+    "graph_nodes": Limit(1_000, "nodes", "the graph of a preset has 30, with those of its loops"),
+    "graph_edges": Limit(10_000, "edges", "a node has at most 10"),
     "graph_depth": Limit(16, "graphs within each other", "the graph of a preset has 2"),
     "graph_problems": Limit(100, "problems", "nobody reads more at once"),
     # Indexes, repos and names.
     "index_entries": Limit(1_000, "entries", "a pipeline has at most 20 components"),
+    "name_letters": Limit(128, "letters in a name", "published names of nodes and components have at most 40"),
     "repo_files": Limit(100_000, "files", "the Hub itself advises fewer"),
+    "path_letters": Limit(1_024, "letters in a path", "file systems take 255 for each folder, and 4,096 in all"),
     # Weights.
     "tensors": Limit(2**16, "tensors", "a checkpoint of an image model has at most 5,000"),
     "shards": Limit(1_000, "shards", "the largest published models have 200"),
@@ -61,6 +64,14 @@ LIMITS = {
     "model_tensors": Limit(2**12, "tensors", "Flux.1 has 1,200, and text encoders fewer"),
     "model_numbers": Limit(2**37, "numbers", "the largest published image models have 2**35"),
     "made_numbers": Limit(2**24, "numbers that no file has", "a table of positions has 2**20"),
+    # Schedules.
+    "training_steps": Limit(100_000, "training timesteps", "published schedulers have 1,000 or 2,000"),
+    "steps": Limit(10_000, "steps", "the longest published runs have 1,000, one for each training timestep"),
+    "repeats": Limit(100, "repeats", "RePaint repeats 10 times"),
+    # Calls.
+    "side": Limit(16_384, "pixels a side", "models draw at most 4,096, and a WebP picture has at most 16,383"),
+    "pictures": Limit(1_024, "pictures for each prompt", "what fits into one batch of the largest devices is less"),
+    "pixels": Limit(2**30, "pixels", "that is a thousand pictures of 1024 x 1024"),
     # Pictures.
     "picture_bytes": Limit(2**28, "bytes", "a TIFF of 64 million pixels has 200 MB"),
     "picture_pixels": Limit(2**26, "pixels", "8192 x 8192, more than most cameras take and models draw"),
@@ -77,6 +88,13 @@ _current = {name: entry.value for name, entry in LIMITS.items()}
 
 class AboveLimit(ValueError):
     """A count that is above its limit. The text says what was found, the limit with its reason, and the way out."""
+
+
+@dataclass(frozen=True)
+class AtMost:
+    """A tag on the type of a number: `Annotated[int, Ge(1), AtMost("layers")]`."""
+
+    name: str
 
 
 def limit(name: str) -> int:
@@ -103,6 +121,6 @@ def check_limit(name: str, found: int, *, whole: bool = True) -> None:
     count = f"{found:,}" if whole and found < _SHOWN else f"more than {min(found - 1, _SHOWN):,}"
     raised = found if whole and found < _SHOWN else "…"
     raise AboveLimit(
-        f"has {count} {entry.unit}, and the limit is {_current[name]:,}: {entry.reason}. For a file that you trust, "
-        f'raise it: sfumato.graph.limits.raise_limit("{name}", {raised}).'
+        f"has {count} {entry.unit}, and the limit is {_current[name]:,}: {entry.reason}. If it is meant, raise "
+        f'the limit: sfumato.graph.limits.raise_limit("{name}", {raised}).'
     )

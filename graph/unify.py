@@ -75,14 +75,18 @@ _Fact = tuple[Any, str]
 
 def _conflicts(facts: Sequence[_Fact], kind: Kind) -> Iterable[Problem]:
     """One problem for each fact that must go: the one that fits the fewest others, of several the last one."""
-    left = [*facts]
+    against = {
+        i: dict.fromkeys(j for j, (other, _) in enumerate(facts) if not other.fits(value))
+        for i, (value, _) in enumerate(facts)
+    }
     while True:
-        against = {i: [o for o in left if not o[0].fits(value)] for i, (value, _) in enumerate(left)}
         odd = max(against, key=lambda i: (len(against[i]), i), default=None)
         if odd is None or not against[odd]:
             return
-        (value, who), (was, by) = left.pop(odd), against[odd][-1]
+        (value, who), (was, by) = facts[odd], facts[list(against.pop(odd))[-1]]
         yield Problem(kind.code, who, kind.conflict(value, by, was), str(value), str(was))
+        for others in against.values():
+            others.pop(odd, None)
 
 
 class _Union:
@@ -94,8 +98,9 @@ class _Union:
         self.facts: list[tuple[Path, Any, str]] = []
 
     def find(self, a: Path) -> Path:
-        while self.parent.setdefault(a, a) != a:
-            a = self.parent[a]
+        while (above := self.parent.setdefault(a, a)) != a:
+            self.parent[a] = self.parent[above]  # halve the path, so that long chains stay short
+            a = above
         return a
 
     def fix(self, a: Path, value: Any, who: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import entry_points
+from itertools import islice
 from typing import Any
 
 from .text import printable
@@ -29,15 +30,19 @@ def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:
     >>> closest("WanPipeline", ["FluxPipeline"]), closest("image_encoder", ["text_encoder"])
     ([], [])
     """
+    if len(name) > _LONGEST:  # no name of ours, and comparing takes the product of the lengths
+        return []
     is_class = name[:1].isupper()
     by_lower: dict[str, str] = {}
-    for candidate in known:
+    for candidate in islice((each for each in known if len(each) <= _LONGEST), _MOST):
         if _is_near(name, candidate, is_class=is_class):
             by_lower.setdefault(candidate.lower(), candidate)
     cutoff = 0.75 if is_class else 0.6
     return [by_lower[hit] for hit in difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=cutoff)]
 
 
+_LONGEST, _MOST = 128, 1_000
+"""Longer names, and further ones, are not compared."""
 _WORD = re.compile(r"[A-Z]+(?![a-z])\d*|[A-Z]?[a-z]+\d*|\d+")
 
 

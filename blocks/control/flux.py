@@ -13,7 +13,7 @@ from ...components.models.flux_controlnet import FluxControlNetModel
 from ...components.models.tiling import encode
 from ...components.pictures import PictureInput
 from ...components.random import Random
-from ...components.types import Count, ImageLatents, Number, Pass, Residuals, Rows
+from ...components.types import Count, ImageLatents, Number, Pass, Residuals, Rows, Side
 from ...graph import Block, Running, component, knob
 from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
@@ -135,8 +135,8 @@ class EncodeControl(Block):
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
     multiple: Count = 16
     background: str = "black"
-    height: Count = knob(1024)
-    width: Count = knob(1024)
+    height: Side = knob(1024)
+    width: Side = knob(1024)
 
     def __call__(self, control_image: PictureInput, rows: Rows, random: Random) -> Encoded:
         read = ReadImage(multiple=self.multiple, background=self.background, height=self.height, width=self.width)

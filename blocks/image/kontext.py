@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 from ...components.models.autoencoder import Autoencoder, upcast_vae
 from ...components.models.tiling import encode
 from ...components.pictures import PictureInput, each_picture, size_of
-from ...components.types import Count, ImageLatents, Images, Rows
+from ...components.types import Count, ImageLatents, Images, Rows, Side
 from ...graph import Block, component, knob
 from ...graph.errors import UnfitValue
 from ...registry import counted
@@ -83,16 +83,16 @@ class EncodeReference(Block):
 class Fitted(NamedTuple):
     """The size of the picture to make, in pixels."""
 
-    height: Count
-    width: Count
+    height: Side
+    width: Side
 
 
 class FitArea(Block):
     """Scale `height` and `width` to an area of about `max_area` pixels, in multiples of `multiple`."""
 
     multiple: Count = 16
-    height: Count = knob(1024)
-    width: Count = knob(1024)
+    height: Side = knob(1024)
+    width: Side = knob(1024)
     max_area: Count = knob(1024 * 1024)
 
     def __call__(self) -> Fitted:

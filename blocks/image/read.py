@@ -8,11 +8,11 @@ from PIL import Image
 from torch import Tensor
 
 from ...components.pictures import Picture, PictureInput, colours, each_picture, in_range, mask_of
-from ...components.types import Count, Images, Mask
+from ...components.types import Count, Images, Mask, Side
 from ...graph import Block, knob
 from ...graph.errors import UnfitValue
 
-Size = Count | None
+Size = Side | None
 """Pixels a side; None keeps the size of the picture."""
 
 

@@ -9,7 +9,7 @@ from annotated_types import Gt, Le
 
 from ...components.schedulers import Scheduler
 from ...components.schedulers.flow_match import FlowMatch
-from ...components.types import Count, Latents, Number, Steps
+from ...components.types import Count, Latents, Number, StepCount, Steps
 from ...graph import Block, component, knob
 from .start import Scheduled, exact
 
@@ -26,7 +26,7 @@ class MakeSchedule(Block):
     """
 
     scheduler: Scheduler = component()
-    num_inference_steps: Count = knob(28)
+    num_inference_steps: StepCount = knob(28)
     even: bool = True
     patch: Count = 2
 

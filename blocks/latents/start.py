@@ -12,9 +12,23 @@ from ...components.models.autoencoder import Autoencoder
 from ...components.random import Random
 from ...components.schedulers import Scheduler
 from ...components.schedulers.lcm import DistilledKeys, timesteps_within
-from ...components.types import Conditioning, Count, ImageLatents, Images, Latents, Mask, Number, Rows, Steps
+from ...components.types import (
+    Conditioning,
+    Count,
+    ImageLatents,
+    Images,
+    Latents,
+    Mask,
+    Number,
+    PictureCount,
+    Rows,
+    Side,
+    StepCount,
+    Steps,
+)
 from ...graph import Block, component, knob
 from ...graph.errors import UnfitValue
+from ...graph.limits import AboveLimit, check_limit
 from ...registry import counted
 
 Seed = Annotated[int, Ge(-(2**63)), Le(2**64 - 1)]
@@ -30,7 +44,7 @@ class Counted(NamedTuple):
 class CountRows(Block):
     """Count the pictures to make: `num_images_per_prompt` for each prompt."""
 
-    def __call__(self, positive: Conditioning, num_images_per_prompt: Count = 1) -> Counted:
+    def __call__(self, positive: Conditioning, num_images_per_prompt: PictureCount = 1) -> Counted:
         return Counted(Rows(positive.rows, num_images_per_prompt))
 
 
@@ -74,16 +88,21 @@ class DrawNoise(Block):
     side of a latent. patch: latents a side of a token of the denoiser.
 
     Raises:
-        UnfitValue: a height or width that is no multiple.
+        UnfitValue: a height or width that is no multiple, or more pixels than one call can draw.
     """
 
     channels: Count = 4
     factor: Count = 8
     patch: Count = 1
-    height: Count = knob(512)
-    width: Count = knob(512)
+    height: Side = knob(512)
+    width: Side = knob(512)
 
     def __call__(self, rows: Rows, random: Random) -> Drawn:
+        try:
+            check_limit("pixels", rows.total * self.height * self.width)
+        except AboveLimit as error:
+            what = f"{counted(rows.total, 'picture')} of {self.height}x{self.width}"
+            raise UnfitValue(f"A call for {what} {error}") from None
         multiple = self.factor * self.patch
         for name, size in (("height", self.height), ("width", self.width)):
             if size % multiple:
@@ -133,7 +152,7 @@ class MakeSchedule(Block):
     """
 
     scheduler: Scheduler = component()
-    num_inference_steps: Count = knob(50)
+    num_inference_steps: StepCount = knob(50)
 
     def __call__(self, timesteps: Sequence[Number] | None = None, sigmas: Sequence[Number] | None = None) -> Scheduled:
         return Scheduled(self.scheduler.steps(self.num_inference_steps, timesteps=timesteps, sigmas=sigmas))

@@ -14,6 +14,7 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ...graph.errors import ConfigError, LoadError
+from ...graph.limits import AboveLimit, check_limit
 from ...registry import UnknownName, did_you_mean
 from ..spec import PUBLISHED, ComponentSpec
 from ..storage.files import find_folder, has_files, read_json, write_json
@@ -111,7 +112,12 @@ def read_index(folder: str | Path | Location, file: IndexFile | None = None, sub
                 f"{_place(location, subfolder)}: no {MODULAR} and no {CLASSIC}. It has: {files}. Pass a pipeline's "
                 f"folder or repo, or load one component: sf.load_component(folder){way}."
             )
-    data = read_json(location.local(subfolder, [file]) / file)
+    data = read_json(path := location.local(subfolder, [file]) / file)
+    try:
+        check_limit("index_entries", len(data))
+        check_limit("name_letters", max(map(len, data), default=0))
+    except AboveLimit as error:
+        raise LoadError(f"{path}: {error}") from None
     reading = _Reading(location, subfolder)
     return reading.modular(data) if file == MODULAR else reading.classic(data)
 

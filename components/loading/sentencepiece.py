@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, cast
 
 from ...graph.errors import LoadError
+from ...graph.limits import check_limit
 
 _UNIGRAM = 1
 _CONTROL, _USER_DEFINED = 3, 4
@@ -42,8 +43,10 @@ def read_sentencepieces(path: Path) -> SentencePieces:
     pieces: list[Piece] = []
     charsmap, kind = b"", _UNIGRAM
     try:
+        check_limit("pieces_bytes", path.stat().st_size)
         for number, value in _fields(path.read_bytes()):
             if number == 1:
+                check_limit("pieces", len(pieces) + 1, whole=False)
                 entry = dict(_fields(_message(value)))
                 [score] = struct.unpack("<f", cast("bytes", entry.get(2, bytes(4))))
                 text, role = _message(entry.get(1, b"")).decode(), entry.get(3, 1)
@@ -63,7 +66,9 @@ def read_sentencepieces(path: Path) -> SentencePieces:
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """The field numbers and values of one message: integers, 4 or 8 bytes, or the bytes of a nested message."""
     position = 0
+    count = 0
     while position < len(data):
+        check_limit("pieces", count := count + 1, whole=False)
         tag, position = _varint(data, position)
         number, wire = tag >> 3, tag & 7
         if wire == 0:
@@ -89,6 +94,8 @@ def _varint(data: bytes, position: int) -> tuple[int, int]:
         if position >= len(data):
             raise ValueError(f"it ends at byte {len(data)}, inside a number")
         byte = data[position]
+        if shift > 63:
+            raise ValueError(f"a number at byte {position} has more than 64 bits")
         value |= (byte & 127) << shift
         position, shift = position + 1, shift + 7
         if byte < 128:

@@ -8,7 +8,9 @@ from typing import ClassVar, Literal, Self, overload
 from pydantic import JsonValue
 from tokenizers import AddedToken, Tokenizer
 
-from ...graph.errors import ConfigError
+from ...graph.errors import ConfigError, LoadError
+from ...graph.limits import check_limit
+from ...graph.validate import value_text
 from ..storage.files import read_json
 from .tokenizer_files import NAMED, flags_of, read_special_tokens, text_of, token_from
 
@@ -201,8 +203,19 @@ class TokenizerConfig:
             root: the folder.
             added: the tokens that `tokenizer.json` lists.
             changes: keys that replace those of `tokenizer_config.json`.
+
+        Raises:
+            LoadError: tokens of the wrong type, too many or too long ones, or a length or side that is none.
         """
         config = {**read_config(root), **(changes or {})}
+        try:
+            return cls._of(root, added, config)
+        except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            what = f"its tokens cannot be read ({error}). Fetch the folder again"
+            raise LoadError(f"{root}: {what}.") from error
+
+    @classmethod
+    def _of(cls, root: Path, added: Mapping[int, AddedToken], config: Mapping[str, JsonValue]) -> Self:
         special, extra = read_special_tokens(root, config)
         if isinstance(listed := config.get("added_tokens_decoder"), dict):
             added = {int(index): token_from(token) for index, token in listed.items() if isinstance(token, dict)}
@@ -213,15 +226,24 @@ class TokenizerConfig:
             added = {**older, **added}
         # A named token has the flags of the added token of the same text.
         by_text = {token.content: token for token in added.values()}
+        check_limit("added_tokens", len(added) + len(extra))
+        check_limit(
+            "piece_letters", max(map(len, map(text_of, [*added.values(), *special.values(), *extra])), default=0)
+        )
         length = config.get("model_max_length")
+        if isinstance(length, int) and length < 1:
+            raise ValueError(f"model_max_length needs 1 or more, got {length}")
+        sides = [str(config.get(key, "right")) for key in ("padding_side", "truncation_side")]
+        if wrong := [side for side in sides if side not in ("left", "right")]:
+            raise ValueError(f"padding_side and truncation_side need 'left' or 'right', got {value_text(wrong[0])}")
         return cls(
             special={name: by_text.get(text_of(token), token) for name, token in special.items()},
             added=added,
             extra=extra,
             # Without a length, files have no key or transformers' "very large" number.
             model_max_length=length if isinstance(length, int) and length < 10**6 else None,
-            padding_side=str(config.get("padding_side", "right")),
-            truncation_side=str(config.get("truncation_side", "right")),
+            padding_side=sides[0],
+            truncation_side=sides[1],
         )
 
 

@@ -1,13 +1,15 @@
 """The files of a tokenizer folder, in the layouts of transformers 4 and 5."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import JsonValue
 from tokenizers import AddedToken
 
 from ...graph.errors import LoadError
+from ...graph.limits import check_limit, limit
+from ...graph.validate import value_text
 from ..storage.files import read_json, read_lines
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
@@ -19,14 +21,14 @@ def read_vocabulary(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], 
     whole = root / "tokenizer.json"
     if whole.is_file():
         data = read_json(whole, "vocabulary_bytes")
-        model = data.get("model") or {}
+        model = model_in(whole, data)
         if model.get("type", "BPE") != "BPE":
-            raise LoadError(f"{whole}: model.type: CLIP needs 'BPE', got {model['type']!r}.")
+            raise LoadError(f"{whole}: model.type: CLIP needs 'BPE', got {value_text(model['type'])}.")
         try:
             merges = [tuple(m.split(" ")) if isinstance(m, str) else (m[0], m[1]) for m in model["merges"]]
             added = {int(t["id"]): token_from({k: v for k, v in t.items() if k != "id"}) for t in data["added_tokens"]}
-            return dict(model["vocab"]), [(a, b) for a, b in merges], added
-        except (KeyError, TypeError, ValueError) as error:
+            return pieces_by_text(model["vocab"]), [(a, b) for a, b in merges], added
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise LoadError(f"{whole}: not a tokenizer file ({error!r}). Fetch it again.") from error
     missing = [name for name in ("vocab.json", "merges.txt") if not (root / name).is_file()]
     if missing:
@@ -40,7 +42,33 @@ def read_vocabulary(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], 
     bad = next((index for index, pair in enumerate(pairs) if len(pair) != 2), None)
     if bad is not None:
         raise LoadError(f"{root / 'merges.txt'}: merge {bad + 1} needs two parts, got {' '.join(pairs[bad])!r}.")
-    return vocab, [(pair[0], pair[1]) for pair in pairs], {}
+    try:
+        return pieces_by_text(vocab), [(pair[0], pair[1]) for pair in pairs], {}
+    except ValueError as error:
+        raise LoadError(f"{root / 'vocab.json'}: {error}") from error
+
+
+def pieces_by_text(vocab: Mapping[str, Any]) -> dict[str, int]:
+    """A vocabulary, as JSON. ValueError for ids that are none, and for more or longer pieces than any has."""
+    check_pieces(vocab)
+    for text, index in vocab.items():
+        if type(index) is not int or not 0 <= index < limit("pieces"):
+            raise ValueError(f"needs ids from 0 to {limit('pieces')}, got {value_text(index)} for {value_text(text)}.")
+    return dict(vocab)
+
+
+def check_pieces(pieces: Collection[str]) -> None:
+    """Raise ValueError for more or longer pieces than any vocabulary has."""
+    check_limit("pieces", len(pieces))
+    check_limit("piece_letters", max(map(len, pieces), default=0))
+
+
+def model_in(whole: Path, data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The model in a `tokenizer.json`. LoadError if it is no JSON object."""
+    model = data.get("model") or {}
+    if not isinstance(model, dict):
+        raise LoadError(f"{whole}: model: needs a JSON object, got {value_text(model)}. Fetch the file again.")
+    return cast("Mapping[str, Any]", model)
 
 
 def read_special_tokens(

@@ -9,10 +9,12 @@ from tokenizers import AddedToken, Tokenizer, decoders, normalizers, pre_tokeniz
 from tokenizers.models import Unigram
 
 from ...graph.errors import LoadError
+from ...graph.limits import AboveLimit, check_limit
+from ...graph.validate import value_text
 from ..storage.files import find_folder, read_json, write_json, write_text
 from .sentencepiece import read_sentencepieces
 from .tokenizer_base import FastTokenizer, TokenizerConfig, read_config
-from .tokenizer_files import token_from
+from .tokenizer_files import check_pieces, model_in, token_from
 
 _SPACE = "▁"
 _UNKNOWN = 2  # T5's ids: <pad>, </s>, <unk>
@@ -94,20 +96,26 @@ class T5Tokenizer(FastTokenizer):
 def _of_json(whole: Path) -> tuple[list[tuple[str, float]], bytes, Mapping[int, AddedToken]]:
     """Pieces, table and added tokens of a `tokenizer.json`. Its way to split words is not used: T5's is fixed."""
     data = read_json(whole, "vocabulary_bytes")
-    model = data.get("model") or {}
+    model = model_in(whole, data)
     if model.get("type", "Unigram") != "Unigram":
-        raise LoadError(f"{whole}: model.type: T5 needs 'Unigram', got {model['type']!r}.")
+        raise LoadError(f"{whole}: model.type: T5 needs 'Unigram', got {value_text(model['type'])}.")
     try:
         pieces = [(str(text), float(score)) for text, score in model["vocab"]]
+        check_pieces([text for text, _ in pieces])
         added = {int(t["id"]): token_from(t) for t in data["added_tokens"]}
         first = data.get("normalizer") or {}
         steps = first["normalizers"] if first.get("type") == "Sequence" else [first]
         tables = [step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"]
         return pieces, base64.b64decode(tables[0]) if tables else b"", added
-    except (KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise LoadError(f"{whole}: not a tokenizer file ({error!r}). Fetch it again.") from error
 
 
 def _sentinels(root: Path) -> list[str]:
     count = read_config(root).get("extra_ids", 100)
-    return [f"<extra_id_{i}>" for i in range(count if isinstance(count, int) else 100)]
+    count = count if isinstance(count, int) else 100
+    try:
+        check_limit("added_tokens", count)
+    except AboveLimit as error:
+        raise LoadError(f"{root}: extra_ids in tokenizer_config.json {error}") from None
+    return [f"<extra_id_{i}>" for i in range(count)]

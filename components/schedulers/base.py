@@ -1,5 +1,6 @@
 """The base of all schedulers: an immutable value that plans the steps of a run and moves a sample along them."""
 
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self, cast, final
 
+import numpy as np
 from torch import Tensor
 
 from ...graph.errors import ConfigError
@@ -80,9 +82,20 @@ class Scheduler(ABC):
 
         timesteps: falling, in training timesteps. sigmas: falling noise levels, the last one where the run ends.
         image_tokens: tokens of the packed image, for schedulers with a shift by resolution; others ignore it.
-        Raises ConfigError for arguments that this scheduler does not accept.
+        Raises ConfigError for arguments that this scheduler does not accept, and where they and the config give levels
+        that are no numbers.
         """
-        return self.plan(checked(type(self).__name__, self.accepts, n, timesteps, sigmas, image_tokens))
+        request = checked(type(self).__name__, self.accepts, n, timesteps, sigmas, image_tokens)
+        try:
+            with np.errstate(all="ignore"):
+                schedule = self.plan(request)
+        except (ArithmeticError, IndexError, ValueError) as error:
+            if isinstance(error, ConfigError):
+                raise
+            raise ConfigError(f"{type(self).__name__} {_no_levels(str(error))}") from error
+        if any(math.isnan(value) for value in (*schedule.sigmas, *schedule.timesteps)):
+            raise ConfigError(f"{type(self).__name__} {_no_levels('they are not numbers')}")
+        return schedule
 
     @abstractmethod
     def plan(self, request: Request) -> Schedule:
@@ -254,6 +267,10 @@ class Scheduler(ABC):
             if item.name in known
             and ((value := getattr(self, item.name)) != item.default or item.name in self._config_keys)
         }
+
+
+def _no_levels(reason: str) -> str:
+    return f"has no levels of noise for this run: {reason}. Check the numbers of its config, or use fewer steps."
 
 
 def _class_of(config: Mapping[str, object]) -> type[Scheduler]:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import cache
+from math import isfinite, isinf
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin, get_type_hints
@@ -13,10 +14,16 @@ from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origi
 from annotated_types import Ge, Gt, Le
 
 from ...graph.errors import ConfigError
+from ...graph.limits import AboveLimit, AtMost, check_limit
+from ...graph.validate import value_text
 from ...registry import did_you_mean
 from ..storage.files import read_json, write_json
 
 FILE = "scheduler_config.json"
+INFINITE = "may be infinite"
+"""A tag on the type of a float key. Other numbers are finite."""
+_LARGEST = 2**64
+"""Larger numbers are no value of a key: seeds have 64 bits, and published floats are below 10**6."""
 
 _PUBLISHED = """
 algorithm_type alpha_cum_end alpha_cum_start base_image_seq_len base_shift beta_end beta_max beta_min beta_schedule
@@ -71,41 +78,58 @@ def coerced(scheduler: str, key: str, value: object, hint: Any) -> Any:  # Any: 
         (hint,) = (arm for arm in get_args(hint) if arm is not type(None))
     if get_origin(hint) is Annotated:
         hint, *limits = get_args(hint)
+        if INFINITE in limits and isinstance(value, Real) and isinf(value):
+            return float(value)
         return _limited(scheduler, key, coerced(scheduler, key, value, hint), limits)
     if hint is type(None):
         if value is None:
             return None
-        raise ConfigError(f"{scheduler} takes no {key}, got {value!r}. Leave it out.")
+        raise ConfigError(f"{scheduler} takes no {key}, got {value_text(value)}. Leave it out.")
     if get_origin(hint) is Literal:
         if isinstance(value, str) and value in get_args(hint):
             return value
-        raise ConfigError(f"{scheduler} has no {key} {value!r}. {did_you_mean(str(value), get_args(hint))}")
+        names = did_you_mean(str(value)[:80], get_args(hint))
+        raise ConfigError(f"{scheduler} has no {key} {value_text(value)}. {names}")
     if isinstance(value, bool) or type(value).__name__ == "bool":  # numpy's bool too; it is not a number here
         if hint is bool:
             return bool(value)
     elif hint is int and isinstance(value, Integral):
-        return int(value)
+        if abs(number := int(value)) < _LARGEST:
+            return number
     elif hint is float and isinstance(value, Real):
-        return float(value)
+        if isfinite(value) and abs(number := float(value)) < _LARGEST:
+            return number
     elif get_origin(hint) is tuple:
         listed = value.tolist() if hasattr(value, "tolist") else value  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(listed, Iterable) and not isinstance(listed, str | bytes | Mapping):
+            listed = tuple(listed)
+            _check_limit(scheduler, key, "training_steps", len(listed))
             item_hint = get_args(hint)[0]
             return tuple(coerced(scheduler, f"{key}[{i}]", item, item_hint) for i, item in enumerate(listed))
     needed = {bool: "true or false", int: "a whole number", float: "a number"}.get(hint, "a list of numbers")
-    raise ConfigError(f"{scheduler} needs {needed} for {key}, got {value!r}.")
+    raise ConfigError(f"{scheduler} needs {needed} for {key}, got {value_text(value)}.")
 
 
 def _limited(scheduler: str, key: str, value: Any, limits: Sequence[object]) -> Any:  # Any: a number
     least = next((limit.ge for limit in limits if isinstance(limit, Ge)), None)
     most = next((limit.le for limit in limits if isinstance(limit, Le)), None)
     above = next((limit.gt for limit in limits if isinstance(limit, Gt)), None)
+    for tag in limits:
+        if isinstance(tag, AtMost):
+            _check_limit(scheduler, key, tag.name, value)
     if (least is None or value >= least) and (most is None or value <= most) and (above is None or value > above):
         return value
     room = (
         f"above {above}" if above is not None else f"of {least} or more" if most is None else f"from {least} to {most}"
     )
     raise ConfigError(f"{scheduler} needs {key} {room}, got {value}.")
+
+
+def _check_limit(scheduler: str, key: str, name: str, found: int) -> None:
+    try:
+        check_limit(name, found)
+    except AboveLimit as error:
+        raise ConfigError(f"{scheduler}: {key} {error}") from None
 
 
 def known(cls: type, config: Mapping[str, object]) -> dict[str, object]:

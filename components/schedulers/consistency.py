@@ -10,7 +10,7 @@ from torch import Tensor
 from ...graph.errors import ConfigError
 from .base import Scheduler
 from .history import History
-from .keys import STEP_ARGUMENT
+from .keys import STEP_ARGUMENT, TrainingSteps
 from .request import Request, listed
 from .schedule import Level, Schedule, Step
 from .training_noise import TrainingNoise, alphas_cumprod
@@ -24,7 +24,7 @@ class CMStochasticIterativeScheduler(Scheduler):
     the levels of training, of which 0 is the noisiest: [22, 0] visits the noisiest level and the 22nd below it.
     """
 
-    num_train_timesteps: int = 40
+    num_train_timesteps: TrainingSteps = 40
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     sigma_data: float = 0.5
@@ -90,7 +90,7 @@ class ConsistencyDecoderScheduler(Scheduler):
     even parts: 1008 and 512 for the two steps that are published.
     """
 
-    num_train_timesteps: int = 1024
+    num_train_timesteps: TrainingSteps = 1024
     sigma_data: float = 0.5
     """The standard deviation of clean samples."""
 
@@ -153,7 +153,7 @@ class SCMScheduler(Scheduler):
     always has the size of the latents, so `sigma_data` is only kept.
     """
 
-    num_train_timesteps: int = 1000
+    num_train_timesteps: TrainingSteps = 1000
     prediction_type: Literal["trigflow"] = "trigflow"
     sigma_data: float = 0.5
     max_timesteps: float = field(default=1.57080, metadata=STEP_ARGUMENT)

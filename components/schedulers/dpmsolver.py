@@ -21,6 +21,7 @@ from .keys import (
     DynamicShiftKeys,
     FlowKeys,
     LearnedVarianceKeys,
+    MaybeInfinite,
     SpacingKeys,
     ThresholdKeys,
     ZeroSNRKeys,
@@ -52,7 +53,7 @@ class DPMSolverKeys(BetaKeys, CurveKeys, ThresholdKeys, FlowKeys, LearnedVarianc
     """How the second order weighs the difference of outputs: by (e^-h - 1) / 2, or by the exact integral."""
     lower_order_final: bool = True
     """Lower the order at the end of a run of fewer than 15 steps, which is steadier."""
-    lambda_min_clipped: float = -inf
+    lambda_min_clipped: MaybeInfinite = -inf
     """Levels with a smaller lambda (less signal) are not visited: -5.1 is published for cosine schedules."""
 
 

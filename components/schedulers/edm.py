@@ -13,7 +13,7 @@ from .arrays import Floats
 from .base import Scheduler
 from .exponential_integrator import multistep, multistep_order
 from .history import History, newest
-from .keys import ChurnKeys, ThresholdKeys, churn
+from .keys import ChurnKeys, ThresholdKeys, TrainingSteps, churn
 from .predictions import bounded
 from .request import Request
 from .schedule import Schedule, Step
@@ -28,7 +28,7 @@ class EDM(Scheduler):
     sigma_data: float = 0.5
     """The standard deviation of clean samples."""
     sigma_schedule: Literal["karras", "exponential"] = "karras"
-    num_train_timesteps: int = 1000
+    num_train_timesteps: TrainingSteps = 1000
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     """The sign of the model's output: v is minus the paper's F."""
     rho: float = 7.0

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from annotated_types import Ge
 from torch import Tensor
 
 from ...graph.errors import ConfigError
@@ -14,7 +15,7 @@ from .curves import curve
 from .customary_curves import TrainingRange, customary_levels
 from .flow_shift import resolution_shift, shifted, stretched
 from .history import History
-from .keys import OWN_KEY, ChurnKeys, CurveKeys, CustomaryCurveKeys, chosen_curve, churn
+from .keys import OWN_KEY, ChurnKeys, CurveKeys, CustomaryCurveKeys, TrainingSteps, chosen_curve, churn
 from .request import Request
 from .schedule import Level, Schedule, Step
 from .sigma_levels import refuse_timesteps_on_a_curve
@@ -24,7 +25,7 @@ from .sigma_levels import refuse_timesteps_on_a_curve
 class FlowMatch(Scheduler):
     """The sample is (1 - sigma) clean + sigma noise, and the model predicts its velocity, noise - clean."""
 
-    num_train_timesteps: int = 1000
+    num_train_timesteps: TrainingSteps = 1000
     shift: float = 1.0
     """Moves the levels towards noise: Esser et al. 2024, equation 23."""
     shift_tail_twice: bool = field(default=True, metadata=OWN_KEY)
@@ -72,8 +73,8 @@ class ShiftKeys(CurveKeys, CustomaryCurveKeys):
     """Whether the shift depends on the image's size (`image_tokens`) instead of `shift`."""
     base_shift: float | None = 0.5
     max_shift: float | None = 1.15
-    base_image_seq_len: int = 256
-    max_image_seq_len: int = 4096
+    base_image_seq_len: Annotated[int, Ge(1)] = 256
+    max_image_seq_len: Annotated[int, Ge(1)] = 4096
     """Between these two sizes in tokens the shift's logarithm goes from base_shift to max_shift."""
     time_shift_type: Literal["exponential", "linear"] = "exponential"
     invert_sigmas: bool = False

@@ -8,6 +8,7 @@ from torch import Tensor
 from ...graph.errors import ConfigError
 from .base import Scheduler
 from .history import History, newest
+from .keys import TrainingSteps
 from .pndm import ADAMS
 from .request import Request
 from .schedule import Level, Schedule, Step
@@ -22,7 +23,7 @@ class IPNDMScheduler(Scheduler):
     Raises ConfigError for a number of steps that `trained_betas` do not fit.
     """
 
-    num_train_timesteps: int = 1000
+    num_train_timesteps: TrainingSteps = 1000
     trained_betas: tuple[float, ...] | None = None
     """The noise (0 to 1) before each step and at the end, for a run of just so many; None: it follows time."""
 

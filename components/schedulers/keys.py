@@ -6,11 +6,20 @@ A scheduler lists the groups of keys that its published class has. Functions rea
 
 from dataclasses import dataclass, field
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
+
+from annotated_types import Ge
 
 from ...graph.errors import ConfigError
+from ...graph.limits import AtMost
+from .config import INFINITE
 from .curves import Curve
 from .spacing import Spacing
+
+TrainingSteps = Annotated[int, Ge(1), AtMost("training_steps")]
+"""How many timesteps the model was trained with."""
+MaybeInfinite = Annotated[float, INFINITE]
+"""A number, or infinity for no limit."""
 
 STEP_ARGUMENT = {"published": False}
 """Metadata of a field that the reference takes as an argument of `step`: written to a config unless it is default."""
@@ -37,7 +46,7 @@ AnyBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmo
 class BetaKeys:
     """How much noise the model was trained with: betas, the share of variance that each timestep replaces by noise."""
 
-    num_train_timesteps: int = 1000
+    num_train_timesteps: TrainingSteps = 1000
     beta_start: float = 0.0001
     beta_end: float = 0.02
     beta_schedule: AnyBetaSchedule = "linear"
@@ -65,7 +74,7 @@ class SpacingKeys:
     """Which training timesteps a run visits: Lin et al. 2023, table 2."""
 
     timestep_spacing: Spacing = "linspace"
-    steps_offset: int = 0
+    steps_offset: Annotated[int, Ge(0), AtMost("training_steps")] = 0
     """Added to the timesteps of "leading" spacing."""
 
 
@@ -135,7 +144,7 @@ class ChurnKeys:
     s_churn: float = field(default=0.0, metadata=STEP_ARGUMENT)
     """How much noise is added over the whole run (table 5); 0 is deterministic."""
     s_tmin: float = field(default=0.0, metadata=STEP_ARGUMENT)
-    s_tmax: float = field(default=inf, metadata=STEP_ARGUMENT)
+    s_tmax: MaybeInfinite = field(default=inf, metadata=STEP_ARGUMENT)
     """Noise is added only where s_tmin <= sigma <= s_tmax."""
     s_noise: float = field(default=1.0, metadata=STEP_ARGUMENT)
     """The standard deviation of that noise."""

@@ -13,7 +13,16 @@ from ...graph.errors import ConfigError
 from .arrays import Floats
 from .diffusion import DiffusionScheduler
 from .history import History
-from .keys import STEP_ARGUMENT, BetaKeys, BetaSchedule, ClipKeys, SpacingKeys, ThresholdKeys, ZeroSNRKeys
+from .keys import (
+    STEP_ARGUMENT,
+    BetaKeys,
+    BetaSchedule,
+    ClipKeys,
+    SpacingKeys,
+    ThresholdKeys,
+    TrainingSteps,
+    ZeroSNRKeys,
+)
 from .predictions import Prediction
 from .request import Request
 from .schedule import Level, Schedule, Step
@@ -31,7 +40,7 @@ class DistilledKeys(BetaKeys, SpacingKeys, ZeroSNRKeys, ThresholdKeys, ClipKeys)
     beta_schedule: BetaSchedule = "scaled_linear"
     prediction_type: Prediction = "epsilon"
     timestep_spacing: Spacing = "leading"
-    original_inference_steps: int = 50
+    original_inference_steps: TrainingSteps = 50
     """How many timesteps the model was distilled on; a run visits some of them."""
     clip_sample: bool = False
     set_alpha_to_one: bool = True

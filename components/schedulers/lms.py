@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
+from annotated_types import Ge, Le
 from torch import Tensor
 
 from .diffusion import DiffusionScheduler
@@ -33,7 +35,7 @@ class LMSDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, Customary
 
     beta_schedule: BetaSchedule = "linear"
     prediction_type: AnyPrediction = "epsilon"
-    order: int = field(default=4, metadata=STEP_ARGUMENT)
+    order: Annotated[int, Ge(1), Le(9)] = field(default=4, metadata=STEP_ARGUMENT)
     """How many derivatives take part, this step's counted."""
     published_restart: bool = field(default=False, metadata=OWN_KEY)
     """In a run that starts in the middle, weigh the first derivatives as if there were earlier ones, as published."""

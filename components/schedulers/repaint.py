@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge
 from torch import Tensor
 
+from ...graph.limits import AtMost
 from .base import Scheduler
 from .history import History
 from .keys import STEP_ARGUMENT, BetaKeys
@@ -34,9 +35,9 @@ class RePaintScheduler(Scheduler, BetaKeys):
     """The weight of fresh noise in a step: Song et al. 2020, equation 16."""
     clip_sample: bool = True
     """Clip the clean estimate to -1..1."""
-    jump_length: Annotated[int, Ge(1)] = field(default=10, metadata=STEP_ARGUMENT)
+    jump_length: Annotated[int, Ge(1), AtMost("training_steps")] = field(default=10, metadata=STEP_ARGUMENT)
     """How many steps a jump goes back up."""
-    jump_n_sample: Annotated[int, Ge(1)] = field(default=10, metadata=STEP_ARGUMENT)
+    jump_n_sample: Annotated[int, Ge(1), AtMost("repeats")] = field(default=10, metadata=STEP_ARGUMENT)
     """How often each stretch of that length is gone down; 1 makes no jumps."""
 
     accepts = "neither"

@@ -8,6 +8,8 @@ from typing import Literal
 import numpy as np
 
 from ...graph.errors import ConfigError
+from ...graph.limits import AboveLimit, check_limit
+from ...graph.validate import value_text
 from .arrays import Float32s, Floats
 
 Accepts = Literal["timesteps", "sigmas", "either", "both", "neither"]
@@ -76,16 +78,19 @@ def checked(
         raise ConfigError(f"{scheduler} takes timesteps or sigmas, not both. Pass one of them.")
     if timesteps is None and sigmas is None and n < 1:
         raise ConfigError(f"{scheduler} takes 1 step or more, not {n}.")
-    return Request(
-        scheduler, n, _numbers(scheduler, "timesteps", timesteps), _numbers(scheduler, "sigmas", sigmas), image_tokens
-    )
+    values = [_numbers(scheduler, key, each) for key, each in (("timesteps", timesteps), ("sigmas", sigmas))]
+    try:
+        check_limit("steps", max((len(each) for each in values if each is not None), default=n))
+    except AboveLimit as error:
+        raise ConfigError(f"A run of {scheduler} {error}") from None
+    return Request(scheduler, n, *values, image_tokens)
 
 
 def _numbers(scheduler: str, key: str, values: Sequence[float] | None) -> tuple[float, ...] | None:
     try:
         return None if values is None else tuple(float(value) for value in values)
-    except (TypeError, ValueError):
-        raise ConfigError(f"{scheduler} needs a list of numbers as {key}, got {values!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ConfigError(f"{scheduler} needs a list of numbers as {key}, got {value_text(values)}.") from None
 
 
 def listed(values: Iterable[float]) -> str:

@@ -20,6 +20,7 @@ from .keys import (
     CustomaryCurveKeys,
     FlowKeys,
     LearnedVarianceKeys,
+    MaybeInfinite,
     SpacingKeys,
     ThresholdKeys,
     UnpublishedZeroSNRKeys,
@@ -61,7 +62,7 @@ class SASolverScheduler(
     lower_order_final: bool = True
     """Lower the orders at the end of a run."""
     algorithm_type: Literal["data_prediction", "noise_prediction"] = "data_prediction"
-    lambda_min_clipped: float = -inf
+    lambda_min_clipped: MaybeInfinite = -inf
     """Levels with a smaller lambda (less signal) are not visited: -5.1 is published for cosine schedules."""
     tau_func: None = None
     """Published, but a function, which no file can hold; `tau` and the two below are its published default."""

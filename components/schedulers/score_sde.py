@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass
 from math import exp, log
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
+from ...graph.limits import AtMost
 from .base import Scheduler
 from .history import History
+from .keys import TrainingSteps
 from .predictions import clean
 from .request import Request
 from .schedule import Level, Schedule, Step
@@ -28,14 +32,14 @@ class ScoreSdeVeScheduler(Scheduler):
     on the mean over all rows, as published.
     """
 
-    num_train_timesteps: int = 2000
+    num_train_timesteps: TrainingSteps = 2000
     snr: float = 0.15
     """The length of a walk's steps: the ratio of the score's norm to the noise's."""
     sigma_min: float = 0.01
     sigma_max: float = 1348.0
     sampling_eps: float = 1e-5
     """The time at which a run ends."""
-    correct_steps: int = 1
+    correct_steps: Annotated[int, Ge(1), AtMost("repeats")] = 1
 
     accepts = "neither"
 
@@ -95,7 +99,7 @@ class ScoreSdeVpScheduler(Scheduler):
     the noise, at a time from 1 to 0. The last step adds no noise.
     """
 
-    num_train_timesteps: int = 2000
+    num_train_timesteps: TrainingSteps = 2000
     beta_min: float = 0.1
     beta_max: float = 20.0
     sampling_eps: float = 1e-3

@@ -10,7 +10,7 @@ from .arrays import Floats
 from .base import Scheduler
 from .ddpm import posterior_mean, posterior_std, split_variance
 from .history import History
-from .keys import ClipKeys
+from .keys import ClipKeys, TrainingSteps
 from .predictions import clean_estimate
 from .request import Request
 from .schedule import Level, Schedule, Step
@@ -27,7 +27,7 @@ class UnCLIPScheduler(Scheduler, ClipKeys):
     "learned_range" it has channels second, and the prediction has twice as many.
     """
 
-    num_train_timesteps: int = 1000
+    num_train_timesteps: TrainingSteps = 1000
     variance_type: Literal["fixed_small_log", "learned_range"] = "fixed_small_log"
     prediction_type: Literal["epsilon", "sample"] = "epsilon"
     beta_schedule: Literal["squaredcos_cap_v2"] = "squaredcos_cap_v2"

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...graph.errors import LoadError
+from ...graph.limits import AboveLimit, check_limit
 from ...registry import printable
 from .files import write_text
 from .parallel import Stopped, run_parallel
@@ -230,6 +231,11 @@ def _listed(name: str, revision: str | None, access: Access) -> Repo | None:
         raise
     except (OSError, broken):
         return None
+    try:
+        check_limit("repo_files", len(info.siblings or ()))
+        check_limit("path_letters", max((len(file.rfilename) for file in info.siblings or ()), default=0))
+    except AboveLimit as error:
+        raise LoadError(f"{name}: the repo {error}") from None
     files = {file.rfilename: RepoFile(file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or ()}
     return Repo(name, str(info.sha), files, access, online=True, branch=revision or "main")
 

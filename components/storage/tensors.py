@@ -1,5 +1,6 @@
 """Tensors in files, by name, read one at a time."""
 
+import os
 import re
 import warnings
 import weakref
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from ...graph.errors import LoadError
 from ...graph.files.json_text import decoded, parse
-from ...graph.limits import check_limit
+from ...graph.limits import AboveLimit, check_limit
 from .faults import PICKLE, SAFETENSORS, fault_of
 from .mapped import MappedFile, mark_mapped, release_pages_after
 
@@ -56,6 +57,7 @@ class SafetensorFiles:
         self._shapes: dict[str, Shape] = {}
         self._read: dict[str, weakref.finalize[..., Any] | None] = {}
         for file in files:
+            _check_header(file)
             with reading_safetensors(file):
                 mapped = MappedFile.of(file)
                 reader: Any = safe_open(file, framework="pt", device="cpu")  # its reader is untyped
@@ -153,6 +155,24 @@ class JoinedTensors:
     def where(self, name: str) -> str:
         """The file of a tensor."""
         return self._of[name].where(name)
+
+
+def _check_header(file: Path) -> None:
+    """Refuse a safetensors file with a header that is larger, or has more tensors or dimensions, than any has."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > os.fstat(stream.fileno()).st_size - 8:
+                return  # its reader says what is wrong
+            check_limit("header_bytes", length)
+            header = stream.read(length)
+        check_limit("tensors", header.count(b'"data_offsets"'))
+        check_limit("header_texts", header.count(b'":'))
+        check_limit("header_numbers", header.count(b","))
+    except OSError:
+        return  # its reader says what is wrong
+    except AboveLimit as error:
+        raise LoadError(f"{file}: its header {error}") from None
 
 
 def json_in(tensor: Tensor) -> Any:  # JSON values

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...graph.errors import LoadError
+from ...graph.limits import AboveLimit, check_limit
 from .files import read_json
 from .fits import check_numbers, check_shapes, shown_names
 from .tensors import PICKLES, SafetensorFiles, Tensors
@@ -233,7 +234,11 @@ def _index_names(stem: str, variant: str | None) -> tuple[str, ...]:
 def _shards(index: Path, place: str | Path, folder_names: Collection[str], end: str) -> tuple[str, ...]:
     try:
         weight_map = read_json(index, "index_bytes")["weight_map"]
+        check_limit("tensors", len(weight_map))
         names = sorted({str(name) for name in weight_map.values()})
+        check_limit("shards", len(names))
+    except AboveLimit as error:
+        raise LoadError(f"{index} {error}") from None
     except (KeyError, TypeError, AttributeError) as error:
         raise LoadError(f"{index} cannot be read as an index of shards: {type(error).__name__}: {error}") from error
     for name in names:

@@ -1,10 +1,12 @@
 """Checking the edges of a file: each joins known ports, and a ruled one is the one that the wiring rule makes."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 
 from ...registry import did_you_mean
 from ..block import Block
 from ..errors import Problem
+from ..limits import limit
 from ..wiring import INPUTS, Edge, rule
 from .forms import EdgeForm
 
@@ -12,7 +14,8 @@ from .forms import EdgeForm
 def edges_of(forms: Sequence[EdgeForm], nodes: Mapping[str, Block], at: str) -> tuple[tuple[Edge, ...], list[Problem]]:
     """The edges of a graph, and problems. With a problem there are no edges."""
     placed = [(f"{at}.edges[{i}]", _edge(form)) for i, form in enumerate(forms)]
-    found = [p for place, edge in placed for p in _unknown(place, edge, nodes)]
+    # A suggestion for each of thousands would take minutes.
+    found = list(islice((p for place, edge in placed for p in _unknown(place, edge, nodes)), limit("graph_problems")))
     seen: dict[str, str] = {}
     for place, edge in placed:
         if (first := seen.setdefault(edge.target, place)) != place:

@@ -17,6 +17,8 @@ from ..binding import bound
 from ..block import Block
 from ..edits import bad_nodes, check_made, edited
 from ..errors import ConfigError, GraphFileError, LoadError, Problem, SfumatoError, WireError
+from ..limits import AboveLimit, check_limit, limit
+from ..named import Named
 from ..named import Named, is_name
 from ..structure import Container, Structure
 from ..tasks import of_other_task
@@ -68,8 +70,11 @@ def from_json(
     """The graph of the class `kind` for the content of a graph file. Relative paths in it start at `folder`."""
     form = _form(data, where)
     reading = _Reading(kind, Path(folder), manager, classes or {}, form.auto_map)
+    graph: S | None = None
     try:
         graph = reading.graph(form.graph, "graph")
+    except _TooManyError:
+        pass  # they are reported
     except RecursionError:
         raise GraphFileError(f"{where}: is nested too deep for a graph.") from None
     if reading.problems or graph is None:
@@ -99,12 +104,41 @@ def _form(data: Any, where: str) -> FileForm:
     data = cast("dict[str, Any]", data)
     if data["format"] != FORMAT or isinstance(data["format"], bool):
         raise GraphFileError(f"{where}: {_other_format(data['format'], data.get('sfumato', 'unknown'))}")
+    _check_counts(data["graph"], where)
     try:
         return FileForm.model_validate(data)
     except ValidationError as error:
-        raise GraphFileError.of(where, [_form_problem(problem, data) for problem in error.errors()]) from None
+        found = error.errors()[: limit("graph_problems")]
+        raise GraphFileError.of(where, [_form_problem(problem, data) for problem in found]) from None
     except RecursionError:
         raise GraphFileError(f"{where}: is nested too deep for a graph.") from None
+
+
+def _check_counts(graph: Any, where: str) -> None:
+    """Refuse too many nodes and edges, in all graphs together, and graphs too deep within each other."""
+    nodes = edges = depth = 0
+    level: list[Any] = [graph]
+    try:
+        while level := [part for part in level if isinstance(part, dict)]:
+            nodes += sum(1 for part in level if "block" in part)
+            edges += sum(len(part["edges"]) for part in level if isinstance(part.get("edges"), list))
+            longest = max((len(n) for part in level if isinstance(n := part.get("name"), str)), default=0)
+            check_limit("name_letters", longest)
+            depth += any("nodes" in part for part in level)
+            check_limit("graph_nodes", nodes, whole=False)
+            check_limit("graph_edges", edges, whole=False)
+            check_limit("graph_depth", depth, whole=False)
+            level = [inner for part in level for inner in _parts(part)]
+    except AboveLimit as error:
+        raise GraphFileError(f"{where}: {error}") from None
+
+
+def _parts(part: Mapping[str, Any]) -> list[Any]:
+    """The parts of a graph or of a node: nodes, graphs, and the block of a named node."""
+    nodes, graphs = part.get("nodes"), part.get("graphs")
+    found = [part[key] for key in ("of", "graph") if key in part]
+    found += nodes if isinstance(nodes, list) else []
+    return [*found, *(graphs.values() if isinstance(graphs, dict) else ())]
 
 
 def _other_format(found: Any, writer: Any) -> str:  # JSON values
@@ -140,6 +174,10 @@ def _form_problem(error: Any, data: Any) -> Problem:  # one of pydantic's ErrorD
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) < 60 else f"{text[:57]}…"
+
+
+class _TooManyError(Exception):
+    """More problems than anybody reads."""
 
 
 class _Reading(Generic[S]):
@@ -310,11 +348,18 @@ class _Reading(Generic[S]):
         return edited(graph, bindings=dict(bindings)) if bindings else graph
 
     def _problem(self, place: str, text: str) -> None:
-        self.problems.append(Problem("graph-file", place, text))
+        self._add([Problem("graph-file", place, text)])
 
     def _list(self, at: str, found: Iterable[Problem]) -> None:
         dot = "." if at else ""
-        self.problems += [Problem(p.code, f"{at}{dot}{p.place}", p.message, p.got, p.needed) for p in found]
+        self._add(Problem(p.code, f"{at}{dot}{p.place}", p.message, p.got, p.needed) for p in found)
+
+    def _add(self, found: Iterable[Problem]) -> None:
+        """Add problems, up to their limit: a suggestion for each of thousands would take minutes."""
+        for problem in found:
+            self.problems.append(problem)
+            if len(self.problems) >= limit("graph_problems"):
+                raise _TooManyError
 
     def _refusal(self, error: Exception, at: str) -> None:
         """Report what a block or a graph refused, with its place."""

@@ -165,7 +165,7 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
     "a value type that there is not": (whole(header([], [key("a", 13, b"")])), "a has the unknown value type 13"),
     "a truth of 2": (whole(header([], [key("a", 7, b"\2")])), "a has the truth value 2"),
     "an endless text": (whole(header([], [key("a", 8, struct.pack("<Q", HUGE))])), "the value of a has"),
-    "an endless array": (whole(header([], [key("a", 9, array(4, HUGE))])), "a is an array of 9223372036854775808"),
+    "an endless array": (whole(header([], [key("a", 9, array(4, HUGE))])), "more than 1,000,000,000,000,000 numbers"),
     "a long array": (whole(header([], [key("a", 9, array(4, 2**20))])), "1048576 entries of a are announced"),
     "a long array of texts": (whole(header([], [key("a", 9, array(8, 2**20))])), "1048576 entries of a are ann"),
     "arrays all the way down": (

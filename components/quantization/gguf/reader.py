@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ....graph.errors import LoadError
+from ....graph.limits import AboveLimit, check_limit
 from ...storage.faults import GGUF, fault_of
 from ...storage.mapped import MappedFile, mark_mapped
 from .kinds import KINDS, UNREAD, Kind
@@ -27,7 +28,6 @@ ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 
 _MOST_DIMENSIONS = 4  # GGML_MAX_DIMS
 _LONGEST_NAME = 65535  # of a metadata key, by the format
-_LONGEST_ARRAY = 1 << 24  # a vocabulary has 2^18 words; more would only fill memory
 _DEEPEST_ARRAY = 4
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -127,6 +127,9 @@ class _Header:
         # The least bytes of a tensor (name, dimensions, type, offset) and of a key (name, type, value).
         self._check_room(self.tensor_count, 24, "tensors")
         self._check_room(self.key_count, 13, "metadata keys")
+        self._check_limit("tensors", self.tensor_count)
+        self._check_limit("tensors", self.key_count)
+        self.texts = self.values = 0  # of all metadata
 
     def metadata(self) -> dict[str, Value]:
         found: dict[str, Value] = {}
@@ -194,10 +197,14 @@ class _Header:
         if code == _ARRAY:
             inner = self._number("I", f"the type of the entries of {key}")
             count = self._number("Q", f"the length of {key}")
-            if depth >= _DEEPEST_ARRAY or count > _LONGEST_ARRAY:
+            if depth >= _DEEPEST_ARRAY:
                 raise self._wrong(f"{key} is an array of {count} entries, {depth + 1} deep")
+            self.values += count
+            self._check_limit("header_numbers", self.values)
             if inner in (_STRING, _ARRAY):
                 self._check_room(count, 8, f"entries of {key}")
+                self.texts += count
+                self._check_limit("header_texts", self.texts)
                 return [self._value(inner, key, depth + 1) for _ in range(count)]
             return list(self._numbers(inner, count, key))
         return self._numbers(code, 1, key)[0]
@@ -230,6 +237,7 @@ class _Header:
     def _take(self, count: int, what: str) -> bytes:
         if count > self.size - self.at:
             raise self._wrong(f"{what} takes {count} bytes, and {self.size - self.at} are left: it is truncated")
+        self._check_limit("header_bytes", self.at + count)
         data = self.file.read(count)
         if len(data) != count:
             raise self._wrong(f"{what} could not be read whole")
@@ -239,6 +247,12 @@ class _Header:
     def _check_room(self, count: int, least: int, what: str) -> None:
         if count * least > self.size - self.at:
             raise self._wrong(f"{count} {what} are announced, and only {self.size - self.at} bytes are left")
+
+    def _check_limit(self, name: str, found: int) -> None:
+        try:
+            check_limit(name, found)
+        except AboveLimit as error:
+            raise LoadError(f"{self.path}: its header {error}") from None
 
     def _wrong(self, what: str) -> LoadError:
         return LoadError(f"{self.path} is damaged: at byte {self.at}, {what}. Download it again.")
