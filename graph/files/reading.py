@@ -18,7 +18,6 @@ from ..block import Block
 from ..edits import bad_nodes, check_made, edited
 from ..errors import ConfigError, GraphFileError, LoadError, Problem, SfumatoError, WireError
 from ..limits import AboveLimit, check_limit, limit
-from ..named import Named
 from ..named import Named, is_name
 from ..structure import Container, Structure
 from ..tasks import of_other_task
