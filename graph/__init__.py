@@ -12,6 +12,7 @@ from .errors import LoadError as LoadError
 from .errors import Malformed as Malformed
 from .errors import NotFinite as NotFinite
 from .errors import Problem as Problem
+from .errors import SaveError as SaveError
 from .errors import SfumatoError as SfumatoError
 from .errors import Unbound as Unbound
 from .errors import UnfitValue as UnfitValue

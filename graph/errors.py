@@ -12,6 +12,7 @@
     - Cancelled             a run that was cancelled
   + ConfigError             a config with unknown, missing or wrong keys
   + LoadError               a checkpoint, folder or index that cannot be loaded; says which part and why
+  + SaveError               a file or folder that cannot be saved; what was there is unchanged
   + UnfitValue              a value with which a block or a model cannot compute, such as a size or a shape
 
 An unknown name of a scheduler, guider, model, block or preset raises `sfumato.registry.UnknownName`, a LookupError.
@@ -117,6 +118,10 @@ class ConfigError(SfumatoError, ValueError):
 
 class LoadError(SfumatoError):
     """A checkpoint, folder or index that cannot be loaded."""
+
+
+class SaveError(SfumatoError):
+    """A file or folder that cannot be saved. What was there is unchanged."""
 
 
 class UnfitValue(SfumatoError, ValueError, TypeError):

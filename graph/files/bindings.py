@@ -16,10 +16,16 @@ _ORDER = ("type_hint", "pretrained_model_name_or_path", "subfolder", "revision",
 
 
 class ComponentWriter:
-    """Makes the entries of one save. An object that several graphs hold is written once."""
+    """Makes the entries of one save. An object that several graphs hold is written once.
 
-    def __init__(self, folder: Path | None) -> None:
+    Args:
+        folder: the folder of the graph file; None if there is none.
+        draft: where the save of this folder writes.
+    """
+
+    def __init__(self, folder: Path | None = None, draft: Path | None = None) -> None:
         self.folder = folder
+        self.draft = draft
         self.problems: list[Problem] = []
         self._done: dict[int, dict[str, Any]] = {}
         self._todo: dict[str, Any] = {}
@@ -61,17 +67,18 @@ class ComponentWriter:
         """The entry with its keys in order, and with paths inside the folder relative to it."""
         source = data.get("pretrained_model_name_or_path")
         if isinstance(source, str) and os.path.isabs(source):
-            if self.folder is not None and (inside := _below(source, self.folder)) is not None:
+            inside = next((p for f in (self.draft, self.folder) if f and (p := _below(source, f)) is not None), None)
+            if inside is not None:
                 data["pretrained_model_name_or_path"] = "." if inside == "." else f"./{inside}"
             elif (inside := _below(source, _PACKAGE)) is not None:  # the included model, wherever it is installed
                 data["pretrained_model_name_or_path"] = f"sfumato:{inside}"
         return {key: data[key] for key in (*_ORDER, *sorted(data.keys() - set(_ORDER))) if key in data}
 
     def write(self) -> None:
-        """Write the objects with weights, each into its own folder."""
-        assert self.folder is not None or not self._todo
+        """Write the objects with weights into the draft, each into its own folder."""
         for path, value in self._todo.items():
-            value.save_pretrained(Path(self.folder or "", path))
+            assert self.draft is not None
+            value.save_pretrained(self.draft / path)
 
 
 def _below(path: str, folder: Path) -> str | None:

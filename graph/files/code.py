@@ -1,10 +1,8 @@
 """The source of a user's own blocks in saved graphs: its files are written beside `graph.json`, with their hashes."""
 
 import hashlib
-import os
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -206,12 +204,8 @@ def refuse_overwriting(code: Code, folder: Path, before: Mapping[str, Any]) -> N
 
 
 def write(code: Code, folder: Path) -> None:
-    """Write the files into the folder, each whole or not at all."""
+    """Write the files into the draft of a save."""
     for name, text in code.files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            file.write(text.encode())
-        Path(draft).chmod(0o644)
-        os.replace(draft, path)
+        path.write_bytes(text.encode())

@@ -1,7 +1,6 @@
 """Writing a graph file: all of a graph as JSON, whole or not at all."""
 
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
@@ -16,6 +15,7 @@ from ..code import HUB
 from ..errors import GraphFileError, Problem
 from ..fields import EMPTY
 from ..named import Named
+from ..saving import Draft, saving_folder
 from ..structure import Container, Structure
 from ..validate import Unfit
 from . import code
@@ -29,41 +29,47 @@ def save(graph: Structure, folder: str | os.PathLike[str]) -> Path:
     """Write `graph.json` into a folder, and bound objects with weights into folders beside it.
 
     The source of blocks that are in no installed package is written beside it (`auto_map`). The logger `sfumato` warns
-    of a class without a source file. The graph file is written last and at once, so that a reader never sees half a
-    graph. Returns its path.
+    of a class without a source file. All files are saved together, or none (`saving_folder`). Returns the path of the
+    graph file.
 
     Raises:
-        GraphFileError: config or components that a file cannot hold, all of them at once; or a folder that cannot be
-            written to.
+        GraphFileError: config or components that a file cannot hold, all of them at once.
+        SaveError: a folder that cannot be written.
     """
     place = Path(folder)
     if place.suffix == ".json" or place.is_file():
         raise GraphFileError(f"{place}: needs a folder, got a file. Write graph.save({str(place.parent)!r}).")
-    writer = ComponentWriter(place)
-    data, made = _file(graph, writer, str(place / FILE_NAME))
+    with saving_folder(place) as draft:
+        write(graph, draft, str(place / FILE_NAME))
+    return place / FILE_NAME
+
+
+def write(graph: Structure, draft: Draft, where: str) -> list[str]:
+    """Write a graph into the draft of a save, as `save` does. `where` names the file in errors.
+
+    Returns the names of the files of code.
+    """
+    writer = ComponentWriter(draft.folder, draft.path)
+    data, made = _file(graph, writer, where)
     found = code.code_of(made.classes)
     for text in found.without_source:
-        LOG.warning("%s: is saved without the code of a block. %s", place / FILE_NAME, text)
+        LOG.warning("%s: is saved without the code of a block. %s", where, text)
     content = {**{key: value for key, value in data.items() if key != "graph"}, **found.keys(), "graph": data["graph"]}
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        code.refuse_overwriting(found, place, _saved_code(place / FILE_NAME))
-        writer.write()
-        code.write(found, place)
-        _replace(place / FILE_NAME, pretty(content) + "\n")
-    except OSError as error:
-        raise GraphFileError(f"{place / FILE_NAME}: cannot be written ({error.strerror or error}).") from error
-    return place / FILE_NAME
+    code.refuse_overwriting(found, draft.folder, _saved_code(draft.folder / FILE_NAME))
+    writer.write()
+    code.write(found, draft.path)
+    (draft.path / FILE_NAME).write_text(pretty(content) + "\n", encoding="utf-8", newline="\n")
+    return sorted(found.files)
 
 
 def to_json(graph: Structure) -> dict[str, Any]:  # JSON values
     """The content of a graph file, without writing it. Bound objects with weights are refused."""
-    return _file(graph, ComponentWriter(None), "the graph")[0]
+    return _file(graph, ComponentWriter(), "the graph")[0]
 
 
 def blocks_without_source(graph: Structure) -> list[str]:
     """The blocks of a graph whose source cannot be saved: one text each, with the reason."""
-    made = _Writing(ComponentWriter(None))
+    made = _Writing(ComponentWriter())
     made.graph(graph, "graph", "")
     return code.code_of(made.classes).without_source
 
@@ -90,18 +96,6 @@ def _version() -> str:
         return version("sfumato")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _replace(path: Path, text: str) -> None:
-    handle, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        Path(draft).chmod(0o644)  # mkstemp makes files that only their owner reads
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
 
 
 class _Writing:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError, GraphFileError as GraphFileError,
         InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError, Loop as Loop,
         Malformed as Malformed, Map as Map, Memory as Memory, NotFinite as NotFinite, Outputs as Outputs, Port as Port,
-        Problem as Problem, Run as Run, Running as Running, SfumatoError as SfumatoError, Switch as Switch,
-        Unbound as Unbound, UnfitValue as UnfitValue, WireError as WireError,
+        Problem as Problem, Run as Run, Running as Running, SaveError as SaveError, SfumatoError as SfumatoError,
+        Switch as Switch, Unbound as Unbound, UnfitValue as UnfitValue, WireError as WireError,
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
     from .presets.inspect import inspect as inspect
@@ -36,8 +36,8 @@ __version__ = "0.1.0"
 _GRAPH = (
     "Block", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph", "GraphError",
     "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
-    "NotFinite", "Outputs", "Port", "Problem", "Run", "Running", "SfumatoError", "Switch", "Unbound", "UnfitValue",
-    "WireError", "assignable", "component", "debug", "knob", "named",
+    "NotFinite", "Outputs", "Port", "Problem", "Run", "Running", "SaveError", "SfumatoError", "Switch", "Unbound",
+    "UnfitValue", "WireError", "assignable", "component", "debug", "knob", "named",
 )  # fmt: skip
 
 _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and attribute if it is not the module

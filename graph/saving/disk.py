@@ -1,0 +1,101 @@
+"""What saving needs of the operating system: flush to the disk, exchange two folders, remove one."""
+
+import ctypes
+import errno
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+_AT_FDCWD = -100  # of Linux; fcntl.h
+_RENAME_EXCHANGE = 2  # of Linux, linux/fs.h; and RENAME_SWAP of macOS, sys/stdio.h
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+"""Errors of file systems that cannot flush a folder."""
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a folder to the disk, so that it survives a loss of power. OSError if the disk is full."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+    finally:
+        os.close(handle)
+
+
+def files_in(folder: Path) -> Iterator[str]:
+    """The paths of all files and links below a folder, relative to it, with "/". Links are not followed."""
+    for place, folders, files in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for name in (*files, *links):
+            yield Path(place, name).relative_to(folder).as_posix()
+
+
+def exchange(one: Path, other: Path) -> None:
+    """Exchange two folders in one step. OSError where the system or the file system cannot do that."""
+    function = _exchange()
+    if function is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    if function(os.fsencode(one), os.fsencode(other)) != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), str(one), None, str(other))
+
+
+@cache
+def _exchange() -> Any:  # a function of the C library, which ctypes cannot type
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if sys.platform == "darwin":
+            swap = library.renamex_np
+            swap.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint]
+            return lambda one, other: swap(one, other, _RENAME_EXCHANGE)
+        rename = library.renameat2
+        rename.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
+        return lambda one, other: rename(_AT_FDCWD, one, _AT_FDCWD, other, _RENAME_EXCHANGE)
+    except (AttributeError, OSError, TypeError):  # an old C library; Windows has no library of this name
+        return None
+
+
+def on_one_mount(folder: Path, other: Path) -> bool:
+    """Whether a file can be renamed from one folder into the other. Nothing is written.
+
+    Linux compares the mounts before it looks for the file, so that a bind mount of the same disk is found too.
+    """
+    if folder.stat().st_dev != other.stat().st_dev:
+        return False
+    try:
+        os.rename(folder / ".sfumato-no-such-file", other / ".sfumato-no-such-file")
+    except OSError as error:
+        return error.errno != errno.EXDEV
+    return True
+
+
+def copy_attributes(source: Path, target: Path) -> None:
+    """Give a folder the owner and the permissions of another. OSError if the owner cannot be set."""
+    old, new = source.stat(), target.stat()
+    if (old.st_uid, old.st_gid) != (new.st_uid, new.st_gid):
+        os.chown(target, old.st_uid, old.st_gid)
+    shutil.copystat(source, target)
+    os.utime(target)  # its content is new: Python's importer, for example, compares the times of folders
+
+
+def remove(folder: Path) -> None:
+    """Remove a folder with all that is in it, read-only folders too. What cannot be removed stays."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
+    for place, folders, _ in os.walk(folder):
+        for path in (place, *(os.path.join(place, name) for name in folders)):
+            with suppress(OSError):
+                if not os.path.islink(path):
+                    os.chmod(path, stat.S_IMODE(os.stat(path).st_mode) | stat.S_IRWXU)
+    shutil.rmtree(folder, ignore_errors=True)
