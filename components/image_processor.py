@@ -117,8 +117,7 @@ class ImageProcessor:
         return dict(sorted({**keys, "image_processor_type": type(self).__name__}.items()))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write `preprocessor_config.json`. A file that fails half-way is not left behind."""
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        """Write `preprocessor_config.json`. SaveError if it cannot be written; an old file is then unchanged."""
         write_json(Path(folder, FILE), self.to_config())
 
 

@@ -1,28 +1,27 @@
 """A pipeline as a folder that others load: components, published index files, the graph and a card; and to the Hub."""
 
+import os
 import shutil
 import tempfile
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
-from uuid import uuid4
 
 from pydantic import JsonValue
-from safetensors import SafetensorError
 
 from ..components.handle import Handle
 from ..components.loading.component import fetch, weight_names_of
 from ..components.loading.index import CLASSIC, FORMAT_VERSION, MODULAR, read_index, write_modular_index
 from ..components.loading.single_file.checkpoint import index_of
-from ..components.manager import default_manager
+from ..components.manager import ComponentsManager
 from ..components.spec import ComponentSpec
 from ..components.storage.files import has_files, write_json, write_text
 from ..components.storage.hub import hub_errors
-from ..graph import Graph, Lazy, LoadError
+from ..graph import Graph, Lazy, LoadError, SaveError
+from ..graph.files import writing as graph_file
 from ..graph.files.forms import FILE_NAME
-from ..graph.files.reading import read_form
-from ..graph.files.writing import blocks_without_source
+from ..graph.saving import Draft, saving_folder
 from ..registry import hint_of
 from ..registry import presets as families
 from .card import DRAWING, card
@@ -38,36 +37,41 @@ def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None
     Files of components are copied as they are, dtype and variant included; what is held as an object is written.
     `repo` is the name under which the folder will stand on the Hub; the index names it.
 
-    Components are written aside first, so that a failure, such as a full disk, changes nothing. The index is written
-    last: a folder without one is an interrupted save. Weights and configs of an earlier save in the same places go;
-    other files stay, and so does a README.md that is not ours.
+    All files are saved together or none: after a failure the folder is unchanged (`saving_folder`). Weights and configs
+    of an earlier save in the same places go; other files stay, and so does a README.md that is not ours.
 
     Raises:
-        LoadError: components that are not bound, or of classes that no file can name, and blocks whose source cannot be
+        SaveError: components that are not bound, or of classes that no file can name, and blocks whose source cannot be
             given to others; all of them. A folder that cannot be written.
+        LoadError: a component whose files cannot be read.
     """
     place = Path(folder)
     graph = graph.with_bindings({n: value for n, value in graph.bindings.items() if n in graph.components})
     _check(graph, place)
-    keys = _keys(graph)
-    bound = {name: value for name, value in graph.bindings.items() if value is not None}
-    with _aside(place) as draft:
-        specs = {name: _written(value, place, draft, name) for name, value in bound.items()}
-        for index in (CLASSIC, MODULAR):
-            (place / index).unlink(missing_ok=True)
-        for made in sorted(draft.iterdir()):
-            _put(made, place / made.name)
-    graph = graph.bind({name: default_manager().handle(spec) for name, spec in specs.items()})
-    graph.save(place)
-    code = sorted(read_form(place / FILE_NAME).code)
-    write_text(place / DRAWING, graph.show("svg"))
-    readme = place / "README.md"
-    if not readme.is_file() or "library_name: sfumato" in readme.read_text(encoding="utf-8"):
-        write_text(readme, card(graph, repo or place.absolute().name, specs, license, code))
-    where = {"pretrained_model_name_or_path": repo or place.absolute().name}
-    named = {name: spec.model_copy(update=where) for name, spec in specs.items()}
-    _indexes(graph, place, named, keys)
+    with saving_folder(place) as draft:
+        _write(graph, draft, repo or place.absolute().name, license)
     return place
+
+
+def _write(graph: Graph, draft: Draft, name: str, license: str | None) -> None:
+    """Write all files of a pipeline. `name` is the repo or folder that its index names."""
+    keys = _keys(graph)
+    specs = {n: _written(value, draft, n) for n, value in graph.bindings.items() if value is not None}
+    for component in specs:
+        for old in (draft.folder / component).glob("*"):
+            if old.is_file() and has_files([old.name]):  # the component's reader could take it for one of the new files
+                draft.remove(f"{component}/{old.name}")
+    manager = ComponentsManager()
+    graph = graph.bind({n: manager.handle(spec) for n, spec in specs.items()})
+    code = graph_file.write(graph, draft, str(draft.folder / FILE_NAME))
+    write_text(draft.path / DRAWING, graph.show("svg"))
+    readme = draft.folder / "README.md"
+    if not readme.is_file() or "library_name: sfumato" in readme.read_text(encoding="utf-8"):
+        write_text(draft.path / readme.name, card(graph, name, specs, license, code))
+    for index in (CLASSIC, MODULAR):
+        draft.remove(index)
+    named = {n: spec.model_copy(update={"pretrained_model_name_or_path": name}) for n, spec in specs.items()}
+    _indexes(graph, draft.path, named, keys)
 
 
 def push_to_hub(
@@ -102,8 +106,6 @@ def push_to_hub(
 
 
 def _check(graph: Graph, place: Path) -> None:
-    if place.is_file():
-        raise LoadError(f"{place}: is a file, and a folder was wanted.")
     absent = [n for n, part in graph.components.items() if part.required and graph.bindings.get(n) is None]
     lacking = [f"{name}: nothing is bound." for name in absent]
     for name, value in graph.bindings.items():
@@ -111,63 +113,26 @@ def _check(graph: Graph, place: Path) -> None:
             lacking.append(f"{name}: is a {type(value).__name__}, which no file can name. Bind a published class.")
         elif not name.isidentifier():
             lacking.append(f"{name}: is no plain folder name. Rename the component.")
-    lacking += blocks_without_source(graph)
+    lacking += graph_file.blocks_without_source(graph)
     if lacking:
-        raise LoadError("\n  ".join([f"{place}: cannot be written ({len(lacking)} problems)", *lacking]))
+        raise SaveError("\n  ".join([f"{place}: cannot be written ({len(lacking)} problems)", *lacking]))
 
 
-@contextmanager
-def _aside(place: Path) -> Generator[Path]:
-    """A folder in `place` to write into, which is gone afterwards; and so is `place`, if it was made here in vain."""
-    new = [p for p in (place, *place.parents) if not p.exists()]
-    draft = place / f".{uuid4().hex}.part"
-    try:
-        draft.mkdir(parents=True)
-        yield draft
-    except BaseException as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        for made in new:
-            with suppress(OSError):  # something is in it
-                made.rmdir()
-        if isinstance(error, OSError | SafetensorError):
-            full = (
-                "Make room, or give a folder on another disk." if "No space" in str(error) else "Give another folder."
-            )
-            raise LoadError(f"{place}: cannot be written ({error}). {full}") from error
-        raise
-    shutil.rmtree(draft)
-
-
-def _put(made: Path, target: Path) -> None:
-    """Move a component's files to where they belong. Those that its reader would take instead of them go."""
-    target.mkdir(exist_ok=True)
-    names = {file.name for file in made.iterdir()}
-    for name in sorted(names):
-        (made / name).replace(target / name)
-    for old in target.iterdir():
-        if old.name not in names and old.is_file() and has_files([old.name]):
-            old.unlink()
-
-
-def _written(value: Any, place: Path, draft: Path, name: str) -> ComponentSpec:  # whatever is bound
-    """Write one component into the draft of the folder; gives its spec in the folder itself."""
+def _written(value: Any, draft: Draft, name: str) -> ComponentSpec:  # whatever is bound
+    """Write one component into the draft; gives its spec there."""
     spec = value.spec if isinstance(value, Handle) else None
-    target = draft / name
+    target = draft.path / name
     if spec is not None and _is_plain_files(spec):
-        _copy(spec, target, place / name)
+        _copy(spec, target, draft.folder / name)
         hint, variant, dtype = spec.type_hint, spec.variant, spec.dtype
     else:
         held = value.load() if isinstance(value, Lazy) else value
         hint, variant = hint_of(type(held)) or (spec.type_hint if spec else None), None
         dtype = str(held.dtype).removeprefix("torch.") if hasattr(held, "dtype") else None
-        target.mkdir(parents=True, exist_ok=True)
+        target.mkdir()
         held.save_pretrained(target)
     return ComponentSpec(
-        type_hint=hint,
-        pretrained_model_name_or_path=str(place.absolute()),
-        subfolder=name,
-        variant=variant,
-        dtype=dtype,
+        type_hint=hint, pretrained_model_name_or_path=str(draft.path), subfolder=name, variant=variant, dtype=dtype
     )
 
 
@@ -178,6 +143,7 @@ def _is_plain_files(spec: ComponentSpec) -> bool:
 
 
 def _copy(spec: ComponentSpec, target: Path, final: Path) -> None:
+    """Copy the files of a component. Those that are in their place already are linked."""
     source = fetch(spec)
     names = {
         n for n in spec.location.names(spec.subfolder) if n.endswith(_SMALL) and not n.endswith("model_index.json")
@@ -189,11 +155,15 @@ def _copy(spec: ComponentSpec, target: Path, final: Path) -> None:
             *weights,
             *(n for n in spec.location.names(spec.subfolder) if len(weights) > 1 and _indexes_of(n, spec)),
         }
-    if final.is_dir() and final.resolve() == source.resolve():
-        return  # saved over itself
+    in_place = final.is_dir() and final.samefile(source)
     target.mkdir()
     for name in sorted(names):
-        shutil.copyfile(spec.location.local(spec.subfolder, [name]) / name, target / name)
+        file = spec.location.local(spec.subfolder, [name]) / name
+        if in_place and not file.is_symlink():
+            with suppress(OSError):
+                os.link(file, target / name)
+                continue
+        shutil.copyfile(file, target / name)
 
 
 def _indexes_of(name: str, spec: ComponentSpec) -> bool:

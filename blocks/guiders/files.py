@@ -6,8 +6,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Self, cast
 
-from ...components.storage.files import read_json
-from ...components.storage.weights import write_atomically
+from ...components.storage.files import read_json, write_text
 from ...graph import Block, ConfigError, LoadError
 from ...registry import guiders
 
@@ -22,7 +21,7 @@ class PublishedGuider(Block, abstract=True):
         return to_config(self)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `guider_config.json` into a folder. A write that fails leaves the folder as it was."""
+        """Write `guider_config.json` into a folder. SaveError if it cannot be written."""
         save_pretrained(self, folder)
 
     @classmethod
@@ -49,11 +48,8 @@ def from_config(config: Mapping[str, Any]) -> Block:
 
 
 def save_pretrained(guider: Block, folder: str | Path) -> None:
-    """Write `guider_config.json` into a folder. A write that fails leaves the folder as it was."""
-    place = Path(folder)
-    text = json.dumps(to_config(guider), indent=2) + "\n"
-    place.mkdir(parents=True, exist_ok=True)
-    write_atomically(place / NAME, lambda path: path.write_text(text, encoding="utf-8"))
+    """Write `guider_config.json` into a folder. SaveError if it cannot be written; an old file is then unchanged."""
+    write_text(Path(folder, NAME), json.dumps(to_config(guider), indent=2) + "\n")
 
 
 def from_pretrained(folder: str | Path, *, subfolder: str | None = None) -> Block:

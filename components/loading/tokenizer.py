@@ -10,6 +10,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_
 from tokenizers.models import BPE
 
 from ...graph.errors import LoadError
+from ...graph.saving import saving_folder
 from ..storage.files import find_folder, write_json, write_text
 from .tokenizer_base import FastTokenizer, TokenizerConfig
 from .tokenizer_files import read_vocabulary, text_of
@@ -111,17 +112,19 @@ class CLIPTokenizer(FastTokenizer):
             raise LoadError(f"{root}: vocabulary and merges do not match ({error}). Fetch the folder again.") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write vocab.json, merges.txt and the configs: the layout that transformers 4 and 5 both read."""
-        root = Path(folder)
+        """Write vocab.json, merges.txt and the configs: the layout that transformers 4 and 5 both read.
+
+        All files are saved together, or none. SaveError if the folder cannot be written.
+        """
         vocab = self._tokenizer.get_vocab(with_added_tokens=False)
         in_order = dict(sorted(vocab.items(), key=lambda item: item[1]))
-        write_text(root / "vocab.json", json.dumps(in_order, ensure_ascii=False))
-        write_text(root / "merges.txt", "\n".join(["#version: 0.2", *(f"{a} {b}" for a, b in self._merges())]) + "\n")
-        write_json(root / "special_tokens_map.json", dict(self._special))
-        write_json(
-            root / "tokenizer_config.json",
-            {"add_prefix_space": False, "do_lower_case": True, "errors": "replace", **self._config()},
-        )
+        merges = "\n".join(["#version: 0.2", *(f"{a} {b}" for a, b in self._merges())]) + "\n"
+        config = {"add_prefix_space": False, "do_lower_case": True, "errors": "replace", **self._config()}
+        with saving_folder(folder) as draft:
+            write_text(draft.path / "vocab.json", json.dumps(in_order, ensure_ascii=False))
+            write_text(draft.path / "merges.txt", merges)
+            write_json(draft.path / "special_tokens_map.json", dict(self._special))
+            write_json(draft.path / "tokenizer_config.json", config)
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of token ids, in lower case, with single spaces between words."""

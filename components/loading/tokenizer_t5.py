@@ -10,6 +10,7 @@ from tokenizers.models import Unigram
 
 from ...graph.errors import LoadError
 from ...graph.limits import AboveLimit, check_limit
+from ...graph.saving import saving_folder
 from ...graph.validate import value_text
 from ..storage.files import find_folder, read_json, write_json, write_text
 from .sentencepiece import read_sentencepieces
@@ -85,12 +86,15 @@ class T5Tokenizer(FastTokenizer):
             raise LoadError(f"{root}: the vocabulary cannot be used ({error}). Fetch the folder again.") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which transformers 4 and 5 read."""
-        root = Path(folder)
-        write_text(root / "tokenizer.json", self._tokenizer.to_str(pretty=False))
+        """Write tokenizer.json and tokenizer_config.json, which transformers 4 and 5 read.
+
+        Both files are saved, or none. SaveError if the folder cannot be written.
+        """
         added = [token.content for token in self._tokenizer.get_added_tokens_decoder().values()]
         sentinels = [text for text in added if text.startswith("<extra_id_")]
-        write_json(root / "tokenizer_config.json", {"extra_ids": len(sentinels), **self._config()})
+        with saving_folder(folder) as draft:
+            write_text(draft.path / "tokenizer.json", self._tokenizer.to_str(pretty=False))
+            write_json(draft.path / "tokenizer_config.json", {"extra_ids": len(sentinels), **self._config()})
 
 
 def _of_json(whole: Path) -> tuple[list[tuple[str, float]], bytes, Mapping[int, AddedToken]]:

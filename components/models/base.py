@@ -10,6 +10,7 @@ from torch import nn
 
 from ...graph.errors import ConfigError, LoadError
 from ...graph.layout import Layout
+from ...graph.saving import saving_folder
 from ...graph.space import LatentSpace
 from ..quantization.config import Quantization
 from ..quantization.files import quantization_of, save_quantized, weights_in
@@ -211,7 +212,7 @@ class Model(nn.Module, Generic[C]):
     def save_pretrained(
         self, folder: str | Path, *, variant: str | None = None, max_shard_size: int | str = "10GB"
     ) -> None:
-        """Write `config.json` and the weights as safetensors. A file that fails half-way is not left behind.
+        """Write `config.json` and the weights as safetensors, all files together or none.
 
         Quantized weights are written as they are: under the names that diffusers reads, or as a GGUF file.
 
@@ -221,19 +222,15 @@ class Model(nn.Module, Generic[C]):
             max_shard_size: of one file, in bytes or with a unit. Larger weights are split, with an index file.
 
         Raises:
-            LoadError: parameters on the meta device, which have no values.
+            SaveError: a folder that cannot be written; parameters on the meta device, which have no values.
         """
-        place = Path(folder)
-        place.mkdir(parents=True, exist_ok=True)
-        self._save_weights(place, variant, max_shard_size)
-        write_json(place / "config.json", self.to_config())
-
-    def _save_weights(self, place: Path, variant: str | None, max_shard_size: int | str) -> None:
         how: Any = {"stem": self.stem, "variant": variant, "max_shard_size": max_shard_size}
-        if self.quantization is None:
-            save_weights(self.state_dict(), place, **how)
-        else:
-            save_quantized(self, place, **how)
+        with saving_folder(folder) as draft:
+            if self.quantization is None:
+                save_weights(self.state_dict(), draft, **how)
+            else:
+                save_quantized(self, draft, **how)
+            write_json(draft.path / "config.json", self.to_config())
 
     def _with_quantization(self, config: dict[str, Any]) -> dict[str, Any]:
         return config if self.quantization is None else {**config, "quantization_config": self.quantization.to_json()}

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
+from ...graph.saving import Draft
 from ..storage.tensors import SafetensorFiles, Tensors
 from ..storage.weights import save_weights, weight_files
 from .config import (
@@ -78,13 +79,13 @@ def gguf_name(stem: str, variant: str | None = None) -> str:
 
 def save_quantized(
     model: nn.Module,
-    folder: Path,
+    draft: Draft,
     *,
     stem: str,
     variant: str | None = None,
     max_shard_size: int | str = "10GB",
 ) -> None:
-    """Write the weights of a quantized model in the form that its package and diffusers read."""
+    """Write the weights of a quantized model into a draft, in the form that its package and diffusers read."""
     state = model.state_dict()
     if packed := packed_in(model):
         tensors: dict[str, Tensor | Packed] = {}
@@ -92,7 +93,7 @@ def save_quantized(
             path, _, leaf = name.rpartition(".")
             is_packed = path in packed and leaf == "blocks"
             tensors |= {f"{path}.weight": packed[path]} if is_packed else {name: tensor}
-        write_gguf(folder / gguf_name(stem, variant), tensors)
+        write_gguf(draft.path / gguf_name(stem, variant), tensors)
         return
     metadata: dict[str, str] = {}
     if any(type(tensor).__module__.startswith("torchao.") for tensor in state.values()):
@@ -100,7 +101,7 @@ def save_quantized(
 
         state, metadata = flattened(state)
     unshared = _without_shared_memory(state)
-    save_weights(unshared, folder, stem=stem, variant=variant, max_shard_size=max_shard_size, metadata=metadata)
+    save_weights(unshared, draft, stem=stem, variant=variant, max_shard_size=max_shard_size, metadata=metadata)
 
 
 def _without_shared_memory(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

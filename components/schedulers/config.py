@@ -171,7 +171,7 @@ def to_config(scheduler: Any, more: Mapping[str, Any]) -> dict[str, Any]:  # Any
 
 
 def write(folder: str | os.PathLike[str], config: dict[str, Any]) -> Path:  # Any: JSON values
-    """Write `folder/scheduler_config.json`, whole or not at all, and return its path."""
+    """Write `folder/scheduler_config.json`, whole or not at all, and return its path. SaveError if it cannot be."""
     path = Path(folder) / FILE
     write_json(path, config)
     return path

@@ -1,8 +1,6 @@
-"""Small files of a checkpoint: find the folder, read JSON, write a file whole or not at all."""
+"""Small files of a checkpoint: find the folder, read JSON, write JSON and text."""
 
 import json
-import os
-import tempfile
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any, cast
 from ...graph.errors import LoadError
 from ...graph.files import json_text
 from ...graph.files.json_text import JsonTextError
+from ...graph.saving import saving_file, undo_interrupted
 from .faults import fault_of
 
 CONFIGS = ("config.json", "scheduler_config.json", "guider_config.json", "preprocessor_config.json")
@@ -24,9 +23,10 @@ WEIGHTS = (".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json")
 
 
 def find_folder(source: str) -> Path:
-    """The local folder of this path. LoadError if there is none."""
+    """The local folder of this path, after undoing a save that was interrupted. LoadError if there is none."""
     folder = Path(source).expanduser()
     if folder.is_dir():
+        undo_interrupted(folder)
         return folder
     if folder.exists():
         raise LoadError(f"{source}: this is a file, and a folder was wanted. Give the folder that holds it.")
@@ -70,22 +70,13 @@ def reading_text(path: Path) -> Generator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all. After a failure the old file is unchanged."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        # mkstemp makes files that only their owner can read.
-        Path(name).chmod(0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    """Write a text file whole or not at all (`saving_file`). SaveError if it cannot be written."""
+    with saving_file(path) as draft:
+        draft.write_text(text, encoding="utf-8", newline="\n")
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    """Write JSON as published files have it: two spaces, sorted keys, a newline at the end."""
+    """Write JSON as published files have it: two spaces, sorted keys, a newline at the end. See `write_text`."""
     write_text(path, json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 

@@ -6,7 +6,7 @@ import re
 import shutil
 import threading
 from collections.abc import Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -117,7 +117,8 @@ class Repo:
     def local(self, subfolder: str, names: Iterable[str]) -> Path:
         """The local copy of a folder, with these files in it. Those that the cache lacks are fetched.
 
-        Each file appears whole or not at all; an interrupted download continues at the next call.
+        Each file appears whole or not at all. Files that are complete stay after an interrupted download, and the parts
+        of others are removed by the next one.
 
         Raises:
             LoadError: no connection, no room on the disk, or a file with another hash than the Hub names.
@@ -147,11 +148,28 @@ class Repo:
     def _fetch(self, paths: list[str]) -> None:
         if not self.online:
             raise LoadError(self.lacks(", ".join(paths[:8])))
+        with hub_errors(self.source, self.revision, self.access):
+            self._remove_parts(paths)
         self._check_disk(sum(self.files[path].size or 0 for path in paths))
         with hub_errors(self.source, self.revision, self.access):
             run_parallel(self._download, paths)
             if self.branch is not None and self.branch != self.revision:  # the client looks up its commit there
                 write_text(self._root().parents[1] / "refs" / self.branch, self.revision)
+
+    def _remove_parts(self, paths: list[str]) -> None:
+        """Remove parts of files that killed downloads left in the cache: no process holds the client's lock of them.
+
+        Parts that the client can continue for these paths stay; older clients name them by the hash alone.
+        """
+        from filelock import FileLock, Timeout
+
+        folder = self._root().parents[1]
+        continued = {f"{self.files[path].sha256}.incomplete" for path in paths}
+        for part in [part for part in (folder / "blobs").glob("*.incomplete") if part.name not in continued]:
+            lock = folder.parent / ".locks" / folder.name / f"{part.name.partition('.')[0]}.lock"
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(Timeout), FileLock(lock, timeout=0, mode=0o664):
+                part.unlink(missing_ok=True)
 
     def _download(self, path: str, stop: threading.Event) -> None:
         from huggingface_hub import hf_hub_download

@@ -1,11 +1,8 @@
-"""Weights in safetensors files: find the files, read them into a model, write them whole or not at all."""
+"""Weights in safetensors files: find the files, read them into a model, write them."""
 
 import json
-import os
 import re
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -14,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...graph.errors import LoadError
+from ...graph.errors import LoadError, SaveError
 from ...graph.limits import AboveLimit, check_limit
+from ...graph.saving import Draft
 from .files import read_json
 from .fits import check_numbers, check_shapes, shown_names
 from .tensors import PICKLES, SafetensorFiles, Tensors
@@ -159,7 +157,7 @@ def _device_of(device: Device) -> Callable[[str], str | torch.device]:
 
 def save_weights(
     tensors: Mapping[str, Tensor],
-    folder: Path,
+    draft: Draft,
     *,
     stem: str = STEM,
     variant: str | None = None,
@@ -168,23 +166,24 @@ def save_weights(
 ) -> None:
     """Write tensors as `stem[.variant].safetensors`, or as shards with an index where they exceed `max_shard_size`.
 
-    Files of an earlier save with the same stem and variant are removed after the new ones are written.
+    Files of an earlier save with the same stem and variant are removed.
 
     Args:
         tensors: by name.
-        folder: where to write.
+        draft: of the folder that is saved.
         stem: the beginning of the file names; "model" for transformers.
         variant: such as "fp16".
         max_shard_size: bytes, or a text such as "500MB" or "10GB".
         metadata: entries for the header of each file.
 
     Raises:
-        LoadError: a tensor on the meta device, which has no values.
+        SaveError: a tensor on the meta device, which has no values.
         ValueError: a size that cannot be read.
     """
     if empty := [name for name, tensor in tensors.items() if tensor.is_meta]:
-        raise LoadError(f"Nothing to write: {shown_names(empty)} without values (meta device). Load weights first.")
-    old_files = _earlier(folder, stem, variant)
+        raise SaveError(f"Nothing to write: {shown_names(empty)} without values (meta device). Load weights first.")
+    for name in _earlier(draft.folder, stem, variant):
+        draft.remove(name)
     shards = _split(tensors, _bytes(max_shard_size))
     named = _named(stem, variant)
     if len(shards) == 1:
@@ -194,31 +193,28 @@ def save_weights(
     header = {**(metadata or {}), "format": "pt"}  # transformers and diffusers require this entry
     for name, shard in files.items():
         plain = {key: tensor.detach().contiguous() for key, tensor in shard.items()}
-        write_atomically(folder / name, lambda path, plain=plain: save_file(plain, path, metadata=header))
-    written = set(files)
+        write_safetensors(plain, draft.path / name, header)
     if len(shards) > 1:
         index = {
             "metadata": {"total_size": sum(t.nbytes for t in tensors.values())},
             "weight_map": {key: name for name, shard in files.items() for key in shard},
         }
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
-        name = _index_names(stem, variant)[0]
-        write_atomically(folder / name, lambda path: path.write_text(text, encoding="utf-8"))
-        written.add(name)
-    for path in old_files:
-        if path.name not in written:
-            path.unlink(missing_ok=True)
+        (draft.path / _index_names(stem, variant)[0]).write_text(text, encoding="utf-8", newline="\n")
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it into place. A failure leaves no file behind."""
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file into a draft. SaveError for tensors that share memory, which the format cannot say."""
     try:
-        write(draft)
-        os.replace(draft, path)
-    finally:
-        with suppress(FileNotFoundError):
-            draft.unlink()
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except RuntimeError as error:
+        if "share memory" not in str(error):
+            raise
+        owners: dict[int, list[str]] = {}
+        for name, tensor in tensors.items():
+            owners.setdefault(tensor.untyped_storage().data_ptr(), []).append(name)
+        shared = [name for names in owners.values() if len(names) > 1 for name in names]
+        raise SaveError(f"{path.name}: {shown_names(shared)} share memory. Pass a clone() of each.") from None
 
 
 def _named(stem: str, variant: str | None) -> str:
@@ -288,8 +284,9 @@ def _split(tensors: Mapping[str, Tensor], limit: int) -> list[dict[str, Tensor]]
     return shards
 
 
-def _earlier(folder: Path, stem: str, variant: str | None) -> list[Path]:
+def _earlier(folder: Path, stem: str, variant: str | None) -> list[str]:
     named = re.escape(_named(stem, variant))
     pattern = re.compile(rf"{named}(-\d{{5}}-of-\d{{5}})?\.safetensors")
     index = _index_names(stem, variant)
-    return [path for path in folder.iterdir() if pattern.fullmatch(path.name) or path.name in index]
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    return [name for name in names if pattern.fullmatch(name) or name in index]

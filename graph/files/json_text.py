@@ -13,6 +13,7 @@ from stat import S_ISREG
 from typing import Any
 
 from ..limits import AboveLimit, check_limit, limit
+from ..saving import undo_interrupted
 
 _WIDTH = 100
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -46,7 +47,9 @@ def read_text(path: Path, most: str) -> str:
     Raises:
         OSError: a file that is missing or cannot be read.
         JsonTextError: no plain file, a file that is too large, or another encoding.
+        LoadError: a save into its folder was interrupted, and it cannot be undone.
     """
+    undo_interrupted(path.parent)
     with open(path, "rb", opener=_without_waiting) as file:
         status = os.fstat(file.fileno())
         if not S_ISREG(status.st_mode):

@@ -153,7 +153,9 @@ def _check_places(folder: Path, put: list[str], removed: list[str]) -> None:
     for place in {parent for name in (*put, *removed) for parent in (folder / name).parents}:
         if place == folder or folder in place.parents:
             if place.is_symlink():
-                raise SaveError(f"{place}: is a link, and a save replaces a folder as one. Put the folder itself there.")
+                raise SaveError(
+                    f"{place}: is a link to a folder, and a save replaces whole folders. Put it there itself."
+                )
             if os.path.lexists(place) and not place.is_dir():
                 raise SaveError(f"{place}: is a file, and the save has a folder of this name. Pass another folder.")
             if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):

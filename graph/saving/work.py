@@ -51,9 +51,9 @@ class Work:
         return self.path / "undo.json"
 
     @contextmanager
-    def lock(self, seconds: float = WAIT_SECONDS) -> Generator[None]:
+    def lock(self, seconds: float | None = None) -> Generator[None]:
         """Hold the lock. What an earlier save left in the folder is undone and removed first; the folder goes at the
-        end.
+        end. seconds: how long to wait for it; None for `WAIT_SECONDS`.
 
         Raises:
             TimeoutError: another process or thread held the lock all these seconds.
@@ -67,7 +67,7 @@ class Work:
             self.path.mkdir(exist_ok=True)
             lock = FileLock(self.path / "lock", thread_local=False)
             try:
-                lock.acquire(timeout=seconds)
+                lock.acquire(timeout=WAIT_SECONDS if seconds is None else seconds)
                 break
             except Timeout:
                 raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT), str(self.path)) from None
@@ -230,6 +230,6 @@ def undo_interrupted(folder: Path) -> None:
 def refuse_busy(target: Path, error: TimeoutError) -> SaveError:
     """The error for a target that another process saves."""
     return SaveError(
-        f"{target}: another process or thread is saving there, and {WAIT_SECONDS:.0f} seconds of waiting have passed. "
-        f"Save again after it ends, or pass another path. ({error.filename} is its work folder.)"
+        f"{target}: another process or thread is saving there, and has not ended in {WAIT_SECONDS:g} seconds. Save again "
+        f"after it ends, or pass another path. Its work folder is {error.filename}."
     )

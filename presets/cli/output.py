@@ -51,8 +51,11 @@ def numbered_paths(first: Path, number: int, *, replace: bool) -> list[Path]:
 
 
 def write(picture: Any, path: Path, settings: Mapping[str, Any]) -> None:  # a PIL image; JSON values
-    """Write a picture, whole or not at all. A PNG gets the settings as its text chunk `sfumato`."""
-    from ...components.storage.weights import write_atomically
+    """Write a picture, whole or not at all. A PNG gets the settings as its text chunk `sfumato`.
+
+    SaveError if it cannot be written.
+    """
+    from ...graph.saving import saving_file
 
     kind = FORMATS[path.suffix.lower()]
     how = dict(_HOW.get(kind, {}))
@@ -62,11 +65,8 @@ def write(picture: Any, path: Path, settings: Mapping[str, Any]) -> None:  # a P
         info = PngInfo()
         info.add_text("sfumato", json.dumps(settings))
         how["pnginfo"] = info
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda draft: picture.save(draft, format=kind, **how))
-    except OSError as error:
-        raise OSError(f"{path}: cannot be written ({error.strerror or error}).") from error
+    with saving_file(path) as draft:
+        picture.save(draft, format=kind, **how)
 
 
 def as_pictures(images: Any) -> Sequence[Any]:  # PIL images

@@ -29,11 +29,10 @@ def show(
             raise CommandError("--json, --mermaid and --svg exclude each other. Pass only one.")
         graph = open_graph(model, task, repo=Repo(trust_remote_code, revision, variant))
         if svg is not None:
-            from ...components.storage.weights import write_atomically
+            from ...components.storage.files import write_text
 
-            drawn, path = graph.show("svg"), Path(svg).expanduser()
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, lambda draft: draft.write_text(drawn, encoding="utf-8"))
+            path = Path(svg).expanduser()
+            write_text(path, graph.show("svg"))
             print_text(str(path))
         elif json:
             print_json(_graph_data(graph))

@@ -30,6 +30,7 @@ from sfumato.components.memory.sizes import show_size
 from sfumato.components.spec import ComponentSpec
 from sfumato.components.storage.building import on_meta
 from sfumato.components.storage.weights import save_weights
+from sfumato.graph.saving import Draft
 
 EMOJI = Path(sf.__file__).parent / "presets/embedded/emoji"
 PAIRS, STEPS = 5, 6
@@ -118,7 +119,7 @@ def sdxl_like(folder: Path, gigabytes: float) -> None:
         place = folder / name
         place.mkdir()
         transformers = name.startswith("text")
-        save_weights(tensors, place, stem="model" if transformers else "diffusion_pytorch_model")
+        save_weights(tensors, Draft(place, place), stem="model" if transformers else "diffusion_pytorch_model")
         extra = {"architectures": [kind], "model_type": "clip_text_model"} if transformers else {}
         (place / "config.json").write_text(json.dumps({**model.to_config(), **extra}))
         index[name] = ["transformers" if transformers else "diffusers", kind]

@@ -91,13 +91,13 @@ def test_swapped_parts_objects_and_parts_of_a_file_are_written(
 
 
 def test_a_graph_that_lacks_parts_or_holds_what_no_file_names_is_refused_whole(emoji: sf.Graph, tmp_path: Path) -> None:
-    with pytest.raises(sf.LoadError) as caught:
+    with pytest.raises(sf.SaveError) as caught:
         sf.load("sd").save_pretrained(tmp_path / "mine")
     text = str(caught.value)
     assert "unet: nothing is bound" in text and "vae: nothing is bound" in text
     assert not (tmp_path / "mine").exists()
     (tmp_path / "file").touch()
-    with pytest.raises(sf.LoadError, match="is a file, and a folder was wanted"):
+    with pytest.raises(sf.SaveError, match="is a file, and a folder is needed"):
         emoji.save_pretrained(tmp_path / "file")
 
 
@@ -112,7 +112,7 @@ def test_a_full_disk_changes_nothing(emoji: sf.Graph, tmp_path: Path, monkeypatc
     before = {path: path.read_bytes() for path in (tmp_path / "mine").rglob("*") if path.is_file()}
     monkeypatch.setattr(shutil, "copyfile", fill)
     for name in ("mine", "new/er"):
-        with pytest.raises(sf.LoadError, match=r"cannot be written \(.*No space left on device\)\. Make room"):
+        with pytest.raises(sf.SaveError, match=r"cannot be written \(.*No space left on device\)\. Make room"):
             emoji.using(scheduler="euler").save_pretrained(tmp_path / name)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not (tmp_path / "new").exists()

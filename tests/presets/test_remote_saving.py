@@ -83,7 +83,7 @@ def test_a_class_without_a_file_is_saved_with_a_notice_and_given_to_nobody(
     way_out = "has no source file. Write it into a module of its own, and import it from there."
     file = tmp_path / "mine/graph.json"
     assert caplog.messages == [f"{file}: is saved without the code of a block. typed_in.Flip: {way_out}"]
-    with pytest.raises(sf.LoadError, match=r"cannot be written .1 problems.\n  typed_in.Flip: has no source file"):
+    with pytest.raises(sf.SaveError, match=r"cannot be written .1 problems.\n  typed_in.Flip: has no source file"):
         graph.save_pretrained(tmp_path / "shared")
     assert not (tmp_path / "shared").exists()
 

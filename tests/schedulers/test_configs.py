@@ -26,7 +26,7 @@ from sfumato.components.schedulers import (
     Schedule,
     Scheduler,
 )
-from sfumato.graph.errors import ConfigError, LoadError
+from sfumato.graph.errors import ConfigError, LoadError, SaveError
 from sfumato.registry import UnknownName, schedulers
 
 with warnings.catch_warnings():
@@ -156,7 +156,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         raise OSError("disk full")
 
     monkeypatch.setattr("os.replace", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(SaveError, match="disk full"):
         DDIMScheduler(eta=1.0).save_pretrained(tmp_path)
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [before]
 

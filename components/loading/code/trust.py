@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ....graph.code import hash_of
-from ....graph.errors import LoadError
+from ....graph.errors import LoadError, SaveError
 from ....graph.files import json_text
+from ....graph.saving import saving_file
 from ....registry import printable
 from ...storage.files import write_text
 from .reading import Code
@@ -192,13 +193,11 @@ def _remember(code: Code) -> None:
     try:
         for name, sha in code.source.sha256.items():
             if _text(sha) is None:
-                path = home() / "files" / f"{sha}.txt"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(code.source.files[name].encode())
+                with saving_file(home() / "files" / f"{sha}.txt") as draft:
+                    draft.write_bytes(code.source.files[name].encode())
         record = {"source": code.where, "revision": code.revision, "trusted": [*known, code.source.sha256]}
         write_text(_record(code.where), json.dumps(record, indent=1) + "\n")
-    except OSError as error:
+    except SaveError as error:
         raise LoadError(
-            f"{home()}: trusted code cannot be saved there ({error.strerror or error}). Set SFUMATO_HOME to a "
-            "folder that you may write to."
+            f"{home()}: trusted code cannot be saved there. {error} Or set SFUMATO_HOME to another folder."
         ) from None

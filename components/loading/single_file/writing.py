@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ....graph.errors import LoadError
+from ....graph.errors import SaveError
+from ....graph.saving import saving_file
 from ....registry import did_you_mean
-from ...storage.weights import write_atomically
+from ...storage.weights import write_safetensors
 from . import latent_diffusion, transformers
 from .checkpoint import FAMILIES, facts_of
 from .tables import Row, file_tensors, ties
@@ -29,23 +29,22 @@ def write_checkpoint(file: str | Path, family: str, models: Mapping[str, Any]) -
         The path.
 
     Raises:
-        LoadError: an unknown family, or a model that files of the family do not have.
+        SaveError: an unknown family, a model that files of the family do not have, or a file that cannot be written.
     """
     known = [path.stem for path in FAMILIES.glob("*.json")]
     if family not in known:
-        raise LoadError(f"Cannot write the family {family!r} as one file. {did_you_mean(family, sorted(known))}")
+        raise SaveError(f"Cannot write the family {family!r} as one file. {did_you_mean(family, sorted(known))}")
     known_models = facts_of(family)["models"]
     tensors: dict[str, Tensor] = {}
     for name, model in models.items():
         if name not in known_models:
-            raise LoadError(f"Files of {family} have no {name}. {did_you_mean(name, known_models)}")
+            raise SaveError(f"Files of {family} have no {name}. {did_you_mean(name, known_models)}")
         state = {key: tensor.detach() for key, tensor in model.state_dict().items()}
         rows = _rows(known_models[name]["kind"], model.to_config())
         tensors |= file_tensors(state, ties(state, rows, known_models[name]["prefix"]))
-    place = Path(file)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(place, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
-    return place
+    with saving_file(file) as draft:
+        write_safetensors(tensors, draft, {"format": "pt"})
+    return Path(file)
 
 
 def _rows(kind: str, config: Mapping[str, Any]) -> "list[Row] | tuple[Row, ...]":  # a config.json

@@ -8,8 +8,8 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from ....graph.errors import LoadError
-from ...storage.weights import write_atomically
+from ....graph.errors import SaveError
+from ....graph.saving import saving_file
 from .kinds import BY_DTYPE, Kind
 from .packed import Packed
 from .reader import ALIGNMENT, MAGIC, ORIGINAL_SHAPE
@@ -29,9 +29,10 @@ def write_gguf(path: Path, tensors: Mapping[str, Tensor | Packed], *, architectu
         architecture: whose names the tensors have.
 
     Raises:
-        LoadError: a tensor without values (meta device), or of a dtype that the format lacks.
+        SaveError: a tensor without values (meta device), or of a dtype that the format lacks.
     """
-    write_atomically(path, lambda draft: _write(draft, tensors, architecture))
+    with saving_file(path) as draft:
+        _write(draft, tensors, architecture)
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor | Packed], architecture: str) -> None:
@@ -63,7 +64,7 @@ def _kind(name: str, tensor: Tensor | Packed) -> Kind:
         return tensor.kind
     if tensor.is_meta or tensor.dtype not in BY_DTYPE:
         what = "has no values (meta device)" if tensor.is_meta else f"is {tensor.dtype}, which GGUF does not have"
-        raise LoadError(f"{name} {what}, so it cannot be written.")
+        raise SaveError(f"{name} {what}, so it cannot be written.")
     return BY_DTYPE[tensor.dtype]
 
 
