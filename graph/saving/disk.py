@@ -42,26 +42,29 @@ def files_in(folder: Path) -> Iterator[str]:
 
 def exchange(one: Path, other: Path) -> None:
     """Exchange two folders in one step. OSError where the system or the file system cannot do that."""
-    function = _exchange()
-    if function is None:
+    if not can_exchange():
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
-    if function(os.fsencode(one), os.fsencode(other)) != 0:
+    first, second = os.fsencode(one), os.fsencode(other)
+    if sys.platform == "darwin":
+        failed = _library().renamex_np(first, second, ctypes.c_uint(_RENAME_EXCHANGE))
+    else:
+        failed = _library().renameat2(_AT_FDCWD, first, _AT_FDCWD, second, ctypes.c_uint(_RENAME_EXCHANGE))
+    if failed:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(one), None, str(other))
 
 
 @cache
-def _exchange() -> Any:  # a function of the C library, which ctypes cannot type
+def can_exchange() -> bool:
+    """Whether the system has the function. The file system may still refuse."""
+    return hasattr(_library(), "renamex_np" if sys.platform == "darwin" else "renameat2")
+
+
+@cache
+def _library() -> Any:  # the C library, whose functions have no types
     try:
-        library = ctypes.CDLL(None, use_errno=True)
-        if sys.platform == "darwin":
-            swap = library.renamex_np
-            swap.argtypes = [ctypes.c_char_p, ctypes.c_char_p, ctypes.c_uint]
-            return lambda one, other: swap(one, other, _RENAME_EXCHANGE)
-        rename = library.renameat2
-        rename.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint]
-        return lambda one, other: rename(_AT_FDCWD, one, _AT_FDCWD, other, _RENAME_EXCHANGE)
-    except (AttributeError, OSError, TypeError):  # an old C library; Windows has no library of this name
+        return ctypes.CDLL(None, use_errno=True)
+    except (OSError, TypeError):  # Windows has none of this name
         return None
 
 

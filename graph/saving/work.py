@@ -230,6 +230,6 @@ def undo_interrupted(folder: Path) -> None:
 def refuse_busy(target: Path, error: TimeoutError) -> SaveError:
     """The error for a target that another process saves."""
     return SaveError(
-        f"{target}: another process or thread is saving there, and has not ended in {WAIT_SECONDS:g} seconds. Save again "
-        f"after it ends, or pass another path. Its work folder is {error.filename}."
+        f"{target}: another process or thread is saving there, and has not ended in {WAIT_SECONDS:g} seconds. Save "
+        f"again after it ends, or pass another path. Its work folder is {error.filename}."
     )

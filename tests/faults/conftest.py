@@ -9,6 +9,10 @@ import pytest
 from sfumato.graph.saving import disk
 
 
+def _flush_nothing(handle: int) -> None:
+    pass
+
+
 def _cannot_exchange(one: Path, other: Path) -> None:
     raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
 
@@ -16,7 +20,13 @@ def _cannot_exchange(one: Path, other: Path) -> None:
 @pytest.fixture(autouse=True)
 def no_flushing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Flushing to the disk takes most of the time of a small save, and matters for a loss of power alone."""
-    monkeypatch.setattr(os, "fsync", lambda handle: None)
+    monkeypatch.setattr(os, "fsync", _flush_nothing)
+
+
+@pytest.fixture
+def no_exchange(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A system that cannot exchange folders."""
+    monkeypatch.setattr(disk, "exchange", _cannot_exchange)
 
 
 @pytest.fixture(params=["exchanged", "one by one"])
@@ -24,6 +34,6 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """How files are put in place: by an exchange of folders, or one by one where the system has no exchange."""
     if request.param == "one by one":
         monkeypatch.setattr(disk, "exchange", _cannot_exchange)
-    elif disk._exchange() is None:
+    elif not disk.can_exchange():
         pytest.skip("this system cannot exchange folders")
     return str(request.param)
