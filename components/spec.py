@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, field_validator
@@ -136,6 +136,11 @@ class ComponentSpec(BaseModel):
         config = read_quantization(value)
         return None if config is None else config.to_json()
 
+    @field_validator("config", mode="before")
+    @classmethod
+    def _lists(cls, value: object) -> object:
+        return _with_lists(value)
+
     @field_validator("config")
     @classmethod
     def _own_copy(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
@@ -178,8 +183,11 @@ class ComponentSpec(BaseModel):
         return isinstance(other, ComponentSpec) and self.key == other.key
 
     def using(self, **changes: Any) -> "ComponentSpec":  # a value for each field, validated by the model
-        """The same spec with some fields changed, validated like a new one."""
-        return ComponentSpec.model_validate({**self.model_dump(), **changes}).with_access(self._access)
+        """The same spec with some fields changed. ConfigError for fields that do not fit."""
+        try:
+            return ComponentSpec.model_validate({**self.model_dump(), **changes}).with_access(self._access)
+        except ValidationError as error:
+            raise ConfigError("; ".join(explain(error))) from error
 
     @property
     def loadable(self) -> bool:
@@ -264,6 +272,17 @@ class ComponentSpec(BaseModel):
         where = self.pretrained_model_name_or_path or ("inline config" if self.config is not None else "no path")
         name = self.type_hint[1] if self.type_hint else "component"
         return printable(f"{name} ({where}{'/' if self.subfolder else ''}{self.subfolder})")
+
+
+def _with_lists(value: object) -> object:
+    """A value with lists in place of tuples, as JSON has them."""
+    match value:
+        case Mapping():
+            return {key: _with_lists(item) for key, item in cast("Mapping[object, object]", value).items()}
+        case list() | tuple():
+            return [_with_lists(item) for item in cast("Sequence[object]", value)]
+        case _:
+            return value
 
 
 def explain(error: ValidationError) -> list[str]:

@@ -33,6 +33,8 @@ def sister(graph: S, task: str) -> S:
         near = closest(task, family.tasks, 1)
         text = f"{graph.preset[0]} has no such task. {did_you_mean(task, family.tasks)}"
         raise WireError(Problem("task", task, text, candidates=tuple(near)))
+    if task != AUTO and (why := family.unserved(task, graph.bindings)):
+        raise WireError(Problem("task", task, why))
     made: S = family.sister(graph, task)
     made = bound(made, {name: value for name, value in graph.bindings.items() if name in made.components})
     return edited(made, bindings={**graph.bindings, **made.bindings})
@@ -45,7 +47,8 @@ def graph_for(graph: Structure, names: Collection[str]) -> Structure:
     """
     if graph.preset is None or _takes(graph, names):
         return graph
-    for task in presets[graph.preset[0]].tasks:
+    family = presets[graph.preset[0]]
+    for task in cached(graph, "served", lambda: family.served(graph.bindings)):
         other = cached(graph, "sisters", lambda task=task: sister(graph, task), task)
         if _takes(other, names) and _unbound(other) - {*names} <= _unbound(graph):
             return other
@@ -67,18 +70,22 @@ def of_other_task(graph: Structure, component: str) -> bool:
 
 
 def task_of(graph: Structure) -> str:
-    """The task of a graph, for people; of one with the task "auto", the family's first."""
+    """The task of a graph, for people; of one with the task "auto", the first that it serves."""
     if graph.preset is None:
         return "this graph"
-    return next(iter(presets[graph.preset[0]].tasks)) if graph.preset[1] == AUTO else graph.preset[1]
+    if graph.preset[1] != AUTO:
+        return graph.preset[1]
+    family = presets[graph.preset[0]]
+    return next(iter([*family.served(graph.bindings), *family.tasks]))
 
 
 def task_with_input(graph: Structure, name: str) -> str | None:
     """The task whose graph has an input of that name: the graph's own, as its preset makes it, or the first sister."""
     if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
         return None
-    own = [task for task in family.tasks if task == graph.preset[1]]
-    tasks = dict.fromkeys([*own, *family.tasks])
+    served = family.served(graph.bindings)
+    own = [task for task in served if task == graph.preset[1]]
+    tasks = dict.fromkeys([*own, *served])
     return next((task for task in tasks if name in family.make(task, graph.bindings).inputs), None)
 
 
@@ -86,10 +93,10 @@ def way_without_input(graph: Structure, name: str) -> str:
     """For a part of a task's graph: how another task makes the same outputs without that input; "" where none does."""
     if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
         return ""
-    own = task_of(graph)
-    if family.make(own, graph.bindings).declared == graph.wanted:
+    own, served = task_of(graph), family.served(graph.bindings)
+    if own not in served or family.make(own, graph.bindings).declared == graph.wanted:
         return ""
-    for task in family.tasks:
+    for task in served:
         whole = family.make(task, graph.bindings)
         outputs = {output for block in whole.nodes.values() for output in block.signature.outputs}
         if task != own and {*graph.wanted} <= outputs:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
-from ..graph import Graph
+from ..graph import ConfigError, Graph
 from ..graph.tasks import AUTO
 from ..registry import UnknownName, did_you_mean
 from .sisters import with_edits
@@ -24,6 +24,10 @@ class Settings(Protocol):
 
     def with_index(self, keys: Mapping[str, Any]) -> Self:
         """These settings with the plain keys of an index file."""
+        ...
+
+    def unserved(self, task: str) -> str:
+        """Why the denoiser cannot draw a task; "" where it can."""
         ...
 
     def unknown_keys(self, keys: Mapping[str, Any]) -> Mapping[str, str]:
@@ -55,16 +59,30 @@ class Family:
 
         Raises:
             UnknownName: the family has no such task.
-            ConfigError: a key that the family does not know, or a config that cannot be read.
+            ConfigError: a key that the family does not know, a config that cannot be read, or a denoiser that cannot
+                draw the task.
         """
         if not isinstance(task, str):  # pyright: ignore[reportUnnecessaryIsInstance]  a user's argument
             raise UnknownName(f"A task is a name. Got {task!r}. There are: {', '.join(self.tasks)}.")
         if task == AUTO:
-            return self.make(next(iter(self.tasks)), components, **index).as_preset(self.name, AUTO)
+            first = next(iter([*self.served(components), *self.tasks]))
+            return self.make(first, components, **index).as_preset(self.name, AUTO)
         if task not in self.tasks:
             raise UnknownName(f"The family {self.name!r} has no task {task!r}. {did_you_mean(task, self.tasks)}")
-        graph = self.tasks[task](self.settings().read(components).with_index(index))
+        settings = self.settings().read(components).with_index(index)
+        if why := settings.unserved(task):
+            raise ConfigError(f"The task {task!r}: {why}")
+        graph = self.tasks[task](settings)
         return self.attach(graph, components).as_preset(self.name, task)
+
+    def unserved(self, task: str, components: Mapping[str, Any]) -> str:
+        """Why the denoiser among these components cannot draw a task; "" where it can."""
+        return self.settings().read(components).unserved(task)
+
+    def served(self, components: Mapping[str, Any]) -> list[str]:
+        """The tasks that the denoiser among these components can draw."""
+        settings = self.settings().read(components)
+        return [task for task in self.tasks if not settings.unserved(task)]
 
     def unknown_keys(self, index: Mapping[str, Any]) -> Mapping[str, str]:  # Any: JSON values
         """Those of an index's plain keys that the family does not know, each with a text that names near ones."""

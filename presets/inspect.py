@@ -13,7 +13,7 @@ from ..components.handle import Handle
 from ..components.loading.code.blocks import code_in
 from ..components.loading.code.reading import CONFIG
 from ..components.loading.code.trust import listing
-from ..components.loading.component import load_problems
+from ..components.loading.component import load_problems, weight_problems
 from ..components.loading.index import Index, read_index
 from ..components.loading.single_file.checkpoint import index_of, open_checkpoint, part_spec
 from ..components.loading.specs import with_variant
@@ -160,7 +160,7 @@ def _inspect_index(name: str, index: Index, specs: Mapping[str, ComponentSpec]) 
         for name, kind in needed.items() if name not in specs and name in always
     ]  # fmt: skip
     return Inspection(
-        name, place, index.class_name, family.name, tuple(family.tasks), parts, (*absent, *_missing(parts))
+        name, place, index.class_name, family.name, _served(family, specs), parts, (*absent, *_missing(parts))
     )
 
 
@@ -190,7 +190,9 @@ def _inspect_component(name: str, spec: ComponentSpec) -> Inspection:
 def _inspect_graph(name: str, graph: Graph) -> Inspection:
     """The bindings of a graph. Its tasks are those of the family that it was made for."""
     family, task = graph.preset or (None, None)
-    tasks = tuple(families[family].tasks) if family is not None and family in families else (task,) if task else ()
+    tasks = (task,) if task else ()
+    if family is not None and family in families:
+        tasks = _served(families[family], graph.bindings)
     parts: list[InspectedComponent] = []
     absent: list[str] = []
     for component, needed in graph.components.items():
@@ -206,9 +208,18 @@ def _inspect_graph(name: str, graph: Graph) -> Inspection:
 
 def _needed(family: Family, index: Index, specs: Mapping[str, ComponentSpec]) -> tuple[dict[str, str], frozenset[str]]:
     """The components that some task needs, with their classes; and the names of those that all tasks need."""
-    graphs = [_graph(family, task, index, specs) for task in family.tasks]
+    tasks = _served(family, specs) or tuple(family.tasks)
+    graphs = [_graph(family, task, index, specs) for task in tasks]
     each = [{name: type_text(part.type) for name, part in g.components.items() if part.required} for g in graphs]
     return {name: kind for kinds in each for name, kind in kinds.items()}, frozenset.intersection(*map(frozenset, each))
+
+
+def _served(family: Family, components: Mapping[str, Any]) -> tuple[str, ...]:  # specs, handles and objects
+    """The tasks that the denoiser among these components can draw; all tasks if its config cannot be read."""
+    try:
+        return tuple(family.served(components))
+    except (LoadError, ConfigError):
+        return tuple(family.tasks)
 
 
 def _graph(family: Family, task: str, index: Index, specs: Mapping[str, ComponentSpec]) -> Graph:
@@ -224,6 +235,8 @@ def _inspect_spec(name: str, spec: ComponentSpec, *, used: bool) -> InspectedCom
     where = spec.pretrained_model_name_or_path or ("inline config" if spec.config is not None else "nowhere")
     source = "/".join(part for part in (where, spec.subfolder) if part)
     missing = load_problems(spec) if used else []
+    if used and not missing and spec.file is not None:
+        missing = weight_problems(spec)
     counts, size = Counter[str](), 0
     try:
         counts, size = count_weights(spec)

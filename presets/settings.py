@@ -48,6 +48,10 @@ class Settings:
                 raise ConfigError(f"{type(self).__name__}.{key} {error}, got {value!r}.") from None
         return replace(self, **found)
 
+    def unserved(self, task: str) -> str:
+        """Why the denoiser of these settings cannot draw a task; "" where it can."""
+        return ""
+
     def unknown_keys(self, keys: Mapping[str, Any]) -> Mapping[str, str]:  # Any: JSON values
         """Those of the plain keys of an index that the family does not know, each with a text that names near ones."""
         known = [*sorted(self.index_keys), *IGNORED_KEYS]
@@ -77,6 +81,10 @@ class SDSettings(Settings):
     def reads_mask(self) -> bool:
         """Whether the U-Net reads the mask and the masked picture as channels."""
         return self.unet_channels == 2 * self.channels + 1
+
+    def unserved(self, task: str) -> str:
+        """See `Settings`. A U-Net that reads more than latents serves inpainting, or no task."""
+        return _unserved("U-Net", self.unet_channels, self.channels, task, reads_mask=self.reads_mask)
 
     def read(self, components: Components) -> Self:
         """From the configs of the U-Net and the autoencoder."""
@@ -182,6 +190,12 @@ class FluxSettings(TransformerSettings):
     reads_control: bool = False
     reads_mask: bool = False
 
+    def unserved(self, task: str) -> str:
+        """See `Settings`. Flux Fill reads a mask."""
+        if not self.reads_mask or task in ("fill", "inpaint"):
+            return ""
+        return "The transformer reads a mask and the picture around it. Use the task 'fill' or 'inpaint'."
+
     def read(self, components: Components) -> Self:
         """From the configs of the transformer and the autoencoder."""
         transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
@@ -236,6 +250,21 @@ def read_config(component: Any) -> Mapping[str, Any]:  # whatever is bound
 def pixels_per_latent(vae: Mapping[str, Any]) -> int:  # Any: JSON values
     """Pixels a side of a latent by an autoencoder's config; 8 where it says nothing."""
     return 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+
+
+def _unserved(model: str, reads: int, channels: int, task: str, *, reads_mask: bool) -> str:
+    """Why a denoiser that reads so many channels cannot draw a task from latents of `channels`; "" where it can."""
+    if reads == channels or (reads_mask and task == "inpaint"):
+        return ""
+    if reads_mask:
+        return (
+            f"The {model} reads {reads} channels: latents, a mask, and the picture around the mask. Use the task "
+            "'inpaint', the only one that it serves."
+        )
+    return (
+        f"The {model} reads {reads} channels, and the latents have {channels}. No task adds the others. Pass a graph "
+        "with a block that adds them: sf.load(…, graph=…)."
+    )
 
 
 def _read_unet(components: Components) -> dict[str, Any]:  # settings by name

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
+import torch
+
 from ...components.models.autoencoder import Autoencoder, upcast_vae
 from ...components.models.tiling import decode
 from ...components.types import Count, Images, Latents
@@ -34,8 +36,10 @@ class DecodeLatents(Block):
     def __call__(self, latents: Latents) -> Decoded:
         vae = upcast_vae(self.vae)
         z = vae.unscale(latents.to(vae.device, vae.dtype))
-        pixels = decode(vae, z, self.tile, self.slicing)
-        return Decoded(pixels.float().add(1).div(2).clamp(0, 1))
+        pixels = decode(vae, z, self.tile, self.slicing).float()
+        # Clamping would hide an infinity. The run reports NaN.
+        pixels = pixels.masked_fill(pixels.isinf(), torch.nan)
+        return Decoded(pixels.add(1).div(2).clamp(0, 1))
 
 
 class Finished(NamedTuple):

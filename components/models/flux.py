@@ -44,8 +44,15 @@ class FluxConfig(TransformerConfig):
     def problems(self) -> Iterator[tuple[str, str]]:
         """Yield what is wrong with the rotary axes."""
         if sum(self.axes_dims_rope) != self.attention_head_dim:
-            got = " + ".join(map(str, self.axes_dims_rope))
-            yield "axes_dims_rope", f"needs a sum of attention_head_dim {self.attention_head_dim}, got {got}."
+            head, got = self.attention_head_dim, " + ".join(map(str, self.axes_dims_rope))
+            side = 2 * (7 * head // 32)  # 7 of 16 parts, as an even number
+            yield (
+                "axes_dims_rope",
+                (
+                    f"needs a sum of attention_head_dim {head}, got {got}. Weights do not show these numbers. In the "
+                    f"proportion of Flux, pass config={{'axes_dims_rope': {(head - 2 * side, side, side)}}}."
+                ),
+            )
         if any(part % 2 for part in self.axes_dims_rope):
             yield "axes_dims_rope", f"needs even numbers, got {self.axes_dims_rope}: channels are rotated in pairs."
 

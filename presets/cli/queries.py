@@ -127,7 +127,9 @@ def _graphs(model: str, task: str | None, repo: Repo) -> Iterator[Any]:
     path = Path(model).expanduser()
     own_file = (path.suffix == ".json" and path.is_file()) or (path / "graph.json").is_file()
     if task is None and first.preset is not None and not own_file:
-        yield from (first.task(name) for name in families[first.preset[0]].tasks if name != first.preset[1])
+        yield from (
+            first.task(name) for name in families[first.preset[0]].served(first.bindings) if name != first.preset[1]
+        )
 
 
 def _unbound(graph: Any) -> set[str]:

@@ -96,7 +96,12 @@ def make_manager(device: str | None, dtype: str | None) -> Any:  # a ComponentsM
 def open_graph(
     x: str, task: str | None = None, *, manager: Any = None, graph: Any = None, repo: Repo = Repo()
 ) -> Any:  # a Graph
-    """The graph of `x`, or `graph` with the components of `x`. Code of the model runs only where it is trusted."""
+    """The graph of `x`, or `graph` with the components of `x`. Code of the model runs only where it is trusted.
+
+    Without a task it is text2image, or the first task that the denoiser can draw.
+    """
+    from ...graph.errors import LoadError
+    from ...graph.tasks import AUTO, task_of
     from ..load import load
 
     path = Path(x).expanduser()
@@ -104,10 +109,17 @@ def open_graph(
         if graph is not None or task is not None:
             raise CommandError(f"{x}: is a graph file. --task and --graph go with a preset or a checkpoint.")
         return _read_file(x, manager, repo)
-    return load(
-        x, task or "text2image", graph=graph, manager=manager, revision=repo.revision, variant=repo.variant,
-        trust_remote_code=repo.trust == ANY_CODE or repo.trust or False,
-    )  # fmt: skip
+    settings: dict[str, Any] = {
+        "graph": graph, "manager": manager, "revision": repo.revision, "variant": repo.variant,
+        "trust_remote_code": repo.trust == ANY_CODE or repo.trust or False,
+    }  # fmt: skip
+    try:
+        return load(x, task or "text2image", **settings)
+    except LoadError:
+        if task is not None:
+            raise
+        made = load(x, AUTO, **settings)  # raises the same error, if the task was not the reason
+        return made.task(task_of(made))
 
 
 def _read_file(x: str, manager: Any, repo: Repo) -> Any:  # a Graph

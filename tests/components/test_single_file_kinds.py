@@ -1,5 +1,6 @@
 """Single models in one file, files of other models, and what a file says beside its weights."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,20 @@ def test_flux_nets_have_their_kinds_and_guidance(tmp_path: Path) -> None:
     net = ours.FluxControlNetModel(**FLUX, num_mode=7, guidance_embeds=True)
     file = write(tmp_path / "net.safetensors", {n: tuple(t.shape) for n, t in net.state_dict().items()})
     assert component(file).to_config() == net.to_config()
+
+
+@pytest.mark.parametrize(
+    ("kind", "head", "axes"), [("FluxControlNetModel", 16, (4, 6, 6)), ("FluxTransformer2DModel", 64, (8, 28, 28))]
+)
+def test_flux_with_heads_of_another_width_says_which_config_to_pass(
+    kind: str, head: int, axes: tuple[int, ...], tmp_path: Path
+) -> None:
+    net: Model[Any] = getattr(ours, kind)(**{**FLUX, "attention_head_dim": head, "axes_dims_rope": axes})
+    file = write(tmp_path / "net.safetensors", {n: tuple(t.shape) for n, t in net.state_dict().items()})
+    wanted = f"In the proportion of Flux, pass config={{'axes_dims_rope': {axes}}}."
+    with pytest.raises(sf.LoadError, match=re.escape(wanted)):
+        component(file)
+    assert component(file, config={"axes_dims_rope": axes}).config.axes_dims_rope == axes
 
 
 # -------------------------------------------------------------------------------------------------- names of towers
@@ -186,6 +201,23 @@ def test_a_file_of_another_model_is_named_for_what_it_looks_like(name: str, tmp_
     with pytest.raises(sf.LoadError, match=rf"It looks like .*{looks}"):
         sf.load(file, manager=sf.ComponentsManager())
     assert sf.inspect(file).family is None and "It looks like" in str(sf.inspect(file))
+
+
+@pytest.mark.parametrize("layout", ["control net", "sdxl"])
+def test_a_shard_with_all_tensors_of_the_recognition_is_named_for_what_it_is(layout: str, tmp_path: Path) -> None:
+    shapes = shapes_of(layout)
+    last = next(name for name in reversed(shapes) if "attn2.to_v" in name)
+    part = {name: shape for name, shape in shapes.items() if name != last}
+    file = write(tmp_path / "model-00001-of-00002.safetensors", part)
+    assert "It is shard 1 of 2. Pass the folder that has all of them." in str(sf.inspect(file))
+    for load in (sf.load, component):
+        with pytest.raises(sf.LoadError, match=r"model-00001-of-00002\.safetensors: .*It is shard 1 of 2\."):
+            load(file)
+    text = str(sf.inspect(file.rename(tmp_path / "other.safetensors")))
+    assert "attn2.to_v.weight" in text
+    assert "A part is missing: an interrupted save, or one shard of several." in text
+    whole = write(tmp_path / "model-00001-of-00001.safetensors", shapes)
+    assert "It is shard" not in str(sf.inspect(whole))
 
 
 def test_the_header_of_an_unknown_file_is_in_the_error(tmp_path: Path) -> None:

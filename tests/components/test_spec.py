@@ -199,3 +199,13 @@ print([m for m in ("transformers", "diffusers", "peft", "torch._dynamo") if m in
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=env)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_changed_spec_has_lists_for_tuples_and_refuses_what_is_no_json() -> None:
+    spec = ComponentSpec(config={"a": (1, (2, 3)), "b": {"c": (4,)}})
+    assert spec.config == {"a": [1, [2, 3]], "b": {"c": [4]}}
+    assert spec.using(config={"a": (1,)}).config == {"a": [1]}
+    with pytest.raises(ConfigError, match=r"config\.a: .*JSON"):
+        spec.using(config={"a": object()})
+    with pytest.raises(ConfigError, match=r"needs a part of a file name such as 'fp16'\. Got '\.\./x'"):
+        spec.using(variant="../x")

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -354,3 +354,14 @@ def test_ctrl_c_stops_with_a_line_and_130(folder: Path) -> None:
 def test_the_module_runs_and_reports_mistakes_as_json() -> None:
     done = process(["-m", "sfumato", "show", "emogi", "--json"])
     assert done.returncode == 1 and "Did you mean 'emoji'?" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_a_checkpoint_that_only_inpaints_needs_no_task(checkpoint: Callable[[str], Path], folder: Path) -> None:
+    model = str(checkpoint("sd-inpainting"))
+    checked = sfumato("check", model)
+    assert checked.code == 0 and "inpaint" in checked.out and "text2image" not in checked.out
+    Image.new("RGB", (64, 64)).save(folder / "in.png")
+    Image.new("L", (64, 64), 255).save(folder / "mask.png")
+    given = ("--set", "image=in.png", "--set", "mask_image=mask.png", "--set", "height=64", "--set", "width=64")
+    drawn = sfumato("run", "a fish", "--model", model, *FEW, *given, "--output", "out.png")
+    assert drawn.code == 0, drawn.err

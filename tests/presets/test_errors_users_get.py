@@ -19,6 +19,18 @@ from .support import counted, fresh, half, picture
 PICTURE = picture()
 
 
+# --------------------------------------------------------------------------------------------------------- not finite
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("output_type", ["pil", "pt"])
+def test_an_infinity_of_the_last_layer_is_reported_although_pixels_are_clamped(number: float, output_type: str) -> None:
+    vae = copy.deepcopy(sf.load_component("emoji", "AutoencoderKL"))
+    with torch.no_grad():
+        vae.decoder.conv_out.bias[0] = number
+    pipe = sf.load("emoji", vae=vae)
+    with pytest.warns(UserWarning, match=r"^decode gave NaN or infinite numbers \(images, float32\)"):
+        pipe(prompt="a cat", num_inference_steps=1, seed=1, output_type=output_type)
+
+
 # ------------------------------------------------------------------------------------------------------- 5.2: in a call
 CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
     "a misspelled prompt": ({"propmt": "a cat"}, ["propmt", "Did you mean 'prompt'?", "prompt", "needs a value"]),

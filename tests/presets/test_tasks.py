@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 import torch
 
 import sfumato as sf
-from sfumato import Graph, InputError, WireError
+from sfumato import Graph, InputError, LoadError, WireError
 from sfumato.graph.tasks import graph_for
 
 from .control import Net, Nets, controlled
@@ -17,7 +18,7 @@ from .flux import flux as flux
 from .flux import flux_checkpoint as flux_checkpoint
 from .sdxl import xl as xl
 from .sdxl import xl_checkpoint as xl_checkpoint
-from .support import Reference, picture, run
+from .support import Reference, half, picture, run
 
 Tiny = Callable[..., Graph]
 GIVEN: dict[str, Any] = {"prompt": "a fish", "num_inference_steps": 2, "seed": 1, "height": 64, "width": 64}
@@ -33,6 +34,49 @@ def test_a_task_whose_components_are_not_there_is_not_chosen_unasked() -> None:
         xl(prompt="a fish", aesthetic_score=6.0)
     with pytest.raises(InputError, match=r"aesthetic_score  is no input of text2image. Write pipe.task\('refined'\)"):
         sf.load("sdxl", task="auto")(prompt="a fish", aesthetic_score=6.0)
+
+
+# --------------------------------------------------------------------------------------------------- which are served
+ALONE = r"reads 9 channels: latents, a mask, and the picture around the mask\. Use the task 'inpaint', the only one"
+
+
+def test_a_u_net_that_was_trained_to_inpaint_serves_that_task_alone(
+    checkpoint: Callable[[str], Path], xl_checkpoint: Callable[..., Path]
+) -> None:
+    for folder in (checkpoint("sd-inpainting"), xl_checkpoint("inpainting")):
+        for task in ("text2image", "image2image"):
+            with pytest.raises(LoadError, match=rf"The task '{task}': The U-Net {ALONE}"):
+                sf.load(folder, task)
+        assert sf.inspect(folder).tasks == ("inpaint",) and not sf.inspect(folder).missing
+        pipe = sf.load(folder, "inpaint")
+        with pytest.raises(WireError, match=rf"text2image  The U-Net {ALONE}"):
+            pipe.task("text2image")
+        assert sf.inspect(pipe).tasks == ("inpaint",)
+
+
+def test_the_task_of_a_call_is_one_that_is_served(checkpoint: Callable[[str], Path]) -> None:
+    pipe = sf.load(checkpoint("sd-inpainting"), "auto")
+    with pytest.raises(InputError, match="mask_image"):
+        pipe(prompt="a fish", image=picture())
+    given = {**GIVEN, "image": picture(), "mask_image": half()}
+    assert pipe.only("latents")(**given).latents.isfinite().all()
+
+
+def test_a_u_net_that_is_passed_must_serve_the_task(checkpoint: Callable[[str], Path]) -> None:
+    net = sf.load_component(checkpoint("sd-inpainting"), subfolder="unet")
+    with pytest.raises(LoadError, match=ALONE):
+        sf.load(checkpoint("sd"), unet=net)
+    assert sf.load(checkpoint("sd"), "inpaint", unet=net).preset == ("sd", "inpaint")
+
+
+def test_a_u_net_that_reads_other_channels_serves_no_task(checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    copytree(checkpoint("sd"), tmp_path / "ip2p")
+    config = tmp_path / "ip2p/unet/config.json"
+    config.write_text(config.read_text().replace('"in_channels": 4', '"in_channels": 8'))
+    with pytest.raises(LoadError, match=r"reads 8 channels, and the latents have 4\. No task adds the others\."):
+        sf.load(tmp_path / "ip2p")
+    assert sf.inspect(tmp_path / "ip2p").tasks == ()
+    assert sf.load(tmp_path / "ip2p", graph=sf.load("sd")).bindings.keys() >= {"unet"}
 
 
 # ------------------------------------------------------------------------------------------------- what is carried over

@@ -19,11 +19,11 @@ from ..open_tensors import open_tensors
 from . import latent_diffusion
 from .configs import config_of
 from .family import SINGLES, TOWERS, family_of, is_larger, numbered
-from .halves import Halves, files_of, open_whole
 from .look_alikes import LookAlike, look_alikes
 from .marks import Marks, loose_names, read_header, read_marks
 from .parts import Part
 from .recognition import incomplete, parts_of
+from .several_files import Halves, files_of, open_whole, shard_text
 from .tables import Renamed, Row, ties
 from .whole_tensors import WholeTensors
 
@@ -214,8 +214,9 @@ def checkpoint_of(file: Path, stored: Tensors, header: Mapping[str, str]) -> Che
     likes = look_alikes(shapes, parts)
     not_read = {kind for like in likes for kind in like.instead_of}
     kept = tuple(part for part in parts if part.kind not in not_read)
-    family = None if any(like.alone for like in likes) else family_of(kept)
-    foreign = "" if family and not not_read else _foreign(likes, unfit, shapes, kept, marks)
+    shard = shard_text(file)
+    family = None if shard or any(like.alone for like in likes) else family_of(kept)
+    foreign = shard or ("" if family and not not_read else _foreign(likes, unfit, shapes, kept, marks))
     return Checkpoint(file, shapes, kept, family, tensors.refused, tensors.states, marks, foreign)
 
 
@@ -308,6 +309,8 @@ def component_of(
     """
     found = open_checkpoint(file, access)
     models = found.models()
+    if shard := shard_text(file):
+        raise LoadError(f"{file}: {shard}")
     if not name:
         fitting = [part for part in models if hint is None or found.serves(part, hint[1])]
         if len(fitting) != 1:

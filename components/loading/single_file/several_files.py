@@ -1,5 +1,6 @@
-"""A model in two files: TAESD, whose author publishes the encoder and the decoder apart, in one folder."""
+"""Files that are a part of a model: shards, and TAESD, whose author publishes the encoder and the decoder apart."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,17 @@ from .small_models import TAESD
 
 _FIRST = {"encoder": ("0.weight", "1.conv.0.weight"), "decoder": ("1.weight", "3.conv.0.weight")}
 """The first tensors of each half, by the name of the half."""
+
+_SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
+"""What the name of a shard ends with, before its format: "-00001-of-00002."."""
+
+
+def shard_text(file: Path) -> str:
+    """That a file is one of several, by its name; "" for another."""
+    number = _SHARD.search(file.name)
+    if number is None or int(number[2]) < 2:
+        return ""
+    return f"It is shard {int(number[1])} of {int(number[2])}. Pass the folder that has all of them."
 
 
 def files_of(file: Path) -> tuple[Path, ...]:
