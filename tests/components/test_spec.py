@@ -202,7 +202,7 @@ print([m for m in ("transformers", "diffusers", "peft", "torch._dynamo") if m in
 
 
 def test_a_changed_spec_has_lists_for_tuples_and_refuses_what_is_no_json() -> None:
-    spec = ComponentSpec(config={"a": (1, (2, 3)), "b": {"c": (4,)}})
+    spec = ComponentSpec().using(config={"a": (1, (2, 3)), "b": {"c": (4,)}})
     assert spec.config == {"a": [1, [2, 3]], "b": {"c": [4]}}
     assert spec.using(config={"a": (1,)}).config == {"a": [1]}
     with pytest.raises(ConfigError, match=r"config\.a: .*JSON"):

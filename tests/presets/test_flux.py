@@ -278,7 +278,8 @@ def test_a_denoiser_of_another_family_is_refused_when_the_graph_is_made() -> Non
 # -------------------------------------------------------------------------------------------------------------- loading
 @pytest.mark.parametrize("name", ["dev", "fill", "depth", "kontext", "image2image", "inpaint"])
 def test_the_family_is_known_by_every_class_of_pipeline(flux: Load, name: str) -> None:
-    assert flux(name).preset == ("flux-kontext" if name == "kontext" else "flux", "text2image")
+    task = "fill" if name == "fill" else "text2image"
+    assert flux(name, task).preset == ("flux-kontext" if name == "kontext" else "flux", task)
 
 
 def test_a_kontext_checkpoint_sends_a_picture_to_its_own_task(flux: Load) -> None:
