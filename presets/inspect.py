@@ -23,6 +23,7 @@ from ..components.spec import ComponentSpec
 from ..components.storage.hub import Access
 from ..components.storage.location import Folder, Location
 from ..graph import ConfigError, Graph, LoadError
+from ..graph.files.faults import reads_files
 from ..graph.files.forms import FILE_NAME
 from ..graph.files.reading import read_form
 from ..graph.typing import type_text
@@ -49,6 +50,7 @@ from .source import (
 from .weight_counts import DTYPE_NAMES, count_weights
 
 
+@reads_files
 def inspect(
     x: str | Path | Graph,
     *,

@@ -12,6 +12,7 @@ from ..components.quantization.config import read_quantization
 from ..components.spec import ComponentSpec, dtype_name
 from ..components.storage.hub import Access
 from ..graph import ConfigError, Graph
+from ..graph.files.faults import reads_files
 from ..registry import presets as families
 from .component import hint_for
 from .family import Family
@@ -30,6 +31,7 @@ from .source import (
 )
 
 
+@reads_files
 def load(
     x: str | Path,
     task: str = "text2image",
@@ -127,6 +129,7 @@ def load(
     return made.using(**swaps) if swaps else made
 
 
+@reads_files
 def load_component(
     x: str | Path,
     class_name: str | None = None,

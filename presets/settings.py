@@ -5,11 +5,14 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast, get_type_hints
 
 from ..components.handle import Handle
+from ..components.models.plain_values import plain_values
 from ..components.spec import ComponentSpec
 from ..graph import ConfigError
 from ..graph.validate import Unfit, fitted
 from ..registry import did_you_mean
 
+_LEVELS = 8
+"""No autoencoder has more levels: a latent would be wider than 128 pixels."""
 Components = Mapping[str, Any]  # Any: objects, handles and specs of any class
 
 IGNORED_KEYS: Mapping[str, str] = {
@@ -120,14 +123,14 @@ class SDXLSettings(SDSettings):
         if "text_encoder_2" in components and "text_encoder" not in components:
             # The refiner has one tower. Where the U-Net reads a wider prompt, the other one is missing.
             width, tower = unet.get("cross_attention_dim"), text.get("hidden_size")
-            found["text_encoders"] = 2 if isinstance(width, int) and tower and width > tower else 1
+            found["text_encoders"] = 2 if isinstance(width, int) and isinstance(tower, int) and width > tower else 1
         # One row of the U-Net's added embedding has the pooled prompt, and sinusoids of each number.
         width, waves, pooled = (
             unet.get("projection_class_embeddings_input_dim"),
             unet.get("addition_time_embed_dim"),
             text.get("projection_dim"),
         )
-        if width and waves and pooled:
+        if isinstance(width, int) and isinstance(waves, int) and isinstance(pooled, int):
             found["size_ids"] = (width - pooled) // waves
         return replace(self, **found)
 
@@ -169,11 +172,11 @@ class SD3Settings(TransformerSettings):
         return replace(
             self,
             factor=factor,
-            size=transformer.get("sample_size", 128) * factor,
-            channels=vae.get("latent_channels", 16),
-            patch=transformer.get("patch_size", 2),
+            size=number(transformer, "sample_size", 128) * factor,
+            channels=number(vae, "latent_channels", 16),
+            patch=number(transformer, "patch_size", 2),
             t5=not bound or components.get("text_encoder_3") is not None,
-            token_width=transformer.get("joint_attention_dim", 4096),
+            token_width=number(transformer, "joint_attention_dim", 4096),
         )
 
 
@@ -199,15 +202,15 @@ class FluxSettings(TransformerSettings):
     def read(self, components: Components) -> Self:
         """From the configs of the transformer and the autoencoder."""
         transformer, vae = (read_config(components.get(name)) for name in ("transformer", "vae"))
-        channels = vae.get("latent_channels", 16)
+        channels = number(vae, "latent_channels", 16)
         return replace(
             self,
             channels=channels,
             factor=pixels_per_latent(vae),
             embeds_guidance=transformer.get("guidance_embeds", not transformer),  # published default: false
-            pooled_width=transformer.get("pooled_projection_dim", 768),
+            pooled_width=number(transformer, "pooled_projection_dim", 768),
             reads_control=transformer.get("in_channels") == 8 * channels,
-            reads_mask=transformer.get("in_channels", 0) > 8 * channels,
+            reads_mask=number(transformer, "in_channels", 0) > 8 * channels,
         )
 
 
@@ -225,9 +228,9 @@ class PixArtSettings(TransformerSettings):
         return replace(
             self,
             factor=factor,
-            size=transformer.get("sample_size", 128) * factor,
-            channels=transformer.get("in_channels", 4),
-            patch=transformer.get("patch_size", 2),
+            size=number(transformer, "sample_size", 128) * factor,
+            channels=number(transformer, "in_channels", 4),
+            patch=number(transformer, "patch_size", 2),
         )
 
 
@@ -243,13 +246,20 @@ def read_config(component: Any) -> Mapping[str, Any]:  # whatever is bound
     if isinstance(component, Handle):
         component = component.spec
     if isinstance(component, ComponentSpec):
-        return component.read_config()
+        return plain_values(component.read_config())
     return cast(Mapping[str, Any], component.to_config()) if hasattr(component, "to_config") else {}
+
+
+def number(config: Mapping[str, Any], key: str, default: int) -> int:  # Any: JSON values
+    """A whole number of a config, or the default where it has none."""
+    value = config.get(key)
+    return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
 def pixels_per_latent(vae: Mapping[str, Any]) -> int:  # Any: JSON values
     """Pixels a side of a latent by an autoencoder's config; 8 where it says nothing."""
-    return 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)
+    levels = vae.get("block_out_channels")
+    return 2 ** (len(levels) - 1) if isinstance(levels, list | tuple) and len(levels) <= _LEVELS else 8
 
 
 def _unserved(model: str, reads: int, channels: int, task: str, *, reads_mask: bool) -> str:
@@ -271,11 +281,11 @@ def _read_unet(components: Components) -> dict[str, Any]:  # settings by name
     """The settings that `SDSettings` reads from the configs of the U-Net and the autoencoder."""
     unet, vae = (read_config(components.get(name)) for name in ("unet", "vae"))
     factor = pixels_per_latent(vae)
-    channels = vae.get("latent_channels", unet.get("out_channels", 4))
+    channels = number(vae, "latent_channels", number(unet, "out_channels", 4))
     found = {
         "factor": factor,
         "channels": channels,
-        "unet_channels": unet.get("in_channels", channels),
+        "unet_channels": number(unet, "in_channels", channels),
         "embeds_guidance": unet.get("time_cond_proj_dim") is not None,
     }
     size = unet.get("sample_size")

@@ -10,7 +10,7 @@ from ..blocks.image.encode import EncodeImage, EncodeStart, HideMasked, ShrinkMa
 from ..blocks.image.read import ReadImage, ReadMask
 from ..blocks.latents.start import CutSchedule, DiscardNoise, DrawNoiseLike, NoiseImage
 from ..graph import Block, Graph, named
-from .settings import Components, read_config
+from .settings import Components, number, read_config
 
 NEGATIVE = {"prompt": "negative_prompt", "prompt_2": "negative_prompt_2", "clip_skip": "negative_clip_skip"}
 """Names for the negative prompt. `clip_skip` has one too: the reference skips layers for the positive prompt alone."""
@@ -54,7 +54,7 @@ def with_perturbed_attention(graph: Graph, components: Components) -> Graph:
     guider = graph["denoise.guider"]
     if not isinstance(guider, ClassifierFreeGuidance):  # the denoiser reads the scale, and nothing guides
         return graph
-    count = read_config(components.get("transformer")).get("num_layers", 0)
+    count = number(read_config(components.get("transformer")), "num_layers", 0)
     layers = tuple(i for i in range(count) if str(i).startswith("1"))
     perturbed = PerturbedAttentionGuidance(
         guidance_scale=guider.guidance_scale, perturbed_guidance_scale=3.0, perturbed_guidance_start=0.0,

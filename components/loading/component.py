@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ...graph.errors import ConfigError, LoadError
+from ...graph.files.faults import file_errors
 from ...registry import models, schedulers
 from ..models.base import Model
 from ..quantization.config import GGUFQuantizationConfig, Quantization
@@ -29,21 +30,26 @@ from .tokenizer_base import FastTokenizer
 def load_problems(spec: ComponentSpec) -> list[str]:
     """What keeps a component from loading, a line each, by names and JSON files. Opens no weight file."""
     try:
-        kind = spec.type
-        if spec.pretrained_model_name_or_path is None and spec.config is not None:
-            makes = callable(getattr(kind, "from_config", None))  # a class of any library
-            return [] if makes else [f"a {kind.__name__} is not made from a config. Pass the folder of its files."]
-        if (file := spec.file) is not None:
-            open_checkpoint(file, spec.access).part(spec.subfolder)
-            return list(missing_packages(quantization_for(spec)))
-        location = spec.location
-        if isinstance(location, Folder) and not (folder := location.path / spec.subfolder).is_dir():
-            folders = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
-            return [f"{folder}: there is no such folder. Beside it: {', '.join(folders) or 'none'}."]
-        folder = fetch_small_files(location, spec.subfolder)
-        return list(_missing(spec, kind, location, folder)) or list(missing_packages(quantization_for(spec)))
+        with file_errors(spec):
+            return _load_problems(spec)
     except (LoadError, ConfigError) as error:
         return [str(error).removeprefix(f"{spec}: ")]
+
+
+def _load_problems(spec: ComponentSpec) -> list[str]:
+    kind = spec.type
+    if spec.pretrained_model_name_or_path is None and spec.config is not None:
+        makes = callable(getattr(kind, "from_config", None))  # a class of any library
+        return [] if makes else [f"a {kind.__name__} is not made from a config. Pass the folder of its files."]
+    if (file := spec.file) is not None:
+        open_checkpoint(file, spec.access).part(spec.subfolder)
+        return list(missing_packages(quantization_for(spec)))
+    location = spec.location
+    if isinstance(location, Folder) and not (folder := location.path / spec.subfolder).is_dir():
+        folders = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
+        return [f"{folder}: there is no such folder. Beside it: {', '.join(folders) or 'none'}."]
+    folder = fetch_small_files(location, spec.subfolder)
+    return list(_missing(spec, kind, location, folder)) or list(missing_packages(quantization_for(spec)))
 
 
 def weight_problems(spec: ComponentSpec) -> list[str]:
@@ -53,26 +59,31 @@ def weight_problems(spec: ComponentSpec) -> list[str]:
     are not on this machine.
     """
     try:
-        if not is_model(kind := spec.type) or spec.pretrained_model_name_or_path is None:
-            return []
-        if spec.file is None:
-            names, location = weight_names_of(spec), spec.location
-            if isinstance(location, Repo) and not all(location.has(spec.subfolder, name) for name in names):
-                return []
-            folder = location.local(spec.subfolder, names)
-            tensors = open_tensors([folder / name for name in names], allow_pickle=spec.access.allow_pickle)
-        else:
-            tensors = None
-        if is_of_transformers(kind) or quantization_for(spec) is not None:
-            return []
-        with on_meta():
-            model = kind.from_config(spec.read_config())
-        tensors = tensors_in(spec, model) if tensors is None else tensors
-        wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        renamed = {stored: name for stored in tensors.shapes() if (name := model.published_name(stored)) is not None}
-        check_shapes(kind.__name__, wanted, renamed, tensors)
+        with file_errors(spec):
+            return _weight_problems(spec)
     except (LoadError, ConfigError) as error:
         return [str(error).removeprefix(f"{spec}: ")]
+
+
+def _weight_problems(spec: ComponentSpec) -> list[str]:
+    if not is_model(kind := spec.type) or spec.pretrained_model_name_or_path is None:
+        return []
+    if spec.file is None:
+        names, location = weight_names_of(spec), spec.location
+        if isinstance(location, Repo) and not all(location.has(spec.subfolder, name) for name in names):
+            return []
+        folder = location.local(spec.subfolder, names)
+        tensors = open_tensors([folder / name for name in names], allow_pickle=spec.access.allow_pickle)
+    else:
+        tensors = None
+    if is_of_transformers(kind) or quantization_for(spec) is not None:
+        return []
+    with on_meta():
+        model = kind.from_config(spec.read_config())
+    tensors = tensors_in(spec, model) if tensors is None else tensors
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    renamed = {stored: name for stored in tensors.shapes() if (name := model.published_name(stored)) is not None}
+    check_shapes(kind.__name__, wanted, renamed, tensors)
     return []
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...graph.files.faults import file_errors
 from ..device_map import DeviceMap, Parts
 from ..loading.component import read_component
 from ..spec import ComponentSpec
@@ -26,7 +27,8 @@ class Mover:
 
     def read(self, spec: ComponentSpec, dtype: str, device: str | DeviceMap) -> Any:  # an object of the spec's class
         """The component from its files, in `dtype` on `device`. LoadError if it cannot be read."""
-        return read_component(spec, getattr(torch, dtype), _device_for(device))
+        with file_errors(spec):
+            return read_component(spec, getattr(torch, dtype), _device_for(device))
 
     def move(self, component: Any, device: str | DeviceMap) -> None:  # any component
         """Move its tensors to a device, one after another. Views share its parameters, so they move with it."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...graph.layout import Layout, OneOf
+from .plain_values import plain_values
 
 Config = Mapping[str, Any]  # JSON values
 
@@ -18,14 +19,14 @@ def layout_of_config(name: str, config: Config) -> Layout | None:
 
     `token_width` and `pooled_width` are the widths of the prompts that it reads.
     """
-    return _LAYOUTS[name](config) if name in _LAYOUTS else None
+    return _LAYOUTS[name](plain_values(config)) if name in _LAYOUTS else None
 
 
 def _unet(config: Config) -> Layout:
     tokens = config.get("encoder_hid_dim") or _one(config.get("cross_attention_dim"))
     shared = {key: _one(config[key]) for key in _UNET_KEYS if key in config}
     pooled, waves = config.get("projection_class_embeddings_input_dim"), config.get("addition_time_embed_dim")
-    if pooled and waves and config.get("addition_embed_type") == "text_time":
+    if isinstance(pooled, int) and isinstance(waves, int) and config.get("addition_embed_type") == "text_time":
         widths = tuple(pooled - waves * count for count in _SIZE_IDS)
         # The config of a tiny model in a single file may have its family's waves, which leave no width.
         shared |= {"pooled_width": OneOf(widths)} if min(widths) > 0 else {}
@@ -35,7 +36,7 @@ def _unet(config: Config) -> Layout:
 def _adapter(config: Config) -> Layout:
     if config.get("adapter_type") == "full_adapter_xl":
         return Layout()  # its last features may be for the middle or for the last level
-    widths = tuple(config.get("channels") or ())
+    widths = channels if isinstance(channels := config.get("channels"), list | tuple) else ()
     return Layout(_levels((*widths, *widths[-1:]) if config.get("adapter_type") == "light_adapter" else widths))
 
 
@@ -44,7 +45,7 @@ def _two_streams(config: Config) -> Layout:
     heads, width = config.get("num_attention_heads"), config.get("attention_head_dim")
     return Layout(
         _known(
-            width=heads * width if heads and width else None,
+            width=heads * width if isinstance(heads, int) and isinstance(width, int) else None,
             token_width=config.get("joint_attention_dim"),
             pooled_width=config.get("pooled_projection_dim"),
         )
@@ -67,7 +68,7 @@ CLASSES_WITH_LAYOUT = tuple(_LAYOUTS)
 
 
 def _levels(widths: Any) -> tuple[tuple[str, object], ...]:  # a JSON list
-    return (("block_out_channels", tuple(widths)),) if widths else ()
+    return (("block_out_channels", tuple(widths)),) if isinstance(widths, list | tuple) and widths else ()
 
 
 def _known(**widths: Any) -> tuple[tuple[str, object], ...]:  # JSON values

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...graph.space import LatentSpace
+from .plain_values import plain_values
 
 _PACKED = ("FluxTransformer2DModel", "FluxControlNetModel")
 """Models that read packed latents: each token has the channels of 2 x 2 latents."""
@@ -16,6 +17,7 @@ def is_denoiser(name: str) -> bool:
 
 def space_of_config(name: str, config: Mapping[str, Any]) -> LatentSpace | None:  # Any: JSON values
     """Return the latent space of a model class with this config; None for a model without one."""
+    config = plain_values(config)
     if is_denoiser(name):
         channels = latent_channels(name, config)
         return None if channels is None else LatentSpace(channels=channels)
@@ -24,6 +26,7 @@ def space_of_config(name: str, config: Mapping[str, Any]) -> LatentSpace | None:
 
 def autoencoder_space(name: str, config: Mapping[str, Any]) -> LatentSpace:
     """Return the latent space of an autoencoder class with this config."""
+    config = plain_values(config)
     channels = config.get("latent_channels", config.get("z_dim", 4))
     channels = channels if isinstance(channels, int) else None
     if name != "AutoencoderKL":

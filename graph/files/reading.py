@@ -24,6 +24,7 @@ from ..tasks import of_other_task
 from ..validate import Unfit
 from . import bindings
 from .edges import edges_of
+from .faults import file_errors
 from .forms import FILE_NAME, FORMAT, BlockForm, FileForm, GraphForm, InnerForm, NamedForm, NodeForm
 from .json_text import JsonTextError, read
 from .values import Values
@@ -47,9 +48,10 @@ def load(
     Raises:
         GraphFileError: all problems of the file, with the place of each and what to do.
     """
-    path = Path(source)
-    path = path / FILE_NAME if path.is_dir() else path
-    return from_json(kind, _parsed(path), path.parent, where=str(path), manager=manager, classes=classes)
+    with file_errors(source, GraphFileError):
+        path = Path(source)
+        path = path / FILE_NAME if path.is_dir() else path
+        return from_json(kind, _parsed(path), path.parent, where=str(path), manager=manager, classes=classes)
 
 
 def read_form(path: Path) -> FileForm:
