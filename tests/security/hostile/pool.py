@@ -32,6 +32,7 @@ class Pool:
             **os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1",
             "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "SFUMATO_HOME": str(root / "home"),
             "HF_HOME": str(root / "hf"), "TMPDIR": str(root), "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "1",
         }  # fmt: skip
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hostile.zygote", str(root)], env=environment, text=True, cwd=root,

@@ -308,7 +308,7 @@ def _asked(place: Path, listing: Answer | None = None, file: Answer | None = Non
     constants.ENDPOINT = url
     constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
     constants.HF_HUB_CACHE = str(place / "cache")
-    constants.HF_HUB_DISABLE_XET = True
+    constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = True, False
     hub._opened.clear()  # pyright: ignore[reportPrivateUsage]  what this process asked before
 
     def action() -> list[object]:
