@@ -10,14 +10,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
 import torch
-from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, JsonValue, PrivateAttr, ValidationError, ValidationInfo, field_validator
 
 from ..graph.errors import ConfigError, LoadError
+from ..graph.files.inside import leads_out
 from ..registry import UnknownName, codecs, did_you_mean, native, printable, resolve
 from .quantization.config import read_quantization
 from .storage.files import CONFIGS, read_json
 from .storage.hub import Access, is_revision
-from .storage.location import Location, fetch_small_files, location_of
+from .storage.location import Location, fetch_small_files, open_source
 
 PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hint", "variant")
 """The keys of a loading spec in a published `modular_model_index.json`."""
@@ -25,6 +26,8 @@ PUBLISHED = ("pretrained_model_name_or_path", "revision", "subfolder", "type_hin
 AUTO_CLASSES = ("AutoModel", "AutoModelForTextEncoding", "AutoTokenizer")
 """Classes in hints that stand for any class: the component's own config names the real one."""
 
+_KEEP_PATH = "keep the path"
+"""The context of a validation that does not look for the path in the working folder."""
 _VARIANT = re.compile(r"\w[\w-]*")
 _DTYPES = {"fp16": "float16", "half": "float16", "bf16": "bfloat16", "fp32": "float32", "float": "float32"}
 
@@ -90,8 +93,8 @@ class ComponentSpec(BaseModel):
 
     @field_validator("pretrained_model_name_or_path", mode="before")
     @classmethod
-    def _whole_path(cls, value: object) -> object:
-        if isinstance(value, (str, os.PathLike)):
+    def _whole_path(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, (str, os.PathLike)) and info.context != _KEEP_PATH:
             text = os.fspath(value)
             folder = os.path.expanduser(text)
             return os.path.abspath(folder) if os.path.exists(folder) else text
@@ -103,12 +106,11 @@ class ComponentSpec(BaseModel):
         if value is None:  # transformers and older indexes write null for "none"
             return ""
         if isinstance(value, str):
-            path = PurePosixPath(value)
-            if path.is_absolute() or ".." in path.parts or {*"\\:\0"} & {*value}:
+            if leads_out(value):
                 raise ValueError(
                     f"needs a name inside the folder such as 'unet'. Got {value!r}, which leads out of the folder"
                 )
-            return "" if value in (".", "./") else str(path) if value else ""
+            return "" if value in (".", "./") else str(PurePosixPath(value)) if value else ""
         return value
 
     @field_validator("revision")
@@ -184,10 +186,12 @@ class ComponentSpec(BaseModel):
 
     def using(self, **changes: Any) -> "ComponentSpec":  # a value for each field, validated by the model
         """The same spec with some fields changed. ConfigError for fields that do not fit."""
+        context = None if "pretrained_model_name_or_path" in changes else _KEEP_PATH
         try:
-            return ComponentSpec.model_validate({**self.model_dump(), **changes}).with_access(self._access)
+            made = ComponentSpec.model_validate({**self.model_dump(), **changes}, context=context)
         except ValidationError as error:
             raise ConfigError("; ".join(explain(error))) from error
+        return made.with_access(self._access)
 
     @property
     def loadable(self) -> bool:
@@ -224,13 +228,13 @@ class ComponentSpec(BaseModel):
         """The folder or repo that it comes from. LoadError if it names none."""
         if self.pretrained_model_name_or_path is None:
             raise LoadError(f"{self}: needs a folder or repo. Pass pretrained_model_name_or_path, or bind an object.")
-        return location_of(self.pretrained_model_name_or_path, self.revision, self._access)
+        return open_source(self.pretrained_model_name_or_path, self.revision, self._access)
 
     @property
     def file(self) -> Path | None:
         """The single file that has it, of which `subfolder` names the part; None if it comes from a folder or repo."""
-        path = Path(self.pretrained_model_name_or_path or "").expanduser()
-        return path if path.is_file() else None
+        path = Path(self.pretrained_model_name_or_path or "")
+        return path if path.is_absolute() and path.is_file() else None
 
     @property
     def folder(self) -> Path:
@@ -257,14 +261,18 @@ class ComponentSpec(BaseModel):
         return data | {name: value for name, value in ours.items() if value is not None}
 
     @classmethod
-    def from_json(cls, data: Mapping[str, JsonValue]) -> "ComponentSpec":
-        """A spec from `to_json` or an index file, where the old key `repo` means the path. ConfigError if unfit."""
+    def from_json(cls, data: Mapping[str, JsonValue], *, of_file: bool = False) -> "ComponentSpec":
+        """A spec from `to_json` or an index file, where the old key `repo` means the path. ConfigError if unfit.
+
+        of_file: whether a file has the JSON. Its path was checked by `source_in_file`, and is not looked for in the
+        working folder.
+        """
         fields = dict(data)
         repo = fields.pop("repo", None)
         if fields.get("pretrained_model_name_or_path") is None and repo is not None:
             fields["pretrained_model_name_or_path"] = repo
         try:
-            return cls.model_validate(fields)
+            return cls.model_validate(fields, context=_KEEP_PATH if of_file else None)
         except ValidationError as error:
             raise ConfigError("; ".join(explain(error))) from error
 

@@ -23,6 +23,7 @@ from ..components.spec import ComponentSpec
 from ..components.storage.hub import Access
 from ..components.storage.location import Folder, Location
 from ..graph import ConfigError, Graph, LoadError
+from ..graph.files import load as load_file
 from ..graph.files.faults import reads_files
 from ..graph.files.forms import FILE_NAME
 from ..graph.files.reading import read_form
@@ -119,7 +120,7 @@ def _inspect_folder(name: str, source: Source, variant: str | None, access: Acce
         case SingleFile() | GraphFile() | FamilyName():
             raise AssertionError(source)  # `inspect` has read these
         case _:
-            index = read_index(source.location, subfolder=source.subfolder)
+            index = read_index(source.location, subfolder=source.subfolder, allowed=access.folders)
     specs = {name: spec.with_access(access) for name, spec in index.components.items() if spec is not None}
     if variant is not None:
         specs |= with_variant({name: spec for name, spec in specs.items() if spec.loadable}, variant)
@@ -139,7 +140,7 @@ def _inspect_graph_file(name: str, file: Path, location: Location | None, access
     """A graph file. If its blocks have code of their own, which is not run, its components are listed alone."""
     form = read_form(file)
     if not form.auto_map:
-        return _inspect_graph(name, Graph.load(file))
+        return _inspect_graph(name, load_file(Graph, file, allowed=access.folders))
     saved = saved_components(form, file.parent, location, access)
     parts = {n: _inspect_spec(n, spec, used=True) for n, spec in saved.specs.items()}
     parts |= {n: _inspect_object(n, value) for n, value in saved.objects.items()}

@@ -36,7 +36,7 @@ def index_at(source: Source, access: Access, config: str | Path | None = None) -
     """The index of a source; of a single file with the configs of the folder `config`. LoadError where it has none."""
     match source:
         case SingleFile(file):
-            other = None if config is None else read_index(find_location(config, None, access))
+            other = None if config is None else read_index(find_location(config, None, access), allowed=access.folders)
             index = index_of(file, access, other)
             LOG.info("%s: %s", file.name, open_checkpoint(file, access).report())
             return index
@@ -45,7 +45,7 @@ def index_at(source: Source, access: Access, config: str | Path | None = None) -
         case FamilyName(name):
             raise LoadError(f"{name}: this is a family, which has no components. Pass a checkpoint: a folder or repo.")
         case _:
-            return read_index(source.location, subfolder=source.subfolder)
+            return read_index(source.location, subfolder=source.subfolder, allowed=access.folders)
 
 
 def component_at(source: Source, hint: Hint | None, access: Access) -> ComponentSpec:

@@ -1,8 +1,7 @@
-"""A pipeline as a folder that others load: components, published index files, the graph and a card; and to the Hub."""
+"""A pipeline as a folder that others load: components, published index files, the graph and a card."""
 
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
@@ -11,13 +10,14 @@ from typing import Any
 from pydantic import JsonValue
 
 from ..components.handle import Handle
-from ..components.loading.component import fetch, weight_names_of
+from ..components.loading.component import fetch
+from ..components.loading.component_files import small_files_of
+from ..components.loading.copying import files_to_copy
 from ..components.loading.index import CLASSIC, FORMAT_VERSION, MODULAR, read_index, write_modular_index
 from ..components.loading.single_file.checkpoint import index_of
 from ..components.manager import ComponentsManager
 from ..components.spec import ComponentSpec
 from ..components.storage.files import has_files, write_json, write_text
-from ..components.storage.hub import hub_errors
 from ..graph import Graph, Lazy, LoadError, SaveError
 from ..graph.files import writing as graph_file
 from ..graph.files.forms import FILE_NAME
@@ -27,7 +27,6 @@ from ..registry import presets as families
 from .card import DRAWING, card
 
 _TASKS = {"image2image": "Img2Img", "inpaint": "Inpaint"}
-_SMALL = (".json", ".txt", ".model", ".jinja")
 
 
 def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None, license: str | None = None) -> Path:
@@ -74,37 +73,6 @@ def _write(graph: Graph, draft: Draft, name: str, license: str | None) -> None:
     _indexes(graph, draft.path, named, keys)
 
 
-def push_to_hub(
-    graph: Graph,
-    repo: str,
-    *,
-    private: bool | None = None,
-    token: str | bool | None = None,
-    revision: str | None = None,
-    commit_message: str | None = None,
-    create_pr: bool = False,
-    license: str | None = None,
-) -> str:
-    """Upload a bound graph to the Hub, as `save_pretrained` writes it, in one commit. Gives the commit's address.
-
-    The repo is made if there is none. Raises `LoadError` where the Hub refuses.
-    """
-    from huggingface_hub import HfApi
-
-    with tempfile.TemporaryDirectory() as made, hub_errors(repo, revision):
-        place = save_pretrained(graph, Path(made, repo.rpartition("/")[2]), repo=repo, license=license)
-        api = HfApi(token=token)
-        api.create_repo(repo, private=private, exist_ok=True)
-        message = commit_message or f"{'/'.join(graph.preset or ('graph',))}, written by sfumato"
-        try:
-            done = api.upload_folder(
-                repo_id=repo, folder_path=place, revision=revision, create_pr=create_pr, commit_message=message
-            )
-        except RuntimeError as error:  # the client's, where a large file does not get through
-            raise LoadError(f"{repo}: {error} {error.__cause__ or ''} Nothing was committed; try again.") from error
-    return str(done.commit_url)
-
-
 def _check(graph: Graph, place: Path) -> None:
     absent = [n for n, part in graph.components.items() if part.required and graph.bindings.get(n) is None]
     lacking = [f"{name}: nothing is bound." for name in absent]
@@ -139,22 +107,13 @@ def _written(value: Any, draft: Draft, name: str) -> ComponentSpec:  # whatever 
 def _is_plain_files(spec: ComponentSpec) -> bool:
     """Whether a component is what its files are: no part of a single file, no config or quantization of its own."""
     plain = spec.config is None and spec.quantization is None and spec.file is None
+    plain = plain and small_files_of(spec.type) is not None  # else its class alone knows its files
     return plain and spec.pretrained_model_name_or_path is not None and not spec.access.allow_pickle
 
 
 def _copy(spec: ComponentSpec, target: Path, final: Path) -> None:
     """Copy the files of a component. Those that are in their place already are linked."""
-    source = fetch(spec)
-    names = {
-        n for n in spec.location.names(spec.subfolder) if n.endswith(_SMALL) and not n.endswith("model_index.json")
-    }
-    names = {name for name in names if ".index." not in name and name != "graph.json"}
-    if hasattr(spec.type, "state_dict"):
-        weights = weight_names_of(spec)
-        names |= {
-            *weights,
-            *(n for n in spec.location.names(spec.subfolder) if len(weights) > 1 and _indexes_of(n, spec)),
-        }
+    source, names = fetch(spec), files_to_copy(spec)
     in_place = final.is_dir() and final.samefile(source)
     target.mkdir()
     for name in sorted(names):
@@ -164,10 +123,6 @@ def _copy(spec: ComponentSpec, target: Path, final: Path) -> None:
                 os.link(file, target / name)
                 continue
         shutil.copyfile(file, target / name)
-
-
-def _indexes_of(name: str, spec: ComponentSpec) -> bool:
-    return ".safetensors.index" in name and (spec.variant is None or f".{spec.variant}." in name)
 
 
 def _indexes(graph: Graph, place: Path, specs: Mapping[str, ComponentSpec], keys: Mapping[str, JsonValue]) -> None:
@@ -196,5 +151,6 @@ def _keys(graph: Graph) -> Mapping[str, JsonValue]:
             continue
         for parent in PurePosixPath(spec.subfolder).parents:
             with suppress(LoadError):
-                return read_index(spec.location, subfolder="" if parent == PurePosixPath() else str(parent)).config
+                folder = "" if parent == PurePosixPath() else str(parent)
+                return read_index(spec.location, subfolder=folder, allowed=spec.access.folders).config
     return {}

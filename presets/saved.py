@@ -39,7 +39,7 @@ def saved_graph(
         LoadError: the code of its blocks is not trusted, or no component has the variant.
         GraphFileError: the file does not describe a graph.
     """
-    saved = load_graph(location, subfolder, trust_remote_code)
+    saved = load_graph(location, subfolder, trust_remote_code, access.folders)
     specs = {name: value.spec for name, value in saved.bindings.items() if isinstance(value, Handle)}
     specs = {name: spec_in(location, spec).with_access(access) for name, spec in specs.items()}
     specs = with_variant(with_quantization(specs, settings.quantization), settings.variant)
@@ -56,7 +56,7 @@ def saved_components(form: FileForm, folder: Path, location: Location | None, ac
         location: the folder or repo that the file is from; None for a file by itself.
     """
     entries = {n: None if e is None else e.model_dump(exclude_unset=True) for n, e in form.graph.components.items()}
-    bound, problems = read_components(entries, "graph", folder, None)
+    bound, problems = read_components(entries, "graph", folder, None, access.folders)
     specs = {
         name: (value.spec if location is None else spec_in(location, value.spec)).with_access(access)
         for name, value in bound.items() if isinstance(value, Handle)

@@ -21,3 +21,4 @@ from .tables import schedulers as schedulers
 from .tables import table as table
 from .text import printable as printable
 from .text import printable_lines as printable_lines
+from .transformers_types import transformers_types as transformers_types

@@ -5,7 +5,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from .names import Names, UnknownName, did_you_mean
+from .names import Names, UnknownName, closest, did_you_mean
+from .transformers_types import transformers_types
 
 _SCHEDULERS = "sfumato.components.schedulers"
 _MODELS = "sfumato.components.models"
@@ -158,8 +159,10 @@ native: dict[tuple[str, str], str] = {
     ("transformers", "CLIPVisionModelWithProjection"): f"{_MODELS}.vision:CLIPVisionModelWithProjection",
     ("transformers", "SiglipVisionModel"): f"{_MODELS}.vision:SiglipVisionModel",
     ("transformers", "CLIPImageProcessor"): f"{_IMAGES}:CLIPImageProcessor",
+    ("transformers", "CLIPImageProcessorFast"): f"{_IMAGES}:CLIPImageProcessor",
     ("transformers", "CLIPFeatureExtractor"): f"{_IMAGES}:CLIPImageProcessor",  # its name before transformers 4.26
     ("transformers", "SiglipImageProcessor"): f"{_IMAGES}:SiglipImageProcessor",
+    ("transformers", "SiglipImageProcessorFast"): f"{_IMAGES}:SiglipImageProcessor",
     ("flux", "ReduxImageEncoder"): f"{_MODELS}.redux:ReduxImageEncoder",  # published in the folder of that pipeline
     ("transformers", "CLIPTokenizer"): "sfumato.components.loading.tokenizer:CLIPTokenizer",
     ("transformers", "CLIPTokenizerFast"): "sfumato.components.loading.tokenizer:CLIPTokenizer",
@@ -181,8 +184,8 @@ def table(kind: str) -> Names | None:
 def resolve(hint: Sequence[str]) -> Any:
     """The class of a `["library", "Class"]` type hint in an index file.
 
-    For "diffusers" and "sfumato" it is our class of that published name, for "transformers" theirs. Any other library
-    is refused with `UnknownName`, and nothing of it is imported.
+    For "diffusers" and "sfumato" it is our class of that published name, for "transformers" one of
+    `transformers_types`. Any other is refused with `UnknownName`, and nothing of it is imported.
     """
     library, name = hint
     if library in ("diffusers", "sfumato"):
@@ -194,16 +197,33 @@ def resolve(hint: Sequence[str]) -> Any:
             f"The hint {list(hint)} names the class {name!r}, which sfumato does not have. {did_you_mean(name, known)}"
         )
     if library == "transformers":
-        if name.isidentifier() and not name.startswith("_"):
-            found = getattr(import_module("transformers"), name, None)
-            if isinstance(found, type) and hasattr(found, "from_pretrained"):
-                return found
-        raise UnknownName(
-            f"The hint {list(hint)} names the class {name!r}, which transformers does not have or cannot load."
-        )
+        return _of_transformers(name)
     raise UnknownName(
         f"The hint {list(hint)} names the library {library!r}. Only 'diffusers', 'sfumato' and 'transformers' are "
         "accepted. Bind an object instead: graph.bind(name=object)."
+    )
+
+
+def _of_transformers(name: str) -> Any:
+    if name in transformers_types:
+        try:
+            return transformers_types[name]
+        except (ImportError, AttributeError):
+            raise UnknownName(
+                f"transformers has no {name} in the installed version. Install another: pip install -U transformers."
+            ) from None
+    text = f"The hint ['transformers', {name!r}] names a class that files may not name."
+    if name.startswith("Auto"):
+        raise UnknownName(
+            f"{text} An Auto class runs code that the repo names. Write the class of this component, such as "
+            "'CLIPTextModel'."
+        )
+    known = [*transformers_types, *(name for library, name in native if library == "transformers")]
+    near = closest(name, known, 1)
+    guess = f" Did you mean {near[0]!r}?" if near else ""
+    raise UnknownName(
+        f"{text}{guess} If you know this class, bind an object, or allow the class in your program: "
+        f"sfumato.registry.transformers_types.add({name!r}, cls)."
     )
 
 
@@ -218,9 +238,8 @@ def hint_of(cls: type) -> tuple[str, str] | None:
     for names in (models, schedulers, guiders):
         if (name := names.name_of(cls)) is not None:
             return "diffusers", name
-    if cls.__module__.partition(".")[0] == "transformers":
-        found = getattr(import_module("transformers"), cls.__name__, None)
-        return ("transformers", cls.__name__) if found is cls else None
+    if cls.__name__ in transformers_types and transformers_types.find(cls.__name__) is cls:
+        return "transformers", cls.__name__
     return None
 
 

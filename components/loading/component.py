@@ -12,16 +12,18 @@ from ...graph.files.faults import file_errors
 from ...registry import models, schedulers
 from ..models.base import Model
 from ..quantization.config import GGUFQuantizationConfig, Quantization
-from ..quantization.files import for_transformers, gguf_name, quantization_of
+from ..quantization.files import gguf_name, quantization_of
 from ..quantization.method import missing_packages
 from ..spec import ComponentSpec
 from ..storage.building import on_meta
-from ..storage.files import CONFIGS, TOKENIZERS, WEIGHTS
+from ..storage.files import CONFIGS, WEIGHTS
 from ..storage.fits import check_shapes
 from ..storage.hub import Repo
 from ..storage.location import Folder, Location, fetch_small_files
 from ..storage.tensors import PICKLES, Tensors
 from ..storage.weights import STEM, Device, move, weight_names
+from .component_files import is_of_transformers, refuse_code, small_files_of
+from .from_transformers import read_model, read_processor
 from .open_tensors import open_tensors
 from .single_file.checkpoint import open_checkpoint, tensors_in
 from .tokenizer_base import FastTokenizer
@@ -49,6 +51,7 @@ def _load_problems(spec: ComponentSpec) -> list[str]:
         folders = sorted(p.name for p in folder.parent.iterdir() if p.is_dir()) if folder.parent.is_dir() else []
         return [f"{folder}: there is no such folder. Beside it: {', '.join(folders) or 'none'}."]
     folder = fetch_small_files(location, spec.subfolder)
+    refuse_code(location, spec.subfolder)
     return list(_missing(spec, kind, location, folder)) or list(missing_packages(quantization_for(spec)))
 
 
@@ -138,11 +141,14 @@ def read_component(spec: ComponentSpec, dtype: torch.dtype, device: Device) -> A
             return made
         if spec.file is not None:
             return _read_part(spec, kind, dtype, device)
+        refuse_code(spec.location, spec.subfolder)
         folder = fetch(spec)
         quantization = quantization_for(spec)
         if is_of_transformers(kind):
+            if not is_model(kind):
+                return read_processor(kind, folder)
             assert not callable(device)  # `model_without_weights` refuses these classes
-            return _read_transformers(kind, folder, spec, dtype, device)
+            return read_model(kind, spec, folder, weight_names_of(spec), dtype, device)
         if not is_model(kind):
             config: Mapping[str, Any] = {"config": spec.config} if spec.config is not None else {}
             return kind.from_pretrained(folder, **config)
@@ -229,37 +235,10 @@ def _missing(spec: ComponentSpec, kind: Any, location: Location, folder: Path) -
         groups = {" with ".join(group): set(group) for group in kind.files}
         wanted = tuple(groups)
         names |= {text for text, group in groups.items() if group <= names}
-    elif library == "transformers":
-        wanted = (*TOKENIZERS, "preprocessor_config.json", "processor_config.json")
     else:
-        wanted = CONFIGS[1:]
+        wanted = small_files_of(kind) or CONFIGS[1:]
     if not names.intersection(wanted):
         yield f"{folder}: no {' or '.join(wanted)}, which a {name} is read from. It has: {', '.join(sorted(names))}."
-
-
-def _read_transformers(kind: Any, folder: Path, spec: ComponentSpec, dtype: torch.dtype, device: Any) -> Any:
-    # Any: transformers' classes share no type.
-    try:
-        if not is_model(kind):
-            return kind.from_pretrained(str(folder), local_files_only=True)
-        model, info = kind.from_pretrained(
-            str(folder),
-            variant=spec.variant,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            **for_transformers(spec.quantization, device),
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise LoadError(f"{folder}: transformers' {kind.__name__} cannot read it: {error}") from error
-    if missing := sorted(info["missing_keys"]):
-        # transformers fills them with random numbers and continues.
-        some = ", ".join(missing[:8]) + (f" … ({len(missing)} in all)" if len(missing) > 8 else "")
-        raise LoadError(
-            f"{folder}: the weights lack {some}, which a {kind.__name__} has. Is type_hint the right class?"
-        )
-    return (model if spec.quantization else model.to(device)).eval().requires_grad_(False)
 
 
 def is_model(kind: Any) -> bool:  # a class of any library
@@ -269,8 +248,3 @@ def is_model(kind: Any) -> bool:  # a class of any library
 
 def _is_tokenizer(kind: Any) -> bool:  # a class of any library
     return isinstance(kind, type) and issubclass(kind, FastTokenizer)
-
-
-def is_of_transformers(kind: Any) -> bool:  # a class of any library
-    """Whether a class is defined by the transformers library."""
-    return kind.__module__.partition(".")[0] == "transformers"

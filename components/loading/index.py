@@ -4,7 +4,8 @@ A folder with both is read by the modular file: it is the newer format, and its 
 revision and a variant. `read_index(folder, "model_index.json")` reads the older one.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count, takewhile
@@ -14,12 +15,13 @@ from typing import Literal
 from pydantic import JsonValue
 
 from ...graph.errors import ConfigError, LoadError
+from ...graph.files.inside import leads_out
 from ...graph.limits import AboveLimit, check_limit
 from ...registry import UnknownName, did_you_mean
 from ..spec import PUBLISHED, ComponentSpec
 from ..storage.files import find_folder, has_files, read_json, write_json
 from ..storage.hub import Repo, is_repo
-from ..storage.location import Folder, Location
+from ..storage.location import Folder, Location, source_in_file
 
 CLASSIC = "model_index.json"
 MODULAR = "modular_model_index.json"
@@ -83,7 +85,12 @@ class Index:
         _raise(self.path, problems)
 
 
-def read_index(folder: str | Path | Location, file: IndexFile | None = None, subfolder: str = "") -> Index:
+def read_index(
+    folder: str | Path | Location,
+    file: IndexFile | None = None,
+    subfolder: str = "",
+    allowed: Sequence[str | Path] = (),
+) -> Index:
     """Read the index of a folder or repo.
 
     A component whose files are in the folder is loaded from there, even if its entry names another place. So a folder
@@ -93,6 +100,7 @@ def read_index(folder: str | Path | Location, file: IndexFile | None = None, sub
         folder: a local folder or a repo.
         file: which of the two files; by default the modular one if it exists.
         subfolder: the folder in it that has the index.
+        allowed: folders of this machine that the index may name beside its own.
 
     Raises:
         LoadError: no such folder or file, or entries that cannot be read, all of them.
@@ -118,7 +126,7 @@ def read_index(folder: str | Path | Location, file: IndexFile | None = None, sub
         check_limit("name_letters", max(map(len, data), default=0))
     except AboveLimit as error:
         raise LoadError(f"{path}: {error}") from None
-    reading = _Reading(location, subfolder)
+    reading = _Reading(location, subfolder, allowed)
     return reading.modular(data) if file == MODULAR else reading.classic(data)
 
 
@@ -142,8 +150,8 @@ def _place(location: Location, subfolder: str) -> str | Path:
 class _Reading:
     """Reads one index and collects its problems."""
 
-    def __init__(self, location: Location, subfolder: str) -> None:
-        self.location, self.subfolder = location, subfolder
+    def __init__(self, location: Location, subfolder: str, allowed: Sequence[str | Path]) -> None:
+        self.location, self.subfolder, self.allowed = location, subfolder, allowed
         self.place = _place(location, subfolder)
         self.components: dict[str, ComponentSpec | None] = {}
         self.config: dict[str, JsonValue] = {}
@@ -204,26 +212,41 @@ class _Reading:
 
     def add(self, name: str, entry: Mapping[str, JsonValue]) -> None:
         """Add the spec of one entry. Keys of later versions are ignored, as by the published reader."""
-        known = {key: value for key, value in entry.items() if key in (*PUBLISHED, "repo", "dtype")}
+        known = {key: value for key, value in entry.items() if key in (*PUBLISHED, "dtype")}
+        path = known.pop("pretrained_model_name_or_path", None) or entry.get("repo")
         try:
             spec = ComponentSpec.from_json(known)
-        except ConfigError as error:
+            has_no_path = "pretrained_model_name_or_path" not in entry and "repo" not in entry
+            folder = str(PurePosixPath(self.subfolder, spec.subfolder)) if self.subfolder else spec.subfolder
+            if has_no_path or has_files(self.location.names(folder)):
+                # The entry's revision is that of a repo; the files of this folder have their own.
+                own = {"revision": self.location.revision, "subfolder": folder}
+                spec = spec.using(pretrained_model_name_or_path=self.location.source, **own)
+            elif path is not None:
+                data = {**known, "pretrained_model_name_or_path": self.source(path)}
+                spec = ComponentSpec.from_json(data, of_file=True)
+        except (ConfigError, LoadError) as error:
             self.problems.append(f"{name}: {error}")
             return
-        has_no_path = "pretrained_model_name_or_path" not in entry and "repo" not in entry
-        folder = str(PurePosixPath(self.subfolder, spec.subfolder)) if self.subfolder else spec.subfolder
-        if has_no_path or has_files(self.location.names(folder)):
-            # The entry's revision is that of a repo; the files of this folder have their own.
-            spec = spec.using(
-                pretrained_model_name_or_path=self.location.source, revision=self.location.revision, subfolder=folder
-            )
-        elif isinstance(self.location, Repo) and (path := spec.pretrained_model_name_or_path) and not is_repo(path):
-            # A local path of the author's machine. The same path on this machine is something else.
-            spec = spec.using(pretrained_model_name_or_path=None)
         if spec.type_hint is None and spec.pretrained_model_name_or_path == self.location.source:
             with suppress(LoadError):  # what it lacks is reported when the component is needed
                 spec = spec.using(type_hint=spec.own_hint())
         self.components[name] = None if spec == ComponentSpec() else spec
+
+    def source(self, path: JsonValue) -> JsonValue:
+        """The repo or folder that an entry names, or the name as it is if there is none. None for a path of the machine
+        that wrote the index.
+
+        LoadError for a path of this machine that leads out of the index's folder.
+        """
+        if not isinstance(path, str) or is_repo(path):
+            return path
+        if isinstance(self.location, Repo):  # the same path on this machine is something else
+            return None
+        exists = os.path.lexists(os.path.join(self.place, path))
+        if not exists:
+            return None if leads_out(path) else path
+        return source_in_file(path, Path(self.place), self.allowed)
 
 
 def _file(place: str | Path, name: str) -> str | Path:

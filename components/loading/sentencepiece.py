@@ -63,6 +63,16 @@ def read_sentencepieces(path: Path) -> SentencePieces:
     return SentencePieces(tuple(pieces), charsmap)
 
 
+def check_sentencepieces(path: Path) -> None:
+    """Raise LoadError if a file is no vocabulary of SentencePiece, of any kind of model."""
+    try:
+        pieces = [dict(_fields(_message(value))) for number, value in _fields(path.read_bytes()) if number == 1]
+    except ValueError as error:
+        raise LoadError(f"{path}: is not a SentencePiece model ({error}). Fetch it again.") from error
+    if not pieces:
+        raise LoadError(f"{path}: is not a SentencePiece model (it has no pieces). Fetch it again.")
+
+
 def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """The field numbers and values of one message: integers, 4 or 8 bytes, or the bytes of a nested message."""
     position = 0

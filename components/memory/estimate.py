@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, LoadError
-from ..loading.component import fetch, is_model, is_of_transformers, quantization_for, weight_names_of
+from ..loading.component import fetch, is_model, quantization_for, weight_names_of
+from ..loading.component_files import is_of_transformers, refuse_code
+from ..loading.from_transformers import model_of_config
 from ..loading.open_tensors import open_tensors
 from ..loading.single_file.checkpoint import tensors_in
 from ..loading.single_file.whole_tensors import WholeTensors
@@ -140,14 +142,13 @@ def _packed(model: Any, tensors: Tensors, quantization: Quantization, dtype: tor
 def _of_theirs(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Estimate | nn.Module:
     """The empty model of a class of transformers, or the estimate by the files if these are quantized."""
     folder = fetch(spec)
+    refuse_code(spec.location, spec.subfolder)
+    stored = SafetensorFiles([folder / name for name in weight_names_of(spec)])
     if "quantization_config" in spec.read_config():
-        tensors = MetaTensors(SafetensorFiles([folder / name for name in weight_names_of(spec)]))
+        tensors = MetaTensors(stored)
         return Estimate(sum(_bytes_in(dtype, name, tensors.read(name)) for name in tensors.shapes()))
-    try:
-        with torch.device("meta"):
-            model = kind(kind.config_class.from_pretrained(str(folder), local_files_only=True)).to(dtype)
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        raise LoadError(f"{spec}: {error}") from error
+    with torch.device("meta"):
+        model = model_of_config(kind, spec, folder, stored).to(dtype)
     if (quantization := read_quantization(spec.quantization)) is None:
         return model
     sizes = PackedSizes()

@@ -5,13 +5,14 @@ import hashlib
 import re
 import shutil
 import threading
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...graph.errors import LoadError
+from ...graph.files.inside import leads_out
 from ...graph.limits import AboveLimit, check_limit
 from ...registry import printable
 from .files import write_text
@@ -55,10 +56,14 @@ class Access:
     """Fetch files again that the cache has."""
     allow_pickle: bool = False
     """Also read `.ckpt`, `.pt` and `.bin` files, by torch's reader of plain tensors. Code in them is not run."""
+    folders: Sequence[str | Path] = ()
+    """Folders of this machine that an index or a graph file may name. By default it may name its own folder alone."""
 
     def __post_init__(self) -> None:
         if self.cache_dir is not None:  # one folder, wherever the program goes later
             object.__setattr__(self, "cache_dir", str(Path(self.cache_dir).expanduser().absolute()))
+        folders = [self.folders] if isinstance(self.folders, str | Path) else self.folders
+        object.__setattr__(self, "folders", tuple(str(Path(name).expanduser().absolute()) for name in folders))
 
 
 @dataclass(frozen=True)
@@ -254,6 +259,8 @@ def _listed(name: str, revision: str | None, access: Access) -> Repo | None:
         check_limit("path_letters", max((len(file.rfilename) for file in info.siblings or ()), default=0))
     except AboveLimit as error:
         raise LoadError(f"{name}: the repo {error}") from None
+    if bad := [path for path in (*(file.rfilename for file in info.siblings or ()), str(info.sha)) if leads_out(path)]:
+        raise LoadError(f"{name}: the Hub lists {bad[0]!r}, which leads out of the repo. Do not use it.")
     files = {file.rfilename: RepoFile(file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or ()}
     return Repo(name, str(info.sha), files, access, online=True, branch=revision or "main")
 

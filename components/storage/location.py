@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...graph.errors import LoadError
+from ...graph.files.inside import boundary_of, leads_out, path_inside
 from .files import find_folder
 from .hub import Access, Repo, is_repo, open_repo
 
@@ -29,8 +30,7 @@ class Folder:
 
     def names(self, subfolder: str = "") -> frozenset[str]:
         """The names of the files in a subfolder, links included. LoadError if it leads out of the folder."""
-        relative = PurePosixPath(subfolder)
-        if relative.is_absolute() or ".." in relative.parts or "\\" in subfolder or "\0" in subfolder:
+        if leads_out(subfolder):
             raise LoadError(f"{self.path}: needs a subfolder inside it such as 'unet', got {subfolder!r}.")
         place = self.path / subfolder
         return frozenset(p.name for p in place.iterdir() if not p.is_dir()) if place.is_dir() else frozenset()
@@ -42,7 +42,7 @@ class Folder:
     def local(self, subfolder: str, names: Iterable[str]) -> Path:
         """The path of a subfolder. LoadError if it or one of the files is a link that leads out of the folder."""
         place = self.path / subfolder
-        boundary = _boundary(self.path)
+        boundary = boundary_of(self.path)
         files = [place / name for name in names]
         for path in (place, *files):
             if not path.resolve().is_relative_to(boundary):
@@ -56,15 +56,6 @@ class Folder:
         return place
 
 
-def _boundary(folder: Path) -> Path:
-    """The folder that links may not leave. The cache of the Hub's client links its snapshots to `blobs`."""
-    boundary = folder.resolve()
-    for parent in boundary.parents:
-        if parent.name == "snapshots" and (parent.parent / "blobs").is_dir():
-            return parent.parent
-    return boundary
-
-
 Location = Folder | Repo
 
 
@@ -74,6 +65,25 @@ def location_of(source: str, revision: str | None = None, access: Access | None 
     if not folder.exists() and is_repo(source) and not source.startswith((".", "~")) and not folder.parent.is_dir():
         return open_repo(source, revision, access)
     return Folder(find_folder(source))
+
+
+def open_source(source: str, revision: str | None = None, access: Access | None = None) -> Location:
+    """The repo `owner/name`, or the folder of an absolute path; the working folder does not matter. LoadError if there
+    is none."""
+    if is_repo(source):
+        return open_repo(source, revision, access)
+    if not Path(source).is_absolute():
+        raise LoadError(f"{source}: there is no such folder. Pass an absolute path, or owner/name for a repo.")
+    return Folder(find_folder(source))
+
+
+def source_in_file(name: str, folder: Path, allowed: Iterable[str | Path] = ()) -> str:
+    """The repo `owner/name`, or the absolute path, that a file in `folder` names. A repo is never a folder.
+
+    Raises:
+        LoadError: a path that leads out of the folder and into none of the folders that the program allows.
+    """
+    return name if is_repo(name) else str(path_inside(name, folder, allowed))
 
 
 def fetch_small_files(location: Location, subfolder: str) -> Path:

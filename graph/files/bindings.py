@@ -1,7 +1,7 @@
 """Components in graph files: a handle as its spec, a scheduler inline, an object with weights as a folder."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,14 +93,23 @@ def _is_config_only(value: Any) -> bool:
 
 
 def read_components(
-    entries: Mapping[str, dict[str, Any] | None], at: str, folder: Path, manager: Any
+    entries: Mapping[str, dict[str, Any] | None],
+    at: str,
+    folder: Path,
+    manager: Any,
+    allowed: Iterable[str | Path] = (),
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The components of the entries of a file, and problems. No weights are read; only known classes are accepted."""
+    """The components of the entries of a file, and problems. No weights are read; only known classes are accepted.
+
+    A path may lead inside `folder`, that of the file, or into one of the `allowed` folders.
+    """
     made: dict[str, Any] = {}
     found: list[Problem] = []
     for name, entry in entries.items():
         try:
-            made[name] = None if entry is None else codecs["component"](from_strict_json(entry), folder, manager)
+            made[name] = (
+                None if entry is None else codecs["component"](from_strict_json(entry), folder, manager, allowed)
+            )
         except (Unfit, ConfigError, LoadError, UnknownName) as error:
             found.append(Problem("component", f"{at}.components.{name}", str(error)))
     return made, found

@@ -4,7 +4,7 @@ Nothing in a file is run or imported. Blocks are looked up by registered name, c
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast, get_type_hints
@@ -39,11 +39,12 @@ def load(
     source: str | os.PathLike[str],
     manager: Any = None,
     classes: Mapping[str, type[Block]] | None = None,
+    allowed: Sequence[str | Path] = (),
 ) -> S:
     """Read a graph of the class `kind` from a folder, or from its `graph.json`.
 
     Components load at their first use, by `manager` (default: that of the process). `classes` are block classes by
-    their names in the file. They go before registered ones.
+    their names in the file. They go before registered ones. The file may name its own folder, and the `allowed` ones.
 
     Raises:
         GraphFileError: all problems of the file, with the place of each and what to do.
@@ -51,7 +52,9 @@ def load(
     with file_errors(source, GraphFileError):
         path = Path(source)
         path = path / FILE_NAME if path.is_dir() else path
-        return from_json(kind, _parsed(path), path.parent, where=str(path), manager=manager, classes=classes)
+        return from_json(
+            kind, _parsed(path), path.parent, where=str(path), manager=manager, classes=classes, allowed=allowed
+        )
 
 
 def read_form(path: Path) -> FileForm:
@@ -67,10 +70,11 @@ def from_json(
     where: str = "graph",
     manager: Any = None,
     classes: Mapping[str, type[Block]] | None = None,
+    allowed: Sequence[str | Path] = (),
 ) -> S:
     """The graph of the class `kind` for the content of a graph file. Relative paths in it start at `folder`."""
     form = _form(data, where)
-    reading = _Reading(kind, Path(folder), manager, classes or {}, form.auto_map)
+    reading = _Reading(kind, Path(folder), manager, classes or {}, form.auto_map, allowed)
     graph: S | None = None
     try:
         graph = reading.graph(form.graph, "graph")
@@ -185,13 +189,20 @@ class _Reading(Generic[S]):
     """One pass over the graph of a file. It gathers problems; a part with a problem is None."""
 
     def __init__(
-        self, kind: type[S], folder: Path, manager: Any, classes: Mapping[str, type[Block]], auto_map: Mapping[str, str]
+        self,
+        kind: type[S],
+        folder: Path,
+        manager: Any,
+        classes: Mapping[str, type[Block]],
+        auto_map: Mapping[str, str],
+        allowed: Sequence[str | Path],
     ) -> None:
         self.kind = kind
         self.folder = folder
         self.manager = manager
         self.classes = classes
         self.auto_map = auto_map
+        self.allowed = allowed
         self.problems: list[Problem] = []
         self.values = Values(lambda block, at: self._sources[id(block)], self._inside)
         self._sources: dict[int, Any] = {}  # the JSON of blocks inside config, by identity
@@ -332,7 +343,7 @@ class _Reading(Generic[S]):
 
     def _components(self, entries: Mapping[str, Any], at: str) -> dict[str, Any]:
         plain = {n: None if e is None else e.model_dump(exclude_unset=True) for n, e in entries.items()}
-        made, found = bindings.read_components(plain, at, self.folder, self.manager)
+        made, found = bindings.read_components(plain, at, self.folder, self.manager, self.allowed)
         self._list("", found)
         return made
 

@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, NewType, get_args, get_origin, get_type_hints
 
 from ..block import Block, tagged
 from ..typing import type_text, union_members, untagged
 from ..validate import Unfit, fitted
+from .inside import leads_out
 
 _FLOAT = "$float"  # the key for inf and nan, which JSON does not have
 
@@ -94,7 +95,9 @@ class Values:
         if issubclass(cls, Enum):
             return _enum_member(cls, data)
         if issubclass(cls, PurePath):
-            return cls(fitted(data, str)) if cls is not Path else Path(fitted(data, str))
+            if leads_out(text := fitted(data, str)):
+                raise Unfit(f"needs a path inside the folder of the program, without '..' and '~', got {text!r}")
+            return cls(text)
         if hasattr(cls, "from_json"):
             return cls.from_json(data)  # type: ignore[attr-defined]  # hasattr just above
         if is_dataclass(cls):

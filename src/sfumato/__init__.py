@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .presets.load import load as load
     from .presets.load import load_component as load_component
     from .presets.names import names
-    from .presets.save import push_to_hub as push_to_hub
+    from .presets.push import push_to_hub as push_to_hub
     from .registry import UnknownName as UnknownName
 
     presets = names
@@ -52,7 +52,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "load_component": (".presets.load", "load_component"),
     "models": (".components.models", None),
     "presets": (".presets", None),
-    "push_to_hub": (".presets.save", "push_to_hub"),
+    "push_to_hub": (".presets.push", "push_to_hub"),
     "schedulers": (".components.schedulers", None),
 }
 

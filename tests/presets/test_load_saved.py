@@ -167,9 +167,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Generator[Hub]:
 @pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # the client's use of its own HTTP library
 def test_a_pushed_graph_is_loaded_again_by_its_name(hub: Hub, emoji: sf.Graph) -> None:
     pipe = emoji.using(scheduler="euler")
-    url = sf.push_to_hub(pipe, "someone/mine", token="hf_let_me_in", license="mit")
-    assert url.startswith(hub.url)
-    assert tree(hub.root / "someone/mine") >= {"README.md", "graph.json", "modular_model_index.json"}
+    upload = sf.push_to_hub(pipe, "someone/mine", token="hf_let_me_in", license="mit")
+    assert upload.url is not None and upload.url.startswith(hub.url)
+    assert tree(hub.root / "someone/mine") == {*upload.files} >= {"README.md", "graph.json", "modular_model_index.json"}
     again = load("someone/mine")
     assert again.preset == ("sd", "text2image")
     assert torch.equal(again(**CALL).images, pipe(**CALL).images)

@@ -135,9 +135,17 @@ def test_other_libraries_are_refused_and_not_imported(hint: list[str], monkeypat
     assert not imported and "antigravity" not in sys.modules
 
 
-@pytest.mark.parametrize("name", ["__builtins__", "_LazyModule", "pipeline", "a.b", "NoSuchModel", "os"])
-def test_only_classes_of_transformers_that_load_are_given(name: str) -> None:
-    with pytest.raises(UnknownName, match="which transformers does not have or cannot load"):
+@pytest.mark.parametrize(
+    "name", ["__builtins__", "_LazyModule", "pipeline", "a.b", "NoSuchModel", "os", "VisionEncoderDecoderModel"]
+)
+def test_only_listed_classes_of_transformers_are_given(name: str) -> None:
+    with pytest.raises(UnknownName, match="names a class that files may not name"):
+        resolve(["transformers", name])
+
+
+@pytest.mark.parametrize("name", ["AutoModel", "AutoTokenizer", "AutoModelForCausalLM", "AutoProcessor"])
+def test_auto_classes_are_no_classes_of_files(name: str) -> None:
+    with pytest.raises(UnknownName, match=r"An Auto class runs code that the repo names\. Write the class of this"):
         resolve(["transformers", name])
 
 

@@ -2,7 +2,7 @@
 
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ....graph.block import Block
@@ -23,10 +23,13 @@ from .trust import check, listing, trust_of
 _LOCK = threading.Lock()
 
 
-def load_graph(root: Location, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph:
+def load_graph(
+    root: Location, subfolder: str = "", trust_remote_code: bool | str = False, allowed: Sequence[str | Path] = ()
+) -> Graph:
     """The graph of a `graph.json`, with the blocks whose code is in the same folder.
 
     Without trust, blocks that this process has imported are used. Others are refused, and the error shows the code.
+    Components may be in the folder of the file, and in the `allowed` folders.
 
     Raises:
         LoadError: code that is not trusted, or that cannot be imported.
@@ -36,12 +39,12 @@ def load_graph(root: Location, subfolder: str = "", trust_remote_code: bool | st
     folder = root.local(subfolder, [FILE_NAME])
     form = read_form(folder / FILE_NAME)
     if not form.auto_map:
-        return load(Graph, folder)
+        return load(Graph, folder, allowed=allowed)
     if not trust.given and all(_known(name) for name in form.auto_map):
         for name in form.auto_map:
             _warn_if_changed(name, folder / FILE_NAME, _recorded(form))
-        return load(Graph, folder)
-    return load(Graph, folder, classes=_trusted(_of_graph(root, subfolder, form), trust_remote_code))
+        return load(Graph, folder, allowed=allowed)
+    return load(Graph, folder, classes=_trusted(_of_graph(root, subfolder, form), trust_remote_code), allowed=allowed)
 
 
 def custom_block(root: Location, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph | None:

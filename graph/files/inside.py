@@ -1,0 +1,61 @@
+"""Paths in files: each may lead only inside the folder of its file, or into folders that the program names."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePath, PureWindowsPath
+
+from ..errors import LoadError
+
+
+def path_inside(name: str | PurePath, folder: str | os.PathLike[str], allowed: Iterable[str | Path] = ()) -> Path:
+    """The absolute path that a file names.
+
+    Args:
+        name: the path as the file has it, absolute or relative to `folder`.
+        folder: the folder of the file.
+        allowed: further folders, which the program names.
+
+    Raises:
+        LoadError: a path that leads to another place, also through links; one that is no path of this machine.
+    """
+    text = str(name)
+    if not text or not text.isprintable():
+        raise LoadError(f"needs the path of a file or folder. Got {text!r}.")
+    path = Path(os.path.abspath(Path(folder, text)))
+    try:
+        target = path.resolve()
+        if any(target.is_relative_to(Path(place).resolve()) for place in allowed):
+            return path
+        inside, exists = target.is_relative_to(boundary_of(Path(folder))), target.exists()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a name that is too long
+        raise LoadError(f"{text!r} cannot be followed ({getattr(error, 'strerror', None) or error}).") from None
+    if not inside or leads_out(text, folder):
+        way = f" If the path is yours, write sf.load(…, access=sf.Access(folders=[{str(path)!r}]))." if exists else ""
+        raise LoadError(
+            f"{text!r} leads out of the folder {folder}. A file may name only what is inside its folder.{way}"
+        )
+    return path
+
+
+def leads_out(name: str | PurePath, folder: str | os.PathLike[str] = "") -> bool:
+    """Whether a path leaves its folder by its text alone: `..`, `~`, a drive, a server, an address, another root.
+
+    >>> [leads_out(path) for path in ("unet", "../unet", "/etc", "~/x", "C:x", "a\\\\..\\\\b", "file:///etc")]
+    [False, True, True, True, True, True, True]
+    """
+    text = str(name)
+    if str(folder) and f"{text}{os.sep}".startswith(place := f"{os.path.abspath(folder)}{os.sep}"):
+        text = text.removeprefix(place.removesuffix(os.sep)).removeprefix(os.sep)  # an absolute path into the folder
+    windows = PureWindowsPath(text)
+    if text.startswith("~") or "\0" in text or ":" in text or (os.sep != "\\" and "\\" in text):
+        return True
+    return bool(windows.drive or windows.root) or ".." in windows.parts
+
+
+def boundary_of(folder: Path) -> Path:
+    """The folder that links may not leave. The cache of the Hub's client links its snapshots to `blobs`."""
+    boundary = folder.resolve()
+    for parent in boundary.parents:
+        if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
+            return parent.parent if (parent.parent / "blobs").is_dir() else boundary
+    return boundary
