@@ -11,6 +11,7 @@ from torch import nn
 
 from ..components.handle import Handle
 from ..components.loading.code.blocks import code_in
+from ..components.loading.code.isolated.protections import protections
 from ..components.loading.code.reading import CONFIG
 from ..components.loading.code.trust import listing
 from ..components.loading.component import load_problems, weight_problems
@@ -133,7 +134,7 @@ def _with_code(found: Inspection, location: Location, subfolder: str = "") -> In
         code = code_in(location, subfolder)
     except LoadError as error:
         return replace(found, missing=(*found.missing, str(error)))
-    return found if code is None else replace(found, code=listing(code))
+    return found if code is None else replace(found, code=listing(code), isolation=protections())
 
 
 def _inspect_graph_file(name: str, file: Path, location: Location | None, access: Access) -> Inspection:

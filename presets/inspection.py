@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from ..components.loading.code.isolated.protections import Protection, protection_table, system
 from ..registry import printable_lines
 
 
@@ -46,6 +47,8 @@ class Inspection:
     """Which models a single file has, and whose tensor names it uses."""
     code: str = ""
     """The code beside it: files, hashes and imports. None of it was run."""
+    isolation: tuple[Protection, ...] = ()
+    """What the code could do on this machine if it ran in a separate process. Empty if there is no code."""
 
     @property
     def bytes(self) -> int:
@@ -73,6 +76,9 @@ class Inspection:
         lines = [*head, "", *(f"  {row.rstrip()}" for row in rows)] if self.components else head
         if self.code:
             lines += ["", "  code", *(f"  {line}" for line in self.code.splitlines())]
+        if self.isolation:
+            lines += ["", f"  in a separate process ({system()})"]
+            lines += [f"    {line}" for line in protection_table(self.isolation).splitlines()]
         if self.missing:
             lines += ["", "  missing", *(f"    {line}" for line in self.missing)]
         return "\n".join(map(printable_lines, lines))

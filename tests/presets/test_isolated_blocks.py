@@ -4,8 +4,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Generator, Mapping
-from multiprocessing.shared_memory import SharedMemory
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sfumato as sf
-from sfumato.components.loading.code.isolated import messages, process
-from sfumato.components.loading.code.isolated.messages import CannotSend, layout, pack, raw, tensors_in, unpack
+from sfumato.components.loading.code.isolated import descriptions, launch, messages, process
+from sfumato.components.loading.code.isolated.messages import (
+    CannotSend,
+    bytes_of,
+    empty_tensors,
+    filled,
+    header_of,
+    pack,
+    unpack,
+)
 from sfumato.components.types import Images, Latents, Mask
 from sfumato.graph.ports import Memory, is_memory
 from sfumato.graph.typing import type_text, union
@@ -178,7 +185,7 @@ def test_a_loop_carries_the_memory_of_a_block_in_another_process(apart: sf.Graph
 def test_its_environment_is_clean(apart: sf.Graph) -> None:
     names = apart["tell"](what="env").told.split()
     assert "SECRET_OF_THE_PARENT" not in names
-    assert {*names} - {*process._VARIABLES, "HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES"} <= {
+    assert {*names} - {*launch._VARIABLES, *launch._ENVIRONMENT, "HOME", "TMPDIR", "USER"} <= {
         name
         for name in names
         if name.startswith(("KMP", "TORCH", "LC_", "__"))  # what libraries set for themselves
@@ -203,14 +210,6 @@ def test_what_a_block_raises_is_told_with_its_place_and_the_process_goes_on(apar
 def test_a_process_that_ends_hangs_or_is_killed_gives_an_error_and_the_next_call_a_new_one(
     apart: sf.Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    used: list[str] = []
-
-    class Noted(SharedMemory):
-        def __init__(self, *args: Any, **more: Any) -> None:
-            super().__init__(*args, **more)
-            used.append(self.name)
-
-    monkeypatch.setattr(process, "SharedMemory", Noted)
     before = apart["tell"](what="pid").told
     with pytest.raises(
         sf.BrokenBlock, match=r"its process ended by SIGSEGV in tell[^\0]*last output:\n  [^\0]*last words"
@@ -226,31 +225,20 @@ def test_a_process_that_ends_hangs_or_is_killed_gives_an_error_and_the_next_call
     with pytest.raises(ProcessLookupError):
         os.kill(int(after), 0)
     monkeypatch.delenv("SFUMATO_ISOLATED_SECONDS")
-    assert used
-    for name in used:
-        with pytest.raises(FileNotFoundError):
-            SharedMemory(name)
 
 
-def _returning(answer: Any) -> Callable[..., Any]:
-    """A method that returns this. A function, since a partial will bind itself on a class in Python 3.14."""
-    return lambda *_: answer
+class _Running:
+    """A process that is not there."""
+
+    def run(self) -> None: ...
 
 
 def test_an_output_that_is_not_what_was_said_is_refused(apart: sf.Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers: list[Any] = [
-        {"values": {"told": {"value": 3}}, "tensors": [], "size": 0},
-        {"values": {"other": {"value": "a"}}, "tensors": [], "size": 0},
-        {"values": {"told": {"tensor": 0}}, "tensors": [], "size": 0},
-        {"values": {"told": {"value": "a"}}, "tensors": [], "size": -1},
-        {"values": {"told": {"value": "a"}}, "tensors": [], "size": 2**60},
-        {"values": [], "tensors": [], "size": 0},
-        {"values": {"told": {"pickle": "gASV"}}, "tensors": [], "size": 0},
-        {},
-    ]
-    monkeypatch.setattr(process.Child, "_ready", _returning(None))
-    for answer in answers:
-        monkeypatch.setattr(process.Child, "_ask", _returning(answer))
+    monkeypatch.setattr(process.IsolatedCode, "_ready", lambda *_: _Running())
+    monkeypatch.setattr(process.IsolatedCode, "end", lambda *_: None)
+    for values in ({"told": {"value": 3}}, {"other": {"value": "a"}}, {"told": {"tensor": 0}}, [], {},
+                   {"told": {"pickle": "gASV"}}, {"told": {"value": "\ud800"}}, {"told": {"value": 2**300}}):  # fmt: skip
+        monkeypatch.setattr(process.IsolatedCode, "_ask", lambda *_, made=values: ({"values": made}, []))
         with pytest.raises(sf.BrokenBlock, match=r"process (returned|to)"):
             apart["tell"](what="pid")
 
@@ -301,39 +289,28 @@ def test_plain_values_come_as_they_went(value: Any) -> None:
 )
 def test_tensors_come_as_they_went(kinds: list[tuple[str, list[int]]]) -> None:
     tensors = [torch.arange(math.prod(s)).reshape(s).to(messages._DTYPES[name]) for name, s in kinds]
-    made = layout(tensors)
-    data = bytearray(made.size)
-    for tensor, entry in zip(tensors, made.header, strict=True):
-        data[entry["offset"] : entry["offset"] + raw(tensor).numel()] = bytes(raw(tensor).tolist())
-    for mine, back in zip(tensors, tensors_in(data, json.loads(json.dumps(made.header))), strict=True):
-        assert mine.dtype == back.dtype and torch.equal(mine, back)
+    header = json.loads(json.dumps(header_of(tensors, 10**6)))
+    made = empty_tensors(header, 10**6)
+    for tensor, back in zip(tensors, made, strict=True):
+        bytes_of(back)[:] = bytes_of(tensor)
+    for mine, back in zip(tensors, filled(made, header), strict=True):
+        assert mine.dtype == back.dtype and mine.shape == back.shape and torch.equal(mine, back)
 
 
 @pytest.mark.parametrize(
     "header",
     [
-        3, None, [3], [{}], [{"dtype": "float32", "shape": [2], "offset": 60}],
-        [{"dtype": "float32", "shape": [17], "offset": 0}], [{"dtype": "float32", "shape": [16], "offset": 64}],
-        [{"dtype": "float32", "shape": [-1], "offset": 0}], [{"dtype": "float32", "shape": [1], "offset": -64}],
-        [{"dtype": "float32", "shape": [2**39, 2**39], "offset": 0}], [{"dtype": "object", "shape": [1], "offset": 0}],
-        [{"dtype": "float32", "shape": [True], "offset": 0}], [{"dtype": "float32", "shape": [1.0], "offset": 0}],
+        3, None, [3], [{}], [{"dtype": "float32", "shape": [17]}], [{"dtype": "float32", "shape": [16]}] * 2,
+        [{"dtype": "float32", "shape": [-1]}], [{"dtype": "float32", "shape": [-1, -1]}],
+        [{"dtype": "float32", "shape": [2**31]}], [{"dtype": "float32", "shape": [0, 2**30, 2**30]}],
+        [{"dtype": "object", "shape": [1]}], [{"dtype": "float32", "shape": [True]}],
+        [{"dtype": "float32", "shape": [1.0]}], [{"dtype": "float32", "shape": [1] * 17}],
+        [{"dtype": "float32", "shape": [1], "strides": [0]}], [{"dtype": "uint8", "shape": [0]}] * 1001,
     ],
 )  # fmt: skip
 def test_a_header_that_does_not_fit_is_refused(header: Any) -> None:
     with pytest.raises(CannotSend):
-        tensors_in(bytearray(64), header)
-
-
-def test_memory_that_the_other_process_cuts_short_gives_no_more_than_there_is() -> None:
-    if not Path("/dev/shm").is_dir():
-        pytest.skip("shared memory is no file on this machine")
-    memory = SharedMemory(create=True, size=1 << 20)
-    try:
-        os.truncate(f"/dev/shm/{memory.name}", 10)
-        assert process._read(memory, 1 << 20) == bytearray(1 << 20)  # to look into it would have been a bus error
-    finally:
-        memory.close()
-        memory.unlink()
+        empty_tensors(header, 64)
 
 
 def test_types_come_as_they_went() -> None:
@@ -341,9 +318,9 @@ def test_types_come_as_they_went() -> None:
         Images, union((Mask, None)), Latents, Memory[Tensor | None], tuple[int, str], tuple[float, ...], int | str, Any,
         list[bool],
     ):  # fmt: skip
-        told = json.loads(json.dumps(messages.describe(hint)))
-        assert alike(messages.type_of(told), hint)
-        assert is_memory(messages.type_of(told)) == is_memory(hint)
+        told = json.loads(json.dumps(descriptions.describe(hint)))
+        assert alike(descriptions.type_of(told), hint)
+        assert is_memory(descriptions.type_of(told)) == is_memory(hint)
     for bad in ({"type": "os.system"}, {"array": "__import__", "dims": ""}, {"union": []}, None, {"port": 3}):
         with pytest.raises(CannotSend):
-            messages.type_of(bad)
+            descriptions.type_of(bad)

@@ -112,7 +112,7 @@ def _trusted(code: Code, trust_remote_code: bool | str) -> Mapping[str, type[Blo
     where = ", in a separate process" if trust.isolated else ""
     LOG.info("%s: runs its own code, which is trusted%s.\n%s", code.named, where, listing(code, "run"))
     if trust.isolated:
-        from .isolated import isolated_blocks
+        from .isolated.blocks import isolated_blocks
 
         return isolated_blocks(code)
     return import_blocks(code)

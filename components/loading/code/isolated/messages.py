@@ -1,21 +1,18 @@
-"""Messages between two processes: plain values as JSON, tensors as bytes, port types as descriptions.
+"""Values in messages between two processes: plain ones as JSON, tensors as bytes.
 
-Both sides check what they read. Nothing is unpickled.
+Both sides check what they read: nothing is unpickled, every count has a limit, and no memory is taken before the sizes
+are checked.
 """
 
-import collections.abc
 import math
+import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from .....graph.ports import Memory, is_memory
-from .....graph.space import ANY_SPACE, LatentSpace
-from .....graph.typing import Port, is_array, split_annotated, tags_of, type_text, union, union_members
 from .records import parts_of, records, remade
 
 _DTYPES = {
@@ -25,12 +22,13 @@ _DTYPES = {
         torch.uint8, torch.bool, torch.complex64,
     )
 }  # fmt: skip
-_PLAIN = {"bool": bool, "int": int, "float": float, "str": str, "None": type(None)}
-_NAMES = {cls: name for name, cls in _PLAIN.items()}
-_MODES = ("1", "L", "LA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "I", "I;16", "F")
-"""Modes of pictures that `tobytes` saves completely."""
+_MODES = {
+    "1": 0, "L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4, "CMYK": 4, "YCbCr": 3, "LAB": 3, "HSV": 3, "I": 4, "I;16": 2,
+    "F": 4,
+}  # fmt: skip
+"""Modes of pictures that `tobytes` saves completely, with the bytes of a pixel; "1" has eight pixels in a byte."""
 SENDABLE = "only tensors, plain values, pictures, conditionings, schedules and generator states"
-_ALIGNED = 64  # bytes; each tensor begins at a multiple
+_MAX_TENSORS, _MAX_DIMENSIONS, _MAX_DEPTH, _MAX_BITS = 1000, 16, 32, 256
 
 
 class CannotSend(ValueError):
@@ -38,43 +36,44 @@ class CannotSend(ValueError):
 
 
 # ------------------------------------------------------------------------------------------------ values
-class Tensors(NamedTuple):
-    """Tensors in one piece of memory: the offset of each, and the bytes of all."""
-
-    header: list[dict[str, Any]]  # JSON values
-    size: int
-
-
-def pack(value: Any, tensors: list[Tensor]) -> Any:  # JSON values
+def pack(value: Any, tensors: list[Tensor], depth: int = 0) -> Any:  # JSON values
     """A value as JSON. Its tensors are appended to the list. CannotSend for other values."""
+    if depth > _MAX_DEPTH:
+        raise CannotSend(f"has more than {_MAX_DEPTH} levels")
     if isinstance(value, Tensor):
         tensors.append(value)
         return {"tensor": len(tensors) - 1}
     if value is None or type(value) in (bool, int, float, str):
         return {"value": value}
     if records().get(type(value).__name__) is type(value):
-        parts = {part: pack(held, tensors) for part, held in parts_of(value).items()}
+        parts = {part: pack(held, tensors, depth + 1) for part, held in parts_of(value).items()}
         return {"record": type(value).__name__, "parts": parts}
     if isinstance(value, Image.Image) and value.mode in _MODES:
         tensors.append(torch.frombuffer(bytearray(value.tobytes()), dtype=torch.uint8))
         return {"picture": value.mode, "size": list(value.size), "bytes": len(tensors) - 1}
     if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
-        return {"items": [pack(item, tensors) for item in value]}
+        return {"items": [pack(item, tensors, depth + 1) for item in value]}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return {"table": {key: pack(item, tensors) for key, item in value.items()}}
+        return {"table": {key: pack(item, tensors, depth + 1) for key, item in value.items()}}
     raise CannotSend(f"is a {type(value).__name__}; {SENDABLE} can be sent")
 
 
-def unpack(data: Any, tensors: Sequence[Tensor]) -> Any:
+def unpack(data: Any, tensors: Sequence[Tensor], depth: int = 0) -> Any:
     """The value of a message; lists become tuples. CannotSend for data that `pack` does not make."""
+    if depth > _MAX_DEPTH:
+        raise CannotSend(f"has more than {_MAX_DEPTH} levels")
     match data:
         case {"tensor": int(i)} if 0 <= i < len(tensors):
             return tensors[i]
-        case {"value": bool() | int() | float() | str() | None as value}:
+        case {"value": bool() | float() | None as value}:
             return value
+        case {"value": int(value)} if value.bit_length() <= _MAX_BITS:
+            return value
+        case {"value": str(value)}:
+            return _text(value)
         case {"record": str(name), "parts": dict(parts)} if name in records():
             try:
-                return remade(name, {str(part): unpack(held, tensors) for part, held in parts.items()})
+                return remade(name, {str(part): unpack(held, tensors, depth + 1) for part, held in parts.items()})
             except CannotSend:
                 raise
             except ValueError as error:
@@ -82,133 +81,75 @@ def unpack(data: Any, tensors: Sequence[Tensor]) -> Any:
         case {"picture": str(mode), "size": [int(width), int(height)], "bytes": int(i)} if (
             mode in _MODES and 0 <= i < len(tensors) and tensors[i].dtype is torch.uint8
         ):
-            try:
-                return Image.frombytes(mode, (width, height), tensors[i].cpu().numpy().tobytes())
-            except ValueError as error:
-                raise CannotSend(f"is not a picture: {error}") from None
+            line = _MODES[mode] * width if _MODES[mode] else -(-width // 8)
+            if width < 0 or height < 0 or line * height != tensors[i].numel():
+                raise CannotSend(f"is a picture of {width} by {height} with {tensors[i].numel()} bytes")
+            return Image.frombytes(mode, (width, height), tensors[i].cpu().numpy().tobytes())
         case {"items": list(items)}:
-            return tuple(unpack(item, tensors) for item in items)
+            return tuple(unpack(item, tensors, depth + 1) for item in items)
         case {"table": dict(table)}:
-            return {str(key): unpack(item, tensors) for key, item in table.items()}
+            return {_text(str(key)): unpack(item, tensors, depth + 1) for key, item in table.items()}
         case _:
             raise CannotSend("is not a packed value")
 
 
-def layout(tensors: Sequence[Tensor]) -> Tensors:
-    """The offset of each tensor. CannotSend for dtypes and layouts that cannot be sent."""
+def _text(text: str) -> str:
+    """A text. JSON can write halves of surrogate pairs, which are no characters and fail when they are printed."""
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        raise CannotSend("has a text with half a character")
+    return text
+
+
+def header_of(tensors: Sequence[Tensor], limit: int) -> list[dict[str, Any]]:  # JSON values
+    """The dtype and shape of each tensor. CannotSend for dtypes, layouts and sizes that cannot be sent."""
     header: list[dict[str, Any]] = []
-    size = 0
     for tensor in tensors:
         name = str(tensor.dtype).removeprefix("torch.")
         if name not in _DTYPES or tensor.layout is not torch.strided:
             raise CannotSend(f"is a tensor of {name} ({tensor.layout}), which cannot be sent")
-        header.append({"dtype": name, "shape": list(tensor.shape), "offset": size})
-        size += -(-tensor.numel() * tensor.element_size() // _ALIGNED) * _ALIGNED
-    return Tensors(header, size)
+        header.append({"dtype": name, "shape": list(tensor.shape)})
+    _check_sizes([(_DTYPES[entry["dtype"]], entry["shape"]) for entry in header], limit)
+    return header
 
 
-def raw(tensor: Tensor) -> Tensor:
-    """The bytes of a tensor, in order."""
-    return tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+def bytes_of(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, in order. A tensor that repeats its numbers is written out."""
+    flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
+    return memoryview(flat.numpy()).cast("B") if flat.numel() else memoryview(bytearray())
 
 
-def tensors_in(data: bytearray, header: Any) -> list[Tensor]:
-    """Copies of the tensors in these bytes. CannotSend for a header that does not match."""
-    tensors: list[Tensor] = []
+def empty_tensors(header: Any, limit: int) -> list[Tensor]:
+    """Tensors of these dtypes and shapes, to be filled. CannotSend for a header that `header_of` does not make."""
+    found: list[tuple[torch.dtype, list[int]]] = []
     for entry in header if isinstance(header, list) else [None]:
         match entry:
-            case {"dtype": str(name), "shape": list(shape), "offset": int(offset)} if name in _DTYPES and all(
-                type(side) is int and 0 <= side < 2**40 for side in shape
-            ):
-                dtype, count = _DTYPES[name], math.prod(shape)
+            case {"dtype": str(name), "shape": list(shape)} if name in _DTYPES and len(entry) == 2:
+                found.append((_DTYPES[name], shape))
             case _:
                 raise CannotSend("is not a header of tensors")
-        stored = torch.uint8 if dtype is torch.bool else dtype  # a byte that is neither 0 nor 1 is no bool
-        size = count * dtype.itemsize
-        if offset < 0 or offset % _ALIGNED or offset + size > len(data):
-            raise CannotSend(f"names {size} bytes at {offset}, and there are {len(data)}")
-        flat = torch.empty(0, dtype=stored)  # frombuffer makes no empty tensor
-        if count:
-            flat = torch.frombuffer(data, dtype=stored, count=count, offset=offset).clone()
-        tensors.append((flat != 0 if dtype is torch.bool else flat).reshape(shape))
-    return tensors
+    _check_sizes(found, limit)
+    # A byte that is neither 0 nor 1 is no bool: `filled` reads it as a number.
+    try:
+        return [torch.empty(shape, dtype=torch.uint8 if dtype is torch.bool else dtype) for dtype, shape in found]
+    except RuntimeError:  # of torch, where Python has MemoryError
+        raise CannotSend("has tensors that need more memory than there is") from None
 
 
-# ------------------------------------------------------------------------------------------------ types
-def describe(hint: Any) -> Any:  # JSON values
-    """A port's type as JSON. CannotSend for types whose values cannot be sent."""
-    if is_memory(hint):
-        base, tags = split_annotated(hint)
-        inner = [tag for tag in tags if tag not in tags_of(Memory[int])]
-        return {"memory": describe(Annotated[base, *inner] if inner else base)}
-    if len(members := union_members(hint)) > 1:
-        return {"union": [describe(member) for member in members]}
-    base, tags = split_annotated(hint)
-    if port := next((tag for tag in reversed(tags) if isinstance(tag, Port)), None):
-        if port.family:
-            raise CannotSend(f"{type_text(hint)} (a function or a family's own class)")
-        space = "any" if port.space == ANY_SPACE else port.space and {
-            f.name: getattr(port.space, f.name) for f in fields(port.space)
-        }  # fmt: skip
-        return {"port": port.kind, "space": space, "of": describe(base)}
-    if is_array(base) and base.array_type is Tensor:
-        return {"array": base.__name__.partition("[")[0], "dims": base.dim_str}
-    if base is Tensor:
-        return {"type": "Tensor"}
-    if base in _NAMES:
-        return {"type": _NAMES[base]}
-    if records().get(getattr(base, "__name__", "")) is base:
-        return {"record": base.__name__}
-    if base is Image.Image:
-        return {"type": "picture"}
-    if base is Any or base is object:
-        return {"type": "Any"}
-    origin, args = get_origin(base), get_args(base)
-    if origin is Literal:
-        return {"literal": [pack(value, []) for value in args]}
-    if origin is tuple and args:
-        return {"tuple": [describe(a) for a in args if a is not Ellipsis], "more": args[-1] is Ellipsis}
-    if origin in (list, collections.abc.Sequence):
-        return {"list": describe(args[0])}
-    if origin in (dict, collections.abc.Mapping) and args[0] is str:
-        return {"table": describe(args[1])}
-    raise CannotSend(type_text(hint))
+def filled(tensors: Sequence[Tensor], header: Sequence[Mapping[str, Any]]) -> list[Tensor]:
+    """The tensors of `empty_tensors` when they have their bytes."""
+    return [
+        tensor != 0 if entry["dtype"] == "bool" else tensor for tensor, entry in zip(tensors, header, strict=True)
+    ]
 
 
-def type_of(data: Any) -> Any:
-    """The type of a description. CannotSend for data that `describe` does not make."""
-    import jaxtyping
-
-    match data:
-        case {"memory": inner}:
-            return Memory[type_of(inner)]
-        case {"union": list(members)} if members:
-            return union(type_of(member) for member in members)
-        case {"port": str(kind), "space": space, "of": inner}:
-            made = None
-            if space is not None:
-                made = ANY_SPACE if space == "any" else LatentSpace(**space)
-            return Annotated[type_of(inner), Port(kind, space=made)]
-        case {"array": "Float" | "Int" | "Bool" | "Num" | "Shaped" | "UInt8" | "Complex" as name, "dims": str(dims)}:
-            return getattr(jaxtyping, name)[Tensor, dims]
-        case {"type": "Tensor"}:
-            return Tensor
-        case {"type": "Any"}:
-            return Any
-        case {"type": "picture"}:
-            return Image.Image
-        case {"record": str(name)} if name in records():
-            return records()[name]
-        case {"type": str(name)} if name in _PLAIN:
-            return _PLAIN[name]
-        case {"literal": list(values)} if values:
-            return Literal[*[unpack(value, ()) for value in values]]
-        case {"tuple": list(items), "more": bool(more)} if items:
-            inner = [type_of(item) for item in items]
-            return tuple[*inner, ...] if more else tuple[*inner]
-        case {"list": inner}:
-            return list[type_of(inner)]
-        case {"table": inner}:
-            return Mapping[str, type_of(inner)]
-        case _:
-            raise CannotSend("is not a description of a type")
+def _check_sizes(found: Sequence[tuple[torch.dtype, list[Any]]], limit: int) -> None:
+    if len(found) > _MAX_TENSORS:
+        raise CannotSend(f"has {len(found)} tensors, and {_MAX_TENSORS} are possible")
+    total = 0
+    for dtype, shape in found:
+        if len(shape) > _MAX_DIMENSIONS or not all(type(side) is int and 0 <= side < 2**62 for side in shape):
+            raise CannotSend(f"has a tensor of the shape {reprlib.repr(shape)}, which is not possible")
+        # A side of zero counts as one: the strides of an empty tensor are products of the others.
+        total += dtype.itemsize * math.prod(max(side, 1) for side in shape)
+    if total > limit:
+        raise CannotSend(f"has tensors of {total / 1e6:.1f} MB, and {limit / 1e6:.1f} MB are possible")

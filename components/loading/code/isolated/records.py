@@ -5,6 +5,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, cast, get_type_hints
 
+import torch
 from torch import Tensor
 
 from .....graph.validate import Unfit, fitted
@@ -12,6 +13,10 @@ from .... import conditioning
 from ....random import Random
 from ....schedulers.schedule import Level, Schedule, Step
 from ....types import Rows
+
+
+_MAX_ROWS, _MAX_STEPS = 1024, 10_000
+"""More than runs have. A number costs no bytes in a message, and a row or a step costs much after it."""
 
 
 @cache
@@ -32,7 +37,7 @@ def parts_of(record: object) -> dict[str, Any]:
 
 
 def remade(name: str, parts: dict[str, Any]) -> Any:  # one of those records
-    """The record of these fields. ValueError if they do not fit."""
+    """The record of these fields. ValueError if they do not fit, or if they are numbers that no run has."""
     cls = records()[name]
     on_device = parts.pop("device_timesteps", None) if cls is Schedule else None
     hints = get_type_hints(cls, include_extras=True)
@@ -40,8 +45,26 @@ def remade(name: str, parts: dict[str, Any]) -> Any:  # one of those records
         for part, value in parts.items():
             fitted(value, hints[part])  # the value itself is used: a clock of ints stays one
         made = cls(**parts)
-    except (Unfit, KeyError, TypeError) as error:
+        _check(made)
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"is not a {name}: {error}") from None
     if isinstance(made, Schedule):
         return made.to(on_device.device) if isinstance(on_device, Tensor) else made
     return Random(tuple(state.cpu() for state in made.states)) if isinstance(made, Random) else made
+
+
+def _check(made: object) -> None:
+    match made:
+        case Rows(prompts, each) if not (0 < prompts and 0 < each and prompts * each <= _MAX_ROWS):
+            raise ValueError(f"{prompts} prompts with {each} images each, and up to {_MAX_ROWS} rows are possible")
+        case Schedule() if len(made.timesteps) > _MAX_STEPS:
+            raise ValueError(f"{len(made.timesteps)} steps, and {_MAX_STEPS} are possible")
+        case Step() if not 0 <= made.index < len(made.schedule.timesteps):
+            raise ValueError(f"step {made.index} of {len(made.schedule.timesteps)}")
+        case Random(states) if not 0 < len(states) <= _MAX_ROWS:
+            raise ValueError(f"{len(states)} states")
+        case Random(states):
+            for state in states:
+                torch.Generator("cpu").set_state(state.cpu())
+        case _:
+            pass
