@@ -4,7 +4,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -233,12 +233,24 @@ class _Running:
     def run(self) -> None: ...
 
 
+def _returning(value: Any) -> Callable[..., Any]:
+    """A method that returns this."""
+
+    def method(*_: Any) -> Any:
+        return value
+
+    return method
+
+
 def test_an_output_that_is_not_what_was_said_is_refused(apart: sf.Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.IsolatedCode, "_ready", lambda *_: _Running())
-    monkeypatch.setattr(process.IsolatedCode, "end", lambda *_: None)
-    for values in ({"told": {"value": 3}}, {"other": {"value": "a"}}, {"told": {"tensor": 0}}, [], {},
-                   {"told": {"pickle": "gASV"}}, {"told": {"value": "\ud800"}}, {"told": {"value": 2**300}}):  # fmt: skip
-        monkeypatch.setattr(process.IsolatedCode, "_ask", lambda *_, made=values: ({"values": made}, []))
+    monkeypatch.setattr(process.IsolatedCode, "_ready", _returning(_Running()))
+    monkeypatch.setattr(process.IsolatedCode, "end", _returning(None))
+    answers: list[Any] = [
+        {"told": {"value": 3}}, {"other": {"value": "a"}}, {"told": {"tensor": 0}}, [], {},
+        {"told": {"pickle": "gASV"}}, {"told": {"value": "\ud800"}}, {"told": {"value": 2**300}},
+    ]  # fmt: skip
+    for values in answers:
+        monkeypatch.setattr(process.IsolatedCode, "_ask", _returning(({"values": values}, [])))
         with pytest.raises(sf.BrokenBlock, match=r"process (returned|to)"):
             apart["tell"](what="pid")
 

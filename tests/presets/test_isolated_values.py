@@ -169,8 +169,10 @@ def test_pictures_come_as_they_went(mode: str) -> None:
         {"record": "Rows", "parts": {"prompts": {"value": -1}, "each": {"value": -1}}},
         {"record": "Random", "parts": {"states": {"items": [{"tensor": 0}]}}},
         {"record": "Random", "parts": {"states": {"items": []}}},
-        {"record": "Schedule", "parts": {"sigmas": {"items": [{"value": 1.0}] * 2},
-                                         "timesteps": {"items": [{"value": 10**30}]}}},
+        {
+            "record": "Schedule",
+            "parts": {"sigmas": {"items": [{"value": 1.0}] * 2}, "timesteps": {"items": [{"value": 10**30}]}},
+        },
         {"picture": "L", "size": [4, 10**6], "bytes": 0},
         {"picture": "1", "size": [9, 4], "bytes": 0},
         {"picture": "RGB", "size": [9, 9], "bytes": 0},
@@ -209,15 +211,13 @@ def test_a_block_of_such_values_gives_what_it_gives_here(tmp_path: Path) -> None
 
 # ---------------------------------------------------------------------------------------------------- faults
 def test_a_process_that_leaves_or_says_too_much_is_told_and_the_next_call_is_answered(tell: Any) -> None:
-    for what, said in (
-        ("exit", "its process ended with status 7 in tell"),
-    ):
+    for what, said in (("exit", "its process ended with status 7 in tell"),):
         pid = tell(what="pid").told
         with pytest.raises(sf.BrokenBlock, match=said):
             tell(what=what)
         assert gone(pid) and tell(what="pid").told != pid
     before = tell(what="pid").told
-    with pytest.raises(sf.BrokenBlock, match="has 21.0 MB of plain values, and 4.2 MB are possible"):
+    with pytest.raises(sf.BrokenBlock, match=r"has 21.0 MB of plain values, and 4.2 MB are possible"):
         tell(what="long")
     assert tell(what="chatter").told == before  # what it prints is no answer
     with pytest.raises(sf.BrokenBlock, match="Odd"):

@@ -51,10 +51,10 @@ def _class(there: IsolatedCode, package: str, name: str, block: Described) -> ty
     """The block class of a description by the other process."""
     returns: Any = NamedTuple(block.returns, list(block.outputs.items())) if block.returns else None  # pyright: ignore[reportGeneralTypeIssues, reportArgumentType]  made at run time
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-    for port, made in block.inputs.items():
-        default = made.default[0] if made.default else inspect.Parameter.empty
+    for port, entry in block.inputs.items():
+        default = entry.default[0] if entry.default else inspect.Parameter.empty
         kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-        parameters.append(inspect.Parameter(port, kind, default=default, annotation=made.type))
+        parameters.append(inspect.Parameter(port, kind, default=default, annotation=entry.type))
     signature = inspect.Signature(parameters, return_annotation=returns)
 
     def call(self: Block, *args: Any, **values: Any) -> Any:
@@ -62,15 +62,13 @@ def _class(there: IsolatedCode, package: str, name: str, block: Described) -> ty
         del arguments["self"]
         made = there.call(name, self.config(), arguments)
         if made.keys() != block.outputs.keys():
-            raise BrokenBlock(
-                f"{name}: its process returned other outputs than {', '.join(block.outputs) or 'none'}."
-            )
+            raise BrokenBlock(f"{name}: its process returned other outputs than {', '.join(block.outputs) or 'none'}.")
         if returns is None:
             return None
         return returns(**{port: _fit(name, port, made[port], hint) for port, hint in block.outputs.items()})
 
     call.__name__, call.__qualname__ = "__call__", f"{block.name}.__call__"
-    call.__annotations__ = {**{port: made.type for port, made in block.inputs.items()}, "return": returns}
+    call.__annotations__ = {**{port: entry.type for port, entry in block.inputs.items()}, "return": returns}
     vars(call)["__signature__"] = signature
     body: dict[str, Any] = {"__call__": call, "__doc__": block.doc, "__annotations__": {}}
     for field, held in block.fields.items():

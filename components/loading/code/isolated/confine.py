@@ -38,7 +38,7 @@ def enter(home: str, paths: Iterable[str]) -> None:
     """Limits, another user where that is allowed, and only these files. Called in a process with one thread.
 
     Args:
-        home: the folder of the process, with the folders `code`, which it may read, and `files`, where it may write.
+        home: the folder of the process, where it may read and write.
         paths: other files and folders that it may read.
     """
     supervisor = os.getppid()
@@ -47,9 +47,9 @@ def enter(home: str, paths: Iterable[str]) -> None:
         resource.setrlimit(limit, (value, value))
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out, this process ends first
-    folders = [f"{home}/code", *_existing([*paths, *_python_folders()])]
+    folders = _existing([*paths, *_python_folders()])
     if kernel.LINUX and os.geteuid() == 0:
-        _become_another_user(f"{home}/files", folders)
+        _become_another_user(home, folders)
     if not kernel.LINUX:
         return
     kernel.prctl(kernel.PARENT_DEATH_SIGNAL, signal.SIGKILL)  # a change of the user would unset it
@@ -57,7 +57,7 @@ def enter(home: str, paths: Iterable[str]) -> None:
         os._exit(1)
     kernel.prctl(kernel.NO_NEW_PRIVS, 1)
     if landlock.version():
-        landlock.restrict([*folders, *_system_files()], [f"{home}/files", os.devnull])
+        landlock.restrict([*folders, *_system_files()], [home, os.devnull])
 
 
 def close(memory: int) -> None:
@@ -93,11 +93,12 @@ def _system_files() -> list[str]:
     return [*_SYSTEM, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]
 
 
-def _become_another_user(folder: str, readable: Sequence[str]) -> None:
+def _become_another_user(home: str, readable: Sequence[str]) -> None:
     """Change to a user without an account. If it could not read Python's own files, the right to read them stays."""
     user = random.SystemRandom().choice(_USERS)
-    os.chown(folder, user, user)
-    os.chmod(os.path.dirname(folder), 0o711)
+    for folder, _, files in os.walk(home):
+        for path in (folder, *(os.path.join(folder, name) for name in files)):
+            os.chown(path, user, user)
     resource.setrlimit(resource.RLIMIT_NPROC, (_THREADS, _THREADS))
     os.setgroups([])
     kernel.prctl(kernel.KEEP_CAPABILITIES, 1)

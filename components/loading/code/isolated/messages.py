@@ -23,8 +23,8 @@ _DTYPES = {
     )
 }  # fmt: skip
 _MODES = {
-    "1": 0, "L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4, "CMYK": 4, "YCbCr": 3, "LAB": 3, "HSV": 3, "I": 4, "I;16": 2,
-    "F": 4,
+    "1": 0, "L": 1, "LA": 2, "RGB": 3, "RGBA": 4, "RGBX": 4, "CMYK": 4, "YCbCr": 3, "LAB": 3, "HSV": 3, "I;16": 2,
+    "I": 4, "F": 4,
 }  # fmt: skip
 """Modes of pictures that `tobytes` saves completely, with the bytes of a pixel; "1" has eight pixels in a byte."""
 SENDABLE = "only tensors, plain values, pictures, conditionings, schedules and generator states"
@@ -115,7 +115,7 @@ def header_of(tensors: Sequence[Tensor], limit: int) -> list[dict[str, Any]]:  #
 def bytes_of(tensor: Tensor) -> memoryview:
     """The bytes of a tensor on the CPU, in order. A tensor that repeats its numbers is written out."""
     flat = tensor.detach().to("cpu").contiguous().reshape(-1).view(torch.uint8)
-    return memoryview(flat.numpy()).cast("B") if flat.numel() else memoryview(bytearray())
+    return memoryview(flat.numpy().data).cast("B") if flat.numel() else memoryview(bytearray())
 
 
 def empty_tensors(header: Any, limit: int) -> list[Tensor]:
@@ -137,9 +137,7 @@ def empty_tensors(header: Any, limit: int) -> list[Tensor]:
 
 def filled(tensors: Sequence[Tensor], header: Sequence[Mapping[str, Any]]) -> list[Tensor]:
     """The tensors of `empty_tensors` when they have their bytes."""
-    return [
-        tensor != 0 if entry["dtype"] == "bool" else tensor for tensor, entry in zip(tensors, header, strict=True)
-    ]
+    return [tensor != 0 if entry["dtype"] == "bool" else tensor for tensor, entry in zip(tensors, header, strict=True)]
 
 
 def _check_sizes(found: Sequence[tuple[torch.dtype, list[Any]]], limit: int) -> None:

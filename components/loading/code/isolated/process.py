@@ -33,7 +33,9 @@ class IsolatedCode:
 
     def __init__(self, code: Code) -> None:
         if os.name != "posix":
-            raise LoadError(f"{code.named}: code in a separate process needs Linux or macOS, and this is {sys.platform}.")
+            raise LoadError(
+                f"{code.named}: code in a separate process needs Linux or macOS, and this is {sys.platform}."
+            )
         self.code = code
         self.blocks: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -155,8 +157,8 @@ class IsolatedCode:
     def _wrong(self, what: str, why: object) -> BrokenBlock:
         self.end()
         return BrokenBlock(
-            f"{self.code.named}: the answer of its process to {what} is invalid: it {plain(str(why))[:300]}. The process "
-            "was ended."
+            f"{self.code.named}: the answer of its process to {what} is invalid: it {plain(str(why))[:300]}. The "
+            "process was ended."
         )
 
 

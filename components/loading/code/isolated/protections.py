@@ -20,7 +20,7 @@ class Protection:
 
 
 def protections() -> tuple[Protection, ...]:
-    """What holds for isolated processes on this machine, by its kernel and the user of this process. None on Windows."""
+    """What holds for isolated processes on this machine, by its kernel and by the user. Empty on Windows."""
     if os.name != "posix":
         return ()
     files, calls = landlock.version() >= 1, seccomp.available()

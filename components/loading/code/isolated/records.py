@@ -8,12 +8,11 @@ from typing import Any, cast, get_type_hints
 import torch
 from torch import Tensor
 
-from .....graph.validate import Unfit, fitted
+from .....graph.validate import fitted
 from .... import conditioning
 from ....random import Random
 from ....schedulers.schedule import Level, Schedule, Step
 from ....types import Rows
-
 
 _MAX_ROWS, _MAX_STEPS = 1024, 10_000
 """More than runs have. A number costs no bytes in a message, and a row or a step costs much after it."""
@@ -55,7 +54,7 @@ def remade(name: str, parts: dict[str, Any]) -> Any:  # one of those records
 
 def _check(made: object) -> None:
     match made:
-        case Rows(prompts, each) if not (0 < prompts and 0 < each and prompts * each <= _MAX_ROWS):
+        case Rows(prompts, each) if not (prompts > 0 and each > 0 and prompts * each <= _MAX_ROWS):
             raise ValueError(f"{prompts} prompts with {each} images each, and up to {_MAX_ROWS} rows are possible")
         case Schedule() if len(made.timesteps) > _MAX_STEPS:
             raise ValueError(f"{len(made.timesteps)} steps, and {_MAX_STEPS} are possible")

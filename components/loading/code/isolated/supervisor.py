@@ -53,7 +53,6 @@ def main() -> None:
 
 
 def _write_code(folder: Path, files: Mapping[str, str]) -> None:
-    os.umask(0o022)  # another user may read them
     folder.mkdir()
     for name, text in files.items():
         path = folder / name
@@ -65,7 +64,7 @@ class Supervisor:
     """One isolated process and its descendants."""
 
     def __init__(self, start: Mapping[str, Any], home: str) -> None:
-        self.folder = f"{home}/files"
+        self.home = home
         self.program = os.getppid()
         self.pipe: int = start["pipe"]
         self.tail = b""
@@ -135,7 +134,7 @@ class Supervisor:
                     self.status = os.waitstatus_to_exitcode(ended[1])
 
     def _check_folder(self) -> None:
-        if over_limit(self.folder, self.pid):
+        if over_limit(self.home, self.pid):
             self.why = f"its files took more than {_FOLDER_BYTES >> 30} GB or {_FOLDER_ENTRIES} entries"
 
     def _end_all(self) -> None:

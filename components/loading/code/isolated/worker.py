@@ -1,12 +1,13 @@
 """The isolated process: it imports trusted code, describes its blocks, and calls them.
 
-Requests and answers are frames on two pipes. The standard input is empty, and output of the code goes to the supervisor.
+Requests and answers are frames on two pipes. The standard input is empty, and the supervisor reads what is printed.
 """
 
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -44,9 +45,9 @@ class Server:
             tensors = empty_tensors(request["tensors"], _NO_LIMIT)
             for tensor in tensors:
                 frames.read_into(self.requests, bytes_of(tensor))
-            self.answer(lambda: self.call(request, filled(tensors, request["tensors"])))
+            self.answer(partial(self.call, request, filled(tensors, request["tensors"])))
 
-    def answer(self, work: Any) -> None:
+    def answer(self, work: Callable[[], tuple[dict[str, Any], list[Tensor]]]) -> None:
         """Write what the work returns: a header and tensors; if it raises, the text of the error."""
         try:
             header, tensors = work()
