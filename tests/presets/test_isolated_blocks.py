@@ -247,7 +247,7 @@ def test_an_output_that_is_not_what_was_said_is_refused(apart: sf.Graph, monkeyp
     monkeypatch.setattr(process.IsolatedCode, "end", _returning(None))
     answers: list[Any] = [
         {"told": {"value": 3}}, {"other": {"value": "a"}}, {"told": {"tensor": 0}}, [], {},
-        {"told": {"pickle": "gASV"}}, {"told": {"value": "\ud800"}}, {"told": {"value": 2**300}},
+        {"told": {"pickle": "gASV"}},
     ]  # fmt: skip
     for values in answers:
         monkeypatch.setattr(process.IsolatedCode, "_ask", _returning(({"values": values}, [])))

@@ -183,7 +183,7 @@ def test_between_calls_no_thread_of_it_runs(hostile: sf.Block) -> None:
         ("an_object", r"is a Rude; only tensors, plain values, .* can be sent"),
         ("odd_dtype", r"is a tensor of complex128"),
         ("raise_rude", r"Rude: its text cannot be read"),
-        ("raise_named", r"\\u001b\[2J: \\u001b\]0;title\\u0007x"),
+        ("raise_named", r"\\x1b\[2J: \\x1b\]0;title\\x07x"),
         ("raise_cycle", r"ValueError: a"),
     ],
 )

@@ -30,17 +30,23 @@ from sfumato.graph.code import Source
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="code runs in a separate process on Linux and macOS only")
 
 
+def _write(pipe: int, data: bytes) -> None:
+    with suppress(BrokenPipeError), open(pipe, "wb", buffering=0) as file:
+        while data:
+            data = data[file.write(data) or 0 :]
+
+
 @contextmanager
 def pipe_with(data: bytes) -> Generator[int]:
     """A pipe that holds these bytes, and whose writing end is closed."""
     read, write = os.pipe()
+    writer = threading.Thread(target=_write, args=(write, data))
+    writer.start()
     try:
-        os.set_blocking(write, False)
-        assert os.write(write, data) == len(data)
-        os.close(write)
         yield read
     finally:
         os.close(read)
+        writer.join()
 
 
 def answer_of(data: bytes) -> dict[str, Any]:
@@ -120,10 +126,14 @@ def test_an_answer_with_another_number_is_read_or_refused(which: int, new: str) 
         (b"", "its process closed its pipes"),
         (b"\xff\xff\xff\xff", "it has a header of 4295.0 MB, and 4.2 MB are possible"),
         (struct.pack(">I", 100) + b"{}", "its process closed its pipes"),
-        (frame(b"\xff\xfe"), "it has a header that is no JSON"),
-        (frame(b"[" * 50_000), "it has a header that is no JSON"),
-        (frame(b'{"a":' * 9_000), "it has a header that is no JSON"),
-        (frame(b"9" * 5_000), "it has a header that is no JSON"),
+        (frame(b"\xff\xfe"), "it has a header that is not strict JSON"),
+        (frame(b"[" * 50_000), "it has a header that is not strict JSON"),
+        (frame(b'{"a":' * 9_000), "it has a header that is not strict JSON"),
+        (frame(b"9" * 5_000), "it has a header that is not strict JSON"),
+        (frame(b'{"values": {"a": {"value": "\\ud800"}}, "tensors": []}'), "it has a header that is not strict JSON"),
+        (frame(b'{"values": {"a": {"value": NaN}}, "tensors": []}'), "it has a header that is not strict JSON"),
+        (frame(b'{"values": {}, "values": {}, "tensors": []}'), "it has a header that is not strict JSON"),
+        (frame(b"[" + b"[]," * 2**20 + b"[]]"), "it has a header that is not strict JSON"),
         (frame([]), "it is no table"),
         (frame({"values": {}}), "it is not a header of tensors"),
         (frame({"values": [], "tensors": []}), "it has no values"),
@@ -131,12 +141,12 @@ def test_an_answer_with_another_number_is_read_or_refused(which: int, new: str) 
         (frame({"values": {}, "tensors": [{"dtype": "float32", "shape": [2**20] * 16}]}), "512.0 MB are possible"),
         (frame({"values": {}, "tensors": [{"dtype": "float32", "shape": [0, 2**40]}]}), "512.0 MB are possible"),
         (frame({"values": {}, "tensors": [{"dtype": "float32", "shape": [-1, -4]}]}), "which is not possible"),
-        (frame({"values": {}, "tensors": [{"dtype": "float32", "shape": [10**400]}]}), "which is not possible"),
+        (frame({"values": [10**400], "tensors": []}), "it has a header that is not strict JSON"),
         (
             frame({"values": {}, "tensors": [{"dtype": "float32", "shape": [4]}]}, b"abc"),
             "its process closed its pipes",
         ),
-        (frame({"error": "\x1b[2J" + "x" * 10**4, "trace": ["\x1b"]}), r"separate process: \\u001b\[2Jx"),
+        (frame({"error": "\x1b[2J" + "x" * 10**4, "trace": ["\x1b"]}), r"separate process: \\x1b\[2Jx"),
     ],
 )
 def test_an_answer_that_is_none_is_refused(data: bytes, why: str) -> None:

@@ -19,7 +19,7 @@ from .....graph.ports import Input, Memory, is_memory
 from .....graph.space import ANY_SPACE, LatentSpace
 from .....graph.typing import Port, is_array, split_annotated, tags_of, type_text, union, union_members
 from .....graph.validate import Unfit, fitted
-from ..trust import plain
+from .....registry import printable
 from .messages import SENDABLE, CannotSend, pack, unpack
 from .records import records
 
@@ -177,7 +177,7 @@ def _name(name: Any) -> str:
 
 
 def _doc(doc: str) -> str:
-    return plain(doc[:_MAX_DOC])
+    return "\n".join(map(printable, doc[:_MAX_DOC].split("\n")))
 
 
 def _dims(dims: str) -> str:

@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from .....graph.files import json_text
+
 LONGEST = 4 * 2**20
 """Bytes of the longest header. JSON takes up to thirty times as much when it is read."""
 _LENGTH = struct.Struct(">I")
@@ -65,9 +67,9 @@ def read(file: int, deadline: float | None = None) -> Any:  # a JSON value
     data = bytearray(length)
     read_into(file, memoryview(data), deadline)
     try:
-        return json.loads(data)
-    except (ValueError, RecursionError):
-        raise Wrong("has a header that is no JSON") from None
+        return json_text.parse(data.decode(), infinity=True)
+    except ValueError:
+        raise Wrong("has a header that is not strict JSON, or exceeds its limits") from None
 
 
 def read_into(file: int, buffer: memoryview, deadline: float | None = None) -> None:

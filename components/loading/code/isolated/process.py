@@ -129,8 +129,8 @@ class IsolatedCode:
             if not complete:  # Ctrl-C too: the rest of this answer would be read as the next one
                 self.end()
         if "error" in answer:
-            text = plain(str(answer["error"])[:_MAX_ERROR])
-            trace = plain(str(answer.get("trace", ""))[-_MAX_ERROR:]).rstrip()
+            text = str(answer["error"])[:_MAX_ERROR]
+            trace = str(answer.get("trace", ""))[-_MAX_ERROR:].rstrip()
             lines = "\n  ".join(["", *trace.splitlines()]).rstrip()
             raise BrokenBlock(f"{self.code.named}, in a separate process: {text}{lines}")
         return answer, made
@@ -150,14 +150,14 @@ class IsolatedCode:
             how = f"closed its pipes in {what}, and was ended"
         else:
             how = f"ended {f'with status {status}' if status >= 0 else f'by {_signal_name(-status)}'} in {what}"
-        lines = plain(output).strip().splitlines()[-8:]
+        lines = output.strip().splitlines()[-8:]
         last = "\n  ".join([" Its last output:", *(line[:200] for line in lines)]) if lines else ""
         return BrokenBlock(f"{self.code.named}: its process {how}. The next call starts another.{last}")
 
     def _wrong(self, what: str, why: object) -> BrokenBlock:
         self.end()
         return BrokenBlock(
-            f"{self.code.named}: the answer of its process to {what} is invalid: it {plain(str(why))[:300]}. The "
+            f"{self.code.named}: the answer of its process to {what} is invalid: it {str(why)[:300]}. The "
             "process was ended."
         )
 
