@@ -12,6 +12,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from ..graph.errors import PictureError
 from ..graph.limits import AboveLimit, check_limit, limit
 from ..registry import printable
 from .storage.web import fetch, is_address
@@ -47,12 +48,15 @@ def read_picture_file(file: PictureFile) -> Image.Image:
     """Read the first frame of a picture file, as it is stored.
 
     Raises:
-        OSError: it is missing, broken or no plain file, it is above a limit (`picture_bytes`, `picture_pixels`,
+        PictureError: it is missing, broken or no plain file, it is above a limit (`picture_bytes`, `picture_pixels`,
             `picture_scans`), or it has another format than `FORMATS`.
     """
     name = name_of(file)
     if isinstance(file, str) and is_address(file):
-        file = io.BytesIO(fetch(file, max_bytes=limit("picture_bytes"), seconds=SECONDS))
+        try:
+            file = io.BytesIO(fetch(file, max_bytes=limit("picture_bytes"), seconds=SECONDS))
+        except OSError as error:
+            raise PictureError(str(error)) from None
     if not Image.OPEN.keys() >= set(FORMATS):
         Image.init()
     formats = [known for known in FORMATS if known in Image.OPEN]
@@ -65,18 +69,21 @@ def read_picture_file(file: PictureFile) -> Image.Image:
                 return picture
     except Image.UnidentifiedImageError:
         shown = ", ".join(formats)
-        raise OSError(f"{name}: is no picture that can be read. Pass a file in one of the formats {shown}.") from None
+        raise PictureError(
+            f"{name}: is no picture that can be read. Pass a file in one of the formats {shown}."
+        ) from None
     except (AboveLimit, _Refused) as error:
-        raise OSError(f"{name}: {error}") from None
+        raise PictureError(f"{name}: {error}") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow has a limit of its own
         most = f"{limit('picture_pixels'):,}"
-        raise OSError(f"{name}: has more pixels than Pillow reads, and the limit is {most}. Make it smaller.") from None
+        raise PictureError(
+            f"{name}: has more pixels than Pillow reads, and the limit is {most}. Make it smaller."
+        ) from None
     except OSError as error:
-        kind = FileNotFoundError if isinstance(error, FileNotFoundError) else OSError
-        raise kind(f"{name}: cannot be read ({printable(error.strerror or str(error))}).") from None
+        raise PictureError(f"{name}: cannot be read ({printable(error.strerror or str(error))}).") from None
     except Exception as error:  # the readers of Pillow raise errors of many classes for a broken file
         text = printable(str(error) or type(error).__name__)
-        raise OSError(f"{name}: is broken ({text}). Save the picture again.") from error
+        raise PictureError(f"{name}: is broken ({text}). Save the picture again.") from error
 
 
 class _Refused(Exception):
@@ -160,7 +167,7 @@ def _check_tiff(data: BinaryIO) -> None:
             tile[tag - 322] = value
     if stated > size:
         raise _Refused(f"is broken (its tags have {stated} bytes, and the file has {size}). Save the picture again.")
-    check_limit("picture_pixels", tile[0] * tile[1], "pixels in a tile")
+    check_limit("picture_pixels", tile[0] * tile[1])
 
 
 def _tiff_tags(data: BinaryIO) -> Iterator[tuple[int, int, int, int]]:

@@ -47,7 +47,7 @@ def each_picture(image: PictureInput) -> list[Picture]:
     """The single pictures of an input: of files, batches and lists too.
 
     Raises:
-        OSError: a file that is missing or broken, or of another format than `FORMATS`.
+        PictureError: a file that is missing or broken, or of another format than `FORMATS`.
         UnfitValue: an empty list, or a picture of another shape, mode or dtype.
     """
     if isinstance(image, str | Path | io.BufferedIOBase):
@@ -72,7 +72,7 @@ def open_picture(file: PictureFile) -> Image.Image:
     """Read a picture from a file, an address or an open binary file.
 
     Raises:
-        OSError: it is missing or broken, above a limit, or has another format than `FORMATS`.
+        PictureError: it is missing or broken, above a limit, or has another format than `FORMATS`.
         ValueError: a mode that cannot be read.
     """
     picture = read_picture_file(file)

@@ -2,6 +2,7 @@
 
 from .block import Block as Block
 from .debug import debug as debug
+from .errors import BlockFailed as BlockFailed
 from .errors import BrokenBlock as BrokenBlock
 from .errors import Cancelled as Cancelled
 from .errors import ConfigError as ConfigError
@@ -11,6 +12,7 @@ from .errors import InputError as InputError
 from .errors import LoadError as LoadError
 from .errors import Malformed as Malformed
 from .errors import NotFinite as NotFinite
+from .errors import PictureError as PictureError
 from .errors import Problem as Problem
 from .errors import SaveError as SaveError
 from .errors import SfumatoError as SfumatoError

@@ -8,11 +8,13 @@
     - Unbound               a block that runs without a component that it needs
     - Malformed             a class that is no valid block; says what to write
     - BrokenBlock           a block that does not return what its signature says
+    - BlockFailed           a block whose computation torch refused, such as sizes that do not fit
     - NotFinite             NaN or infinity in a run within debug()
     - Cancelled             a run that was cancelled
   + ConfigError             a config with unknown, missing or wrong keys
   + LoadError               a checkpoint, folder or index that cannot be loaded; says which part and why
   + SaveError               a file or folder that cannot be saved; what was there is unchanged
+  + PictureError            a picture file that cannot be read
   + UnfitValue              a value with which a block or a model cannot compute, such as a size or a shape
 
 An unknown name of a scheduler, guider, model, block or preset raises `sfumato.registry.UnknownName`, a LookupError.
@@ -104,6 +106,10 @@ class BrokenBlock(GraphError, TypeError):
     """A block that does not return what its own signature says."""
 
 
+class BlockFailed(GraphError, RuntimeError):
+    """A block of this package whose computation torch refused. The text has the reason; `__cause__` is torch's error."""
+
+
 class NotFinite(GraphError, ArithmeticError):
     """NaN or infinity in a run within `debug()`. The text names the first layer."""
 
@@ -126,3 +132,7 @@ class SaveError(SfumatoError):
 
 class UnfitValue(SfumatoError, ValueError, TypeError):
     """A value with which a block or a model cannot compute: a size, a shape, a number, or one that is missing."""
+
+
+class PictureError(SfumatoError, OSError):
+    """A picture that is missing or broken, above a limit, or of a format that is not read."""

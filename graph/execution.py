@@ -18,6 +18,7 @@ from .block import Block, ports_of
 from .debug import check_values, debugging, watched
 from .errors import BrokenBlock, Cancelled
 from .event import Event, Events
+from .failures import failure_in
 from .fields import Lazy
 from .finite import FiniteFlags, not_finite_text
 from .leases import RunLeases
@@ -215,7 +216,10 @@ class Execution:
         except Cancelled:
             raise Cancelled(f"The run was cancelled in {path}.") from None
         except Exception as error:  # whatever a block raises goes on as it is, and says where
-            error.add_note(f"  in {path!r} ({type(block).__name__})")
+            failure = failure_in(block, error)
+            (failure or error).add_note(f"  in {path!r} ({type(block).__name__})")
+            if failure is not None:
+                raise failure from error
             raise
         if type(out) is not line.returns and not (line.returns is None and out is None):
             want = type_text(line.returns) if line.returns else "None"

@@ -69,7 +69,8 @@ def tensors_in(value: Any) -> Iterator[Any]:
         parts = [getattr(value, name) for name in _names(type(value))]
     for part in parts:
         if hasattr(part, "is_floating_point") and part.is_floating_point() and part.numel() and part.itemsize > 1:
-            yield part
+            if not part.is_meta and not part.is_sparse:
+                yield part
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...graph.errors import LoadError, SfumatoError
+from ...graph.failures import allocation_in
 from ...graph.files.faults import file_errors
 from ..device_map import DeviceMap, Parts
 from ..loading.component import read_component
@@ -27,8 +29,13 @@ class Mover:
 
     def read(self, spec: ComponentSpec, dtype: str, device: str | DeviceMap) -> Any:  # an object of the spec's class
         """The component from its files, in `dtype` on `device`. LoadError if it cannot be read."""
-        with file_errors(spec):
-            return read_component(spec, getattr(torch, dtype), _device_for(device))
+        try:
+            with file_errors(spec):
+                return read_component(spec, getattr(torch, dtype), _device_for(device))
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, SfumatoError) or (needed := allocation_in(error)) is None:
+                raise
+            raise LoadError(f"{spec}: needs {needed} of memory at once, more than is free.") from error
 
     def move(self, component: Any, device: str | DeviceMap) -> None:  # any component
         """Move its tensors to a device, one after another. Views share its parameters, so they move with it."""

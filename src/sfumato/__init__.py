@@ -14,14 +14,113 @@ if TYPE_CHECKING:
     from .components.spec import ComponentSpec as ComponentSpec
     from .components.storage.hub import Access as Access
     from .graph import (
-        Block as Block, BrokenBlock as BrokenBlock, Cancelled as Cancelled, Cell as Cell, ConfigError as ConfigError,
-        Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError, GraphFileError as GraphFileError,
-        InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError, Loop as Loop,
-        Malformed as Malformed, Map as Map, Memory as Memory, NotFinite as NotFinite, Outputs as Outputs, Port as Port,
-        Problem as Problem, Run as Run, Running as Running, SaveError as SaveError, SfumatoError as SfumatoError,
-        Switch as Switch, Unbound as Unbound, UnfitValue as UnfitValue, WireError as WireError,
-        assignable as assignable, component as component, debug as debug, knob as knob, named as named,
+        Block as Block,
     )  # fmt: skip
+    from .graph import (
+        BlockFailed as BlockFailed,
+    )
+    from .graph import (
+        BrokenBlock as BrokenBlock,
+    )
+    from .graph import (
+        Cancelled as Cancelled,
+    )
+    from .graph import (
+        Cell as Cell,
+    )
+    from .graph import (
+        ConfigError as ConfigError,
+    )
+    from .graph import (
+        Edge as Edge,
+    )
+    from .graph import (
+        Event as Event,
+    )
+    from .graph import (
+        Graph as Graph,
+    )
+    from .graph import (
+        GraphError as GraphError,
+    )
+    from .graph import (
+        GraphFileError as GraphFileError,
+    )
+    from .graph import (
+        InputError as InputError,
+    )
+    from .graph import (
+        LatentSpace as LatentSpace,
+    )
+    from .graph import (
+        LoadError as LoadError,
+    )
+    from .graph import (
+        Loop as Loop,
+    )
+    from .graph import (
+        Malformed as Malformed,
+    )
+    from .graph import (
+        Map as Map,
+    )
+    from .graph import (
+        Memory as Memory,
+    )
+    from .graph import (
+        NotFinite as NotFinite,
+    )
+    from .graph import (
+        Outputs as Outputs,
+    )
+    from .graph import (
+        PictureError as PictureError,
+    )
+    from .graph import (
+        Port as Port,
+    )
+    from .graph import (
+        Problem as Problem,
+    )
+    from .graph import (
+        Run as Run,
+    )
+    from .graph import (
+        Running as Running,
+    )
+    from .graph import (
+        SaveError as SaveError,
+    )
+    from .graph import (
+        SfumatoError as SfumatoError,
+    )
+    from .graph import (
+        Switch as Switch,
+    )
+    from .graph import (
+        Unbound as Unbound,
+    )
+    from .graph import (
+        UnfitValue as UnfitValue,
+    )
+    from .graph import (
+        WireError as WireError,
+    )
+    from .graph import (
+        assignable as assignable,
+    )
+    from .graph import (
+        component as component,
+    )
+    from .graph import (
+        debug as debug,
+    )
+    from .graph import (
+        knob as knob,
+    )
+    from .graph import (
+        named as named,
+    )
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
     from .presets.load import load_component as load_component
@@ -34,9 +133,9 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _GRAPH = (
-    "Block", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph", "GraphError",
-    "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
-    "NotFinite", "Outputs", "Port", "Problem", "Run", "Running", "SaveError", "SfumatoError", "Switch", "Unbound",
+    "Block", "BlockFailed", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph",
+    "GraphError", "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
+    "NotFinite", "Outputs", "PictureError", "Port", "Problem", "Run", "Running", "SaveError", "SfumatoError", "Switch", "Unbound",
     "UnfitValue", "WireError", "assignable", "component", "debug", "knob", "named",
 )  # fmt: skip
 

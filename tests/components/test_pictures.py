@@ -21,6 +21,7 @@ from sfumato.components.pictures import each_picture, open_picture
 from sfumato.components.storage import web
 from sfumato.components.types import Rows
 from sfumato.graph import limits
+from sfumato.graph.errors import PictureError
 
 STORED = {  # how a picture is stored that becomes upright by this tag
     1: None,
@@ -242,7 +243,7 @@ def test_only_pictures_of_known_formats_are_opened(tmp_path: Path) -> None:
     }.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(
-            OSError, match=rf"{name}: is no picture that can be read. Pass a file in one of the formats PNG"
+            PictureError, match=rf"{name}: is no picture that can be read. Pass a file in one of the formats PNG"
         ):
             open_picture(tmp_path / name)
 
@@ -250,23 +251,25 @@ def test_only_pictures_of_known_formats_are_opened(tmp_path: Path) -> None:
 def test_a_broken_file_is_named_with_the_reason(tmp_path: Path) -> None:
     upright().save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
-    with pytest.raises(OSError, match=r"cut.png: cannot be read \(image file is truncated\).$"):
+    with pytest.raises(PictureError, match=r"cut.png: cannot be read \(image file is truncated\).$"):
         ReadImage()(tmp_path / "cut.png")
-    with pytest.raises(FileNotFoundError, match=r"no.png: cannot be read \(No such file or directory\).$"):
+    with pytest.raises(PictureError, match=r"no.png: cannot be read \(No such file or directory\).$"):
         ReadImage()([upright(), str(tmp_path / "no.png")])
-    with pytest.raises(OSError, match=r"^the open file: is no picture"):
+    with pytest.raises(PictureError, match=r"^the open file: is no picture"):
         ReadImage()(io.BytesIO(b"nothing"))
-    with pytest.raises(OSError, match=r"^ftp://example.com/fox.png: only http and https addresses can be read."):
+    with pytest.raises(PictureError, match=r"^ftp://example.com/fox.png: only http and https addresses can be read."):
         ReadImage()("ftp://example.com/fox.png")
 
 
 def test_pictures_with_too_many_pixels_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     upright().save(tmp_path / "large.png")
     monkeypatch.setitem(limits._current, "picture_pixels", 3000)
-    with pytest.raises(OSError, match=r"large.png: has 3,072 pixels, and the limit is 3,000: 8192 x 8192, more than "):
+    with pytest.raises(
+        PictureError, match=r"large.png: has 3,072 pixels, and the limit is 3,000: 8192 x 8192, more than "
+    ):
         ReadImage()(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    with pytest.raises(OSError, match=r"large.png: has more pixels than Pillow reads, and the limit is 3,000."):
+    with pytest.raises(PictureError, match=r"large.png: has more pixels than Pillow reads, and the limit is 3,000."):
         ReadImage()(tmp_path / "large.png")
 
 
@@ -321,12 +324,12 @@ def test_an_address_without_a_picture_is_named_with_the_reason(site: str, monkey
         "/file": "the server answered 302",
         "/ftp": "cannot be reached",
     }.items():
-        with pytest.raises(OSError, match=rf"^{site}{path}: {reason}"):
+        with pytest.raises(PictureError, match=rf"^{site}{path}: {reason}"):
             ReadImage()(f"{site}{path}")
-    with pytest.raises(OSError, match=r"^http://127.0.0.1:1/fox.png: cannot be reached"):
+    with pytest.raises(PictureError, match=r"^http://127.0.0.1:1/fox.png: cannot be reached"):
         ReadImage()("http://127.0.0.1:1/fox.png")
     monkeypatch.setitem(limits._current, "picture_bytes", 100)
-    with pytest.raises(OSError, match=r"fox.png: is larger than"):
+    with pytest.raises(PictureError, match=r"fox.png: is larger than"):
         ReadImage()(f"{site}/fox.png")
 
 
