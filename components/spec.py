@@ -201,23 +201,26 @@ class ComponentSpec(BaseModel):
     @property
     def type(self) -> Any:  # a class of ours or of transformers; nothing common but how it is loaded
         """The class of the hint: our own if we have one, else the library's. LoadError if there is none."""
-        hint = self.type_hint
-        if hint is None and self.pretrained_model_name_or_path is None:
+        if self.type_hint is None and self.pretrained_model_name_or_path is None:
             raise LoadError(f"{self}: needs a class. Pass type_hint=('diffusers', 'AutoencoderKL') or another.")
         try:
-            return class_of(self.own_hint() if hint is None or hint[1] in AUTO_CLASSES else hint)
+            return class_of(self.hint)
         except UnknownName as error:
             raise LoadError(f"{self}: type_hint: {error}") from error
+
+    @property
+    def hint(self) -> tuple[str, str]:
+        """The `type_hint`; where it names no class of its own ("AutoModel"), that of the config."""
+        stated = self.type_hint
+        return self.own_hint() if stated is None or stated[1] in AUTO_CLASSES else stated
 
     def own_hint(self) -> tuple[str, str]:
         """The class that the component's own config names. LoadError if it names none."""
         config = self.read_config()
         if isinstance(name := config.get("_class_name"), str):
             return "diffusers", name
-        match config.get("architectures"), config.get("tokenizer_class"):
-            case [str() as name], _:
-                return "transformers", name
-            case _, str() as name:
+        match config.get("architectures"), config.get("tokenizer_class"), config.get("image_processor_type"):
+            case ([str() as name], _, _) | (_, str() as name, _) | (_, _, str() as name):
                 return "transformers", name
             case _:
                 pass

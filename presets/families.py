@@ -116,26 +116,20 @@ flux = Family(
         "FluxControlNetInpaintPipeline",
         "FluxModularPipeline",
     ),
-    tasks=_tasks("flux", "text2image", "image2image", "inpaint", "fill", "kontext", "redux"),
+    tasks=_tasks("flux", "text2image", "image2image", "inpaint", "fill", "kontext", "kontext_inpaint", "redux"),
     settings=_function("settings:FluxSettings"),
     attach=_function("flux_tools:attach"),
-    refuses={
-        "FluxPriorReduxPipeline": (
-            "It has the image encoder of Redux, and no transformer. Load its image_encoder, image_embedder and "
-            "feature_extractor, each with sf.load_component(folder, subfolder=…), and pass them to a Flux checkpoint: "
-            "sf.load(flux, 'redux', image_encoder=…, image_embedder=…, feature_extractor=…)"
-        ),
-        "FluxKontextInpaintPipeline": (
-            "Kontext inside a mask is not a task yet. Load the same components as FluxKontextPipeline: change "
-            "_class_name in its index, and use the task 'kontext'"
-        ),
-    },
+    part_classes={"FluxPriorReduxPipeline": "redux"},
 )
 
 flux_kontext = Family(
     name="flux-kontext",
-    classes=("FluxKontextPipeline", "FluxKontextModularPipeline"),
-    tasks=_tasks("flux", "text2image", "kontext"),
+    classes=("FluxKontextPipeline", "FluxKontextInpaintPipeline", "FluxKontextModularPipeline"),
+    tasks={
+        **_tasks("flux", "text2image", "kontext"),
+        "inpaint": _function("flux:kontext_inpaint"),
+        **_tasks("flux", "kontext_inpaint"),
+    },
     settings=_function("settings:FluxSettings"),
     attach=_function("flux_tools:attach"),
 )

@@ -47,12 +47,24 @@ class Family:
     """The class of the settings. Those of a checkpoint are read from its configs and its index."""
     pag_classes: tuple[str, ...] = ()
     """Those whose pipelines also guide by perturbed attention; see `with_perturbed_attention`."""
+    part_classes: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Pipeline classes whose folders lack a denoiser, each with the only task that their components are for."""
     attach: Callable[[Graph, Mapping[str, Any]], Graph] = unchanged
     """Inserts the blocks of components that some checkpoints have besides those of the tasks: control nets."""
     config_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     """Config keys of components, by name. They hold for the family where the config of a checkpoint lacks them."""
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])
     """Pipeline classes that share components with this family, and what their denoiser does otherwise."""
+
+    @property
+    def loaded_classes(self) -> tuple[str, ...]:
+        """All pipeline classes whose folders are of this family."""
+        return (*self.classes, *self.pag_classes, *self.part_classes)
+
+    def tasks_of(self, class_name: str | None) -> tuple[str, ...]:
+        """The tasks that a folder of a pipeline class serves."""
+        only = self.part_classes.get(class_name or "")
+        return tuple(self.tasks) if only is None else (only,)
 
     def make(self, task: str, components: Mapping[str, Any], **index: Any) -> Graph:  # Any: JSON values
         """The graph of a task for these components, not bound yet. index: the plain keys of the checkpoint's index.

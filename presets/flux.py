@@ -10,7 +10,14 @@ from ..blocks.text.flux import EncodePrompt, MatchNegative
 from ..blocks.text.rows import ExpandRows
 from ..graph import Block, Graph, named
 from .denoising import denoising_loop
-from .flux_tools import with_control_channels, with_fill_channels, with_image_prompt, with_reference_image
+from .flux_tools import (
+    with_control_channels,
+    with_fill_channels,
+    with_image_prompt,
+    with_masked_image_drawn_first,
+    with_reference_image,
+    with_reference_or_image,
+)
 from .settings import FluxSettings
 from .tasks import to_image2image, to_inpaint
 
@@ -64,6 +71,8 @@ def inpaint(settings: FluxSettings = FluxSettings()) -> Graph:
     if settings.reads_mask:
         return fill(settings).as_preset("flux", "inpaint")
     graph = to_inpaint(image2image(settings), settings.size, settings.multiple, reads_mask=False)
+    if settings.reads_control:
+        graph = with_masked_image_drawn_first(graph)
     return graph.as_preset("flux", "inpaint")
 
 
@@ -80,6 +89,13 @@ def fill(settings: FluxSettings = FluxSettings()) -> Graph:
 def kontext(settings: FluxSettings = FluxSettings()) -> Graph:
     """Edit a picture as a prompt says: the transformer reads the picture as further tokens (Kontext)."""
     return with_reference_image(text2image(settings), settings).as_preset("flux", "kontext")
+
+
+def kontext_inpaint(settings: FluxSettings = FluxSettings()) -> Graph:
+    """Edit the white part of a mask as a prompt says. The transformer reads the picture, or `image_reference`."""
+    graph = image2image(settings, guidance_scale=3.5).replace("cut", CutSchedule(strength=1.0))
+    graph = to_inpaint(graph, settings.size, settings.multiple, reads_mask=False)
+    return with_reference_or_image(graph, settings).as_preset("flux", "kontext_inpaint")
 
 
 def redux(settings: FluxSettings = FluxSettings()) -> Graph:

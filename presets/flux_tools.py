@@ -4,8 +4,9 @@ from ..blocks.control.flux import ApplyControlLatents, ApplyControlNet, EncodeCo
 from ..blocks.denoise.extra_inputs import AddControlChannels, AddFillChannels, AddReferenceImage
 from ..blocks.guiders.none import NoGuidance
 from ..blocks.image.encode import EncodeImage, HideMasked
-from ..blocks.image.kontext import EncodeReference, FitArea, ReadReference
+from ..blocks.image.kontext import ChooseReference, EncodeReference, FitArea, FitImage, ReadReference
 from ..blocks.image.read import ReadMask
+from ..blocks.latents.start import DiscardNoise
 from ..blocks.text.redux import AddImagePrompt, EncodeImagePrompt, MakeEmptyPrompt
 from ..graph import Graph, named
 from .control import control_components, numbered
@@ -34,12 +35,41 @@ def with_reference_image(graph: Graph, settings: FluxSettings) -> Graph:
     )
 
 
+def with_reference_or_image(graph: Graph, settings: FluxSettings) -> Graph:
+    """From an inpaint graph: the transformer reads the inpainted picture, or another one, as further tokens (Kontext).
+
+    The picture is painted at a size that Kontext was trained with, and encoded without noise.
+    """
+    multiple = settings.multiple
+    encode = named(EncodeReference(), reference="pixels", reference_latents="image_latents")
+    return (
+        graph.insert("add_reference", AddReferenceImage(), after="denoise.predict")
+        .replace("encode_image", encode)
+        .insert("encode_reference", ChooseReference(multiple=multiple), after="encode_image")
+        .insert("fit", FitImage(multiple=multiple), before="crop")
+    )
+
+
 def with_control_channels(graph: Graph, settings: FluxSettings) -> Graph:
     """From a text2image graph: the transformer reads a control picture as channels (Canny and Depth)."""
     size = settings.size
     encode = EncodeControl(multiple=settings.multiple, height=size, width=size)
     return graph.insert("add_control_channels", AddControlChannels(), after="denoise.predict").insert(
         "encode_control", encode, before="noise"
+    )
+
+
+def with_masked_image_drawn_first(graph: Graph) -> Graph:
+    """From an inpaint graph with control channels: draw for the masked image, the control picture, then the image.
+
+    The published order, so that a seed makes the published picture.
+    """
+    encode = graph["encode_control"]
+    return (
+        graph.remove("discard_noise")
+        .remove("encode_control")
+        .insert("discard_noise", DiscardNoise(), before="encode_image")
+        .insert("encode_control", encode, before="encode_image")
     )
 
 

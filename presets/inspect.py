@@ -164,8 +164,9 @@ def _inspect_index(name: str, index: Index, specs: Mapping[str, ComponentSpec]) 
         for name, kind in needed.items() if name not in specs and name in always
     ]  # fmt: skip
     return Inspection(
-        name, place, index.class_name, family.name, _served(family, specs), parts, (*absent, *_missing(parts))
-    )
+        name, place, index.class_name, family.name, _served(family, index.class_name, specs), parts,
+        (*absent, *_missing(parts)),
+    )  # fmt: skip
 
 
 def _inspect_file(name: str, file: Path, access: Access) -> Inspection:
@@ -196,7 +197,7 @@ def _inspect_graph(name: str, graph: Graph) -> Inspection:
     family, task = graph.preset or (None, None)
     tasks = (task,) if task else ()
     if family is not None and family in families:
-        tasks = _served(families[family], graph.bindings)
+        tasks = _served(families[family], None, graph.bindings)
     parts: list[InspectedComponent] = []
     absent: list[str] = []
     for component, needed in graph.components.items():
@@ -212,18 +213,21 @@ def _inspect_graph(name: str, graph: Graph) -> Inspection:
 
 def _needed(family: Family, index: Index, specs: Mapping[str, ComponentSpec]) -> tuple[dict[str, str], frozenset[str]]:
     """The components that some task needs, with their classes; and the names of those that all tasks need."""
-    tasks = _served(family, specs) or tuple(family.tasks)
+    tasks = _served(family, index.class_name, specs) or tuple(family.tasks)
     graphs = [_graph(family, task, index, specs) for task in tasks]
     each = [{name: type_text(part.type) for name, part in g.components.items() if part.required} for g in graphs]
     return {name: kind for kinds in each for name, kind in kinds.items()}, frozenset.intersection(*map(frozenset, each))
 
 
-def _served(family: Family, components: Mapping[str, Any]) -> tuple[str, ...]:  # specs, handles and objects
-    """The tasks that the denoiser among these components can draw; all tasks if its config cannot be read."""
+def _served(family: Family, class_name: str | None, components: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tasks that a folder serves, by its class and its denoiser; if its config cannot be read, by its class."""
+    # components: specs, handles and objects
+    tasks = family.tasks_of(class_name)
     try:
-        return tuple(family.served(components))
+        served = family.served(components)
     except (LoadError, ConfigError):
-        return tuple(family.tasks)
+        return tasks
+    return tuple(task for task in tasks if task in served)
 
 
 def _graph(family: Family, task: str, index: Index, specs: Mapping[str, ComponentSpec]) -> Graph:

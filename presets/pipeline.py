@@ -87,7 +87,7 @@ def family_of(index: Index) -> Family:
     if (found := _known_family(index)) is not None:
         return found
     refused = {name: why for family in _families() for name, why in family.refuses.items()}
-    by_class = [name for family in _families() for name in (*family.classes, *family.pag_classes)]
+    by_class = [name for family in _families() for name in family.loaded_classes]
     named = str(next(iter(_class_names(index)), None))
     why = f"{refused[named]}." if named in refused else did_you_mean(named, by_class)
     raise LoadError(
@@ -101,7 +101,7 @@ def _families() -> list[Family]:
 
 
 def _known_family(index: Index) -> Family | None:
-    by_class = {name: family for family in _families() for name in (*family.classes, *family.pag_classes)}
+    by_class = {name: family for family in _families() for name in family.loaded_classes}
     return next((by_class[name] for name in _class_names(index) if name in by_class), None)
 
 
@@ -125,6 +125,12 @@ def _graph_for(
 ) -> Graph:
     """The graph of a task, with sizes and channels by the configs of these components."""
     family = family_of(index)
+    if (only := family.part_classes.get(index.class_name or "", task)) != task:
+        raise LoadError(
+            f"{index.path}: a {index.class_name} has no denoiser. It serves the task {only!r}, got {task!r}. "
+            f"Pass its components to a checkpoint of {family.name}: "
+            f"sf.load(checkpoint, {only!r}, **sf.load({title!r}, {only!r}).bindings)."
+        )
     for text in family.unknown_keys(index.config).values():
         LOG.info("%s: %s The key is ignored.", index.path, text)
     known = {**specs, **{name: value for name, value in swaps.items() if name in specs or value is not None}}

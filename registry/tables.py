@@ -161,8 +161,10 @@ native: dict[tuple[str, str], str] = {
     ("transformers", "CLIPImageProcessor"): f"{_IMAGES}:CLIPImageProcessor",
     ("transformers", "CLIPImageProcessorFast"): f"{_IMAGES}:CLIPImageProcessor",
     ("transformers", "CLIPFeatureExtractor"): f"{_IMAGES}:CLIPImageProcessor",  # its name before transformers 4.26
+    ("transformers", "CLIPImageProcessorPil"): f"{_IMAGES}:CLIPImageProcessor",  # what transformers 5 writes
     ("transformers", "SiglipImageProcessor"): f"{_IMAGES}:SiglipImageProcessor",
     ("transformers", "SiglipImageProcessorFast"): f"{_IMAGES}:SiglipImageProcessor",
+    ("transformers", "SiglipImageProcessorPil"): f"{_IMAGES}:SiglipImageProcessor",
     ("flux", "ReduxImageEncoder"): f"{_MODELS}.redux:ReduxImageEncoder",  # published in the folder of that pipeline
     ("transformers", "CLIPTokenizer"): "sfumato.components.loading.tokenizer:CLIPTokenizer",
     ("transformers", "CLIPTokenizerFast"): "sfumato.components.loading.tokenizer:CLIPTokenizer",

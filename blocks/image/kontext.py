@@ -29,8 +29,7 @@ class Read(NamedTuple):
 class ReadReference(Block):
     """Read the image that the transformer looks at, resized to the size of `SIZES` whose shape is closest.
 
-    auto_resize: off, the image keeps its own size, rounded down to a multiple. multiple: pixels. Several images take
-    the size of the first. background: as in `ReadImage`.
+    auto_resize, multiple: as in `FitImage`. Several images take the size of the first. background: as in `ReadImage`.
 
     Raises:
         UnfitValue: no picture, or values outside 0 to 1.
@@ -41,11 +40,7 @@ class ReadReference(Block):
     auto_resize: bool = knob(True)
 
     def __call__(self, image: PictureInput) -> Read:
-        pictures = each_picture(image)
-        height, width = size_of(pictures[0])
-        if self.auto_resize:
-            _, width, height = min((abs(width / height - w / h), w, h) for w, h in SIZES)
-        height, width = (max(side // self.multiple, 1) * self.multiple for side in (height, width))
+        pictures, height, width = FitImage(multiple=self.multiple, auto_resize=self.auto_resize)(image)
         read = ReadImage(multiple=self.multiple, height=height, width=width, background=self.background)
         return Read(read(pictures).pixels)
 
@@ -80,6 +75,30 @@ class EncodeReference(Block):
         return Encoded(row_for_each(vae.scale(mean.float()), rows))
 
 
+class ChooseReference(Block):
+    """Choose the image that the transformer looks at while it inpaints: `image_reference`, or else the inpainted image.
+
+    For the settings see `ReadReference` and `EncodeReference`.
+
+    Raises:
+        ValueError: neither one `image_reference`, nor one for each prompt or for each picture to make.
+    """
+
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+    tile: Count | None = None
+    slicing: bool = False
+    multiple: Count = 16
+    background: str = "white"
+    auto_resize: bool = knob(True)
+
+    def __call__(self, image_latents: ImageLatents, rows: Rows, image_reference: PictureInput | None = None) -> Encoded:
+        if image_reference is None:
+            return Encoded(image_latents)
+        read = ReadReference(multiple=self.multiple, background=self.background, auto_resize=self.auto_resize)
+        encode = EncodeReference(vae=self.vae, tile=self.tile, slicing=self.slicing)
+        return encode(read(image_reference).reference, rows)
+
+
 class Fitted(NamedTuple):
     """The size of the picture to make, in pixels."""
 
@@ -100,3 +119,29 @@ class FitArea(Block):
         sides = round((self.max_area / shape) ** 0.5), round((self.max_area * shape) ** 0.5)
         height, width = (max(side // self.multiple, 1) * self.multiple for side in sides)
         return Fitted(height, width)
+
+
+class ImageFitted(NamedTuple):
+    """The image, opened, and the size at which it is painted, in pixels."""
+
+    image: PictureInput
+    height: Count
+    width: Count
+
+
+class FitImage(Block):
+    """Open an image and choose its size: that of `SIZES` whose shape is closest, or its own (`auto_resize=False`).
+
+    Its own size is rounded down to a multiple of `multiple` pixels. Of several images, the first counts.
+    """
+
+    multiple: Count = 16
+    auto_resize: bool = knob(True)
+
+    def __call__(self, image: PictureInput) -> ImageFitted:
+        pictures = each_picture(image)
+        height, width = size_of(pictures[0])
+        if self.auto_resize:
+            _, width, height = min((abs(width / height - w / h), w, h) for w, h in SIZES)
+        height, width = (max(side // self.multiple, 1) * self.multiple for side in (height, width))
+        return ImageFitted(pictures, height, width)

@@ -131,11 +131,12 @@ class DiscardNoise(Block):
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
 
-    def __call__(self, pixels: Images, mask: Mask, image_latents: ImageLatents, random: Random) -> Discarded:
+    def __call__(self, pixels: Images, mask: Mask, random: Random) -> Discarded:
         if not self.vae.samples:
             return Discarded(random)
         rows = max(len(pixels), len(mask)) if random.single else len(random.states)
-        return Discarded(random.draw(rows, image_latents.shape[1:])[1])
+        height, width = (side // self.vae.scale_factor for side in pixels.shape[2:])
+        return Discarded(random.draw(rows, (self.vae.latent_channels, height, width))[1])
 
 
 class Scheduled(NamedTuple):

@@ -100,7 +100,7 @@ def fetch(spec: ComponentSpec) -> Path:
 
 def weight_names_of(spec: ComponentSpec) -> tuple[str, ...]:
     """The names of a model's weight files. Fetches an index of shards, but no weights. LoadError if there are none."""
-    library, _ = spec.type_hint or ("", "")
+    library, _ = spec.hint
     location = spec.location
     stem = "model" if library == "transformers" else STEM
     names = location.names(spec.subfolder)
@@ -214,7 +214,7 @@ def _read_part(spec: ComponentSpec, kind: Any, dtype: torch.dtype, device: Devic
 
 def _missing(spec: ComponentSpec, kind: Any, location: Location, folder: Path) -> Iterator[str]:  # kind: any class
     names = set(location.names(spec.subfolder))
-    library, name = spec.type_hint or ("", kind.__name__)
+    library, name = spec.hint
     if is_model(kind):
         try:
             stated = spec.read_config().get("_class_name")

@@ -95,18 +95,20 @@ def test_sizes_between_are_refused_and_the_nearest_is_named(height: int, nearest
 
 class Vae(NamedTuple):
     samples: bool
+    latent_channels: int = 4
+    scale_factor: int = 8
 
 
 @pytest.mark.parametrize(("images", "masks", "drawn"), [(1, 1, 1), (2, 1, 2), (1, 3, 3)])
 def test_spending_draws_as_much_as_encoding_the_masked_images(images: int, masks: int, drawn: int) -> None:
-    latents, discard = torch.zeros(2, 4, 2, 2), DiscardNoise(vae=cast("Any", Vae(samples=True)))
-    after = discard(torch.zeros(images, 3, 16, 16), torch.zeros(masks, 1, 16, 16), latents, Random.seeded([0]))
+    discard = DiscardNoise(vae=cast("Any", Vae(samples=True)))
+    after = discard(torch.zeros(images, 3, 16, 16), torch.zeros(masks, 1, 16, 16), Random.seeded([0]))
     assert torch.equal(after.random.states[0], Random.seeded([0]).draw(drawn, (4, 2, 2))[1].states[0])
-    each = discard(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16), latents, Random.seeded([0, 1]))
+    each = discard(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16), Random.seeded([0, 1]))
     assert len(each.random.states) == 2
     none = DiscardNoise(vae=cast("Any", Vae(samples=False)))
     before = Random.seeded([0])
-    assert none(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16), latents, before).random is before
+    assert none(torch.zeros(1, 3, 16, 16), torch.zeros(1, 1, 16, 16), before).random is before
 
 
 # ------------------------------------------------------------------------------------------------------------- schedule

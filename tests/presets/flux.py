@@ -91,6 +91,7 @@ class ReferenceFlux(Reference):
         "inpaint": "FluxInpaintPipeline",
         "fill": "FluxFillPipeline",
         "kontext": "FluxKontextPipeline",
+        "kontext inpaint": "FluxKontextInpaintPipeline",
     }
 
     def __init__(self, diffusers: Any, folder: Path) -> None:

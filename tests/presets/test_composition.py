@@ -83,6 +83,7 @@ PRESETS = {
     "flux inpaint": Preset("flux", "dev", "inpaint", {**INTO_MASK, **SIZED}),
     "flux fill": Preset("flux", "fill", "fill", {**INTO_MASK, **SIZED}),
     "flux kontext": Preset("flux", "kontext", "kontext", KONTEXT),
+    "flux kontext_inpaint": Preset("flux", "kontext", "kontext_inpaint", {**INTO_MASK, **SIZED, "auto_resize": False}),
     "sd3 text2image": Preset("sd3", "3 medium", "text2image", SIZED),
     "sd3 image2image": Preset("sd3", "3 medium", "image2image", {**FROM_IMAGE, **SIZED}),
     "flux redux": Preset("redux", "dev", "redux", {"image": picture(1, 32, 32), **SIZED}),

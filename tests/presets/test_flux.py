@@ -290,7 +290,9 @@ def test_a_kontext_checkpoint_sends_a_picture_to_its_own_task(flux: Load) -> Non
     assert "encode_reference" in done
 
 
-@pytest.mark.parametrize("task", ["text2image", "image2image", "inpaint", "fill", "kontext", "redux"])
+@pytest.mark.parametrize(
+    "task", ["text2image", "image2image", "inpaint", "fill", "kontext", "kontext_inpaint", "redux"]
+)
 def test_every_graph_survives_its_file(tmp_path: Path, task: str) -> None:
     graph = sf.load("flux", task)
     graph.save(tmp_path)

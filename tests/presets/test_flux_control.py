@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import sfumato as sf
 from sfumato import Graph, named
@@ -175,6 +176,7 @@ class ReferenceDepth(ReferenceFlux):
     CLASSES = {  # noqa: RUF012  as its base has it
         "text2image": "FluxControlPipeline",
         "image2image": "FluxControlImg2ImgPipeline",
+        "inpaint": "FluxControlInpaintPipeline",
     }
 
 
@@ -187,6 +189,53 @@ def test_a_transformer_that_reads_control_itself(
     given |= {} if task == "text2image" else {"image": picture(6), "strength": 0.7}
     ours = run(flux("depth", task), seed=3, **given)
     same(ours, ReferenceDepth(diffusers, flux_checkpoint("depth"))(task, seed=3, **given))
+
+
+INPAINTS: dict[str, dict[str, Any]] = {
+    "a picture": {},
+    "all of the noise": {"strength": 1.0},
+    "a little noise": {"strength": 0.3},
+    "one step": {"num_inference_steps": 1, "strength": 1.0},
+    "two images of a prompt": {"num_images_per_prompt": 2},
+    "two prompts": {"prompt": ["a fish", "a cat"]},
+    "two prompts, two images of each": {"prompt": ["a fish", "a cat"], "num_images_per_prompt": 2},
+    "all its own": {
+        "prompt": ["a fish", "a cat"],
+        "image": [picture(6), picture(7)],
+        "mask_image": [half(), half().rotate(90)],
+        "control_image": [picture(5), picture(8)],
+    },
+    "a mask for each prompt": {"prompt": ["a fish", "a cat"], "mask_image": [half(), half().rotate(90)]},
+    "a control picture for each prompt": {
+        "prompt": ["a fish", "a cat"],
+        "control_image": [picture(5), picture(8)],
+        "num_images_per_prompt": 2,
+    },
+    "a mask of another size": {"mask_image": half(100, 50).rotate(30)},
+    "a mask in colour": {"mask_image": picture(4, 90, 70)},
+    "a white mask": {"mask_image": Image.new("L", (64, 64), 255)},
+    "sigmas and a scale": {"sigmas": [1.0, 0.75, 0.5, 0.25], "guidance_scale": 2.0},
+}
+
+
+@pytest.mark.parametrize("what", INPAINTS)
+def test_a_transformer_that_reads_control_inpaints_as_in_the_reference(
+    diffusers: Any, flux: Load, flux_checkpoint: Callable[[str], Path], same: Same, what: str
+) -> None:
+    """The masked image, the control picture and the image are encoded in this order, and each draws noise."""
+    given: dict[str, Any] = {**SMALL, "num_inference_steps": 5, "prompt": "a fish", "strength": 0.7, "seed": 3}
+    given |= {"image": picture(6), "mask_image": half(), "control_image": picture(5, 40, 70), **INPAINTS[what]}
+    ours = run(flux("depth", "inpaint"), **given)
+    same(ours, ReferenceDepth(diffusers, flux_checkpoint("depth"))("inpaint", **given))
+
+
+def test_several_seeds_inpaint_with_control_as_each_alone(flux: Load) -> None:
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "strength": 0.7}
+    given |= {"image": picture(6), "mask_image": half(), "control_image": picture(5)}
+    pipe = flux("depth", "inpaint")
+    both = run(pipe, num_images_per_prompt=2, seed=[3, 4], **given)
+    for row, seed in enumerate([3, 4]):
+        assert (both.latents[row] - run(pipe, seed=seed, **given).latents[0]).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("name", ["plain", "union", "xlabs"])

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sfumato as sf
-from sfumato import Graph, named
+from sfumato import Graph, InputError, LoadError, named
 from sfumato.blocks.text.flux import EncodePrompt
 from sfumato.blocks.text.redux import AddImagePrompt
 from sfumato.components.conditioning import FluxConditioning
@@ -125,6 +125,48 @@ def test_words_and_an_image_together(
     said = their_prior(image=picture(1), prompt="a fish", prompt_2="a shark")
     given: dict[str, Any] = {"prompt": "a fish", "prompt_2": "a shark", "image": picture(1)}
     same(run(pipe.bind({**towers, **parts}), seed=5, **given, **SIZES), flux_reference()(seed=5, **said, **SIZES))
+
+
+def test_its_folder_loads_with_the_task_redux(
+    flux_checkpoint: Callable[[str], Path], flux: Load, prior: Path, parts: dict[str, Any], same: Same
+) -> None:
+    """Its components go to a checkpoint, or those of a checkpoint to it."""
+    checkpoint, given = flux_checkpoint("dev"), {"image": picture(1), "seed": 5, **SIZES}
+    expected = run(flux("dev", "redux").bind(parts), **given)
+    redux = sf.load(prior, "redux")
+    assert {*redux.bindings} == {*parts}
+    lacking = {name: value for name, value in sf.load(checkpoint).bindings.items() if name in redux.components}
+    for pipe in (sf.load(checkpoint, "redux", **redux.bindings), sf.load(prior, "redux", **lacking)):
+        assert torch.equal(run(pipe, **given).latents, expected.latents)
+    with pytest.raises(InputError, match=r"(?s)scheduler .*transformer .*Write graph\.bind\(transformer=…\).*vae "):
+        redux(**given)
+
+
+@pytest.mark.parametrize("task", ["text2image", "image2image", "auto"])
+def test_its_folder_refuses_other_tasks_and_what_it_says_works(
+    flux_checkpoint: Callable[[str], Path], prior: Path, task: str
+) -> None:
+    with pytest.raises(LoadError) as refusal:
+        sf.load(prior, task)
+    advice = f"sf.load(checkpoint, 'redux', **sf.load({str(prior)!r}, 'redux').bindings)"
+    assert str(refusal.value) == (
+        f"{prior}: a FluxPriorReduxPipeline has no denoiser. It serves the task 'redux', got {task!r}. "
+        f"Pass its components to a checkpoint of flux: {advice}."
+    )
+    pipe: Graph = eval(advice, {"sf": sf, "checkpoint": flux_checkpoint("dev")})
+    assert run(pipe, image=picture(1), seed=5, **SIZES).latents.isfinite().all()
+
+
+def test_inspect_lists_its_one_task_and_the_components_that_it_lacks(prior: Path) -> None:
+    found = sf.inspect(prior)
+    assert (found.family, found.tasks) == ("flux", ("redux",))
+    assert [line.partition(":")[0] for line in found.missing] == ["scheduler", "transformer", "vae"]
+
+
+def test_each_of_its_components_loads_alone(prior: Path, parts: dict[str, Any]) -> None:
+    """By its folder, as in any pipeline: the class is in its own config, whichever library published it."""
+    for name, part in parts.items():
+        assert type(sf.load_component(prior, subfolder=name)) is type(part)
 
 
 def test_scales_that_do_not_fit_are_refused(flux: Load, parts: dict[str, Any]) -> None:
