@@ -5,6 +5,7 @@ from typing import Any
 
 from ..blocks.control.controlnet import ApplyControlNet, ApplyControlNetUnion
 from ..blocks.control.t2i_adapter import ApplyT2IAdapter
+from ..blocks.image.crop import CropControl
 from ..graph import Block, Graph, named
 from .settings import Components, read_config
 
@@ -16,6 +17,7 @@ _UNET_BLOCKS: Mapping[str, type[Block]] = {
     "T2IAdapter": ApplyT2IAdapter,
 }
 _NODES = {"controlnet": "control", "adapter": "adapt"}
+_PICTURES = ("control_image", "control_mask", "adapter_image")
 _SHARED = ("predict", "rows", "random", "transformer", "vae", "height", "width", "guidance_scale")
 """The ports and components that all control nets of a graph share."""
 
@@ -49,7 +51,24 @@ def attach_controls(graph: Graph, components: Components, block_for: Callable[[C
     for node, number, config in control_components(components):
         if (block := block_for(config)) is not None:
             graph = graph.insert(node, numbered(block, number), before="denoise.guider")
+    return with_cropped_controls(graph)
+
+
+def with_cropped_controls(graph: Graph) -> Graph:
+    """Where the graph crops its picture to a mask, crop the control pictures too."""
+    if "crop" not in graph.nodes:
+        return graph
+    for name in [name for name in graph.inputs if name.removesuffix(_number(name)) in _PICTURES]:
+        node = f"crop_{name}"
+        graph = graph.insert(node, named(CropControl(), control_image=name), after="crop")
+        graph = graph.wire(f"{node}.image", "inputs.image")
     return graph
+
+
+def _number(name: str) -> str:
+    """`_1` of `control_image_1`; "" of a name without a number."""
+    _, _, last = name.rpartition("_")
+    return f"_{last}" if last.isdecimal() else ""
 
 
 def attach_unet_controls(graph: Graph, components: Components) -> Graph:

@@ -5,23 +5,22 @@ from ..blocks.denoise.extra_inputs import AddControlChannels, AddFillChannels, A
 from ..blocks.guiders.none import NoGuidance
 from ..blocks.image.encode import EncodeImage, HideMasked
 from ..blocks.image.kontext import ChooseReference, EncodeReference, FitArea, FitImage, ReadReference
-from ..blocks.image.read import ReadMask
 from ..blocks.latents.start import DiscardNoise
 from ..blocks.text.redux import AddImagePrompt, EncodeImagePrompt, MakeEmptyPrompt
 from ..graph import Graph, named
-from .control import control_components, numbered
+from .control import control_components, numbered, with_cropped_controls
 from .settings import Components, FluxSettings
+from .tasks import with_mask
 
 
 def with_fill_channels(graph: Graph, settings: FluxSettings) -> Graph:
     """From an image2image graph: the transformer reads the mask and the masked picture as channels (Fill)."""
-    size, multiple = settings.size, settings.multiple
-    return (
+    graph = (
         graph.insert("add_fill_channels", AddFillChannels(), after="denoise.predict")
         .insert("encode_masked", named(EncodeImage(), pixels="hidden", image_latents="masked_latents"), after="noise")
         .insert("hide", HideMasked(), after="noise")
-        .insert("read_mask", ReadMask(multiple=multiple, height=size, width=size), after="read")
     )
+    return with_mask(graph, settings.size, settings.multiple)
 
 
 def with_reference_image(graph: Graph, settings: FluxSettings) -> Graph:
@@ -91,16 +90,18 @@ def attach(graph: Graph, components: Components) -> Graph:
     """Insert the blocks of the checkpoint's control nets.
 
     Control pictures are encoded, which draws noise, before all else: as published, so that a seed makes the published
-    picture.
+    picture. A net that reads a guidance scale has the transformer's.
     """
     encode = EncodeControl(multiple=FluxSettings().read(components).multiple)
+    scale = graph["denoise.predict"].config()["guidance_scale"]
     first = "read" if "read" in graph.nodes else "noise"
     for node, number, config in control_components(components):
         if config.get("_class_name") != "FluxControlNetModel":
             continue
         reads_pixels = config.get("conditioning_embedding_channels") is not None
         apply = ApplyControlNet() if reads_pixels else ApplyControlLatents()
+        apply = apply if scale is None else apply.with_(guidance_scale=scale)
         if not reads_pixels:
             graph = graph.insert(f"encode_{node}", numbered(encode, number), before=first)
         graph = graph.insert(node, numbered(apply, number), before="denoise.guider")
-    return graph
+    return with_cropped_controls(graph)

@@ -34,10 +34,17 @@ def to_inpaint(graph: Graph, size: int, multiple: int, *, reads_mask: bool) -> G
     what lies outside the mask put back after each step.
     """
     read = ReadImage(multiple=multiple, height=size, width=size)
+    graph = (_read_mask if reads_mask else _keep_unmasked)(graph.replace("read", read))
+    return with_mask(graph.insert("shrink", ShrinkMask(), after="encode_image"), size, multiple)
+
+
+def with_mask(graph: Graph, size: int, multiple: int) -> Graph:
+    """From an image2image graph: read a mask, and paint a small region at full size where `padding_mask_crop` says so.
+
+    size: pixels a side.
+    """
     return (
-        (_read_mask if reads_mask else _keep_unmasked)(graph.replace("read", read))
-        .insert("shrink", ShrinkMask(), after="encode_image")
-        .insert("read_mask", ReadMask(multiple=multiple, height=size, width=size), after="read")
+        graph.insert("read_mask", ReadMask(multiple=multiple, height=size, width=size), after="read")
         .insert("crop", CropToMask(height=size, width=size), before="read")
         .insert("put_back", PutBackCrop(), after="decode")
         .wire("put_back.image", "inputs.image")

@@ -7,7 +7,16 @@ import torch
 from annotated_types import Ge
 from PIL import Image
 
-from ...components.pictures import Picture, PictureInput, colours, each_picture, eight_bits, in_range, mask_of
+from ...components.pictures import (
+    Picture,
+    PictureInput,
+    colours,
+    each_picture,
+    eight_bits,
+    in_range,
+    mask_of,
+    size_of,
+)
 from ...components.types import Images
 from ...graph import Block, Port, knob
 from ...graph.errors import UnfitValue
@@ -57,6 +66,40 @@ class CropToMask(Block):
         return Cropped(
             *(_fitted(part.crop(region), width, height, inside=True) for part in (picture, mask)), region=region
         )
+
+
+class ControlCropped(NamedTuple):
+    """The crops of control pictures."""
+
+    control_image: PictureInput
+
+
+class CropControl(Block):
+    """Crop control pictures as `CropToMask` crops the picture, so that they fit the crop that is painted.
+
+    height, width: as in `CropToMask`. background: as in `ControlBlock`.
+
+    Raises:
+        ValueError: a control picture of another size than the picture.
+    """
+
+    background: str = "black"
+    height: Size = knob(None)
+    width: Size = knob(None)
+
+    def __call__(self, control_image: PictureInput, image: PictureInput, region: Region) -> ControlCropped:
+        if region == WHOLE:
+            return ControlCropped(control_image)
+        rows, columns = size_of(_one("image", image))
+        width, height = self.width or columns, self.height or rows
+        pictures = [eight_bits(colours(in_range(one), self.background)) for one in each_picture(control_image)]
+        for one in pictures:
+            if one.size != (columns, rows):
+                raise ValueError(
+                    f"padding_mask_crop needs image and control picture of one size, got {columns}x{rows} and "
+                    f"{_size(one)}. Resize one."
+                )
+        return ControlCropped([_fitted(one.crop(region), width, height, inside=True) for one in pictures])
 
 
 class PutBack(NamedTuple):

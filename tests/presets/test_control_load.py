@@ -4,7 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 import sfumato as sf
 from sfumato import Graph
@@ -60,6 +63,35 @@ def test_a_control_net_in_the_index_is_there_and_bound(
     same(run(pipe.task("inpaint"), **given), theirs("inpaint", net, **given))
     loaded: Graph = sf.load(folder, "inpaint")
     assert loaded == pipe.task("inpaint")
+
+
+@pytest.mark.parametrize("padding", [0, 12])
+def test_control_pictures_are_cropped_with_the_picture(
+    diffusers: Any,
+    saved: Callable[..., tuple[Path, Any]],
+    nets: Nets,
+    tiny_reference: Callable[[str], Reference],
+    padding: int,
+) -> None:
+    """Pixels are within one of 255: both put whole numbers back."""
+    name = "StableDiffusionControlNetInpaintPipeline"
+    folder, net = saved(name, nets.control(tiny_reference("sd").pipe.unet))
+    spot = Image.new("L", (96, 96))
+    spot.paste(255, (30, 40, 60, 70))
+    given: dict[str, Any] = {"prompt": "a red apple", "num_inference_steps": 3, "height": 64, "width": 64}
+    given |= {"image": picture(1, 96, 96), "mask_image": spot, "control_image": picture(9, 96, 96)}
+    given |= {"padding_mask_crop": padding, "controlnet_conditioning_scale": 1.0}
+    with quiet():
+        pipe = getattr(diffusers, name).from_pretrained(
+            folder, controlnet=net, safety_checker=None, requires_safety_checker=False
+        )
+        pipe.set_progress_bar_config(disable=True)
+        theirs = pipe(generator=torch.Generator().manual_seed(3), **given).images[0]
+    inpaint = sf.load(folder, "inpaint")
+    ours = inpaint(seed=3, **given).images[0]
+    assert np.abs(np.asarray(ours, int) - np.asarray(theirs, int)).max() <= 1
+    with pytest.raises(ValueError, match=r"image and control picture of one size, got 96x96 and 64x64\. Resize one\."):
+        inpaint(seed=3, **{**given, "control_image": picture(9)})
 
 
 def test_several_control_nets_are_numbered(

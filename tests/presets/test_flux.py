@@ -161,6 +161,20 @@ def test_a_checkpoint_that_was_trained_to_fill_does(
     same(run(flux("fill", task), **given), flux_reference("fill")("fill", **given))
 
 
+def test_a_small_place_is_filled_at_full_size(flux: Load) -> None:
+    """Not in the reference. It paints the crop that `inpaint` paints, and puts it back; the rest stays as it was."""
+    spot = Image.new("L", (96, 96))
+    spot.paste(255, (30, 40, 60, 70))
+    given: dict[str, Any] = {**SMALL, "prompt": "a fish", "image": picture(1, 96, 96), "mask_image": spot, "seed": 4}
+    pipe = flux("fill", "fill")
+    whole, cropped = (pipe(padding_mask_crop=padding, **given).images[0] for padding in (None, 10))
+    assert (whole.size, cropped.size) == ((48, 32), (96, 96))
+    kept = (0, 0, 30, 96)
+    assert np.array_equal(np.asarray(cropped.crop(kept)), np.asarray(given["image"].crop(kept)))
+    painted = (30, 40, 60, 70)
+    assert not np.array_equal(np.asarray(cropped.crop(painted)), np.asarray(given["image"].crop(painted)))
+
+
 @pytest.mark.parametrize(("name", "task"), [("dev", "image2image"), ("dev", "inpaint"), ("fill", "fill")])
 def test_several_seeds_with_one_image_give_the_pictures_that_each_gives_alone(
     flux: Load, flux_reference: Theirs, same: Same, name: str, task: str
@@ -248,8 +262,10 @@ def test_a_guidance_scale_that_nothing_reads_is_told(flux: Load) -> None:
 def test_a_checkpoint_for_filling_says_so_when_it_is_asked_for_something_else(flux: Load) -> None:
     with pytest.raises(LoadError, match=r"The task 'text2image': .* reads a mask .* Use the task 'fill' or 'inpaint'"):
         flux("fill")
-    with pytest.raises(InputError, match=r"padding_mask_crop  no such input"):  # with it, inpaint takes none either
-        run(flux("fill", "fill"), prompt="a fish", image=picture(), mask_image=half(), padding_mask_crop=3, **SMALL)
+    with pytest.raises(InputError, match=r"image_reference  no such input"):  # of Kontext, which this transformer is not
+        flux("fill", "fill")(
+            prompt="a fish", image=picture(), mask_image=half(), image_reference=picture(), **SMALL
+        )
 
 
 def test_sizes_that_make_no_whole_tokens_are_refused(flux: Load) -> None:

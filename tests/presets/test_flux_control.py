@@ -229,6 +229,25 @@ def test_a_transformer_that_reads_control_inpaints_as_in_the_reference(
     same(ours, ReferenceDepth(diffusers, flux_checkpoint("depth"))("inpaint", **given))
 
 
+def test_control_is_cropped_with_the_picture(flux: Load) -> None:
+    """A crop of all is the same as no crop; a crop of a part has another part of the control picture."""
+    given: dict[str, Any] = {**SMALL, "height": 64, "width": 64, "prompt": "a fish", "seed": 3, "image": picture(6)}
+    given |= {"mask_image": Image.new("L", (64, 64), 255), "control_image": picture(5)}
+    pipe = flux("depth", "inpaint")
+    assert torch.equal(run(pipe, **given).latents, run(pipe, padding_mask_crop=0, **given).latents)
+    spot = Image.new("L", (64, 64))
+    spot.paste(255, (32, 32, 64, 64))
+    cropped = pipe.only("control_latents")(
+        **{k: v for k, v in given.items() if k not in ("num_inference_steps", "max_sequence_length")}
+        | {"mask_image": spot, "padding_mask_crop": 0}
+    )
+    part = {**given, "control_image": picture(5).crop((32, 32, 64, 64)), "mask_image": spot.crop((32, 32, 64, 64))}
+    part["image"] = given["image"].crop((32, 32, 64, 64))
+    keys = ("prompt", "seed", "height", "width", "image", "mask_image", "control_image")
+    whole = pipe.only("control_latents")(**{key: part[key] for key in keys})
+    assert torch.equal(cropped.control_latents, whole.control_latents)
+
+
 def test_several_seeds_inpaint_with_control_as_each_alone(flux: Load) -> None:
     given: dict[str, Any] = {**SMALL, "prompt": "a fish", "strength": 0.7}
     given |= {"image": picture(6), "mask_image": half(), "control_image": picture(5)}

@@ -25,8 +25,14 @@ Theirs = Callable[..., ReferenceFlux]
 Same = Callable[..., object]
 NAME = "FluxKontextInpaintPipeline"
 PROMPTS = ["a fish", "a cat"]
-GIVEN: dict[str, Any] = {"prompt": "a fish", "num_inference_steps": 5, "max_sequence_length": 24, "seed": 6}
-GIVEN |= {"image": picture(1, 40, 70), "mask_image": half(40, 70)}
+GIVEN: dict[str, Any] = {
+    "prompt": "a fish",
+    "num_inference_steps": 5,
+    "max_sequence_length": 24,
+    "seed": 6,
+    "image": picture(1, 40, 70),
+    "mask_image": half(40, 70),
+}
 
 CALLS: dict[str, dict[str, Any]] = {
     "a picture": {},

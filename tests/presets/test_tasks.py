@@ -11,6 +11,7 @@ import torch
 import sfumato as sf
 from sfumato import Graph, InputError, LoadError, WireError
 from sfumato.graph.tasks import graph_for
+from sfumato.presets.control import with_cropped_controls
 
 from .control import Net, Nets, controlled
 from .control import nets as nets
@@ -162,9 +163,9 @@ def net(nets: Nets, unet: Any) -> Net:
 def test_a_load_with_a_control_net_puts_its_block_in(
     tiny: Tiny, checkpoint: Callable[[str], Path], net: Net, task: str
 ) -> None:
-    """As StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=net) does."""
+    """As StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=net) does. To inpaint, its picture is cropped."""
     pipe = sf.load(checkpoint("sd"), task, controlnet=net.ours)
-    assert pipe == controlled(tiny("sd", task)).bind(controlnet=net.ours)
+    assert pipe == with_cropped_controls(controlled(tiny("sd", task))).bind(controlnet=net.ours)
 
 
 def test_several_nets_are_numbered(checkpoint: Callable[[str], Path], net: Net, nets: Nets) -> None:
