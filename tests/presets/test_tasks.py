@@ -163,7 +163,7 @@ def net(nets: Nets, unet: Any) -> Net:
 def test_a_load_with_a_control_net_puts_its_block_in(
     tiny: Tiny, checkpoint: Callable[[str], Path], net: Net, task: str
 ) -> None:
-    """As StableDiffusionControlNetPipeline.from_pretrained(folder, controlnet=net) does. To inpaint, its picture is cropped."""
+    """As from_pretrained(folder, controlnet=net) of diffusers. To inpaint, its picture is cropped too."""
     pipe = sf.load(checkpoint("sd"), task, controlnet=net.ours)
     assert pipe == with_cropped_controls(controlled(tiny("sd", task))).bind(controlnet=net.ours)
 
