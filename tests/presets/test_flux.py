@@ -262,10 +262,10 @@ def test_a_guidance_scale_that_nothing_reads_is_told(flux: Load) -> None:
 def test_a_checkpoint_for_filling_says_so_when_it_is_asked_for_something_else(flux: Load) -> None:
     with pytest.raises(LoadError, match=r"The task 'text2image': .* reads a mask .* Use the task 'fill' or 'inpaint'"):
         flux("fill")
-    with pytest.raises(InputError, match=r"image_reference  no such input"):  # of Kontext, which this transformer is not
-        flux("fill", "fill")(
-            prompt="a fish", image=picture(), mask_image=half(), image_reference=picture(), **SMALL
-        )
+    with pytest.raises(
+        InputError, match=r"image_reference  no such input"
+    ):  # of Kontext, which this transformer is not
+        flux("fill", "fill")(prompt="a fish", image=picture(), mask_image=half(), image_reference=picture(), **SMALL)
 
 
 def test_sizes_that_make_no_whole_tokens_are_refused(flux: Load) -> None:
