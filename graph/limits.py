@@ -47,6 +47,7 @@ LIMITS = {
     # Indexes, repos and names.
     "index_entries": Limit(1_000, "entries", "a pipeline has at most 20 components"),
     "name_letters": Limit(128, "letters in a name", "published names of nodes and components have at most 40"),
+    "listing_bytes": Limit(32 * _MIB, "bytes", "the Hub writes 300 bytes for each file of a repo"),
     "repo_files": Limit(100_000, "files", "the Hub itself advises fewer"),
     "path_letters": Limit(1_024, "letters in a path", "file systems take 255 for each folder, and 4,096 in all"),
     # Weights.

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...graph.errors import LoadError
-from ...graph.files.inside import leads_out
-from ...graph.limits import AboveLimit, check_limit
+from ...graph.errors import LoadError, SfumatoError
+from ...graph.limits import limit
 from ...registry import printable
 from .files import write_text
+from .listing import RepoFile, checked_session, read_listing
 from .parallel import Stopped, run_parallel
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -64,16 +64,6 @@ class Access:
             object.__setattr__(self, "cache_dir", str(Path(self.cache_dir).expanduser().absolute()))
         folders = [self.folders] if isinstance(self.folders, str | Path) else self.folders
         object.__setattr__(self, "folders", tuple(str(Path(name).expanduser().absolute()) for name in folders))
-
-
-@dataclass(frozen=True)
-class RepoFile:
-    """A file of a repo."""
-
-    size: int | None = None
-    """Bytes."""
-    sha256: str | None = None
-    """The Hub's hash. Small files have none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,26 +169,38 @@ class Repo:
     def _download(self, path: str, stop: threading.Event) -> None:
         from huggingface_hub import hf_hub_download
 
+        checked_session()
+        size = self.files[path].size
+        most = limit("config_bytes") if size is None else size
         file = hf_hub_download(
             self.source, path, revision=self.revision, token=self.access.token, cache_dir=self.access.cache_dir,
-            force_download=self._must_refetch(path), tqdm_class=_bar(stop),
+            force_download=self._must_refetch(path), tqdm_class=_bar(stop, f"{self.source}/{path}", most),
         )  # fmt: skip
         self._verify(path, Path(file))
         self._fresh.add(path)
 
     def _verify(self, path: str, file: Path) -> None:
-        expected = self.files[path].sha256
-        if expected is None:
+        """Compare a downloaded file with the size and the hash that the repo names. A file that differs is removed."""
+        expected = self.files[path]
+        size = file.stat().st_size
+        found = ""
+        if expected.size is not None and size != expected.size:
+            found = f"has {size} bytes, and the repo names {expected.size}"
+        elif expected.sha256 is not None and (actual := _sha256(file)) != expected.sha256:
+            found = f"has the SHA-256 {actual[:16]}…, and the repo names {expected.sha256[:16]}…"
+        elif expected.git_hash is not None and (actual := _git_hash(file)) != expected.git_hash:
+            found = f"has the Git hash {actual[:16]}…, and the repo names {expected.git_hash[:16]}…"
+        if not found:
             return
         with file.open("rb") as data:
-            actual = hashlib.file_digest(data, "sha256").hexdigest()
-        if actual != expected:
-            file.resolve().unlink(missing_ok=True)
-            file.unlink(missing_ok=True)
-            raise LoadError(
-                f"{self.source}/{path}: the downloaded file has the SHA-256 {actual[:16]}…, and the repo names "
-                f"{expected[:16]}…. The file was removed. Try again; if it happens again, do not use this repo."
-            )
+            if data.read(64).lstrip()[:1] == b"<":
+                found += ". It is a web page, as a network sends it that asks to sign in"
+        file.resolve().unlink(missing_ok=True)
+        file.unlink(missing_ok=True)
+        raise LoadError(
+            f"{self.source}/{path}: the downloaded file {found}. The file was removed. Try again; if it happens again, "
+            "do not use this repo."
+        )
 
     def _check_disk(self, size: int) -> None:
         folder = self._root()
@@ -210,6 +212,20 @@ class Repo:
                 f"{self.source}: the download needs {size / 1e9:.2f} GB, and {folder} has {free / 1e9:.2f} GB free. "
                 "Make room, or pass cache_dir= on a larger disk (or set HF_HOME)."
             )
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as data:
+        return hashlib.file_digest(data, "sha256").hexdigest()
+
+
+def _git_hash(file: Path) -> str:
+    """The SHA-1 of a file as a blob of Git."""
+    made = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
+    with file.open("rb") as data:
+        while part := data.read(1 << 20):
+            made.update(part)
+    return made.hexdigest()
 
 
 _opened: dict[tuple[str, str | None, Access], Repo] = {}
@@ -238,7 +254,7 @@ def open_repo(name: str, revision: str | None = None, access: Access | None = No
 
 def _listed(name: str, revision: str | None, access: Access) -> Repo | None:
     """The repo by one request to the Hub; None if the Hub cannot be reached."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if access.local_files_only or constants.HF_HUB_OFFLINE:
@@ -247,22 +263,14 @@ def _listed(name: str, revision: str | None, access: Access) -> Repo | None:
     broken = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
     assert issubclass(broken, Exception)
     try:
-        info = HfApi().model_info(name, revision=revision, token=access.token, files_metadata=True)
+        found = read_listing(name, revision, access.token)
     except (HfHubHTTPError, OfflineModeIsEnabled) as error:
         if isinstance(error, OfflineModeIsEnabled):
             return None
         raise
     except (OSError, broken):
         return None
-    try:
-        check_limit("repo_files", len(info.siblings or ()))
-        check_limit("path_letters", max((len(file.rfilename) for file in info.siblings or ()), default=0))
-    except AboveLimit as error:
-        raise LoadError(f"{name}: the repo {error}") from None
-    if bad := [path for path in (*(file.rfilename for file in info.siblings or ()), str(info.sha)) if leads_out(path)]:
-        raise LoadError(f"{name}: the Hub lists {bad[0]!r}, which leads out of the repo. Do not use it.")
-    files = {file.rfilename: RepoFile(file.size, file.lfs.sha256 if file.lfs else None) for file in info.siblings or ()}
-    return Repo(name, str(info.sha), files, access, online=True, branch=revision or "main")
+    return Repo(name, found.commit, found.files, access, online=True, branch=revision or "main")
 
 
 def _cached(name: str, revision: str | None, access: Access) -> Repo:
@@ -274,9 +282,9 @@ def _cached(name: str, revision: str | None, access: Access) -> Repo:
     return Repo(name, root.name, files, access, online=False)
 
 
-def _bar(stop: threading.Event) -> type[Any]:  # the client's bars are untyped
+def _bar(stop: threading.Event, name: str, most: int) -> type[Any]:  # the client's bars are untyped
     """The client's progress bar, which shows names of files. Each piece of a download updates it, so a download can be
-    stopped here."""
+    stopped here: by `stop`, and where more than `most` bytes come."""
     from huggingface_hub.utils import tqdm
 
     class Bar(tqdm):
@@ -288,6 +296,9 @@ def _bar(stop: threading.Event) -> type[Any]:  # the client's bars are untyped
         def update(self, n: float | None = 1) -> bool | None:
             if stop.is_set():
                 raise Stopped
+            self.received = getattr(self, "received", 0) + (n or 0)
+            if self.received > most:
+                raise LoadError(f"{name}: the server sends more than the {most} bytes that the repo names. Stopped.")
             return super().update(n)
 
     return Bar
@@ -318,12 +329,15 @@ def hub_errors(repo: str, revision: str | None = None, access: Access | None = N
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
+        SafetensorsParsingError,
     )  # fmt: skip
 
     broken = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
     assert issubclass(broken, Exception)
     try:
         yield
+    except SfumatoError:
+        raise
     except GatedRepoError as error:
         page = str(error.response.request.url).partition(f"/{repo}")[0] + f"/{repo}"
         has_token = error.response.status_code == 403
@@ -344,7 +358,7 @@ def hub_errors(repo: str, revision: str | None = None, access: Access | None = N
         raise LoadError(f"{repo}: {error}") from None
     except HfHubHTTPError as error:
         raise LoadError(f"{repo}: the Hub answered with an error: {error}. Try again later.") from error
-    except (OSError, broken) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorsParsingError, broken) as error:
         advice = _download_advice(error)
         raise LoadError(f"{repo}: the download failed ({type(error).__name__}: {error}). {advice}.") from error
 

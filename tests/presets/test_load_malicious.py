@@ -279,7 +279,8 @@ def test_a_class_that_only_code_in_the_repo_has_is_refused(folder: Path) -> None
 
 def test_an_index_of_a_repo_names_no_path_of_this_machine(folder: Path, tmp_path: Path) -> None:
     """A name without an owner, or an absolute path, is of the machine that wrote it."""
-    from sfumato.components.storage.hub import Access, Repo, RepoFile
+    from sfumato.components.storage.hub import Access, Repo
+    from sfumato.components.storage.listing import RepoFile
 
     modular(folder, pretrained_model_name_or_path=str(EMBEDDED), subfolder="vae")
     cache = tmp_path / "models--a--b" / "snapshots" / "0"

@@ -16,7 +16,7 @@ from .table import Action
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 CALL: dict[str, Any] = {
-    "prompt": "a fox", "num_inference_steps": 2, "seed": 0, "output_type": "pt", "height": 64, "width": 64,
+    "prompt": "a fox", "num_inference_steps": 1, "seed": 0, "output_type": "pt", "height": 64, "width": 64,
 }  # fmt: skip
 EMBEDDED = Path(sf.__file__).parent / "presets/embedded/emoji"
 _PLACE: list[Path] = []

@@ -27,7 +27,8 @@ def command(*words: str) -> Action:
         os.write(1, f"{printed}\n{errors}".encode())
         if code == 0:
             return printed
-        if code not in (1, 2) or re.search(r"^(error:|Usage|usage)", errors, re.MULTILINE) is None:
+        said = re.search(r"^ ?(error:|usage:|\d+ problems?)", f"{errors}\n{printed}", re.MULTILINE | re.IGNORECASE)
+        if code not in (1, 2) or said is None:
             raise Faulty(f"exit code {code}, {errors[-300:]!r}")
         raise Refused(errors)
 

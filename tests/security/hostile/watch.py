@@ -56,8 +56,8 @@ class Watch:
             return f"{event}{_short(args)}" if not self._own_caller(event) else ""
         if event == "open":
             return self._opened(*args)
-        if event in _CHANGES and not self._may_write(args[0]):
-            return f"{event} of {_short(args[0])}"
+        if event in _CHANGES:
+            return self._changed(event, args)
         if event == "exec" and not self._is_code(getattr(args[0], "co_filename", "")):
             return f"runs the code of {args[0].co_filename}"
         if event == "socket.connect" and not _is_near(args[1]):
@@ -83,11 +83,31 @@ class Watch:
             return f"reads {_short(path)}"
         return ""
 
-    def _may_write(self, path: Any) -> bool:
+    def _changed(self, event: str, args: tuple[Any, ...]) -> str:
+        """The files that an event changes: links and new names are made at the second argument."""
+        if event in ("os.symlink", "os.link"):
+            paths = [(args[1], args[2] if len(args) > 2 else -1)]
+        elif event == "os.rename":
+            paths = [(args[0], args[2]), (args[1], args[3])]
+        elif event in ("os.remove", "os.rmdir"):
+            paths = [(args[0], args[1])]
+        elif event in ("os.mkdir", "os.chmod"):
+            paths = [(args[0], args[2])]
+            if event == "os.mkdir" and os.path.exists(args[0]):
+                return ""  # it fails, and changes nothing
+        else:
+            paths = [(args[0], -1)]
+        for path, folder in paths:
+            if not self._may_write(path, folder if isinstance(folder, int) else -1):
+                return f"{event} of {_short(path)}"
+        return ""
+
+    def _may_write(self, path: Any, folder: int = -1) -> bool:
         if isinstance(path, int):
             return True
-        text = os.path.realpath(os.fsdecode(path))
-        return text.startswith(self._inside) or text in (os.devnull, "/dev/shm") or text.startswith("/proc/self")
+        base = os.readlink(f"/proc/self/fd/{folder}") if folder >= 0 else ""
+        text = os.path.realpath(os.path.join(base, os.fsdecode(path)))
+        return text.startswith((*self._inside, "/proc/self")) or text in (os.devnull, "/dev/full", "/dev/shm")
 
     def _is_code(self, file: str) -> bool:
         if not file or file.startswith("<"):

@@ -116,7 +116,7 @@ FOLDERS: dict[str, Callable[[Path], Path]] = {
     "called by lines": lambda folder: _renamed(folder, "a\nerror: b"),
     "called by a surrogate": lambda folder: _renamed(folder, "\udcff"),
     "called by HTML": lambda folder: _renamed(folder, "<b>"),
-    "called by colours of rich": lambda folder: _renamed(folder, "[bold]x[/]"),
+    "called by colours of rich": lambda folder: _renamed(folder, "[bold]x[bold]"),
     "with a config key of control characters": _keyed("unet/config.json", CONTROL),
     "with a scheduler key of control characters": _keyed("scheduler/scheduler_config.json", CONTROL),
     "with a component of control characters": _index,

@@ -248,7 +248,7 @@ LISTINGS: dict[str, Answer] = {
     "a reason of control characters": _raw(b"HTTP/1.1 500 \x1b[31mred\x07\r\nContent-Length: 0\r\n\r\n"),
     "a redirect to itself": lambda h: h.give(b"", 307, {"Location": h.path}),
     "a redirect to a file": lambda h: h.give(b"", 302, {"Location": "file:///etc/passwd"}),
-    "a redirect to another server": lambda h: h.give(b"", 302, {"Location": "http://192.0.2.1/x"}),
+    "a redirect to another server": lambda h: h.give(b"", 302, {"Location": "http://127.0.0.2:1/x"}),
     "a redirect to nowhere": lambda h: h.give(b"", 302, {"Location": ""}),
     "a redirect to control characters": lambda h: h.give(b"", 302, {"Location": "http://\x1b[31m/"}),
     "compressed without end": lambda h: h.give(_zeros(), headers={"Content-Encoding": "gzip"}, kind="application/json"),
@@ -275,7 +275,7 @@ FILES: dict[str, Answer] = {
     "endless": _endless(b"x" * (1 << 20), headers={"X-Repo-Commit": COMMIT, "ETag": '"x"'}),
     "closed at once": _closed,
     "a redirect to itself": lambda h: h.give(b"", 307, {"Location": h.path, "X-Repo-Commit": COMMIT, "ETag": '"x"'}),
-    "a redirect to another server": lambda h: h.give(b"", 302, {"Location": "http://192.0.2.1/x", "X-Repo-Commit": COMMIT, "ETag": '"x"', "X-Linked-Size": "1"}),
+    "a redirect to another server": lambda h: h.give(b"", 302, {"Location": "http://127.0.0.2:1/x", "X-Repo-Commit": COMMIT, "ETag": '"x"', "X-Linked-Size": "1"}),
     "a redirect to a file": lambda h: h.give(b"", 302, {"Location": "file:///etc/passwd", "X-Repo-Commit": COMMIT, "ETag": '"x"'}),
     "a linked size that lies": lambda h: h.give_file(h.server.name, {"X-Linked-Size": "10", "X-Linked-Etag": '"y"'}),
     "a hash of Xet": lambda h: h.give_file(h.server.name, {"X-Xet-Hash": "../x", "X-Xet-Refresh-Route": "/x"}),
@@ -309,6 +309,7 @@ def _asked(place: Path, listing: Answer | None = None, file: Answer | None = Non
     constants.HUGGINGFACE_CO_URL_TEMPLATE = url + "/{repo_id}/resolve/{revision}/{filename}"
     constants.HF_HUB_CACHE = str(place / "cache")
     constants.HF_HUB_DISABLE_XET, constants.HF_HUB_OFFLINE = True, False
+    constants.HF_HUB_ETAG_TIMEOUT = constants.HF_HUB_DOWNLOAD_TIMEOUT = 1
     hub._opened.clear()  # pyright: ignore[reportPrivateUsage]  what this process asked before
 
     def action() -> list[object]:
