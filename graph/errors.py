@@ -107,7 +107,7 @@ class BrokenBlock(GraphError, TypeError):
 
 
 class BlockFailed(GraphError, RuntimeError):
-    """A block of this package whose computation torch refused. The text has the reason; `__cause__` is torch's error."""
+    """A block of this package whose computation torch refused. The text has the reason, `__cause__` torch's error."""
 
 
 class NotFinite(GraphError, ArithmeticError):

@@ -68,9 +68,10 @@ def tensors_in(value: Any) -> Iterator[Any]:
     elif is_dataclass(value) and not isinstance(value, type):
         parts = [getattr(value, name) for name in _names(type(value))]
     for part in parts:
-        if hasattr(part, "is_floating_point") and part.is_floating_point() and part.numel() and part.itemsize > 1:
-            if not part.is_meta and not part.is_sparse:
-                yield part
+        if not hasattr(part, "is_floating_point") or part.is_meta or part.is_sparse:
+            continue
+        if part.is_floating_point() and part.numel() and part.itemsize > 1:
+            yield part
 
 
 @lru_cache(maxsize=256)
