@@ -206,7 +206,9 @@ class ComponentSpec(BaseModel):
         try:
             return class_of(self.hint)
         except UnknownName as error:
-            raise LoadError(f"{self}: type_hint: {error}") from error
+            of_config = self.config is None and (self.type_hint is None or self.type_hint[1] in AUTO_CLASSES)
+            place = self._config_file().name if of_config else "type_hint"
+            raise LoadError(f"{self}: {place}: {error}") from error
 
     @property
     def hint(self) -> tuple[str, str]:
@@ -248,9 +250,12 @@ class ComponentSpec(BaseModel):
         """The component's config: the inline one, else the JSON file in its folder. Opens no weight file."""
         if self.config is not None:
             return dict(self.config)
+        return read_json(self._config_file())
+
+    def _config_file(self) -> Path:
         folder = self.folder
         names = (*CONFIGS, "tokenizer_config.json")
-        return read_json(folder / next((n for n in names if (folder / n).is_file()), CONFIGS[0]))
+        return folder / next((n for n in names if (folder / n).is_file()), CONFIGS[0])
 
     def bindable(self) -> Any:  # a Handle, which knows this class
         """A handle of the process's own manager: what a graph binds for this spec."""

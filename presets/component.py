@@ -6,7 +6,7 @@ from typing import Any
 from ..components.spec import ComponentSpec, class_of
 from ..components.storage.location import Location
 from ..graph import LoadError
-from ..registry import did_you_mean, models, native, schedulers
+from ..registry import did_you_mean, models, native, schedulers, transformers_types
 
 Hint = tuple[str, str]
 """A library and a class in it, as published: ("diffusers", "AutoencoderKL")."""
@@ -14,7 +14,7 @@ Hint = tuple[str, str]
 
 def hint_for(class_name: str) -> Hint:
     """The library that a published class is from. LoadError for a class that we do not have."""
-    if ("transformers", class_name) in native:
+    if ("transformers", class_name) in native or class_name in transformers_types:
         return "transformers", class_name
     if "/" in class_name or class_name[:1] in (".", "~"):
         raise LoadError(

@@ -23,7 +23,7 @@ from ..storage.location import Folder, Location, fetch_small_files
 from ..storage.tensors import PICKLES, Tensors
 from ..storage.weights import STEM, Device, move, weight_names
 from .component_files import is_of_transformers, refuse_code, small_files_of
-from .from_transformers import read_model, read_processor
+from .from_transformers import read_model, read_processor, refuse_adapter
 from .open_tensors import open_tensors
 from .single_file.checkpoint import open_checkpoint, tensors_in
 from .tokenizer_base import FastTokenizer
@@ -52,6 +52,8 @@ def _load_problems(spec: ComponentSpec) -> list[str]:
         return [f"{folder}: there is no such folder. Beside it: {', '.join(folders) or 'none'}."]
     folder = fetch_small_files(location, spec.subfolder)
     refuse_code(location, spec.subfolder)
+    if is_of_transformers(kind) and is_model(kind):
+        refuse_adapter(folder)
     return list(_missing(spec, kind, location, folder)) or list(missing_packages(quantization_for(spec)))
 
 

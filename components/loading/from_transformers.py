@@ -53,6 +53,7 @@ def read_model(
     """
     if others := [name for name in weights if not name.endswith(".safetensors")]:
         raise LoadError(f"{folder / others[0]}: a {kind.__name__} is read from .safetensors files alone.")
+    refuse_adapter(folder)
     settings: dict[str, Any] = for_transformers(spec.quantization, str(device))
     tensors = SafetensorFiles([folder / name for name in weights])  # refuses damaged headers
     with torch.device("meta"):
@@ -69,7 +70,7 @@ def read_model(
             output_loading_info=True,
             **settings,
         )
-    model.config._name_or_path = str(folder)
+    model.name_or_path = model.config._name_or_path = str(folder)
     if missing := sorted(info["missing_keys"]):
         # transformers fills them with random numbers and continues.
         some = ", ".join(missing[:8]) + (f" … ({len(missing)} in all)" if len(missing) > 8 else "")
@@ -77,6 +78,14 @@ def read_model(
             f"{folder}: the weights lack {some}, which a {kind.__name__} has. Is type_hint the right class?"
         )
     return (model if spec.quantization else model.to(device)).eval().requires_grad_(False)
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Raise LoadError for an adapter beside a model: transformers would read the model that it names, and apply it."""
+    if (file := folder / "adapter_config.json").is_file():
+        raise LoadError(
+            f"{file}: an adapter beside a model is not read. Merge it into the weights, or remove its files."
+        )
 
 
 def model_of_config(kind: Any, spec: ComponentSpec, folder: Path, tensors: Tensors) -> Any:  # a model, and its class

@@ -28,6 +28,14 @@ Trust = Annotated[
         "only if it has this hash. Without this option the code is listed and not run.",
     ),
 ]  # fmt: skip
+Folders = Annotated[
+    list[str] | None,
+    _option(
+        "--folder", panel=_MODEL, metavar="PATH",
+        help="A folder of yours that the graph file or index may name. Can be repeated. Without this option a file may "
+        "name its own folder alone.",
+    ),
+]  # fmt: skip
 Source = Annotated[
     str,
     typer.Argument(

@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from .messages import CommandError, print_json, print_note, print_text, problem_data, reported_errors
-from .options import CheckTask, Debug, Json, Mermaid, Revision, Source, SvgFile, Task, Trust, Variant
+from .options import CheckTask, Debug, Folders, Json, Mermaid, Revision, Source, SvgFile, Task, Trust, Variant
 from .sources import Repo, open_graph
 
 
@@ -20,6 +20,7 @@ def show(
     svg: SvgFile = None,
     mermaid: Mermaid = False,
     trust_remote_code: Trust = None,
+    folder: Folders = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -27,7 +28,7 @@ def show(
     with reported_errors(as_json=json, debug=debug):
         if json + mermaid + (svg is not None) > 1:
             raise CommandError("--json, --mermaid and --svg exclude each other. Pass only one.")
-        graph = open_graph(model, task, repo=Repo(trust_remote_code, revision, variant))
+        graph = open_graph(model, task, repo=Repo(trust_remote_code, revision, variant, tuple(folder or ())))
         if svg is not None:
             from ...components.storage.files import write_text
 
@@ -46,6 +47,7 @@ def check(
     revision: Revision = None,
     variant: Variant = None,
     trust_remote_code: Trust = None,
+    folder: Folders = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -55,7 +57,7 @@ def check(
     whose components the checkpoint does not have is listed, and is no problem.
     """
     with reported_errors(as_json=json, debug=debug):
-        first, *others = _graphs(model, task, Repo(trust_remote_code, revision, variant))
+        first, *others = _graphs(model, task, Repo(trust_remote_code, revision, variant, tuple(folder or ())))
         lacking = {_name(graph): names for graph in others if (names := _unbound(graph) - _unbound(first))}
         graphs = [first, *(graph for graph in others if _name(graph) not in lacking)]
         found = list({(p.code, p.place): p for graph in reversed(graphs) for p in _problems(graph)}.values())

@@ -9,6 +9,7 @@ from .options import (
     Debug,
     Device,
     Dtype,
+    Folders,
     GraphFile,
     Guider,
     Image,
@@ -49,6 +50,7 @@ def run(
     device: Device = None,
     dtype: Dtype = None,
     trust_remote_code: Trust = None,
+    folder: Folders = None,
     output: Output = None,
     json: Json = False,
     debug: Debug = False,
@@ -66,7 +68,7 @@ def run(
         first, replace = first_path(output, prompt)
         progress.stage("importing torch")
         with paused_garbage_collection():
-            repo = Repo(trust_remote_code, revision, variant)
+            repo = Repo(trust_remote_code, revision, variant, tuple(folder or ()))
             pipe = open_pipeline(model, task, graph, options.names, device, dtype, repo)
             call = for_graph(pipe, options)
         progress.stage("checking")

@@ -19,6 +19,8 @@ class Repo(NamedTuple):
     trust: str | None = None
     revision: str | None = None
     variant: str | None = None
+    folders: tuple[str, ...] = ()
+    """Folders that a graph file or an index may name."""
 
 
 @contextmanager
@@ -100,6 +102,7 @@ def open_graph(
 
     Without a task it is text2image, or the first task that the denoiser can draw.
     """
+    from ...components.storage.hub import Access
     from ...graph.errors import LoadError
     from ...graph.tasks import AUTO, task_of
     from ..load import load
@@ -111,7 +114,7 @@ def open_graph(
         return _read_file(x, manager, repo)
     settings: dict[str, Any] = {
         "graph": graph, "manager": manager, "revision": repo.revision, "variant": repo.variant,
-        "trust_remote_code": repo.trust == ANY_CODE or repo.trust or False,
+        "access": Access(folders=repo.folders), "trust_remote_code": repo.trust == ANY_CODE or repo.trust or False,
     }  # fmt: skip
     try:
         return load(x, task or "text2image", **settings)
@@ -131,4 +134,4 @@ def _read_file(x: str, manager: Any, repo: Repo) -> Any:  # a Graph
     path = Path(x).expanduser()
     if path.name == FILE_NAME and read_form(path).auto_map:
         return open_graph(str(path.absolute().parent), manager=manager, repo=repo)
-    return load(Graph, path, manager)
+    return load(Graph, path, manager, allowed=repo.folders)

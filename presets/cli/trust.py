@@ -29,6 +29,7 @@ def with_value(args: Sequence[str]) -> list[str]:
 
 
 def with_flag(text: str) -> str:
-    """A text of the library about `trust_remote_code`, with the option in its place."""
+    """A text of the library about `trust_remote_code` or allowed folders, with the option in its place."""
+    text = re.sub(r"write sf\.load\(…, access=sf\.Access\(folders=\['([^']*)'\]\)\)", r"pass --folder \1", text)
     text = re.sub(r'trust_remote_code="([^"]*)"', rf"{FLAG} \1", text)
     return re.sub(r"\btrust_remote_code(=True)?\b", FLAG, text)

@@ -7,7 +7,6 @@ Other seeds try other numbers and bytes: SFUMATO_HOSTILE_SEED=7 pytest tests/sec
 
 import sys
 from collections.abc import Generator
-from pathlib import Path
 
 import pytest
 

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import sfumato as sf
 from sfumato.components.loading.index import MODULAR, read_index
 from sfumato.components.storage.location import Folder
 from sfumato.graph.files.inside import path_inside
+from sfumato.presets.cli.app import app
 from sfumato.presets.names import EMBEDDED
 
 SPEC = {"pretrained_model_name_or_path": "", "revision": None, "subfolder": "", "variant": None}
@@ -203,3 +205,13 @@ def test_a_folder_called_snapshots_is_no_cache_of_the_hub(private: Path, tmp_pat
     (place / "tokenizer").symlink_to(private / "tokenizer")
     with pytest.raises(sf.LoadError, match="is a link that leads out"):
         used(place)
+
+
+def test_the_command_line_names_folders_too(private: Path, place: Path) -> None:
+    graph_with(place, pretrained_model_name_or_path=str(private), subfolder="tokenizer")
+    run = CliRunner().invoke
+    refused = run(app, ["check", str(place)])
+    assert refused.exit_code == 1
+    assert f"If the path is yours, pass --folder {private}." in " ".join(refused.output.split())
+    for file in (place, place / "graph.json"):
+        assert run(app, ["check", str(file), "--folder", str(private)]).exit_code == 0

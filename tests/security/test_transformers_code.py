@@ -9,6 +9,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+import sfumato as sf
+from sfumato.components.loading.component_files import small_files_of
+from sfumato.registry import UnknownName, hint_of, resolve, transformers_types
+
 from .watched import Seen, run_watched
 
 AUTO = ("AutoModel", "AutoModelForCausalLM", "AutoTokenizer", "AutoProcessor", "AutoImageProcessor", "AutoConfig",
@@ -69,6 +73,10 @@ def cases() -> Iterator[tuple[str, Case]]:
     for value in ({"quant_method": "evil"}, {"quant_method": "gptq", "kernels": "evil/x"}, "evil", [1]):
         config = {**BERT, "quantization_config": value}
         yield f"quantization {value}", (["transformers", "BertModel"], {"config.json": config})
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "evil/x"}
+    yield "an adapter", (["transformers", "BertModel"], {"config.json": BERT, "adapter_config.json": adapter})
+    for key, value in (("vocab_size", 10**12), ("max_position_embeddings", 10**11), ("num_hidden_layers", 10**9)):
+        yield f"{key} of {value}", (["transformers", "BertModel"], {"config.json": {**BERT, key: value}})
     backbone = {"backbone": "evil/x", "use_pretrained_backbone": True}
     yield "a backbone of the Hub", (["transformers", "BertModel"], {"config.json": {**BERT, **backbone}})
 
@@ -149,3 +157,40 @@ def test_settings_and_paths_in_configs_have_no_effect(make: Any, tmp_path: Path)
     nothing_happened(seen, root)
     assert {name: found for name, found in seen.result.items() if found[0] != "loaded"} == {}
     assert not [path for path in seen.opened if path.startswith("/private")]
+
+
+@pytest.mark.parametrize("name", [*transformers_types])
+def test_every_listed_class_is_one_model_or_one_tokenizer(name: str) -> None:
+    kind = resolve(["transformers", name])
+    assert small_files_of(kind)
+    assert not getattr(getattr(kind, "config_class", None), "sub_configs", {})
+    if name != "PreTrainedTokenizerFast":  # another name for the base of all tokenizers
+        assert hint_of(kind) in (("transformers", name), ("transformers", name.removesuffix("Fast")))
+
+
+def test_a_program_lists_a_class_and_a_file_does_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hint = ("transformers", "RobertaModel")
+    with pytest.raises(UnknownName, match=r"transformers_types\.add\('RobertaModel', cls\)"):
+        resolve(hint)
+    monkeypatch.setattr(transformers_types, "_table", {**vars(transformers_types)["_table"]})
+    transformers_types.add("RobertaModel", "transformers:RobertaModel")
+    config = {**BERT, "model_type": "roberta", "architectures": ["RobertaModel"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    made = resolve(hint)(resolve(hint).config_class.from_dict(config))
+    save_file({name: tensor.contiguous() for name, tensor in made.state_dict().items()}, tmp_path / "model.safetensors")
+    model = sf.load_component(tmp_path, "RobertaModel")
+    assert type(model) is resolve(hint) and model.name_or_path == str(tmp_path)
+    assert all(torch.equal(made.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+def test_shards_of_a_model_of_transformers_are_read(tmp_path: Path) -> None:
+    weights = bert_weights()
+    names = sorted(weights)
+    shards = {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}
+    for file, some in shards.items():
+        save_file({name: weights[name] for name in some}, tmp_path / file, {"format": "pt"})
+    (tmp_path / "config.json").write_text(json.dumps(BERT))
+    index = {"weight_map": {name: file for file, some in shards.items() for name in some}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    model = sf.load_component(tmp_path, "BertModel")
+    assert all(torch.equal(weights[name], tensor) for name, tensor in model.state_dict().items())
