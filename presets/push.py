@@ -1,6 +1,5 @@
 """`sf.push_to_hub`: a pipeline as a repo of the Hub. What is uploaded is listed first, file by file."""
 
-import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,10 +10,9 @@ from typing import Any
 from ..components.handle import Handle
 from ..components.storage.hub import hub_errors
 from ..graph import Graph, LoadError
-from ..registry import counted
+from ..registry import counted, printable
+from ..registry.log import LOG
 from .save import save_pretrained
-
-_LOG = logging.getLogger("sfumato")  # a command prints it as notes
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Upload:
         rows = [f"  {path:<{width}}  {count:>14,} bytes" for path, count in self.files.items()]
         origins = [f"  {name} is from {source}" for name, source in self.sources.items()]
         head = f"{self.repo}: {counted(len(self.files), 'file')}, {size / 1e6:,.1f} MB"
-        return "\n".join([head, *rows, *origins])
+        return "\n".join(map(printable, [head, *rows, *origins]))
 
 
 def push_to_hub(
@@ -76,7 +74,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as made, hub_errors(repo, revision):
         place = save_pretrained(graph, Path(made, repo.rpartition("/")[2]), repo=repo, license=license)
         upload = Upload(repo, files_of(place), {n: _source(v) for n, v in graph.bindings.items() if v is not None})
-        _LOG.info("%s", upload)
+        LOG.info("%s", upload)
         if dry_run:
             return upload
         message = commit_message or f"{'/'.join(graph.preset or ('graph',))}, written by sfumato"

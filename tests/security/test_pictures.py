@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import struct
 import sys
 import zlib
@@ -22,6 +23,7 @@ from sfumato.components.pictures import each_picture, open_picture
 from sfumato.graph import limits
 from sfumato.graph.errors import PictureError
 
+ROOT = Path(__file__).parents[2]
 SMALL = Image.new("RGB", (8, 8), "red")
 
 
@@ -141,6 +143,12 @@ def test_no_picture_starts_a_program(tmp_path: Path) -> None:
             open_picture(tmp_path / "fox.eps")
     watching = False
     assert started == []
+
+
+def test_pictures_are_opened_in_one_place() -> None:
+    rooms = [ROOT / room for room in ("registry", "graph", "components", "blocks", "presets")]
+    found = [path for room in rooms for path in room.rglob("*.py") if re.search(r"\b(Image|PIL)\.open\(", path.read_text())]
+    assert [path.relative_to(ROOT).as_posix() for path in found] == ["components/picture_files.py"]
 
 
 @pytest.mark.parametrize("name", FORMATS)

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ from sfumato.presets.cli.app import app
 from sfumato.presets.cli.messages import CommandError, print_json, print_note, print_text, reported_errors
 from sfumato.presets.cli.progress import Progress
 from sfumato.presets.inspection import InspectedComponent, Inspection
+from sfumato.presets.push import Upload
 from sfumato.registry import UnknownName, printable, printable_lines
 from sfumato.registry.log import LOG
 
@@ -96,6 +98,7 @@ def test_tables_have_no_control_characters(text: str) -> None:
     for missing in ((), (text, str(WireError([Problem("x", text, text)] * 2)))):
         check(str(Inspection(text, text, text, text, (text,), (part,), missing, text, text)))
     check(render("manager", [Held(text, text, text, text, text, text, text, 1, loaded=True, used_by=(text,))]))
+    check(str(Upload(text, {text: 1}, {text: text})))
     check(str(Diff((text,), (text,), (text,), ((text, text, text),), (text,))))
     check(str(sf.ComponentSpec.model_construct(pretrained_model_name_or_path=text, subfolder=text)))
 
@@ -166,6 +169,13 @@ def test_json_is_printable_and_reads_back_as_it_was(data: Any) -> None:
         text = out.getvalue().decode()
     check(text)
     assert json.loads(text) == data or "\\ud" in text  # two halves, one after the other, are one character in JSON
+
+
+def test_commands_print_in_one_place() -> None:
+    folder = Path(__file__).parents[2] / "presets" / "cli"
+    printing = re.compile(r"typer\.s?echo\((?!context\.get_help)|\bprint\(|\.print_exc\(|Console\(\)\.print")
+    found = [path.name for path in folder.glob("*.py") if printing.search(path.read_text())]
+    assert found == ["messages.py"]
 
 
 def commands(text: str, folder: Path) -> list[list[str]]:
