@@ -147,8 +147,9 @@ def test_no_picture_starts_a_program(tmp_path: Path) -> None:
 
 def test_pictures_are_opened_in_one_place() -> None:
     rooms = [ROOT / room for room in ("registry", "graph", "components", "blocks", "presets")]
-    found = [path for room in rooms for path in room.rglob("*.py") if re.search(r"\b(Image|PIL)\.open\(", path.read_text())]
-    assert [path.relative_to(ROOT).as_posix() for path in found] == ["components/picture_files.py"]
+    files = [path for room in rooms for path in room.rglob("*.py")]
+    opening = [path for path in files if re.search(r"\b(Image|PIL)\.open\(", path.read_text(encoding="utf-8"))]
+    assert [path.relative_to(ROOT).as_posix() for path in opening] == ["components/picture_files.py"]
 
 
 @pytest.mark.parametrize("name", FORMATS)
