@@ -122,7 +122,7 @@ def test_warnings_and_the_log_have_no_control_characters(text: str) -> None:
 def test_the_bars_of_downloads_have_no_control_characters() -> None:
     for text in HOSTILE:
         stream = io.StringIO()
-        bar = _bar(threading.Event())(desc=text, file=stream, total=10, disable=False, mininterval=0)
+        bar = _bar(threading.Event(), text, 100)(desc=text, file=stream, total=10, disable=False, mininterval=0)
         bar.update(5)
         bar.set_description(f"{text}, again")
         bar.refresh()
