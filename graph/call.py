@@ -11,6 +11,7 @@ from .errors import InputError, LoadError, Problem
 from .keywords import Call
 from .knobs import knob_problems
 from .plan import unbound
+from .planned import foreign_values
 from .rewrites import Rewrite, prune, simplify, swap, use_values
 from .run import Run
 from .structure import Structure
@@ -60,7 +61,7 @@ def checked(graph: Structure, call: Call) -> Call:
             way = HINTS.get(f"{name}={value!r}" if isinstance(value, str) else name, HINTS.get(name))
             text = f"{error}, got {_value_text(value)}.{f' {way}' if way else ''}"
             problems.append(Problem("value", name, text, type(value).__name__, type_text(kind)))
-    if problems := problems or list(knob_problems(graph, values)):
+    if problems := problems or [*knob_problems(graph, values), *foreign_values(graph, values)]:
         raise InputError(problems)
     return replace(call, values=values)
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .block import Block
-from .errors import ConfigError, LoadError
+from .errors import ConfigError, LoadError, Problem
 from .fields import Lazy, same_component
 from .paths import blocks_inside
 from .structure import Structure
@@ -74,6 +74,24 @@ def has_two_holders(graph: Structure) -> bool:
     """Whether blocks and bindings of a graph have two or more such components."""
     held = [value for _, block in blocks_inside(graph) for value in vars(block).values()]
     return sum(_holder(value) is not None for value in (*held, *graph.bindings.values())) > 1
+
+
+def foreign_values(graph: Structure, values: Mapping[str, Any]) -> Iterable[Problem]:  # Any: values of inputs
+    """A problem for each value, such as a schedule, that none of the graph's components for such work made.
+
+    A value says in `made_by` which component made it: its class and fields, as `repr` writes them.
+    """
+    for name, value in values.items():
+        work, made_by = _work_of(type(value)), getattr(value, "made_by", "")
+        if not (work and made_by):
+            continue
+        held = [value for _, block in blocks_inside(graph) for value in vars(block).values()]
+        own = [repr(_loaded(c)) for c in (*held, *graph.bindings.values()) if (h := _holder(c)) and h.work == work]
+        if own and made_by not in own:
+            maker, kinds = made_by.partition("(")[0], [text.partition("(")[0] for text in own]
+            same = " with other settings" if maker in kinds else ""
+            text = f"is a {work} of {maker}{same}, and this graph has {' and '.join(dict.fromkeys(kinds))}. "
+            yield Problem("component", name, f"{text}Pass a {work} that was made by the same one.", maker, kinds[0])
 
 
 def _holder(component: Any) -> Holder | None:

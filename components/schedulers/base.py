@@ -95,7 +95,7 @@ class Scheduler(ABC):
             raise ConfigError(f"{type(self).__name__} {_no_levels(str(error))}") from error
         if any(math.isnan(value) for value in (*schedule.sigmas, *schedule.timesteps)):
             raise ConfigError(f"{type(self).__name__} {_no_levels('they are not numbers')}")
-        return schedule
+        return schedule._with(made_by=repr(self))
 
     @abstractmethod
     def plan(self, request: Request) -> Schedule:

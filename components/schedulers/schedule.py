@@ -82,6 +82,11 @@ class Step:
         return self.schedule.targets[self.index]
 
     @property
+    def made_by(self) -> str:
+        """The scheduler that made the schedule, as text; see `Schedule.made_by`."""
+        return self.schedule.made_by
+
+    @property
     def next(self) -> "Step":
         """The next step of the whole schedule. IndexError at the last step: read `last` first."""
         if self.last:
@@ -140,6 +145,8 @@ class Schedule(Sequence[Step]):
     """Whether each step needs noise. Default: none does."""
     whole_step_of: tuple[int, ...] = ()
     """The whole step that each step belongs to, from 0. Default: each step is one."""
+    made_by: str = field(default="", compare=False)
+    """The scheduler that made it, as text, which a call compares with its own; "" where it was written by hand."""
     device_timesteps: Tensor = field(init=False, compare=False)
     """`timesteps` as one tensor on this schedule's device."""
     timestep_tensors: tuple[Tensor, ...] = field(init=False, compare=False)
