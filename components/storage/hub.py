@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import os
 import re
 import shutil
 import threading
@@ -9,14 +10,17 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from ...graph.errors import LoadError, SfumatoError
 from ...graph.limits import limit
 from ...registry import printable
-from .files import write_text
 from .listing import RepoFile, checked_session, read_listing
 from .parallel import Stopped, run_parallel
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
 
 _REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _REVISION = re.compile(r"\w[\w.+-]*(/\w[\w.+-]*)*")
@@ -124,11 +128,18 @@ class Repo:
             missing = [p for p in paths if not (root / p).is_file() or self._must_refetch(p)]
             if missing:
                 self._fetch(missing)
+            if self.online and self.branch not in (None, self.revision):
+                with suppress(OSError):  # a cache that is read-only has the files all the same
+                    self._write_branch()
         return root / subfolder
 
     def lacks(self, what: str) -> str:
         """The error text for files that the cache lacks while the Hub cannot be reached."""
         return f"{self.source}: {_offline(self.access)}, and the cache has no {what}. {_online_advice(self.access)}."
+
+    def _cache(self) -> Path:
+        """The folder of the repo in the cache."""
+        return self._root().parents[1]
 
     def _root(self) -> Path:
         from huggingface_hub import constants
@@ -148,22 +159,37 @@ class Repo:
         self._check_disk(sum(self.files[path].size or 0 for path in paths))
         with hub_errors(self.source, self.revision, self.access):
             run_parallel(self._download, paths)
-            if self.branch is not None and self.branch != self.revision:  # the client looks up its commit there
-                write_text(self._root().parents[1] / "refs" / self.branch, self.revision)
+
+    def _write_branch(self) -> None:
+        """Write the commit of the branch where the client looks it up offline. The files are there before it."""
+        file = self._cache() / "refs" / str(self.branch)
+        if file.is_file() and file.read_text(encoding="utf-8") == self.revision:
+            return
+        part = self._cache() / "blobs" / f"refs.{uuid4().hex}.incomplete"  # which `_remove_parts` finds
+        file.parent.mkdir(parents=True, exist_ok=True)
+        self._remove_parts([])
+        with self._lock("refs", seconds=10):
+            part.write_text(self.revision, encoding="utf-8")
+            os.replace(part, file)
+
+    def _lock(self, name: str, seconds: float) -> "BaseFileLock":
+        """The lock under which the client writes the blob of this name."""
+        from filelock import FileLock
+
+        file = self._cache().parent / ".locks" / self._cache().name / f"{name}.lock"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(file, timeout=seconds, mode=0o664)
 
     def _remove_parts(self, paths: list[str]) -> None:
         """Remove parts of files that killed downloads left in the cache: no process holds the client's lock of them.
 
         Parts that the client can continue for these paths stay; older clients name them by the hash alone.
         """
-        from filelock import FileLock, Timeout
+        from filelock import Timeout
 
-        folder = self._root().parents[1]
         continued = {f"{self.files[path].sha256}.incomplete" for path in paths}
-        for part in [part for part in (folder / "blobs").glob("*.incomplete") if part.name not in continued]:
-            lock = folder.parent / ".locks" / folder.name / f"{part.name.partition('.')[0]}.lock"
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(Timeout), FileLock(lock, timeout=0, mode=0o664):
+        for part in [p for p in (self._cache() / "blobs").glob("*.incomplete") if p.name not in continued]:
+            with suppress(Timeout), self._lock(part.name.partition(".")[0], seconds=0):
                 part.unlink(missing_ok=True)
 
     def _download(self, path: str, stop: threading.Event) -> None:

@@ -208,7 +208,7 @@ _NO_MEMORY = re.compile(r"allocate memory|out of memory|not enough memory")
 _MEMORY = "Free memory, or save the components one by one."
 _FULL = "Make room, or pass a path on another disk."
 _FORBIDDEN = "Change the permissions, or pass a path that you may write to."
-_TOO_LARGE = "Raise the limit of this process (ulimit -f), pass max_shard_size=, or pass a path on another disk."
+_TOO_LARGE = "Raise the limit of this process (ulimit -f), or pass a path on another disk."
 
 
 def _advice(code: int | None) -> str:

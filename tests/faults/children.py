@@ -11,6 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import pytest
+
+import sfumato as sf
+from sfumato.graph.saving.work import SUFFIX
+
 _EVENTS = {
     "open", "os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir", "os.scandir",
     "os.utime", "fcntl.flock", "shutil.copyfile", "shutil.rmtree",
@@ -25,6 +30,17 @@ def state(folder: Path) -> dict[str, bytes | None] | None:
         return None
     found = sorted(folder.rglob("*"))
     return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in found}
+
+
+def left_overs(folder: Path) -> list[Path]:
+    """The work folders of saves in a folder and beside it."""
+    return list(folder.parent.rglob(f"*{SUFFIX}*"))
+
+
+def refused(do: Callable[[], object]) -> str:
+    with pytest.raises(sf.SaveError) as caught:
+        do()
+    return str(caught.value)
 
 
 class Child:

@@ -2,10 +2,14 @@
 
 import errno
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import sfumato as sf
 from sfumato.graph.saving import disk
 
 
@@ -37,3 +41,26 @@ def by(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     elif not disk.can_exchange():
         pytest.skip("this system cannot exchange folders")
     return str(request.param)
+
+
+@pytest.fixture
+def part() -> sf.Graph:
+    """A pipeline of a text encoder as an object, a tokenizer as files and blocks."""
+    pipe = sf.load("emoji", manager=sf.ComponentsManager()).only("positive")
+    encoder: Any = pipe.bindings["text_encoder"]
+    return pipe.bind(text_encoder=encoder.load())
+
+
+@pytest.fixture
+def saved(part: sf.Graph, tmp_path: Path) -> Callable[[str], Path]:
+    """A function that makes a folder with an old save of the pipeline in it, and files of others."""
+    whole = tmp_path / "first/mine"
+    part.rename("positive", "encode").save_pretrained(whole)
+    (whole / "text_encoder/model.fp16.safetensors").write_bytes(b"an earlier variant")
+    (whole / "notes").mkdir()
+    (whole / "notes/mine.txt").write_text("mine")
+
+    def copy(name: str) -> Path:
+        return shutil.copytree(whole, tmp_path / name / "mine")
+
+    return copy

@@ -13,16 +13,10 @@ import pytest
 
 import sfumato as sf
 from sfumato.graph.saving import saving_file, saving_folder, undo_interrupted, work
-from sfumato.graph.saving.work import SUFFIX
 
-from .children import Child, ended_at, moments, operations, state
+from .children import Child, ended_at, left_overs, moments, operations, refused, state
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="children are forks")
-
-
-def left_overs(folder: Path) -> list[Path]:
-    """The work folders of saves in a folder and beside it."""
-    return list(folder.parent.rglob(f"*{SUFFIX}*"))
 
 
 def check(before: Any, folder: Path, after: Any, by: str) -> None:
@@ -108,29 +102,6 @@ def test_every_operation_of_a_file_may_be_the_last(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------- a pipeline
-@pytest.fixture
-def part() -> sf.Graph:
-    """A pipeline of a text encoder as an object, a tokenizer as files and blocks."""
-    pipe = sf.load("emoji", manager=sf.ComponentsManager()).only("positive")
-    encoder: Any = pipe.bindings["text_encoder"]
-    return pipe.bind(text_encoder=encoder.load())
-
-
-@pytest.fixture
-def saved(part: sf.Graph, tmp_path: Path) -> Callable[[str], Path]:
-    """A function that makes a folder with an old save of the pipeline in it, and files of others."""
-    whole = tmp_path / "old/mine"
-    part.rename("positive", "encode").save_pretrained(whole)
-    (whole / "text_encoder/model.fp16.safetensors").write_bytes(b"an earlier variant")
-    (whole / "notes").mkdir()
-    (whole / "notes/mine.txt").write_text("mine")
-
-    def copy(name: str) -> Path:
-        return shutil.copytree(whole, tmp_path / name / "mine")
-
-    return copy
-
-
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_pipeline_is_saved_whole_or_not_at_all(
     part: sf.Graph, saved: Callable[[str], Path], by: str, how: signal.Signals, tmp_path: Path
@@ -204,9 +175,3 @@ def test_a_save_waits_for_another_one_and_then_says_so(tmp_path: Path, monkeypat
         f"after it ends, or pass another path. Its work folder is {tmp_path}/.mine.sfumato-save."
     )
     assert state(tmp_path / "mine") == {"a.json": b"1"}
-
-
-def refused(do: Callable[[], object]) -> str:
-    with pytest.raises(sf.SaveError) as caught:
-        do()
-    return str(caught.value)
