@@ -190,7 +190,7 @@ def _errors(shown: Path, draft: Path | None = None, place: Path | None = None) -
                 where = place / named.relative_to(draft)
             elif place and named.is_relative_to(place):
                 where = named
-            elif not _in_draft(named):
+            elif not _in_draft(named) and str(named) not in (os.path.abspath(shown), os.path.realpath(shown)):
                 reason = f"{reason}: {named}"
         raise SaveError(f"{where}: cannot be written ({reason}). {_advice(error.errno)}") from error
     except MemoryError as error:

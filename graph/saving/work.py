@@ -17,6 +17,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 from typing import Any
 
 from ..errors import LoadError, SaveError
@@ -26,6 +27,7 @@ SUFFIX = ".sfumato-save"
 WAIT_SECONDS = 60.0
 """How long a save waits for another one of the same folder."""
 _NAME_BYTES = 255  # the longest name of a file that Linux, macOS and Windows have
+_LOG_BYTES = 16 * 2**20
 _LEVELS = 3  # a component's file, its pipeline's folder, and the folder of that
 
 
@@ -162,12 +164,15 @@ class Work:
         A folder from others may have such a file too. It cannot know the inode that it gets here.
         """
         try:
+            status = self.log.lstat()
+            if not S_ISREG(status.st_mode) or status.st_size > _LOG_BYTES:
+                raise ValueError
             log: dict[str, Any] = json.loads(self.log.read_text(encoding="utf-8"))
             names = [PurePosixPath(name) for name in (*log["put"], *log["made"])]
             inside = not any(name.is_absolute() or ".." in name.parts for name in names)
             target = self.path / log["target"]
             known = inside and log["inode"] == self.path.stat().st_ino and self in (beside(target), within(target))
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             known, log = False, {}
         if not known:
             raise OSError(errno.EINVAL, "it was copied, or it is of another program", str(self.log))
