@@ -65,7 +65,8 @@ def _write(graph: Graph, draft: Draft, name: str, license: str | None) -> None:
     code = graph_file.write(graph, draft, str(draft.folder / FILE_NAME))
     write_text(draft.path / DRAWING, graph.show("svg"))
     readme = draft.folder / "README.md"
-    if not readme.is_file() or "library_name: sfumato" in readme.read_text(encoding="utf-8"):
+    ours = "library_name: sfumato"
+    if not readme.is_file() or ours in readme.read_text(encoding="utf-8", errors="replace"):
         write_text(draft.path / readme.name, card(graph, name, specs, license, code))
     for index in (CLASSIC, MODULAR):
         draft.remove(index)
