@@ -124,7 +124,8 @@ class Ways:
             return file.read(1)
 
     def files_of_program(self) -> str:
-        return " ".join(os.listdir(f"/proc/{self.program}/fd"))
+        folder = f"/proc/{self.program}/fd"
+        return " ".join(os.readlink(f"{folder}/{name}") for name in os.listdir(folder))
 
     def kill(self) -> None:
         os.kill(self.program, signal.SIGTERM)
@@ -158,6 +159,16 @@ class Ways:
         fcntl.fcntl(1, fcntl.F_SETOWN, self.program)
 
     # ---------------------------------------------------------------------------------------- more
+    def open_files(self) -> int:
+        found = 0
+        for file in range(256):
+            try:
+                os.fstat(file)
+                found += 1
+            except OSError:
+                continue
+        return found
+
     def socket(self) -> None:
         socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 

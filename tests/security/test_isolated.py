@@ -68,6 +68,12 @@ def test_no_token_is_in_its_environment(hostile: sf.Block) -> None:
     assert "secret" not in text and "HF_TOKEN" not in text
 
 
+def test_it_has_no_open_files_but_its_own(hostile: sf.Block, home: Path) -> None:
+    with open(home / ".ssh/id_rsa") as file:
+        os.set_inheritable(file.fileno(), True)
+        assert hostile(way="open_files").value == 5  # nothing, output twice, requests, answers
+
+
 # ---------------------------------------------------------------------------------------------------- files
 @needs("files")
 @pytest.mark.parametrize("way", ["read", "write", "append", "cut", "remove", "move", "link", "hard_link"])

@@ -1,5 +1,6 @@
 """The supervisor ends what a process has started, and its parts work where a kernel offers less."""
 
+import io
 import os
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def test_the_filter_is_a_program_that_a_kernel_takes(name: str) -> None:
 def test_what_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "version", lambda: 0)
     monkeypatch.setattr(seccomp, "available", lambda: False)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(kernel, "can_become", lambda users: False)
     found = {made.what: made for made in protections.protections()}
     assert [made.what for made in found.values() if made.in_force] == ["this process", "descendants"]
     assert found["files"].text == "may read and write what its user may; needs Landlock"
@@ -113,11 +114,22 @@ def test_what_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [made for made in protections.protections() if made.in_force]
 
 
+@pytest.mark.parametrize("ids", ["0 0 4294967295", "0 100000 65536\n65536 1000 1"])
+def test_another_user_needs_capabilities_and_ids(ids: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = {"/proc/self/status": "Name:\tpython\nCapEff:\t000001ffffffffff\n", "/proc/self/uid_map": ids}
+    monkeypatch.setattr("builtins.open", lambda path: io.StringIO(texts[path]))
+    assert kernel.can_become(kernel.USERS)
+    texts["/proc/self/uid_map"] = "0 1000 1"
+    assert not kernel.can_become(kernel.USERS)
+    texts |= {"/proc/self/uid_map": ids, "/proc/self/status": "CapEff:\t0000000000000000\n"}
+    assert not kernel.can_become(kernel.USERS)
+
+
 def test_a_program_that_is_unreadable_for_a_while_is_readable_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     from sfumato.components.loading.code.isolated.launch import _Unreadable
 
     monkeypatch.setattr(landlock, "version", lambda: 0)
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(kernel, "can_become", lambda users: False)
     before = kernel.prctl(kernel.GET_DUMPABLE)
     made = _Unreadable()
     made.add()

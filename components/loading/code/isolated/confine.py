@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from . import kernel, landlock, seccomp
 
@@ -21,9 +21,6 @@ _FILE_BYTES = 2**28
 """The largest single file. The supervisor limits all of them together."""
 _THREADS = 1024
 _PER_CORE = 2**25  # bytes of address space for the stacks of torch's threads
-
-_USERS = range(61184, 65520)
-"""User ids that no account has: systemd keeps them for services that get a user while they run."""
 
 _SYSTEM = (
     "/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/nix/store", "/gnu/store", "/etc/ld.so.cache",
@@ -48,10 +45,16 @@ def enter(home: str, paths: Iterable[str]) -> None:
     with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")  # where memory runs out, this process ends first
     folders = _existing([*paths, *_python_folders()])
-    if kernel.LINUX and os.geteuid() == 0:
-        _become_another_user(home, folders)
     if not kernel.LINUX:
         return
+    if kernel.can_become(kernel.USERS):
+        _become_another_user(home)
+    # Where this user could not read Python itself, as below /root, the right to read stays. `access` ignores it.
+    reads = all(os.access(path, os.R_OK) for path in folders)
+    try:
+        kernel.keep_capabilities(0 if reads else 1 << kernel.CAN_READ_ALL)
+    except OSError:  # it never had that right
+        kernel.keep_capabilities(0)
     kernel.prctl(kernel.PARENT_DEATH_SIGNAL, signal.SIGKILL)  # a change of the user would unset it
     if os.getppid() != supervisor:
         os._exit(1)
@@ -93,17 +96,14 @@ def _system_files() -> list[str]:
     return [*_SYSTEM, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]
 
 
-def _become_another_user(home: str, readable: Sequence[str]) -> None:
-    """Change to a user without an account. If it could not read Python's own files, the right to read them stays."""
-    user = random.SystemRandom().choice(_USERS)
+def _become_another_user(home: str) -> None:
+    """Change to a user without an account, with the capabilities of this one."""
+    user = random.SystemRandom().choice(kernel.USERS)
     for folder, _, files in os.walk(home):
         for path in (folder, *(os.path.join(folder, name) for name in files)):
             os.chown(path, user, user)
-    resource.setrlimit(resource.RLIMIT_NPROC, (_THREADS, _THREADS))
+    resource.setrlimit(resource.RLIMIT_NPROC, (_THREADS, _THREADS))  # no other process has this user
     os.setgroups([])
     kernel.prctl(kernel.KEEP_CAPABILITIES, 1)
-    with contextlib.suppress(OSError):  # a user namespace may lack these ids; then only the capabilities go
-        os.setresgid(user, user, user)
-        os.setresuid(user, user, user)
-    reads = all(os.access(path, os.R_OK) for path in readable)  # without capabilities
-    kernel.keep_capabilities(0 if reads else 1 << kernel.CAN_READ_ALL)
+    os.setresgid(user, user, user)
+    os.setresuid(user, user, user)

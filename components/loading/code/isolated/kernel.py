@@ -13,6 +13,8 @@ CAN_READ_ALL = 2
 """CAP_DAC_READ_SEARCH of linux/capability.h: read files whatever their owner and mode."""
 
 PIPE_BYTES = 2**20
+USERS = range(61184, 65520)
+"""User ids that no account has: systemd keeps them for services that get a user while they run."""
 
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None
 
@@ -33,6 +35,20 @@ def keep_capabilities(mask: int) -> None:
     header = (ctypes.c_uint32 * 2)(0x20080522, 0)
     data = (ctypes.c_uint32 * 6)(mask, mask, 0, 0, 0, 0)
     _checked("capset", header, data)
+
+
+def can_become(users: range) -> bool:
+    """Whether this process may change to any of these users: by its capabilities, and by its user namespace."""
+    try:
+        with open("/proc/self/status") as status, open("/proc/self/uid_map") as known:
+            effective = next(int(line.split()[1], 16) for line in status if line.startswith("CapEff"))
+            spans = [(int(first), int(count)) for first, _, count in map(str.split, known)]
+    except (OSError, ValueError, StopIteration):
+        return False
+    needed = 1 << 0 | 1 << 6 | 1 << 7  # CAP_CHOWN, CAP_SETGID, CAP_SETUID
+    return effective & needed == needed and any(
+        first <= users.start and users.stop <= first + count for first, count in spans
+    )
 
 
 def widen(pipe: int) -> None:

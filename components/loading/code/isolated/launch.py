@@ -43,7 +43,7 @@ class _Unreadable:
         """One more isolated process."""
         with self._lock:
             self._count += 1
-            needed = kernel.LINUX and not landlock.version() and os.geteuid() != 0
+            needed = kernel.LINUX and not landlock.version() and not kernel.can_become(kernel.USERS)
             if needed and not self._changed and kernel.prctl(kernel.GET_DUMPABLE) == 1:
                 kernel.prctl(kernel.DUMPABLE, 0)
                 self._changed = True

@@ -24,7 +24,7 @@ def protections() -> tuple[Protection, ...]:
     if os.name != "posix":
         return ()
     files, calls = landlock.version() >= 1, seccomp.available()
-    root = kernel.LINUX and os.geteuid() == 0
+    apart = kernel.LINUX and kernel.can_become(kernel.USERS)
 
     def one(what: str, in_force: bool, held: str, missing: str) -> Protection:
         return Protection(what, held if in_force else missing, in_force)
@@ -36,11 +36,11 @@ def protections() -> tuple[Protection, ...]:
         one("programs", calls, "starts none", "may start them, and they end with it; needs seccomp"),
         one("this process", kernel.LINUX, "its memory, environment and open files are closed to it",
             "may be read and changed, since both have one user; needs Linux"),
-        one("other processes", (files or root) and (calls or root or landlock.version() >= 6),
+        one("other processes", (files or apart) and (calls or apart or landlock.version() >= 6),
             "are closed to it", "may be read or ended, if they have its user; needs Landlock and seccomp"),
         one("descendants", kernel.LINUX, "end with it, in every case",
             "end with it, if they stay in its group of processes; needs Linux"),
-        one("user", root, "one without an account", "yours; another one needs root"),
+        one("user", apart, "one without an account", "yours; another one needs the rights of root"),
     )  # fmt: skip
 
 
