@@ -215,12 +215,13 @@ def test_a_process_that_breaks_its_pipes_leaves_or_hangs_is_ended(
         ("close_pipes", "its process closed its pipes in Hostile, and was ended", "100"),
         ("loop", "took more than 1 s", "1"),
     ):
-        pid = hostile(way="nothing").value
+        pid, folder = hostile(way="nothing").value, Path(hostile(way="folder").value)
+        assert folder.exists()
         monkeypatch.setenv("SFUMATO_ISOLATED_SECONDS", seconds)
         with pytest.raises(sf.BrokenBlock, match=why):
             hostile(way=way)
         monkeypatch.setenv("SFUMATO_ISOLATED_SECONDS", "100")
-        assert ended(pid)
+        assert ended(pid) and not folder.parent.exists()
     assert hostile(way="nothing").value != pid
 
 

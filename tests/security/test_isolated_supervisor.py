@@ -94,6 +94,10 @@ def test_a_folder_has_limits_and_removed_files_count(tmp_path: Path, monkeypatch
     assert supervisor.over_limit(str(tmp_path), os.getpid())
 
 
+def _no(users: range) -> bool:
+    return False
+
+
 @pytest.mark.parametrize("name", ["x86_64", "aarch64"])
 def test_the_filter_is_a_program_that_a_kernel_takes(name: str) -> None:
     architecture, column = seccomp._ARCHITECTURES[name]
@@ -106,7 +110,7 @@ def test_the_filter_is_a_program_that_a_kernel_takes(name: str) -> None:
 def test_what_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landlock, "version", lambda: 0)
     monkeypatch.setattr(seccomp, "available", lambda: False)
-    monkeypatch.setattr(kernel, "can_become", lambda users: False)
+    monkeypatch.setattr(kernel, "can_become", _no)
     found = {made.what: made for made in protections.protections()}
     assert [made.what for made in found.values() if made.in_force] == ["this process", "descendants"]
     assert found["files"].text == "may read and write what its user may; needs Landlock"
@@ -117,7 +121,11 @@ def test_what_is_missing_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("ids", ["0 0 4294967295", "0 100000 65536\n65536 1000 1"])
 def test_another_user_needs_capabilities_and_ids(ids: str, monkeypatch: pytest.MonkeyPatch) -> None:
     texts = {"/proc/self/status": "Name:\tpython\nCapEff:\t000001ffffffffff\n", "/proc/self/uid_map": ids}
-    monkeypatch.setattr("builtins.open", lambda path: io.StringIO(texts[path]))
+
+    def opened(path: str) -> io.StringIO:
+        return io.StringIO(texts[path])
+
+    monkeypatch.setattr("builtins.open", opened)
     assert kernel.can_become(kernel.USERS)
     texts["/proc/self/uid_map"] = "0 1000 1"
     assert not kernel.can_become(kernel.USERS)
@@ -129,7 +137,7 @@ def test_a_program_that_is_unreadable_for_a_while_is_readable_afterwards(monkeyp
     from sfumato.components.loading.code.isolated.launch import _Unreadable
 
     monkeypatch.setattr(landlock, "version", lambda: 0)
-    monkeypatch.setattr(kernel, "can_become", lambda users: False)
+    monkeypatch.setattr(kernel, "can_become", _no)
     before = kernel.prctl(kernel.GET_DUMPABLE)
     made = _Unreadable()
     made.add()

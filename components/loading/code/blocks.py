@@ -1,5 +1,6 @@
 """Graphs and blocks that have code in the same folder, for users who trust it."""
 
+import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -112,6 +113,8 @@ def _trusted(code: Code, trust_remote_code: bool | str) -> Mapping[str, type[Blo
     where = ", in a separate process" if trust.isolated else ""
     LOG.info("%s: runs its own code, which is trusted%s.\n%s", code.named, where, listing(code, "run"))
     if trust.isolated:
+        if os.name != "posix":
+            raise LoadError(f"{code.named}: code runs in a separate process on Linux and macOS only.")
         from .isolated.blocks import isolated_blocks
 
         return isolated_blocks(code)

@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import fcntl
 import os
 import sys
 
@@ -53,8 +52,10 @@ def can_become(users: range) -> bool:
 
 def widen(pipe: int) -> None:
     """Let a pipe hold more, which only saves time."""
-    with contextlib.suppress(OSError):
-        if LINUX:
+    if LINUX:
+        import fcntl
+
+        with contextlib.suppress(OSError):
             fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from . import kernel, landlock
-from .supervisor import RUN, STOP
+from .supervisor import RUN, STOP, remove
 
 _VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "4"}
@@ -75,10 +75,12 @@ class Launched:
     """A running supervisor with its isolated process."""
 
     def __init__(self, start: Mapping[str, Any]) -> None:
+        home = tempfile.mkdtemp(prefix="sfumato-isolated-")
         theirs_pipe, self._pipe = os.pipe()
         theirs_requests, self.requests = os.pipe()
         self.answers, theirs_answers = os.pipe()
         theirs = (theirs_pipe, theirs_requests, theirs_answers)
+        mine = (self._pipe, self.requests, self.answers)
         for file in (self.requests, self.answers):
             kernel.widen(file)
         env = {name: os.environ[name] for name in _VARIABLES if name in os.environ} | _ENVIRONMENT
@@ -88,16 +90,20 @@ class Launched:
                 arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=env,
                 pass_fds=theirs, start_new_session=True,
             )  # fmt: skip
+        except OSError:
+            for file in mine:
+                os.close(file)
+            remove(home)
+            raise
         finally:
             for file in theirs:
                 os.close(file)
         _UNREADABLE.add()
-        mine = (self._pipe, self.requests, self.answers)
-        self._finalizer = weakref.finalize(self, _end, self._process, mine)
+        self._finalizer = weakref.finalize(self, _end, self._process, mine, home)
         _RUNNING.add(self)
         sent = {
             **start, "pipe": theirs_pipe, "requests": theirs_requests, "answers": theirs_answers,
-            "temporary": tempfile.gettempdir(), "readable": _own_folders(),
+            "home": home, "readable": _own_folders(),
         }  # fmt: skip
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended; its report says why
@@ -153,7 +159,7 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
-def _end(process: "subprocess.Popen[bytes]", files: tuple[int, ...]) -> str:
+def _end(process: "subprocess.Popen[bytes]", files: tuple[int, ...], home: str) -> str:
     """Close the pipes, which ends the processes, and return the report."""
     for file in files:
         os.close(file)
@@ -171,6 +177,7 @@ def _end(process: "subprocess.Popen[bytes]", files: tuple[int, ...]) -> str:
         else:
             process.kill()  # the isolated process ends with the supervisor
     process.wait()
+    remove(home)  # if the supervisor was killed
     _UNREADABLE.remove()
     return text.decode(errors="replace")
 

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .....graph.errors import BrokenBlock, LoadError
+from .....graph.errors import BrokenBlock
 from ..reading import Code
 from . import frames
 from .confine import default_memory
@@ -32,10 +31,6 @@ class IsolatedCode:
     """The code of one source. Its process starts at the first request, and again after it ended."""
 
     def __init__(self, code: Code) -> None:
-        if os.name != "posix":
-            raise LoadError(
-                f"{code.named}: code in a separate process needs Linux or macOS, and this is {sys.platform}."
-            )
         self.code = code
         self.blocks: dict[str, Any] = {}
         self._lock = threading.Lock()
@@ -89,10 +84,16 @@ class IsolatedCode:
             return self._launched
         self.end()
         code = self.code
-        launched = self._launched = Launched({
+        start = {
             "code": {"where": code.where, "files": dict(code.source.files), "auto_map": dict(code.auto_map)},
             "memory": int(_number(MEMORY, 2**30, default_memory())), "answer_bytes": _answer_bytes(),
-        })  # fmt: skip
+        }  # fmt: skip
+        try:
+            launched = self._launched = Launched(start)
+        except OSError as error:
+            raise BrokenBlock(
+                f"{code.named}: a separate process cannot be started ({error.strerror or error})."
+            ) from None
         answer, _ = self._ask(launched, None, [], deadline, "the import")
         if not isinstance(answer.get("blocks"), dict):
             raise self._wrong("the import", "names no blocks")

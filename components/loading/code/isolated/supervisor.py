@@ -15,7 +15,6 @@ import selectors
 import signal
 import stat
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Iterator, Mapping
@@ -42,7 +41,7 @@ def main() -> None:
     if kernel.LINUX:
         kernel.prctl(kernel.SUBREAPER, 1)
         kernel.prctl(kernel.DUMPABLE, 0)
-    home = tempfile.mkdtemp(prefix="sfumato-", dir=start["temporary"])
+    home = start["home"]
     try:
         _write_code(Path(home, "code"), start["code"]["files"])
         os.mkdir(f"{home}/files", 0o700)
