@@ -21,6 +21,15 @@ def _tasks(module: str, *names: str) -> dict[str, LazyFunction]:
 _COMPVIS: Mapping[str, Any] = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}  # Any: JSON values
 """What the samplers of CompVis and Stability do, which old configs and those of some schedulers do not have."""
 
+_SAMPLING = (
+    "It samples in a way that is not here, with the components of Stable Diffusion. Write StableDiffusionPipeline as "
+    "_class_name in its index to draw without it"
+)
+_TWO_GUIDES = "Its U-Net reads a picture, and is guided by that and by the prompt"
+_BOXES = "Its U-Net reads boxes, and a phrase or a picture for each"
+_NET_IN_UNET = "Its control net and its U-Net read features of each other, step by step"
+_NOT_FLUX_1 = "Its transformer, text encoder and autoencoder are other models than those of Flux.1"
+
 sd = Family(
     name="sd",
     classes=(
@@ -50,10 +59,22 @@ sd = Family(
         "StableDiffusionUpscalePipeline": "Its U-Net reads a small picture and how much noise is on it",
         "StableDiffusionLatentUpscalePipeline": "Its U-Net reads small latents and denoises by other rules",
         "StableDiffusionDepth2ImgPipeline": "Its U-Net reads a depth map, which no block estimates",
-        "StableDiffusionInstructPix2PixPipeline": "Its U-Net reads a picture, and is guided by that and by the prompt",
+        "StableDiffusionInstructPix2PixPipeline": _TWO_GUIDES,
         "StableDiffusionImageVariationPipeline": "Its U-Net reads a picture in place of a prompt",
         "StableUnCLIPPipeline": "Its U-Net reads what CLIP sees in a picture, which a prior makes of the prompt",
         "StableUnCLIPImg2ImgPipeline": "Its U-Net reads what CLIP sees in a picture",
+        "StableDiffusionGLIGENPipeline": _BOXES,
+        "StableDiffusionGLIGENTextImagePipeline": _BOXES,
+        "StableDiffusionControlNetXSPipeline": _NET_IN_UNET,
+        "StableDiffusionLDM3DPipeline": "Its autoencoder makes a depth map beside the picture",
+        "StableDiffusionOnnxPipeline": "Its weights are ONNX files",
+        "StableDiffusionAttendAndExcitePipeline": _SAMPLING,
+        "StableDiffusionDiffEditPipeline": _SAMPLING,
+        "StableDiffusionModelEditingPipeline": _SAMPLING,
+        "StableDiffusionPanoramaPipeline": _SAMPLING,
+        "StableDiffusionParadigmsPipeline": _SAMPLING,
+        "StableDiffusionPix2PixZeroPipeline": _SAMPLING,
+        "StableDiffusionSAGPipeline": _SAMPLING,
     },
 )
 sdxl = Family(
@@ -85,6 +106,10 @@ sdxl = Family(
     settings=_function("settings:SDXLSettings"),
     config_defaults={"scheduler": _COMPVIS},
     attach=_function("control:attach_unet_controls"),
+    refuses={
+        "StableDiffusionXLControlNetXSPipeline": _NET_IN_UNET,
+        "StableDiffusionXLInstructPix2PixPipeline": _TWO_GUIDES,
+    },
 )
 sd3 = Family(
     name="sd3",
@@ -120,6 +145,17 @@ flux = Family(
     settings=_function("settings:FluxSettings"),
     attach=_function("flux_tools:attach"),
     part_classes={"FluxPriorReduxPipeline": "redux"},
+    refuses={
+        "Flux2Pipeline": _NOT_FLUX_1,
+        "Flux2KleinPipeline": _NOT_FLUX_1,
+        "Flux2KleinInpaintPipeline": _NOT_FLUX_1,
+        "Flux2KleinKVPipeline": _NOT_FLUX_1,
+        "Flux2ModularPipeline": _NOT_FLUX_1,
+        "Flux2KleinModularPipeline": _NOT_FLUX_1,
+        "Flux2KleinBaseModularPipeline": _NOT_FLUX_1,
+        "Flux3ModularPipeline": _NOT_FLUX_1,
+        "Flux3DistilledModularPipeline": _NOT_FLUX_1,
+    },
 )
 
 flux_kontext = Family(

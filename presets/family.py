@@ -54,7 +54,7 @@ class Family:
     config_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict[str, Mapping[str, Any]])  # Any: JSON
     """Config keys of components, by name. They hold for the family where the config of a checkpoint lacks them."""
     refuses: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Pipeline classes that share components with this family, and what their denoiser does otherwise."""
+    """Pipeline classes of relatives that cannot be loaded, each with the reason."""
 
     @property
     def loaded_classes(self) -> tuple[str, ...]:
