@@ -45,7 +45,7 @@ LIMITS = {
     "graph_depth": Limit(16, "graphs within each other", "the graph of a preset has 2"),
     "graph_problems": Limit(100, "problems", "nobody reads more at once"),
     # Indexes, repos and names.
-    "index_entries": Limit(1_000, "entries", "a pipeline has at most 20 components"),
+    "config_keys": Limit(1_000, "keys", "published configs have at most 80, and pipelines 20 components"),
     "name_letters": Limit(128, "letters in a name", "published names of nodes and components have at most 40"),
     "listing_bytes": Limit(32 * _MIB, "bytes", "the Hub writes 300 bytes for each file of a repo"),
     "repo_files": Limit(100_000, "files", "the Hub itself advises fewer"),
@@ -53,6 +53,7 @@ LIMITS = {
     # Weights.
     "tensors": Limit(2**16, "tensors", "a checkpoint of an image model has at most 5,000"),
     "shards": Limit(1_000, "shards", "the largest published models have 200"),
+    "tensor_letters": Limit(1_024, "letters in the name of a tensor", "published names have at most 200"),
     "dimensions": Limit(8, "dimensions", "weights of image and video models have at most 5"),
     "header_bytes": Limit(32 * _MIB, "bytes", "a header has 150 bytes for each tensor, and at most a few MB of notes"),
     "header_texts": Limit(2**19, "texts and lists", "a vocabulary has at most 2**18 words"),

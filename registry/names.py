@@ -10,14 +10,14 @@ from importlib.metadata import entry_points
 from itertools import islice
 from typing import Any
 
-from .text import printable
+from .text import printable, shortened
 
 
 class UnknownName(LookupError):
     """An unknown name. The text has similar names and what to do."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return printable(shortened(super().__str__(), 2_000))
 
 
 def closest(name: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -122,7 +122,6 @@ def read_index(
             )
     data = read_json(path := location.local(subfolder, [file]) / file)
     try:
-        check_limit("index_entries", len(data))
         check_limit("name_letters", max(map(len, data), default=0))
     except AboveLimit as error:
         raise LoadError(f"{path}: {error}") from None

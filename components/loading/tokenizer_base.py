@@ -221,7 +221,7 @@ class TokenizerConfig:
             added = {int(index): token_from(token) for index, token in listed.items() if isinstance(token, dict)}
         elif (root / "added_tokens.json").is_file():
             names = {text_of(token) for token in [*special.values(), *extra]}
-            listed = read_json(root / "added_tokens.json")
+            listed = read_json(root / "added_tokens.json", "vocabulary_bytes")
             older = {i: AddedToken(t, normalized=t not in names, special=t in names) for t, i in listed.items()}
             added = {**older, **added}
         # A named token has the flags of the added token of the same text.

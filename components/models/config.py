@@ -90,6 +90,10 @@ class Config(BaseModel):
         Raises:
             ConfigError: unknown keys, values that are not supported, or keys that disagree; all of them at once.
         """
+        try:
+            check_limit("config_keys", len(keys))
+        except AboveLimit as error:
+            raise ConfigError(f"{owner}: the config {error}") from None
         notes = {key for key in keys if key.startswith("_")}
         # `quantization_config` is about the weights, and what loads those reads it.
         read = {key: value for key, value in keys.items() if key not in notes and key != "quantization_config"}

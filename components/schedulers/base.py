@@ -89,12 +89,15 @@ class Scheduler(ABC):
         try:
             with np.errstate(all="ignore"):
                 schedule = self.plan(request)
-        except (ArithmeticError, IndexError, ValueError) as error:
-            if isinstance(error, ConfigError):
-                raise
-            raise ConfigError(f"{type(self).__name__} {_no_levels(str(error))}") from error
-        if any(math.isnan(value) for value in (*schedule.sigmas, *schedule.timesteps)):
-            raise ConfigError(f"{type(self).__name__} {_no_levels('they are not numbers')}")
+            if any(map(math.isnan, (*schedule.sigmas, *schedule.timesteps))):
+                raise ArithmeticError("they are not numbers")
+        except ConfigError:
+            raise
+        except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+            raise ConfigError(
+                f"{type(self).__name__} has no levels of noise for this run: {error}. Check the numbers of its config, or "
+                "use fewer steps."
+            ) from error
         return schedule._with(made_by=repr(self))
 
     @abstractmethod
@@ -267,10 +270,6 @@ class Scheduler(ABC):
             if item.name in known
             and ((value := getattr(self, item.name)) != item.default or item.name in self._config_keys)
         }
-
-
-def _no_levels(reason: str) -> str:
-    return f"has no levels of noise for this run: {reason}. Check the numbers of its config, or use fewer steps."
 
 
 def _class_of(config: Mapping[str, object]) -> type[Scheduler]:

@@ -12,7 +12,7 @@ from .arrays import Floats
 from .diffusion import DiffusionScheduler
 from .exponential_integrator import move, transfer
 from .history import History
-from .keys import BetaKeys, BetaSchedule, SpacingKeys
+from .keys import Beta, BetaKeys, BetaSchedule, SpacingKeys
 from .predictions import Prediction
 from .request import Request
 from .schedule import Schedule, Step
@@ -25,8 +25,8 @@ from .whole_timesteps import one_stride_down, visited_timesteps
 class CogVideoXKeys(BetaKeys, SpacingKeys):
     """The published config keys of both."""
 
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
     beta_schedule: BetaSchedule = "scaled_linear"
     prediction_type: Prediction = "epsilon"
     timestep_spacing: Spacing = "leading"

@@ -135,6 +135,7 @@ def _check_limit(scheduler: str, key: str, name: str, found: int) -> None:
 def known(cls: type, config: Mapping[str, object]) -> dict[str, object]:
     """The keys of `config` that `cls` has. A key that no scheduler has gets a warning."""
     own = keys(cls)
+    _check_limit(cls.__name__, "the config", "config_keys", len(config))
     kept: dict[str, object] = {}
     for key, value in config.items():
         if key in own:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...graph.errors import ConfigError
 from .base import Scheduler
 from .history import History
-from .keys import STEP_ARGUMENT, TrainingSteps
+from .keys import STEP_ARGUMENT, Positive, TrainingSteps
 from .request import Request, listed
 from .schedule import Level, Schedule, Step
 from .training_noise import TrainingNoise, alphas_cumprod
@@ -25,13 +25,13 @@ class CMStochasticIterativeScheduler(Scheduler):
     """
 
     num_train_timesteps: TrainingSteps = 40
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    sigma_data: Positive = 0.5
     """The standard deviation of clean samples."""
     s_noise: float = 1.0
     """The standard deviation of the noise."""
-    rho: float = 7.0
+    rho: Positive = 7.0
     """The exponent of the levels' curve."""
     clip_denoised: bool = True
     """Clip the clean estimate to -1..1."""
@@ -91,7 +91,7 @@ class ConsistencyDecoderScheduler(Scheduler):
     """
 
     num_train_timesteps: TrainingSteps = 1024
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     """The standard deviation of clean samples."""
 
     accepts = "timesteps"
@@ -155,7 +155,7 @@ class SCMScheduler(Scheduler):
 
     num_train_timesteps: TrainingSteps = 1000
     prediction_type: Literal["trigflow"] = "trigflow"
-    sigma_data: float = 0.5
+    sigma_data: Positive = 0.5
     max_timesteps: float = field(default=1.57080, metadata=STEP_ARGUMENT)
     """The first angle. The published one is a little more than a right angle."""
     intermediate_timesteps: float | None = field(default=1.3, metadata=STEP_ARGUMENT)

@@ -13,7 +13,7 @@ from .arrays import Floats
 from .base import Scheduler
 from .exponential_integrator import multistep, multistep_order
 from .history import History, newest
-from .keys import ChurnKeys, ThresholdKeys, TrainingSteps, churn
+from .keys import ChurnKeys, Positive, ThresholdKeys, TrainingSteps, churn
 from .predictions import bounded
 from .request import Request
 from .schedule import Schedule, Step
@@ -23,15 +23,15 @@ from .schedule import Schedule, Step
 class EDM(Scheduler):
     """The sample is clean + sigma * noise, and the model's input and output are scaled by table 1 of the paper."""
 
-    sigma_min: float = 0.002
-    sigma_max: float = 80.0
-    sigma_data: float = 0.5
+    sigma_min: Positive = 0.002
+    sigma_max: Positive = 80.0
+    sigma_data: Positive = 0.5
     """The standard deviation of clean samples."""
     sigma_schedule: Literal["karras", "exponential"] = "karras"
     num_train_timesteps: TrainingSteps = 1000
     prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
     """The sign of the model's output: v is minus the paper's F."""
-    rho: float = 7.0
+    rho: Positive = 7.0
     """The exponent of a karras curve, equation 5."""
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
@@ -174,9 +174,9 @@ class CosineDPMSolverMultistepScheduler(EDM, MultistepKeys):
     scheduler's. History: the last clean estimate.
     """
 
-    sigma_min: float = 0.3
-    sigma_max: float = 500.0
-    sigma_data: float = 1.0
+    sigma_min: Positive = 0.3
+    sigma_max: Positive = 500.0
+    sigma_data: Positive = 1.0
     sigma_schedule: Literal["karras", "exponential"] = "exponential"
     prediction_type: Literal["epsilon", "v_prediction"] = "v_prediction"
     solver_order: Annotated[int, Ge(1), Le(2)] = 2

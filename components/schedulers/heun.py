@@ -9,6 +9,7 @@ from torch import Tensor
 from .diffusion import DiffusionScheduler
 from .history import History
 from .keys import (
+    Beta,
     BetaKeys,
     BetaSchedule,
     ClipKeys,
@@ -27,8 +28,8 @@ from .sigma_levels import Levels, SigmaLevels
 class TwoCallKeys(BetaKeys, SpacingKeys, CurveKeys):
     """The published config keys of these solvers."""
 
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
     beta_schedule: BetaSchedule = "linear"
     prediction_type: AnyPrediction = "epsilon"
 
@@ -43,8 +44,8 @@ class HeunDiscreteScheduler(
     History: inside a whole step, the sample and the derivative that it started with.
     """
 
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2", "exp"] = "linear"
     prediction_type: AnyPrediction = "epsilon"
     clip_sample: bool = False

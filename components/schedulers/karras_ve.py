@@ -7,6 +7,7 @@ from torch import Tensor
 
 from .base import Scheduler
 from .history import History
+from .keys import Positive
 from .request import Request
 from .schedule import Schedule, Step
 
@@ -22,14 +23,14 @@ class KarrasVeScheduler(Scheduler):
     the sample and the derivative that it started with.
     """
 
-    sigma_min: float = 0.02
-    sigma_max: float = 100.0
+    sigma_min: Positive = 0.02
+    sigma_max: Positive = 100.0
     s_noise: float = 1.007
     """The standard deviation of the noise that is added."""
     s_churn: float = 80.0
     """How much noise is added over the whole run."""
-    s_min: float = 0.05
-    s_max: float = 50.0
+    s_min: Positive = 0.05
+    s_max: Positive = 50.0
     """Noise is added where s_min <= sigma <= s_max."""
 
     accepts = "neither"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt, Le
 
 from ...graph.errors import ConfigError
 from ...graph.limits import AtMost
@@ -18,6 +18,10 @@ from .spacing import Spacing
 
 TrainingSteps = Annotated[int, Ge(1), AtMost("training_steps")]
 """How many timesteps the model was trained with."""
+Beta = Annotated[float, Ge(0), Le(1)]
+"""A share of variance."""
+Positive = Annotated[float, Gt(0)]
+"""A number above 0, such as a noise level whose logarithm is taken."""
 MaybeInfinite = Annotated[float, INFINITE]
 """A number, or infinity for no limit."""
 
@@ -47,10 +51,10 @@ class BetaKeys:
     """How much noise the model was trained with: betas, the share of variance that each timestep replaces by noise."""
 
     num_train_timesteps: TrainingSteps = 1000
-    beta_start: float = 0.0001
-    beta_end: float = 0.02
+    beta_start: Beta = 0.0001
+    beta_end: Beta = 0.02
     beta_schedule: AnyBetaSchedule = "linear"
-    trained_betas: tuple[float, ...] | None = None
+    trained_betas: tuple[Beta, ...] | None = None
     """Betas themselves, one for each training timestep, instead of a `beta_schedule`."""
 
 

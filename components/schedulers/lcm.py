@@ -15,6 +15,7 @@ from .diffusion import DiffusionScheduler
 from .history import History
 from .keys import (
     STEP_ARGUMENT,
+    Beta,
     BetaKeys,
     BetaSchedule,
     ClipKeys,
@@ -35,8 +36,8 @@ from .whole_timesteps import to_the_next
 class DistilledKeys(BetaKeys, SpacingKeys, ZeroSNRKeys, ThresholdKeys, ClipKeys):
     """The published config keys of schedulers for distilled models."""
 
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
     beta_schedule: BetaSchedule = "scaled_linear"
     prediction_type: Prediction = "epsilon"
     timestep_spacing: Spacing = "leading"

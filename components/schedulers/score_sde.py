@@ -11,7 +11,7 @@ from torch import Tensor
 from ...graph.limits import AtMost
 from .base import Scheduler
 from .history import History
-from .keys import TrainingSteps
+from .keys import Positive, TrainingSteps
 from .predictions import clean
 from .request import Request
 from .schedule import Level, Schedule, Step
@@ -35,9 +35,9 @@ class ScoreSdeVeScheduler(Scheduler):
     num_train_timesteps: TrainingSteps = 2000
     snr: float = 0.15
     """The length of a walk's steps: the ratio of the score's norm to the noise's."""
-    sigma_min: float = 0.01
-    sigma_max: float = 1348.0
-    sampling_eps: float = 1e-5
+    sigma_min: Positive = 0.01
+    sigma_max: Positive = 1348.0
+    sampling_eps: Positive = 1e-5
     """The time at which a run ends."""
     correct_steps: Annotated[int, Ge(1), AtMost("repeats")] = 1
 
@@ -100,9 +100,9 @@ class ScoreSdeVpScheduler(Scheduler):
     """
 
     num_train_timesteps: TrainingSteps = 2000
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-    sampling_eps: float = 1e-3
+    beta_min: Positive = 0.1
+    beta_max: Positive = 20.0
+    sampling_eps: Positive = 1e-3
     """The time of the last model call."""
 
     accepts = "neither"

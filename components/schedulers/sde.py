@@ -9,6 +9,7 @@ from .heun import with_middles
 from .history import History
 from .keys import (
     STEP_ARGUMENT,
+    Beta,
     BetaSchedule,
     CurveKeys,
     CustomaryCurveKeys,
@@ -31,8 +32,8 @@ class DPMSolverSDEScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, Customar
     inside a whole step, the sample that it started with.
     """
 
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
+    beta_start: Beta = 0.00085
+    beta_end: Beta = 0.012
     beta_schedule: BetaSchedule = "linear"
     prediction_type: Prediction = "epsilon"
     noise_sampler_seed: int | None = None

@@ -9,6 +9,7 @@ from typing import Any, cast
 from ...graph.errors import LoadError
 from ...graph.files import json_text
 from ...graph.files.json_text import JsonTextError
+from ...graph.limits import AboveLimit, check_limit
 from ...graph.saving import saving_file, undo_interrupted
 from .faults import fault_of
 
@@ -43,6 +44,9 @@ def read_json(path: Path, most: str = "config_bytes") -> dict[str, Any]:  # JSON
         data = json_text.read(path, most, infinity=True)
     if not isinstance(data, dict):
         raise LoadError(f"{path}: needs a JSON object, got {type(data).__name__}. Fetch the file again.")
+    with reading_text(path):
+        if most == "config_bytes":
+            check_limit("config_keys", len(cast("dict[str, Any]", data)))
     return cast("dict[str, Any]", data)
 
 
@@ -63,6 +67,8 @@ def reading_text(path: Path) -> Generator[None]:
         raise LoadError(f"{path}: there is no such file. {folder}") from None
     except OSError as error:
         raise LoadError(f"{path}: cannot be read ({error.strerror or error}). Check its permissions.") from None
+    except AboveLimit as error:
+        raise LoadError(f"{path}: {error}") from None
     except JsonTextError as error:
         text = fault_of(path, "JSON")  # a pointer, a web page, no content
         known = " is damaged or not " not in text and " is not JSON " in f" {error}"

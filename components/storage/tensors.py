@@ -5,7 +5,7 @@ import re
 import warnings
 import weakref
 import zipfile
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -61,6 +61,7 @@ class SafetensorFiles:
             with reading_safetensors(file):
                 mapped = MappedFile.of(file)
                 reader: Any = safe_open(file, framework="pt", device="cpu")  # its reader is untyped
+                _check_names(file, reader.keys())
                 for name in reader.keys():  # noqa: SIM118  no mapping
                     self._of[str(name)] = (mapped, reader)
                     self._shapes[str(name)] = tuple(reader.get_slice(name).get_shape())
@@ -171,6 +172,13 @@ def _check_header(file: Path) -> None:
         check_limit("header_numbers", header.count(b","))
     except OSError:
         return  # its reader says what is wrong
+    except AboveLimit as error:
+        raise LoadError(f"{file}: its header {error}") from None
+
+
+def _check_names(file: Path, names: Collection[str]) -> None:
+    try:
+        check_limit("tensor_letters", max(map(len, names), default=0))
     except AboveLimit as error:
         raise LoadError(f"{file}: its header {error}") from None
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from copy import deepcopy
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
@@ -15,9 +15,17 @@ NUMBERS: list[Any] = [
 ]  # fmt: skip
 OTHERS: list[Any] = [None, True, False, "", "auto", "x" * 100_000, [], {}, [[]], ["a"], {"a": 1}, [None] * 3]
 
+
+class Times(NamedTuple):
+    """A change of a number by a factor."""
+
+    factor: float
+
+
 numbers = st.sampled_from(NUMBERS) | st.integers(-(10**6), 10**6) | st.floats()
 values = (
     numbers
+    | st.builds(Times, st.sampled_from([0.25, 0.5, 1.5, 2, 3, 4, 10, 100, 1_000, -1]))
     | st.sampled_from(OTHERS)
     | st.builds(lambda n, count: [n] * count, numbers, st.sampled_from([1, 2, 5, 1_000, 100_000]))
     | st.builds(lambda depth: eval("[" * depth + "]" * depth), st.sampled_from([10, 60]))
@@ -49,7 +57,10 @@ def changed(content: Any, changes: list[tuple[Path, Any]]) -> Any:
 
 
 def _scaled(old: Any, new: Any) -> Any:
-    """A list becomes a longer one of its own values, if the new value is a list; others are replaced."""
+    """A number times a factor; a longer list of the same values, if the new value is a list; else the new value."""
+    if isinstance(new, Times):
+        number = old if isinstance(old, int | float) and not isinstance(old, bool) else 1
+        return type(number)(number * new.factor)
     if isinstance(old, list) and old and isinstance(new, list) and len(new) > 2:
         return (old * (len(new) // len(old) + 1))[: len(new)]
     return new

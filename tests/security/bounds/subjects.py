@@ -9,6 +9,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 import sfumato as sf
 from sfumato.components.loading.index import read_index
 from sfumato.components.loading.single_file.checkpoint import facts_of
@@ -52,7 +54,8 @@ def subjects() -> Mapping[str, Subject]:
     for name in schedulers:
         found[f"scheduler {name}"] = Subject(schedulers[name]().to_config(), _run_scheduler)
     for file in ("guider_config.cfg", "guider_config.slg"):
-        found[f"published {file}"] = Subject(_json(FORMATS / f"{file}.json"), _file_of("guider_config.json", sf.guiders.from_pretrained))
+        read = _file_of("guider_config.json", sf.guiders.from_pretrained)
+        found[f"published {file}"] = Subject(_json(FORMATS / f"{file}.json"), read)
     for file in ("sd15_model_index", "sdxl_model_index"):
         found[file] = Subject(_json(FORMATS / f"{file}.json"), _file_of("model_index.json", read_index))
     modular = _json(FORMATS / "sdxl_modular_model_index.json")
@@ -89,10 +92,13 @@ def _run_scheduler(content: Any) -> object:
     config = _strict(content)
     if not isinstance(config, dict):
         raise sf.ConfigError("no config")
-    schedule = Scheduler.from_config(config).steps(4, image_tokens=1024)
+    scheduler = Scheduler.from_config(config)
+    schedule = scheduler.steps(4, image_tokens=1024)
     wrong = [x for x in (*schedule.timesteps, *schedule.sigmas) if math.isnan(x)]
     assert not wrong and len(schedule) <= 10_000, f"{len(schedule)} steps, {len(wrong)} of them no numbers"
-    return schedule
+    sample = torch.zeros(1, 4, 4, 4)
+    step = schedule[0]
+    return scheduler.advance(sample, sample, step, (), sample if step.noisy else None)
 
 
 def _graph(folder: Path) -> object:
