@@ -39,7 +39,7 @@ class ScoreSdeVeScheduler(Scheduler):
     sigma_max: Positive = 1348.0
     sampling_eps: Positive = 1e-5
     """The time at which a run ends."""
-    correct_steps: Annotated[int, Ge(1), AtMost("repeats")] = 1
+    correct_steps: Annotated[int, Ge(0), AtMost("repeats")] = 1
 
     accepts = "neither"
 
