@@ -95,8 +95,8 @@ class Scheduler(ABC):
             raise
         except (ArithmeticError, IndexError, TypeError, ValueError) as error:
             raise ConfigError(
-                f"{type(self).__name__} has no levels of noise for this run: {error}. Check the numbers of its config, or "
-                "use fewer steps."
+                f"{type(self).__name__} has no levels of noise for this run: {error}. Check the numbers of its config, "
+                "or use fewer steps."
             ) from error
         return schedule._with(made_by=repr(self))
 

@@ -13,7 +13,7 @@ import torch
 
 import sfumato as sf
 from sfumato.components.loading.index import read_index
-from sfumato.components.loading.single_file.checkpoint import facts_of
+from sfumato.components.loading.single_file.checkpoint import FAMILIES, facts_of
 from sfumato.components.loading.tokenizer import CLIPTokenizer
 from sfumato.components.loading.tokenizer_t5 import T5Tokenizer
 from sfumato.components.schedulers import Scheduler
@@ -39,18 +39,18 @@ def subjects() -> Mapping[str, Subject]:
     """All of them, by name."""
     found: dict[str, Subject] = {}
     published = json.loads((FILES.parent / "data/published_configs.json").read_text(encoding="utf-8"))
-    for family, configs in published.items():
-        found[f"{family} scheduler"] = Subject(configs["scheduler"], _run_scheduler)
+    for family in sorted(file.stem for file in FAMILIES.glob("*.json")):
+        found[f"{family} scheduler"] = Subject(facts_of(family)["scheduler"], _run_scheduler)
         for name, model in facts_of(family)["models"].items():
-            if name in configs:
-                config = {**configs[name], "_class_name": model["class"][1]}
-                found[f"{family} {name}"] = Subject(config, _make_model)
+            if name in published.get(family, {}):
+                read = partial(_make_model, model["class"][1])
+                found[f"{family} {name}"] = Subject(published[family][name]["config"], read)
     for name in models:
         needed = {"addition_time_embed_dim": 256} if name == "ControlNetUnionModel" else {}
         with on_meta():
-            found[f"model {name}"] = Subject({**models[name](**needed).to_config(), "_class_name": name}, _make_model)
-    for file in ("unet_config", "vae_config"):
-        found[f"published {file}"] = Subject(_json(FORMATS / f"{file}.json"), _make_model)
+            found[f"model {name}"] = Subject(models[name](**needed).to_config(), partial(_make_model, name))
+    for file, kind in (("unet_config", "UNet2DConditionModel"), ("vae_config", "AutoencoderKL")):
+        found[f"published {file}"] = Subject(_json(FORMATS / f"{file}.json"), partial(_make_model, kind))
     for name in schedulers:
         found[f"scheduler {name}"] = Subject(schedulers[name]().to_config(), _run_scheduler)
     for file in ("guider_config.cfg", "guider_config.slg"):
@@ -79,11 +79,10 @@ def _strict(content: Any) -> Any:
     return parse(json.dumps(content), infinity=True)
 
 
-def _make_model(content: Any) -> object:
+def _make_model(name: str, content: Any) -> object:
     config = _strict(content)
-    name = config.get("_class_name") if isinstance(config, dict) else None
-    if not isinstance(name, str):
-        raise sf.ConfigError("no class")
+    if not isinstance(config, dict):
+        raise sf.ConfigError("no config")
     with on_meta():
         return models[name].from_config(config)
 
