@@ -44,7 +44,9 @@ def subjects() -> Mapping[str, Subject]:
         for name, model in facts_of(family)["models"].items():
             if name in published.get(family, {}):
                 read = partial(_make_model, model["class"][1])
-                found[f"{family} {name}"] = Subject(published[family][name]["config"], read)
+                config = published[family][name]["config"]
+                notes = {"model_type": "of transformers"} if "architectures" in config else {}
+                found[f"{family} {name}"] = Subject({**notes, **config}, read)
     for name in models:
         needed = {"addition_time_embed_dim": 256} if name == "ControlNetUnionModel" else {}
         with on_meta():
