@@ -1,5 +1,6 @@
 """Components in graph files: a handle as its spec, a scheduler inline, an object with weights as a folder."""
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ from ..fields import Lazy
 from ..validate import Unfit
 from .values import from_strict_json, strict_json
 
+_LOG = logging.getLogger("sfumato")  # a command prints it as notes
 _PACKAGE = Path(__file__).parent.parent.parent
 _ORDER = ("type_hint", "pretrained_model_name_or_path", "subfolder", "revision", "variant", "dtype")
 
@@ -72,6 +74,9 @@ class ComponentWriter:
                 data["pretrained_model_name_or_path"] = "." if inside == "." else f"./{inside}"
             elif (inside := _below(source, _PACKAGE)) is not None:  # the included model, wherever it is installed
                 data["pretrained_model_name_or_path"] = f"sfumato:{inside}"
+            else:
+                way = f"To load it, pass access=sf.Access(folders=[{source!r}])."
+                _LOG.info("The graph file names %s, which is outside of its folder. %s", source, way)
         return {key: data[key] for key in (*_ORDER, *sorted(data.keys() - set(_ORDER))) if key in data}
 
     def write(self) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from ..errors import LoadError
 
+_SHOWN = 200  # letters of a path in an error
+
 
 def path_inside(name: str | PurePath, folder: str | os.PathLike[str], allowed: Iterable[str | Path] = ()) -> Path:
     """The absolute path that a file names.
@@ -19,8 +21,9 @@ def path_inside(name: str | PurePath, folder: str | os.PathLike[str], allowed: I
         LoadError: a path that leads to another place, also through links; one that is no path of this machine.
     """
     text = str(name)
+    shown = repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…")
     if not text or not text.isprintable():
-        raise LoadError(f"needs the path of a file or folder. Got {text!r}.")
+        raise LoadError(f"needs the path of a file or folder. Got {shown}.")
     path = Path(os.path.abspath(Path(folder, text)))
     try:
         target = path.resolve()
@@ -28,11 +31,11 @@ def path_inside(name: str | PurePath, folder: str | os.PathLike[str], allowed: I
             return path
         inside, exists = target.is_relative_to(boundary_of(Path(folder))), target.exists()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a name that is too long
-        raise LoadError(f"{text!r} cannot be followed ({getattr(error, 'strerror', None) or error}).") from None
+        raise LoadError(f"{shown} cannot be followed ({getattr(error, 'strerror', None) or error}).") from None
     if not inside or leads_out(text, folder):
         way = f" If the path is yours, write sf.load(…, access=sf.Access(folders=[{str(path)!r}]))." if exists else ""
         raise LoadError(
-            f"{text!r} leads out of the folder {folder}. A file may name only what is inside its folder.{way}"
+            f"{shown} leads out of the folder {folder}. A file may name only what is inside its folder.{way}"
         )
     return path
 

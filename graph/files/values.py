@@ -34,6 +34,8 @@ class Values:
         if type(value) is float:
             return value if math.isfinite(value) else {_FLOAT: str(value)}
         if isinstance(value, PurePath):
+            if leads_out(value):
+                raise Unfit(f"has the path {str(value)!r}. A file may hold a path without a root, '..' and '~' only.")
             return value.as_posix()
         if _is_dtype(value):
             return str(value).removeprefix("torch.")

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from typer.testing import CliRunner
@@ -215,3 +215,37 @@ def test_the_command_line_names_folders_too(private: Path, place: Path) -> None:
     assert f"If the path is yours, pass --folder {private}." in " ".join(refused.output.split())
     for file in (place, place / "graph.json"):
         assert run(app, ["check", str(file), "--folder", str(private)]).exit_code == 0
+
+
+def test_a_save_that_names_another_folder_says_how_to_load_it(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="sfumato")
+    pipe = sf.load(place)
+    pipe.save(tmp_path / "mine")
+    assert f"To load it, pass access=sf.Access(folders=['{place}'])." in caplog.text
+    assert sf.load(tmp_path / "mine", access=sf.Access(folders=[place])) == pipe
+
+
+class Read(NamedTuple):
+    text: str
+
+
+class ReadFile(sf.Block, name="doors.ReadFile"):
+    """A block of a plug-in that reads a file."""
+
+    path: Path
+
+    def __call__(self, prompt: str) -> Read:
+        return Read(prompt)
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../x", "~/x", "a/../../x", "C:/x", "file:///x"])
+def test_paths_in_the_settings_of_blocks_lead_nowhere(path: str, tmp_path: Path) -> None:
+    with pytest.raises(sf.GraphFileError, match="has the path"):
+        sf.Graph(read=ReadFile(path=Path(path))).save(tmp_path)
+    sf.Graph(read=ReadFile(path=Path("a/b"))).save(tmp_path)
+    text = (tmp_path / "graph.json").read_text()
+    (tmp_path / "graph.json").write_text(text.replace('"a/b"', json.dumps(path)))
+    with pytest.raises(sf.GraphFileError, match=r"takes Path, got|needs a path inside"):
+        sf.Graph.load(tmp_path)
