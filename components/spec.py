@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import FrozenInstanceError
 from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
@@ -149,6 +150,11 @@ class ComponentSpec(BaseModel):
         return None if value is None else json.loads(json.dumps(value))
 
     _access: Access = PrivateAttr(default_factory=Access)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_"):
+            raise FrozenInstanceError(f"A spec does not change. Make another one: spec = spec.using({name}=…).")
+        super().__setattr__(name, value)
 
     @property
     def access(self) -> Access:

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, ClassVar, Self, cast, dataclass_transform
 
 from ..registry import blocks as BLOCKS
+from ..registry import did_you_mean
 from .cache import CACHE, cached
 from .code import HUB
 from .errors import ConfigError
@@ -15,9 +16,11 @@ from .fields import (
     fields_of,
     fitted_fields,
     is_component,
+    named_fields,
     same_component,
     untyped_fields,
 )
+from .frozen import refuse_changes
 from .ports import Component, Input, Malformed, Signature, check_call, class_name, read_call
 
 
@@ -96,6 +99,7 @@ class Block:
         if cls.signature is Block.signature and cls.__call__ is not Block.__call__:
             check_call(cls)
         dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        refuse_changes(cls)
         if abstract:
             if not own_init:
                 cls.__init__ = _refuse_abstract  # subclasses get one of their own
@@ -106,7 +110,9 @@ class Block:
                     f"{class_name(cls)} has no __call__. Write what it does: def __call__(self, …) -> Result"
                 )
             if not own_init:
-                check_fields_when_made(cls)
+                check_fields_when_made(cls, fitted_fields)
+        elif not own_init:
+            check_fields_when_made(cls, named_fields)
         cls.registered_name = name or block_name(cls)
         # Names inside a repo mean nothing outside of it, so its code cannot replace a block of another package.
         if BLOCKS.aliases.get(cls.registered_name) is None and cls.__module__.partition(".")[0] != HUB:
@@ -163,6 +169,13 @@ class Block:
     def to_config(self) -> dict[str, Any]:
         """The config as published files have it: sorted keys, `_class_name` first."""
         return {"_class_name": type(self).__name__, **dict(sorted(self.config().items()))}
+
+    def _way_to_change(self, name: str) -> str:
+        """What to write in place of setting an attribute."""
+        known = [f.name for f in _fields(self)]
+        if name in known:
+            return f"A block does not change. Make another one: block = block.with_({name}=…)."
+        return f"{type(self).__name__} has no field {name!r}. {did_you_mean(name, known)}"
 
     def children(self) -> Mapping[str, "Block"]:
         """The graphs inside this block, by the part of a path that leads to them ("" adds nothing to the path)."""

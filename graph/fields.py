@@ -1,7 +1,7 @@
 """The fields of a block: config and components. They are checked when a block is made."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, InitVar, dataclass, field
 from functools import cache, wraps
 from inspect import get_annotations
@@ -186,11 +186,7 @@ def fitted_fields(cls: type, values: Mapping[str, Any], *, components: bool = Tr
     `components`: whether components are among them.
     """
     fields, name = fields_of(cls), cls.__name__
-    known = fields.names if components else (*fields.config, *fields.init_only)
-    problems = [f"{name} has no {key!r}. {did_you_mean(key, known)}" for key in values if key not in known]
-    problems += [
-        f"{name}.{key} needs a value: {type_text(fields.config[key])}." for key in fields.required if key not in values
-    ]
+    problems = _name_problems(cls, values, fields.names if components else (*fields.config, *fields.init_only))
     made = dict(values)
     for key, value in values.items():
         if key in fields.config:
@@ -235,8 +231,23 @@ def _may_be(value: Any, hint: Any) -> bool:
     return True
 
 
-def check_fields_when_made(cls: Any) -> None:
-    """Make a dataclass check its fields, and make values fit their types, before it sets them."""
+def named_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a new block's fields. `ConfigError` for missing and unknown names. The block checks types."""
+    if problems := _name_problems(cls, values, fields_of(cls).names):
+        raise ConfigError(" ".join(problems))
+    return dict(values)
+
+
+def _name_problems(cls: type, values: Mapping[str, Any], known: Sequence[str]) -> list[str]:
+    """The fields that a block lacks, and the values that are for no field."""
+    fields, name = fields_of(cls), cls.__name__
+    unknown = [f"{name} has no {key!r}. {did_you_mean(key, known)}" for key in values if key not in known]
+    missing = [key for key in fields.required if key not in values]
+    return unknown + [f"{name}.{key} needs a value: {type_text(fields.config[key])}." for key in missing]
+
+
+def check_fields_when_made(cls: Any, check: Callable[[type, Mapping[str, Any]], dict[str, Any]]) -> None:
+    """Make a dataclass check its fields before it sets them: `fitted_fields`, or `named_fields` for names alone."""
     init = cls.__init__
 
     @wraps(init)
@@ -247,7 +258,7 @@ def check_fields_when_made(cls: Any) -> None:
                 f"{cls.__name__} takes its fields by name, got {value_text(args[0])} without a name. "
                 f"Write {cls.__name__}({example}=…)."
             )
-        init(self, **fitted_fields(cls, values))
+        init(self, **check(cls, values))
 
     cls.__init__ = checked
 

@@ -12,7 +12,7 @@ from .block import Block
 from .call import prepare
 from .compare import Diff, diff, explain
 from .errors import Problem, WireError
-from .no_attribute import no_attribute
+from .no_attribute import no_attribute, no_change
 from .ports import Outputs
 from .run import Run
 from .structure import Structure
@@ -68,6 +68,9 @@ class Graph(Structure, name="Graph"):
 
         def __getattr__(self, name: str) -> Any:
             raise AttributeError(no_attribute(self, name), name=name, obj=self)
+
+    def _way_to_change(self, name: str) -> str:
+        return no_change(self, name)
 
     # ------------------------------------------------------------------------------------------- changing
     @checked_arguments

@@ -1,7 +1,27 @@
-"""The error text for an attribute that a graph does not have."""
+"""The error texts for an attribute that a graph does not have, and for one that a user sets."""
 
 from ..registry import HINTS, closest
 from .structure import Structure
+
+
+def no_change(graph: Structure, name: str) -> str:
+    """What to write in place of `graph.name = value`."""
+    text = "A graph does not change. Make another one:"
+    if "nodes" not in vars(graph):
+        return text
+    if name in graph.components:
+        return f"{text} pipe = pipe.bind({name}=…)."
+    if name in graph.slots:
+        return f"{text} pipe = pipe.using({name}=…), or pass it in a call: pipe(…, {name}=…)."
+    if name in graph.inputs:
+        return f"A graph does not change. Pass it in the call: pipe(…, {name}=…)."
+    if name in graph.nodes:
+        return f"{text} pipe = pipe.replace({name!r}, block)."
+    if name == "outputs":
+        return f"{text} pipe = pipe.only('images')."
+    if name in HINTS:
+        return f"A graph does not change. {HINTS[name]}"
+    return f"{text} pipe.bind, replace, insert, remove, rename, wire, only and using do that."
 
 
 def no_attribute(graph: Structure, name: str) -> str:

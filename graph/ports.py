@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
 from ..registry import printable
 from .errors import Malformed
+from .frozen import refuse_changes
 from .typing import Port, tags_of, type_text
 
 T = TypeVar("T")
@@ -141,6 +142,10 @@ class Outputs(Mapping[str, Any]):
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"There is no output {name!r}. There are: {', '.join(self.__dict__) or 'none'}.")
 
+    def _way_to_change(self, name: str) -> str:
+        text = "The outputs of a run do not change."
+        return f"{text} Write {name} = … for a variable of your own, or dict(outputs) for a dict." if self else text
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.__dict__)
 
@@ -150,6 +155,8 @@ class Outputs(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"Outputs({', '.join(self.__dict__)})"
 
+
+refuse_changes(Outputs)
 
 _HOW = "def __call__(self, latents: Latents) -> Scaled: ...   # class Scaled(NamedTuple): latents: Latents"
 

@@ -34,6 +34,7 @@ from ..registry import presets as families
 from .component import component_in
 from .family import Family
 from .inspection import InspectedComponent, Inspection
+from .keywords import checked_keywords
 from .load import load
 from .pipeline import ComponentSettings, family_of, known_keys
 from .saved import saved_components, saved_graph
@@ -53,6 +54,7 @@ from .weight_counts import DTYPE_NAMES, count_weights
 
 
 @reads_files
+@checked_keywords
 def inspect(
     x: str | Path | Graph,
     *,

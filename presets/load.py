@@ -16,6 +16,7 @@ from ..graph.files.faults import reads_files
 from ..registry import presets as families
 from .component import hint_for
 from .family import Family
+from .keywords import checked_keywords, keywords_of, naming_near_keywords
 from .lookup import component_at, index_at, with_paths
 from .pipeline import ComponentSettings, assemble, family_of
 from .saved import saved_graph
@@ -122,14 +123,17 @@ def load(
             index = index_at(source, access, config)
             specs = {name: spec.with_access(access) for name, spec in index.loadable.items()}
             swaps = with_paths(swaps, lambda: graph or family_of(index).make(task, {}), specs, source, access)
-            return assemble(source, index, specs, graph, task, settings, swaps, title=str(x))
+            with naming_near_keywords("sf.load", keywords_of(load)):
+                return assemble(source, index, specs, graph, task, settings, swaps, title=str(x))
     swaps = with_paths(swaps, lambda: made, made.bindings, source, access)
     if passed := {name: value for name, value in swaps.items() if isinstance(value, ComponentSpec)}:
         swaps |= settings.placement.handles(passed, settings.manager, settings.dtype, made.components)
-    return made.using(**swaps) if swaps else made
+    with naming_near_keywords("sf.load", keywords_of(load)):
+        return made.using(**swaps) if swaps else made
 
 
 @reads_files
+@checked_keywords
 def load_component(
     x: str | Path,
     class_name: str | None = None,

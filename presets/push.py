@@ -12,6 +12,7 @@ from ..components.storage.hub import hub_errors
 from ..graph import Graph, LoadError
 from ..registry import counted, printable
 from ..registry.log import LOG
+from .keywords import checked_keywords
 from .save import save_pretrained
 
 
@@ -37,6 +38,7 @@ class Upload:
         return "\n".join(map(printable, [head, *rows, *origins]))
 
 
+@checked_keywords
 def push_to_hub(
     graph: Graph,
     repo: str,

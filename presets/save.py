@@ -25,10 +25,12 @@ from ..graph.saving import Draft, saving_folder
 from ..registry import hint_of
 from ..registry import presets as families
 from .card import DRAWING, card
+from .keywords import checked_keywords
 
 _TASKS = {"image2image": "Img2Img", "inpaint": "Inpaint"}
 
 
+@checked_keywords
 def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None, license: str | None = None) -> Path:
     """Write a bound graph as a folder: a subfolder for each component, `modular_model_index.json`, `model_index.json`,
     `graph.json` with the source of your own blocks, a drawing and a card. Gives the folder.

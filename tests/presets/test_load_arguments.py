@@ -131,3 +131,25 @@ def test_a_task_that_is_no_name_is_refused(emoji: Graph, task: Any) -> None:
 def test_a_folder_in_place_of_a_class_is_named() -> None:
     with pytest.raises(LoadError, match=r"'/models/vae' is no class\. The folder comes first: "):
         sf.load_component("AutoencoderKL", "/models/vae")
+
+
+ANY: Any = sf  # Any: so that wrong calls can be written
+
+
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: ANY.load("emoji", devise="cpu"), "sf.load has no argument 'devise'. Did you mean 'device'?"),
+        (lambda: ANY.load("sd", quantisation={}), "'quantisation'. Did you mean 'quantization'?"),
+        (lambda: ANY.load_component("emoji", "AutoencoderKL", devise="cpu"), "has no argument 'devise'. Did you"),
+        (lambda: ANY.load_component("emoji", "AutoencoderKL", torch_dtype=1), "has no argument 'torch_dtype'. Write"),
+        (lambda: ANY.inspect("emoji", varient="fp16"), "inspect has no argument 'varient'. Did you mean 'variant'?"),
+        (lambda: ANY.load("emoji").save_pretrained("x", licence="mit"), "save_pretrained has no argument 'licence'"),
+        (lambda: ANY.push_to_hub(ANY.load("emoji"), "a/b", privat=True), "push_to_hub has no argument 'privat'"),
+        (lambda: ANY.load("emoji").bind(uent=1), "Did you mean 'unet'?"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_keyword_names_the_near_one(call: Any, text: str) -> None:
+    with pytest.raises((sf.ConfigError, sf.WireError)) as error:
+        call()
+    assert text in str(error.value)
