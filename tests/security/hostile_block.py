@@ -242,12 +242,8 @@ class WaysOut:
         kept = [os.dup(1) for _ in range(10_000)]
         assert not kept
 
-    def memory(self) -> str:
-        try:
-            torch.ones(2**36)
-        except (RuntimeError, MemoryError):
-            raise MemoryError from None
-        return "got it"
+    def memory(self) -> int:
+        return torch.ones(2**36).numel()
 
     def sibling(self) -> Any:
         return importlib.import_module(".secret", __package__).KEY

@@ -27,6 +27,10 @@ _MODES = {
     "I": 4, "F": 4,
 }  # fmt: skip
 """Modes of pictures that `tobytes` saves completely, with the bytes of a pixel; "1" has eight pixels in a byte."""
+MEMORY = "SFUMATO_ISOLATED_GB"
+"""The environment variable for the memory that a process may take: 8, or half of the machine's."""
+ANSWER = "SFUMATO_ISOLATED_ANSWER_MB"
+"""The environment variable for the size of the tensors of one answer: 512."""
 SENDABLE = "only tensors, plain values, pictures, conditionings, schedules and generator states"
 _MAX_TENSORS, _MAX_DIMENSIONS, _MAX_DEPTH = 1000, 16, 32
 
@@ -141,4 +145,6 @@ def _check_sizes(found: Sequence[tuple[torch.dtype, list[Any]]], limit: int) -> 
         # A side of zero counts as one: the strides of an empty tensor are products of the others.
         total += dtype.itemsize * math.prod(max(side, 1) for side in shape)
     if total > limit:
-        raise CannotSend(f"has tensors of {total / 1e6:.1f} MB, and {limit / 1e6:.1f} MB are possible")
+        raise CannotSend(
+            f"has tensors of {total / 1e6:.1f} MB, and {limit / 1e6:.1f} MB are possible. Set {ANSWER} to allow more"
+        )

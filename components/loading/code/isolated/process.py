@@ -15,14 +15,10 @@ from ..reading import Code
 from . import frames
 from .confine import default_memory
 from .launch import Launched
-from .messages import CannotSend, bytes_of, empty_tensors, filled, header_of, pack, unpack
+from .messages import ANSWER, MEMORY, CannotSend, bytes_of, empty_tensors, filled, header_of, pack, unpack
 
 SECONDS = "SFUMATO_ISOLATED_SECONDS"
-"""How long a call may take: 300."""
-MEMORY = "SFUMATO_ISOLATED_GB"
-"""How much memory the process may take: 8, or half of the machine's."""
-ANSWER = "SFUMATO_ISOLATED_ANSWER_MB"
-"""How large the tensors of one answer may be: 512."""
+"""The environment variable for the seconds that a call may take: 300."""
 _NO_LIMIT = 2**62
 _MAX_ERROR = 4000  # characters
 

@@ -22,7 +22,7 @@ from ..importing import import_blocks
 from ..reading import Code
 from . import confine, frames
 from .descriptions import describe_block
-from .messages import CannotSend, bytes_of, empty_tensors, filled, header_of, pack, unpack
+from .messages import MEMORY, CannotSend, bytes_of, empty_tensors, filled, header_of, pack, unpack
 
 _MAX_TEXT = 4000  # characters of an error, and of its trace
 _NO_LIMIT = 2**62  # the program limits what it sends by its own memory
@@ -51,13 +51,19 @@ class Server:
         """Write what the work returns: a header and tensors; if it raises, the text of the error."""
         try:
             header, tensors = work()
-            header = {**header, "tensors": header_of(tensors, self.answer_bytes)}
-            frames.write(self.answers, header, map(bytes_of, tensors))
+            try:
+                header = {**header, "tensors": header_of(tensors, self.answer_bytes)}
+                frames.write(self.answers, header, map(bytes_of, tensors))
+            except (CannotSend, frames.Wrong) as error:
+                raise CannotSend(f"its answer {error}.") from None
             return
-        except (SfumatoError, CannotSend, frames.Wrong) as error:
+        except (SfumatoError, CannotSend) as error:
             failed = {"error": _text(error), "trace": ""}
         except BaseException as error:  # foreign code may raise anything; the program gets the text
-            failed = {"error": f"{type(error).__name__}: {_text(error)}", "trace": _trace(error)}
+            text = f"{type(error).__name__}: {_text(error)}"
+            if isinstance(error, MemoryError) or "can't allocate memory" in text:  # torch has a RuntimeError
+                text = f"{text.rstrip('.')}. Set {MEMORY} to allow more memory."
+            failed = {"error": text, "trace": _trace(error)}
         frames.write(self.answers, failed)
 
     def describe(self, code: Code) -> tuple[dict[str, Any], list[Tensor]]:
@@ -78,7 +84,11 @@ class Server:
         if type(out) is not (ports.returns or type(None)):
             raise CannotSend(f"it returned a {type(out).__name__}, and its signature has {ports.returns}")
         back: list[Tensor] = []
-        return {"values": {n: pack(v, back) for n, v in (out._asdict() if ports.returns else {}).items()}}, back
+        try:
+            values = {name: pack(value, back) for name, value in (out._asdict() if ports.returns else {}).items()}
+        except CannotSend as error:
+            raise CannotSend(f"a value of its answer {error}.") from None
+        return {"values": values}, back
 
 
 def _text(error: BaseException) -> str:
