@@ -78,8 +78,9 @@ def _warm(root: Path) -> None:
     place.mkdir()
     for words in (["show", "emoji"], ["check", "emoji"], ["inspect", "emoji"], ["presets", "--json"]):
         command(*words)()
-    sf.load(root / "tiny", manager=fresh()).save(place)
-    sf.Graph.load(place).show("svg")
+    folder = checkpoint(place)
+    sf.load(folder, manager=fresh()).save(folder)
+    sf.Graph.load(folder).show("svg")
 
 
 def fresh() -> ComponentsManager:
@@ -94,7 +95,7 @@ def checkpoint(place: Path) -> Path:
 
 def single_file(place: Path) -> Path:
     """A copy of the tiny checkpoint as one file."""
-    return shutil.copy(_PLACE[0] / "tiny.safetensors", place / "tiny.safetensors")
+    return Path(shutil.copy(_PLACE[0] / "tiny.safetensors", place / "tiny.safetensors"))
 
 
 def change_json(file: Path, change: Callable[[Any], Any]) -> None:  # JSON values

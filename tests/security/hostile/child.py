@@ -107,9 +107,9 @@ def _unfit(value: object, what: str) -> list[str]:
     if isinstance(value, Image.Image):
         return []
     if isinstance(value, Mapping):
-        return [fault for one in value.values() for fault in _unfit(one, what)]  # pyright: ignore
+        return [fault for one in value.values() for fault in _unfit(one, what)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if isinstance(value, list | tuple):
-        return [fault for one in value for fault in _unfit(one, what)]  # pyright: ignore
+        return [fault for one in value for fault in _unfit(one, what)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     return _text_faults(str(value), what)
 
 
@@ -127,4 +127,7 @@ def _is_control(character: str) -> bool:
     """Whether a character moves the cursor, changes colours or turns the direction of the text."""
     if character in "\n\t":
         return False
-    return unicodedata.category(character) in ("Cc", "Cs") or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    return (
+        unicodedata.category(character) in ("Cc", "Cs")
+        or character in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+    )

@@ -15,10 +15,25 @@ from .odd import ODD
 from .weights import CONTROL
 
 INPUTS = (
-    "prompt", "negative_prompt", "num_inference_steps", "guidance_scale", "guidance_rescale", "height", "width", "seed",
-    "num_images_per_prompt", "latents", "output_type", "scheduler", "guider", "timesteps", "sigmas", "clip_skip",
-    "long_prompt", "nothing",
-)  # fmt: skip
+    "prompt",
+    "negative_prompt",
+    "num_inference_steps",
+    "guidance_scale",
+    "guidance_rescale",
+    "height",
+    "width",
+    "seed",
+    "num_images_per_prompt",
+    "latents",
+    "output_type",
+    "scheduler",
+    "guider",
+    "timesteps",
+    "sigmas",
+    "clip_skip",
+    "long_prompt",
+    "nothing",
+)
 VALUES: dict[str, dict[str, Any]] = {
     "a prompt of 10**7 letters": {"prompt": "x" * 10**7},
     "a prompt of 10**6 words": {"prompt": "a " * 10**6},
@@ -70,7 +85,9 @@ VALUES: dict[str, dict[str, Any]] = {
     "a scheduler config of os": {"scheduler": {"_class_name": "os.system"}},
     "a scheduler config of 10**9 steps": {"scheduler": {"num_train_timesteps": 10**9}},
     "a scheduler config of an unknown key": {"scheduler": {CONTROL: 1}},
-    "a scheduler config of not a number": {"scheduler": {"_class_name": "EulerDiscreteScheduler", "beta_end": float("nan")}},
+    "a scheduler config of not a number": {
+        "scheduler": {"_class_name": "EulerDiscreteScheduler", "beta_end": float("nan")}
+    },
     "a guider with control characters": {"guider": CONTROL},
     "a guider config of an unknown key": {"guider": {"_class_name": "ClassifierFreeGuidance", CONTROL: 1}},
     "a guider that is a class": {"guider": sf.guiders.NoGuidance},
@@ -80,7 +97,7 @@ VALUES: dict[str, dict[str, Any]] = {
     "a clip skip of 10**9": {"clip_skip": 10**9},
     "a name of control characters": {CONTROL: 1},
     "50,000 unknown names": {f"x{i}": i for i in range(50_000)},
-}  # fmt: skip
+}
 
 
 def inputs() -> Iterator[Hostile]:
@@ -138,5 +155,5 @@ def _called(place: Path, values: dict[str, Any]) -> Action:
 
 def _loaded(place: Path, more: dict[str, Any]) -> Action:
     folder = checkpoint(place)
-    settings = {"manager": fresh(), **more}
+    settings: dict[str, Any] = {"manager": fresh(), **more}
     return lambda: sf.load(folder, **settings)(**CALL)

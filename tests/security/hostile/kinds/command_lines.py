@@ -45,7 +45,16 @@ LINES: dict[str, list[str]] = {
     "a set of 10**9 steps": ["run", "x", "--set", "num_inference_steps=1000000000"],
     "a set of a large size": ["run", "x", "--set", "height=100000000"],
     "a set of underscores": ["run", "x", "--set", "num_inference_steps=1_0", "--set", "height=8", "--set", "width=8"],
-    "a set of Arabic digits": ["run", "x", "--set", "num_inference_steps=\u0661", "--set", "height=8", "--set", "width=8"],
+    "a set of Arabic digits": [
+        "run",
+        "x",
+        "--set",
+        "num_inference_steps=\u0661",
+        "--set",
+        "height=8",
+        "--set",
+        "width=8",
+    ],
     "a set of a component": ["run", "x", "--set", "unet=os.system"],
     "a set of dunders": ["run", "x", "--set", "__class__=x"],
     "a seed of many digits": ["run", "x", "--seed", "9" * 5000],
@@ -72,12 +81,20 @@ LINES: dict[str, list[str]] = {
     "an image of standard input": ["run", "x", "--image", "-"],
     "a mask without an image": ["run", "x", "--mask", "/dev/zero"],
     "a prompt of a lone surrogate": ["run", "\udcff", "--set", "num_inference_steps=1", "-o", "out.png"],
-    "a prompt of a lone surrogate in JSON": ["run", "\udcff", "--set", "num_inference_steps=1", "--json", "-o", "out.png"],
+    "a prompt of a lone surrogate in JSON": [
+        "run",
+        "\udcff",
+        "--set",
+        "num_inference_steps=1",
+        "--json",
+        "-o",
+        "out.png",
+    ],
     "a prompt of control characters": ["run", PLAIN, "--set", "num_inference_steps=1", "--json", "-o", "out.png"],
     "a prompt that names its file": ["run", "../../../../tmp/x", "--set", "num_inference_steps=1"],
     "a prompt of an option": ["run", "--", "--help", "--set", "num_inference_steps=1"],
     "a prompt of many letters": ["run", "x" * 10**6, "--set", "num_inference_steps=1"],
-}  # fmt: skip
+}
 
 
 def _renamed(folder: Path, name: str) -> Path:
@@ -106,7 +123,9 @@ def _named(folder: Path) -> Path:
 
 def _code(folder: Path) -> Path:
     (folder / "modular_config.json").write_text(json.dumps({"auto_map": {"ModularPipelineBlocks": "block.Blocks"}}))
-    (folder / "block.py").write_text(f"import os\n# {PLAIN.replace(chr(10), '')}\nos.system('true')\nclass Blocks: pass\n")
+    (folder / "block.py").write_text(
+        f"import os\n# {PLAIN.replace(chr(10), '')}\nos.system('true')\nclass Blocks: pass\n"
+    )
     return folder
 
 
@@ -130,9 +149,29 @@ def inputs() -> Iterator[Hostile]:
     for name, words in LINES.items():
         yield Hostile(name, lambda place, w=words: _in(place, w))
     for name, change in FOLDERS.items():
-        for words in (["inspect"], ["inspect", "--json"], ["check"], ["show"], ["show", "--mermaid"], ["run", "a fox", "--model"]):
+        for words in (
+            ["inspect"],
+            ["inspect", "--json"],
+            ["check"],
+            ["show"],
+            ["show", "--mermaid"],
+            ["run", "a fox", "--model"],
+        ):
             yield Hostile(f"{' '.join(words)} a folder {name}", lambda place, w=words, c=change: _folder(place, w, c))
-    for words in (["run", "a fox", "--set", "height=2048", "--set", "width=2048", "--set", "num_inference_steps=1", "-o", "x.png"],):
+    for words in (
+        [
+            "run",
+            "a fox",
+            "--set",
+            "height=2048",
+            "--set",
+            "width=2048",
+            "--set",
+            "num_inference_steps=1",
+            "-o",
+            "x.png",
+        ],
+    ):
         yield Hostile("memory that is not there", lambda place, w=words: _short_of_memory(place, w))
 
 
@@ -158,6 +197,8 @@ def _short_of_memory(place: Path, words: list[str]) -> Action:
         try:
             return command(*words)()
         finally:
-            resource.setrlimit(resource.RLIMIT_AS, (-1, -1)) if resource.getrlimit(resource.RLIMIT_AS)[1] == -1 else None
+            resource.setrlimit(resource.RLIMIT_AS, (-1, -1)) if resource.getrlimit(resource.RLIMIT_AS)[
+                1
+            ] == -1 else None
 
     return action

@@ -17,25 +17,78 @@ FILES = {
 }
 KEYS = {
     "unet": (
-        "in_channels", "out_channels", "block_out_channels", "layers_per_block", "norm_num_groups", "attention_head_dim",
-        "cross_attention_dim", "down_block_types", "up_block_types", "transformer_layers_per_block", "sample_size",
-        "num_attention_heads", "act_fn", "time_cond_proj_dim", "class_embed_type", "addition_embed_type", "norm_eps",
-        "dropout", "flip_sin_to_cos", "freq_shift", "only_cross_attention", "mid_block_type", "_class_name", CONTROL,
+        "in_channels",
+        "out_channels",
+        "block_out_channels",
+        "layers_per_block",
+        "norm_num_groups",
+        "attention_head_dim",
+        "cross_attention_dim",
+        "down_block_types",
+        "up_block_types",
+        "transformer_layers_per_block",
+        "sample_size",
+        "num_attention_heads",
+        "act_fn",
+        "time_cond_proj_dim",
+        "class_embed_type",
+        "addition_embed_type",
+        "norm_eps",
+        "dropout",
+        "flip_sin_to_cos",
+        "freq_shift",
+        "only_cross_attention",
+        "mid_block_type",
+        "_class_name",
+        CONTROL,
     ),
     "vae": (
-        "block_out_channels", "latent_channels", "norm_num_groups", "layers_per_block", "scaling_factor", "shift_factor",
-        "down_block_types", "in_channels", "out_channels", "sample_size", "latents_mean", "latents_std", "_class_name",
+        "block_out_channels",
+        "latent_channels",
+        "norm_num_groups",
+        "layers_per_block",
+        "scaling_factor",
+        "shift_factor",
+        "down_block_types",
+        "in_channels",
+        "out_channels",
+        "sample_size",
+        "latents_mean",
+        "latents_std",
+        "_class_name",
     ),
     "text_encoder": (
-        "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "hidden_act",
-        "max_position_embeddings", "eos_token_id", "bos_token_id", "architectures", "model_type", "layer_norm_eps",
-        "projection_dim", "torch_dtype", "auto_map", "quantization_config",
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "hidden_act",
+        "max_position_embeddings",
+        "eos_token_id",
+        "bos_token_id",
+        "architectures",
+        "model_type",
+        "layer_norm_eps",
+        "projection_dim",
+        "torch_dtype",
+        "auto_map",
+        "quantization_config",
     ),
     "scheduler": (
-        "num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type",
-        "timestep_spacing", "steps_offset", "rescale_betas_zero_snr", "_class_name", "clip_sample_range",
+        "num_train_timesteps",
+        "beta_start",
+        "beta_end",
+        "beta_schedule",
+        "trained_betas",
+        "prediction_type",
+        "timestep_spacing",
+        "steps_offset",
+        "rescale_betas_zero_snr",
+        "_class_name",
+        "clip_sample_range",
     ),
-}  # fmt: skip
+}
 SCHEDULERS: dict[str, dict[str, Any]] = {
     "EulerDiscreteScheduler": {"use_karras_sigmas": True},
     "DPMSolverMultistepScheduler": {"solver_order": 2},
@@ -47,17 +100,63 @@ SCHEDULERS: dict[str, dict[str, Any]] = {
     "PNDMScheduler": {"skip_prk_steps": True},
     "EDMEulerScheduler": {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
 }
-COUNTS = ("num_train_timesteps", "steps_offset", "solver_order", "original_inference_steps", "shift", "beta_start", "beta_end", "sigma_min", "sigma_max")
+COUNTS = (
+    "num_train_timesteps",
+    "steps_offset",
+    "solver_order",
+    "original_inference_steps",
+    "shift",
+    "beta_start",
+    "beta_end",
+    "sigma_min",
+    "sigma_max",
+)
 MODELS: dict[str, dict[str, Any]] = {
-    "FluxTransformer2DModel": {"num_layers": 1, "num_single_layers": 1, "num_attention_heads": 2, "attention_head_dim": 16, "axes_dims_rope": [4, 6, 6]},
-    "SD3Transformer2DModel": {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8, "caption_projection_dim": 16, "pos_embed_max_size": 8},
-    "PixArtTransformer2DModel": {"num_layers": 1, "num_attention_heads": 2, "attention_head_dim": 8, "cross_attention_dim": 16, "caption_channels": 8, "sample_size": 8},
-    "ControlNetModel": {"block_out_channels": [16, 16], "down_block_types": ["DownBlock2D", "DownBlock2D"], "norm_num_groups": 4, "conditioning_embedding_out_channels": [16, 16]},
+    "FluxTransformer2DModel": {
+        "num_layers": 1,
+        "num_single_layers": 1,
+        "num_attention_heads": 2,
+        "attention_head_dim": 16,
+        "axes_dims_rope": [4, 6, 6],
+    },
+    "SD3Transformer2DModel": {
+        "num_layers": 1,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "caption_projection_dim": 16,
+        "pos_embed_max_size": 8,
+    },
+    "PixArtTransformer2DModel": {
+        "num_layers": 1,
+        "num_attention_heads": 2,
+        "attention_head_dim": 8,
+        "cross_attention_dim": 16,
+        "caption_channels": 8,
+        "sample_size": 8,
+    },
+    "ControlNetModel": {
+        "block_out_channels": [16, 16],
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "norm_num_groups": 4,
+        "conditioning_embedding_out_channels": [16, 16],
+    },
     "T2IAdapter": {"channels": [16, 16], "in_channels": 3, "num_res_blocks": 1, "downscale_factor": 8},
     "T5EncoderModel": {"d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 64},
-    "AutoencoderTiny": {"encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8], "num_encoder_blocks": [1, 1], "num_decoder_blocks": [1, 1]},
-    "SiglipVisionModel": {"hidden_size": 16, "image_size": 28, "patch_size": 14, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16},
-}  # fmt: skip
+    "AutoencoderTiny": {
+        "encoder_block_out_channels": [8, 8],
+        "decoder_block_out_channels": [8, 8],
+        "num_encoder_blocks": [1, 1],
+        "num_decoder_blocks": [1, 1],
+    },
+    "SiglipVisionModel": {
+        "hidden_size": 16,
+        "image_size": 28,
+        "patch_size": 14,
+        "num_attention_heads": 2,
+        "num_hidden_layers": 1,
+        "intermediate_size": 16,
+    },
+}
 
 
 def inputs() -> Iterator[Hostile]:
@@ -107,7 +206,8 @@ def _alone(class_name: str, config: dict[str, Any]) -> Action:
         from sfumato.registry import models
 
         with torch.device("meta"):
-            return type(models.find(class_name).from_config(config)).__name__
+            kind: Any = models.find(class_name)
+            return type(kind.from_config(config)).__name__
 
     return action
 

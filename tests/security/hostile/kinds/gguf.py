@@ -17,7 +17,9 @@ def text(word: bytes | str, length: int | None = None) -> bytes:
     return struct.pack("<Q", len(data) if length is None else length) + data
 
 
-def file(keys: bytes = b"", tensors: bytes = b"", n_keys: int = 0, n_tensors: int = 0, data: bytes = b"", version: int = 3) -> bytes:
+def file(
+    keys: bytes = b"", tensors: bytes = b"", n_keys: int = 0, n_tensors: int = 0, data: bytes = b"", version: int = 3
+) -> bytes:
     """A file of these parts, aligned to 32 bytes."""
     head = b"GGUF" + struct.pack("<IQQ", version, n_tensors, n_keys) + keys + tensors
     return head + bytes(-len(head) % 32) + data
@@ -54,16 +56,24 @@ FILES: dict[str, bytes] = {
     "a truth value of 7": file(key("a", BOOL, b"\x07"), n_keys=1),
     "an array of 2**60 numbers": file(key("a", ARRAY, struct.pack("<IQ", U8, 2**60)), n_keys=1),
     "an array of arrays of arrays": file(key("a", ARRAY, struct.pack("<IQ", ARRAY, 1) * 100_000), n_keys=1),
-    "an array of 10**7 texts without letters": file(key("a", ARRAY, struct.pack("<IQ", TEXT, 10**6) + bytes(8 * 10**6)), n_keys=1),
+    "an array of 10**7 texts without letters": file(
+        key("a", ARRAY, struct.pack("<IQ", TEXT, 10**6) + bytes(8 * 10**6)), n_keys=1
+    ),
     "an array of 5 MB": file(key("a", ARRAY, struct.pack("<IQ", U8, 5 * 10**6) + bytes(5 * 10**6)), n_keys=1),
     "an alignment of 0": file(key("general.alignment", 4, struct.pack("<I", 0)), n_keys=1),
     "an alignment of 3": file(key("general.alignment", 4, struct.pack("<I", 3)), n_keys=1),
-    "an alignment of 2**31": file(key("general.alignment", 4, struct.pack("<I", 2**31)), tensor(NAME, (4,)), n_keys=1, n_tensors=1),
+    "an alignment of 2**31": file(
+        key("general.alignment", 4, struct.pack("<I", 2**31)), tensor(NAME, (4,)), n_keys=1, n_tensors=1
+    ),
     "an alignment that is a text": file(key("general.alignment", TEXT, text("x")), n_keys=1),
     "an alignment below zero": file(key("general.alignment", I32, struct.pack("<i", -32)), n_keys=1),
     "an architecture with control characters": file(key("general.architecture", TEXT, text(CONTROL)), n_keys=1),
-    "an architecture that is a number": file(key("general.architecture", F32, struct.pack("<f", float("nan"))), n_keys=1),
-    "an architecture that runs": file(key("general.architecture", TEXT, text("flux")), tensor(NAME, (4, 12)), n_keys=1, n_tensors=1, data=bytes(192)),
+    "an architecture that is a number": file(
+        key("general.architecture", F32, struct.pack("<f", float("nan"))), n_keys=1
+    ),
+    "an architecture that runs": file(
+        key("general.architecture", TEXT, text("flux")), tensor(NAME, (4, 12)), n_keys=1, n_tensors=1, data=bytes(192)
+    ),
     "no side": file(b"", tensor(NAME, ()), n_tensors=1, data=bytes(4)),
     "5 sides": file(b"", tensor(NAME, (1,) * 5), n_tensors=1, data=bytes(4)),
     "2**31 sides": file(b"", text(NAME) + struct.pack("<I", 2**31), n_tensors=1),
@@ -83,23 +93,37 @@ FILES: dict[str, bytes] = {
     "an empty name": file(b"", tensor("", (4,)), n_tensors=1, data=bytes(16)),
     "a name with control characters": file(b"", tensor(CONTROL, (4,)), n_tensors=1, data=bytes(16)),
     "a name that is not UTF-8": file(b"", tensor(b"\xff\xfe", (4,)), n_tensors=1, data=bytes(16)),
-    "100,000 tensors": file(b"", b"".join(tensor(f"t{i}", (1,)) for i in range(100_000)), n_tensors=100_000, data=bytes(32)),
+    "100,000 tensors": file(
+        b"", b"".join(tensor(f"t{i}", (1,)) for i in range(100_000)), n_tensors=100_000, data=bytes(32)
+    ),
     "an original shape that lies": file(
         key("comfy.gguf.orig_shape." + NAME, ARRAY, struct.pack("<IQ", I32, 2) + struct.pack("<ii", -1, 2**30)),
-        tensor(NAME, (4, 4)), n_keys=1, n_tensors=1, data=bytes(64),
+        tensor(NAME, (4, 4)),
+        n_keys=1,
+        n_tensors=1,
+        data=bytes(64),
     ),
     "an original shape of texts": file(
-        key("comfy.gguf.orig_shape." + NAME, TEXT, text("4,4")), tensor(NAME, (4, 4)), n_keys=1, n_tensors=1, data=bytes(64)
+        key("comfy.gguf.orig_shape." + NAME, TEXT, text("4,4")),
+        tensor(NAME, (4, 4)),
+        n_keys=1,
+        n_tensors=1,
+        data=bytes(64),
     ),
     "llama.cpp without heads": file(
         key("general.architecture", TEXT, text("t5encoder")) + key("t5encoder.attention.head_count", 4, bytes(4)),
-        tensor("enc.blk.0.attn_q.weight", (4, 4)) + tensor("token_embd.weight", (4, 4), 0, 64), n_keys=2, n_tensors=2, data=bytes(128),
+        tensor("enc.blk.0.attn_q.weight", (4, 4)) + tensor("token_embd.weight", (4, 4), 0, 64),
+        n_keys=2,
+        n_tensors=2,
+        data=bytes(128),
     ),
-    "numbers that are not finite": file(b"", tensor("img_in.weight", (64, 4)) + tensor(NAME, (4, 12), 0, 1024), n_tensors=2, data=b"\xff" * 2048),
+    "numbers that are not finite": file(
+        b"", tensor("img_in.weight", (64, 4)) + tensor(NAME, (4, 12), 0, 1024), n_tensors=2, data=b"\xff" * 2048
+    ),
     "a web page": b"<html></html>",
     "a safetensors file": struct.pack("<Q", 2) + b"{}",
     "empty": b"",
-}  # fmt: skip
+}
 
 
 def inputs() -> Iterator[Hostile]:

@@ -58,11 +58,21 @@ CHANGES: dict[str, Change] = {
     "a node of a dangerous name": _node(name="__class__", block="latents.start.CountRows", config={}),
     "a node of HTML": _node(name="<script>", block="latents.start.CountRows", config={}),
     "a block with a Greek name": _node(name="ｘ", block="latents.start.CountRows", config={}),
-    "20,000 nodes": lambda d: d["graph"]["nodes"].extend({"name": f"n{i}", "block": "latents.start.CountRows", "config": {}} for i in range(20_000)),
-    "100,000 edges": lambda d: d["graph"]["edges"].extend([{"from": "inputs.prompt", "to": "positive.prompt", "how": "ruled"}] * 100_000),
-    "an edge backwards": lambda d: d["graph"]["edges"].append({"from": "finish.images", "to": "positive.prompt", "how": "pinned"}),
-    "an edge to itself": lambda d: d["graph"]["edges"].append({"from": "rows.rows", "to": "rows.positive", "how": "pinned"}),
-    "an edge with control characters": lambda d: d["graph"]["edges"].append({"from": CONTROL, "to": CONTROL, "how": "pinned"}),
+    "20,000 nodes": lambda d: d["graph"]["nodes"].extend(
+        {"name": f"n{i}", "block": "latents.start.CountRows", "config": {}} for i in range(20_000)
+    ),
+    "100,000 edges": lambda d: d["graph"]["edges"].extend(
+        [{"from": "inputs.prompt", "to": "positive.prompt", "how": "ruled"}] * 100_000
+    ),
+    "an edge backwards": lambda d: d["graph"]["edges"].append(
+        {"from": "finish.images", "to": "positive.prompt", "how": "pinned"}
+    ),
+    "an edge to itself": lambda d: d["graph"]["edges"].append(
+        {"from": "rows.rows", "to": "rows.positive", "how": "pinned"}
+    ),
+    "an edge with control characters": lambda d: d["graph"]["edges"].append(
+        {"from": CONTROL, "to": CONTROL, "how": "pinned"}
+    ),
     "an edge of points": lambda d: d["graph"]["edges"].append({"from": "....", "to": ".", "how": "pinned"}),
     "edges cut": lambda d: d["graph"].update(edges=d["graph"]["edges"][:3]),
     "graphs of 60 levels": lambda d: d.update(graph=_nested(60)),
@@ -75,15 +85,33 @@ CHANGES: dict[str, Change] = {
     "slots to nowhere": _in_graph("slots", {CONTROL: [CONTROL], "guider": ["..", ""]}),
     "slots that are components": _in_graph("slots", {"unet": ["denoise.guider"]}),
     "10,000 slots": _in_graph("slots", {f"s{i}": ["denoise.guider"] for i in range(10_000)}),
-    "a component of this machine": _component("unet", {"pretrained_model_name_or_path": "/etc", "subfolder": "", "type_hint": ["diffusers", "UNet2DConditionModel"]}),
-    "a component above": _component("unet", {"pretrained_model_name_or_path": "../..", "subfolder": "unet", "type_hint": ["diffusers", "UNet2DConditionModel"]}),
+    "a component of this machine": _component(
+        "unet",
+        {"pretrained_model_name_or_path": "/etc", "subfolder": "", "type_hint": ["diffusers", "UNet2DConditionModel"]},
+    ),
+    "a component above": _component(
+        "unet",
+        {
+            "pretrained_model_name_or_path": "../..",
+            "subfolder": "unet",
+            "type_hint": ["diffusers", "UNet2DConditionModel"],
+        },
+    ),
     "a component of os": _component("unet", {"type_hint": ["os", "system"], "config": {}}),
     "a component of numbers": _component("unet", 7),
     "a component with control characters": _component(CONTROL, None),
-    "a component of the package": _component("unet", {"pretrained_model_name_or_path": "sfumato:../../..", "subfolder": "etc"}),
-    "a component of eval": _component("unet", {"type_hint": ["builtins", "eval"], "pretrained_model_name_or_path": "x/y"}),
-    "a component by config alone": _component("unet", {"type_hint": ["diffusers", "UNet2DConditionModel"], "config": {"block_out_channels": [2**16] * 4}}),
-    "a scheduler of 10**9 steps": _component("scheduler", {"type_hint": ["diffusers", "DDIMScheduler"], "config": {"num_train_timesteps": 10**9}}),
+    "a component of the package": _component(
+        "unet", {"pretrained_model_name_or_path": "sfumato:../../..", "subfolder": "etc"}
+    ),
+    "a component of eval": _component(
+        "unet", {"type_hint": ["builtins", "eval"], "pretrained_model_name_or_path": "x/y"}
+    ),
+    "a component by config alone": _component(
+        "unet", {"type_hint": ["diffusers", "UNet2DConditionModel"], "config": {"block_out_channels": [2**16] * 4}}
+    ),
+    "a scheduler of 10**9 steps": _component(
+        "scheduler", {"type_hint": ["diffusers", "DDIMScheduler"], "config": {"num_train_timesteps": 10**9}}
+    ),
     "a scheduler by class": _component("scheduler", {"_class_name": CONTROL}),
     "format 3": _key("format", 3),
     "format true": _key("format", True),
@@ -98,7 +126,7 @@ CHANGES: dict[str, Change] = {
     "code above": _key("code", {"../../x.py": "0" * 64}),
     "requirements": _key("requirements", {CONTROL: CONTROL}),
     "requirements that install": _key("requirements", {"--index-url=http://x": "*"}),
-}  # fmt: skip
+}
 TEXTS: dict[str, bytes] = {
     "empty": b"",
     "null": b"null",
@@ -112,8 +140,10 @@ TEXTS: dict[str, bytes] = {
     "10 MB of spaces": b" " * 10**7,
     "100,000 wrong keys": b'{"format": 2, "graph": {' + b",".join(b'"k%d":0' % i for i in range(100_000)) + b"}}",
     "100,000 wrong nodes": b'{"format": 2, "graph": {"nodes": [' + b",".join([b"7"] * 100_000) + b"]}}",
-    "wrong keys of control characters": json.dumps({"format": 2, "graph": {"nodes": [{"name": "x", CONTROL: 1}]}}).encode(),
-}  # fmt: skip
+    "wrong keys of control characters": json.dumps(
+        {"format": 2, "graph": {"nodes": [{"name": "x", CONTROL: 1}]}}
+    ).encode(),
+}
 
 
 def inputs() -> Iterator[Hostile]:

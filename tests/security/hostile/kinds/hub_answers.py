@@ -67,7 +67,9 @@ class Handler(BaseHTTPRequestHandler):
         own = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
         self.give(data, headers={**own, **(headers or {})})
 
-    def give(self, data: bytes, status: int = 200, headers: dict[str, str] | None = None, kind: str = "text/html") -> None:
+    def give(
+        self, data: bytes, status: int = 200, headers: dict[str, str] | None = None, kind: str = "text/html"
+    ) -> None:
         """Send an answer."""
         self.send_response(status)
         for name, value in {"Content-Type": kind, "Content-Length": str(len(data)), **(headers or {})}.items():
@@ -190,7 +192,9 @@ LISTINGS: dict[str, Answer] = {
     "429 without end": lambda h: h.give(b"", 429, {"Retry-After": "1"}),
     "503 for an hour": lambda h: h.give(b"", 503, {"Retry-After": "3600"}),
     "418 with control characters": lambda h: h.give(CONTROL.encode(), 418, {"X-Error-Message": "\x1b[31mred\x07"}),
-    "an error of control characters in JSON": lambda h: h.give(json.dumps({"error": CONTROL}).encode(), 400, kind="application/json"),
+    "an error of control characters in JSON": lambda h: h.give(
+        json.dumps({"error": CONTROL}).encode(), 400, kind="application/json"
+    ),
     "a page of 1 MB with 500": lambda h: h.give(b"<html>" * 200_000, 500),
     "a list": _json([]),
     "null": _json(None),
@@ -222,8 +226,12 @@ LISTINGS: dict[str, Answer] = {
     "a file twice": _more_files("model_index.json", "unet/config.json"),
     "a folder that is a file": _more_files("unet", "unet/config.json/x.json"),
     "small files that are not there": _more_files("unet/absent.json", "tokenizer/absent.txt"),
-    "a million files": _changed(lambda d: d["siblings"].extend({"rfilename": f"x/{i}.json", "size": 1} for i in range(1_000_000))),
-    "20,000 small files of a part": _changed(lambda d: d["siblings"].extend({"rfilename": f"unet/{i}.json", "size": 1} for i in range(20_000))),
+    "a million files": _changed(
+        lambda d: d["siblings"].extend({"rfilename": f"x/{i}.json", "size": 1} for i in range(1_000_000))
+    ),
+    "20,000 small files of a part": _changed(
+        lambda d: d["siblings"].extend({"rfilename": f"unet/{i}.json", "size": 1} for i in range(20_000))
+    ),
     "a hash of another file": _lfs(sha256="0" * 64),
     "a hash that is none": _lfs(sha256=CONTROL),
     "a hash that is a number": _lfs(sha256=7),
@@ -231,12 +239,20 @@ LISTINGS: dict[str, Answer] = {
     "a size of 10**18": _sizes(10**18),
     "a size of -1": _sizes(-1),
     "a size of a text": _sizes(CONTROL),
-    "a size of 1e400": lambda h: h.give(json.dumps(h.server.told()).replace('"size": ', '"size": 1e400, "was": ').encode(), kind="application/json"),
-    "a size of many digits": lambda h: h.give(json.dumps(h.server.told()).replace('"size": ', f'"size": {"9" * 5000}, "was": ').encode(), kind="application/json"),
+    "a size of 1e400": lambda h: h.give(
+        json.dumps(h.server.told()).replace('"size": ', '"size": 1e400, "was": ').encode(), kind="application/json"
+    ),
+    "a size of many digits": lambda h: h.give(
+        json.dumps(h.server.told()).replace('"size": ', f'"size": {"9" * 5000}, "was": ').encode(),
+        kind="application/json",
+    ),
     "deep": lambda h: h.give(b"[" * 200_000, kind="application/json"),
     "not UTF-8": lambda h: h.give(b'{"id": "\xff\xfe"}', kind="application/json"),
     "cut": lambda h: h.give(b'{"id": "someone/tiny", "sib', kind="application/json"),
-    "shorter than it says": lambda h: (h.give(b"{", headers={"Content-Length": "1000"}), setattr(h, "close_connection", True))[0],
+    "shorter than it says": lambda h: (
+        h.give(b"{", headers={"Content-Length": "1000"}),
+        setattr(h, "close_connection", True),
+    )[0],
     "endless": _endless(b" " * (1 << 20)),
     "endless and slow": _endless(b" ", 0.05),
     "silent": _silent,
@@ -252,7 +268,7 @@ LISTINGS: dict[str, Answer] = {
     "a redirect to nowhere": lambda h: h.give(b"", 302, {"Location": ""}),
     "a redirect to control characters": lambda h: h.give(b"", 302, {"Location": "http://\x1b[31m/"}),
     "compressed without end": lambda h: h.give(_zeros(), headers={"Content-Encoding": "gzip"}, kind="application/json"),
-}  # fmt: skip
+}
 FILES: dict[str, Answer] = {
     "a portal": lambda h: h.give(PORTAL),
     "a portal with the headers of a file": lambda h: h.give(PORTAL, headers={"X-Repo-Commit": COMMIT, "ETag": '"x"'}),
@@ -270,16 +286,24 @@ FILES: dict[str, Answer] = {
     "a length of 10**18": lambda h: h.give(b"x", headers=_file_of(10**18)),
     "a length of 0": lambda h: h.give(b"x" * 100, headers=_file_of(0)),
     "a length of -1": lambda h: h.give(b"x", headers=_file_of(-1)),
-    "longer than it says": lambda h: h.give((h.server.folder / h.server.name).read_bytes() + b"x" * 10**6, headers=_file_of(100)),
-    "other bytes": lambda h: h.give(bytes(len((h.server.folder / h.server.name).read_bytes())), headers={"X-Repo-Commit": COMMIT, "ETag": '"0"'}),
+    "longer than it says": lambda h: h.give(
+        (h.server.folder / h.server.name).read_bytes() + b"x" * 10**6, headers=_file_of(100)
+    ),
+    "other bytes": lambda h: h.give(
+        bytes(len((h.server.folder / h.server.name).read_bytes())), headers={"X-Repo-Commit": COMMIT, "ETag": '"0"'}
+    ),
     "endless": _endless(b"x" * (1 << 20), headers={"X-Repo-Commit": COMMIT, "ETag": '"x"'}),
     "closed at once": _closed,
     "a redirect to itself": lambda h: h.give(b"", 307, {"Location": h.path, "X-Repo-Commit": COMMIT, "ETag": '"x"'}),
-    "a redirect to another server": lambda h: h.give(b"", 302, {"Location": "http://127.0.0.2:1/x", "X-Repo-Commit": COMMIT, "ETag": '"x"', "X-Linked-Size": "1"}),
-    "a redirect to a file": lambda h: h.give(b"", 302, {"Location": "file:///etc/passwd", "X-Repo-Commit": COMMIT, "ETag": '"x"'}),
+    "a redirect to another server": lambda h: h.give(
+        b"", 302, {"Location": "http://127.0.0.2:1/x", "X-Repo-Commit": COMMIT, "ETag": '"x"', "X-Linked-Size": "1"}
+    ),
+    "a redirect to a file": lambda h: h.give(
+        b"", 302, {"Location": "file:///etc/passwd", "X-Repo-Commit": COMMIT, "ETag": '"x"'}
+    ),
     "a linked size that lies": lambda h: h.give_file(h.server.name, {"X-Linked-Size": "10", "X-Linked-Etag": '"y"'}),
     "a hash of Xet": lambda h: h.give_file(h.server.name, {"X-Xet-Hash": "../x", "X-Xet-Refresh-Route": "/x"}),
-}  # fmt: skip
+}
 
 
 def _zeros() -> bytes:
@@ -319,5 +343,3 @@ def _asked(place: Path, listing: Answer | None = None, file: Answer | None = Non
         )
 
     return action
-
-

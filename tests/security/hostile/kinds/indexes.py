@@ -79,7 +79,9 @@ def inputs() -> Iterator[Hostile]:
     for name, hint in HINTS.items():
         part = drawn(name).choice(["unet", "text_encoder", "vae", "tokenizer", "scheduler"])
         yield Hostile(f"{part}: {name}", lambda place, a=(part, hint): _index(place, {a[0]: a[1]}))
-        yield Hostile(f"modular {part}: {name}", lambda place, a=(part, hint): _modular(place, a[0], {"type_hint": a[1]}))
+        yield Hostile(
+            f"modular {part}: {name}", lambda place, a=(part, hint): _modular(place, a[0], {"type_hint": a[1]})
+        )
     for name, entry in ENTRIES.items():
         yield Hostile(f"entry: {name}", lambda place, e=entry: _modular(place, "unet", e))
     for name, odd in ODD.items():
@@ -87,7 +89,9 @@ def inputs() -> Iterator[Hostile]:
         yield Hostile(f"a component is {name}", lambda place, o=odd: _index(place, {"unet": o}))
         yield Hostile(f"another key is {name}", lambda place, o=odd: _index(place, {"requires_safety_checker": o}))
     for name, key in NAMES.items():
-        yield Hostile(f"a component is called {name}", lambda place, k=key: _index(place, {k: ["diffusers", "AutoencoderKL"]}))
+        yield Hostile(
+            f"a component is called {name}", lambda place, k=key: _index(place, {k: ["diffusers", "AutoencoderKL"]})
+        )
     for name, text in TEXTS.items():
         yield Hostile(f"text: {name}", lambda place, t=text: _text(place, t))
 
@@ -113,10 +117,12 @@ TEXTS: dict[str, bytes] = {
     "a web page": b"<html></html>",
     "NUL": bytes(100),
     "100,000 components": json.dumps({f"c{i}": ["diffusers", "AutoencoderKL"] for i in range(100_000)}).encode(),
-    "a class that is code": json.dumps({"_class_name": ["pipeline", "Net"], "unet": ["diffusers", "UNet2DConditionModel"]}).encode(),
+    "a class that is code": json.dumps(
+        {"_class_name": ["pipeline", "Net"], "unet": ["diffusers", "UNet2DConditionModel"]}
+    ).encode(),
     "only nulls": json.dumps({"_class_name": "StableDiffusionPipeline", "unet": [None, None]}).encode(),
     "an unknown family": json.dumps({"_class_name": CONTROL, "unet": ["diffusers", "UNet2DConditionModel"]}).encode(),
-}  # fmt: skip
+}
 
 
 def _index(place: Path, changes: dict[str, Any]) -> Action:
@@ -133,7 +139,13 @@ def _modular(place: Path, part: str, entry: dict[str, Any]) -> Action:
     made: dict[str, Any] = {"_class_name": "StableDiffusionModularPipeline", "_diffusers_version": "0.42.1"}
     for name, hint in data.items():
         if isinstance(hint, list) and hint[0]:
-            spec = {"type_hint": hint, "subfolder": name, "pretrained_model_name_or_path": "an/other", "revision": None, "variant": None}
+            spec = {
+                "type_hint": hint,
+                "subfolder": name,
+                "pretrained_model_name_or_path": "an/other",
+                "revision": None,
+                "variant": None,
+            }
             made[name] = [*hint, {**spec, **(entry if name == part else {})}]
     (folder / "modular_model_index.json").write_text(json.dumps(made))
     return used(folder)

@@ -20,7 +20,9 @@ from ..table import Action, Hostile, drawn
 from .weights import CONTROL
 
 
-def _png(width: int = 64, height: int = 64, *, depth: int = 8, colour: int = 2, data: bytes | None = None, more: bytes = b"") -> bytes:
+def _png(
+    width: int = 64, height: int = 64, *, depth: int = 8, colour: int = 2, data: bytes | None = None, more: bytes = b""
+) -> bytes:
     """A PNG of these numbers, whether they fit or not."""
 
     def chunk(name: bytes, body: bytes) -> bytes:
@@ -49,8 +51,14 @@ def _frames(kind: str, count: int) -> bytes:
 
 
 FILES: dict[str, Callable[[], bytes]] = {
-    "EPS": lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(%pipe%true) (r) file\nshowpage\n",
-    "EPS in a wrapper": lambda: b"\xc5\xd0\xd3\xc6" + struct.pack("<IIIIII", 32, 100, 0, 0, 0, 0) + b"\0\0\xff\xff%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n",
+    "EPS": lambda: (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n(%pipe%true) (r) file\nshowpage\n"
+    ),
+    "EPS in a wrapper": lambda: (
+        b"\xc5\xd0\xd3\xc6"
+        + struct.pack("<IIIIII", 32, 100, 0, 0, 0, 0)
+        + b"\0\0\xff\xff%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"
+    ),
     "PostScript": lambda: b"%!PS\n%%BoundingBox: 0 0 64 64\n",
     "PDF": lambda: b"%PDF-1.4\n1 0 obj\n<<>>\n",
     "SVG": lambda: b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
@@ -69,7 +77,9 @@ FILES: dict[str, Callable[[], bytes]] = {
     "a mark alone": lambda: b"\x89PNG\r\n\x1a\n",
     "PNG of 2**31": lambda: _png(2**31 - 1, 2**31 - 1),
     "PNG of 10**5": lambda: _png(100_000, 100_000, data=zlib.compress(bytes(10**6))),
-    "PNG of 13,000 in 200 KB": lambda: _png(13_000, 13_000, colour=0, depth=1, data=zlib.compress(bytes(1626 * 13_000))),
+    "PNG of 13,000 in 200 KB": lambda: _png(
+        13_000, 13_000, colour=0, depth=1, data=zlib.compress(bytes(1626 * 13_000))
+    ),
     "PNG of 8,000 in 200 KB": lambda: _png(8000, 8000, data=zlib.compress((b"\0" + bytes(24_000)) * 8000)),
     "PNG of one row of 10**8": lambda: _png(10**8, 1, colour=0, data=zlib.compress(bytes(10**8 + 1))),
     "PNG without pixels": lambda: _png(0, 0),
@@ -79,37 +89,61 @@ FILES: dict[str, Callable[[], bytes]] = {
     "PNG of a depth of 7": lambda: _png(depth=7),
     "PNG of a colour of 9": lambda: _png(colour=9),
     "PNG with a text of 1 GB": lambda: _png(more=_text(b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))),
-    "PNG with 100 texts of 60 MB": lambda: _png(more=_text(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(6 * 10**7))) * 100),
+    "PNG with 100 texts of 60 MB": lambda: _png(
+        more=_text(b"iTXt", b"a\0\1\0\0\0" + zlib.compress(bytes(6 * 10**7))) * 100
+    ),
     "PNG with a profile of 100 MB": lambda: _png(more=_text(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**8)))),
     "PNG with a wrong profile": lambda: _png(more=_text(b"iCCP", b"a\0\0" + zlib.compress(b"x" * 200))),
     "PNG with a wrong Exif": lambda: _png(more=_text(b"eXIf", b"MM\0*" + b"\xff" * 100)),
-    "PNG with an Exif that points to itself": lambda: _png(more=_text(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x87\x69\0\x04\0\0\0\x01\0\0\0\x08\0\0\0\x08")),
+    "PNG with an Exif that points to itself": lambda: _png(
+        more=_text(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x87\x69\0\x04\0\0\0\x01\0\0\0\x08\0\0\0\x08")
+    ),
     "PNG with a wrong sum": lambda: _png()[:-20] + b"xxxx" + _png()[-16:],
     "PNG with transparency that fits nothing": lambda: _png(more=_text(b"tRNS", b"\xff" * 300)),
     "PNG cut": lambda: _png()[:60],
-    "APNG of 10**6 frames": lambda: _png(more=_text(b"acTL", struct.pack(">II", 10**6, 0)) + _text(b"fcTL", struct.pack(">IIIIIHHBB", 0, 64, 64, 0, 0, 1, 1, 0, 0))),
-    "APNG with a frame outside": lambda: _png(more=_text(b"acTL", struct.pack(">II", 2, 0)) + _text(b"fcTL", struct.pack(">IIIIIHHBB", 0, 64, 64, 2**31, 9, 1, 1, 0, 0))),
+    "APNG of 10**6 frames": lambda: _png(
+        more=_text(b"acTL", struct.pack(">II", 10**6, 0))
+        + _text(b"fcTL", struct.pack(">IIIIIHHBB", 0, 64, 64, 0, 0, 1, 1, 0, 0))
+    ),
+    "APNG with a frame outside": lambda: _png(
+        more=_text(b"acTL", struct.pack(">II", 2, 0))
+        + _text(b"fcTL", struct.pack(">IIIIIHHBB", 0, 64, 64, 2**31, 9, 1, 1, 0, 0))
+    ),
     "JPEG cut": lambda: _saved("JPEG")[:200],
     "JPEG of 65,500": lambda: _saved("JPEG").replace(b"\x00\x40\x00\x40", b"\xff\xdc\xff\xdc"),
     "JPEG in CMYK": lambda: _saved("JPEG", mode="CMYK"),
-    "JPEG with a turn of 99": lambda: _saved("JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0"),
+    "JPEG with a turn of 99": lambda: _saved(
+        "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x63\0\0\0\0\0\0"
+    ),
     "JPEG with a wrong Exif": lambda: _saved("JPEG", exif=b"Exif\0\0" + b"\xff" * 64),
     "GIF of 2000 frames": lambda: _frames("GIF", 2000),
-    "GIF with a frame outside": lambda: b"GIF89a\x40\x00\x40\x00\x80\x00\x00\xff\xff\xff\x00\x00\x00,\xff\xff\xff\xff\xff\xff\xff\xff\x00\x02\x02D\x01\x00;",
-    "GIF of 65,535": lambda: b"GIF89a\xff\xff\xff\xff\x80\x00\x00\xff\xff\xff\x00\x00\x00,\x00\x00\x00\x00\xff\xff\xff\xff\x00\x02\x02D\x01\x00;",
+    "GIF with a frame outside": lambda: (
+        b"GIF89a\x40\x00\x40\x00\x80\x00\x00\xff\xff\xff\x00\x00\x00,\xff\xff\xff\xff\xff\xff\xff\xff\x00\x02\x02D\x01\x00;"
+    ),
+    "GIF of 65,535": lambda: (
+        b"GIF89a\xff\xff\xff\xff\x80\x00\x00\xff\xff\xff\x00\x00\x00,\x00\x00\x00\x00\xff\xff\xff\xff\x00\x02\x02D\x01\x00;"
+    ),
     "TIFF of 500 pages": lambda: _frames("TIFF", 500),
     "TIFF that points to itself": lambda: b"II*\0\x08\0\0\0\x00\x00\x08\0\0\0",
     "TIFF of 2**31 entries": lambda: b"II*\0\x08\0\0\0\xff\xff" + b"\0" * 12 * 100,
     "TIFF with odd counts": lambda: _saved("TIFF").replace(b"\x00\x01\x04\x00", b"\x00\x01\xff\xff"),
     "TIFF of floats that are not numbers": lambda: _tiff_of_floats(),
-    "BMP of a negative height": lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 64, -64, 1, 24, 0, 0, 0, 0, 0, 0),
-    "BMP of 2**31": lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0),
-    "BMP of run lengths": lambda: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 8000, 8000, 1, 8, 1, 0, 0, 0, 0, 0) + b"\0\2\xff\xff" * 100,
+    "BMP of a negative height": lambda: (
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 64, -64, 1, 24, 0, 0, 0, 0, 0, 0)
+    ),
+    "BMP of 2**31": lambda: (
+        b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 2**31 - 1, 2**31 - 1, 1, 24, 0, 0, 0, 0, 0, 0)
+    ),
+    "BMP of run lengths": lambda: (
+        b"BM"
+        + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, 8000, 8000, 1, 8, 1, 0, 0, 0, 0, 0)
+        + b"\0\2\xff\xff" * 100
+    ),
     "WebP cut": lambda: _saved("WEBP")[:30],
     "WebP of 16,383": lambda: b"RIFF\x1a\x00\x00\x00WEBPVP8L\x0d\x00\x00\x00\x2f\xff\xff\xff\x0f" + bytes(8),
     "AVIF that is none": lambda: b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf" + bytes(100),
     "a web page": lambda: b"<html>Sign in</html>",
-}  # fmt: skip
+}
 ARRAYS: dict[str, Callable[[], object]] = {
     "a tensor without sides": lambda: torch.tensor(1.0),
     "a tensor of one side": lambda: torch.zeros(64),
@@ -129,10 +163,12 @@ ARRAYS: dict[str, Callable[[], object]] = {
     "an array of dates": lambda: np.zeros((64, 64, 3), dtype="datetime64[s]"),
     "an array of records": lambda: np.zeros((64, 64), dtype=[("a", "i4")]),
     "an array of 64-bit numbers": lambda: np.zeros((64, 64, 3), dtype=np.int64),
-    "an array with steps of 0": lambda: np.lib.stride_tricks.as_strided(np.zeros(1, dtype=np.uint8), (10**5, 10**5, 3), (0, 0, 0)),
+    "an array with steps of 0": lambda: np.lib.stride_tricks.as_strided(
+        np.zeros(1, dtype=np.uint8), (10**5, 10**5, 3), (0, 0, 0)
+    ),
     "an array of more bits": lambda: np.zeros((64, 64, 3), dtype=np.longdouble),
     "no picture": list,
-    "a list of lists": lambda: [[[]]],
+    "a list of lists": lambda: [[list[int]()]],
     "a picture of 0x0": lambda: Image.new("RGB", (0, 0)),
     "a picture that is closed": lambda: _closed(),
     "a number": lambda: 7,
@@ -159,7 +195,7 @@ ARRAYS: dict[str, Callable[[], object]] = {
     "random numbers": lambda: "/dev/urandom",
     "standard input": lambda: "/dev/stdin",
     "a secret": lambda: "/etc/hosts",
-}  # fmt: skip
+}
 
 
 def inputs() -> Iterator[Hostile]:
@@ -171,7 +207,13 @@ def inputs() -> Iterator[Hostile]:
             yield Hostile(f"command: {name}", lambda place, d=data: _command(place, d()))
     for name, value in ARRAYS.items():
         yield Hostile(f"object: {name}", lambda place, v=value: _called(place, v(), mask=False))
-    for name in ("a tensor of 2 channels", "a tensor that is not a number", "a device", "no picture", "an array of objects"):
+    for name in (
+        "a tensor of 2 channels",
+        "a tensor that is not a number",
+        "a device",
+        "no picture",
+        "an array of objects",
+    ):
         yield Hostile(f"mask: {name}", lambda place, v=ARRAYS[name]: _called(place, v(), mask=True))
     for kind in ("a pipe", "a link to itself", "a link to a device", "a folder", "a file that nobody may read"):
         yield Hostile(f"a file that is {kind}", lambda place, k=kind: _special(place, k))
@@ -215,7 +257,9 @@ def _called(place: Path, value: object, *, mask: bool) -> Action:
 def _command(place: Path, data: bytes) -> Action:
     file = place / "x.png"
     file.write_bytes(data)
-    return command("run", "a fox", "--model", str(checkpoint(place)), "--image", str(file), "-o", str(place / "out.png"))
+    return command(
+        "run", "a fox", "--model", str(checkpoint(place)), "--image", str(file), "-o", str(place / "out.png")
+    )
 
 
 def _special(place: Path, kind: str) -> Action:

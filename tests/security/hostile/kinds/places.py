@@ -81,7 +81,9 @@ def inputs() -> Iterator[Hostile]:
         yield Hostile(f"a single pickle is {name}", lambda place, w=way: _single(place, w, "x.ckpt"))
     for name, change in CHANGES.items():
         yield Hostile(f"weights are {name} between loading and use", lambda place, c=change: _between(place, c))
-        yield Hostile(f"a single file is {name} between loading and use", lambda place, c=change: _between_single(place, c))
+        yield Hostile(
+            f"a single file is {name} between loading and use", lambda place, c=change: _between_single(place, c)
+        )
         yield Hostile(f"weights are {name} while they are used", lambda place, c=change: _while_used(place, c))
     for name, x in NAMES.items():
         yield Hostile(f"a source called {name}", lambda place, x=x: _named(place, x))

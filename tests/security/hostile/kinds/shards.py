@@ -97,5 +97,7 @@ def _twice(place: Path) -> Action:
 
 def _crossed(place: Path) -> Action:
     action = _indexed(place, b'{"weight_map": {"a": "real.safetensors", "conv_in.bias": "b.safetensors"}}')
-    (place / "checkpoint/unet/b.safetensors").write_bytes(packed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}))
+    (place / "checkpoint/unet/b.safetensors").write_bytes(
+        packed({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}})
+    )
     return action

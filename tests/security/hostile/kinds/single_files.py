@@ -38,19 +38,48 @@ FAMILIES: dict[str, dict[str, tuple[int, ...]]] = {
     "Flux of width 0": {"double_blocks.0.img_attn.qkv.weight": (0, 0), "img_in.weight": (0, 64)},
     "Flux of block 10**9": {"double_blocks.999999999.img_attn.qkv.weight": (3, 1), "img_in.weight": (1, 64)},
     "Flux of many blocks": {f"double_blocks.{i}.img_attn.qkv.weight": (0,) for i in range(5000)},
-    "SD 3 of width 0": {"joint_blocks.0.x_block.attn.qkv.weight": (0, 0), "x_embedder.proj.weight": (0, 16, 2, 2), "pos_embed": (1, 0, 0)},
-    "SD 3 with places of no square": {"joint_blocks.0.x_block.attn.qkv.weight": (192, 64), "x_embedder.proj.weight": (64, 16, 2, 2), "pos_embed": (1, 7, 64)},
-    "a U-Net of block 10**9": {f"{UNET}input_blocks.0.0.weight": (8, 4, 3, 3), f"{UNET}input_blocks.999999999.0.in_layers.2.weight": (8, 8, 3, 3)},
+    "SD 3 of width 0": {
+        "joint_blocks.0.x_block.attn.qkv.weight": (0, 0),
+        "x_embedder.proj.weight": (0, 16, 2, 2),
+        "pos_embed": (1, 0, 0),
+    },
+    "SD 3 with places of no square": {
+        "joint_blocks.0.x_block.attn.qkv.weight": (192, 64),
+        "x_embedder.proj.weight": (64, 16, 2, 2),
+        "pos_embed": (1, 7, 64),
+    },
+    "a U-Net of block 10**9": {
+        f"{UNET}input_blocks.0.0.weight": (8, 4, 3, 3),
+        f"{UNET}input_blocks.999999999.0.in_layers.2.weight": (8, 8, 3, 3),
+    },
     "a number of many digits": {f"{UNET}input_blocks.{'9' * 5000}.0.weight": (1, 1)},
-    "a number of Arabic digits": {f"{UNET}input_blocks.\u0663.0.weight": (1, 1), f"{UNET}input_blocks.0.0.weight": (8, 4, 3, 3)},
+    "a number of Arabic digits": {
+        f"{UNET}input_blocks.\u0663.0.weight": (1, 1),
+        f"{UNET}input_blocks.0.0.weight": (8, 4, 3, 3),
+    },
     "a T5 of width 0": {"encoder.block.0.layer.0.SelfAttention.q.weight": (0, 0), "shared.weight": (0, 0)},
-    "a CLIP of width 0": {"text_model.embeddings.token_embedding.weight": (0, 0), "text_model.embeddings.position_embedding.weight": (0, 0)},
+    "a CLIP of width 0": {
+        "text_model.embeddings.token_embedding.weight": (0, 0),
+        "text_model.embeddings.position_embedding.weight": (0, 0),
+    },
     "names of points": {"." * 5000: (1,), "model.diffusion_model." + "." * 5000: (1,)},
     "a name for a regular expression": {"model.diffusion_model." + "input_blocks." * 4000: (1,)},
-    "scales of eight bits": {f"{UNET}input_blocks.0.0.weight": (8, 4, 3, 3), f"{UNET}input_blocks.0.0.weight_scale": (0,), f"{UNET}input_blocks.0.0.scale_weight": (7,)},
-    "a LoRA": {"lora_unet_down_blocks_0.lora_down.weight": (4, 4), "lora_unet_down_blocks_0.lora_up.weight": (4, 4), "lora_unet_down_blocks_0.alpha": ()},
-    "a state of four bits": {f"{UNET}input_blocks.0.0.weight": (8, 1), f"{UNET}input_blocks.0.0.weight.quant_state.bitsandbytes__nf4": (7,), f"{UNET}input_blocks.0.0.weight.absmax": (0,)},
-}  # fmt: skip
+    "scales of eight bits": {
+        f"{UNET}input_blocks.0.0.weight": (8, 4, 3, 3),
+        f"{UNET}input_blocks.0.0.weight_scale": (0,),
+        f"{UNET}input_blocks.0.0.scale_weight": (7,),
+    },
+    "a LoRA": {
+        "lora_unet_down_blocks_0.lora_down.weight": (4, 4),
+        "lora_unet_down_blocks_0.lora_up.weight": (4, 4),
+        "lora_unet_down_blocks_0.alpha": (),
+    },
+    "a state of four bits": {
+        f"{UNET}input_blocks.0.0.weight": (8, 1),
+        f"{UNET}input_blocks.0.0.weight.quant_state.bitsandbytes__nf4": (7,),
+        f"{UNET}input_blocks.0.0.weight.absmax": (0,),
+    },
+}
 
 
 def inputs() -> Iterator[Hostile]:
@@ -78,7 +107,11 @@ def _file(place: Path, data: bytes) -> Action:
 
 def _written(place: Path, tensors: Tensors, header: dict[str, str] | None = None) -> Action:
     file = place / "x.safetensors"
-    save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, file, metadata=header or {"format": "pt"})
+    save_file(
+        {name: tensor.contiguous().clone() for name, tensor in tensors.items()},
+        file,
+        metadata=header or {"format": "pt"},
+    )
     return used(file)
 
 

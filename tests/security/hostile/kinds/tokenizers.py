@@ -58,18 +58,48 @@ WHOLE: dict[str, Any] = {
     "added null": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": None},
     "added numbers": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [7]},
     "added without id": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"content": "a"}]},
-    "added far": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": 10**30, "content": "a"}]},
-    "added nan": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": float("inf"), "content": "a"}]},
-    "added content number": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": 1, "content": 7}]},
-    "added empty content": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": 1, "content": ""}]},
-    "added flags texts": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": 1, "content": "a", "special": "x"}]},
-    "added 100,000": {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}, "added_tokens": [{"id": i, "content": f"<{i}>"} for i in range(100_000)]},
-}  # fmt: skip
+    "added far": {
+        "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        "added_tokens": [{"id": 10**30, "content": "a"}],
+    },
+    "added nan": {
+        "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        "added_tokens": [{"id": float("inf"), "content": "a"}],
+    },
+    "added content number": {
+        "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        "added_tokens": [{"id": 1, "content": 7}],
+    },
+    "added empty content": {
+        "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        "added_tokens": [{"id": 1, "content": ""}],
+    },
+    "added flags texts": {
+        "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        "added_tokens": [{"id": 1, "content": "a", "special": "x"}],
+    },
+    "added 100,000": {
+        "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []},
+        "added_tokens": [{"id": i, "content": f"<{i}>"} for i in range(100_000)],
+    },
+}
 CONFIG_KEYS = (
-    "model_max_length", "bos_token", "eos_token", "unk_token", "pad_token", "padding_side", "truncation_side",
-    "added_tokens_decoder", "additional_special_tokens", "extra_special_tokens", "tokenizer_class", "auto_map",
-    "chat_template", "clean_up_tokenization_spaces", "do_lower_case",
-)  # fmt: skip
+    "model_max_length",
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "padding_side",
+    "truncation_side",
+    "added_tokens_decoder",
+    "additional_special_tokens",
+    "extra_special_tokens",
+    "tokenizer_class",
+    "auto_map",
+    "chat_template",
+    "clean_up_tokenization_spaces",
+    "do_lower_case",
+)
 ADDED: dict[str, Any] = {
     "a number that is a text": {"x": {"content": "a"}},
     "many digits": {"9" * 5000: {"content": "a"}},
@@ -87,11 +117,15 @@ ADDED: dict[str, Any] = {
 def inputs() -> Iterator[Hostile]:
     """Each file of the tokenizer in turn."""
     for name, vocabulary in VOCABULARIES.items():
-        yield Hostile(f"vocab.json: {name}", lambda place, v=vocabulary: _file(place, "vocab.json", json.dumps(v).encode()))
+        yield Hostile(
+            f"vocab.json: {name}", lambda place, v=vocabulary: _file(place, "vocab.json", json.dumps(v).encode())
+        )
     for name, text in MERGES.items():
         yield Hostile(f"merges.txt: {name}", lambda place, t=text: _file(place, "merges.txt", t))
     for name, whole in WHOLE.items():
-        yield Hostile(f"tokenizer.json: {name}", lambda place, w=whole: _file(place, "tokenizer.json", json.dumps(w).encode()))
+        yield Hostile(
+            f"tokenizer.json: {name}", lambda place, w=whole: _file(place, "tokenizer.json", json.dumps(w).encode())
+        )
     random = drawn("tokenizers")
     for key in CONFIG_KEYS:
         for name in random.sample([*ODD], 4):
@@ -99,7 +133,13 @@ def inputs() -> Iterator[Hostile]:
     for name, added in ADDED.items():
         yield Hostile(f"added tokens: {name}", lambda place, a=added: _config(place, {"added_tokens_decoder": a}))
     for file in ("special_tokens_map.json", "added_tokens.json", "tokenizer_config.json", "vocab.json"):
-        for name, text in {"a list": b"[]", "text": b"x", "deep": b"[" * 100_000, "numbers": b'{"a": {"b": 1}, "bos_token": 7}', "web page": b"<html>"}.items():
+        for name, text in {
+            "a list": b"[]",
+            "text": b"x",
+            "deep": b"[" * 100_000,
+            "numbers": b'{"a": {"b": 1}, "bos_token": 7}',
+            "web page": b"<html>",
+        }.items():
             yield Hostile(f"{file}: whole {name}", lambda place, f=file, t=text: _file(place, f, t))
     for name, data in PIECES.items():
         yield Hostile(f"spiece.model: {name}", lambda place, d=data: _pieces(place, d))
@@ -126,12 +166,32 @@ UNIGRAMS: dict[str, Any] = {
     "scores of texts": {"model": {**_UNIGRAM, "vocab": [["a", "x"]]}, "added_tokens": []},
     "scores that are not numbers": {"model": {**_UNIGRAM, "vocab": [["a", float("nan")]] * 4}, "added_tokens": []},
     "a normalizer that is a list": {"model": _UNIGRAM, "added_tokens": [], "normalizer": []},
-    "normalizers that are numbers": {"model": _UNIGRAM, "added_tokens": [], "normalizer": {"type": "Sequence", "normalizers": [7]}},
-    "a table that is no base64": {"model": _UNIGRAM, "added_tokens": [], "normalizer": {"type": "Precompiled", "precompiled_charsmap": "!!"}},
-    "a table of random bytes": {"model": _UNIGRAM, "added_tokens": [], "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA" * 100}},
-    "a table that says too much": {"model": _UNIGRAM, "added_tokens": [], "normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////////////////////w=="}},
-    "a table that is a number": {"model": _UNIGRAM, "added_tokens": [], "normalizer": {"type": "Precompiled", "precompiled_charsmap": 7}},
-}  # fmt: skip
+    "normalizers that are numbers": {
+        "model": _UNIGRAM,
+        "added_tokens": [],
+        "normalizer": {"type": "Sequence", "normalizers": [7]},
+    },
+    "a table that is no base64": {
+        "model": _UNIGRAM,
+        "added_tokens": [],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "!!"},
+    },
+    "a table of random bytes": {
+        "model": _UNIGRAM,
+        "added_tokens": [],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA" * 100},
+    },
+    "a table that says too much": {
+        "model": _UNIGRAM,
+        "added_tokens": [],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////////////////////w=="},
+    },
+    "a table that is a number": {
+        "model": _UNIGRAM,
+        "added_tokens": [],
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": 7},
+    },
+}
 
 
 def _file(place: Path, name: str, text: bytes) -> Action:

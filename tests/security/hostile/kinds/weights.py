@@ -1,4 +1,4 @@
-"""Safetensors files in the folder of a component: headers that lie, dtypes and shapes that fit nothing, damaged bytes."""
+"""Safetensors files in the folder of a component: headers that lie, dtypes and shapes that do not fit, damage."""
 
 import json
 import os
@@ -44,7 +44,9 @@ HEADERS: dict[str, bytes] = {
     "deep metadata": packed(b'{"__metadata__":' + b"[" * 200_000 + b"]" * 200_000 + b"}"),
     "not UTF-8": packed(b'{"\xff\xfe":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'),
     "a lone surrogate": packed(b'{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'),
-    "a name twice": packed(b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'),
+    "a name twice": packed(
+        b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    ),
     "an unknown dtype": packed({"a": {**ONE, "dtype": "Q4"}}),
     "a dtype that is a number": packed({"a": {**ONE, "dtype": 3}}),
     "a dtype with control characters": packed({"a": {**ONE, "dtype": CONTROL}}),
@@ -60,20 +62,24 @@ HEADERS: dict[str, bytes] = {
     "a hole": packed({"a": ONE, "b": {**ONE, "data_offsets": [8, 12]}}, bytes(12)),
     "unknown keys": packed({"a": {**ONE, "more": [CONTROL]}}),
     "spaces before": packed(b"   " + json.dumps({"a": ONE}).encode()),
-    "200,000 tensors without bytes": packed({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)}, b""),
+    "200,000 tensors without bytes": packed(
+        {f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_000)}, b""
+    ),
     "a name of 10 MB": packed({"x" * 10**7: ONE}),
     "names with control characters": packed({CONTROL: ONE}),
     "a name with lines": packed({"a\nTraceback\r\n\nerror: ok": ONE}),
     "an empty name": packed({"": ONE}),
     "a web page": b"<!DOCTYPE html><html><body>Sign in</body></html>",
     "a pointer of LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 99999999999999999999\n",
-    "a pointer of LFS of many digits": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize " + b"9" * 3900 + b"\n",
+    "a pointer of LFS of many digits": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize "
+    + b"9" * 3900
+    + b"\n",
     "a zip": b"PK\x03\x04" + bytes(100),
     "a pickle": b"\x80\x02}q\x00.",
     "a GGUF": b"GGUF" + bytes(100),
     "zeros": bytes(4096),
     "text": b"hello " * 100,
-}  # fmt: skip
+}
 
 
 def inputs() -> Iterator[Hostile]:
