@@ -48,6 +48,7 @@ LIMITS = {
     "config_keys": Limit(1_000, "keys", "published configs have at most 80, and pipelines 20 components"),
     "name_letters": Limit(128, "letters in a name", "published names of nodes and components have at most 40"),
     "listing_bytes": Limit(32 * _MIB, "bytes", "the Hub writes 300 bytes for each file of a repo"),
+    "small_files": Limit(100, "small files", "the folder of a component has at most 10"),
     "repo_files": Limit(100_000, "files", "the Hub itself advises fewer"),
     "path_letters": Limit(1_024, "letters in a path", "file systems take 255 for each folder, and 4,096 in all"),
     # Weights.

@@ -42,7 +42,7 @@ def parsed(text: str, hint: Any) -> Any:  # Any: a type form; a value of it, or 
 
         return open_picture(text)
     if word.startswith(("[", "{")) and any(get_origin(kind) or kind in (list, tuple, dict, Any) for kind in kinds):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             return json.loads(text)
     return _plain(text) if Any in kinds or object in kinds else text
 
@@ -79,7 +79,7 @@ def _is_picture(kind: Any) -> bool:  # Any: a type form; PIL is imported only by
 
 
 def _plain(text: str) -> Any:
-    with suppress(ValueError):
+    with suppress(ValueError, RecursionError):
         return json.loads(text)
     return text
 

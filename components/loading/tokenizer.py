@@ -9,10 +9,9 @@ from pydantic import JsonValue
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import BPE
 
-from ...graph.errors import LoadError
 from ...graph.saving import saving_folder
 from ..storage.files import find_folder, write_json, write_text
-from .tokenizer_base import FastTokenizer, TokenizerConfig
+from .tokenizer_base import FastTokenizer, TokenizerConfig, tokenizer_errors
 from .tokenizer_files import read_vocabulary, text_of
 
 _END_OF_WORD = "</w>"
@@ -106,10 +105,8 @@ class CLIPTokenizer(FastTokenizer):
         root = find_folder(str(folder)) / (subfolder or "")
         vocab, merges, added = read_vocabulary(root)
         settings = TokenizerConfig.read(root, added, config)
-        try:
+        with tokenizer_errors(f"{root}: vocabulary and merges do not match"):
             return cls(vocab, merges, **vars(settings))
-        except Exception as error:  # the tokenizers library raises nothing narrower
-            raise LoadError(f"{root}: vocabulary and merges do not match ({error}). Fetch the folder again.") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write vocab.json, merges.txt and the configs: the layout that transformers 4 and 5 both read.

@@ -1,6 +1,7 @@
 """The base of our tokenizers: a Tokenizer of the `tokenizers` library that many threads may call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, Self, overload
@@ -8,7 +9,7 @@ from typing import ClassVar, Literal, Self, overload
 from pydantic import JsonValue
 from tokenizers import AddedToken, Tokenizer
 
-from ...graph.errors import ConfigError, LoadError
+from ...graph.errors import ConfigError, LoadError, SfumatoError
 from ...graph.limits import check_limit
 from ...graph.validate import value_text
 from ..storage.files import read_json
@@ -33,6 +34,17 @@ class TokenRows:
 
     input_ids: list[list[int]]
     attention_mask: list[list[int]]
+
+
+@contextmanager
+def tokenizer_errors(what: str) -> Generator[None]:
+    """Raise errors of the `tokenizers` library as LoadError. Its panics are no `Exception`."""
+    try:
+        yield
+    except BaseException as error:  # the library raises nothing narrower
+        if isinstance(error, SfumatoError) or not (isinstance(error, Exception) or "Panic" in type(error).__name__):
+            raise
+        raise LoadError(f"{what} ({error}). Fetch the folder again.") from error
 
 
 def _without_lone_surrogates(text: str) -> str:
@@ -164,7 +176,8 @@ class FastTokenizer:
         return row + fill if self.padding_side == "right" else fill + row
 
     def _ids(self, text: str) -> list[int]:
-        return self._tokenizer.encode(text, add_special_tokens=False).ids
+        with tokenizer_errors(f"{type(self).__name__} cannot read a text with its vocabulary"):
+            return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def _id(self, name: str) -> int:
         index: int | None = self._tokenizer.token_to_id(self._special[name])

@@ -14,7 +14,7 @@ from ...graph.saving import saving_folder
 from ...graph.validate import value_text
 from ..storage.files import find_folder, read_json, write_json, write_text
 from .sentencepiece import read_sentencepieces
-from .tokenizer_base import FastTokenizer, TokenizerConfig, read_config
+from .tokenizer_base import FastTokenizer, TokenizerConfig, read_config, tokenizer_errors
 from .tokenizer_files import check_pieces, model_in, token_from
 
 _SPACE = "▁"
@@ -80,10 +80,8 @@ class T5Tokenizer(FastTokenizer):
         settings = vars(TokenizerConfig.read(root, added))
         if not any("<extra_id_" in str(token) for token in settings["extra"]):
             settings["extra"] = [*settings["extra"], *control, *_sentinels(root)]
-        try:
+        with tokenizer_errors(f"{root}: the vocabulary cannot be used"):
             return cls(pieces, charsmap=charsmap, **settings)
-        except Exception as error:  # the tokenizers library raises nothing narrower
-            raise LoadError(f"{root}: the vocabulary cannot be used ({error}). Fetch the folder again.") from error
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write tokenizer.json and tokenizer_config.json, which transformers 4 and 5 read.

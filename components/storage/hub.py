@@ -16,7 +16,7 @@ from uuid import uuid4
 from ...graph.errors import LoadError, SfumatoError
 from ...graph.limits import limit
 from ...registry import printable
-from .listing import RepoFile, checked_session, read_listing
+from .listing import RepoFile, checked_session, read_listing, read_numbers
 from .parallel import Stopped, run_parallel
 
 if TYPE_CHECKING:
@@ -98,16 +98,11 @@ class Repo:
 
     def numbers(self, subfolder: str, name: str) -> dict[str, int]:
         """How many numbers of each dtype a safetensors file has. Only its header is fetched."""
-        from huggingface_hub import HfApi
-
         path = str(PurePosixPath(subfolder, name))
         if not self.online:
             raise LoadError(self.lacks(path))
         with hub_errors(self.source, self.revision, self.access):
-            header = HfApi().parse_safetensors_file_metadata(
-                self.source, path, revision=self.revision, token=self.access.token
-            )
-        return {str(dtype): count for dtype, count in header.parameter_count.items()}
+            return read_numbers(self.source, path, self.revision, self.access.token)
 
     def has(self, subfolder: str, name: str) -> bool:
         """Whether the cache has the file."""
@@ -355,7 +350,6 @@ def hub_errors(repo: str, revision: str | None = None, access: Access | None = N
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
-        SafetensorsParsingError,
     )  # fmt: skip
 
     broken = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
@@ -384,7 +378,7 @@ def hub_errors(repo: str, revision: str | None = None, access: Access | None = N
         raise LoadError(f"{repo}: {error}") from None
     except HfHubHTTPError as error:
         raise LoadError(f"{repo}: the Hub answered with an error: {error}. Try again later.") from error
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorsParsingError, broken) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, broken) as error:
         advice = _download_advice(error)
         raise LoadError(f"{repo}: the download failed ({type(error).__name__}: {error}). {advice}.") from error
 

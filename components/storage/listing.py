@@ -3,8 +3,10 @@
 import re
 import time
 import weakref
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from typing import Any, cast
 from urllib.parse import quote
 
@@ -19,6 +21,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _TAG = re.compile(r'(W/)?"?[\w.+=-]{1,200}"?')
 """An ETag of the Hub: a hash. The client names a file of its cache after it."""
+_HEADER = 100_000
+"""The header of a safetensors file is mostly shorter."""
 _LARGEST = 2**50
 _WAITS = 3
 """How many times as long as one wait for the server the whole answer may take."""
@@ -69,30 +73,73 @@ def read_listing(name: str, revision: str | None, token: str | bool | None) -> L
         raise LoadError(f"{name}: the answer of the Hub is no listing of a repo ({error}). Try again later.") from None
 
 
+def read_numbers(name: str, path: str, revision: str, token: str | bool | None) -> dict[str, int]:
+    """How many numbers of each dtype a safetensors file of a repo has. Only its header is fetched.
+
+    Raises:
+        LoadError: a file that is none.
+        Exception: the client's errors.
+    """
+    from huggingface_hub import hf_hub_url
+
+    url = hf_hub_url(name, path, revision=revision)
+    start = _first_bytes(url, token, _HEADER)
+    length = int.from_bytes(start[:8], "little")
+    try:
+        check_limit("header_bytes", length)
+        if len(start) < 8 + length:
+            start = _first_bytes(url, token, 8 + length)
+        found = Counter[str]()
+        for tensor, entry in json_text.parse(start[8 : 8 + length].decode()).items():
+            if tensor != "__metadata__":
+                found[str(entry["dtype"])] += prod(side for side in entry["shape"] if type(side) is int and side >= 0)
+        return dict(found)
+    except (AboveLimit, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise LoadError(f"{name}/{path}: is no safetensors file ({error}). Do not use this repo.") from None
+
+
+def _first_bytes(url: str, token: str | bool | None, count: int) -> bytes:
+    """The first bytes at an address of the Hub, fewer where there are fewer. A server that sends more is not heard."""
+    status, data = _received(url, token, {"Range": f"bytes=0-{count - 1}"}, {}, count)
+    return data[:count] if status in (200, 206) else b""
+
+
 def _answer(name: str, url: str, token: str | bool | None) -> str:
-    """The text at an address of the Hub, by the client's connections. TimeoutError if the whole takes too long."""
+    """The text at an address of the Hub."""
+    most = limit("listing_bytes")
+    _, data = _received(url, token, {}, {"blobs": "true"}, most + 1)
+    if len(data) > most:
+        raise LoadError(f"{name}: the answer of the Hub has more than {most:,} bytes. Check HF_ENDPOINT.")
+    return data.decode("utf-8", errors="replace")
+
+
+def _received(
+    url: str, token: str | bool | None, headers: Mapping[str, str], params: Mapping[str, str], most: int
+) -> tuple[int, bytes]:
+    """The status and the content of an answer, by the client's connections; no more than `most` bytes are waited for.
+
+    Raises:
+        TimeoutError: the whole takes too long.
+        Exception: the client's error for the status.
+    """
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
 
     wait = float(constants.HF_HUB_ETAG_TIMEOUT)
-    end, parts, size = time.monotonic() + _WAITS * wait, list[bytes](), 0
+    end, data = time.monotonic() + _WAITS * wait, bytearray()
     session: Any = checked_session()
-    with session.stream(
-        "GET", url, params={"blobs": "true"}, headers=build_hf_headers(token=token), timeout=wait
-    ) as response:
+    sent = {**build_hf_headers(token=token), **headers}
+    with session.stream("GET", url, params=params, headers=sent, timeout=wait) as response:
         for part in response.iter_bytes():
-            parts.append(part)
-            size += len(part)
-            if size > limit("listing_bytes"):
-                raise LoadError(f"{name}: the answer of the Hub has more than {limit('listing_bytes'):,} bytes.")
+            data += part
+            if len(data) >= most:
+                break
             if time.monotonic() > end:
                 raise TimeoutError(f"{url}: the answer took longer than {_WAITS * wait:g} seconds")
-        headers = {key: value for key, value in response.headers.items() if key.lower() != "content-encoding"}
-        whole: Any = type(response)(
-            response.status_code, headers=headers, content=b"".join(parts), request=response.request
-        )
+        own = {key: value for key, value in response.headers.items() if key.lower() != "content-encoding"}
+        whole: Any = type(response)(response.status_code, headers=own, content=bytes(data), request=response.request)
     hf_raise_for_status(whole)
-    return b"".join(parts).decode("utf-8", errors="replace")
+    return response.status_code, bytes(data)
 
 
 def _listing(data: Any) -> Listing:  # JSON values

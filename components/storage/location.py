@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 
 from ...graph.errors import LoadError
 from ...graph.files.inside import boundary_of, leads_out, path_inside
+from ...graph.limits import AboveLimit, check_limit
 from .files import find_folder
 from .hub import Access, Repo, is_repo, open_repo
 
@@ -94,4 +95,9 @@ def fetch_small_files(location: Location, subfolder: str) -> Path:
     if isinstance(location, Repo) and not names:
         folders = ", ".join(sorted({str(PurePosixPath(path).parent) for path in location.files} - {"."})) or "none"
         raise LoadError(f"{location.source}: has no folder {subfolder!r}. It has: {folders}.")
-    return location.local(subfolder, (name for name in names if name.endswith(_SMALL) and ".index." not in name))
+    small = [name for name in names if name.endswith(_SMALL) and ".index." not in name]
+    try:
+        check_limit("small_files", len(small) if isinstance(location, Repo) else 0)
+    except AboveLimit as error:
+        raise LoadError(f"{location.source}/{subfolder}: the folder {error}") from None
+    return location.local(subfolder, small)

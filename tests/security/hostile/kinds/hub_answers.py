@@ -142,6 +142,20 @@ def _endless(piece: bytes, pause: float = 0.0, headers: dict[str, str] | None = 
     return answer
 
 
+def _once(answer: Answer) -> Answer:
+    """Another answer to the first request alone: the client asks again after a second."""
+    asked: list[str] = []
+
+    def first(handler: Handler) -> None:
+        asked.append(handler.path)
+        if len(asked) == 1:
+            answer(handler)
+        else:
+            handler.give_file(handler.server.name)
+
+    return first
+
+
 def _silent(handler: Handler) -> None:
     time.sleep(60)
 
@@ -276,7 +290,7 @@ FILES: dict[str, Answer] = {
     "nothing": lambda h: h.give(b"", headers={"X-Repo-Commit": COMMIT, "ETag": '"x"'}),
     "404": lambda h: h.give(b"", 404, {"X-Error-Code": "EntryNotFound"}),
     "416": lambda h: h.give(b"", 416),
-    "500": lambda h: h.give(b"", 500),
+    "500 once": _once(lambda h: h.give(b"", 500)),
     "another commit": lambda h: h.give_file(h.server.name, {"X-Repo-Commit": "f" * 40}),
     "a commit that leads out": lambda h: h.give_file(h.server.name, {"X-Repo-Commit": "../../../x"}),
     "a tag that leads out": lambda h: h.give_file(h.server.name, {"ETag": '"../../../../../evil"'}),
