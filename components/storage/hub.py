@@ -9,6 +9,7 @@ import threading
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -89,8 +90,15 @@ class Repo:
 
     def names(self, subfolder: str = "") -> frozenset[str]:
         """The names of the files in a folder of the repo, without its subfolders."""
-        folder = PurePosixPath(subfolder)
-        return frozenset(p.name for p in map(PurePosixPath, self.files) if p.parent == folder)
+        return self._names.get(str(PurePosixPath(subfolder)), frozenset())
+
+    @cached_property
+    def _names(self) -> Mapping[str, frozenset[str]]:
+        """The names of the files by folder."""
+        found: dict[str, set[str]] = {}
+        for path in map(PurePosixPath, self.files):
+            found.setdefault(str(path.parent), set()).add(path.name)
+        return {folder: frozenset(names) for folder, names in found.items()}
 
     def size(self, subfolder: str, name: str) -> int | None:
         """The bytes of a file; None if the Hub does not say."""
