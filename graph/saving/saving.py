@@ -53,6 +53,7 @@ def saving_folder(folder: str | os.PathLike[str]) -> Generator[Draft]:
         yield Draft(shown, shown)
         return
     with _errors(shown):
+        _check_name(shown)
         place = Path(os.path.realpath(shown))
         if place.exists() and not place.is_dir():
             raise SaveError(f"{shown}: is a file, and a folder is needed. Pass another path.")
@@ -79,6 +80,7 @@ def saving_file(file: str | os.PathLike[str]) -> Generator[Path]:
         yield shown
         return
     with _errors(shown):
+        _check_name(shown)
         place = Path(os.path.realpath(shown.parent), shown.name)
         if place.is_dir():
             raise SaveError(f"{shown}: is a folder, and a file is needed. Pass another path.")
@@ -89,6 +91,11 @@ def saving_file(file: str | os.PathLike[str]) -> Generator[Path]:
             _flush(draft, place)
             os.replace(draft, place)
             disk.sync(place.parent)
+
+
+def _check_name(path: Path) -> None:
+    if "\0" in str(path):
+        raise SaveError(f"{str(path)!r}: has a null character, which no path has. Pass another path.")
 
 
 def _in_draft(path: Path) -> bool:
@@ -193,6 +200,11 @@ def _errors(shown: Path, draft: Path | None = None, place: Path | None = None) -
             elif not _in_draft(named) and str(named) not in (os.path.abspath(shown), os.path.realpath(shown)):
                 reason = f"{reason}: {named}"
         raise SaveError(f"{where}: cannot be written ({reason}). {_advice(error.errno)}") from error
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise SaveError(
+            f"{shown}: cannot be written: a text has {half!r}, which is half of a letter. Write the letter itself."
+        ) from error
     except MemoryError as error:
         raise SaveError(f"{shown}: cannot be written, since the memory is exhausted. {_MEMORY}") from error
     except Exception as error:

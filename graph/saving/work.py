@@ -81,15 +81,21 @@ class Work:
             yield
         finally:
             if not self.log.exists():  # else undoing failed, and `old` has the only copies
-                self._empty()
+                if os.name == "nt":  # Windows removes no open file; one that another process has opened stays
+                    lock.release()
                 with suppress(OSError):
+                    self._empty()
                     (self.path / "lock").unlink()
                     self.path.rmdir()
             lock.release()
 
     def _empty(self) -> None:
-        for path in (self.new, self.old):
-            disk.remove(path)
+        """Remove all but the lock."""
+        for path in self.path.iterdir():
+            if path.is_dir():
+                disk.remove(path)
+            elif path.name != "lock":
+                path.unlink(missing_ok=True)
 
     def replace(self, target: Path, put: Sequence[str], removed: Sequence[str]) -> None:
         """Replace files of a folder one by one by those of the draft, and remove files; all of it or nothing.

@@ -155,6 +155,17 @@ def test_a_long_name_is_saved(tmp_path: Path) -> None:
         write(tmp_path / ("n" * 256), a="1")
 
 
+def test_texts_and_names_that_no_file_has_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SaveError) as caught:
+        write(tmp_path / "mine", a="\ud800")
+    assert str(caught.value) == (
+        f"{tmp_path}/mine: cannot be written: a text has '\\ud800', which is half of a letter. Write the letter itself."
+    )
+    with pytest.raises(SaveError, match="has a null character, which no path has"):
+        write(tmp_path / "a\0b", a="1")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_cannot_be_replaced_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "mine"
     write(place, a="1")
@@ -197,6 +208,16 @@ def test_a_log_from_others_is_not_obeyed(tmp_path: Path) -> None:
             undo_interrupted(tmp_path / "mine")
         assert secret.read_text() == "secret" and texts(tmp_path / "mine")["a"] == "1"
         disk.remove(work.path)
+
+
+def test_all_that_a_killed_save_left_is_removed(tmp_path: Path) -> None:
+    work = beside(tmp_path / "mine").path
+    (work / "new/unet").mkdir(parents=True)
+    for name in ("new/unet/a", "undo.json.draft", "lock"):
+        (work / name).write_text("half")
+    write(tmp_path / "other", a="1")
+    assert texts(tmp_path) == {"other/a": "1"}
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
 def test_a_work_folder_that_is_a_link_is_refused(tmp_path: Path) -> None:
