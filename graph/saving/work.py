@@ -81,10 +81,11 @@ class Work:
             yield
         finally:
             if not self.log.exists():  # else undoing failed, and `old` has the only copies
+                with suppress(OSError):
+                    self._empty()
                 if os.name == "nt":  # Windows removes no open file; one that another process has opened stays
                     lock.release()
                 with suppress(OSError):
-                    self._empty()
                     (self.path / "lock").unlink()
                     self.path.rmdir()
             lock.release()
