@@ -82,7 +82,8 @@ class Block:
 
     The subclass is made a frozen dataclass. `class MyBlock(Block, name="acme.MyBlock")` chooses the name that graph
     files use; without it that is the module's path and the class. `class Base(Block, abstract=True)` holds what several
-    blocks share: it needs no `__call__`, it cannot be made itself, and no file can name it.
+    blocks share: it needs no `__call__`, it cannot be made itself, and no file can name it. Its subclasses must write
+    its methods that are marked with `abc.abstractmethod`.
     """
 
     registered_name: ClassVar[str] = "Block"
@@ -104,6 +105,9 @@ class Block:
             if not own_init:
                 cls.__init__ = _refuse_abstract  # subclasses get one of their own
             return
+        if lacking := [name for name in dir(cls) if getattr(getattr(cls, name), "__isabstractmethod__", False)]:
+            purpose = str(getattr(cls, lacking[0]).__doc__).partition("\n")[0]
+            raise Malformed(f"{class_name(cls)} has no {lacking[0]}. Write it: {purpose}")
         if cls.signature is Block.signature:  # else it holds graphs: its ports are theirs, and it checks its fields
             if cls.__call__ is Block.__call__:
                 raise Malformed(

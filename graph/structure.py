@@ -3,6 +3,7 @@
 Plans, runs, checks, files and drawings read this value and this protocol. They know no container by name.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -21,6 +22,7 @@ class Runner(Protocol):
     """What a container may ask of the run that it is in. Its methods give generators: `yield from` them."""
 
     @property
+    @abstractmethod
     def insides(self) -> "Sequence[Inside]":
         """The graphs of the container, as its own `insides()` gives them."""
         ...
@@ -79,15 +81,16 @@ class Container(Block, abstract=True):
 
     def insides(self) -> Sequence[Inside]:
         """The graphs that it holds."""
-        raise NotImplementedError
 
+    @abstractmethod
     def run_inside(self, runner: Runner, values: dict[str, Any]) -> Events:
         """Run the graphs inside with these inputs of the container: a generator that gives the container's outputs."""
-        raise NotImplementedError
+        ...
 
+    @abstractmethod
     def caption(self, names: Mapping[str, str]) -> str:
         """What a drawing writes on it; `names` are its ports' names outside, where they differ."""
-        raise NotImplementedError
+        ...
 
     def children(self) -> Mapping[str, Block]:
         """The graphs, by their part of a path."""

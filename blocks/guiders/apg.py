@@ -1,5 +1,6 @@
 """Adaptive projected guidance (Sadat et al. 2024), and its mix with classifier-free guidance."""
 
+from abc import abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -51,9 +52,10 @@ class ProjectedGuider(Guider, abstract=True):
         shift, average = averaged(pos - neg, average, self.adaptive_projected_guidance_momentum)
         return GuidedWithAverage(self.rescaled(self.combine(pos, neg, shift, step), pos).prediction, average)
 
+    @abstractmethod
     def combine(self, pos: Tensor, neg: Tensor, shift: Tensor, step: Step) -> Tensor:
         """One prediction of the positive and the negative one; `shift` is their difference with its average."""
-        raise NotImplementedError
+        ...
 
     def projected(self, pos: Tensor, shift: Tensor, scale: Scale, dims: tuple[int, ...] | None) -> Tensor:
         """positive + (scale - 1) shift, with the shift limited and projected (algorithm 1 of the paper)."""

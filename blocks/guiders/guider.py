@@ -1,5 +1,6 @@
 """What guiders share: the settings of published guiders, and when these switch guidance on."""
 
+from abc import abstractmethod
 from typing import Annotated
 
 from torch import Tensor
@@ -69,6 +70,7 @@ class NegativePromptGuider(Guider, abstract=True):
         pos, neg = predict_both(predict, latents, step, positive, negative)
         return self.rescaled(self.combine(pos, neg), pos)
 
+    @abstractmethod
     def combine(self, pos: Tensor, neg: Tensor) -> Tensor:
         """One prediction of the positive and the negative one."""
-        raise NotImplementedError
+        ...

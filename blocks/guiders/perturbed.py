@@ -1,6 +1,7 @@
 """Guiders that move away from the prediction of a perturbed model: PAG, SLG and SEG."""
 
 import math
+from abc import abstractmethod
 from typing import Annotated, NamedTuple
 
 from ...components.models.taps import Taps
@@ -44,14 +45,16 @@ class PerturbedGuider(Guider, abstract=True):
     """
 
     @property
+    @abstractmethod
     def perturbation(self) -> Perturbation:
         """The second term."""
-        raise NotImplementedError
+        ...
 
     @property
+    @abstractmethod
     def taps(self) -> Taps:
         """The changes of layers that make the perturbed model; none where the settings change nothing."""
-        raise NotImplementedError
+        ...
 
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning

@@ -26,3 +26,11 @@ def test_a_guider_of_your_own_needs_its_formula_alone() -> None:
     )
     assert max(float((a - b).abs().max()) for a, b in zip(mine, published, strict=True)) < 1e-5
     assert Difference(guidance_scale=1.0).simplified() == sf.guiders.NoGuidance()
+
+
+def test_a_guider_without_its_formula_is_refused_when_its_class_is_made() -> None:
+    text = r"Nothing has no combine\. Write it: One prediction of the positive and the negative one\."
+    with pytest.raises(TypeError, match=text):
+
+        class Nothing(sf.guiders.NegativePromptGuider):
+            pass
