@@ -5,7 +5,7 @@ import re
 import warnings
 import weakref
 import zipfile
-from collections.abc import Collection, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +65,7 @@ class SafetensorFiles:
                 for name in reader.keys():  # noqa: SIM118  no mapping
                     self._of[str(name)] = (mapped, reader)
                     self._shapes[str(name)] = tuple(reader.get_slice(name).get_shape())
+            _check_sides(file, self._shapes.values())
 
     def shapes(self) -> Mapping[str, Shape]:
         """The shape of each tensor, by name."""
@@ -181,6 +182,13 @@ def _check_names(file: Path, names: Collection[str]) -> None:
         check_limit("tensor_letters", max(map(len, names), default=0))
     except AboveLimit as error:
         raise LoadError(f"{file}: its header {error}") from None
+
+
+def _check_sides(file: Path, shapes: Iterable[Shape]) -> None:
+    try:
+        check_limit("dimensions", max(map(len, shapes), default=0))
+    except AboveLimit as error:
+        raise LoadError(f"{file}: a tensor {error}") from None
 
 
 def json_in(tensor: Tensor) -> Any:  # JSON values

@@ -165,6 +165,7 @@ def test_headers_of_weights_are_counted_before_they_are_read(tmp_path: Path) -> 
     for header, text in (
         ({f"t{i}": entry for i in range(70_000)}, "its header has 70,000 tensors"),
         ({"t" * 10**6: entry}, "has 1,000,000 letters in the name of a tensor"),
+        ({"t": {**entry, "shape": [0] * 9}}, "a tensor has 9 dimensions"),
     ):
         data = json.dumps(header).encode()
         file.write_bytes(struct.pack("<Q", len(data)) + data)
