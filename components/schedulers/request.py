@@ -78,12 +78,12 @@ def checked(
         raise ConfigError(f"{scheduler} takes timesteps or sigmas, not both. Pass one of them.")
     if timesteps is None and sigmas is None and n < 1:
         raise ConfigError(f"{scheduler} takes 1 step or more, not {n}.")
-    values = [_numbers(scheduler, key, each) for key, each in (("timesteps", timesteps), ("sigmas", sigmas))]
+    times, levels = _numbers(scheduler, "timesteps", timesteps), _numbers(scheduler, "sigmas", sigmas)
     try:
-        check_limit("steps", max((len(each) for each in values if each is not None), default=n))
+        check_limit("steps", max((len(each) for each in (times, levels) if each is not None), default=n))
     except AboveLimit as error:
         raise ConfigError(f"A run of {scheduler} {error}") from None
-    return Request(scheduler, n, *values, image_tokens)
+    return Request(scheduler, n, times, levels, image_tokens)
 
 
 def _numbers(scheduler: str, key: str, values: Sequence[float] | None) -> tuple[float, ...] | None:

@@ -36,7 +36,11 @@ def changed_files(draw: st.DrawFn) -> tuple[str, list[tuple[Any, Any]]]:
     return name, draw(st.lists(st.tuples(place, values), min_size=1, max_size=3))
 
 
-@settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck), print_blob=True)
+@settings(
+    max_examples=EXAMPLES,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+    print_blob=True,
+)
 @given(changed_files())
 def test_a_file_with_other_numbers_loads_or_is_refused(worker: Worker, case: tuple[str, list[tuple[Any, Any]]]) -> None:
     name, changes = case

@@ -22,13 +22,24 @@ class Times(NamedTuple):
     factor: float
 
 
+def _repeated(value: Any, count: int) -> list[Any]:
+    return [value] * count
+
+
+def _nested(depth: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
 numbers = st.sampled_from(NUMBERS) | st.integers(-(10**6), 10**6) | st.floats()
 values = (
     numbers
     | st.builds(Times, st.sampled_from([0.25, 0.5, 1.5, 2, 3, 4, 10, 100, 1_000, -1]))
     | st.sampled_from(OTHERS)
-    | st.builds(lambda n, count: [n] * count, numbers, st.sampled_from([1, 2, 5, 1_000, 100_000]))
-    | st.builds(lambda depth: eval("[" * depth + "]" * depth), st.sampled_from([10, 60]))
+    | st.builds(_repeated, numbers, st.sampled_from([1, 2, 5, 1_000, 100_000]))
+    | st.builds(_nested, st.sampled_from([10, 60]))
 )
 
 

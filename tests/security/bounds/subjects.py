@@ -45,7 +45,7 @@ def subjects() -> Mapping[str, Subject]:
             if name in published.get(family, {}):
                 read = partial(_make_model, model["class"][1])
                 config = published[family][name]["config"]
-                notes = {"model_type": "of transformers"} if "architectures" in config else {}
+                notes = {"model_type": models[model["class"][1]].model_type} if "architectures" in config else {}
                 found[f"{family} {name}"] = Subject({**notes, **config}, read)
     for name in models:
         needed = {"addition_time_embed_dim": 256} if name == "ControlNetUnionModel" else {}

@@ -46,7 +46,8 @@ class Worker:
         """End the process."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with self._process:  # closes its pipes
+                pass
             self._process = None
 
     def _start(self) -> "subprocess.Popen[str]":
@@ -64,10 +65,10 @@ def serve() -> None:
 
     known = subjects()
     for name in known:  # imports what each needs before the memory is limited
-        known[name].read(known[name].content)
+        _outcome(known[name].read, known[name].content)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
-    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + MEMORY,) * 2)
-    resource.setrlimit(resource.RLIMIT_CPU, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    most = pages * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
     for line in sys.stdin:
         subject, content = json.loads(line)
         del line
