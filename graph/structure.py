@@ -22,7 +22,6 @@ class Runner(Protocol):
     """What a container may ask of the run that it is in. Its methods give generators: `yield from` them."""
 
     @property
-    @abstractmethod
     def insides(self) -> "Sequence[Inside]":
         """The graphs of the container, as its own `insides()` gives them."""
         ...
@@ -79,8 +78,10 @@ class Inside(NamedTuple):
 class Container(Block, abstract=True):
     """A block that holds graphs. It lists them with `insides`, and runs them with the methods of a `Runner`."""
 
+    @abstractmethod
     def insides(self) -> Sequence[Inside]:
         """The graphs that it holds."""
+        ...
 
     @abstractmethod
     def run_inside(self, runner: Runner, values: dict[str, Any]) -> Events:

@@ -32,5 +32,5 @@ def test_a_guider_without_its_formula_is_refused_when_its_class_is_made() -> Non
     text = r"Nothing has no combine\. Write it: One prediction of the positive and the negative one\."
     with pytest.raises(TypeError, match=text):
 
-        class Nothing(sf.guiders.NegativePromptGuider):
+        class Nothing(sf.guiders.NegativePromptGuider):  # pyright: ignore[reportUnusedClass]  it is never made
             pass
