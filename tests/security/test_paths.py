@@ -142,10 +142,9 @@ def test_names_in_files_are_not_looked_for_in_the_working_folder(
     (private / "keys.safetensors").write_bytes(b"private")
     shutil.rmtree(place / "tokenizer")
     monkeypatch.chdir(private)
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     index_with(place, pretrained_model_name_or_path=name)
     with pytest.raises(sf.LoadError) as caught:
-        used(place)
+        used(place, access=sf.Access(local_files_only=True))
     assert "passwords" not in str(caught.value)
     spec = sf.ComponentSpec.from_json({**SPEC, "pretrained_model_name_or_path": name}, of_file=True)
     for one in (spec, spec.using(dtype="float16"), spec.using(subfolder="x")):
