@@ -10,6 +10,7 @@ from .binding import not_ready
 from .errors import InputError, LoadError, Problem
 from .keywords import Call
 from .knobs import knob_problems
+from .limits import limit
 from .plan import unbound
 from .planned import foreign_values
 from .rewrites import Rewrite, prune, simplify, swap, use_values
@@ -88,6 +89,8 @@ def _unknown(graph: Structure, call: Call) -> list[Problem]:
     for name in call.values:
         if name in graph.inputs or name in plain.inputs:
             continue
+        if len(problems) >= limit("graph_problems"):
+            break
         if name in graph.outputs and name not in graph.inputs:
             makes = [n for n, b in graph.nodes.items() if name in b.signature.outputs]
             text = f"is made by {' and '.join(makes)}. A call can pass only what one node makes. Rename one of them."

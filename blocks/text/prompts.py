@@ -9,6 +9,7 @@ from ...components.loading.tokenizer import TextTokenizer
 from ...components.types import Rows
 from ...graph import Running
 from ...graph.errors import UnfitValue
+from ...graph.limits import AboveLimit, check_limit
 from ...registry import counted
 
 Prompt = str | Sequence[str]
@@ -23,10 +24,15 @@ Window = list[int]
 
 
 def texts(prompt: Prompt) -> list[str]:
-    """The texts of a prompt. Raise UnfitValue for an empty list."""
+    """The texts of a prompt. Raise UnfitValue for an empty list, and for more or longer texts than the limits."""
     found = [prompt] if isinstance(prompt, str) else list(prompt)
     if not found:
         raise UnfitValue("There is no prompt: the list is empty. Give one text or more; '' is a prompt too.")
+    try:
+        check_limit("prompts", len(found))
+        check_limit("prompt_letters", max(map(len, found)))
+    except AboveLimit as error:
+        raise UnfitValue(f"The prompt {error}") from None
     return found
 
 

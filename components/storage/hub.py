@@ -351,40 +351,33 @@ def _online_advice(access: Access) -> str:
 @contextmanager
 def hub_errors(repo: str, revision: str | None = None, access: Access | None = None) -> Generator[None]:
     """Raise errors of the client as LoadErrors that say what to do."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )  # fmt: skip
+    from huggingface_hub import errors
 
-    broken = next(cls for cls in HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
+    broken = next(cls for cls in errors.HfHubHTTPError.__mro__ if cls.__name__ == "HTTPError")
     assert issubclass(broken, Exception)
     try:
         yield
     except SfumatoError:
         raise
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         page = str(error.response.request.url).partition(f"/{repo}")[0] + f"/{repo}"
         has_token = error.response.status_code == 403
         reason = "and your token has no access to it" if has_token else "and no token was sent"
         way_out = f"Ask for access at {page}" + ("" if has_token else ", then run `hf auth login` or pass token=")
         raise LoadError(f"{repo}: the repo is gated, {reason}. {way_out}.") from None
-    except RevisionNotFoundError:
+    except errors.RevisionNotFoundError:
         raise LoadError(f"{repo}: there is no revision {revision!r}. Leave it out for the newest.") from None
-    except RepositoryNotFoundError:
+    except errors.RepositoryNotFoundError:
         way_out = "Check the name; for a private repo, run `hf auth login`"
         raise LoadError(f"{repo}: there is no such folder, and no such repo on the Hub. {way_out}.") from None
-    except LocalEntryNotFoundError:
+    except errors.LocalEntryNotFoundError:
         where = f" at revision {revision!r}" if revision else ""
         access = access or Access()
         way_out = f"{_online_advice(access)}, or pass a local folder"
         raise LoadError(f"{repo}: {_offline(access)}, and the cache has no copy{where}. {way_out}.") from None
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise LoadError(f"{repo}: {error}") from None
-    except HfHubHTTPError as error:
+    except errors.HfHubHTTPError as error:
         raise LoadError(f"{repo}: the Hub answered with an error: {error}. Try again later.") from error
     except (OSError, ValueError, TypeError, KeyError, RecursionError, broken) as error:
         advice = _download_advice(error)
