@@ -27,7 +27,6 @@ LINES: dict[str, list[str]] = {
     "a task of control characters": ["show", "emoji", "--task", PLAIN],
     "a revision of control characters": ["show", "emoji", "--revision", PLAIN],
     "a variant of control characters": ["inspect", "emoji", "--variant", PLAIN],
-    "an svg to a device": ["show", "emoji", "--svg", "/dev/full"],
     "an svg into a file": ["show", "emoji", "--svg", "/etc/hosts/x.svg"],
     "an svg of control characters": ["show", "emoji", "--svg", f"{PLAIN}/x.svg"],
     "an svg with NUL": ["show", "emoji", "--svg", "a\0b.svg"],
