@@ -1,0 +1,185 @@
+"""Layers with patches: a layer's own output, and what its patches add to it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.taps import combined_class
+from ..models.views import Change, shallow_copy
+
+
+@dataclass(eq=False)
+class Strengths:
+    """How strongly each column of patches is applied: one object for all layers of a view.
+
+    values: (columns,), or (rows, columns) where rows differ; float32. `predict` of a run sets them before a forward, so
+    a view with its own strengths belongs to one run.
+    """
+
+    values: Tensor
+
+    def of(self, columns: Tensor, ndim: int) -> Tensor:
+        """The strengths of columns, for outputs of so many axes: (…, columns) behind the rows."""
+        chosen = self.values.to(columns.device)[..., columns]
+        return chosen if chosen.ndim == 1 else chosen.reshape(len(chosen), *[1] * (ndim - 2), -1)
+
+
+@dataclass(eq=False)
+class LayerPatches:
+    """The patches of one layer.
+
+    down: (ranks, in[, height, width]), up: (out, ranks): all low-rank patches, one behind the other. columns, scales:
+    for each rank the column of `Strengths` and the patch's own scale. whole: pairs of a column and a layer that maps
+    the input to what the patch adds at strength 1.
+    """
+
+    down: Tensor | None = None
+    up: Tensor | None = None
+    columns: Tensor | None = None
+    scales: Tensor | None = None
+    whole: list[tuple[Tensor, nn.Module]] = field(default_factory=list[tuple[Tensor, nn.Module]])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> "LayerPatches":
+        """The same patches on a device and in a dtype. Scales stay float32."""
+        moved = LayerPatches(whole=[(c.to(device), shallow_moved(layer, device, dtype)) for c, layer in self.whole])
+        for name, kind in (("down", dtype), ("up", dtype), ("columns", None), ("scales", None)):
+            tensor = cast("Tensor | None", getattr(self, name))
+            setattr(moved, name, None if tensor is None else tensor.to(device=device, dtype=kind))
+        return moved
+
+    def added(self, layer: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> Tensor:
+        """The output `y` of a layer for the input `x`, with what the patches add."""
+        if self.down is not None:
+            assert self.up is not None and self.columns is not None and self.scales is not None
+            y = y + self._low_rank(layer, x, self.down, self.up, strengths.of(self.columns, 2) * self.scales).to(y.dtype)
+        for column, extra in self.whole:
+            made = extra(x.to(next(extra.parameters()).dtype))
+            factor = strengths.of(column, 2)
+            y = y + (made * _for_axes(factor, made, 1 if _by_channel(layer) else -1)).to(y.dtype)
+        return y
+
+    @staticmethod
+    def _low_rank(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor, factor: Tensor) -> Tensor:
+        x = x.to(down.dtype)
+        if isinstance(layer, nn.Conv2d):
+            inner = F.conv2d(x, down, None, layer.stride, cast("Any", layer.padding), layer.dilation)
+            return F.conv2d(inner * _for_axes(factor, inner, 1).to(inner.dtype), up[..., None, None])
+        inner = F.linear(x[..., : down.shape[1]], down)
+        return F.linear(inner * _for_axes(factor, inner, -1).to(inner.dtype), up)
+
+
+def _by_channel(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Conv2d | nn.GroupNorm)
+
+
+def _for_axes(factor: Tensor, like: Tensor, axis: int) -> Tensor:
+    """Factors (columns,) or (rows, columns) in the shape in which they multiply `like` along an axis."""
+    shape = [1] * like.ndim
+    shape[axis] = factor.shape[-1]
+    if factor.ndim > 1:
+        shape[0] = len(factor)
+    return factor.reshape(shape)
+
+
+class PatchedLayer(nn.Module):
+    """A layer that adds its patches to its output; the first of the classes that a patched layer inherits from."""
+
+    patches: LayerPatches
+    strengths: Strengths
+
+    def forward(self, x: Tensor, *more: Any, **named: Any) -> Tensor:  # whatever the layer's own forward takes
+        """The layer's output with its patches."""
+        y = super().forward(x, *more, **named)
+        return self._placed(x).added(self, x, y, self.strengths)
+
+    def _placed(self, x: Tensor) -> LayerPatches:
+        """The patches on the device of the input, moved once."""
+        first = self.patches.down if self.patches.down is not None else self.patches.whole[0][0]
+        if first.device == x.device:
+            return self.patches
+        kept = cast("dict[torch.device, LayerPatches]", self.__dict__["moved"])
+        if x.device not in kept:
+            dtype = self.patches.down.dtype if self.patches.down is not None else _dtype(self.patches.whole[0][1])
+            kept[x.device] = self.patches.to(x.device, dtype)
+        return kept[x.device]
+
+
+def _dtype(layer: nn.Module) -> torch.dtype:
+    return next(layer.parameters()).dtype
+
+
+def patched(patches: LayerPatches, strengths: Strengths) -> Change:
+    """A change that adds patches to a layer, quantized ones included: the layer's own forward stays as it is."""
+
+    def change(module: nn.Module) -> nn.Module:
+        twin = shallow_copy(module, combined_class(PatchedLayer, type(module)))
+        twin.__dict__.update(patches=patches, strengths=strengths, moved={})
+        return twin
+
+    return change
+
+
+def shallow_moved(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
+    """A copy of a layer on another device; the layer itself stays."""
+    twin = shallow_copy(layer)
+    for name, parameter in layer.named_parameters(recurse=False):
+        twin._parameters[name] = nn.Parameter(parameter.detach().to(device=device, dtype=dtype), requires_grad=False)
+    return twin
+
+
+def layer_of(layer: nn.Module, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> nn.Module:
+    """A layer like `layer` with another weight and bias: what a whole difference adds to an output.
+
+    Layers are linear in their weight and bias, norms included, so the output of the difference is the difference of the
+    outputs.
+    """
+    out = weight.shape[0] if weight is not None else cast("Tensor", bias).shape[0]
+
+    def parameter(tensor: Tensor | None, like: Sequence[int]) -> nn.Parameter:
+        made = torch.zeros(like) if tensor is None else tensor
+        return nn.Parameter(made.to(dtype), requires_grad=False)
+
+    if isinstance(layer, nn.Linear):
+        made: nn.Module = nn.Linear(layer.in_features, out, bias=bias is not None, device="meta")
+    elif isinstance(layer, nn.Conv2d):
+        made = nn.Conv2d(
+            layer.in_channels, out, cast("Any", layer.kernel_size), cast("Any", layer.stride),
+            cast("Any", layer.padding), cast("Any", layer.dilation), bias=bias is not None, device="meta",
+        )  # fmt: skip
+    else:
+        made = shallow_copy(layer)
+    shape = _weight_shape(layer, out)
+    made._parameters["weight"] = parameter(weight, shape)
+    if bias is not None or "bias" in made._parameters:
+        made._parameters["bias"] = parameter(bias, (out,)) if made._parameters.get("bias") is not None or bias is not None else None
+    return made
+
+
+def _weight_shape(layer: nn.Module, out: int) -> tuple[int, ...]:
+    if isinstance(layer, nn.Linear):
+        return out, layer.in_features
+    if isinstance(layer, nn.Conv2d):
+        return out, layer.in_channels // layer.groups, *layer.kernel_size
+    return (out,)
+
+
+def weight_of(layer: nn.Module) -> Tensor:
+    """The weight of a layer in float32, decoded where it is packed.
+
+    A quantized linear layer is asked by its own forward: the rows of the identity give the columns of the weight. So
+    every kind of quantization is read, with the values that the layer computes with.
+    """
+    weight = getattr(layer, "weight", None)
+    if type(weight) in (nn.Parameter, Tensor) and weight.is_floating_point() and not weight.is_meta:
+        return weight.detach().float()
+    if isinstance(layer, nn.Linear):
+        with torch.no_grad():
+            eye = torch.eye(layer.in_features, device=weight.device if isinstance(weight, Tensor) else None)
+            columns = layer(eye)
+            zero = layer(torch.zeros_like(eye[:1]))
+        return (columns - zero).T.float()
+    return cast("Tensor", weight).detach().float()

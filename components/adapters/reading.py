@@ -1,0 +1,92 @@
+"""Read the tensors of an adapter's file. Every key ends in a patch, or in an error that lists it."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ...graph.errors import LoadError
+from ...registry import counted
+from ..storage.weights import shown_names
+from .adapter import Adapter, NamedPatch
+from .build import patch_of
+from .keys import entries_of
+from .names import readings, states_component
+from .scales import Scales, read_scales
+
+_CONTROL_NET = "lora_controlnet"
+"""The mark of Stability's control-LoRA files."""
+_EMBEDDINGS = "bundle_emb."
+
+
+def adapter_of(
+    tensors: Iterable[tuple[str, Tensor]],
+    *,
+    name: str,
+    source: str,
+    header: Mapping[str, str] | None = None,
+    peft: Mapping[str, Any] | None = None,  # an adapter_config.json
+) -> Adapter:
+    """Make an adapter of the tensors of a file.
+
+    Args:
+        tensors: names and tensors, in any order.
+        name: the adapter's name.
+        source: the file, for errors.
+        header: the text entries of its header.
+        peft: the content of `adapter_config.json`.
+
+    Raises:
+        LoadError: keys of no known kind, a pair without its other half, shapes that do not go together; all of them.
+    """
+    pairs = [(key, tensor) for key, tensor in tensors if not key.startswith(_EMBEDDINGS)]
+    if any(key == _CONTROL_NET for key, _ in pairs):
+        raise LoadError(f"{source}: is a control-LoRA of Stability, which is a control net and no adapter.")
+    entries, unknown = entries_of(pairs)
+    if unknown:
+        raise LoadError(
+            f"{source}: {counted(len(unknown), 'key')} of no known kind of adapter: {shown_names(unknown)}."
+            f"{'' if entries else ' It looks like a whole model. Load it with sf.load or sf.load_component.'}"
+        )
+    if not entries:
+        raise LoadError(f"{source}: has no tensors of an adapter.")
+    scales = read_scales(header or {}, peft)
+    patches: list[NamedPatch] = []
+    wrong: list[str] = []
+    for body, entry in entries.items():
+        component, matrix = _peft_names(body)
+        try:
+            kind, patch = patch_of(entry, scales, component, matrix)
+        except LoadError as error:
+            wrong.append(str(error))
+            continue
+        patches.append(NamedPatch(body, kind, patch))
+    if wrong:
+        more = f" And {len(wrong) - 5} more." if len(wrong) > 5 else ""  # noqa: PLR2004
+        raise LoadError(f"{source}: {len(wrong)} of {len(entries)} patches cannot be read. {' '.join(wrong[:5])}{more}")
+    return Adapter(name, source, tuple(patches), notes=tuple(_notes(patches, entries, scales)))
+
+
+def _peft_names(body: str) -> tuple[str, str]:
+    """The component and the matrix of a name, as PEFT's metadata calls them."""
+    stated = states_component(body)
+    component = body.partition(".")[0] if stated == "denoiser" else (stated or "")
+    return component, next(rest for _, rest in readings(body))
+
+
+def _notes(patches: Iterable[NamedPatch], entries: Mapping[str, Any], scales: Scales) -> Iterable[str]:
+    """What is unusual: LoKr files whose scale at training cannot be known."""
+    doubtful = [
+        named.body
+        for named in patches
+        if named.kind == "LoKr" and named.patch.rank is None and "alpha" in entries[named.body].tensors
+        and scales.network_dim is not None
+        and float(entries[named.body].tensors["alpha"].float().reshape(-1)[0]) != scales.network_dim
+    ]  # fmt: skip
+    if doubtful:
+        yield (
+            f"{len(doubtful)} of the LoKr patches have both factors whole and an alpha that is not the rank of the header "
+            f"({scales.network_dim}), so the scale of the training is not known. 1 is used, as "
+            "LyCORIS does. If the picture falls apart, pass scale="
+            f"{float(entries[doubtful[0]].tensors['alpha'].float().reshape(-1)[0]) / scales.network_dim!r}."
+        )
