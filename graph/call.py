@@ -13,7 +13,7 @@ from .knobs import knob_problems
 from .limits import limit
 from .plan import unbound
 from .planned import foreign_values
-from .rewrites import Rewrite, prune, simplify, swap, use_values
+from .rewrites import Rewrite, adapt, prune, simplify, swap, use_values
 from .run import Run
 from .structure import Structure
 from .tasks import AUTO, graph_for, task_of, task_with_input, way_without_input
@@ -21,7 +21,7 @@ from .typing import type_text
 from .validate import Unfit, fitted, value_text
 from .wiring import INPUTS
 
-BEFORE_CHECKS: tuple[Rewrite, ...] = (swap, use_values, prune)
+BEFORE_CHECKS: tuple[Rewrite, ...] = (swap, adapt, use_values, prune)
 AFTER_CHECKS: tuple[Rewrite, ...] = (simplify, prune)
 """A call is these rewrites of the graph, in this order, with the checks of its values between."""
 

@@ -69,6 +69,11 @@ class Lazy(ABC):
         """Who leases the component to runs; None if nobody does."""
         return None
 
+    @property
+    def leased(self) -> "Lazy":
+        """What the lender leases: the component itself, or the one that this one is made of."""
+        return self
+
     def ready(self) -> None:  # noqa: B027  a component that cannot fail to load has nothing to check
         """Raise LoadError if `load` would fail. Reads no weights."""
 

@@ -144,6 +144,13 @@ class Graph(Structure, name="Graph"):
         """The same graph with components or slots swapped: objects, published names, or config dicts."""
         return using(self, swaps)
 
+    def with_adapters(self, *adapters: Any) -> Self:
+        """The same graph with these adapters on its models, beside those that it has: `sf.load_adapter` reads them.
+
+        The models do not change. Raises `ConfigError` where a patch fits no matrix, with all such patches.
+        """
+        return codecs["attach"](self, adapters)
+
     def task(self, name: str) -> Self:
         """The sister graph for another task of the family, with the same components: `pipe.task("inpaint")`."""
         return sister(self, name)

@@ -7,6 +7,9 @@ from typing import Any
 from .errors import InputError, Problem
 from .structure import Structure
 
+ADAPTERS = "adapters"
+"""The keyword of adapters, where the graph has no input of that name."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -18,6 +21,8 @@ class Call:
     """Components and slots."""
     values: Mapping[str, Any]
     """Inputs, and outputs of nodes that the call passes itself."""
+    adapters: Any = None
+    """Adapters, or strengths of those that the graph has, for this call; None for none."""
 
     @classmethod
     def of(cls, graph: Structure, positional: Sequence[Any], keywords: Mapping[str, Any]) -> "Call":
@@ -30,5 +35,6 @@ class Call:
                 text = f"takes one value without a name{which}, got {len(positional)}. Write name=value."
                 raise InputError(Problem("positional", "call", text))
             keywords[name] = positional[0]
+        adapters = None if ADAPTERS in graph.inputs else keywords.pop(ADAPTERS, None)
         swaps = {n: v for n, v in keywords.items() if n in graph.slots or n in graph.components}
-        return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps})
+        return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps}, adapters)

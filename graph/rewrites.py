@@ -6,10 +6,13 @@ What a rewrite makes is kept on the graph, so that the same call costs a look-up
 from collections.abc import Callable
 from dataclasses import replace
 
+from ..registry import codecs
+
 from .analysis import sole_makers
 from .cache import cached
 from .edits import edited
-from .keywords import Call
+from .errors import ConfigError, InputError, Problem
+from .keywords import ADAPTERS, Call
 from .plan import plan_of
 from .simplify import with_simpler_blocks
 from .structure import Structure
@@ -22,6 +25,18 @@ Rewrite = Callable[[Structure, Call], Structure]
 def swap(graph: Structure, call: Call) -> Structure:
     """Swap the components and slots that the call passes."""
     return overlay(graph, call.swaps)
+
+
+def adapt(graph: Structure, call: Call) -> Structure:
+    """Attach the adapters that the call passes, or set the strengths of those that the graph has."""
+    if call.adapters is None:
+        return graph
+    value = call.adapters
+    key = tuple(value.items()) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
+    try:
+        return cached(graph, "adapted", lambda: codecs["adapt"](graph, value), key)
+    except (ConfigError, TypeError) as error:
+        raise InputError(Problem("adapters", ADAPTERS, str(error))) from error
 
 
 def use_values(graph: Structure, call: Call) -> Structure:

@@ -144,12 +144,15 @@ presets = Names(
 codecs = Names(
     "codec",
     {
+        "adapt": "sfumato.components.adapters.adapted:adapt",
+        "attach": "sfumato.components.adapters.adapted:attach",
         "component": "sfumato.components.bindings:from_json",
         "handle": "sfumato.components.bindings:handle_of",
         "save_pretrained": "sfumato.presets.save:save_pretrained",
     },
 )
-"""Functions of upper rooms that lower rooms call. "component": the entry of a graph file -> the bound component.
+"""Functions of upper rooms that lower rooms call. "adapt": a graph and the `adapters=` of a call -> the graph of the
+call. "attach": a graph and adapters -> the graph with them. "component": the entry of a graph file -> the bound component.
 "handle": a spec -> what a graph binds for it. "save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {

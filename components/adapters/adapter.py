@@ -19,24 +19,47 @@ class NamedPatch:
 
 
 @dataclass(frozen=True, eq=False)
+class PatchSet:
+    """All patches of a file, in its order. Adapters that differ in strength share one.
+
+    source: the file, folder or repo. notes: what is unusual about the file.
+    """
+
+    source: str
+    patches: tuple[NamedPatch, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
 class Adapter:
     """Patches on published matrices, and how strongly they are applied. `sf.load_adapter` makes one from a file.
 
     Args:
         name: what calls and errors call it.
-        source: the file, folder or repo it was read from.
-        patches: in the order of the file.
+        content: its patches.
         strength: multiplies all patches; 0 turns the adapter off.
         by_component: further factors for single components (`{"unet": 1.0, "text_encoder": 0.5}`).
-        notes: what is unusual about the file.
     """
 
     name: str
-    source: str
-    patches: tuple[NamedPatch, ...]
+    content: PatchSet
     strength: float = 1.0
     by_component: Mapping[str, float] = field(default_factory=dict[str, float])
-    notes: tuple[str, ...] = ()
+
+    @property
+    def patches(self) -> tuple[NamedPatch, ...]:
+        """Its patches, in the order of the file."""
+        return self.content.patches
+
+    @property
+    def source(self) -> str:
+        """The file, folder or repo that it was read from."""
+        return self.content.source
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What is unusual about the file."""
+        return self.content.notes
 
     def scaled(self, strength: float = 1.0, /, **by_component: float) -> "Adapter":
         """The same adapter at another strength: `a.scaled(0.6)`, `a.scaled(unet=1.0, text_encoder=0.5)`."""

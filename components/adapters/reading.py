@@ -8,7 +8,7 @@ from torch import Tensor
 from ...graph.errors import LoadError
 from ...registry import counted
 from ..storage.weights import shown_names
-from .adapter import Adapter, NamedPatch
+from .adapter import Adapter, NamedPatch, PatchSet
 from .build import patch_of
 from .keys import entries_of
 from .names import readings, states_component
@@ -64,7 +64,7 @@ def adapter_of(
     if wrong:
         more = f" And {len(wrong) - 5} more." if len(wrong) > 5 else ""  # noqa: PLR2004
         raise LoadError(f"{source}: {len(wrong)} of {len(entries)} patches cannot be read. {' '.join(wrong[:5])}{more}")
-    return Adapter(name, source, tuple(patches), notes=tuple(_notes(patches, entries, scales)))
+    return Adapter(name, PatchSet(source, tuple(patches), tuple(_notes(patches, entries, scales))))
 
 
 def _peft_names(body: str) -> tuple[str, str]:

@@ -10,117 +10,21 @@ if TYPE_CHECKING:
     from .blocks import guiders as guiders
     from .components import models as models
     from .components import schedulers as schedulers
+    from .components.adapters.adapter import Adapter as Adapter
     from .components.manager import ComponentsManager as ComponentsManager
     from .components.spec import ComponentSpec as ComponentSpec
     from .components.storage.hub import Access as Access
     from .graph import (
-        Block as Block,
+        Block as Block, BlockFailed as BlockFailed, BrokenBlock as BrokenBlock, Cancelled as Cancelled, Cell as Cell,
+        ConfigError as ConfigError, Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError,
+        GraphFileError as GraphFileError, InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError,
+        Loop as Loop, Malformed as Malformed, Map as Map, Memory as Memory, NotFinite as NotFinite, Outputs as Outputs,
+        PictureError as PictureError, Port as Port, Problem as Problem, Run as Run, Running as Running,
+        SaveError as SaveError, SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound,
+        UnfitValue as UnfitValue, WireError as WireError,
+        assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
-    from .graph import (
-        BlockFailed as BlockFailed,
-    )
-    from .graph import (
-        BrokenBlock as BrokenBlock,
-    )
-    from .graph import (
-        Cancelled as Cancelled,
-    )
-    from .graph import (
-        Cell as Cell,
-    )
-    from .graph import (
-        ConfigError as ConfigError,
-    )
-    from .graph import (
-        Edge as Edge,
-    )
-    from .graph import (
-        Event as Event,
-    )
-    from .graph import (
-        Graph as Graph,
-    )
-    from .graph import (
-        GraphError as GraphError,
-    )
-    from .graph import (
-        GraphFileError as GraphFileError,
-    )
-    from .graph import (
-        InputError as InputError,
-    )
-    from .graph import (
-        LatentSpace as LatentSpace,
-    )
-    from .graph import (
-        LoadError as LoadError,
-    )
-    from .graph import (
-        Loop as Loop,
-    )
-    from .graph import (
-        Malformed as Malformed,
-    )
-    from .graph import (
-        Map as Map,
-    )
-    from .graph import (
-        Memory as Memory,
-    )
-    from .graph import (
-        NotFinite as NotFinite,
-    )
-    from .graph import (
-        Outputs as Outputs,
-    )
-    from .graph import (
-        PictureError as PictureError,
-    )
-    from .graph import (
-        Port as Port,
-    )
-    from .graph import (
-        Problem as Problem,
-    )
-    from .graph import (
-        Run as Run,
-    )
-    from .graph import (
-        Running as Running,
-    )
-    from .graph import (
-        SaveError as SaveError,
-    )
-    from .graph import (
-        SfumatoError as SfumatoError,
-    )
-    from .graph import (
-        Switch as Switch,
-    )
-    from .graph import (
-        Unbound as Unbound,
-    )
-    from .graph import (
-        UnfitValue as UnfitValue,
-    )
-    from .graph import (
-        WireError as WireError,
-    )
-    from .graph import (
-        assignable as assignable,
-    )
-    from .graph import (
-        component as component,
-    )
-    from .graph import (
-        debug as debug,
-    )
-    from .graph import (
-        knob as knob,
-    )
-    from .graph import (
-        named as named,
-    )
+    from .presets.adapter import load_adapter as load_adapter
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
     from .presets.load import load_component as load_component
@@ -135,12 +39,13 @@ __version__ = "0.1.0"
 _GRAPH = (
     "Block", "BlockFailed", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph",
     "GraphError", "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
-    "NotFinite", "Outputs", "PictureError", "Port", "Problem", "Run", "Running", "SaveError", "SfumatoError", "Switch", "Unbound",
-    "UnfitValue", "WireError", "assignable", "component", "debug", "knob", "named",
+    "NotFinite", "Outputs", "PictureError", "Port", "Problem", "Run", "Running", "SaveError", "SfumatoError",
+    "Switch", "Unbound", "UnfitValue", "WireError", "assignable", "component", "debug", "knob", "named",
 )  # fmt: skip
 
 _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and attribute if it is not the module
     **{name: (".graph", name) for name in _GRAPH},
+    "Adapter": (".components.adapters.adapter", "Adapter"),
     "Access": (".components.storage.hub", "Access"),
     "ComponentSpec": (".components.spec", "ComponentSpec"),
     "ComponentsManager": (".components.manager", "ComponentsManager"),
@@ -148,6 +53,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "guiders": (".blocks.guiders", None),
     "inspect": (".presets.inspect", "inspect"),
     "load": (".presets.load", "load"),
+    "load_adapter": (".presets.adapter", "load_adapter"),
     "load_component": (".presets.load", "load_component"),
     "models": (".components.models", None),
     "presets": (".presets", None),

@@ -1,0 +1,94 @@
+"""`sf.load_adapter`: LoRA and its relatives from a file, a folder or a repo."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ..components.adapters.adapter import Adapter
+from ..components.adapters.reading import adapter_of
+from ..components.loading.open_tensors import open_tensors
+from ..components.storage.files import read_json
+from ..components.storage.hub import Access
+from ..components.storage.tensors import PICKLES, SafetensorFiles
+from ..graph import LoadError
+from ..registry import did_you_mean
+from .source import FamilyName, GraphFile, SingleFile, check_arguments, locate, merge_access
+
+_PEFT_CONFIG = "adapter_config.json"
+_PEFT_WEIGHTS = "adapter_model.safetensors"
+_CUSTOMARY = (_PEFT_WEIGHTS, "pytorch_lora_weights.safetensors")
+"""The names under which PEFT and diffusers publish adapters."""
+
+
+def load_adapter(
+    x: str | Path,
+    *,
+    scale: float = 1.0,
+    name: str | None = None,
+    subfolder: str = "",
+    revision: str | None = None,
+    access: Access | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+    allow_pickle: bool = False,
+) -> Adapter:
+    """Read an adapter: a value that `pipe.with_adapters(a)` or `pipe(…, adapters=[a])` applies.
+
+    Args:
+        x: a file, a folder, a repo ("owner/name"), or a file of a repo ("owner/name/file.safetensors").
+        scale: its strength.
+        name: what calls and errors call it; by default the stem of the file.
+        subfolder: the folder inside a folder or repo.
+        revision: a branch, tag or commit of the repo.
+        access: how files may be fetched and read; see `sf.load`. The arguments after it are its fields.
+
+    Raises:
+        LoadError: no such file, or keys in it that are of no known kind; all of them.
+    """
+    check_arguments(
+        name=(name, str), subfolder=(subfolder, str), revision=(revision, str), access=(access, Access)
+    )  # fmt: skip
+    access = merge_access(
+        access, token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
+        allow_pickle=allow_pickle,
+    )  # fmt: skip
+    file = _file(x, subfolder, revision, access)
+    stored = open_tensors([file], allow_pickle=access.allow_pickle)
+    header = stored.metadata() if isinstance(stored, SafetensorFiles) else {}
+    beside = file.with_name(_PEFT_CONFIG)
+    peft: Mapping[str, Any] | None = read_json(beside) if file.name == _PEFT_WEIGHTS and beside.is_file() else None
+
+    def tensors() -> Iterable[tuple[str, Tensor]]:
+        for key in stored.shapes():
+            yield key, stored.read(key)
+
+    made = adapter_of(tensors(), name=name or file.stem, source=str(x), header=header, peft=peft)
+    return made.scaled(scale) if scale != 1.0 else made
+
+
+def _file(x: str | Path, subfolder: str, revision: str | None, access: Access) -> Path:
+    """The file of an adapter, fetched if it is in a repo."""
+    source = locate(x, revision=revision, subfolder=subfolder, access=access)
+    match source:
+        case SingleFile(file):
+            return file
+        case FamilyName(name):
+            raise LoadError(f"{name}: this is a family. Pass the file of an adapter.")
+        case GraphFile(file):
+            raise LoadError(f"{file}: is no file of weights. Pass a .safetensors file.")
+        case _:
+            location, folder = source.location, source.subfolder
+    names = location.names(folder)
+    fitting = [name for name in _CUSTOMARY if name in names]
+    weights = sorted(name for name in names if name.endswith((".safetensors", *PICKLES)))
+    if not fitting and len(weights) == 1:
+        fitting = weights
+    if not fitting:
+        shown = f"It has {', '.join(weights)}. Name one of them." if weights else did_you_mean("", sorted(names))
+        raise LoadError(f"{x}: has no {' or '.join(_CUSTOMARY)}. {shown}")
+    wanted = [fitting[0], *([_PEFT_CONFIG] if fitting[0] == _PEFT_WEIGHTS and _PEFT_CONFIG in names else [])]
+    return location.local(folder, wanted) / fitting[0]
