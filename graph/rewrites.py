@@ -3,8 +3,9 @@
 What a rewrite makes is kept on the graph, so that the same call costs a look-up the next time.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any, cast
 
 from ..registry import codecs
 
@@ -31,12 +32,19 @@ def adapt(graph: Structure, call: Call) -> Structure:
     """Attach the adapters that the call passes, or set the strengths of those that the graph has."""
     if call.adapters is None:
         return graph
-    value = call.adapters
-    key = tuple(value.items()) if isinstance(value, dict) else tuple(value) if isinstance(value, list) else value
     try:
-        return cached(graph, "adapted", lambda: codecs["adapt"](graph, value), key)
-    except (ConfigError, TypeError) as error:
+        return cached(graph, "adapted", lambda: codecs["adapt"](graph, call.adapters), _frozen(call.adapters))
+    except ConfigError as error:
         raise InputError(Problem("adapters", ADAPTERS, str(error))) from error
+
+
+def _frozen(value: Any) -> Hashable:
+    """A key for what `adapters=` says. Values of other kinds, which are refused, get the same key."""
+    if isinstance(value, Mapping):
+        return tuple((name, _frozen(part)) for name, part in cast("Mapping[Any, Any]", value).items())
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, cast("Sequence[Any]", value)))
+    return value if isinstance(value, Hashable) else None
 
 
 def use_values(graph: Structure, call: Call) -> Structure:

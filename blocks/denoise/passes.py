@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from ...components.adapters.adapted import for_run
 from ...components.conditioning import Conditioning
 from ...components.memory.tensors import device_of
 from ...components.models.taps import Size, Taps, apply_taps
@@ -33,6 +34,7 @@ def make_predict(model: M, forward: Forward[M], batching: Batching, running: Run
     Passes with taps go through a view of the model. Passes may be on another device than the model: the predictions
     are on the device of the passes, in float32.
     """
+    model, strengths = for_run(model)
     on_device = OnDevice(torch.device(device_of(model)))
     views: dict[tuple[Taps, Size], M] = {}  # as long-lived as the function
 
@@ -48,6 +50,8 @@ def make_predict(model: M, forward: Forward[M], batching: Batching, running: Run
         for group in groups(passes, batching):
             running.check()
             together = [with_rows(on_device.moved(passes[i])) for i in group]
+            if strengths is not None:
+                strengths.set(together[0].step, [len(p.latents) for p in together])
             height, width = together[0].latents.shape[2:]
             rows = (
                 forward(view(together[0].taps, (height, width)), together).float().to(passes[group[0]].latents.device)

@@ -116,14 +116,14 @@ def read(readings: Sequence[Reading], skip: int, long_prompt: LongPrompt, runnin
     rows = [windows(r.tokenizer, texts("" if r.prompt is None else r.prompt), long_prompt, running) for r in readings]
     total = one_or_each(rows)
     longest = max(len(text) for texts in rows for text in texts)
-    tokens: list[Tensor] = []
+    found: list[Tensor] = []
     first: list[ClipOutput] = []
     for reading, own in zip(readings, rows, strict=True):
         outputs = [_forward(reading.tower, part) for part in side_by_side(reading.tokenizer, own, longest)]
-        own_tokens = torch.cat([_penultimate(one, skip) for one in outputs], 1)  # b n d
-        tokens.append(own_tokens.expand(total, -1, -1))
+        found.append(torch.cat([_penultimate(one, skip) for one in outputs], 1))  # b n d
         first.append(outputs[0])
-    return Read(torch.cat(tokens, 2), tuple(first))
+    total = max(total, *map(len, found))  # adapters that differ between prompts make a row for each prompt
+    return Read(torch.cat([tokens.expand(total, -1, -1) for tokens in found], 2), tuple(first))
 
 
 def _forward(tower: Tower, ids: Sequence[Window]) -> ClipOutput:

@@ -1,12 +1,13 @@
 """Components with adapters: what a graph binds in place of a component."""
 
+import math
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...graph.edits import edited
 from ...graph.errors import ConfigError
@@ -15,24 +16,31 @@ from ...graph.layout import Layout
 from ...graph.lender import Lender
 from ...graph.space import LatentSpace
 from ...graph.structure import Structure
-from ...registry import did_you_mean, models
+from ...registry import counted, did_you_mean, models
+from ..schedulers.schedule import Step
 from .adapter import Adapter, PatchSet, check_names
 from .attach import Placed, Plan, patched_view, place, plan_patches
+from .layers import Strengths
 from .names import DENOISERS, ModelNames, names_of
+
+
+M = TypeVar("M", bound=nn.Module)
+Rows = tuple[tuple[Adapter, ...], ...]
+"""The adapters of each prompt; a single row is that of all prompts."""
 
 
 @dataclass(frozen=True, eq=False)
 class Adapted(Lazy):
     """A component with adapters. Its object is a view of the component's: the component itself does not change.
 
-    base: the component, an object or a handle. component: its name in the graph. adapters: all that were attached to
-    the graph. placed: for each of them its patches of this component.
+    base: the component, an object or a handle. component: its name in the graph. rows: the adapters. placed: for each
+    file of patches among them, the patches of this component.
     """
 
     base: Any  # whatever a graph binds
     component: str
-    adapters: tuple[Adapter, ...]
-    placed: tuple[tuple[Placed, ...], ...]
+    rows: Rows
+    placed: Mapping[PatchSet, tuple[Placed, ...]]
 
     @property
     def type(self) -> Any:  # a class of any library
@@ -72,13 +80,27 @@ class Adapted(Lazy):
     def load(self) -> Any:
         """A view of the loaded component, with all adapters at their strengths."""
         model = cast("nn.Module", self.base.load() if isinstance(self.base, Lazy) else self.base)
-        plan = _plan(model, self.component, tuple(a.content for a in self.adapters), self.placed)
-        return patched_view(model, plan, torch.tensor([a.strength_of(self.component) for a in self.adapters]))
+        attached = Attached(model, _plan(model, self.component, self.placed), self)
+        return attached.view(Strengths(self.strengths()))
+
+    def strengths(self, step: Step | None = None) -> Tensor:
+        """The strength of each file of patches: (files,), or (rows, files) where rows differ."""
+        table = [
+            [sum(a.strength_of(self.component, step) for a in row if a.content is content) for content in self.placed]
+            for row in self.rows
+        ]
+        return torch.tensor(table if table[1:] else table[0], dtype=torch.float32)
+
+    @property
+    def varies(self) -> bool:
+        """Whether the strengths depend on the step, or on the row."""
+        return len(self.rows) > 1 or any(adapter.varies for row in self.rows for adapter in row)
 
     def with_strengths(self, strengths: Mapping[str, float]) -> "Adapted":
         """The same with other strengths, by the names of adapters."""
-        changed = tuple(replace(a, strength=strengths.get(a.name, a.strength)) for a in self.adapters)
-        return replace(self, adapters=changed)
+        return replace(self, rows=tuple(
+            tuple(replace(a, strength=strengths.get(a.name, a.strength)) for a in row) for row in self.rows
+        ))  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Adapted) and self._key == other._key
@@ -89,7 +111,69 @@ class Adapted(Lazy):
     @property
     def _key(self) -> tuple[object, ...]:
         base = self.base if isinstance(self.base, Lazy) else id(self.base)
-        return base, self.component, tuple((a.content, a.strength_of(self.component)) for a in self.adapters)
+        rows = tuple(
+            tuple((a.content, a.strength_of(self.component), a.window, a.curve) for a in row) for row in self.rows
+        )
+        return base, self.component, rows
+
+
+@dataclass(frozen=True, eq=False)
+class Attached:
+    """The adapters of a view: what a run needs to change their strengths from step to step."""
+
+    model: nn.Module
+    plan: Plan
+    adapted: Adapted
+
+    def view(self, strengths: Strengths) -> nn.Module:
+        """A view of the model with the patches at these strengths."""
+        made = patched_view(self.model, self.plan, strengths)
+        made.__dict__[_ATTACHED] = self
+        return made
+
+
+_ATTACHED = "attached_adapters"
+
+
+class RunStrengths:
+    """The strengths of one run's view. `set` chooses those of the next forward."""
+
+    def __init__(self, adapted: Adapted, strengths: Strengths) -> None:
+        self._adapted, self._strengths = adapted, strengths
+
+    def set(self, step: Step, rows: Sequence[int]) -> None:
+        """Set the strengths for a forward of several passes.
+
+        Args:
+            step: of all passes.
+            rows: the number of rows of each pass. They are the pictures of the prompts, in the order of the prompts.
+
+        Raises:
+            ValueError: a number of rows that is no multiple of the number of prompts.
+        """
+        table = self._adapted.strengths(step)
+        if table.ndim > 1:
+            prompts = len(table)
+            if wrong := next((n for n in rows if n % prompts), 0):
+                raise ValueError(
+                    f"adapters= has adapters for {counted(prompts, 'prompt')}, and a pass has {counted(wrong, 'row')}. "
+                    "Pass one list for each prompt."
+                )
+            table = torch.cat([table.repeat_interleave(n // prompts, 0) for n in rows])
+        self._strengths.values = table
+
+
+def for_run(model: M) -> tuple[M, RunStrengths | None]:
+    """A model for one run: where its adapters' strengths differ between steps or rows, a view with its own strengths.
+
+    Args:
+        model: any model, with adapters or without.
+    """
+    attached = model.__dict__.get(_ATTACHED)
+    if not isinstance(attached, Attached) or not attached.adapted.varies:
+        return model, None
+    strengths = Strengths(attached.adapted.strengths())
+    return cast("M", attached.view(strengths)), RunStrengths(attached.adapted, strengths)
 
 
 _PLANS: "weakref.WeakKeyDictionary[nn.Module, dict[object, Plan]]" = weakref.WeakKeyDictionary()
@@ -97,13 +181,11 @@ _PLANS: "weakref.WeakKeyDictionary[nn.Module, dict[object, Plan]]" = weakref.Wea
 _MOST_PLANS = 8  # of one model
 
 
-def _plan(
-    model: nn.Module, component: str, contents: tuple[PatchSet, ...], placed: Sequence[Sequence[Placed]]
-) -> Plan:
+def _plan(model: nn.Module, component: str, placed: Mapping[PatchSet, Sequence[Placed]]) -> Plan:
     kept = _PLANS.setdefault(model, {})
-    key = component, contents
+    key = component, tuple(placed)
     if (plan := kept.get(key)) is None:
-        plan = plan_patches(model, placed)
+        plan = plan_patches(model, list(placed.values()))
         while len(kept) >= _MOST_PLANS:
             kept.pop(next(iter(kept)), None)
         kept[key] = plan
@@ -115,40 +197,61 @@ def config_of(component: Any) -> Mapping[str, Any]:
     return component.config if isinstance(component, Lazy) else component.to_config()
 
 
-def attach(graph: Structure, adapters: Sequence[Adapter]) -> Structure:
+def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
     """The graph with adapters on the models that it has bound, beside those that it has already.
+
+    Args:
+        graph: any graph.
+        adapters: adapters, or one list of adapters for each prompt.
 
     Raises:
         ConfigError: adapters that do not fit the models, two of one name, or a graph without a model for them.
     """
-    if wrong := [a for a in adapters if not isinstance(a, Adapter)]:
-        text = "Write sf.load_adapter(file) first." if isinstance(wrong[0], str) else ""
-        raise ConfigError(f"adapters: needs adapters, got {wrong[0]!r} ({type(wrong[0]).__name__}). {text}".strip())
-    attached = _attached(graph)
-    both = [*attached, *adapters]
-    check_names(both)
+    rows = _rows(adapters)
+    before = attached_rows(graph)
+    if len(before) > 1 and len(rows) > 1 and len(before) != len(rows):
+        raise ConfigError(f"adapters: has {len(rows)} lists, and the graph has adapters for {len(before)} prompts.")
+    count = max(len(before), len(rows))
+    both: Rows = tuple((*before[i % len(before)], *rows[i % len(rows)]) for i in range(count))
+    for row in both:
+        check_names(row)
     plain = {name: value.base if isinstance(value, Adapted) else value for name, value in graph.bindings.items()}
     known = {name: named for name, value in plain.items() if (named := _names(name, value)) is not None}
     if not known:
         raise ConfigError("The graph has no model bound that adapters change. Load a checkpoint: sf.load(…).")
-    placements = [place(adapter, known) for adapter in both]
+    contents = dict.fromkeys(adapter.content for row in both for adapter in row)
+    first = {adapter.content: adapter for row in reversed(both) for adapter in reversed(row)}
+    placements = {content: place(first[content], known) for content in contents}
     bindings = dict(plain)
     for name in known:
-        placed = tuple(tuple(p.placed.get(name, ())) for p in placements)
-        if any(placed):
-            bindings[name] = Adapted(plain[name], name, tuple(both), placed)
+        placed = {content: tuple(p.placed[name]) for content, p in placements.items() if name in p.placed}
+        if placed:
+            bindings[name] = Adapted(plain[name], name, both, placed)
     return edited(graph, bindings=bindings)
 
 
-def set_strengths(graph: Structure, strengths: Mapping[str, float]) -> Structure:
+def _rows(adapters: Sequence[Any]) -> Rows:
+    """One row for all prompts, or one for each. ConfigError for anything but adapters."""
+    lists = [isinstance(one, list | tuple) for one in adapters]
+    rows: Sequence[Any] = adapters if any(lists) and all(lists) else [adapters]
+    for row in rows:
+        for one in row:
+            if not isinstance(one, Adapter):
+                way = " Write sf.load_adapter(file) first." if isinstance(one, str) else ""
+                way = " Pass adapters, or one list for each prompt." if any(lists) and not all(lists) else way
+                raise ConfigError(f"adapters: needs adapters. Got {one!r} ({type(one).__name__}).{way}")
+    return tuple(tuple(row) for row in rows)
+
+
+def set_strengths(graph: Structure, strengths: Mapping[str, Any]) -> Structure:
     """The graph with its adapters at other strengths, by name. ConfigError for names that it does not have."""
-    known = [adapter.name for adapter in _attached(graph)]
+    known = list(dict.fromkeys(adapter.name for row in attached_rows(graph) for adapter in row))
     for name, value in strengths.items():
         if name not in known:
             way = did_you_mean(name, known) if known else "It has none: write pipe.with_adapters(…)."
             raise ConfigError(f"adapters: the graph has no adapter {name!r}. {way}")
-        if not isinstance(value, int | float):
-            raise ConfigError(f"adapters: {name!r} needs a number. Got {value!r}.")
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise ConfigError(f"adapters: {name!r} needs a finite number. Got {value!r}.")
     changed = {
         name: value.with_strengths(strengths) if isinstance(value, Adapted) else value
         for name, value in graph.bindings.items()
@@ -157,23 +260,24 @@ def set_strengths(graph: Structure, strengths: Mapping[str, float]) -> Structure
 
 
 def adapt(graph: Structure, adapters: Any) -> Structure:  # what a call passes: any value
-    """The graph with what `adapters=` says: a list of adapters, one adapter, or strengths by name.
+    """The graph with what `adapters=` says: adapters, a list of them for each prompt, or strengths by name.
 
     Raises:
         ConfigError: neither of these; see `attach` and `set_strengths`.
     """
     if isinstance(adapters, Mapping):
-        return set_strengths(graph, cast("Mapping[str, float]", adapters))
+        return set_strengths(graph, cast("Mapping[str, Any]", adapters))
     chosen = [adapters] if isinstance(adapters, Adapter) else adapters
     if not isinstance(chosen, list | tuple):
-        raise ConfigError(f"adapters: needs a list of adapters, or strengths by name. Got {adapters!r}.")
-    return attach(graph, cast("Sequence[Adapter]", chosen)) if chosen else graph
+        raise ConfigError(
+            f"adapters: needs a list of adapters, or strengths by name. Got {adapters!r} ({type(adapters).__name__})."
+        )
+    return attach(graph, cast("Sequence[Any]", chosen)) if chosen else graph
 
 
-def _attached(graph: Structure) -> Iterable[Adapter]:
-    """The adapters of a graph, in the order in which they were attached."""
-    found = next((value.adapters for value in graph.bindings.values() if isinstance(value, Adapted)), ())
-    return list(found)
+def attached_rows(graph: Structure) -> Rows:
+    """The adapters of a graph, in the order in which they were attached; a single empty row if it has none."""
+    return next((value.rows for value in graph.bindings.values() if isinstance(value, Adapted)), ((),))
 
 
 def _names(name: str, component: Any) -> ModelNames | None:

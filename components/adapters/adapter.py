@@ -1,10 +1,12 @@
 """Adapters: values that say which published matrices change, and by how much."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 from ...graph.errors import ConfigError
+from ..schedulers.schedule import Step
 from .names import states_component
 from .patches import Patch
 
@@ -39,12 +41,16 @@ class Adapter:
         content: its patches.
         strength: multiplies all patches; 0 turns the adapter off.
         by_component: further factors for single components (`{"unet": 1.0, "text_encoder": 0.5}`).
+        window: the part of the steps in which the denoiser has it, as fractions.
+        curve: further factors over the steps: points (fraction, factor), straight lines between them.
     """
 
     name: str
     content: PatchSet
     strength: float = 1.0
     by_component: Mapping[str, float] = field(default_factory=dict[str, float])
+    window: tuple[float, float] = (0.0, 1.0)
+    curve: tuple[tuple[float, float], ...] = ()
 
     @property
     def patches(self) -> tuple[NamedPatch, ...]:
@@ -68,9 +74,42 @@ class Adapter:
                 raise ConfigError(f"{name}: needs a finite number. Got {value!r}.")
         return replace(self, strength=self.strength * strength, by_component={**self.by_component, **by_component})
 
-    def strength_of(self, component: str) -> float:
-        """The strength for a component."""
-        return self.strength * self.by_component.get(component, 1.0)
+    def during(self, start: float, stop: float) -> "Adapter":
+        """The same adapter in a part of the steps: those from the fraction `start` up to, and without, `stop`.
+
+        The denoiser has it in these steps only. Text encoders run before the steps, so they keep it.
+        """
+        if not 0 <= start < stop <= 1:
+            raise ConfigError(f"during: needs 0 <= start < stop <= 1. Got start={start!r}, stop={stop!r}.")
+        return replace(self, window=(start, stop))
+
+    def along(self, *points: tuple[float, float]) -> "Adapter":
+        """The same adapter with a factor that changes over the steps: `a.along((0, 1), (0.5, 0.2), (1, 0))`.
+
+        points: (fraction of the steps, factor), in ascending order. Between points the factor is interpolated; before
+        the first and after the last it is theirs.
+        """
+        places = [place for place, _ in points]
+        if not points or places != sorted(set(places)) or not all(0 <= place <= 1 for place in places):
+            raise ConfigError(f"along: needs points (fraction, factor) with ascending fractions in 0…1. Got {points!r}.")
+        return replace(self, curve=tuple(points))
+
+    def strength_of(self, component: str, step: Step | None = None) -> float:
+        """The strength for a component, in a step of the denoiser or outside of steps."""
+        strength = self.strength * self.by_component.get(component, 1.0)
+        if step is None or not self.varies:
+            return strength
+        whole = step.schedule.whole_step_of
+        number, count = whole[step.index], whole[-1] + 1
+        start, stop = self.window
+        if not int(start * count) <= number < int(stop * count):
+            return 0.0
+        return strength * _on_curve(self.curve, number / max(1, count - 1))
+
+    @property
+    def varies(self) -> bool:
+        """Whether its strength changes over the steps."""
+        return self.window != (0.0, 1.0) or bool(self.curve)
 
     @property
     def kinds(self) -> Mapping[str, int]:
@@ -91,6 +130,16 @@ class Adapter:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         ranks = f", rank {'/'.join(map(str, self.ranks))}" if self.ranks else ""
         return f"Adapter({self.name!r}: {kinds}{ranks}, strength {self.strength:g})"
+
+
+def _on_curve(points: Sequence[tuple[float, float]], place: float) -> float:
+    """The factor at a fraction of the steps; 1 without points."""
+    if not points or place <= points[0][0]:
+        return points[0][1] if points else 1.0
+    for (left, low), (right, high) in pairwise(points):
+        if place <= right:
+            return low + (high - low) * (place - left) / (right - left)
+    return points[-1][1]
 
 
 def check_names(adapters: Iterable[Adapter]) -> None:

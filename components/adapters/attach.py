@@ -238,8 +238,7 @@ def _compute_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point() and p.itemsize > 1), torch.float32)
 
 
-def patched_view(model: M, plan: Plan, strengths: Tensor) -> M:
-    """A view of the model with patches at these strengths: (columns,) or (rows, columns)."""
-    shared = Strengths(strengths)
-    changes: dict[str, Change] = {path: patched(patches, shared) for path, patches in plan.layers.items()}
+def patched_view(model: M, plan: Plan, strengths: Strengths) -> M:
+    """A view of the model with patches at these strengths."""
+    changes: dict[str, Change] = {path: patched(patches, strengths) for path, patches in plan.layers.items()}
     return view(model, changes)

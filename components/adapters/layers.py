@@ -94,6 +94,11 @@ class PatchedLayer(nn.Module):
     def forward(self, x: Tensor, *more: Any, **named: Any) -> Tensor:  # whatever the layer's own forward takes
         """The layer's output with its patches."""
         y = super().forward(x, *more, **named)
+        rows = self.strengths.values
+        if rows.ndim > 1 and len(x) not in (1, len(rows)):
+            raise ValueError(
+                f"adapters= has adapters for {len(rows)} rows, and the model got {len(x)}. Pass one list for each prompt."
+            )
         return self._placed(x).added(self, x, y, self.strengths)
 
     def _placed(self, x: Tensor) -> LayerPatches:
