@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ..registry import codecs
-
 from .analysis import sole_makers
 from .cache import cached
 from .edits import edited

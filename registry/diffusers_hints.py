@@ -15,9 +15,12 @@ _DEVICE = (
     "Components have a device and a dtype, and a pipeline has none. Write sf.load(…, device='cuda', dtype='float16')."
 )
 _ADAPTER = (
-    "Adapters (LoRA, IP-Adapter, textual inversion) are not supported yet. For a LoRA, merge it into the weights with "
-    "another program, and load the saved model."
+    "An adapter (LoRA) is a value: a = sf.load_adapter(file), then pipe(…, adapters=[a]) or pipe.with_adapters(a). "
+    "The models do not change, so nothing is fused or unloaded."
 )
+_STRENGTHS = "Write pipe(…, adapters={'name': 0.6}), or adapters=[a.scaled(0.6)]."
+_IMAGE_PROMPT = "Image prompts (IP-Adapter) are not supported yet."
+_EMBEDDING = "Textual inversion is not supported yet."
 _OFFLOAD = "Write sf.load(…, manager=manager) with manager = sf.ComponentsManager({0}device='cuda'){1}."
 _TILE = "Write pipe.replace('decode', DecodeLatents({0})) with the block of sfumato.blocks.decode.images."
 _FAST = "Leave it out: attention is torch's scaled_dot_product_attention."
@@ -45,11 +48,11 @@ HINTS: Mapping[str, str] = {
     "adapter": _NET.format("adapter", "net", "adapt", "ApplyT2IAdapter"),
     "adapter_name": _ADAPTER,
     "fuse_lora": _ADAPTER,
-    "ip_adapter_image": _ADAPTER,
-    "load_ip_adapter": _ADAPTER,
+    "ip_adapter_image": _IMAGE_PROMPT,
+    "load_ip_adapter": _IMAGE_PROMPT,
     "load_lora_weights": _ADAPTER,
-    "load_textual_inversion": _ADAPTER,
-    "set_adapters": _ADAPTER,
+    "load_textual_inversion": _EMBEDDING,
+    "set_adapters": _STRENGTHS,
     "unload_lora_weights": _ADAPTER,
     "cpu": _DEVICE,
     "cuda": _DEVICE,

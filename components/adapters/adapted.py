@@ -1,6 +1,6 @@
 """Components with adapters: what a graph binds in place of a component."""
 
-import math
+import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,13 +18,14 @@ from ...graph.space import LatentSpace
 from ...graph.structure import Structure
 from ...registry import counted, did_you_mean, models
 from ..schedulers.schedule import Step
-from .adapter import Adapter, PatchSet, check_names
-from .attach import Placed, Plan, patched_view, place, plan_patches
+from ..storage.fits import shown_names
+from .adapter import Adapter, PatchSet, check_names, check_strength
+from .attach import Placed, Placement, Plan, patched_view, place, plan_patches
 from .layers import Strengths
 from .names import DENOISERS, ModelNames, names_of
 
-
 M = TypeVar("M", bound=nn.Module)
+_LOG = logging.getLogger("sfumato")  # a command prints it as notes
 Rows = tuple[tuple[Adapter, ...], ...]
 """The adapters of each prompt; a single row is that of all prompts."""
 
@@ -222,12 +223,23 @@ def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
     contents = dict.fromkeys(adapter.content for row in both for adapter in row)
     first = {adapter.content: adapter for row in reversed(both) for adapter in reversed(row)}
     placements = {content: place(first[content], known) for content in contents}
+    for content, found in placements.items():
+        _report(first[content], found)
     bindings = dict(plain)
     for name in known:
         placed = {content: tuple(p.placed[name]) for content, p in placements.items() if name in p.placed}
         if placed:
             bindings[name] = Adapted(plain[name], name, both, placed)
     return edited(graph, bindings=bindings)
+
+
+def _report(adapter: Adapter, found: Placement) -> None:
+    """Say which patches change nothing, and what is unusual about the file."""
+    for names, why in ((found.elsewhere, "are for a model that the graph does not have"), (found.empty, "are zero")):
+        if names:
+            _LOG.info("%s: %d of its patches %s: %s.", adapter.name, len(names), why, shown_names(names))
+    for note in adapter.notes:
+        _LOG.info("%s: %s", adapter.name, note)
 
 
 def _rows(adapters: Sequence[Any]) -> Rows:
@@ -250,8 +262,7 @@ def set_strengths(graph: Structure, strengths: Mapping[str, Any]) -> Structure:
         if name not in known:
             way = did_you_mean(name, known) if known else "It has none: write pipe.with_adapters(…)."
             raise ConfigError(f"adapters: the graph has no adapter {name!r}. {way}")
-        if not isinstance(value, int | float) or not math.isfinite(value):
-            raise ConfigError(f"adapters: {name!r} needs a finite number. Got {value!r}.")
+        check_strength(f"adapters: {name!r}", value)
     changed = {
         name: value.with_strengths(strengths) if isinstance(value, Adapted) else value
         for name, value in graph.bindings.items()

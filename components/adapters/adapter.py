@@ -1,9 +1,11 @@
 """Adapters: values that say which published matrices change, and by how much."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from typing import Any
 
 from ...graph.errors import ConfigError
 from ..schedulers.schedule import Step
@@ -70,8 +72,7 @@ class Adapter:
     def scaled(self, strength: float = 1.0, /, **by_component: float) -> "Adapter":
         """The same adapter at another strength: `a.scaled(0.6)`, `a.scaled(unet=1.0, text_encoder=0.5)`."""
         for name, value in {"strength": strength, **by_component}.items():
-            if not isinstance(value, int | float) or value != value or abs(value) == float("inf"):  # noqa: PLR0124  NaN
-                raise ConfigError(f"{name}: needs a finite number. Got {value!r}.")
+            check_strength(name, value)
         return replace(self, strength=self.strength * strength, by_component={**self.by_component, **by_component})
 
     def during(self, start: float, stop: float) -> "Adapter":
@@ -91,7 +92,9 @@ class Adapter:
         """
         places = [place for place, _ in points]
         if not points or places != sorted(set(places)) or not all(0 <= place <= 1 for place in places):
-            raise ConfigError(f"along: needs points (fraction, factor) with ascending fractions in 0…1. Got {points!r}.")
+            raise ConfigError(
+                f"along: needs points (fraction, factor) with ascending fractions in 0…1. Got {points!r}."
+            )
         return replace(self, curve=tuple(points))
 
     def strength_of(self, component: str, step: Step | None = None) -> float:
@@ -140,6 +143,12 @@ def _on_curve(points: Sequence[tuple[float, float]], place: float) -> float:
         if place <= right:
             return low + (high - low) * (place - left) / (right - left)
     return points[-1][1]
+
+
+def check_strength(name: str, value: Any) -> None:  # whatever the user passes
+    """ConfigError for anything but a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name}: needs a finite number. Got {value!r}.")
 
 
 def check_names(adapters: Iterable[Adapter]) -> None:

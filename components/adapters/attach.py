@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...graph.errors import ConfigError
 from ..models.views import Change, view
-from ..storage.weights import shown_names
+from ..storage.fits import shown_names
 from .adapter import Adapter, NamedPatch
 from .layers import LayerPatches, Strengths, layer_of, patched, weight_of
 from .names import DENOISERS, ModelNames, Target, readings, states_component
@@ -71,7 +71,9 @@ def place(adapter: Adapter, models: Mapping[str, ModelNames]) -> Placement:
         raise ConfigError(_problems(adapter, models, unknown, misshapen))
     if not found.placed:
         have = ", ".join(models) or "no model that adapters change"
-        raise ConfigError(f"The adapter {adapter.name!r} ({adapter.source}) changes nothing of this graph, which has {have}.")
+        raise ConfigError(
+            f"The adapter {adapter.name!r} ({adapter.source}) changes nothing of this graph, which has {have}."
+        )
     return found
 
 
@@ -102,13 +104,14 @@ def fits(patch: Patch, shape: torch.Size) -> bool:
 
 def _plain(shape: Sequence[int]) -> tuple[int, ...]:
     sizes = tuple(shape)
-    while len(sizes) > 2 and sizes[-1] == 1:  # noqa: PLR2004
+    while len(sizes) > 2 and sizes[-1] == 1:
         sizes = sizes[:-1]
     return sizes
 
 
 def _shape_problem(named: NamedPatch, component: str, shape: torch.Size) -> str:
-    return f"{named.body} is for a matrix of {_sizes(named.patch.shape(shape))}, and that of the {component} is {_sizes(shape)}"
+    own = _sizes(named.patch.shape(shape))
+    return f"{named.body} is for a matrix of {own}, and that of the {component} is {_sizes(shape)}"
 
 
 def _sizes(shape: Sequence[int]) -> str:
@@ -120,7 +123,9 @@ def _problems(
 ) -> str:
     parts: list[str] = []
     if unknown:
-        parts.append(f"{len(unknown)} of its names are in no model of the graph ({', '.join(models)}): {shown_names(unknown)}.")
+        parts.append(
+            f"{len(unknown)} of its names are in no model of the graph ({', '.join(models)}): {shown_names(unknown)}."
+        )
     if misshapen:
         parts.append(f"{len(misshapen)} of its patches have other shapes: {'; '.join(misshapen[:3])}.")
     return (
@@ -209,9 +214,9 @@ def _difference(item: Placed, modules: Sequence[nn.Module], sizes: Sequence[int]
 def _bias_pieces(item: Placed, modules: Sequence[nn.Module], sizes: Sequence[int]) -> Sequence[Tensor | None]:
     bias = item.patch.bias
     if isinstance(item.patch, Scaling) and item.patch.with_bias:
-        own = [getattr(module, "bias", None) for module in modules]
-        if all(isinstance(b, Tensor) for b in own):
-            bias = torch.cat([b.detach().float() for b in own]) * item.patch.factor
+        own = [b.detach().float() for module in modules if isinstance(b := getattr(module, "bias", None), Tensor)]
+        if len(own) == len(modules):
+            bias = torch.cat(own) * item.patch.factor
     if bias is None:
         return [None] * len(modules)
     return (_swapped(bias) if item.target.how == "halves swapped" else bias).float().split(list(sizes))

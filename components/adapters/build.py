@@ -136,7 +136,7 @@ def _scaling(made: Made) -> Patch:
 
 def _peft_scaling(made: Made) -> Patch:
     factor = made.parts["ia3_l"]
-    on_input = factor.ndim > 1 and factor.shape[0] == 1 and not (factor.ndim > 2 and factor.shape[1] == 1)  # noqa: PLR2004
+    on_input = factor.ndim > 1 and factor.shape[0] == 1 and not (factor.ndim > 2 and factor.shape[1] == 1)
     if factor.ndim == 4:  # PEFT shapes both sides of a convolution (1, n, 1, 1); its config says which it is
         stated = made.scales.config(made.component).get("feedforward_modules") or ()
         on_input = any(made.matrix == name or made.matrix.endswith(f".{name}") for name in stated)

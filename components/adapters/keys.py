@@ -34,7 +34,9 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
 _BY_END = {end: part for part, ends in _PARTS.items() for end in ends}
 _KEY = re.compile(r"(?P<body>.+?)[._](?P<end>" + "|".join(
     re.escape(end) for end in sorted(_BY_END, key=len, reverse=True)) + r")$")  # fmt: skip
-_NAMED_ADAPTER = re.compile(r"\.(?P<part>lora_[ABE]|lora_magnitude_vector|oft_R|boft_R|boft_s|ia3_l)\.(?!weight$|bias$)[^.]+")
+_NAMED_ADAPTER = re.compile(
+    r"\.(?P<part>lora_[ABE]|lora_magnitude_vector|oft_R|boft_R|boft_s|ia3_l)\.(?!weight$|bias$)[^.]+"
+)
 """PEFT puts the name of an adapter behind its parameter: `lora_A.default.weight`."""
 
 

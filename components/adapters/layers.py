@@ -55,7 +55,9 @@ class LayerPatches:
         """The output `y` of a layer for the input `x`, with what the patches add."""
         if self.down is not None:
             assert self.up is not None and self.columns is not None and self.scales is not None
-            y = y + self._low_rank(layer, x, self.down, self.up, strengths.of(self.columns, 2) * self.scales).to(y.dtype)
+            y = y + self._low_rank(layer, x, self.down, self.up, strengths.of(self.columns, 2) * self.scales).to(
+                y.dtype
+            )
         for column, extra in self.whole:
             made = extra(x.to(next(extra.parameters()).dtype))
             factor = strengths.of(column, 2)
@@ -97,7 +99,8 @@ class PatchedLayer(nn.Module):
         rows = self.strengths.values
         if rows.ndim > 1 and len(x) not in (1, len(rows)):
             raise ValueError(
-                f"adapters= has adapters for {len(rows)} rows, and the model got {len(x)}. Pass one list for each prompt."
+                f"adapters= has adapters for {len(rows)} rows, and the model got {len(x)}. "
+                "Pass one list for each prompt."
             )
         return self._placed(x).added(self, x, y, self.strengths)
 
@@ -160,7 +163,9 @@ def layer_of(layer: nn.Module, weight: Tensor | None, bias: Tensor | None, dtype
     shape = _weight_shape(layer, out)
     made._parameters["weight"] = parameter(weight, shape)
     if bias is not None or "bias" in made._parameters:
-        made._parameters["bias"] = parameter(bias, (out,)) if made._parameters.get("bias") is not None or bias is not None else None
+        made._parameters["bias"] = (
+            parameter(bias, (out,)) if made._parameters.get("bias") is not None or bias is not None else None
+        )
     return made
 
 
@@ -178,7 +183,7 @@ def weight_of(layer: nn.Module) -> Tensor:
     A quantized linear layer is asked by its own forward: the rows of the identity give the columns of the weight. So
     every kind of quantization is read, with the values that the layer computes with.
     """
-    weight = getattr(layer, "weight", None)
+    weight: Any = getattr(layer, "weight", None)  # a tensor, or a packed one of any library
     if type(weight) in (nn.Parameter, Tensor) and weight.is_floating_point() and not weight.is_meta:
         return weight.detach().float()
     if isinstance(layer, nn.Linear):

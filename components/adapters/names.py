@@ -18,7 +18,7 @@ from torch import nn
 from ...registry import models
 from ..loading.single_file import latent_diffusion, transformers
 from ..loading.single_file.tables import How, Row, table, ties
-from ..storage.weights import on_meta
+from ..storage.building import on_meta
 
 Config = Mapping[str, Any]  # a config.json
 
@@ -135,9 +135,7 @@ def _own(layers: Iterable[str]) -> Iterable[tuple[str, Target]]:
             yield layer.removeprefix("text_model."), Target((layer,))
 
 
-def _authors(
-    shapes: Iterable[str], rows: Sequence[Row], biased: frozenset[str]
-) -> Iterable[tuple[str, Target]]:
+def _authors(shapes: Iterable[str], rows: Sequence[Row], biased: frozenset[str]) -> Iterable[tuple[str, Target]]:
     """The authors' names of matrices: of those that our model has all rows of."""
     for tie in ties(shapes, rows):
         if all(ours.endswith(".weight") for ours in tie.ours):

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from ...graph.errors import LoadError
 from ...registry import counted
-from ..storage.weights import shown_names
+from ..storage.fits import shown_names
 from .adapter import Adapter, NamedPatch, PatchSet
 from .build import patch_of
-from .keys import entries_of
+from .keys import Entry, entries_of
 from .names import readings, states_component
 from .scales import Scales, read_scales
 
@@ -39,7 +39,8 @@ def adapter_of(
     Raises:
         LoadError: keys of no known kind, a pair without its other half, shapes that do not go together; all of them.
     """
-    pairs = [(key, tensor) for key, tensor in tensors if not key.startswith(_EMBEDDINGS)]
+    named = list(tensors)
+    pairs = [(key, tensor) for key, tensor in named if not key.startswith(_EMBEDDINGS)]
     if any(key == _CONTROL_NET for key, _ in pairs):
         raise LoadError(f"{source}: is a control-LoRA of Stability, which is a control net and no adapter.")
     entries, unknown = entries_of(pairs)
@@ -62,9 +63,19 @@ def adapter_of(
             continue
         patches.append(NamedPatch(body, kind, patch))
     if wrong:
-        more = f" And {len(wrong) - 5} more." if len(wrong) > 5 else ""  # noqa: PLR2004
+        more = f" And {len(wrong) - 5} more." if len(wrong) > 5 else ""
         raise LoadError(f"{source}: {len(wrong)} of {len(entries)} patches cannot be read. {' '.join(wrong[:5])}{more}")
-    return Adapter(name, PatchSet(source, tuple(patches), tuple(_notes(patches, entries, scales))))
+    return Adapter(
+        name,
+        PatchSet(
+            source, tuple(patches), (*_embedding_notes(len(named) - len(pairs)), *_notes(patches, entries, scales))
+        ),
+    )
+
+
+def _embedding_notes(count: int) -> Iterable[str]:
+    if count:
+        yield f"The file also has {counted(count, 'tensor')} of embeddings ({_EMBEDDINGS}…), which are not used."
 
 
 def _peft_names(body: str) -> tuple[str, str]:
@@ -74,19 +85,17 @@ def _peft_names(body: str) -> tuple[str, str]:
     return component, next(rest for _, rest in readings(body))
 
 
-def _notes(patches: Iterable[NamedPatch], entries: Mapping[str, Any], scales: Scales) -> Iterable[str]:
+def _notes(patches: Iterable[NamedPatch], entries: Mapping[str, Entry], scales: Scales) -> Iterable[str]:
     """What is unusual: LoKr files whose scale at training cannot be known."""
-    doubtful = [
-        named.body
-        for named in patches
-        if named.kind == "LoKr" and named.patch.rank is None and "alpha" in entries[named.body].tensors
-        and scales.network_dim is not None
-        and float(entries[named.body].tensors["alpha"].float().reshape(-1)[0]) != scales.network_dim
-    ]  # fmt: skip
-    if doubtful:
+    if scales.network_dim is None:
+        return
+    whole = [named.body for named in patches if named.kind == "LoKr" and named.patch.rank is None]
+    alphas = [
+        float(t.float().reshape(-1)[0]) for body in whole if (t := entries[body].tensors.get("alpha")) is not None
+    ]
+    if doubtful := [alpha for alpha in alphas if alpha != scales.network_dim]:
         yield (
-            f"{len(doubtful)} of the LoKr patches have both factors whole and an alpha that is not the rank of the header "
-            f"({scales.network_dim}), so the scale of the training is not known. 1 is used, as "
-            "LyCORIS does. If the picture falls apart, pass scale="
-            f"{float(entries[doubtful[0]].tensors['alpha'].float().reshape(-1)[0]) / scales.network_dim!r}."
+            f"{len(doubtful)} of the LoKr patches have both factors whole and an alpha that is not the rank of the "
+            f"header ({scales.network_dim}), so the scale of the training is not known. 1 is used, as LyCORIS does. If "
+            f"the picture falls apart, pass scale={doubtful[0] / scales.network_dim!r}."
         )

@@ -74,7 +74,7 @@ def read(tensors: Mapping[str, Tensor], scales: Scales | None = None) -> Patch:
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("name", LYCORIS)
 def test_a_patch_makes_what_lycoris_module_makes(name: str, kind: str) -> None:
-    """Relative to the size of the output, 1e-5. LyCORIS' `get_diff_weight` is wrong by alpha/r; its forward is right."""
+    """Within 1e-5 of the size of the output. LyCORIS' `get_diff_weight` is wrong by alpha/r; its forward is right."""
     module_name, class_name, settings = LYCORIS[name]
     make, shape = LAYERS[kind]
     torch.manual_seed(0)
@@ -108,7 +108,10 @@ PEFT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "LoRA": ("LoraConfig", {"r": 4, "lora_alpha": 2}),
     "LoRA with a bias": ("LoraConfig", {"r": 4, "lora_alpha": 2, "lora_bias": True}),
     "rsLoRA": ("LoraConfig", {"r": 4, "lora_alpha": 2, "use_rslora": True}),
-    "LoRA, patterns": ("LoraConfig", {"r": 4, "lora_alpha": 2, "rank_pattern": {"conv": 8}, "alpha_pattern": {"conv": 3}}),
+    "LoRA, patterns": (
+        "LoraConfig",
+        {"r": 4, "lora_alpha": 2, "rank_pattern": {"conv": 8}, "alpha_pattern": {"conv": 3}},
+    ),
     "DoRA": ("LoraConfig", {"r": 4, "lora_alpha": 2, "use_dora": True}),
     "LoHa": ("LoHaConfig", {"r": 4, "alpha": 2}),
     "LoHa of convolutions": ("LoHaConfig", {"r": 4, "alpha": 2, "use_effective_conv2d": True}),
@@ -125,7 +128,7 @@ PEFT: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     "IA3 of inputs": ("IA3Config", {"feedforward_modules": ["linear", "conv"]}),
 }
 NOT_FOR_CONVOLUTIONS = ("OFT",)
-"""PEFT rotates the unfolded picture and adds it up again, which is no change of a weight; its merge is, and equals ours."""
+"""PEFT rotates the unfolded picture and adds it up again, which is no change of a weight; its merge equals ours."""
 
 
 @pytest.mark.parametrize("name", PEFT)
@@ -149,7 +152,7 @@ def test_a_patch_makes_what_pefts_layer_makes(name: str) -> None:
     tuned.eval()
     x, y = (torch.randn(LAYERS[kind][1]) for kind in ("linear", "conv"))
     with torch.no_grad():
-        theirs = dict(zip(("linear", "conv"), tuned(x, y), strict=True))
+        theirs: dict[str, Tensor] = dict(zip(LAYERS, tuned(x, y), strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT takes a bias for a part of a weight
         saved = peft.get_peft_model_state_dict(tuned)

@@ -1,8 +1,9 @@
 """Adapters in calls and graphs, on the embedded model."""
 
 import hashlib
-from collections.abc import Mapping
+import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato import Adapter, ConfigError, Graph, InputError
-
-CALL: Mapping[str, Any] = {"num_inference_steps": 2, "seed": 1, "outputs": "latents"}
+from sfumato.components.adapters.reading import adapter_of
+from sfumato.components.models.views import shallow_copy, view
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,10 @@ def adapters(pipe: Graph, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ada
 
 def latents(pipe: Graph, prompt: str | list[str] = "a red apple", **more: Any) -> Tensor:
     return pipe(prompt=prompt, **{"num_inference_steps": 2, "seed": 1, **more}).latents
+
+
+def _latents(pipe: Graph, adapters: list[Adapter]) -> Tensor:
+    return latents(pipe, adapters=adapters)
 
 
 def weights_hash(pipe: Graph) -> str:
@@ -117,8 +122,6 @@ class _Counted:
     """A view of a U-Net whose first layer counts its calls."""
 
     def __init__(self, model: Any) -> None:
-        from sfumato.components.models.views import shallow_copy, view
-
         self.calls = 0
 
         def change(layer: nn.Module) -> nn.Module:
@@ -158,11 +161,11 @@ def test_fifty_adapters_leave_the_weights_as_they_are(pipe: Graph, adapters: tup
     small = pipe.bind(unet=unet)
     for seed in range(50):
         tensors = lora(unet, "unet", seed, ("attn2.to_q",), 0.3)
-        from sfumato.components.adapters.reading import adapter_of
-
         adapter = adapter_of(tensors.items(), name=f"a{seed}", source="made here")
         small.with_adapters(adapter).bindings["unet"].load()(
-            torch.zeros(1, unet.config.in_channels, 8, 8), torch.tensor(5), torch.zeros(1, 77, unet.config.cross_attention_dim)
+            torch.zeros(1, unet.config.in_channels, 8, 8),
+            torch.tensor(5),
+            torch.zeros(1, 77, unet.config.cross_attention_dim),
         )
     assert weights_hash(pipe) == before
 
@@ -173,7 +176,7 @@ def test_threads_with_different_adapters_are_bit_for_bit_the_serial_runs(
     sets = [[adapters[0]], [adapters[1]], [], [adapters[0].during(0, 0.5)]]
     serial = [latents(pipe, adapters=own) for own in sets]
     with ThreadPoolExecutor(4) as pool:
-        threaded = list(pool.map(lambda own: latents(pipe, adapters=own), sets * 2))
+        threaded = list(pool.map(partial(_latents, pipe), sets * 2))
     for i, got in enumerate(threaded):
         assert torch.equal(got, serial[i % 4])
 
@@ -215,8 +218,6 @@ def test_an_adapter_says_what_it_is(adapters: tuple[Adapter, Adapter]) -> None:
 
 def test_peft_folders_carry_their_scale(pipe: Graph, tmp_path: Path) -> None:
     """alpha / r of `adapter_config.json`, and of the header of a file that diffusers saved."""
-    import json
-
     unet = pipe.bindings["unet"].load()
     tensors = {k.replace("unet.", "base_model.model."): v for k, v in lora(unet, "unet", 1, ("to_q",), 0.3).items()}
     save_file(tensors, tmp_path / "adapter_model.safetensors")

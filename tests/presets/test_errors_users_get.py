@@ -242,8 +242,8 @@ ATTRIBUTES: dict[str, str] = {
     "denoise": "Write pipe['denoise'] for the node.",
     "to": "Components have a device and a dtype, and a pipeline has none. Write sf.load(…, device='cuda', dtype='float1"
     "6').",
-    "load_lora_weights": "Adapters (LoRA, IP-Adapter, textual inversion) are not supported yet. For a LoRA, merge it "
-    "into the weights with another program, and load the saved model.",
+    "load_lora_weights": "An adapter (LoRA) is a value: a = sf.load_adapter(file), then pipe(…, adapters=[a]) or "
+    "pipe.with_adapters(a). The models do not change, so nothing is fused or unloaded.",
     "enable_model_cpu_offload": "Write sf.load(…, manager=manager) with manager = sf.ComponentsManager(budget={'cuda': "
     "'8GB'}, device='cuda').",
     "set_progress_bar_config": "Leave it out: a call prints nothing. `for event in pipe.stream(…)` shows the progress.",
