@@ -13,7 +13,8 @@ from ..storage.fits import shown_names
 from .adapter import Adapter, NamedPatch
 from .layers import LayerPatches, Strengths, layer_of, patched, weight_of
 from .names import DENOISERS, ModelNames, Target, readings, states_component
-from .patches import Patch, Scaling
+from .patches import Patch
+from .weight_patches import Scaling
 
 M = TypeVar("M", bound=nn.Module)
 

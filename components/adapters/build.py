@@ -8,20 +8,9 @@ from torch import Tensor
 
 from ...graph.errors import LoadError
 from .keys import Entry
-from .patches import (
-    Full,
-    Generalized,
-    Hadamard,
-    Kronecker,
-    LowRank,
-    Magnitude,
-    Patch,
-    Replacement,
-    Rotation,
-    Scaling,
-    with_bias,
-)
+from .patches import Full, Hadamard, Kronecker, LowRank, Patch, with_bias
 from .scales import Scales
+from .weight_patches import Generalized, Magnitude, Replacement, Rotation, Scaling
 
 Parts = Mapping[str, Tensor]
 TENSORS_OF_A_ROTATION = 3

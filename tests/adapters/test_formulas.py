@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sfumato.components.adapters.attach import fits
 from sfumato.components.adapters.build import patch_of
 from sfumato.components.adapters.keys import Entry, entries_of
-from sfumato.components.adapters.patches import Patch, Scaling
+from sfumato.components.adapters.patches import Patch
 from sfumato.components.adapters.scales import Scales, read_scales
+from sfumato.components.adapters.weight_patches import Scaling
 
 LAYERS: Mapping[str, Any] = {  # a function that makes a layer, and the shape of its input
     "linear": (lambda: nn.Linear(48, 64), (2, 48)),
