@@ -1,6 +1,5 @@
 """Components with adapters: what a graph binds in place of a component."""
 
-import logging
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from ...graph.lender import Lender
 from ...graph.space import LatentSpace
 from ...graph.structure import Structure
 from ...registry import counted, did_you_mean, models
+from ...registry.log import LOG
 from ..schedulers.schedule import Step
 from ..storage.fits import shown_names
 from .adapter import Adapter, PatchSet, check_names, check_strength
@@ -25,7 +25,6 @@ from .layers import Strengths
 from .names import DENOISERS, ModelNames, names_of
 
 M = TypeVar("M", bound=nn.Module)
-_LOG = logging.getLogger("sfumato")  # a command prints it as notes
 Rows = tuple[tuple[Adapter, ...], ...]
 """The adapters of each prompt; a single row is that of all prompts."""
 
@@ -237,9 +236,9 @@ def _report(adapter: Adapter, found: Placement) -> None:
     """Say which patches change nothing, and what is unusual about the file."""
     for names, why in ((found.elsewhere, "are for a model that the graph does not have"), (found.empty, "are zero")):
         if names:
-            _LOG.info("%s: %d of its patches %s: %s.", adapter.name, len(names), why, shown_names(names))
+            LOG.info("%s: %d of its patches %s: %s.", adapter.name, len(names), why, shown_names(names))
     for note in adapter.notes:
-        _LOG.info("%s: %s", adapter.name, note)
+        LOG.info("%s: %s", adapter.name, note)
 
 
 def _rows(adapters: Sequence[Any]) -> Rows:

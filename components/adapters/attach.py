@@ -21,10 +21,11 @@ M = TypeVar("M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Placed:
-    """A patch, and the matrix of a model that it changes."""
+    """A patch, and the matrix of a model that it changes. body: the name in the file, for errors."""
 
     target: Target
     patch: Patch
+    body: str = ""
 
 
 @dataclass
@@ -60,7 +61,7 @@ def place(adapter: Adapter, models: Mapping[str, ModelNames]) -> Placement:
         fitting = [(c, t) for c, t in candidates if fits(named.patch, models[c].source_shape(t))]
         if fitting:
             component, target = fitting[0]
-            found.placed.setdefault(component, []).append(Placed(target, named.patch))
+            found.placed.setdefault(component, []).append(Placed(target, named.patch, named.body))
         elif candidates:
             component, target = candidates[0]
             misshapen.append(_shape_problem(named, component, models[component].source_shape(target)))
@@ -162,7 +163,10 @@ def plan_patches(model: nn.Module, placed: Sequence[Sequence[Placed]]) -> Plan:
     layers: dict[str, LayerPatches] = {}
     for column, patches in enumerate(placed):
         for item in patches:
-            _add(model, item, column, low, layers, dtype)
+            try:
+                _add(model, item, column, low, layers, dtype)
+            except RuntimeError as error:  # of torch, for shapes
+                raise ConfigError(f"{item.body}: the shapes of its tensors do not go together.") from error
     for path, parts in low.items():
         own = layers.setdefault(path, LayerPatches())
         own.down = torch.cat([down for _, down, _, _ in parts]).to(dtype)

@@ -52,6 +52,8 @@ def _low_rank(made: Made) -> Patch:
     up, down = parts["up"], parts["down"]
     scale = made.scale(up.shape[1] if up.ndim > 1 else len(down))
     bias = parts.get("up_bias")
+    if up.ndim < 2 or down.ndim < 2 or up.shape[1] != len(down if "middle" not in parts else parts["middle"]):
+        raise ValueError("the ranks of both factors differ")
     patch = LowRank(down=down, up=up, middle=parts.get("middle"), scale=scale)
     return with_bias(patch, None if bias is None else bias.float() * scale)
 
@@ -191,6 +193,8 @@ def patch_of(entry: Entry, scales: Scales, component: str, matrix: str) -> tuple
     Raises:
         LoadError: a missing half of a pair, tensors of two kinds, shapes that do not go together, an unknown kind.
     """
+    if odd := [key for part, key in entry.keys.items() if not _is_readable(part, entry.tensors[part])]:
+        raise LoadError(f"{odd[0]}: has {_dtype_of(entry, odd[0])} numbers, and an adapter has floats.")
     own = {part for part in entry.tensors if part not in _BESIDE or part == "diff_b"} - {"reshape_weight"}
     if "timestep_rank" in own:
         raise LoadError(
@@ -207,9 +211,19 @@ def patch_of(entry: Entry, scales: Scales, component: str, matrix: str) -> tuple
             patch = _with_magnitude(patch, magnitude, published="magnitude" not in entry.tensors)
             return f"DoRA of {kind.name}" if kind.name != "LoRA" else "DoRA", patch
         return kind.name, with_bias(patch, entry.tensors.get("diff_b"))
-    except (RuntimeError, IndexError, ZeroDivisionError) as error:
+    except (RuntimeError, IndexError, ValueError, ZeroDivisionError) as error:
         shapes = ", ".join(f"{part} {tuple(t.shape)}" for part, t in entry.tensors.items())
         raise LoadError(f"{entry.body}: the shapes of its tensors do not go together ({shapes}).") from error
+
+
+def _is_readable(part: str, tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or (part in ("alpha", "on_input", "reshape_weight") and not tensor.is_complex())
+
+
+def _dtype_of(entry: Entry, key: str) -> str:
+    """The dtype of a tensor of an entry, for errors."""
+    part = next(part for part, own in entry.keys.items() if own == key)
+    return str(entry.tensors[part].dtype).removeprefix("torch.")
 
 
 def _with_magnitude(patch: Patch, magnitude: Tensor, *, published: bool) -> Patch:

@@ -51,7 +51,10 @@ def adapter_of(
         )
     if not entries:
         raise LoadError(f"{source}: has no tensors of an adapter.")
-    scales = read_scales(header or {}, peft)
+    try:
+        scales = read_scales(header or {}, peft)
+    except LoadError as error:
+        raise LoadError(f"{source}: {error}") from None
     patches: list[NamedPatch] = []
     wrong: list[str] = []
     for body, entry in entries.items():

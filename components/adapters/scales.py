@@ -1,11 +1,14 @@
 """The scale of a patch where its tensors do not say it: headers and configs of PEFT."""
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, cast
+
+from ...graph.errors import LoadError
+from ...graph.files import json_text
 
 Config = Mapping[str, Any]  # the content of a config.json of PEFT
 
@@ -38,27 +41,42 @@ class Scales:
         if alpha is None:
             return None
         alpha = _of_pattern(config.get("alpha_pattern"), matrix, alpha)
-        stated = _of_pattern(config.get("rank_pattern"), matrix, config.get("r"))
-        r = stated if isinstance(stated, int) and stated > 0 else rank
-        return float(alpha) / (math.sqrt(r) if config.get("use_rslora") else r)
+        r = _of_pattern(config.get("rank_pattern"), matrix, config.get("r")) or rank
+        r = _number("r", r)
+        return _number("lora_alpha", alpha) / (math.sqrt(r) if config.get("use_rslora") and r > 0 else r)
 
 
 def _of_pattern(patterns: object, matrix: str, default: Any) -> Any:  # a number of the config
-    """The number of the first pattern that fits the end of a name, as PEFT matches them."""
+    """The number of the first pattern that fits the end of a name."""
     if isinstance(patterns, Mapping):
         for pattern, value in cast("Mapping[str, Any]", patterns).items():
-            if matrix == pattern or matrix.endswith(f".{pattern}") or _fits(pattern, matrix):
-                return value
+            if fnmatchcase(matrix, _wildcards(pattern)) or fnmatchcase(matrix, f"*.{_wildcards(pattern)}"):
+                return _number(pattern, value)
     return default
 
 
-def _fits(pattern: str, matrix: str) -> bool:
-    if not re.search(r"[\\^$*+?()\[\]|]", pattern):
-        return False
-    try:
-        return re.fullmatch(rf"(.*\.)?({pattern})", matrix) is not None
-    except re.error:
-        return False
+def _wildcards(pattern: str) -> str:
+    """A pattern of PEFT with `*` in place of `.*`.
+
+    PEFT takes patterns as regular expressions. A file from strangers could name one that runs for years, so only names
+    with `^`, `$`, `.*` and escaped dots are read.
+
+    Raises:
+        LoadError: another regular expression.
+    """
+    plain = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".").replace(".*", "*")
+    if not re.fullmatch(r"[\w.*-]*", plain):
+        raise LoadError(
+            f"rank_pattern or alpha_pattern has {pattern!r}. Only names with ^, $, .* and escaped dots are read. "
+            "Save the adapter with .alpha tensors, or pass scale=."
+        )
+    return plain
+
+
+def _number(key: str, value: Any) -> float:  # what the config says
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise LoadError(f"The config of the adapter needs a finite number at {key!r}. Got {value!r}.")
+    return float(value)
 
 
 def read_scales(header: Mapping[str, str], peft: Config | None = None) -> Scales:
@@ -67,22 +85,22 @@ def read_scales(header: Mapping[str, str], peft: Config | None = None) -> Scales
     Args:
         header: the text entries of a safetensors header.
         peft: the content of `adapter_config.json`.
+
+    Raises:
+        LoadError: an entry `lora_adapter_metadata` that is not JSON.
     """
     configs: dict[str, dict[str, Any]] = {}
     if peft:
         configs[""] = dict(peft)
-    stated: object = _json(header.get("lora_adapter_metadata", ""))
-    if isinstance(stated, Mapping):
-        for key, value in cast("Mapping[str, Any]", stated).items():
-            head, dot, rest = key.partition(".")
-            component, name = (head, rest) if dot and head in COMPONENTS else ("", key)
-            configs.setdefault(component, {})[name] = value
+    if text := header.get("lora_adapter_metadata"):
+        try:
+            stated: object = json_text.parse(text)
+        except json_text.JsonTextError as error:
+            raise LoadError(f"The header entry lora_adapter_metadata {error}") from None
+        if isinstance(stated, Mapping):
+            for key, value in cast("Mapping[str, Any]", stated).items():
+                head, dot, rest = key.partition(".")
+                component, name = (head, rest) if dot and head in COMPONENTS else ("", key)
+                configs.setdefault(component, {})[name] = value
     dim = header.get("ss_network_dim", "")
     return Scales(configs, int(dim) if dim.isascii() and dim.isdecimal() and len(dim) < 6 else None)
-
-
-def _json(text: str) -> object:
-    try:
-        return json.loads(text) if text else None
-    except ValueError:
-        return None
