@@ -52,7 +52,7 @@ def _low_rank(made: Made) -> Patch:
     up, down = parts["up"], parts["down"]
     scale = made.scale(up.shape[1] if up.ndim > 1 else len(down))
     bias = parts.get("up_bias")
-    if up.ndim < 2 or down.ndim < 2 or up.shape[1] != len(down if "middle" not in parts else parts["middle"]):
+    if up.ndim < 2 or down.ndim < 2 or up.shape[1] != len(parts.get("middle", down)):
         raise ValueError("the ranks of both factors differ")
     patch = LowRank(down=down, up=up, middle=parts.get("middle"), scale=scale)
     return with_bias(patch, None if bias is None else bias.float() * scale)
