@@ -14,6 +14,7 @@ from ..components.storage.hub import Access
 from ..components.storage.tensors import PICKLES, SafetensorFiles
 from ..graph import LoadError
 from ..registry import did_you_mean
+from .keywords import checked_keywords
 from .source import FamilyName, GraphFile, SingleFile, check_arguments, locate, merge_access
 
 _PEFT_CONFIG = "adapter_config.json"
@@ -22,6 +23,7 @@ _CUSTOMARY = (_PEFT_WEIGHTS, "pytorch_lora_weights.safetensors")
 """The names under which PEFT and diffusers publish adapters."""
 
 
+@checked_keywords
 def load_adapter(
     x: str | Path,
     *,

@@ -41,7 +41,9 @@ def naming_near_keywords(function: str, known: Collection[str]) -> Generator[Non
         yield
     except WireError as error:
         for problem in error.problems:
-            if problem.code == "no-slot" and (near := closest(problem.place, known, 1)):
+            if problem.code != "no-slot" or problem.place in HINTS:
+                continue
+            if near := closest(problem.place, known, 1):
                 text = f"{function} has no argument {problem.place!r}. Did you mean {near[0]!r}?"
                 raise ConfigError(text) from None
         raise
