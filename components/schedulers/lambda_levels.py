@@ -115,8 +115,16 @@ class LambdaLevels:
 
 
 def lambda_schedule(levels: Levels, flow: bool, adds_noise: bool) -> Schedule:
-    """The schedule of a sample that keeps unit variance or, with `flow`, goes straight from noise to clean."""
+    """The schedule of a sample that keeps unit variance or, with `flow`, goes straight from noise to clean.
+
+    Raises ConfigError for a model call without noise, or of a flow with more noise than there is: lambda is no number.
+    """
     sigmas: list[float] = levels.sigmas.astype(np.float32).tolist()
+    if unfit := [sigma for sigma in sigmas[:-1] if sigma <= 0 or (flow and sigma > 1)]:
+        most = " and at most 1" if flow else ""
+        raise ConfigError(
+            f"Needs sigmas above 0{most} where the model is called, got {unfit[0]:g}. The run's end is added."
+        )
     timesteps: list[int] = levels.timesteps.astype(np.int64).tolist()
     return Schedule(
         sigmas=tuple(sigmas),
