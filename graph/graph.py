@@ -151,6 +151,14 @@ class Graph(Structure, name="Graph"):
         """
         return codecs["attach"](self, adapters)
 
+    def merged(self, dtype: Any = None) -> Self:
+        """The same graph with copies of its models that have the adapters in their weights: faster, not changeable.
+
+        dtype: of the copies; None for that of the models. Raises `ConfigError` for adapters that differ between prompts
+        or steps, and for quantized models.
+        """
+        return codecs["merged"](self, dtype)
+
     def task(self, name: str) -> Self:
         """The sister graph for another task of the family, with the same components: `pipe.task("inpaint")`."""
         return sister(self, name)

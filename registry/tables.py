@@ -148,13 +148,14 @@ codecs = Names(
         "attach": "sfumato.components.adapters.adapted:attach",
         "component": "sfumato.components.bindings:from_json",
         "handle": "sfumato.components.bindings:handle_of",
+        "merged": "sfumato.components.adapters.merging:merged",
         "save_pretrained": "sfumato.presets.save:save_pretrained",
     },
 )
 """Functions of upper rooms that lower rooms call. "adapt": a graph and the `adapters=` of a call -> the graph of the
 call. "attach": a graph and adapters -> the graph with them. "component": the entry of a graph file -> the bound
-component. "handle": a spec -> what a graph binds for it. "save_pretrained": a bound graph -> a folder with all of
-it."""
+component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters and a dtype -> the graph with
+merged models. "save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.edits import edited
-from ...graph.errors import ConfigError
+from ...graph.errors import ConfigError, GraphFileError
 from ...graph.fields import Lazy
 from ...graph.layout import Layout
 from ...graph.lender import Lender
@@ -77,10 +77,17 @@ class Adapted(Lazy):
         if isinstance(self.base, Lazy):
             self.base.ready()
 
+    def to_json(self) -> Mapping[str, Any]:
+        """GraphFileError: graph files name no adapters yet."""
+        names = ", ".join(dict.fromkeys(adapter.name for row in self.rows for adapter in row))
+        raise GraphFileError(
+            f"has adapters ({names}), which a file cannot name. Save pipe.merged(), or the graph without adapters."
+        )
+
     def load(self) -> Any:
         """A view of the loaded component, with all adapters at their strengths."""
         model = cast("nn.Module", self.base.load() if isinstance(self.base, Lazy) else self.base)
-        attached = Attached(model, _plan(model, self.component, self.placed), self)
+        attached = Attached(model, plan_of(self, model), self)
         return attached.view(Strengths(self.strengths()))
 
     def strengths(self, step: Step | None = None) -> Tensor:
@@ -181,11 +188,12 @@ _PLANS: "weakref.WeakKeyDictionary[nn.Module, dict[object, Plan]]" = weakref.Wea
 _MOST_PLANS = 8  # of one model
 
 
-def _plan(model: nn.Module, component: str, placed: Mapping[PatchSet, Sequence[Placed]]) -> Plan:
+def plan_of(adapted: Adapted, model: nn.Module) -> Plan:
+    """The patched layers of a loaded model, made once for its adapters."""
     kept = _PLANS.setdefault(model, {})
-    key = component, tuple(placed)
+    key = adapted.component, tuple(adapted.placed)
     if (plan := kept.get(key)) is None:
-        plan = plan_patches(model, list(placed.values()))
+        plan = plan_patches(model, list(adapted.placed.values()))
         while len(kept) >= _MOST_PLANS:
             kept.pop(next(iter(kept)), None)
         kept[key] = plan

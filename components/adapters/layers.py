@@ -51,6 +51,21 @@ class LayerPatches:
             setattr(moved, name, None if tensor is None else tensor.to(device=device, dtype=kind))
         return moved
 
+    def differences(self, strengths: Tensor) -> dict[str, Tensor]:
+        """What the patches add to "weight" and "bias" at these strengths (columns,), in float32."""
+        found: dict[str, Tensor] = {}
+        if self.down is not None:
+            assert self.up is not None and self.columns is not None and self.scales is not None
+            factor = strengths.to(self.columns.device)[self.columns] * self.scales
+            down = self.down.float()
+            found["weight"] = ((self.up.float() * factor) @ down.flatten(1)).reshape(len(self.up), *down.shape[1:])
+        for column, extra in self.whole:
+            factor = strengths[column.item()].item()
+            for name, tensor in extra.named_parameters(recurse=False):
+                added = tensor.detach().float() * factor
+                found[name] = found[name] + added if name in found else added
+        return found
+
     def added(self, layer: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> Tensor:
         """The output `y` of a layer for the input `x`, with what the patches add."""
         if self.down is not None:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import sfumato as sf
-from sfumato import Adapter, ConfigError, Graph, InputError
+from sfumato import Adapter, ConfigError, Graph, GraphFileError, InputError, SaveError
 from sfumato.components.adapters.reading import adapter_of
 from sfumato.components.models.views import shallow_copy, view
 
@@ -103,6 +103,45 @@ def test_a_merged_model_gives_the_same(pipe: Graph, adapters: tuple[Adapter, Ada
     merged.load_state_dict(state)
     expected = latents(pipe.bind(unet=merged.eval().requires_grad_(False)))
     assert (latents(pipe, adapters=[one]) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_merged_models_give_the_same_and_leave_the_originals(pipe: Graph, adapters: tuple[Adapter, Adapter]) -> None:
+    """Within 1e-5 of the range of the latents; linear layers, and a convolution with its bias."""
+    one, other = adapters
+    unet = pipe.bindings["unet"].load()
+    conv = {"unet.conv_in.diff": torch.full_like(unet.conv_in.weight, 0.01),
+            "unet.conv_in.diff_b": torch.full_like(unet.conv_in.bias, 0.1)}  # fmt: skip
+    whole = adapter_of(conv.items(), name="whole", source="made here").scaled(0.5)
+    before = weights_hash(pipe)
+    attached = pipe.with_adapters(one.scaled(0.7), other, whole)
+    expected = latents(attached)
+    assert (latents(attached.merged()) - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert (latents(attached) - latents(pipe)).abs().max() > 0.05
+    assert attached.merged("bfloat16").bindings["unet"].dtype == torch.bfloat16
+    assert weights_hash(pipe) == before
+
+
+def test_what_cannot_be_merged_is_refused(pipe: Graph, adapters: tuple[Adapter, Adapter]) -> None:
+    with pytest.raises(ConfigError, match=r"the graph has no adapters\. Write pipe\.with_adapters"):
+        pipe.merged()
+    with pytest.raises(ConfigError, match=r"the adapters of unet differ between prompts or steps"):
+        pipe.with_adapters(adapters[0].during(0, 0.5)).merged()
+    with pytest.raises(ConfigError, match=r"needs a floating dtype"):
+        pipe.with_adapters(adapters[0]).merged("int8")
+
+
+def test_a_graph_with_adapters_is_not_saved_without_them(
+    pipe: Graph, adapters: tuple[Adapter, Adapter], tmp_path: Path
+) -> None:
+    attached = sf.load("emoji").with_adapters(adapters[0])
+    with pytest.raises(SaveError, match=r"unet: has adapters\. Save pipe\.merged\(\), or the graph without adapters\."):
+        attached.save_pretrained(tmp_path / "one")
+    with pytest.raises(GraphFileError, match=r"has adapters \(one\), which a file cannot name\. Save pipe\.merged\(\)"):
+        attached.save(tmp_path / "two")
+    assert not list(tmp_path.iterdir())
+    attached.merged().save_pretrained(tmp_path / "three")
+    again = sf.load(tmp_path / "three").only("latents")
+    assert torch.allclose(latents(again), latents(attached.only("latents")), atol=1e-5)
 
 
 def test_each_prompt_of_a_batch_may_have_its_own_adapters(pipe: Graph, adapters: tuple[Adapter, Adapter]) -> None:

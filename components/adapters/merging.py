@@ -1,0 +1,61 @@
+"""Merge adapters into copies of models, for speed: a copy needs no second product in any layer."""
+
+import copy
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...graph.edits import edited
+from ...graph.errors import ConfigError
+from ...graph.fields import Lazy
+from ...graph.structure import Structure
+from .adapted import Adapted, plan_of
+from .layers import LayerPatches
+
+
+def merged(graph: Structure, dtype: Any = None) -> Structure:  # a torch.dtype, its name, or None
+    """The graph with copies of its models, whose weights have the adapters added. The models themselves stay.
+
+    Args:
+        graph: a graph with adapters.
+        dtype: of the copies; None for that of the models. Sums are made in float32.
+
+    Raises:
+        ConfigError: no adapters, adapters that differ between prompts or steps, or a quantized model.
+    """
+    kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if kind is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
+        raise ConfigError(f"merged: needs a floating dtype, such as 'float16'. Got {dtype!r}.")
+    adapted = {name: value for name, value in graph.bindings.items() if isinstance(value, Adapted)}
+    if not adapted:
+        raise ConfigError("merged: the graph has no adapters. Write pipe.with_adapters(…).merged().")
+    copies = {name: _merged(name, value, kind) for name, value in adapted.items()}
+    return edited(graph, bindings={**graph.bindings, **copies})
+
+
+def _merged(name: str, adapted: Adapted, dtype: torch.dtype | None) -> nn.Module:
+    if adapted.varies:
+        raise ConfigError(f"merged: the adapters of {name} differ between prompts or steps. Call the graph as it is.")
+    model: Any = adapted.base.load() if isinstance(adapted.base, Lazy) else adapted.base  # a model of ours
+    if getattr(model, "quantization", None) is not None:
+        raise ConfigError(f"merged: {name} is quantized. Load it without quantization to merge, or call it as it is.")
+    twin = cast("nn.Module", copy.deepcopy(model))
+    strengths = adapted.strengths()
+    for path, patches in plan_of(adapted, model).layers.items():
+        _add(twin.get_submodule(path), patches, strengths)
+    return twin if dtype is None else twin.to(dtype)
+
+
+def _add(layer: nn.Module, patches: LayerPatches, strengths: Tensor) -> None:
+    """Add patches to the weight and the bias of a layer of the copy."""
+    for name, added in patches.differences(strengths).items():
+        own = layer._parameters.get(name)
+        if own is None:
+            layer._parameters[name] = nn.Parameter(added.to(_dtype(layer)), requires_grad=False)
+        else:
+            own.data = (own.detach().float() + added.to(own.device).reshape(own.shape)).to(own.dtype)
+
+
+def _dtype(layer: nn.Module) -> torch.dtype:
+    return next(layer.parameters()).dtype
