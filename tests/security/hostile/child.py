@@ -110,13 +110,13 @@ def _unfit(value: object, what: str) -> list[str]:
         return [fault for one in value.values() for fault in _unfit(one, what)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     if isinstance(value, list | tuple):
         return [fault for one in value for fault in _unfit(one, what)]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
-    return _text_faults(str(value), what)
+    return _text_faults(str(value), what, longest=None)
 
 
-def _text_faults(text: str, what: str) -> list[str]:
+def _text_faults(text: str, what: str, longest: int | None = LONGEST_TEXT) -> list[str]:
     found = sorted({hex(ord(c)) for c in text if _is_control(c)})
     faults = [f"{what} has the characters {' '.join(found[:8])}"] if found else []
-    if len(text) > LONGEST_TEXT:
+    if longest is not None and len(text) > longest:
         faults.append(f"{what} has {len(text)} characters")
     if "Traceback (most recent call last)" in text:
         faults.append(f"{what} has a traceback: {text[-300:]!r}")
