@@ -34,6 +34,7 @@ LIMITS = {
     "pieces_bytes": Limit(16 * _MIB, "bytes", "the spiece.model of UMT5, with 256,300 pieces, has 5 MB"),
     "graph_bytes": Limit(4 * _MIB, "bytes", "the graph file of a preset has 20 kB"),
     # JSON.
+    "config_values": Limit(2**17, "values", "a config of a tokenizer has six for each of its added tokens"),
     "json_depth": Limit(128, "levels", "a graph file has six levels for each graph within a graph, and a config four"),
     "json_containers": Limit(2**19, "lists and objects", "the tokenizer.json of UMT5 has one for each of its pieces"),
     "json_values": Limit(2**20, "values", "the tokenizer.json of UMT5 has two for each of its pieces"),

@@ -81,12 +81,17 @@ def task_of(graph: Structure) -> str:
 
 def task_with_input(graph: Structure, name: str) -> str | None:
     """The task whose graph has an input of that name: the graph's own, as its preset makes it, or the first sister."""
+    inputs = cached(graph, "inputs of tasks", lambda: _inputs_of_tasks(graph))
+    return next((task for task, names in inputs.items() if name in names), None)
+
+
+def _inputs_of_tasks(graph: Structure) -> dict[str, frozenset[str]]:
+    """The inputs of each task's graph: the graph's own task first."""
     if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
-        return None
+        return {}
     served = family.served(graph.bindings)
     own = [task for task in served if task == graph.preset[1]]
-    tasks = dict.fromkeys([*own, *served])
-    return next((task for task in tasks if name in family.make(task, graph.bindings).inputs), None)
+    return {task: frozenset(family.make(task, graph.bindings).inputs) for task in dict.fromkeys([*own, *served])}
 
 
 def way_without_input(graph: Structure, name: str) -> str:

@@ -28,7 +28,7 @@ def read_vocabulary(root: Path) -> tuple[dict[str, int], list[tuple[str, str]], 
             merges = [tuple(m.split(" ")) if isinstance(m, str) else (m[0], m[1]) for m in model["merges"]]
             added = {int(t["id"]): token_from({k: v for k, v in t.items() if k != "id"}) for t in data["added_tokens"]}
             return pieces_by_text(model["vocab"]), [(a, b) for a, b in merges], added
-        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise LoadError(f"{whole}: not a tokenizer file ({error!r}). Fetch it again.") from error
     missing = [name for name in ("vocab.json", "merges.txt") if not (root / name).is_file()]
     if missing:

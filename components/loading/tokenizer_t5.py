@@ -109,7 +109,7 @@ def _of_json(whole: Path) -> tuple[list[tuple[str, float]], bytes, Mapping[int, 
         steps = first["normalizers"] if first.get("type") == "Sequence" else [first]
         tables = [step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"]
         return pieces, base64.b64decode(tables[0]) if tables else b"", added
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
         raise LoadError(f"{whole}: not a tokenizer file ({error!r}). Fetch it again.") from error
 
 

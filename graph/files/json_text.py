@@ -77,7 +77,10 @@ def decoded(data: bytes) -> str:
 
 def read(path: Path, most: str, *, infinity: bool = False) -> Any:  # JSON values
     """The JSON in a file; see `read_text` and `parse`."""
-    return parse(read_text(path, most), infinity=infinity)
+    text = read_text(path, most)
+    if most == "config_bytes":
+        _check("config_values", text.count(",") + 1)
+    return parse(text, infinity=infinity)
 
 
 def parse(text: str, *, infinity: bool = False) -> Any:  # JSON values

@@ -15,9 +15,6 @@ from .hostile.table import KINDS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads what a process does from /proc")
 
-KNOWN: dict[str, str] = {}
-"""Inputs that are not handled yet: the owner, by "kind: name"."""
-
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Generator[Pool]:
@@ -26,12 +23,10 @@ def pool(tmp_path_factory: pytest.TempPathFactory) -> Generator[Pool]:
     made.close()
 
 
-@pytest.mark.xfail(strict=False, reason="offenders are being mended; see the list of their owners")
 @pytest.mark.parametrize("kind", KINDS)
 def test_hostile_inputs_are_refused_or_harmless(kind: str, pool: Pool) -> None:
     faults = {verdict.name: verdict.faults for verdict in pool.verdicts(kind) if verdict.faults}
-    known = {name.removeprefix(f"{kind}: ") for name in KNOWN if name.startswith(f"{kind}: ")}
-    lines = [f"{name}: {'; '.join(texts)}" for name, texts in faults.items() if name not in known]
+    lines = [f"{name}: {'; '.join(texts)}" for name, texts in faults.items()]
     assert not lines, f"{len(lines)} inputs of the kind {kind}\n" + "\n".join(lines)
 
 
