@@ -21,7 +21,7 @@ from sfumato.registry import UnknownName
 from .table import Hostile
 from .watch import Blocked, Watch, own_temporary
 
-LONGEST_TEXT = 20_000
+LONGEST_TEXT = 30_000
 """A longer text of an error helps nobody, and fills a terminal."""
 
 
