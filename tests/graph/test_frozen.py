@@ -16,7 +16,7 @@ WAYS: dict[str, tuple[Any, str, str]] = {
     "an input": (PIPE, "prompt", "A graph does not change. Pass it in the call: pipe(…, prompt=…)."),
     "a node": (PIPE, "decode", "Make another one: pipe = pipe.replace('decode', block)."),
     "outputs": (PIPE, "outputs", "Make another one: pipe = pipe.only('images')."),
-    "an attribute of diffusers": (PIPE, "load_lora_weights", "A graph does not change. Adapters (LoRA"),
+    "an attribute of diffusers": (PIPE, "load_lora_weights", "A graph does not change. An adapter (LoRA)"),
     "another": (PIPE, "nodes", "pipe.bind, replace, insert, remove, rename, wire, only and using do that."),
     "a field": (PIPE["decode"], "tile", "A block does not change. Make another one: block = block.with_(tile=…)."),
     "a misspelt field": (PIPE["decode"], "tiles", "DecodeLatents has no field 'tiles'. Did you mean 'tile'?"),
