@@ -162,7 +162,7 @@ def test_decoding_undoes_encoding_and_stays_within_0_and_1() -> None:
 
 def test_pictures_take_the_form_that_was_asked_for() -> None:
     images = torch.tensor([0.0, 0.5, 1.0]).reshape(1, 3, 1, 1).expand(1, 3, 4, 6)
-    assert FinishImages(output_type="pt")(images).images is images
+    assert torch.equal(FinishImages(output_type="pt")(images).images, images)
     array = FinishImages(output_type="np")(images).images
     assert (array.shape, array[0, 0, 0].tolist()) == ((1, 4, 6, 3), [0, 0.5, 1])
     (picture,) = FinishImages()(images).images

@@ -60,8 +60,8 @@ def test_a_guider_survives_its_file(guider: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("guider", EXAMPLES)
-def test_a_guider_survives_its_graphs_file(emoji: Graph, guider: Block, tmp_path: Path) -> None:
-    graph = emoji.replace("denoise.guider", guider)
+def test_a_guider_survives_its_graphs_file(guider: Block, tmp_path: Path) -> None:
+    graph = sf.load("emoji").replace("denoise.guider", guider)
     graph.save(tmp_path)
     assert Graph.load(tmp_path) == graph
 
@@ -171,8 +171,8 @@ def test_folders_without_the_guider_are_refused(tmp_path: Path) -> None:
         ClassifierFreeGuidance.from_pretrained(tmp_path)
 
 
-def test_a_guider_of_ones_own_is_kept_in_a_schedule_in_a_graph(emoji: Graph, tmp_path: Path) -> None:
+def test_a_guider_of_ones_own_is_kept_in_a_schedule_in_a_graph(tmp_path: Path) -> None:
     schedule = GuidanceSchedule(parts=((0.0, ClassifierFreeGuidance()), (0.5, PositiveOnly())))
-    graph = emoji.replace("denoise.guider", schedule)
+    graph = sf.load("emoji").replace("denoise.guider", schedule)
     graph.save(tmp_path)
     assert Graph.load(tmp_path) == graph
