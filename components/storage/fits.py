@@ -67,8 +67,8 @@ def check_numbers(wanted: Tensor, tensor: object, stored: str, tensors: Tensors)
             f"{name} needs {needed} numbers, got {str(tensor.dtype).removeprefix('torch.')}. "
             "Pass the original weights; integers are often of a quantization that the config does not name."
         )
-    if tensor.layout != torch.strided or tensor.is_meta or tensor.is_quantized:
-        layout = "meta" if tensor.is_meta else "quantized" if tensor.is_quantized else str(tensor.layout)[6:]
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        layout = "quantized" if tensor.is_quantized else str(tensor.layout)[6:]
         raise LoadError(
             f"{tensors.where(stored)}: {stored} needs plain numbers, got a {layout} tensor. Save it densely."
         )

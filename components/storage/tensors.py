@@ -125,7 +125,10 @@ class PickledTensors:
         if not isinstance(data, dict):
             raise LoadError(f"{self.file}: needs a dict of tensors, got {type(data).__name__}.")
         named = cast("dict[object, object]", data)
-        return {str(name): value for name, value in named.items() if isinstance(value, Tensor)}
+        found = {str(name): value for name, value in named.items() if isinstance(value, Tensor)}
+        if empty := next((name for name, tensor in found.items() if tensor.is_meta), None):
+            raise LoadError(f"{self.file}: {empty} has no values (meta device). Save it with its values.")
+        return found
 
     def shapes(self) -> Mapping[str, Shape]:
         """The shape of each tensor, by name."""

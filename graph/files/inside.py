@@ -6,6 +6,8 @@ from pathlib import Path, PurePath, PureWindowsPath
 
 from ..errors import LoadError
 
+_EMBEDDED = Path(__file__).resolve().parents[2] / "presets" / "embedded"
+"""The models of this package, which everybody has: a file may name them."""
 _SHOWN = 200  # letters of a path in an error
 
 
@@ -27,7 +29,7 @@ def path_inside(name: str | PurePath, folder: str | os.PathLike[str], allowed: I
     path = Path(os.path.abspath(Path(folder, text)))
     try:
         target = path.resolve()
-        if any(target.is_relative_to(Path(place).resolve()) for place in allowed):
+        if any(target.is_relative_to(Path(place).resolve()) for place in (_EMBEDDED, *allowed)):
             return path
         inside, exists = target.is_relative_to(boundary_of(Path(folder))), target.exists()
     except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a name that is too long
