@@ -12,7 +12,7 @@ import torch
 
 from sfumato.components.loading.index import CLASSIC, MODULAR, Index, read_index, write_modular_index
 from sfumato.components.spec import ComponentSpec
-from sfumato.graph.errors import LoadError
+from sfumato.graph.errors import LoadError, SaveError
 from sfumato.registry import UnknownName
 
 diffusers: Any = import_module("diffusers")  # Any: its types refuse what its own files hold
@@ -215,7 +215,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         raise OSError("No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(SaveError, match="No space"):
         write_modular_index(tmp_path, {}, "After")
     assert [p.name for p in tmp_path.iterdir()] == [MODULAR]
     assert read_index(tmp_path).class_name == "Before"

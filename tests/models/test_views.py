@@ -108,7 +108,7 @@ def test_all_unknown_paths_are_named_with_the_nearest(unet: UNet2DConditionModel
         "'down_block.0': UNet2DConditionModel has no module 'down_block'. Did you mean 'down_blocks'?"
     )
     assert second == (
-        "'down_blocks.7.resnets': UNet2DConditionModel at 'down_blocks' has no module '7'. There are: 0, 1."
+        "  'down_blocks.7.resnets': UNet2DConditionModel at 'down_blocks' has no module '7'. There are: 0, 1."
     )
 
 
