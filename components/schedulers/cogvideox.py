@@ -124,11 +124,11 @@ class CogVideoXDPMScheduler(CogVideoXKeys, DiffusionScheduler):
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
-        """Equation 18; of first order without a history and where the stride leads below timestep 0."""
+        """Equation 18; of first order without a history and where the run ends or the stride leads below timestep 0."""
         x0 = self.denoised(sample, prediction, step)
         guess, by = x0, transfer("sde-dpmsolver++", step.level, step.target)
         stride = self.num_train_timesteps // len(step.schedule.timesteps)
-        if history and step.timestep >= stride:
+        if history and step.timestep >= stride and step.target.sigma:
             h = step.target.log_snr - step.level.log_snr
             behind = step.level.log_snr - step.schedule.levels[step.index - 1].log_snr
             guess = x0 + h / (2 * behind) * (x0 - history[0])

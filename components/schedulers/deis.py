@@ -7,8 +7,8 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from .diffusion import DiffusionScheduler
-from .dpmsolver import thresholded_noise
-from .exponential_integrator import differences, lambdas_before, move, phis, transfer, usable_order
+from .dpmsolver import thresholded_noise, unbounded_step
+from .exponential_integrator import differences, lambdas_before, move, phis, transfer, unbounded, usable_order
 from .history import History, newest
 from .keys import (
     BetaSchedule,
@@ -80,8 +80,11 @@ class DEISMultistepScheduler(
         """Equation 15."""
         sample = sample.float()
         outputs = newest((*history, thresholded_noise(self, sample, prediction, step)), self.solver_order)
+        if unbounded(step, integrates_noise=True):
+            return unbounded_step(self, sample, prediction, step), newest(outputs, self.solver_order - 1)
         short = len(step.schedule.timesteps) < 15
         order = usable_order(self.solver_order, step, history, self.lower_order_final and short)
+        order = order if step.target.alpha else 1  # no polynomial reaches pure noise
         by = transfer("dpmsolver", step.level, step.target)
         if by.h:
             terms = differences(outputs[::-1][:order], lambdas_before(step, order), by.h)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ...graph.errors import ConfigError
 from .curves import even_lambdas
 from .diffusion import DiffusionScheduler
-from .exponential_integrator import Algorithm, multistep, multistep_order
+from .exponential_integrator import Algorithm, multistep, multistep_order, unbounded
 from .history import History, newest
 from .keys import (
     BetaKeys,
@@ -126,6 +126,8 @@ class DPMSolverMultistepScheduler(
         outputs = newest((*history, integrated(self, sample, prediction, step)), self.solver_order)
         order = multistep_order(self.solver_order, step, history, self.lower_order_final, self.euler_at_final)
         drawn = self._noise(noise, step) if step.noisy else None
+        if unbounded(step, integrates_noise=not self.algorithm_type.endswith("++")):
+            return unbounded_step(self, sample, prediction, step), newest(outputs, self.solver_order - 1)
         midpoint = self.solver_type == "midpoint"
         sample = multistep(sample.float(), outputs, step, self.algorithm_type, order, midpoint, drawn)
         return sample, newest(outputs, self.solver_order - 1)
@@ -144,3 +146,13 @@ def thresholded_noise(scheduler: DiffusionScheduler, sample: Tensor, prediction:
         alpha, sigma = step.level
         return (sample.float() - alpha * scheduler.denoised(sample, prediction, step)) / sigma
     return scheduler.noise_in(sample, prediction, step)
+
+
+def unbounded_step(scheduler: DiffusionScheduler, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
+    """The limit of an integrator's first order in an unbounded step: alpha' x0 + sigma' epsilon.
+
+    It is DDIM: Song et al. 2020, equation 12. No polynomial reaches infinitely far in lambda.
+    """
+    alpha, sigma = step.target
+    x0 = scheduler.denoised(sample, prediction, step)
+    return alpha * x0 + sigma * thresholded_noise(scheduler, sample, prediction, step)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .arrays import Floats
 from .diffusion import DiffusionScheduler
-from .dpmsolver import DPMSolverKeys, integrated
-from .exponential_integrator import multistep, multistep_order
+from .dpmsolver import DPMSolverKeys, integrated, unbounded_step
+from .exponential_integrator import multistep, multistep_order, unbounded
 from .history import History, newest
 from .keys import SpacingKeys
 from .lambda_levels import LambdaLevels, check_curve_without_flow, curve_of, enough_signal, flow_of, lambda_schedule
@@ -73,6 +73,8 @@ class DPMSolverMultistepInverseScheduler(DPMSolverKeys, SpacingKeys, DiffusionSc
         """Lu et al. 2022b, algorithm 2."""
         outputs = newest((*history, integrated(self, sample, prediction, step)), self.solver_order)
         order = multistep_order(self.solver_order, step, history, self.lower_order_final, self.euler_at_final)
+        if unbounded(step, integrates_noise=self.algorithm_type == "dpmsolver"):
+            return unbounded_step(self, sample, prediction, step), newest(outputs, self.solver_order - 1)
         midpoint = self.solver_type == "midpoint"
         sample = multistep(sample.float(), outputs, step, self.algorithm_type, order, midpoint)
         return sample, newest(outputs, self.solver_order - 1)

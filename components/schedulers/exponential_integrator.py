@@ -9,7 +9,7 @@ D0 is the output, D1 and D2 its differences in units of the step. The four algor
 """
 
 from collections.abc import Sequence
-from math import exp, expm1
+from math import exp, expm1, inf
 from typing import Literal, NamedTuple
 
 from torch import Tensor
@@ -49,6 +49,11 @@ def transfer(algorithm: Algorithm, start: Level, end: Level) -> Transfer:
         case "sde-dpmsolver++":
             std = end.sigma * max(-expm1(-2 * h), 0) ** 0.5
             return Transfer(end.sigma / start.sigma * exp(-h), end.alpha, -2 * h, std)
+
+
+def unbounded(step: Step, integrates_noise: bool) -> bool:
+    """Whether e^h is infinite in this step: noise is integrated from no signal or to no noise, or x0 to no signal."""
+    return step.target.log_snr - step.level.log_snr == (inf if integrates_noise else -inf)
 
 
 def phis(h: float, count: int) -> list[float]:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from ...graph.errors import ConfigError
 from .arrays import Floats
 from .flow_match import FlowMatch, ShiftedLevels, ShiftKeys, flow_schedule
 from .flow_shift import shifted
@@ -42,6 +43,15 @@ class FlowMapEulerDiscreteScheduler(FlowMatch):
         return sample.float() + (step.next_sigma - step.sigma) * prediction.float(), ()
 
 
+def check_falling(scheduler: "LTXEulerAncestralRFScheduler") -> None:
+    """A rule: noise is added up to the next level, so levels fall."""
+    if scheduler.invert_sigmas:
+        raise ConfigError(
+            "LTXEulerAncestralRFScheduler needs levels that fall, got invert_sigmas=True. Use "
+            "FlowMatchEulerDiscreteScheduler, or set invert_sigmas=False."
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class LTXEulerAncestralRFScheduler(FlowMatch, ShiftKeys):
     """Ancestral Euler along the flow: below the next level, then fresh noise up to it (ComfyUI's euler_ancestral_RF).
@@ -59,6 +69,7 @@ class LTXEulerAncestralRFScheduler(FlowMatch, ShiftKeys):
     """The standard deviation of the noise."""
 
     accepts = "both"
+    rules = (check_falling,)
     unwritten: ClassVar[frozenset[str]] = frozenset(
         {*FlowMatch.__dataclass_fields__, *ShiftKeys.__dataclass_fields__} - {"num_train_timesteps"}
     )
@@ -78,7 +89,7 @@ class LTXEulerAncestralRFScheduler(FlowMatch, ShiftKeys):
             return x0, ()
         below = after * (1 + (after / sigma - 1) * self.eta)
         out = (below / sigma) * sample.float() + (1 - below / sigma) * x0
-        if not step.noisy:
+        if not step.noisy or after == sigma:
             return out, ()
         keep = (1 - after) / (1 - below)
         std = max(after**2 - (keep * below) ** 2, 0) ** 0.5

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import exp, expm1, factorial, inf
+from math import exp, expm1, factorial, inf, isinf
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,8 +10,8 @@ from annotated_types import Ge, Le
 from torch import Tensor
 
 from .diffusion import DiffusionScheduler
-from .dpmsolver import thresholded_noise
-from .exponential_integrator import Transfer, lambdas_before, move, phis
+from .dpmsolver import thresholded_noise, unbounded_step
+from .exponential_integrator import Transfer, lambdas_before, move, phis, unbounded
 from .history import History, newest
 from .keys import (
     STEP_ARGUMENT,
@@ -103,10 +103,13 @@ class SASolverScheduler(
             output = thresholded_noise(self, sample, prediction, step)
         outputs = (*history[1:], output)
         if len(outputs) > 1:
-            sample = self._correct(history[0], outputs, step)
+            sample = self._correct(sample, history[0], outputs, step)
+        remembered = max(self.predictor_order, self.corrector_order - 1)
+        if unbounded(step, integrates_noise=self.algorithm_type == "noise_prediction"):
+            moved = unbounded_step(self, sample, prediction, step)
+            return moved, (moved, *newest(outputs, remembered))
         by = self._transfer(step)
         kept = move(sample, by, (), self._noise(noise, step) if step.noisy else None)
-        remembered = max(self.predictor_order, self.corrector_order - 1)
         return self._predict(kept, outputs, step, by), (kept, *newest(outputs, remembered))
 
     def _predict(self, kept: Tensor, outputs: History, step: Step, by: Transfer) -> Tensor:
@@ -114,9 +117,11 @@ class SASolverScheduler(
         order = min(self._limit(self.predictor_order, step), len(outputs))
         return self._integrate(kept, by, outputs[::-1][:order], lambdas_before(step, order), step)
 
-    def _correct(self, kept: Tensor, outputs: History, step: Step) -> Tensor:
-        """The SA-Corrector: the last step again, through the output where it led."""
+    def _correct(self, sample: Tensor, kept: Tensor, outputs: History, step: Step) -> Tensor:
+        """The SA-Corrector: the last step again, through the output where it led. A step from pure noise stays."""
         last = Step(step.schedule, step.index - 1)
+        if not last.level.alpha:
+            return sample
         order = min(self._limit(self.corrector_order, last, extra=1), len(outputs))
         return self._integrate(kept, self._transfer(last), outputs[::-1][:order], lambdas_before(step, order), last)
 
@@ -129,9 +134,10 @@ class SASolverScheduler(
         start, end = step.level, step.target
         tau = self.tau if self.tau_from <= step.timestep <= self.tau_to else 0.0
         h, drawn = end.log_snr - start.log_snr, tau**2
+        drawn_h = drawn * h if drawn else 0.0  # h may be infinite
         if self.algorithm_type == "data_prediction":
-            std = end.sigma * max(-expm1(-2 * drawn * h), 0) ** 0.5
-            return Transfer(end.sigma / start.sigma * exp(-drawn * h), end.alpha, -(1 + drawn) * h, std)
+            std = end.sigma * max(-expm1(-2 * drawn_h), 0) ** 0.5
+            return Transfer(end.sigma / start.sigma * exp(-drawn_h), end.alpha, -(1 + drawn) * h, std)
         std = tau * end.sigma * max(expm1(2 * h), 0) ** 0.5
         return Transfer(end.alpha / start.alpha, (1 + drawn) * end.sigma, h, std)
 
@@ -141,11 +147,13 @@ class SASolverScheduler(
         """The polynomial through the outputs, integrated against the exponential."""
         if not by.h:
             return kept
+        if isinf(by.h):  # no polynomial reaches infinitely far
+            return move(kept, by._replace(keep=1.0), [(phis(by.h, 1)[0], outputs[0])])
         start = step.level.log_snr
         h = step.target.log_snr - start
-        shares = [(at - start) / h for at in lambdas]
+        shares = [(at - start) / h for at in lambdas if at != -inf]  # nor to a level without signal
         moments = [factorial(k) * phi for k, phi in enumerate(phis(by.h, len(shares)))]
         if len(shares) == 2 and self.algorithm_type == "data_prediction":
             moments[1] = by.h / 2  # a change of third order that helps short runs, as in UniPC
         weights = np.linalg.solve(np.vander(shares, increasing=True).T, moments).tolist()
-        return move(kept, by._replace(keep=1.0), list(zip(weights, outputs, strict=True)))
+        return move(kept, by._replace(keep=1.0), list(zip(weights, outputs, strict=False)))

@@ -6,8 +6,8 @@ from typing import Literal
 from torch import Tensor
 
 from .diffusion import DiffusionScheduler
-from .dpmsolver import DPMSolverKeys, check_end, integrated
-from .exponential_integrator import move, phis, transfer
+from .dpmsolver import DPMSolverKeys, check_end, integrated, unbounded_step
+from .exponential_integrator import move, phis, transfer, unbounded
 from .history import History
 from .keys import CustomaryCurveKeys, DynamicShiftKeys, UnpublishedZeroSNRKeys
 from .lambda_levels import LambdaLevels, check_curve_without_flow, curve_of, flow_of, lambda_schedule, spaced_above
@@ -63,6 +63,10 @@ class DPMSolverSinglestepScheduler(
         order = self._orders(len(step.schedule.timesteps), step.schedule.sigmas[-1] == 0)[step.index]
         outputs = (*history[1:], integrated(self, sample, prediction, step))
         outputs = outputs[-1:] if order == 1 else outputs  # a run that starts inside a group has a smaller group
+        if unbounded(step, integrates_noise=self.algorithm_type == "dpmsolver"):
+            return unbounded_step(self, sample, prediction, step), (sample, *outputs)
+        if not step.schedule.levels[step.index - len(outputs) + 1].alpha:
+            outputs = outputs[-1:]  # no polynomial reaches a group's start without signal: the group starts here
         start = sample if len(outputs) == 1 else history[0]
         levels = step.schedule.levels[step.index - len(outputs) + 1 : step.index + 1]
         by = transfer(self.algorithm_type, levels[0], step.target)

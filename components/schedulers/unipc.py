@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from math import inf
+from math import inf, isfinite, isinf
 from typing import Annotated, Literal
 
 import numpy as np
@@ -14,7 +14,8 @@ from ...graph.errors import ConfigError
 from .arrays import Floats
 from .curves import curve
 from .diffusion import DiffusionScheduler
-from .exponential_integrator import Transfer, lambdas_before, move, phis, transfer, usable_order
+from .dpmsolver import unbounded_step
+from .exponential_integrator import Transfer, lambdas_before, move, phis, transfer, unbounded, usable_order
 from .flow_shift import shifted, stretched
 from .history import History
 from .keys import (
@@ -137,8 +138,10 @@ class UniPCMultistepScheduler(
         output = self._output(sample, prediction, step)
         outputs = history[1:]
         if outputs and step.index - 1 not in self.disable_corrector:
-            sample = self._correct(history[0], outputs, output, step)
+            sample = self._correct(sample, history[0], outputs, output, step)
         known = (*outputs, output)[-self.solver_order :]
+        if unbounded(step, integrates_noise=not self.predict_x0):
+            return unbounded_step(self, sample, prediction, step), (sample, *known)
         order = self._order(step, outputs)
         return self._predict(sample, known, order, step), (sample, *known)
 
@@ -163,36 +166,43 @@ class UniPCMultistepScheduler(
         shares = [(other - start) / h for other in behind]
         newest = outputs[-1]
         slopes = [(old - newest) / r for old, r in zip(outputs[-2::-1], shares, strict=False)]
-        weights = [0.5] if order == 2 else self._solve(shares, by.h, order - 1)  # 1/2: appendix F
+        weights = [0.5] if order == 2 else self._solve(shares, by.h)  # 1/2: appendix F
         return self._combine(sample, by, newest, weights, slopes)
 
-    def _correct(self, sample: Tensor, outputs: History, output: Tensor, step: Step) -> Tensor:
-        """UniC-p: Zhao et al. 2023, equation 3. The last step again, with the output where it led."""
+    def _correct(self, sample: Tensor, began: Tensor, outputs: History, output: Tensor, step: Step) -> Tensor:
+        """UniC-p: Zhao et al. 2023, equation 3. The last step again from `began`, with the output where it led.
+
+        The sample stays as it is where B(h) is infinite.
+        """
         last = Step(step.schedule, step.index - 1)
         order = self._order(last, outputs[:-1])
         start, *behind = lambdas_before(last, order)
+        h = last.target.log_snr - start
+        if isinf(self._b(-h if self.predict_x0 else h)):
+            return sample
         by = self._transfer(last.level, last.target)
         if by.h == 0:
-            return sample
-        h = last.target.log_snr - start
+            return began
         shares = [*((other - start) / h for other in behind), 1.0]
         newest = outputs[-1]
         others = (*outputs[-2::-1][: order - 1], output)
         slopes = [(other - newest) / r for other, r in zip(others, shares, strict=True)]
-        weights = [0.5] if order == 1 else self._solve(shares, by.h, order)
-        return self._combine(sample, by, newest, weights, slopes)
+        weights = [0.5] if order == 1 else self._solve(shares, by.h)
+        return self._combine(began, by, newest, weights, slopes)
 
     def _transfer(self, start: Level, end: Level) -> Transfer:
         return transfer("dpmsolver++" if self.predict_x0 else "dpmsolver", start, end)
 
-    def _solve(self, shares: Sequence[float], h: float, count: int) -> list[float]:
-        """The weights of the slopes, times B(h): equation 7, R a = b."""
-        if not count:
-            return []
-        powers = np.vander(shares, count, increasing=True).T
-        factorials = np.cumprod(np.arange(1, count + 1))
-        values = np.array(phis(h, count + 1)[1:]) * factorials
-        return np.linalg.solve(powers, values / self._b(h)).tolist()
+    def _solve(self, shares: Sequence[float], h: float) -> list[float]:
+        """The weights of the slopes, times B(h): equation 7, R a = b. A level without signal has the limit, 0."""
+        near = [share for share in shares if isfinite(share)]
+        if not near:
+            return [0.0] * len(shares)
+        powers = np.vander(near, increasing=True).T
+        factorials = np.cumprod(np.arange(1, len(near) + 1))
+        values = np.array(phis(h, len(near) + 1)[1:]) * factorials
+        weights = iter(np.linalg.solve(powers, values / self._b(h)).tolist())
+        return [next(weights) if isfinite(share) else 0.0 for share in shares]
 
     def _b(self, h: float) -> float:
         return h if self.solver_type == "bh1" else phis(h, 1)[0]

@@ -12,6 +12,7 @@ from sfumato.components.schedulers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FlowMatchLCMScheduler,
+    LTXEulerAncestralRFScheduler,
     RePaintScheduler,
     Schedule,
     Scheduler,
@@ -131,3 +132,78 @@ def test_sigmas_of_which_lambda_is_no_number_are_refused(name: str, sigmas: tupl
     scheduler = schedulers[f"{name}Scheduler"](use_flow_sigmas=True, prediction_type="flow_prediction")
     with pytest.raises(ConfigError, match=rf"Needs sigmas above 0 and at most 1 where .*, got {got}\."):
         scheduler.steps(3, sigmas=sigmas)
+
+
+FLOW: dict[str, Any] = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+NOISE: dict[str, Any] = {"final_sigmas_type": "sigma_min"}
+SOLVERS: list[tuple[str, dict[str, Any]]] = [
+    *[("DEISMultistep", {"solver_order": order}) for order in (1, 2, 3)],
+    *[("DPMSolverMultistep", {"solver_order": order}) for order in (1, 2, 3)],
+    *[("DPMSolverMultistep", {"algorithm_type": kind, **NOISE}) for kind in ("dpmsolver", "sde-dpmsolver")],
+    ("DPMSolverMultistep", {"algorithm_type": "sde-dpmsolver++"}),
+    *[("DPMSolverSinglestep", {"solver_order": order}) for order in (1, 2, 3)],
+    *[("DPMSolverSinglestep", {"solver_order": n, "algorithm_type": "dpmsolver", **NOISE}) for n in (1, 2, 3)],
+    *[("UniPCMultistep", {"solver_order": n, "solver_type": kind}) for n in (1, 2, 3, 4) for kind in ("bh1", "bh2")],
+    *[("UniPCMultistep", {"solver_order": order, "predict_x0": False, **NOISE}) for order in (1, 2, 3)],
+    *[
+        ("SASolver", {"predictor_order": n, "corrector_order": n, "algorithm_type": f"{kind}_prediction", "tau": tau})
+        for n in (1, 2, 3, 4)
+        for kind in ("data", "noise")
+        for tau in (0.0, 1.0)
+    ],
+]
+"""Every way to integrate in lambda, which is infinite without signal and without noise."""
+
+
+@pytest.mark.parametrize("flow", [True, False])
+@pytest.mark.parametrize("late", [True, False])
+@pytest.mark.parametrize(("name", "keys"), SOLVERS)
+def test_runs_from_pure_noise_and_to_no_noise_are_finite(
+    name: str, keys: dict[str, Any], late: bool, flow: bool
+) -> None:
+    scheduler = schedulers[f"{name}Scheduler"](**keys, lower_order_final=late, **(FLOW if flow else {}))
+    for sigmas in ((1.0, 0.0), (1.0, 0.5, 0.0), (1.0, 0.7, 0.4, 0.0), (1.0, 0.8, 0.6, 0.4, 0.2), (0.9, 0.5, 0.2, 0.0)):
+        schedule = scheduler.steps(1, sigmas=sigmas)
+        assert torch.isfinite(drawn(schedule, scheduler)).all(), sigmas
+
+
+@pytest.mark.parametrize(("name", "keys"), SOLVERS)
+def test_one_step_from_pure_noise_to_no_noise_is_the_clean_estimate(name: str, keys: dict[str, Any]) -> None:
+    """All of them are DDIM there: x' = alpha' x0 + sigma' epsilon."""
+    scheduler = schedulers[f"{name}Scheduler"](**keys, **FLOW)
+    (step,) = scheduler.steps(1, sigmas=(1.0, 0.0))
+    sample, velocity = torch.randn((2, 1, 3, 4, 4), generator=torch.Generator().manual_seed(0))
+    noise = torch.ones_like(sample) if step.noisy else None
+    assert torch.equal(scheduler.advance(sample, velocity, step, (), noise)[0], sample - velocity)
+
+
+@pytest.mark.parametrize("keys", [{}, {"solver_order": 3}])
+def test_a_run_from_pure_noise_is_the_limit_of_runs_from_just_below(keys: dict[str, Any]) -> None:
+    for name in ("DEISMultistep", "DPMSolverMultistep", "DPMSolverSinglestep"):
+        scheduler = schedulers[f"{name}Scheduler"](**keys, **FLOW)
+        pure, below = (drawn(scheduler.steps(4, sigmas=(start, 0.7, 0.4, 0.1)), scheduler) for start in (1.0, 1 - 1e-4))
+        assert torch.allclose(pure, below, atol=0.1), name
+
+
+@pytest.mark.parametrize("name", ["DEISMultistep", "UniPCMultistep", "DPMSolverMultistep", "SASolver"])
+def test_a_level_twice_is_refused_where_differences_divide_by_the_step(name: str) -> None:
+    scheduler = schedulers[f"{name}Scheduler"]()
+    with pytest.raises(ConfigError) as error:
+        scheduler.steps(3, sigmas=(1.0, 0.5, 0.5, 0.1))
+    assert str(error.value) == (
+        f"{name}Scheduler needs a new noise level in each step, got sigma 0.5 twice. Remove one."
+    )
+
+
+def test_ancestral_steps_along_rising_levels_are_refused() -> None:
+    with pytest.raises(ConfigError) as error:
+        LTXEulerAncestralRFScheduler(invert_sigmas=True)
+    assert str(error.value) == (
+        "LTXEulerAncestralRFScheduler needs levels that fall, got invert_sigmas=True. Use "
+        "FlowMatchEulerDiscreteScheduler, or set invert_sigmas=False."
+    )
+
+
+def test_custom_timesteps_of_cogvideox_end_without_noise() -> None:
+    scheduler = schedulers["CogVideoXDPMScheduler"]()
+    assert torch.isfinite(drawn(scheduler.steps(3, timesteps=(999, 500, 250)), scheduler)).all()
