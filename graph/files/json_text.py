@@ -41,6 +41,10 @@ class JsonTextError(ValueError):
     """Text that is not strict JSON. The message says where."""
 
 
+class JsonSyntaxError(JsonTextError):
+    """Text that is not JSON at all. The message says where; what to do depends on where the text is from."""
+
+
 def read_text(path: Path, most: str) -> str:
     """The text of a file in UTF-8, with or without a byte order mark. `most` is the name of the limit on its bytes.
 
@@ -80,7 +84,10 @@ def read(path: Path, most: str, *, infinity: bool = False) -> Any:  # JSON value
     text = read_text(path, most)
     if most == "config_bytes":
         _check("config_values", text.count(",") + 1)
-    return parse(text, infinity=infinity)
+    try:
+        return parse(text, infinity=infinity)
+    except JsonSyntaxError as error:
+        raise JsonTextError(f"{error} Correct that place, or fetch the file again.") from None
 
 
 def parse(text: str, *, infinity: bool = False) -> Any:  # JSON values
@@ -90,7 +97,7 @@ def parse(text: str, *, infinity: bool = False) -> Any:  # JSON values
     whether Infinity and -Infinity are read, which published configs of schedulers have.
 
     Raises:
-        JsonTextError: text that is not such JSON, with its place and what to do.
+        JsonTextError: text that is not such JSON, with its place and, but for JsonSyntaxError, what to do.
     """
     # Letters inside of strings are counted too. So this is an upper bound, in a hundredth of the time of reading.
     _check("json_containers", text.count("[") + text.count("{"))
@@ -104,7 +111,7 @@ def parse(text: str, *, infinity: bool = False) -> Any:  # JSON values
             parse_int=_integer,
         )
     except json.JSONDecodeError as error:
-        raise JsonTextError(f"is not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
+        raise JsonSyntaxError(f"is not JSON at line {error.lineno}, column {error.colno}: {error.msg}.") from None
     except RecursionError:
         raise JsonTextError(_too_deep()) from None
     _check_depth(data)
