@@ -60,6 +60,9 @@ LIMITS = {
     "header_bytes": Limit(32 * _MIB, "bytes", "a header has 150 bytes for each tensor, and at most a few MB of notes"),
     "header_texts": Limit(2**19, "texts and lists", "a vocabulary has at most 2**18 words"),
     "header_numbers": Limit(2**22, "numbers", "a vocabulary has two for each of at most 2**18 words"),
+    "adapter_tensors": Limit(
+        2**13, "tensors", "SDXL and its text encoders have 1,100 matrices, each with at most seven"
+    ),
     # Configs of models.
     "layers": Limit(512, "layers", "the deepest published models have 80"),
     "levels": Limit(512, "entries", "a list in a config has one for each level or layer, and models have at most 80"),

@@ -1,6 +1,5 @@
 """Adapters: values that say which published matrices change, and by how much."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,9 @@ from ...graph.errors import ConfigError
 from ..schedulers.schedule import Step
 from .names import states_component
 from .patches import Patch
+
+_LARGEST = 3.4e38
+"""A strength is a float32, and a larger number is infinite there."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,8 @@ class Adapter:
             raise ConfigError(
                 f"along: needs points (fraction, factor) with ascending fractions in 0…1. Got {points!r}."
             )
+        for _, factor in points:
+            check_strength("along", factor)
         return replace(self, curve=tuple(points))
 
     def strength_of(self, component: str, step: Step | None = None) -> float:
@@ -147,7 +151,7 @@ def _on_curve(points: Sequence[tuple[float, float]], place: float) -> float:
 
 def check_strength(name: str, value: Any) -> None:  # whatever the user passes
     """ConfigError for anything but a finite number."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         raise ConfigError(f"{name}: needs a finite number. Got {value!r}.")
 
 

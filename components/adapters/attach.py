@@ -212,6 +212,8 @@ def _difference(item: Placed, modules: Sequence[nn.Module], sizes: Sequence[int]
     how = item.target.how
     source = whole.T if how == "transposed" else _swapped(whole) if how == "halves swapped" else whole
     made = item.patch.difference(source.reshape(item.patch.shape(source.shape))).reshape(source.shape)
+    if not all(torch.isfinite(extreme) for extreme in torch.aminmax(made)):
+        raise ConfigError(f"{item.body}: changes its matrix by NaN or infinite numbers. Use another file.")
     made = made.T if how == "transposed" else _swapped(made) if how == "halves swapped" else made
     return [piece.contiguous() for piece in made.split(list(sizes))]
 

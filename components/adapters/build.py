@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from .weight_patches import Generalized, Magnitude, Replacement, Rotation, Scali
 
 Parts = Mapping[str, Tensor]
 TENSORS_OF_A_ROTATION = 3
+_LONGEST_SERIES = 32
+"""PEFT's own default is 5 terms."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Made:
     def scale(self, rank: int) -> float:
         """`alpha / rank`: by the tensor beside the factors, else by the config of PEFT, else 1."""
         if "alpha" in self.parts:
-            alpha = float(self.parts["alpha"].float().reshape(-1)[0])
+            alpha = self.parts["alpha"].float().item()
             return alpha / rank if alpha else 1.0
         stated = self.scales.scale(self.component, self.matrix, rank)
         return 1.0 if stated is None else stated
@@ -62,15 +65,18 @@ def _adaptive(made: Made) -> Patch:
     """AdaLoRA (Zhang et al. 2023, eq. 3) in PEFT's form: `B (A * E) * alpha / (ranknum + 1e-5)`."""
     down, up, singular = (made.parts[f"{n}"] for n in ("adaptive_down", "adaptive_up", "singular"))
     rank = len(singular)
-    alpha = made.scales.config(made.component).get("lora_alpha", rank)
-    return LowRank(down=down.float() * singular.float().reshape(-1, 1), up=up, scale=float(alpha) / (rank + 1e-5))
+    alpha = made.scales.number(made.component, "lora_alpha", rank)
+    return LowRank(down=down.float() * singular.float().reshape(-1, 1), up=up, scale=alpha / (rank + 1e-5))
 
 
 def _hadamard(made: Made) -> Patch:
     parts = made.parts
     cores = (parts["hada_t1"], parts["hada_t2"]) if "hada_t1" in parts else None
     first, second = ((parts[f"hada_w{i}_a"], parts[f"hada_w{i}_b"]) for i in (1, 2))
-    return Hadamard(first=first, second=second, cores=cores, scale=made.scale(len(first[1])))
+    patch = Hadamard(first=first, second=second, cores=cores, scale=made.scale(len(first[1])))
+    if len({patch.product_shape(i) for i in (0, 1)}) != 1:
+        raise ValueError("the two matrices have different shapes")
+    return patch
 
 
 def _kronecker(made: Made) -> Patch:
@@ -83,16 +89,19 @@ def _kronecker(made: Made) -> Patch:
     pair = right if len(right) == 2 else left
     config = made.scales.config(made.component)
     if "alpha" in config and config.get("r"):  # PEFT divides by r, also where both are whole
-        scale = float(config["alpha"]) / float(config["r"])
+        scale = made.scales.number(made.component, "alpha", 1) / made.scales.number(made.component, "r", 1)
     else:
         scale = made.scale(len(pair[1])) if len(pair) == 2 else 1.0  # LyCORIS ignores alpha where both are whole
-    return Kronecker(left=left, right=right, core=core, scale=scale)
+    patch = Kronecker(left=left, right=right, core=core, scale=scale)
+    patch.shape(torch.Size())  # both factors of each pair go together
+    return patch
 
 
 def _rotation(made: Made) -> Patch:
     blocks = made.parts["oft_blocks"]
     stages = blocks if blocks.ndim > TENSORS_OF_A_ROTATION else blocks[None]
-    alpha = float(made.parts["alpha"].float().reshape(-1)[0]) if "alpha" in made.parts else 0.0
+    alpha = made.parts["alpha"].float().item() if "alpha" in made.parts else 0.0
+    _check_blocks(stages)
     rows = stages.shape[1] * stages.shape[2]
     return Rotation(
         blocks=stages,
@@ -108,15 +117,24 @@ def _peft_rotation(made: Made) -> Patch:
     rows, columns = torch.triu_indices(size, size, 1)
     blocks = packed.new_zeros(len(packed), size, size)
     blocks[:, rows, columns] = packed
-    config = made.scales.config(made.component)
-    series = config.get("use_cayley_neumann", True)
-    return Rotation(
-        blocks=blocks[None], on_input=True, terms=int(config.get("num_cayley_neumann_terms", 5)) if series else 0
-    )
+    terms = 0
+    if made.scales.config(made.component).get("use_cayley_neumann", True):
+        terms = int(made.scales.number(made.component, key := "num_cayley_neumann_terms", 5))
+        if not 0 < terms <= _LONGEST_SERIES:
+            raise LoadError(f"The config of the adapter needs {key} in 1…{_LONGEST_SERIES}. Got {terms}.")
+    return Rotation(blocks=blocks[None], on_input=True, terms=terms)
+
+
+def _check_blocks(blocks: Tensor) -> None:
+    """ValueError for anything but stages of square blocks; several stages mix halves of blocks."""
+    stages, _, size, columns = blocks.shape
+    if size != columns or (stages > 1 and size % 2):
+        raise ValueError("the blocks are not square, or have no halves")
 
 
 def _peft_butterfly(made: Made) -> Patch:
     scale = made.parts.get("boft_s")
+    _check_blocks(made.parts["boft_R"])
     return Rotation(blocks=made.parts["boft_R"], on_input=True, halved=True, rescale=scale)
 
 
@@ -130,6 +148,7 @@ def _peft_scaling(made: Made) -> Patch:
     on_input = factor.ndim > 1 and factor.shape[0] == 1 and not (factor.ndim > 2 and factor.shape[1] == 1)
     if factor.ndim == 4:  # PEFT shapes both sides of a convolution (1, n, 1, 1); its config says which it is
         stated = made.scales.config(made.component).get("feedforward_modules") or ()
+        stated = stated if isinstance(stated, list | tuple | set | frozenset) else ()
         on_input = any(made.matrix == name or made.matrix.endswith(f".{name}") for name in stated)
     return Scaling(factor=factor.float().flatten() - 1, on_input=on_input, with_bias=not on_input)
 
@@ -138,6 +157,8 @@ def _generalized(made: Made) -> Patch:
     a1, a2, b1, b2 = (made.parts[n] for n in ("a1", "a2", "b1", "b2"))
     if a1.shape[0] < a1.shape[1]:  # files of old versions have the two of each pair in the other order
         a1, a2, b1, b2 = a2, a1, b2, b1
+    if a2[0].numel() != len(a1):
+        raise ValueError("the product of both factors is not square")
     return Generalized(a1=a1, a2=a2, b1=b1, b2=b2, scale=made.scale(len(b2)))
 
 
@@ -193,8 +214,9 @@ def patch_of(entry: Entry, scales: Scales, component: str, matrix: str) -> tuple
     Raises:
         LoadError: a missing half of a pair, tensors of two kinds, shapes that do not go together, an unknown kind.
     """
-    if odd := [key for part, key in entry.keys.items() if not _is_readable(part, entry.tensors[part])]:
-        raise LoadError(f"{odd[0]}: has {_dtype_of(entry, odd[0])} numbers, and an adapter has floats.")
+    for part, key in entry.keys.items():
+        if fault := _fault_of(part, entry.tensors[part]):
+            raise LoadError(f"{key}: {fault}")
     own = {part for part in entry.tensors if part not in _BESIDE or part == "diff_b"} - {"reshape_weight"}
     if "timestep_rank" in own:
         raise LoadError(
@@ -207,23 +229,35 @@ def patch_of(entry: Entry, scales: Scales, component: str, matrix: str) -> tuple
     made = Made(entry.tensors, scales, component, matrix)
     try:
         patch = kind.make(made)
+        _check_scale(entry.body, patch)
         if (magnitude := entry.tensors.get("magnitude", entry.tensors.get("dora_scale"))) is not None:
             patch = _with_magnitude(patch, magnitude, published="magnitude" not in entry.tensors)
             return f"DoRA of {kind.name}" if kind.name != "LoRA" else "DoRA", patch
         return kind.name, with_bias(patch, entry.tensors.get("diff_b"))
-    except (RuntimeError, IndexError, ValueError, ZeroDivisionError) as error:
+    except (RuntimeError, IndexError, ValueError, ZeroDivisionError, TypeError) as error:  # TypeError: no dimensions
         shapes = ", ".join(f"{part} {tuple(t.shape)}" for part, t in entry.tensors.items())
         raise LoadError(f"{entry.body}: the shapes of its tensors do not go together ({shapes}).") from error
 
 
-def _is_readable(part: str, tensor: Tensor) -> bool:
-    return tensor.is_floating_point() or (part in ("alpha", "on_input", "reshape_weight") and not tensor.is_complex())
+def _fault_of(part: str, tensor: object) -> str:
+    """What is wrong with a tensor, whatever its matrix is; "" for nothing. tensor: a file of GGUF has packed ones."""
+    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
+        return "has no plain numbers (it is packed, sparse or a meta tensor). Save the adapter as plain floats."
+    single = part in ("alpha", "on_input")
+    if not tensor.is_floating_point() and (tensor.is_complex() or not (single or part == "reshape_weight")):
+        return f"has {str(tensor.dtype).removeprefix('torch.')} numbers, and an adapter has floats."
+    if single and tensor.numel() != 1:
+        return f"needs one number. Got {tensor.numel()}."
+    if tensor.numel() and not all(torch.isfinite(extreme) for extreme in torch.aminmax(tensor.float())):
+        return "has NaN or infinite numbers. Fetch the file again, or use another checkpoint of the training."
+    return ""
 
 
-def _dtype_of(entry: Entry, key: str) -> str:
-    """The dtype of a tensor of an entry, for errors."""
-    part = next(part for part, own in entry.keys.items() if own == key)
-    return str(entry.tensors[part].dtype).removeprefix("torch.")
+def _check_scale(body: str, patch: Patch) -> None:
+    """LoadError for a scale that is not finite, or too large for float32."""
+    scale = getattr(patch, "scale", 1.0)
+    if not isfinite(scale) or abs(scale) > torch.finfo(torch.float32).max:
+        raise LoadError(f"{body}: needs a finite scale, got {scale:g}. Its alpha is damaged: pass another file.")
 
 
 def _with_magnitude(patch: Patch, magnitude: Tensor, *, published: bool) -> Patch:

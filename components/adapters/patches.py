@@ -145,10 +145,15 @@ class Hadamard(Additive):
 
     def shape(self, weight: torch.Size) -> torch.Size:
         """(out, in[, height, width]); without cores the factors do not say how `in` and the kernel are split."""
-        (left, right), _ = self.first, self.second
-        if self.cores is not None:
-            return torch.Size((left.shape[1], right.shape[1], *self.cores[0].shape[2:]))
-        return torch.Size((len(left), *(weight[1:] if weight[1:].numel() == right.shape[1] else right.shape[1:])))
+        out, *rest = self.product_shape(0)
+        return torch.Size((out, *(weight[1:] if self.cores is None and [weight[1:].numel()] == rest else rest)))
+
+    def product_shape(self, which: int) -> tuple[int, ...]:
+        """The shape of the first or second matrix, by its factors alone."""
+        left, right = (self.first, self.second)[which]
+        if self.cores is None:
+            return len(left), right.shape[1]
+        return left.shape[1], right.shape[1], *self.cores[which].shape[2:]
 
     def difference(self, weight: Tensor) -> Tensor:
         """`scale * (a1 @ b1) * (a2 @ b2)`."""
@@ -189,9 +194,32 @@ class Kronecker(Additive):
     core: Tensor | None = None
 
     def shape(self, weight: torch.Size) -> torch.Size:
-        """The product of both shapes; a flat `right` takes the kernel of the matrix."""
-        left, right = self._left(), self._right(weight)
-        return torch.Size((left.shape[0] * right.shape[0], left.shape[1] * right.shape[1], *right.shape[2:]))
+        """The product of both shapes; a flat `right` takes the kernel of the matrix.
+
+        Only sizes are multiplied: the product of small factors can be larger than any memory.
+
+        Raises:
+            ValueError: factors that do not go together.
+        """
+        first, last = self.left[0], self.left[-1]
+        if first.ndim != 2 or last.ndim != 2 or (len(self.left) > 1 and first.shape[1] != len(last)):
+            raise ValueError("the factors of the left matrix do not go together")
+        out, into, *kernel = self._right_shape(weight)
+        return torch.Size((len(first) * out, last.shape[1] * into, *kernel))
+
+    def _right_shape(self, weight: torch.Size) -> tuple[int, ...]:
+        first, last = self.right[0], self.right[-1]
+        if len(self.right) == 1 and first.ndim > 1 and self.core is None:
+            return tuple(first.shape)
+        if self.core is not None and len(self.right) > 1:
+            if first.ndim == last.ndim == 2 and self.core.ndim == 4 and self.core.shape[:2] == (len(first), len(last)):
+                return first.shape[1], last.shape[1], *self.core.shape[2:]
+        elif len(self.right) > 1 and first.ndim == 2 and last.ndim > 1 and first.shape[1] == len(last):
+            columns, kernel = last.shape[1:].numel(), weight[2:]
+            if columns % max(1, kernel.numel()):
+                kernel = torch.Size()
+            return len(first), columns // max(1, kernel.numel()), *kernel
+        raise ValueError("the factors of the right matrix do not go together")
 
     def difference(self, weight: Tensor) -> Tensor:
         """`scale * kron(left, right)`."""
@@ -209,9 +237,7 @@ class Kronecker(Additive):
         second = self.right[1].float()
         if self.core is not None:
             return torch.einsum("ijhw,io,jn->onhw", self.core.float(), first, second)
-        made = first @ flat(second)
-        kernel = weight[2:] if made.shape[1] % max(1, weight[2:].numel()) == 0 else torch.Size()
-        return made.reshape(len(first), -1, *kernel)
+        return (first @ flat(second)).reshape(self._right_shape(weight))
 
     def tensors(self) -> list[Tensor]:
         """Return all factors."""

@@ -6,6 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from ...graph.errors import LoadError
+from ...graph.limits import AboveLimit, check_limit
 from ...registry import counted
 from ..storage.fits import shown_names
 from .adapter import Adapter, NamedPatch, PatchSet
@@ -39,7 +40,13 @@ def adapter_of(
     Raises:
         LoadError: keys of no known kind, a pair without its other half, shapes that do not go together; all of them.
     """
-    named = list(tensors)
+    named: list[tuple[str, Tensor]] = []
+    try:
+        for number, pair in enumerate(tensors, 1):
+            check_limit("adapter_tensors", number, whole=False)
+            named.append(pair)
+    except AboveLimit as error:
+        raise LoadError(f"{source}: {error}") from None
     pairs = [(key, tensor) for key, tensor in named if not key.startswith(_EMBEDDINGS)]
     if any(key == _CONTROL_NET for key, _ in pairs):
         raise LoadError(f"{source}: is a control-LoRA of Stability, which is a control net and no adapter.")
@@ -93,9 +100,7 @@ def _notes(patches: Iterable[NamedPatch], entries: Mapping[str, Entry], scales: 
     if scales.network_dim is None:
         return
     whole = [named.body for named in patches if named.kind == "LoKr" and named.patch.rank is None]
-    alphas = [
-        float(t.float().reshape(-1)[0]) for body in whole if (t := entries[body].tensors.get("alpha")) is not None
-    ]
+    alphas = [t.float().item() for body in whole if (t := entries[body].tensors.get("alpha")) is not None]
     if doubtful := [alpha for alpha in alphas if alpha != scales.network_dim]:
         yield (
             f"{len(doubtful)} of the LoKr patches have both factors whole and an alpha that is not the rank of the "

@@ -45,6 +45,10 @@ class Scales:
         r = _number("r", r)
         return _number("lora_alpha", alpha) / (math.sqrt(r) if config.get("use_rslora") and r > 0 else r)
 
+    def number(self, component: str, key: str, default: float) -> float:
+        """A number of the config of PEFT. LoadError for anything else."""
+        return _number(key, self.config(component).get(key, default))
+
 
 def _of_pattern(patterns: object, matrix: str, default: Any) -> Any:  # a number of the config
     """The number of the first pattern that fits the end of a name."""
@@ -103,4 +107,4 @@ def read_scales(header: Mapping[str, str], peft: Config | None = None) -> Scales
                 component, name = (head, rest) if dot and head in COMPONENTS else ("", key)
                 configs.setdefault(component, {})[name] = value
     dim = header.get("ss_network_dim", "")
-    return Scales(configs, int(dim) if dim.isascii() and dim.isdecimal() and len(dim) < 6 else None)
+    return Scales(configs, (int(dim) or None) if dim.isascii() and dim.isdecimal() and len(dim) < 6 else None)

@@ -177,7 +177,9 @@ class Generalized(Patch):
 
     def shape(self, weight: torch.Size) -> torch.Size:
         """(out, in[, height, width])."""
-        return torch.Size((len(self.b1), *self.b2.shape[1:])) if self.b2.ndim == len(weight) else weight
+        if len(self.b1) == weight[0] and self.b2.shape[1:].numel() == weight[1:].numel():
+            return torch.Size((weight[0], len(self.a1), *weight[2:]))
+        return torch.Size((len(self.b1), *self.b2.shape[1:]))
 
     def difference(self, weight: Tensor) -> Tensor:
         """`scale * (W a1 a2 + b1 b2)`."""

@@ -46,7 +46,11 @@ class Folder:
         boundary = boundary_of(self.path)
         files = [place / name for name in names]
         for path in (place, *files):
-            if not path.resolve().is_relative_to(boundary):
+            try:
+                target = path.resolve()
+            except (OSError, RuntimeError) as error:  # a loop of links
+                raise LoadError(f"{path}: cannot be followed ({getattr(error, 'strerror', None) or error}).") from None
+            if not target.is_relative_to(boundary):
                 raise LoadError(
                     f"{path}: is a link that leads out of {self.path}. A checkpoint could read any file this way. "
                     "Put the file itself there, or pass the folder that the link leads to."

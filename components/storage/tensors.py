@@ -128,6 +128,9 @@ class PickledTensors:
         found = {str(name): value for name, value in named.items() if isinstance(value, Tensor)}
         if empty := next((name for name, tensor in found.items() if tensor.is_meta), None):
             raise LoadError(f"{self.file}: {empty} has no values (meta device). Save it with its values.")
+        for name, tensor in found.items():
+            if tensor.layout == torch.strided and tensor.nbytes > max(4096, 8 * tensor.untyped_storage().nbytes()):
+                raise LoadError(f"{self.file}: {name} has more numbers than the file. Save it with .contiguous().")
         return found
 
     def shapes(self) -> Mapping[str, Shape]:
