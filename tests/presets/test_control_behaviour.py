@@ -145,7 +145,8 @@ def test_control_goes_into_every_task_by_one_insert_and_out_again(tiny: Tiny) ->
 def test_a_block_of_control_survives_its_file(tiny: Tiny, net: Net, tmp_path: Any) -> None:
     pipe = controlled(tiny("sd"), ApplyControlNet(controlnet_conditioning_scale=0.5, guess_mode=True))
     pipe.save(tmp_path / "saved")
-    again = Graph.load(tmp_path / "saved")
+    own = sf.Access(folders=[pipe.bindings["unet"].spec.pretrained_model_name_or_path])
+    again = sf.load(tmp_path / "saved", access=own)
     one, other = (run(p, controlnet=net.ours, **GIVEN) for p in (pipe, again))
     assert torch.equal(one.latents, other.latents)
 
