@@ -160,7 +160,8 @@ def test_a_graph_of_a_file_is_saved_and_comes_back(
 ) -> None:
     pipe = load(file("sd1"), config=folder("sd1"))
     pipe.save(tmp_path)
-    same(picture(sf.load(tmp_path), "sd1"), picture(pipe, "sd1"))
+    own = sf.Access(folders=[file("sd1"), folder("sd1")])
+    same(picture(sf.load(tmp_path, access=own), "sd1"), picture(pipe, "sd1"))
 
 
 def test_files_of_known_families_need_no_config(file: Callable[[str], Path]) -> None:
@@ -246,7 +247,8 @@ def test_a_file_is_told_with_its_parts_and_what_is_missing(
     for name, model in models(folder(family)).items():
         count = sum(tensor.numel() for tensor in model.state_dict().values())
         assert (told[name].parameters, told[name].dtype, told[name].bytes) == (count, "float32", 4 * count), name
-    lacking = [line.partition(":")[0] for line in found.missing]
+    # Tiny models have fewer channels than the 32 groups of the family, which shapes do not show.
+    lacking = [line.partition(":")[0] for line in found.missing if "norm_num_groups" not in line]
     assert [name for name in lacking if not name.startswith("tokenizer")] == []
     assert f"of {family} in the layout of its authors" in str(found)
 
