@@ -10,7 +10,7 @@ from PIL import Image
 
 from sfumato import Graph, LoadError
 
-from .support import Reference, counted, half, picture, run
+from .support import Reference, half, picture, run
 
 Same = Callable[..., object]
 Tiny = Callable[..., Graph]
@@ -78,7 +78,7 @@ def test_a_list_of_seeds_gives_what_each_seed_gives_alone(tiny: Tiny, name: str,
 
 
 def test_a_model_trained_to_inpaint_says_so_to_other_tasks(tiny: Tiny) -> None:
-    with pytest.raises(LoadError, match="reads 9 channels: .* Use the task 'inpaint', the only one that it serves"):
+    with pytest.raises(LoadError, match=r"reads 9 channels: .* Use the task 'inpaint', the only one that it serves"):
         tiny("sd-inpainting", "text2image")
 
 
