@@ -28,7 +28,7 @@ def no_attribute(graph: Structure, name: str) -> str:
     """What to write in place of an attribute: for a component, an input, an attribute of diffusers, or a misspelling.
 
     >>> no_attribute(Structure.of({}), "load_lora_weights")[:60]
-    "A graph has no attribute 'load_lora_weights'. An adapter (LoR"
+    "A graph has no attribute 'load_lora_weights'. An adapter (Lo"
     """
     text = f"A graph has no attribute {name!r}."
     if name.startswith("_") or "nodes" not in vars(graph):  # Python looks for special names, also while a copy is made

@@ -60,7 +60,7 @@ class LayerPatches:
             down = self.down.float()
             found["weight"] = ((self.up.float() * factor) @ down.flatten(1)).reshape(len(self.up), *down.shape[1:])
         for column, extra in self.whole:
-            factor = strengths[column.item()].item()
+            factor = float(strengths[int(column)])
             for name, tensor in extra.named_parameters(recurse=False):
                 added = tensor.detach().float() * factor
                 found[name] = found[name] + added if name in found else added

@@ -77,8 +77,9 @@ LOADED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 }
 
 
-def _joined(defaults: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
-    return {**defaults, **arguments}
+def _loaded(arguments: dict[str, Any]) -> Any:  # arguments of any kind, and what is made of them
+    make: Any = sf.load
+    return make(**{"x": "emoji", **arguments})
 
 
 @pytest.mark.parametrize("mistake", LOADED)
@@ -86,7 +87,7 @@ def test_an_argument_that_does_not_fit_is_refused_in_one_sentence(mistake: str) 
     arguments, error, text = LOADED[mistake]
     manager = fresh()
     with pytest.raises(error) as caught:
-        sf.load(**_joined({"x": "emoji", "manager": manager}, arguments))
+        _loaded({"manager": manager, **arguments})
     assert str(caught.value) == text
     assert len(manager) == 0
 

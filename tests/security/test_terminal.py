@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import typer
+from huggingface_hub.utils import enable_progress_bars
 from hypothesis import example, given
 from hypothesis import strategies as st
 from rich.console import Console
@@ -120,6 +121,7 @@ def test_warnings_and_the_log_have_no_control_characters(text: str) -> None:
 
 
 def test_the_bars_of_downloads_have_no_control_characters() -> None:
+    enable_progress_bars()  # other tests turn them off, and that is for the whole process
     for text in HOSTILE:
         stream = io.StringIO()
         bar = _bar(threading.Event(), text, 100)(desc=text, file=stream, total=10, disable=False, mininterval=0)

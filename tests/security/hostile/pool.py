@@ -54,8 +54,10 @@ class Pool:
     def close(self) -> None:
         """End the process."""
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(20)
+        self._process.stdout.close()
 
     def _line(self) -> str:
         assert self._process.stdout is not None
