@@ -142,7 +142,9 @@ def test_a_disk_that_cannot_be_written_is_told_with_its_way_out(
 # ---------------------------------------------------------------------------------------------------- stopping
 def test_ctrl_c_ends_a_download_at_once_and_the_next_one_is_whole(hub: Hub, tmp_path: Path) -> None:
     hub.held[UNET] = 3_000_000
-    code = "import sfumato as sf; sf.load('someone/emoji').bindings['unet'].load(); print('loaded')"
+    # A shell starts programs in its background with SIGINT ignored, and they hand that on.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); import sfumato as sf; "
+    code += "sf.load('someone/emoji').bindings['unet'].load(); print('loaded')"
     env = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_CACHE": str(tmp_path / "cache")}
     with subprocess.Popen([sys.executable, "-c", code], env=env, stderr=subprocess.PIPE, text=True) as process:
         assert hub.waiting.wait(60)
