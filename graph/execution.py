@@ -102,7 +102,7 @@ class Execution:
                 self.note(not_finite_text(at, self._dtypes))
                 yield from self._send_notes(at.path)
             return out
-        except Exception as error:
+        except Exception as error:  # of any class: it goes on as it is, with a note where numbers were not finite
             with suppress(RuntimeError):  # a device that failed gives no numbers
                 if at := self._flags.first():
                     error.add_note(f"  {not_finite_text(at, self._dtypes)}")

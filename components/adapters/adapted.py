@@ -242,7 +242,7 @@ def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
 
 def _report(adapter: Adapter, found: Placement) -> None:
     """Say which patches change nothing, and what is unusual about the file."""
-    for names, why in ((found.elsewhere, "are for a model that the graph does not have"), (found.empty, "are zero")):
+    for names, why in ((found.absent, "are for a model that the graph does not have"), (found.empty, "are zero")):
         if names:
             LOG.info("%s: %d of its patches %s: %s.", adapter.name, len(names), why, shown_names(names))
     for note in adapter.notes:

@@ -32,11 +32,11 @@ class Placed:
 class Placement:
     """Where the patches of an adapter go, by component; every patch of it is in one of the lists.
 
-    elsewhere: names of patches for a component that the graph does not have. empty: names of patches that add nothing.
+    absent: names of patches for a component that the graph does not have. empty: names of patches that add nothing.
     """
 
     placed: dict[str, list[Placed]] = field(default_factory=dict[str, list[Placed]])
-    elsewhere: list[str] = field(default_factory=list[str])
+    absent: list[str] = field(default_factory=list[str])
     empty: list[str] = field(default_factory=list[str])
 
 
@@ -65,8 +65,8 @@ def place(adapter: Adapter, models: Mapping[str, ModelNames]) -> Placement:
         elif candidates:
             component, target = candidates[0]
             misshapen.append(_shape_problem(named, component, models[component].source_shape(target)))
-        elif _is_elsewhere(named.body, models):
-            found.elsewhere.append(named.body)
+        elif _is_for_absent_model(named.body, models):
+            found.absent.append(named.body)
         else:
             unknown.append(named.body)
     if unknown or misshapen:
@@ -91,7 +91,7 @@ def _candidates(body: str, models: Mapping[str, ModelNames]) -> Iterator[tuple[s
                 yield component, target
 
 
-def _is_elsewhere(body: str, models: Mapping[str, ModelNames]) -> bool:
+def _is_for_absent_model(body: str, models: Mapping[str, ModelNames]) -> bool:
     """Whether a name states a component that the graph does not have."""
     stated = states_component(body)
     if stated is None:

@@ -177,10 +177,8 @@ def layer_of(layer: nn.Module, weight: Tensor | None, bias: Tensor | None, dtype
         made = shallow_copy(layer)
     shape = _weight_shape(layer, out)
     made._parameters["weight"] = parameter(weight, shape)
-    if bias is not None or "bias" in made._parameters:
-        made._parameters["bias"] = (
-            parameter(bias, (out,)) if made._parameters.get("bias") is not None or bias is not None else None
-        )
+    if bias is not None or made._parameters.get("bias") is not None:
+        made._parameters["bias"] = parameter(bias, (out,))
     return made
 
 

@@ -26,7 +26,7 @@ class WrapperTensor(Tensor):
 
     def fetch(self) -> Tensor:
         """A plain tensor with the data, on the reported device and in the reported dtype."""
-        raise NotImplementedError
+        raise NotImplementedError("A subclass of this wrapper says where the data are.")
 
     def __deepcopy__(self, memo: object) -> Tensor:  # type: ignore[override]  # torch leaves it untyped
         return self.fetch().clone()  # a copy of a model is a plain model

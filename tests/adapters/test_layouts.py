@@ -64,7 +64,7 @@ def test_there_are_seventeen_lists() -> None:
 def test_every_key_of_a_published_flux_list_is_applied(name: str) -> None:
     adapter = adapter_of(published(name), name=name, source=name)
     placed = place(adapter, flux())
-    assert not placed.elsewhere
+    assert not placed.absent
     assert not placed.empty
     assert sum(map(len, placed.placed.values())) == len(adapter.patches)
 
@@ -276,4 +276,4 @@ def test_zero_patches_and_absent_text_encoders_are_accounted_for() -> None:
     found = place(adapter_of(tensors.items(), name="a", source="a"), {"unet": names_of(*MODELS["sd"])})
     assert [len(v) for v in found.placed.values()] == [1]
     assert found.empty == ["unet.time_embedding.linear_2"]
-    assert found.elsewhere == [te2]
+    assert found.absent == [te2]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import sfumato as sf
-from sfumato.components.loading.code.trust import home
+from sfumato.components.loading.code.trust import trust_folder
 from sfumato.registry import blocks as BLOCKS
 
 from ..components.hub_server import Hub, asked_here
@@ -66,7 +66,7 @@ def images(graph: sf.Graph) -> torch.Tensor:
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """What is trusted in a test is forgotten after it."""
     monkeypatch.setenv("SFUMATO_HOME", str(tmp_path / "kept"))
-    return home()
+    return trust_folder()
 
 
 @pytest.fixture

@@ -131,23 +131,23 @@ def _imported_already(code: Code) -> dict[str, type[Block]] | None:
     found: dict[str, type[Block]] = {}
     for name, address in code.auto_map.items():
         cls = _known(name)
-        home = _home(cls)
-        if cls is None or home is None or not home[0].items() <= code.source.sha256.items() or home[1] != address:
+        known = _source_and_address(cls)
+        if cls is None or known is None or not known[0].items() <= code.source.sha256.items() or known[1] != address:
             return None
         found[name] = cls
     return found
 
 
-def _home(cls: type[Block] | None) -> tuple[Mapping[str, str], str] | None:
+def _source_and_address(cls: type[Block] | None) -> tuple[Mapping[str, str], str] | None:
     try:
-        home = class_files(cls) if cls is not None else None
+        known = class_files(cls) if cls is not None else None
     except LoadError:
         return None
-    return None if home is None else (home.origin.source.sha256, home.address)
+    return None if known is None else (known.origin.source.sha256, known.address)
 
 
 def _warn_if_changed(name: str, file: Path, recorded: Mapping[str, str]) -> None:
     """Warn if the imported block differs from the saved one."""
-    home = _home(_known(name))
-    if recorded and home is not None and not home[0].items() <= recorded.items():
+    known = _source_and_address(_known(name))
+    if recorded and known is not None and not known[0].items() <= recorded.items():
         LOG.warning("%s: the imported block %r is not the one that was saved with it.", file, name)

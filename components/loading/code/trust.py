@@ -151,14 +151,14 @@ def _changes(code: Code, before: Mapping[str, str] | None, otherwise: str) -> st
 
 
 # ------------------------------------------------------------------------------------------------ the record
-def home() -> Path:
+def trust_folder() -> Path:
     """The folder of trusted code: below `SFUMATO_HOME`, else below `sfumato` in the user's cache folder."""
     own = os.environ.get("SFUMATO_HOME")
     return Path(own or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "sfumato")).expanduser() / "trusted"
 
 
 def _record(where: str) -> Path:
-    return home() / "by_source" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
+    return trust_folder() / "by_source" / f"{hashlib.sha256(where.encode()).hexdigest()[:32]}.json"
 
 
 def _known(where: str) -> list[dict[str, str]]:
@@ -181,7 +181,7 @@ def _text(sha256: str) -> str | None:
     if not re.fullmatch(r"[0-9a-f]{64}", sha256):
         return None
     try:
-        data = (home() / "files" / f"{sha256}.txt").read_bytes()
+        data = (trust_folder() / "files" / f"{sha256}.txt").read_bytes()
     except OSError:
         return None
     return data.decode() if hashlib.sha256(data).hexdigest() == sha256 else None
@@ -193,11 +193,11 @@ def _remember(code: Code) -> None:
     try:
         for name, sha in code.source.sha256.items():
             if _text(sha) is None:
-                with saving_file(home() / "files" / f"{sha}.txt") as draft:
+                with saving_file(trust_folder() / "files" / f"{sha}.txt") as draft:
                     draft.write_bytes(code.source.files[name].encode())
         record = {"source": code.where, "revision": code.revision, "trusted": [*known, code.source.sha256]}
         write_text(_record(code.where), json.dumps(record, indent=1) + "\n")
     except SaveError as error:
         raise LoadError(
-            f"{home()}: trusted code cannot be saved there. {error} Or set SFUMATO_HOME to another folder."
+            f"{trust_folder()}: trusted code cannot be saved there. {error} Or set SFUMATO_HOME to another folder."
         ) from None

@@ -32,22 +32,22 @@ def isolated_blocks(code: Code) -> dict[str, type[Block]]:
     package = announce(code)
     with _LOCK:
         if (classes := _made.get(package)) is None or classes.keys() != code.auto_map.keys():
-            there = IsolatedCode(code)
+            isolated = IsolatedCode(code)
             try:
-                descriptions = there.start()
-                classes = {name: _class(there, package, name, described(descriptions.get(name)))
+                descriptions = isolated.start()
+                classes = {name: _class(isolated, package, name, described(descriptions.get(name)))
                            for name in code.auto_map}  # fmt: skip
             except BrokenBlock as error:
-                there.end()
+                isolated.end()
                 raise LoadError(str(error)) from None
             except (Malformed, CannotSend, TypeError, ValueError, RecursionError) as error:
-                there.end()
+                isolated.end()
                 raise LoadError(f"{code.named}: its process described no block ({error}).") from None
             _made[package] = classes
         return classes
 
 
-def _class(there: IsolatedCode, package: str, name: str, block: Described) -> type[Block]:
+def _class(isolated: IsolatedCode, package: str, name: str, block: Described) -> type[Block]:
     """The block class of a description by the other process."""
     returns: Any = NamedTuple(block.returns, list(block.outputs.items())) if block.returns else None  # pyright: ignore[reportGeneralTypeIssues, reportArgumentType]  made at run time
     parameters = [inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
@@ -60,7 +60,7 @@ def _class(there: IsolatedCode, package: str, name: str, block: Described) -> ty
     def call(self: Block, *args: Any, **values: Any) -> Any:
         arguments = signature.bind(self, *args, **values).arguments
         del arguments["self"]
-        made = there.call(name, self.config(), arguments)
+        made = isolated.call(name, self.config(), arguments)
         if made.keys() != block.outputs.keys():
             raise BrokenBlock(f"{name}: its process returned other outputs than {', '.join(block.outputs) or 'none'}.")
         if returns is None:
@@ -77,7 +77,7 @@ def _class(there: IsolatedCode, package: str, name: str, block: Described) -> ty
             body[field] = knob(*held.default)
         elif held.default:
             body[field] = held.default[0]
-    body["__module__"] = f"{package}.{there.code.auto_map[name].rpartition('.')[0]}"
+    body["__module__"] = f"{package}.{isolated.code.auto_map[name].rpartition('.')[0]}"
     made: type[Block] = types.new_class(block.name, (Block,), {"name": name}, lambda space: space.update(body))
     made.__qualname__ = made.__name__
     return made

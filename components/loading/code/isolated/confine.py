@@ -31,11 +31,11 @@ _SYSTEM = (
 )  # fmt: skip
 
 
-def enter(home: str, paths: Iterable[str]) -> None:
+def enter(work_folder: str, paths: Iterable[str]) -> None:
     """Limits, another user where that is allowed, and only these files. Called in a process with one thread.
 
     Args:
-        home: the folder of the process, where it may read and write.
+        work_folder: the folder of the process, where it may read and write.
         paths: other files and folders that it may read.
     """
     supervisor = os.getppid()
@@ -48,7 +48,7 @@ def enter(home: str, paths: Iterable[str]) -> None:
     if not kernel.LINUX:
         return
     if kernel.can_become(kernel.USERS):
-        _become_another_user(home)
+        _become_another_user(work_folder)
     # Where this user could not read Python itself, as below /root, the right to read stays. `access` ignores it.
     reads = all(os.access(path, os.R_OK) for path in folders)
     try:
@@ -60,7 +60,7 @@ def enter(home: str, paths: Iterable[str]) -> None:
         os._exit(1)
     kernel.prctl(kernel.NO_NEW_PRIVS, 1)
     if landlock.version():
-        landlock.restrict([*folders, *_system_files()], [home, os.devnull])
+        landlock.restrict([*folders, *_system_files()], [work_folder, os.devnull])
 
 
 def close(memory: int) -> None:
@@ -96,10 +96,10 @@ def _system_files() -> list[str]:
     return [*_SYSTEM, *filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))]
 
 
-def _become_another_user(home: str) -> None:
+def _become_another_user(work_folder: str) -> None:
     """Change to a user without an account, with the capabilities of this one."""
     user = random.SystemRandom().choice(kernel.USERS)
-    for folder, _, files in os.walk(home):
+    for folder, _, files in os.walk(work_folder):
         for path in (folder, *(os.path.join(folder, name) for name in files)):
             os.chown(path, user, user)
     resource.setrlimit(resource.RLIMIT_NPROC, (_THREADS, _THREADS))  # no other process has this user

@@ -75,7 +75,7 @@ class Launched:
     """A running supervisor with its isolated process."""
 
     def __init__(self, start: Mapping[str, Any]) -> None:
-        home = tempfile.mkdtemp(prefix="sfumato-isolated-")
+        work_folder = tempfile.mkdtemp(prefix="sfumato-isolated-")
         theirs_pipe, self._pipe = os.pipe()
         theirs_requests, self.requests = os.pipe()
         self.answers, theirs_answers = os.pipe()
@@ -93,17 +93,17 @@ class Launched:
         except OSError:
             for file in mine:
                 os.close(file)
-            remove(home)
+            remove(work_folder)
             raise
         finally:
             for file in theirs:
                 os.close(file)
         _UNREADABLE.add()
-        self._finalizer = weakref.finalize(self, _end, self._process, mine, home)
+        self._finalizer = weakref.finalize(self, _end, self._process, mine, work_folder)
         _RUNNING.add(self)
         sent = {
             **start, "pipe": theirs_pipe, "requests": theirs_requests, "answers": theirs_answers,
-            "home": home, "readable": _own_folders(),
+            "work_folder": work_folder, "readable": _own_folders(),
         }  # fmt: skip
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has ended; its report says why
@@ -159,7 +159,7 @@ def _forget_all() -> None:
 os.register_at_fork(after_in_child=_forget_all)
 
 
-def _end(process: "subprocess.Popen[bytes]", files: tuple[int, ...], home: str) -> str:
+def _end(process: "subprocess.Popen[bytes]", files: tuple[int, ...], work_folder: str) -> str:
     """Close the pipes, which ends the processes, and return the report."""
     for file in files:
         os.close(file)
@@ -177,7 +177,7 @@ def _end(process: "subprocess.Popen[bytes]", files: tuple[int, ...], home: str) 
         else:
             process.kill()  # the isolated process ends with the supervisor
     process.wait()
-    remove(home)  # if the supervisor was killed
+    remove(work_folder)  # if the supervisor was killed
     _UNREADABLE.remove()
     return text.decode(errors="replace")
 

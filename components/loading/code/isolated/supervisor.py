@@ -41,13 +41,13 @@ def main() -> None:
     if kernel.LINUX:
         kernel.prctl(kernel.SUBREAPER, 1)
         kernel.prctl(kernel.DUMPABLE, 0)
-    home = start["home"]
+    work_folder = start["work_folder"]
     try:
-        _write_code(Path(home, "code"), start["code"]["files"])
-        os.mkdir(f"{home}/files", 0o700)
-        report = Supervisor(start, home).supervise()
+        _write_code(Path(work_folder, "code"), start["code"]["files"])
+        os.mkdir(f"{work_folder}/files", 0o700)
+        report = Supervisor(start, work_folder).supervise()
     finally:
-        remove(home)
+        remove(work_folder)
     sys.stdout.write(json.dumps(report))
 
 
@@ -62,8 +62,8 @@ def _write_code(folder: Path, files: Mapping[str, str]) -> None:
 class Supervisor:
     """One isolated process and its descendants."""
 
-    def __init__(self, start: Mapping[str, Any], home: str) -> None:
-        self.home = home
+    def __init__(self, start: Mapping[str, Any], work_folder: str) -> None:
+        self.work_folder = work_folder
         self.program = os.getppid()
         self.pipe: int = start["pipe"]
         self.tail = b""
@@ -76,7 +76,7 @@ class Supervisor:
         if self.pid == 0:
             os.close(self.output)
             os.close(self.pipe)
-            _become_isolated(start, home, write)
+            _become_isolated(start, work_folder, write)
         for file in (write, start["requests"], start["answers"]):
             os.close(file)
         self.selector = selectors.DefaultSelector()
@@ -133,7 +133,7 @@ class Supervisor:
                     self.status = os.waitstatus_to_exitcode(ended[1])
 
     def _check_folder(self) -> None:
-        if over_limit(self.home, self.pid):
+        if over_limit(self.work_folder, self.pid):
             self.why = f"its files took more than {_FOLDER_BYTES >> 30} GB or {_FOLDER_ENTRIES} entries"
 
     def _end_all(self) -> None:
@@ -149,7 +149,7 @@ class Supervisor:
             self._collect()
 
 
-def _become_isolated(start: Mapping[str, Any], home: str, output: int) -> NoReturn:
+def _become_isolated(start: Mapping[str, Any], work_folder: str, output: int) -> NoReturn:
     """Be the isolated process from here on."""
     try:
         os.setsid()
@@ -157,14 +157,14 @@ def _become_isolated(start: Mapping[str, Any], home: str, output: int) -> NoRetu
             os.dup2(file, target)
             if target != 1:
                 os.close(file)
-        os.chdir(f"{home}/files")
-        os.environ.update(HOME=f"{home}/files", TMPDIR=f"{home}/files", USER="isolated")
+        os.chdir(f"{work_folder}/files")
+        os.environ.update(HOME=f"{work_folder}/files", TMPDIR=f"{work_folder}/files", USER="isolated")
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
-        enter(home, start["readable"])
+        enter(work_folder, start["readable"])
         from .worker import main as serve
 
-        serve(start, home)
+        serve(start, work_folder)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -112,10 +112,12 @@ def _fit(value: Any, hint: Any, name: str) -> Any:
         raise CannotSend(f"{name} {error}") from None
 
 
-def main(start: Mapping[str, Any], home: str) -> None:
+def main(start: Mapping[str, Any], work_folder: str) -> None:
     """Close the process, import the code, and serve."""
     sys.stdout = sys.stderr
-    code = Code(start["code"]["where"], Path(home, "code"), Source(start["code"]["files"]), start["code"]["auto_map"])
+    code = Code(
+        start["code"]["where"], Path(work_folder, "code"), Source(start["code"]["files"]), start["code"]["auto_map"]
+    )
     server = Server(start["requests"], start["answers"], start["answer_bytes"])
     confine.close(start["memory"])
     try:
