@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError
-from ..models.views import Change, view
+from ..models.views import Replacement, view
 from ..storage.fits import shown_names
 from .adapter import Adapter, NamedPatch
 from .layers import LayerPatches, Strengths, layer_of, patched, weight_of
@@ -252,5 +252,5 @@ def _compute_dtype(model: nn.Module) -> torch.dtype:
 
 def patched_view(model: M, plan: Plan, strengths: Strengths) -> M:
     """A view of the model with patches at these strengths."""
-    changes: dict[str, Change] = {path: patched(patches, strengths) for path, patches in plan.layers.items()}
+    changes: dict[str, Replacement] = {path: patched(patches, strengths) for path, patches in plan.layers.items()}
     return view(model, changes)

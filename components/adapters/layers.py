@@ -8,8 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.taps import combined_class
-from ..models.views import Change, shallow_copy
+from ..models.views import Replacement, combined_class, shallow_copy
 
 
 @dataclass(eq=False)
@@ -135,7 +134,7 @@ def _dtype(layer: nn.Module) -> torch.dtype:
     return next(layer.parameters()).dtype
 
 
-def patched(patches: LayerPatches, strengths: Strengths) -> Change:
+def patched(patches: LayerPatches, strengths: Strengths) -> Replacement:
     """A change that adds patches to a layer, quantized ones included: the layer's own forward stays as it is."""
 
     def change(module: nn.Module) -> nn.Module:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map, tree_map_only
 
 from ..device_map import DeviceMap
-from ..models.views import Change, shallow_copy, view
+from ..models.views import Replacement, shallow_copy, view
 from .tensors import own_tensors
 from .wrapper import WrapperTensor
 
@@ -84,7 +84,7 @@ def split_view(model: M, device_map: DeviceMap) -> M:
     main = torch.device(device_map.main_device)
     single = single_device_modules(model, device_map.device_of)
     across = {path for path, _ in model.named_modules() if path and not any(_is_inside(path, one) for one in single)}
-    changes: dict[str, Change] = {path: _with_local_weights(main) for path in across}
+    changes: dict[str, Replacement] = {path: _with_local_weights(main) for path in across}
     changes |= {path: _on_its_device(torch.device(device), main) for path, device in single.items()}
     return view(model, {**changes, "": _on_main_device(main)})
 
@@ -113,7 +113,7 @@ def _is_inside(path: str, module: str) -> bool:
     return path == module or path.startswith(f"{module}.")
 
 
-def _with_local_weights(main: torch.device, cls: type[nn.Module] | None = None) -> Change:
+def _with_local_weights(main: torch.device, cls: type[nn.Module] | None = None) -> Replacement:
     """A change to a module whose own tensors report the main device."""
 
     def change(module: nn.Module) -> nn.Module:
@@ -127,7 +127,7 @@ def _with_local_weights(main: torch.device, cls: type[nn.Module] | None = None) 
     return change
 
 
-def _on_its_device(device: torch.device, main: torch.device) -> Change:
+def _on_its_device(device: torch.device, main: torch.device) -> Replacement:
     """A change to a module that copies its arguments to its device."""
 
     def change(module: nn.Module) -> nn.Module:
@@ -160,7 +160,7 @@ def _class_on_device(cls: type[nn.Module], device: torch.device, main: torch.dev
     return cast("type[nn.Module]", type(cls.__name__, (cls,), {"forward": forward}))
 
 
-def _on_main_device(main: torch.device) -> Change:
+def _on_main_device(main: torch.device) -> Replacement:
     """A change to the model itself: it takes and returns plain tensors on the main device."""
     return lambda module: _with_local_weights(main, _class_on_main_device(type(module), main))(module)
 

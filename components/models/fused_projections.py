@@ -6,9 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .taps import combined_class
 from .transformer_layers import JointAttention, NormedAttention
-from .views import shallow_copy, view
+from .views import combined_class, shallow_copy, view
 
 M = TypeVar("M", bound=nn.Module)
 Joined = tuple[tuple[nn.Module, ...], Tensor, Tensor]

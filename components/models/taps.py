@@ -4,8 +4,8 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cache, lru_cache
-from typing import Any, TypeAlias, TypeVar, cast
+from functools import lru_cache
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +18,7 @@ from ..storage.building import on_meta
 from .attention import AttentionCore
 from .perturbable import HasPerturbableLayers, PerturbableLayers
 from .transformer_layers import TwoStreams
-from .views import Change, shallow_copy, view
+from .views import Replacement, combined_class, shallow_copy, view
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -116,7 +116,7 @@ def apply_taps(model: M, taps: Taps, size: Size) -> M:
         raise ConfigError(f"{type(model).__name__} has no perturbable_layers(). Use a guider that perturbs no layers.")
     layers = model.perturbable_layers()
     for tap in taps.taps:
-        changes: dict[str, Change] = {}
+        changes: dict[str, Replacement] = {}
         for path in select_blocks(tap, layers, type(model).__name__):
             changes |= _changes(tap.change, model.get_submodule(path), path, layers, size)
         model = view(model, changes)
@@ -166,7 +166,7 @@ def _matches(layer: int | str, stack: Sequence[str]) -> Sequence[str]:
 
 def _changes(
     change: Identity | Blur | Drop, block: nn.Module, path: str, layers: PerturbableLayers, size: Size
-) -> dict[str, Change]:
+) -> dict[str, Replacement]:
     attention, feed_forward = (
         [f"{path}.{name}" for name in names if name in block._modules]
         for names in (layers.attention, layers.feed_forward)
@@ -231,7 +231,7 @@ class BlurredAttention(PictureAttention):
         return torch.cat([q[:, :, :start], blur(q[:, :, start:end], self.sigma, sides), q[:, :, end:]], dim=2)
 
 
-def _with_attention(kind: type[AttentionCore], **attributes: object) -> Change:
+def _with_attention(kind: type[AttentionCore], **attributes: object) -> Replacement:
     """A change that makes any attention also a `kind`, with these attributes."""
 
     def change(module: nn.Module) -> nn.Module:
@@ -240,12 +240,6 @@ def _with_attention(kind: type[AttentionCore], **attributes: object) -> Change:
         return twin
 
     return change
-
-
-@cache
-def combined_class(first: type[nn.Module], second: type[nn.Module]) -> type[nn.Module]:
-    """Make a class that inherits from both; methods of the first override those of the second."""
-    return cast("type[nn.Module]", type(f"{first.__name__}{second.__name__}", (first, second), {}))
 
 
 class DroppedOutput(nn.Module):
@@ -275,7 +269,7 @@ class DroppedOutput(nn.Module):
         return tuple(dropped) if self.two_streams else dropped[0]
 
 
-def _with_dropped_output(fraction: float, seed: int, *, residual: bool) -> Change:
+def _with_dropped_output(fraction: float, seed: int, *, residual: bool) -> Replacement:
     return lambda module: DroppedOutput(module, fraction, seed, residual=residual) if fraction else module
 
 

@@ -1,6 +1,7 @@
 """Views: another module tree over the same parameters. Runs change a model in this way only."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TypeVar, cast
 
 from torch import nn
@@ -9,11 +10,11 @@ from ...graph.errors import ConfigError
 from ...registry import did_you_mean
 
 M = TypeVar("M", bound=nn.Module)
-Change = Callable[[nn.Module], nn.Module]
+Replacement = Callable[[nn.Module], nn.Module]
 """Takes a module and returns the one to use in its place. It does not change the module that it takes."""
 
 
-def view(model: M, changes: Mapping[str, Change]) -> M:
+def view(model: M, changes: Mapping[str, Replacement]) -> M:
     """Return a model over the same parameters with other modules at some paths.
 
     Only the ancestors of a change are copied, and every parameter is shared. So a view needs no memory, and the model
@@ -40,7 +41,7 @@ def view(model: M, changes: Mapping[str, Change]) -> M:
     return cast("M", _changed(model, changes))
 
 
-def as_class(kind: type[nn.Module]) -> Change:
+def as_class(kind: type[nn.Module]) -> Replacement:
     """A change that gives a module another class, such as a subclass that overrides one method."""
 
     def change(module: nn.Module) -> nn.Module:
@@ -57,8 +58,14 @@ def shallow_copy(module: M, kind: type[nn.Module] | None = None) -> M:
     return twin
 
 
-def _changed(module: nn.Module, changes: Mapping[str, Change]) -> nn.Module:
-    inner: dict[str, dict[str, Change]] = {}
+@cache
+def combined_class(first: type[nn.Module], second: type[nn.Module]) -> type[nn.Module]:
+    """Make a class that inherits from both; methods of the first override those of the second."""
+    return cast("type[nn.Module]", type(f"{first.__name__}{second.__name__}", (first, second), {}))
+
+
+def _changed(module: nn.Module, changes: Mapping[str, Replacement]) -> nn.Module:
+    inner: dict[str, dict[str, Replacement]] = {}
     for path, change in changes.items():
         if path:
             head, _, rest = path.partition(".")
