@@ -19,10 +19,12 @@ from ...registry import counted, did_you_mean, models
 from ...registry.log import LOG
 from ..schedulers.schedule import Step
 from ..storage.fits import shown_names
-from .adapter import Adapter, PatchSet, check_names, check_strength
-from .attach import Placed, Placement, Plan, patched_view, place, plan_patches
+from .adapter import Adapter, check_names, check_strength
+from .attach import Plan, patched_view, plan_patches
 from .layers import Strengths
 from .names import DENOISERS, ModelNames, names_of
+from .patch_set import PatchSet
+from .placing import Placed, Placement, place
 
 M = TypeVar("M", bound=nn.Module)
 Rows = tuple[tuple[Adapter, ...], ...]
@@ -229,7 +231,7 @@ def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
         raise ConfigError("The graph has no model bound that adapters change. Load a checkpoint: sf.load(…).")
     contents = dict.fromkeys(adapter.content for row in both for adapter in row)
     first = {adapter.content: adapter for row in reversed(both) for adapter in reversed(row)}
-    placements = {content: place(first[content], known) for content in contents}
+    placements = {content: place(content, known, first[content].name) for content in contents}
     for content, found in placements.items():
         _report(first[content], found)
     bindings = dict(plain)

@@ -9,31 +9,10 @@ from typing import Any
 from ...graph.errors import ConfigError
 from ..schedulers.schedule import Step
 from .names import states_component
-from .patches import Patch
+from .patch_set import NamedPatch, PatchSet
 
 _LARGEST = 3.4e38
 """A strength is a float32, and a larger number is infinite there."""
-
-
-@dataclass(frozen=True)
-class NamedPatch:
-    """A patch, and the name by which the file calls its matrix. kind: "LoRA", "DoRA" … for reports."""
-
-    body: str
-    kind: str
-    patch: Patch
-
-
-@dataclass(frozen=True, eq=False)
-class PatchSet:
-    """All patches of a file, in its order. Adapters that differ in strength share one.
-
-    source: the file, folder or repo. notes: what is unusual about the file.
-    """
-
-    source: str
-    patches: tuple[NamedPatch, ...]
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

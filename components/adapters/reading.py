@@ -9,10 +9,11 @@ from ...graph.errors import LoadError
 from ...graph.limits import AboveLimit, check_limit
 from ...registry import counted
 from ..storage.fits import shown_names
-from .adapter import Adapter, NamedPatch, PatchSet
+from .adapter import Adapter
 from .build import patch_of
 from .keys import Entry, entries_of
 from .names import readings, states_component
+from .patch_set import NamedPatch, PatchSet
 from .scales import Scales, read_scales
 
 _CONTROL_NET = "lora_controlnet"

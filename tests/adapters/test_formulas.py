@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfumato.components.adapters.attach import fits
 from sfumato.components.adapters.build import patch_of
 from sfumato.components.adapters.keys import Entry, entries_of
 from sfumato.components.adapters.patches import Patch
+from sfumato.components.adapters.placing import fits
 from sfumato.components.adapters.scales import Scales, read_scales
 from sfumato.components.adapters.weight_patches import Scaling
 

@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato import ConfigError, LoadError
-from sfumato.components.adapters.attach import patched_view, place, plan_patches
+from sfumato.components.adapters.attach import patched_view, plan_patches
 from sfumato.components.adapters.layers import Strengths
 from sfumato.components.adapters.names import ModelNames, names_of
+from sfumato.components.adapters.placing import Placement
+from sfumato.components.adapters.placing import place as place_patches
 from sfumato.components.adapters.reading import adapter_of
 
 LISTS = Path(__file__).parents[1] / "data" / "lora_keys.txt"
@@ -25,6 +27,10 @@ CONTROL = "flux_control_lora_format.py"
 """BFL's control LoRA: it widens the input, so it fits a model of 128 input channels."""
 SHAPES_OF_NO_MODEL = "flux_lokr_bfl_format.py"
 """A list whose Kronecker factors multiply to no matrix of Flux: only its names can be looked up."""
+
+
+def place(adapter: sf.Adapter, models: Mapping[str, ModelNames]) -> Placement:
+    return place_patches(adapter.content, models, adapter.name)
 
 
 def published(name: str) -> Iterator[tuple[str, Tensor]]:

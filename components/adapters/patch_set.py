@@ -1,0 +1,26 @@
+"""The patches of one file, by the names of the file."""
+
+from dataclasses import dataclass
+
+from .patches import Patch
+
+
+@dataclass(frozen=True)
+class NamedPatch:
+    """A patch, and the name by which the file calls its matrix. kind: "LoRA", "DoRA" … for reports."""
+
+    body: str
+    kind: str
+    patch: Patch
+
+
+@dataclass(frozen=True, eq=False)
+class PatchSet:
+    """All patches of a file, in its order. Adapters that differ in strength share one.
+
+    source: the file, folder or repo. notes: what is unusual about the file.
+    """
+
+    source: str
+    patches: tuple[NamedPatch, ...]
+    notes: tuple[str, ...] = ()
