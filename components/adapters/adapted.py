@@ -1,4 +1,4 @@
-"""Components with adapters: what a graph binds in place of a component."""
+"""Components with adapters. A graph binds them in place of the components."""
 
 import weakref
 from collections.abc import Mapping, Sequence
@@ -128,7 +128,7 @@ class Adapted(Lazy):
 
 @dataclass(frozen=True, eq=False)
 class Attached:
-    """The adapters of a view: what a run needs to change their strengths from step to step."""
+    """The adapters of a view. A run reads it to change their strengths from step to step."""
 
     model: nn.Module
     plan: Plan
@@ -243,7 +243,7 @@ def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
 
 
 def _report(adapter: Adapter, found: Placement) -> None:
-    """Say which patches change nothing, and what is unusual about the file."""
+    """Log the patches that change nothing, and the notes on the file."""
     for names, why in ((found.absent, "are for a model that the graph does not have"), (found.empty, "are zero")):
         if names:
             LOG.info("%s: %d of its patches %s: %s.", adapter.name, len(names), why, shown_names(names))

@@ -20,7 +20,7 @@ class Adapter:
     """Patches on published matrices, and how strongly they are applied. `sf.load_adapter` makes one from a file.
 
     Args:
-        name: what calls and errors call it.
+        name: its name in calls and errors.
         content: its patches.
         strength: multiplies all patches; 0 turns the adapter off.
         by_component: further factors for single components (`{"unet": 1.0, "text_encoder": 0.5}`).
@@ -47,7 +47,7 @@ class Adapter:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What is unusual about the file."""
+        """Notes on the file, for people: tensors that are not used, scales that are not known."""
         return self.content.notes
 
     def scaled(self, strength: float = 1.0, /, **by_component: float) -> "Adapter":

@@ -207,7 +207,7 @@ def patch_of(entry: Entry, scales: Scales, component: str, matrix: str) -> tuple
 
     Args:
         entry: all tensors that the file has for the matrix.
-        scales: what the file says beside them.
+        scales: of the file.
         component: the component's name for the config of PEFT.
         matrix: the name of the matrix without the prefix of the component.
 
@@ -240,7 +240,7 @@ def patch_of(entry: Entry, scales: Scales, component: str, matrix: str) -> tuple
 
 
 def _fault_of(part: str, tensor: object) -> str:
-    """What is wrong with a tensor, whatever its matrix is; "" for nothing. tensor: a file of GGUF has packed ones."""
+    """The fault of a tensor, of any matrix; "" for none. tensor: those of a GGUF file are packed."""
     if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.is_meta:
         return "has no plain numbers (it is packed, sparse or a meta tensor). Save the adapter as plain floats."
     single = part in ("alpha", "on_input")
@@ -267,7 +267,7 @@ def _with_magnitude(patch: Patch, magnitude: Tensor, *, published: bool) -> Patc
 
 
 def _misfit(entry: Entry, own: set[str]) -> str:
-    """What is wrong with the tensors of a matrix."""
+    """The reason why the tensors of a matrix are no patch, for an error."""
     near = max(KINDS, key=lambda kind: (len(kind.needs & own), -len(kind.needs - own)))
     lacking = sorted(near.needs - own)
     have = ", ".join(sorted(entry.keys.values()))

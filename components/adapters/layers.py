@@ -51,7 +51,7 @@ class LayerPatches:
         return moved
 
     def differences(self, strengths: Tensor) -> dict[str, Tensor]:
-        """What the patches add to "weight" and "bias" at these strengths (columns,), in float32."""
+        """Return the changes of "weight" and "bias" at these strengths (columns,), in float32."""
         found: dict[str, Tensor] = {}
         if self.down is not None:
             assert self.up is not None and self.columns is not None and self.scales is not None
@@ -154,7 +154,7 @@ def shallow_moved(layer: nn.Module, device: torch.device, dtype: torch.dtype) ->
 
 
 def layer_of(layer: nn.Module, weight: Tensor | None, bias: Tensor | None, dtype: torch.dtype) -> nn.Module:
-    """A layer like `layer` with another weight and bias: what a whole difference adds to an output.
+    """A layer like `layer` with another weight and bias. Its output is the change that a whole difference makes.
 
     Layers are linear in their weight and bias, norms included, so the output of the difference is the difference of the
     outputs.

@@ -18,7 +18,7 @@ class NamedPatch:
 class PatchSet:
     """All patches of a file, in its order. Adapters that differ in strength share one.
 
-    source: the file, folder or repo. notes: what is unusual about the file.
+    source: the file, folder or repo. notes: on the file, for people.
     """
 
     source: str

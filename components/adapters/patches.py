@@ -1,4 +1,4 @@
-"""Patches: what an adapter adds to one published matrix. Each kind is a formula for the difference it makes.
+"""Patches: the changes of one published matrix by an adapter. Each kind is a formula for the difference.
 
 A patch at strength `s` makes of the matrix `W` the matrix `W + s * difference(W)`. `W` is always the published matrix,
 never one that another adapter has changed, so the order of adapters does not matter. Matrices have the shape (out, in),
@@ -31,7 +31,7 @@ class Factors:
 
 @dataclass(frozen=True, eq=False)
 class Patch(ABC):
-    """A change of one matrix. bias: what it adds to the bias, (out,)."""
+    """A change of one matrix. bias: the change of the bias, (out,)."""
 
     bias: Tensor | None = field(default=None, kw_only=True)
 
@@ -41,7 +41,7 @@ class Patch(ABC):
 
     @abstractmethod
     def difference(self, weight: Tensor) -> Tensor:
-        """Return what the patch adds to a matrix at strength 1, in float32 and in the shape of the matrix."""
+        """Return the change of a matrix at strength 1, in float32 and in the shape of the matrix."""
 
     def factors(self, weight: torch.Size) -> Factors | None:
         """Return the difference as two thin matrices for a matrix of this shape; None if it is not of low rank."""

@@ -97,7 +97,7 @@ def _peft_names(body: str) -> tuple[str, str]:
 
 
 def _notes(patches: Iterable[NamedPatch], entries: Mapping[str, Entry], scales: Scales) -> Iterable[str]:
-    """What is unusual: LoKr files whose scale at training cannot be known."""
+    """Notes on the file: the scale of some LoKr patches at training cannot be known."""
     if scales.network_dim is None:
         return
     whole = [named.body for named in patches if named.kind == "LoKr" and named.patch.rank is None]

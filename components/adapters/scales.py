@@ -18,7 +18,7 @@ COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_enc
 
 @dataclass(frozen=True)
 class Scales:
-    """What a file says about scales beside its tensors.
+    """The scales that a file states beside its tensors.
 
     peft: the config of PEFT by component; "" is that of a folder with one adapter. network_dim: `ss_network_dim` of
     kohya's header; None without one.
@@ -84,7 +84,7 @@ def _number(key: str, value: Any) -> float:  # what the config says
 
 
 def read_scales(header: Mapping[str, str], peft: Config | None = None) -> Scales:
-    """Read what the header of a file and the `adapter_config.json` beside it say.
+    """Read the scales in the header of a file and in the `adapter_config.json` beside it.
 
     Args:
         header: the text entries of a safetensors header.

@@ -1,4 +1,4 @@
-"""What saving needs of the operating system: flush to the disk, exchange two folders, remove one."""
+"""The calls of the operating system that saving needs: flush to the disk, exchange two folders, remove one."""
 
 import ctypes
 import errno

@@ -1,4 +1,4 @@
-"""What an isolated process gives up, and what of that this machine offers.
+"""The rights that an isolated process gives up, as far as this machine can take them away.
 
 The order matters. `enter` runs while the process has one thread and has imported only Python's library: Landlock holds
 for threads that are started afterwards. `close` runs when torch and this library are imported, and before any code of

@@ -13,14 +13,14 @@ class Protection:
     """One protection of an isolated process on this machine."""
 
     what: str
-    """What it protects: "files", "network", "programs", "this process", "other processes", "descendants", "user"."""
+    """The protected part: "files", "network", "programs", "this process", "other processes", "descendants", "user"."""
     text: str
-    """What the process can do with that."""
+    """The rights that the process has to it, for people."""
     in_force: bool
 
 
 def protections() -> tuple[Protection, ...]:
-    """What holds for isolated processes on this machine, by its kernel and by the user. Empty on Windows."""
+    """The protections of isolated processes on this machine, by its kernel and by the user. Empty on Windows."""
     if os.name != "posix":
         return ()
     files, calls = landlock.version() >= 1, seccomp.available()

@@ -25,7 +25,7 @@ from . import kernel
 from .confine import enter
 
 RUN, STOP = b"r", b"s"
-"""What the program writes on the pipe."""
+"""The two bytes that the program writes on the pipe."""
 _TAIL = 4000  # bytes of output that are kept
 _FOLDER_BYTES = 2**30
 _FOLDER_ENTRIES = 10_000
@@ -121,7 +121,7 @@ class Supervisor:
             self.selector.unregister(self.output)
 
     def _drain(self) -> None:
-        """Keep what the output still holds. Its writers have ended, so it has an end."""
+        """Keep the rest of the output. Its writers have ended, so it has an end."""
         while self.output in self.selector.get_map():
             self._keep()
 
@@ -231,7 +231,7 @@ def _removed_files(pid: int) -> Iterator[int]:
 
 
 def remove(folder: str) -> None:
-    """Remove a folder, however deep it is: what is in a folder below is first moved up."""
+    """Remove a folder of any depth: the content of inner folders is moved up first."""
     with contextlib.suppress(OSError):
         count = 0
         while below := [entry for entry in os.scandir(folder) if entry.is_dir(follow_symlinks=False)]:

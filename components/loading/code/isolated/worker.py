@@ -48,7 +48,7 @@ class Server:
             self.answer(partial(self.call, request, filled(tensors, request["tensors"])))
 
     def answer(self, work: Callable[[], tuple[dict[str, Any], list[Tensor]]]) -> None:
-        """Write what the work returns: a header and tensors; if it raises, the text of the error."""
+        """Write the result of the work as a header and tensors, or the text of its error."""
         try:
             header, tensors = work()
             try:
