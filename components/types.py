@@ -17,10 +17,10 @@ from ..graph.limits import LIMITS
 from ..graph.space import ANY_SPACE
 from ..graph.typing import Port
 from .conditioning import Conditioning as Conditioning
-from .models.taps import NO_TAPS
-from .models.taps import Taps as Taps
 from .random import Random as Random
 from .schedulers.schedule import Schedule, Step
+from .taps.tap import NO_TAPS
+from .taps.tap import Taps as Taps
 
 Latents = Annotated[Float[Tensor, "batch channels height width"], Port("latents", space=ANY_SPACE)]
 """Noisy latents `b c h w`, scaled by the autoencoder's factor to unit variance."""

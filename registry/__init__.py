@@ -9,6 +9,7 @@ from .names import closest as closest
 from .names import counted as counted
 from .names import did_you_mean as did_you_mean
 from .tables import blocks as blocks
+from .tables import changes as changes
 from .tables import codecs as codecs
 from .tables import find_block as find_block
 from .tables import guiders as guiders

@@ -10,6 +10,7 @@ from .transformers_types import transformers_types
 
 _SCHEDULERS = "sfumato.components.schedulers"
 _MODELS = "sfumato.components.models"
+_TAPS = "sfumato.components.taps"
 _IMAGES = "sfumato.components.image_processor"
 _BLOCKS = "sfumato.blocks"
 _FAMILIES = "sfumato.presets.families"
@@ -127,6 +128,16 @@ models = Names(
         "PixArtTransformer2DModel": f"{_MODELS}.pixart:PixArtTransformer2DModel",
     },
     aliases={"Transformer2DModel": "PixArtTransformer2DModel"},  # as the first PixArt files name it
+)
+changes = Names(
+    "change",
+    {
+        "Blur": f"{_TAPS}.perturb:Blur",
+        "Drop": f"{_TAPS}.perturb:Drop",
+        "FreeU": f"{_TAPS}.freeu:FreeU",
+        "Identity": f"{_TAPS}.perturb:Identity",
+        "TokenMerging": f"{_TAPS}.merging:TokenMerging",
+    },
 )
 blocks = Names("block")
 presets = Names(

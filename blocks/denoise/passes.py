@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from typing import Literal, TypeVar
+from itertools import accumulate
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -10,15 +11,16 @@ from torch import Tensor, nn
 from ...components.adapters.adapted import for_run
 from ...components.conditioning import Conditioning
 from ...components.memory.tensors import device_of
-from ...components.models.taps import Size, Taps, apply_taps
 from ...components.schedulers.schedule import Schedule, Step
+from ...components.taps.apply import TappedViews
+from ...components.taps.place import Forward, PassRows
 from ...components.types import Pass, Predict, RowSlice
 from ...graph import Running
 from ...graph.errors import UnfitValue
 from ...registry import counted
 
 M = TypeVar("M", bound=nn.Module)
-Forward = Callable[[M, Sequence[Pass]], Tensor]
+Compute = Callable[[M, Sequence[Pass]], Tensor]
 """The prediction of a model for passes that go together: (rows of all passes, channels, height, width)."""
 
 _CONDITIONINGS = 16  # kept on the model's device, where they are passed on another
@@ -28,7 +30,7 @@ Batching = Literal["together", "apart"]
 most machines and has a lower peak of memory."""
 
 
-def make_predict(model: M, forward: Forward[M], batching: Batching, running: Running) -> Predict:
+def make_predict(model: M, compute: Compute[M], batching: Batching, running: Running) -> Predict:
     """The denoiser as a function of passes.
 
     Passes with taps go through a view of the model. Passes may be on another device than the model: the predictions
@@ -36,30 +38,29 @@ def make_predict(model: M, forward: Forward[M], batching: Batching, running: Run
     """
     model, strengths = for_run(model)
     on_device = OnDevice(torch.device(device_of(model)))
-    views: dict[tuple[Taps, Size], M] = {}  # as long-lived as the function
-
-    def view(taps: Taps, size: Size) -> M:
-        if not taps:
-            return model
-        if (taps, size) not in views:
-            views[taps, size] = apply_taps(model, taps, size)
-        return views[taps, size]
+    views = TappedViews(model)  # as long-lived as the function
 
     def predict(passes: Sequence[Pass]) -> Sequence[Tensor]:
         predictions: dict[int, Tensor] = {}
+        memory: dict[Any, Any] = {}  # of the changes of layers in this call
         for group in groups(passes, batching):
             running.check()
             together = [with_rows(on_device.moved(passes[i])) for i in group]
             if strengths is not None:
                 strengths.set(together[0].step, [len(p.latents) for p in together])
             height, width = together[0].latents.shape[2:]
-            rows = (
-                forward(view(together[0].taps, (height, width)), together).float().to(passes[group[0]].latents.device)
-            )
+            with views.view(together[0].taps, (height, width), _forward_of(together, memory)) as tapped:
+                rows = compute(tapped, together).float().to(passes[group[0]].latents.device)
             predictions.update(zip(group, rows.split([len(p.latents) for p in together]), strict=True))
         return [predictions[i] for i in range(len(passes))]
 
     return predict
+
+
+def _forward_of(passes: Sequence[Pass], memory: dict[Any, Any]) -> Forward:
+    ends = list(accumulate(len(p.latents) for p in passes))
+    rows = (PassRows(p.role, end - len(p.latents), end) for p, end in zip(passes, ends, strict=True))
+    return Forward(tuple(rows), passes[0].step, memory)
 
 
 def with_rows(p: Pass) -> Pass:

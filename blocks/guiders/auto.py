@@ -1,7 +1,7 @@
 """AutoGuidance: guiding a model with a weaker version of itself (Karras et al. 2024)."""
 
-from ...components.models.taps import Taps
 from ...components.schedulers.schedule import Step
+from ...components.taps.tap import Taps
 from ...components.types import Conditioning, Latents, Pass, Predict, ZeroToOne
 from .guider import Guider
 from .layers import Layers, LayersConfig, LayerSkipConfig, normalize_layers, require_layers, skip_taps

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeAlias, cast
 
-from ...components.models.taps import Blur, Drop, Identity, Tap, Taps, find_perturbable, select_blocks
+from ...components.taps.apply import find_perturbable, select_blocks
+from ...components.taps.perturb import Blur, Drop, Identity
+from ...components.taps.tap import Tap, Taps
 from ...graph import ConfigError, Lazy
 from ...graph.requirements import Requirement
 from ...registry import did_you_mean

@@ -4,8 +4,8 @@ import math
 from abc import abstractmethod
 from typing import Annotated, NamedTuple
 
-from ...components.models.taps import Taps
 from ...components.schedulers.schedule import Step
+from ...components.taps.tap import Taps
 from ...components.types import Conditioning, Latents, Pass, Predict, ZeroToOne
 from ...graph import Above, Block, knob
 from .formulas import Scale, is_neutral, per_row

@@ -224,9 +224,8 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
         """All blocks. By default some of those with two streams are perturbed."""
         first = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
         blocks = [*first, *(f"single_transformer_blocks.{i}" for i in range(len(self.single_transformer_blocks)))]
-        return PerturbableLayers(
-            blocks, default_blocks(first or blocks), blocks, ("attn",), ("ff", "ff_context", "act_mlp"), patch=2
-        )
+        default, feed_forward = default_blocks(first or blocks), ("ff", "ff_context", "act_mlp")
+        return PerturbableLayers(blocks, default, blocks, ("attn",), feed_forward, 2, (), ("attn",))
 
 
 def _clamp(x: Tensor) -> Tensor:

@@ -192,6 +192,7 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
     def perturbable_layers(self) -> PerturbableLayers:
         """All blocks. By default the seventh to ninth are perturbed, as published with SD 3.5 medium."""
         blocks = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
+        names, patch = ("attn", "attn2"), self.config.patch_size
         return PerturbableLayers(
-            blocks, default_blocks(blocks), blocks, ("attn", "attn2"), ("ff", "ff_context"), self.config.patch_size
+            blocks, default_blocks(blocks), blocks, names, ("ff", "ff_context"), patch, (), ("attn",)
         )

@@ -112,7 +112,9 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
         middle = [path for path in blocks if path.startswith("mid_block.")]
         deepest = [path for path in blocks if path.startswith("down_blocks.")][-1:]
         with_self_attention = [path for path, block in blocks.items() if not block.only_cross_attention]
-        return PerturbableLayers(list(blocks), middle or deepest or list(blocks)[:1], with_self_attention)
+        levels = [f"up_blocks.{i}" for i in range(len(self.up_blocks))]
+        default = middle or deepest or list(blocks)[:1]
+        return PerturbableLayers(list(blocks), default, with_self_attention, up_levels=levels)
 
 
 def _add_residuals(skips: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:

@@ -106,11 +106,14 @@ class UpBlock(nn.Module):
     def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
         """Map `b channels_in h w`. Skips are removed from the end of `skips`; the next one sets the new size."""
         for block, attention in zip(self.resnets, self.attentions, strict=True):
-            x = torch.cat([x, skips.pop()], dim=1)
-            x = attention(block(x, emb), context, mask)
+            x = attention(block(self.joined(x, skips.pop()), emb), context, mask)
         for up in self.upsamplers:
             x = up(x, skips[-1].shape[2:])
         return x
+
+    def joined(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Return what a residual block reads: `x` and a skip, one behind the other."""
+        return torch.cat([x, skip], dim=1)
 
 
 class MidBlock(nn.Module):

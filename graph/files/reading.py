@@ -282,8 +282,8 @@ class _Reading(Generic[S]):
         for key in [key for key in own if key in form.config]:
             try:
                 values[key] = self.values.decode(form.config[key], hints[key], f"{at}.config.{key}")
-            except Unfit as error:
-                self._problem(f"{at}.config.{key}", f"{error}.")
+            except (Unfit, ConfigError) as error:
+                self._problem(f"{at}.config.{key}", f"{str(error).rstrip('.')}.")
         for name in form.components.keys() - set(parts):
             text = f"{cls.__name__} has no such component. {did_you_mean(name, parts)}"
             self._problem(f"{at}.components.{name}", text)

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .blocks import guiders as guiders
     from .components import models as models
     from .components import schedulers as schedulers
+    from .components import taps as taps
     from .components.adapters.adapter import Adapter as Adapter
     from .components.manager import ComponentsManager as ComponentsManager
     from .components.spec import ComponentSpec as ComponentSpec
@@ -61,6 +62,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "presets": (".presets", None),
     "push_to_hub": (".presets.push", "push_to_hub"),
     "schedulers": (".components.schedulers", None),
+    "taps": (".components.taps", None),
 }
 
 __all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  one list, not two

@@ -14,8 +14,10 @@ from sfumato.components.device_map import DeviceMap
 from sfumato.components.memory.multi_device import RemoteTensor, as_local, split_view
 from sfumato.components.memory.splitting import split_by_paths
 from sfumato.components.memory.tensors import blocks_of, own_tensors
-from sfumato.components.models.taps import Drop, Identity, Tap, Taps, apply_taps
 from sfumato.components.storage.weights import move
+from sfumato.components.taps.apply import apply_taps
+from sfumato.components.taps.perturb import Drop, Identity
+from sfumato.components.taps.tap import Tap, Taps
 
 from .simulated import ONE, TWO, Move, devices
 

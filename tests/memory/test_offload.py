@@ -18,8 +18,10 @@ from sfumato.components.memory.offloaded import OffloadedTensor, WeightStream
 from sfumato.components.memory.tensors import blocks_of, parts_of, tensors_of, total_bytes
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.models.clip import CLIPTextModel
-from sfumato.components.models.taps import Identity, Tap, Taps, apply_taps
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
+from sfumato.components.taps.apply import apply_taps
+from sfumato.components.taps.perturb import Identity
+from sfumato.components.taps.tap import Tap, Taps
 
 from .conftest import EMBEDDED, GPU, Simulated, draw
 

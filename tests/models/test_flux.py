@@ -12,8 +12,10 @@ from sfumato import ConfigError
 from sfumato.components.models.flux import FluxTransformer2DModel
 from sfumato.components.models.flux_controlnet import FluxControlNetModel, FluxResiduals
 from sfumato.components.models.fused_projections import fuse_projections
-from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps
 from sfumato.components.models.views import view as seen
+from sfumato.components.taps.apply import apply_taps
+from sfumato.components.taps.perturb import Blur, Drop, Identity
+from sfumato.components.taps.tap import Tap, Taps
 
 TOLERANCE = 1e-5  # float32; measured: at most 5e-7
 

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sfumato import ComponentSpec, ConfigError
 from sfumato.components.models.pixart import PixArtTransformer2DModel
-from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps
 from sfumato.components.storage.building import on_meta
+from sfumato.components.taps.apply import apply_taps
+from sfumato.components.taps.perturb import Blur, Drop, Identity
+from sfumato.components.taps.tap import Tap, Taps
 
 TOLERANCE = 1e-5  # float32; measured: at most 5e-6
 

@@ -12,8 +12,10 @@ from sfumato import ConfigError
 from sfumato.components.models.patch_embedding import sincos_positions
 from sfumato.components.models.sd3 import SD3Transformer2DModel
 from sfumato.components.models.sd3_controlnet import SD3ControlNetModel
-from sfumato.components.models.taps import Blur, Drop, Identity, Tap, Taps, apply_taps
 from sfumato.components.storage.building import on_meta
+from sfumato.components.taps.apply import apply_taps
+from sfumato.components.taps.perturb import Blur, Drop, Identity
+from sfumato.components.taps.tap import Tap, Taps
 
 TOLERANCE = 1e-5  # float32; measured: at most 3e-6
 

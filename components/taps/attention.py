@@ -1,0 +1,145 @@
+"""Changes of attention: functions of queries, keys and values."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from ..models.attention import AttentionCore
+from ..models.views import combined_class, shallow_copy
+from .change import Change
+from .levels import level_size
+from .place import Forward, Kind, Part, Place, Size
+
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
+"""Attention as a function of queries, keys, values and a mask."""
+
+
+@dataclass(frozen=True)
+class AttentionCall:
+    """What a change of attention may know of the attention that it computes.
+
+    at: the layer. tokens: the number of queries. start: how many tokens of the prompt are before those of the picture.
+    mask: added to the scores, or None. usual: the attention without this change.
+    """
+
+    at: Place
+    tokens: int
+    start: int
+    mask: Tensor | None
+    usual: Attend
+
+    @property
+    def path(self) -> str:
+        """The path of the attention in the model."""
+        return self.at.path
+
+    @property
+    def kind(self) -> Kind:
+        """Whether tokens of the picture attend to each other, to the prompt, or to both at once ("joint")."""
+        return self.at.kind or "self"
+
+    @property
+    def forward(self) -> Forward:
+        """The forward that runs: the rows of each pass with its role, the step, and the memory of the call."""
+        return self.at.current.forward
+
+    @property
+    def picture(self) -> slice:
+        """Which queries are the picture's. Where attention is joint, the prompt's come before, references after."""
+        if self.at.patch is None:
+            return slice(0, self.tokens)
+        height, width = self.at.size
+        return slice(self.start, self.start + height // self.at.patch * (width // self.at.patch))
+
+    @property
+    def size(self) -> Size:
+        """The height and width of the picture, in tokens of this layer."""
+        if self.at.patch is None:
+            return level_size(self.tokens, self.at.size)
+        return self.at.size[0] // self.at.patch, self.at.size[1] // self.at.patch
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Compute attention as without this change, with other queries, keys or values, `b heads n d`.
+
+        There may be more keys than before, if there is no mask.
+        """
+        return self.usual(q, k, v, self.mask)
+
+    def map(self, q: Tensor, k: Tensor) -> Tensor:
+        """Compute the map softmax(q kᵀ / √d + mask), `b heads n m`. Its product with v is attention."""
+        scores = q @ k.transpose(2, 3) * q.shape[3] ** -0.5
+        return (scores if self.mask is None else scores + self.mask).softmax(dim=3)
+
+
+class AttentionChange(Change, abstract=True):
+    """A change of attention: `attend`, a function of queries, keys and values.
+
+    part: which attention it changes: "self" (joint attention too), "cross", or all "attention".
+    """
+
+    part: ClassVar[Part] = "self"
+
+    @classmethod
+    def _lacking(cls) -> str:
+        wrote = cls.attend is not AttentionChange.attend or cls.queries is not AttentionChange.queries
+        return "" if wrote else "attend"
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
+        """Compute attention.
+
+        Args:
+            q: queries, `b heads n d`, after norms and rotary positions. Rows are those of all passes of the forward.
+            k: keys, `b heads m d`.
+            v: values, `b heads m d`.
+            call: the layer, the forward, and attention as without this change.
+
+        Returns:
+            `b heads n d`.
+        """
+        return call.attend(q, k, v)
+
+    def queries(self, q: Tensor, call: AttentionCall) -> Tensor:
+        """Return the queries to use, before norms and rotary positions: of the image alone where streams are joined."""
+        return q
+
+    def replaced(self, layer: nn.Module, at: Place) -> nn.Module:
+        """Return the attention with this change, around the changes that it has already."""
+        own = getattr(layer, "changes", ())
+        kind = type(layer) if own else combined_class(ChangedAttention, type(layer))
+        twin = shallow_copy(layer, kind)
+        twin.__dict__["changes"] = (*own, (self, at))
+        return twin
+
+
+class ChangedAttention(AttentionCore):
+    """Attention with changes, the first innermost."""
+
+    changes: tuple[tuple[AttentionChange, Place], ...]
+
+    def queries(self, q: Tensor, start: int = 0) -> Tensor:
+        """Return the queries to use, `b heads n d`."""
+        q = super().queries(q, start)
+        for change, at in self.changes:
+            q = change.queries(q, AttentionCall(at, q.shape[2], start, None, _no_attention))
+        return q
+
+    def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0) -> Tensor:
+        """Compute attention with all changes."""
+
+        def attend_inside(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, depth: int) -> Tensor:
+            if depth == 0:
+                return super(ChangedAttention, self).scaled_dot_product(q, k, v, mask, start)
+            change, at = self.changes[depth - 1]
+
+            def usual(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+                return attend_inside(q, k, v, mask, depth - 1)
+
+            return change.attend(q, k, v, AttentionCall(at, q.shape[2], start, mask, usual))
+
+        return attend_inside(q, k, v, mask, len(self.changes))
+
+
+def _no_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    raise NotImplementedError("queries() runs before attention. Write attend().")
