@@ -15,7 +15,7 @@ from ..components.storage.tensors import PICKLES, SafetensorFiles
 from ..graph import LoadError
 from ..registry import did_you_mean
 from .keywords import checked_keywords
-from .source import FamilyName, GraphFile, SingleFile, check_arguments, locate, merge_access
+from .source import FamilyName, GraphFile, SingleFile, checked_access, locate
 
 _PEFT_CONFIG = "adapter_config.json"
 _PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -51,12 +51,9 @@ def load_adapter(
     Raises:
         LoadError: no such file, or keys in it that are of no known kind; all of them.
     """
-    check_arguments(
-        name=(name, str), subfolder=(subfolder, str), revision=(revision, str), access=(access, Access)
-    )  # fmt: skip
-    access = merge_access(
-        access, token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
-        allow_pickle=allow_pickle,
+    access = checked_access(
+        access, token, cache_dir, local_files_only, force_download, allow_pickle,
+        name=(name, str), subfolder=(subfolder, str), revision=(revision, str),
     )  # fmt: skip
     file = _file(x, subfolder, revision, access)
     stored = open_tensors([file], allow_pickle=access.allow_pickle)

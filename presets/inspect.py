@@ -29,7 +29,7 @@ from ..graph.files.faults import reads_files
 from ..graph.files.forms import FILE_NAME
 from ..graph.files.reading import read_form
 from ..graph.typing import type_text
-from ..registry import UnknownName, hint_of
+from ..registry import UnknownName, hint_of, with_article
 from ..registry import presets as families
 from .component import component_in
 from .family import Family
@@ -46,9 +46,8 @@ from .source import (
     SavedGraph,
     SingleFile,
     Source,
-    check_arguments,
+    checked_access,
     locate,
-    merge_access,
 )
 from .weight_counts import DTYPE_NAMES, count_weights
 
@@ -86,12 +85,9 @@ def inspect(
     """
     if isinstance(x, Graph):
         return _inspect_graph("graph", x)
-    check_arguments(
-        revision=(revision, str), variant=(variant, str), subfolder=(subfolder, str), access=(access, Access)
-    )
-    access = merge_access(
-        access, token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
-        allow_pickle=allow_pickle,
+    access = checked_access(
+        access, token, cache_dir, local_files_only, force_download, allow_pickle,
+        revision=(revision, str), variant=(variant, str), subfolder=(subfolder, str),
     )  # fmt: skip
     name = str(x)
     match source := locate(x, revision=revision, subfolder=subfolder, access=access):
@@ -162,7 +158,7 @@ def _inspect_index(name: str, index: Index, specs: Mapping[str, ComponentSpec]) 
     needed, always = _needed(family, index, specs)
     parts = tuple(_inspect_spec(name, spec, used=name in needed) for name, spec in specs.items())
     absent = [
-        f"{name}: the index has none, and the tasks need a {kind}."
+        f"{name}: the index has none, and the tasks need {kind}."
         for name, kind in needed.items() if name not in specs and name in always
     ]  # fmt: skip
     return Inspection(
@@ -209,7 +205,7 @@ def _inspect_graph(name: str, graph: Graph) -> Inspection:
         elif bound is not None:
             parts.append(_inspect_object(component, bound))
         elif needed.required:
-            absent.append(f"{component}: nothing is bound, and a {type_text(needed.type)} is needed.")
+            absent.append(f"{component}: nothing is bound, and {_kind(needed.type)} is needed.")
     return Inspection(name, None, None, family, tasks, tuple(parts), (*absent, *_missing(parts)))
 
 
@@ -217,8 +213,13 @@ def _needed(family: Family, index: Index, specs: Mapping[str, ComponentSpec]) ->
     """The components that some task needs, with their classes; and the names of those that all tasks need."""
     tasks = _served(family, index.class_name, specs) or tuple(family.tasks)
     graphs = [_graph(family, task, index, specs) for task in tasks]
-    each = [{name: type_text(part.type) for name, part in g.components.items() if part.required} for g in graphs]
+    each = [{name: _kind(part.type) for name, part in g.components.items() if part.required} for g in graphs]
     return {name: kind for kinds in each for name, kind in kinds.items()}, frozenset.intersection(*map(frozenset, each))
+
+
+def _kind(component: Any) -> str:  # the type of a component
+    """A class, a base class without the type of its config, or a union of them, for people."""
+    return with_article(type_text(component).replace("[Any]", ""))
 
 
 def _served(family: Family, class_name: str | None, components: Mapping[str, Any]) -> tuple[str, ...]:

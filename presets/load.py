@@ -26,9 +26,8 @@ from .source import (
     PipelineFolder,
     SavedGraph,
     SingleFile,
-    check_arguments,
+    checked_access,
     locate,
-    merge_access,
 )
 
 
@@ -91,13 +90,10 @@ def load(
         LoadError: what is wrong with the checkpoint, all parts at once.
         ConfigError: settings that do not fit.
     """
-    check_arguments(
+    access = checked_access(
+        access, token, cache_dir, local_files_only, force_download, allow_pickle,
         graph=(graph, Graph), manager=(manager, ComponentsManager), revision=(revision, str), variant=(variant, str),
-        subfolder=(subfolder, str), access=(access, Access),
-    )  # fmt: skip
-    access = merge_access(
-        access, token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
-        allow_pickle=allow_pickle,
+        subfolder=(subfolder, str),
     )  # fmt: skip
     settings = ComponentSettings(
         manager or default_manager(), Placement(device, device_map), dtype, variant, quantization
@@ -174,13 +170,10 @@ def load_component(
     Raises:
         LoadError: no such component, several that fit, or files that cannot be read.
     """
-    check_arguments(
+    access = checked_access(
+        access, token, cache_dir, local_files_only, force_download, allow_pickle,
         class_name=(class_name, str), manager=(manager, ComponentsManager), revision=(revision, str),
-        variant=(variant, str), subfolder=(subfolder, str), access=(access, Access),
-    )  # fmt: skip
-    access = merge_access(
-        access, token=token, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
-        allow_pickle=allow_pickle,
+        variant=(variant, str), subfolder=(subfolder, str),
     )  # fmt: skip
     hint = None if class_name is None else hint_for(class_name)
     source = locate(x, revision=revision, subfolder=subfolder, access=access)

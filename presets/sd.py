@@ -43,7 +43,9 @@ def text2image(settings: SDSettings = SDSettings()) -> Graph:
         slots={"guider": ["denoise.guider"]},
         preset=("sd", "text2image"),
     )
-    return without_guider(graph, PredictDistilled()) if settings.embeds_guidance else graph
+    if settings.embeds_guidance:  # a consistency model; its publisher draws in 4 steps
+        graph = without_guider(graph, PredictDistilled()).replace("schedule", MakeSchedule(num_inference_steps=4))
+    return graph
 
 
 def image2image(settings: SDSettings = SDSettings()) -> Graph:

@@ -171,22 +171,27 @@ def check_arguments(**arguments: tuple[object, type]) -> None:
             raise ConfigError(f"{name}: needs {wanted}. Got {reprlib.repr(value)} ({type(value).__name__}).")
 
 
-def merge_access(
+def checked_access(
     access: Access | None,
-    *,
-    token: str | bool | None = None,
-    cache_dir: str | Path | None = None,
-    local_files_only: bool = False,
-    force_download: bool = False,
-    allow_pickle: bool = False,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+    force_download: bool,
+    allow_pickle: bool,
+    **arguments: tuple[object, type],
 ) -> Access:
-    """The `Access` of a call: `access=`, or one made of the keywords. ConfigError if both were passed."""
-    spelled = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
+    """The `Access` of a call: `access=`, or one made of the keywords. Checks the other arguments as `check_arguments`.
+
+    Raises:
+        ConfigError: an argument of another class, or `access=` beside one of its fields.
+    """
+    check_arguments(**arguments, access=(access, Access))
+    keywords = Access(token, cache_dir and str(cache_dir), local_files_only, force_download, allow_pickle)
     if access is None:
-        return spelled
-    if spelled != Access():
+        return keywords
+    if keywords != Access():
         both = [name for name in ("token", "cache_dir", "local_files_only", "force_download", "allow_pickle")
-                if getattr(spelled, name) != getattr(Access(), name)]  # fmt: skip
+                if getattr(keywords, name) != getattr(Access(), name)]  # fmt: skip
         raise ConfigError(
             f"access= and {', '.join(f'{name}=' for name in both)} were both passed. Put the setting into "
             f"access=sf.Access({both[0]}=…), or leave access= out."

@@ -8,6 +8,7 @@ from .names import UnknownName as UnknownName
 from .names import closest as closest
 from .names import counted as counted
 from .names import did_you_mean as did_you_mean
+from .names import with_article as with_article
 from .tables import blocks as blocks
 from .tables import changes as changes
 from .tables import codecs as codecs

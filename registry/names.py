@@ -86,6 +86,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return question + (f"There are: {', '.join(shown)}." if shown else "There are none.")
 
 
+def with_article(noun: str) -> str:
+    """A noun or class name with its article.
+
+    >>> with_article("AutoencoderKL"), with_article("UNet2DConditionModel"), with_article("SD3Transformer2DModel")
+    ('an AutoencoderKL', 'a UNet2DConditionModel', 'an SD3Transformer2DModel')
+    """
+    return f"an {noun}" if noun.startswith((*"AEIOaeio", "SD")) else f"a {noun}"
+
+
 def counted(count: int, noun: str) -> str:
     """A number with its noun.
 

@@ -119,8 +119,8 @@ class EDMEulerScheduler(EDM, ChurnKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultistepKeys:
-    """The published config keys of the multistep solvers for EDM models."""
+class EDMMultistep(EDM):
+    """The multistep solvers for EDM models, with their published config keys."""
 
     solver_type: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
@@ -128,9 +128,15 @@ class MultistepKeys:
     euler_at_final: bool = False
     """Take the last step at first order."""
 
+    def plan(self, request: Request) -> Schedule:
+        """See `EDM`. ConfigError for two model calls at one level."""
+        if request.sigmas is not None:
+            request.refuse_equal_neighbours(request.noise_levels()[:-1])
+        return super().plan(request)
+
 
 @dataclass(frozen=True, kw_only=True)
-class EDMDPMSolverMultistepScheduler(EDM, MultistepKeys, ThresholdKeys):
+class EDMDPMSolverMultistepScheduler(EDMMultistep, ThresholdKeys):
     """DPM-Solver++ for EDM models (Lu et al. 2022b, algorithm 2): first to third order, deterministic or stochastic.
 
     The formula is that of DPMSolverMultistepScheduler with alpha = 1. History: the last clean estimates, oldest first.
@@ -165,7 +171,7 @@ class EDMDPMSolverMultistepScheduler(EDM, MultistepKeys, ThresholdKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineDPMSolverMultistepScheduler(EDM, MultistepKeys):
+class CosineDPMSolverMultistepScheduler(EDMMultistep):
     """The stochastic DPM-Solver++ for models whose timestep is an angle, as Stable Audio's (Crowson: k-diffusion).
 
     A sample at level sigma is a point between signal and noise at the angle atan(sigma), and the timestep is its share

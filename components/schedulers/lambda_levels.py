@@ -68,7 +68,7 @@ class LambdaLevels:
         """The levels of a run, the end among them. ConfigError for timesteps where a curve sets them."""
         if request.sigmas is not None:
             sigmas: Floats = request.noise_levels()
-            _refuse_equal_neighbours(request, sigmas[:-1])
+            request.refuse_equal_neighbours(sigmas[:-1])
             if self.flow is not None:
                 sigmas = shifted(sigmas, self.flow.shift_of(request))
                 return Levels(sigmas, sigmas[:-1] * self._count)
@@ -104,7 +104,7 @@ class LambdaLevels:
             shift = self.flow.shift_of(request)
             if request.timesteps is not None:
                 sigmas = shifted(np.asarray(request.timesteps) / self._count, shift)
-                _refuse_equal_neighbours(request, sigmas)
+                request.refuse_equal_neighbours(sigmas)
             else:
                 sigmas = self.flow.even(request.n, shift)
             return sigmas, sigmas * self._count
@@ -114,15 +114,6 @@ class LambdaLevels:
     @property
     def _count(self) -> int:
         return len(self.training.alphas_cumprod)
-
-
-def _refuse_equal_neighbours(request: Request, sigmas: Floats) -> None:
-    """Raise ConfigError where two model calls follow each other at one level: a difference of outputs divides by 0."""
-    equal = sigmas[1:][np.diff(sigmas) == 0]
-    if len(equal):
-        raise ConfigError(
-            f"{request.scheduler} needs a new noise level in each step, got sigma {equal[0]:g} twice. Remove one."
-        )
 
 
 def lambda_schedule(levels: Levels, flow: bool, adds_noise: bool) -> Schedule:

@@ -58,6 +58,14 @@ class Request:
             )
         return values
 
+    def refuse_equal_neighbours(self, sigmas: Floats | Float32s) -> None:
+        """Raise ConfigError where two model calls follow each other at one level: multistep solvers divide by 0."""
+        equal = sigmas[1:][np.diff(sigmas) == 0]
+        if len(equal):
+            raise ConfigError(
+                f"{self.scheduler} needs a new noise level in each step, got sigma {equal[0]:g} twice. Remove one."
+            )
+
 
 def checked(
     scheduler: str,

@@ -37,7 +37,8 @@ def test_a_unet_that_knows_guidance_is_asked_once(
     same(ours, tiny_reference("sd-lcm")(published, **given))
 
 
-def test_its_scale_is_that_of_the_published_pipeline_unless_said(tiny: Tiny) -> None:
+def test_its_scale_and_steps_are_those_of_the_published_pipeline_unless_passed(tiny: Tiny) -> None:
     assert tiny("sd-lcm").inputs["guidance_scale"].default == 8.5
+    assert tiny("sd-lcm").inputs["num_inference_steps"].default == 4
     assert "guidance_rescale" not in tiny("sd-lcm").inputs
     assert tiny("sd").inputs["guidance_scale"].default == 7.5

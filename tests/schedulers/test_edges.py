@@ -185,7 +185,11 @@ def test_a_run_from_pure_noise_is_the_limit_of_runs_from_just_below(keys: dict[s
         assert torch.allclose(pure, below, atol=0.1), name
 
 
-@pytest.mark.parametrize("name", ["DEISMultistep", "UniPCMultistep", "DPMSolverMultistep", "SASolver"])
+DIVIDING = ["DEISMultistep", "UniPCMultistep", "DPMSolverMultistep", "SASolver", "EDMDPMSolverMultistep",
+            "CosineDPMSolverMultistep"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DIVIDING)
 def test_a_level_twice_is_refused_where_differences_divide_by_the_step(name: str) -> None:
     scheduler = schedulers[f"{name}Scheduler"]()
     with pytest.raises(ConfigError) as error:

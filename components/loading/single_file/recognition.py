@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from ....registry import with_article
 from ...storage.tensors import Shape
 from .parts import Kind, Layout, Part
 from .small_models import TAESD
@@ -154,7 +155,7 @@ def incomplete(shapes: Mapping[str, Shape], parts: Collection[Part]) -> str:
         if any(head in name for name in rest for head in heads):
             lacking = [name.replace("|", " or ") for name in min(_attempts(what, rest), key=len, default=[])]
             which = f", which lacks {', '.join(lacking[:3])}{' …' if lacking[3:] else ''}" if lacking else ""
-            return f"a part of {'an' if what[0] in 'aOS' else 'a'} {what}{which}"
+            return f"a part of {with_article(what)}{which}"
     return ""
 
 
