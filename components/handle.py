@@ -12,8 +12,11 @@ from ..graph.errors import GraphFileError, LoadError
 from ..graph.fields import Lazy
 from ..graph.layout import Layout
 from ..graph.lender import Lender
+from ..graph.memo.contents import content_key
+from ..graph.memo.library_values import NoContentKey
 from ..graph.space import LatentSpace
 from ..registry import hint_of
+from .contents import spec_content
 from .device_map import DeviceMap
 from .loading.spaces import layout_of, space_of
 from .spec import ComponentSpec
@@ -29,6 +32,10 @@ class Loader(Lender, Protocol):
         self, spec: ComponentSpec, *, device: "str | torch.device | DeviceMap | None" = None, name: str | None = None
     ) -> "Handle":
         """A handle for a spec, on a device, on several, or on the loader's own. Loads and reads nothing."""
+        ...
+
+    def numbers_of(self, handle: "Handle") -> str:
+        """The dtype, device and storage that the component has now, since they change what it computes."""
         ...
 
     def check(self, handle: "Handle") -> None:
@@ -96,6 +103,11 @@ class Handle(Lazy):
         except LoadError:
             return {}
 
+    def content_key(self) -> str | None:
+        """The key of its class, settings and files, and of the dtype and device that it has now."""
+        key = spec_content(self.spec)
+        return None if key is None else f"{key} {self.manager.numbers_of(self)}"
+
     def ready(self) -> None:
         """Check that `load` will find class, config and weights. Opens no weight file. LoadError otherwise."""
         self.manager.check(self)
@@ -144,6 +156,13 @@ class Added(Handle):
     def space(self) -> LatentSpace | None:
         """The latent space that the object names, if it does."""
         return self.latent_space
+
+    def content_key(self) -> str | None:
+        """The key of the object."""
+        try:
+            return content_key(self.load())
+        except NoContentKey:
+            return None
 
     def ready(self) -> None:
         """Nothing can be missing: the object exists."""

@@ -205,6 +205,11 @@ class ComponentsManager:
         handles = self.search(components) if isinstance(components, str) else list(components)
         return self._memory.lease(handles, owner, stop)
 
+    def numbers_of(self, handle: Handle) -> str:
+        """The dtype, device and storage that a component has now, since they change what it computes."""
+        entry = self._memory.entry(handle)
+        return f"{entry.dtype} {entry.device_map or entry.device} {entry.offload.storage}"
+
     def wake(self) -> None:
         """Have threads that wait for a lease check their `stop`."""
         self._memory.wake()

@@ -88,6 +88,10 @@ class Block:
 
     registered_name: ClassVar[str] = "Block"
     """What graph files call the class."""
+    pure: ClassVar[bool] = True
+    """Whether equal inputs always give equal outputs. A memo keeps no outputs of a block that is not pure."""
+    random_without: ClassVar[tuple[str, ...]] = ()
+    """Inputs without which, or with None for which, a pure block gives other outputs each time, such as a seed."""
 
     def __init_subclass__(cls, name: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -8,9 +8,10 @@ from ..registry import HINTS, closest
 from .analysis import sole_makers
 from .binding import not_ready
 from .errors import InputError, LoadError, Problem
-from .keywords import Call
+from .keywords import MEMO, Call
 from .knobs import knob_problems
 from .limits import limit
+from .memo import Memo
 from .plan import unbound
 from .planned import foreign_values
 from .rewrites import Rewrite, adapt, prune, simplify, swap, use_values
@@ -33,13 +34,17 @@ def prepare(graph: Structure, positional: Sequence[Any], keywords: Mapping[str, 
     call = Call.of(graph, positional, keywords)
     for rewrite in BEFORE_CHECKS:
         graph = rewrite(graph, call)
+    if not isinstance(call.memo, Memo | None):
+        kind = type(call.memo).__name__
+        text = f"needs a memo, got {value_text(call.memo)} ({kind}). Make one with sf.memo(), and pass it to each call."
+        raise InputError(Problem("value", MEMO, text, kind, "Memo"))
     notes = _unused(graph, call)
     call = checked(graph, call)
     for rewrite in AFTER_CHECKS:
         graph = rewrite(graph, call)
     _check_ready(graph)
     inputs = graph.inputs
-    return Run(graph, {name: value for name, value in call.values.items() if name in inputs}, notes)
+    return Run(graph, {name: value for name, value in call.values.items() if name in inputs}, notes, call.memo)
 
 
 def _unused(graph: Structure, call: Call) -> tuple[str, ...]:

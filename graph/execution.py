@@ -22,6 +22,8 @@ from .failures import failure_in
 from .fields import Lazy
 from .finite import FiniteFlags, not_finite_text
 from .leases import RunLeases
+from .memo import Memo
+from .memo.reuse import Reuse
 from .plan import Line, Plan, Value, plan_of, turn_plans
 from .structure import Container, Inside, Structure, Values
 from .typing import type_text
@@ -66,15 +68,19 @@ def _read(wires: tuple[tuple[str, Value], ...], inputs: Values, env: Mapping[Val
 class Execution:
     """The interpreter of one run. Blocks that take a `Running` get it."""
 
-    def __init__(self, graph: Structure, inputs: Values, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None
+    ) -> None:
         self.graph = graph
         self.inputs = inputs
         self.state = State()
+        self.reuse = None if memo is None else Reuse(memo)
         self.stop = threading.Event()
         self.leases = RunLeases(f"{'.'.join(graph.preset)}:" if graph.preset else "", self.stop)
         self.silent = False
         """Whether the events have no listener, so that notes become warnings."""
         self._notes = list(notes)
+        self._said: list[str] = []  # all notes that were sent
         self._fresh: dict[str, dict[str, Any]] = {}  # memory that this turn has written; its end makes it `memory`
         self._filled: dict[str, Block] = {}  # blocks with their components, by path
         self._debug = debugging()
@@ -95,6 +101,12 @@ class Execution:
         plan = plan_of(self.graph, self.graph.wanted)
         for name, value in self.inputs.items():
             self._flags.add("", name, value, {})
+        if self.reuse is not None:
+            plan, reused, notes = self.reuse.start(plan, self.inputs, self.graph.bindings)
+            self.state.done = reused | self.state.done
+            self._notes += notes
+            for name in reused:
+                yield Event("reused", name, seconds=self.reuse.reasons[name].seconds)
         try:
             out = yield from self.run_plan(plan, "", self.inputs, self.graph.bindings, {}, keep=True, leased=False)
             self.leases.outlast([value for value in out.values() if callable(value)])
@@ -135,11 +147,14 @@ class Execution:
             else:
                 if span and span.whole and not lease:
                     lease = self.leases.take(span.lines, bindings, path)
+                began, said = time.perf_counter(), len(self._said)
                 if line.container is None:
                     yield from self._run_block(line, path, inputs, bindings, env)
                 else:
                     runner = _Inside(self, line, path, line.bindings_inside(bindings), keep, leased or lease > 0)
                     yield from self._run_container(line.container, runner, inputs, env)
+                if self.reuse is not None and not prefix:
+                    self.reuse.add(line, env, time.perf_counter() - began, tuple(self._said[said:]))
                 if keep and not line.makes_function:
                     self.state.done[path] = {value[1]: env[value] for value in line.outputs}
             for value in line.dead:
@@ -257,6 +272,7 @@ class Execution:
 
     def _send_notes(self, path: str) -> Generator[Event, None, None]:
         notes, self._notes = self._notes, []
+        self._said += notes
         for text in map(printable_lines, notes):
             if self.silent:
                 warnings.warn(text, UserWarning, stacklevel=2)

@@ -74,6 +74,13 @@ class Lazy(ABC):
         """What the lender leases: the component itself, or the one that this one is made of."""
         return self
 
+    def content_key(self) -> str | None:
+        """A text that is equal only for components that compute the same, in any process; None if there is none.
+
+        A memo keeps no outputs of nodes with a component that has none.
+        """
+        return None
+
     def ready(self) -> None:  # noqa: B027  a component that cannot fail to load has nothing to check
         """Raise LoadError if `load` would fail. Reads no weights."""
 

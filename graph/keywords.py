@@ -10,6 +10,9 @@ from .structure import Structure
 ADAPTERS = "adapters"
 """The keyword of adapters, where the graph has no input of that name."""
 
+MEMO = "memo"
+"""The keyword of a memo, where the graph has no input of that name."""
+
 
 @dataclass(frozen=True)
 class Call:
@@ -23,6 +26,8 @@ class Call:
     """Inputs, and outputs of nodes that the call passes itself."""
     adapters: Any = None
     """Adapters, or strengths of those that the graph has, for this call; None for none."""
+    memo: Any = None
+    """What earlier runs have computed."""
 
     @classmethod
     def of(cls, graph: Structure, positional: Sequence[Any], keywords: Mapping[str, Any]) -> "Call":
@@ -36,5 +41,6 @@ class Call:
                 raise InputError(Problem("positional", "call", text))
             keywords[name] = positional[0]
         adapters = None if ADAPTERS in graph.inputs else keywords.pop(ADAPTERS, None)
+        memo = None if MEMO in graph.inputs else keywords.pop(MEMO, None)
         swaps = {n: v for n, v in keywords.items() if n in graph.slots or n in graph.components}
-        return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps}, adapters)
+        return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps}, adapters, memo)

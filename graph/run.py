@@ -6,6 +6,8 @@ from .block import Block
 from .errors import GraphError
 from .event import Event, Events
 from .execution import Execution, State
+from .memo import Memo
+from .memo.reuse import explained
 from .ports import Outputs
 from .structure import Structure, Values
 
@@ -18,14 +20,16 @@ def run_alone(name: str, block: Block, inputs: Values) -> Outputs:
 class Run:
     """One run of a graph. Iterate it for its events, or call `result()`; both go on from its present state.
 
-    `notes` are texts that become events, or Python warnings where nobody listens.
+    `notes` are texts that become events, or Python warnings where nobody listens. `memo` has outputs of earlier runs.
     """
 
-    def __init__(self, graph: Structure, inputs: Values, notes: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None
+    ) -> None:
         self.graph = graph
         self.inputs = inputs
         self._outputs: Outputs | None = None
-        self._execution = Execution(graph, inputs, notes)
+        self._execution = Execution(graph, inputs, notes, memo)
         self._events: Events | None = None
 
     @property
@@ -45,6 +49,12 @@ class Run:
     @state.setter
     def state(self, state: State) -> None:
         self._execution.state = state
+
+    def explain(self) -> str:
+        """What the run did with each node, and why: ran, reused from the memo, or skipped. For a run with a memo."""
+        if self._execution.reuse is None:
+            return "This run has no memo, so every node ran. Pass memo=sf.memo()."
+        return explained(self._execution.reuse.reasons)
 
     def __iter__(self) -> Iterator[Event]:
         return self

@@ -61,6 +61,8 @@ class SeedRandom(Block):
         UnfitValue: a list with another number of seeds than pictures.
     """
 
+    random_without = ("seed",)
+
     def __call__(self, rows: Rows, seed: Seed | Sequence[Seed] | None = None) -> Seeded:
         if seed is None:
             return Seeded(Random.seeded([secrets.randbits(63)]))

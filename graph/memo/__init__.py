@@ -1,0 +1,3 @@
+"""The memo: what blocks have computed, kept by what it was computed from."""
+
+from .memo import Memo as Memo

@@ -1,0 +1,172 @@
+"""Code keys: texts that change with what a class or function does, helpers of its package included."""
+
+import hashlib
+import re
+import sys
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from functools import partial
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any, cast
+
+from ..block import Block
+from ..cache import CACHE
+from .library_values import NoContentKey, library_parts
+
+_LIBRARY = __name__.partition(".")[0]
+_SKIPPED = {
+    "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__dataclass_fields__", "__firstlineno__",
+    "__dataclass_params__", "__match_args__", "__abstractmethods__", "__static_attributes__",
+    "__signature__", "_abc_impl", CACHE,
+}  # fmt: skip
+
+
+def digest(*parts: str | bytes) -> str:
+    """A hash of texts and bytes, each with its length, so that no two lists of parts look alike."""
+    lengths = " ".join(f"{type(part).__name__}{len(part)}" for part in parts)
+    made = hashlib.blake2b(lengths.encode(), digest_size=16)
+    for part in parts:
+        made.update(part if isinstance(part, bytes) else part.encode("utf-8", "surrogatepass"))
+    return made.hexdigest()
+
+
+def digest_texts(texts: Iterable[str]) -> str:
+    """The same for many short texts, quickly."""
+    return hashlib.blake2b(repr(tuple(texts)).encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+_KEYS: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
+
+
+def code_key(thing: Any) -> str:  # a class, function or method
+    """The key of a class or function: its bytecode, and that of all helpers of its own package that it names.
+
+    Comments, docstrings, annotations and places in files do not count. Other packages count by name; this library
+    counts by its version, too, where it is a helper of another package.
+    """
+    thing = getattr(thing, "__func__", thing)
+    if (key := _KEYS.get(thing)) is None:
+        key = _KEYS[thing] = digest(*_closure(thing))
+    return key
+
+
+def _closure(start: Any) -> Iterator[str | bytes]:
+    package = _package(start)
+    yield "code"
+    if package != _LIBRARY:
+        yield f"{_LIBRARY} {sys.modules[_LIBRARY].__version__}"
+    waiting, seen = [start], {id(start)}
+    while waiting:
+        found: list[Any] = []
+        thing = waiting.pop(0)
+        yield f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+        yield from _class_parts(thing, package, found) if isinstance(thing, type) else _function_parts(thing, found)
+        for one in found:
+            if id(one) not in seen and _package(one) == package and one is not Block:
+                seen.add(id(one))
+                waiting.append(one)
+
+
+def _package(thing: Any) -> str:
+    return str(getattr(thing, "__module__", None) or "").partition(".")[0]
+
+
+def _class_parts(cls: type, package: str, found: list[Any]) -> Iterator[str | bytes]:
+    found.extend(base for base in cls.__bases__ if base is not object)
+    for name, value in sorted(vars(cls).items()):
+        if name not in _SKIPPED and not name.startswith("__pydantic_"):
+            yield name
+            yield from _value_parts(value, found)
+
+
+def _function_parts(function: FunctionType, found: list[Any]) -> Iterator[str | bytes]:
+    code = getattr(function, "__code__", None)
+    if code is None:
+        yield repr(type(function))
+        return
+    yield from _code_parts(code, skip_first=bool(function.__doc__))
+    for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+        yield from _value_parts(value, found)
+    for cell in function.__closure__ or ():
+        try:
+            yield from _value_parts(cell.cell_contents, found)
+        except ValueError:  # not filled yet
+            yield "empty"
+    names = list(_names(code))
+    for name in names:
+        if name in function.__globals__:
+            value = function.__globals__[name]
+            yield name
+            if isinstance(value, ModuleType) and value.__name__.partition(".")[0] == _package(function):
+                found.extend(vars(value)[inner] for inner in names if _is_code(vars(value).get(inner)))
+            else:
+                yield from _value_parts(value, found)
+
+
+def _value_parts(value: Any, found: list[Any]) -> Iterator[str | bytes]:
+    """The parts of a constant, or of what a name stands for; code that it leads to goes to `found`."""
+    if isinstance(value, staticmethod | classmethod | MethodType):
+        value = value.__func__
+    if isinstance(value, property):
+        found.extend(f for f in (value.fget, value.fset) if f is not None)
+    elif isinstance(value, partial):
+        yield from _value_parts((value.func, value.args, value.keywords), found)
+    elif (inner := getattr(value, "__wrapped__", None)) is not None and not isinstance(value, type):
+        found.append(inner)
+        if isinstance(value, FunctionType):
+            found.append(value)
+    elif _is_code(value):
+        found.append(value)
+        yield f"{value.__module__}.{value.__qualname__}"
+    elif isinstance(value, ModuleType | BuiltinFunctionType):
+        yield value.__name__
+    elif value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        yield type(value).__name__
+        yield repr(value)
+    elif isinstance(value, Mapping):
+        yield "mapping"
+        for pair in cast("Mapping[Any, Any]", value).items():
+            yield from _value_parts(pair, found)
+    elif isinstance(value, list | tuple):
+        yield f"{type(value).__name__} {len(cast('Sequence[Any]', value))}"
+        for item in cast("Sequence[Any]", value):
+            yield from _value_parts(item, found)
+    elif isinstance(value, set | frozenset):
+        yield repr(sorted(map(repr, cast("set[Any]", value))))
+    elif isinstance(value, re.Pattern | Enum):
+        yield repr(value)
+    else:
+        yield f"{type(value).__module__}.{type(value).__qualname__}"
+        found.append(type(value))
+        with suppress(NoContentKey):
+            yield from library_parts(value) or ()
+        if is_dataclass(value):
+            for f in fields(value):
+                yield f.name
+                yield from _value_parts(getattr(value, f.name, None), found)
+
+
+def _is_code(value: Any) -> bool:
+    return isinstance(value, type | FunctionType)
+
+
+def _code_parts(code: CodeType, *, skip_first: bool = False) -> Iterator[str | bytes]:
+    yield code.co_code
+    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_argcount, code.co_kwonlyargcount))
+    for constant in code.co_consts[1 if skip_first else 0 :]:
+        if isinstance(constant, CodeType):
+            yield from _code_parts(constant)
+        elif isinstance(constant, frozenset):  # in another order in each process
+            yield repr(sorted(map(repr, cast("frozenset[object]", constant))))
+        else:
+            yield f"{type(constant).__name__} {constant!r}"
+
+
+def _names(code: CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _names(constant)

@@ -1,0 +1,133 @@
+"""Keys of the nodes of a plan: what the outputs of each are computed from."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+from ..block import Block
+from ..cache import cached
+from ..plan import Line, Plan, Value
+from ..structure import Values
+from ..wiring import INPUTS
+from .code import code_key, digest, digest_texts
+from .contents import content_key, held_components
+from .library_values import NoContentKey
+
+
+@dataclass(frozen=True)
+class NodeKey:
+    """What the outputs of a node are computed from.
+
+    key: of all of it. parts: by name, the key of the code, of each config field, input and component. no_key: why the
+    outputs are not kept, or "".
+    """
+
+    key: str
+    parts: Mapping[str, str]
+    no_key: str = ""
+
+
+def node_keys(plan: Plan, inputs: Values, bindings: Values) -> dict[str, NodeKey]:
+    """The key of each node of a plan, by name: one pass along the plan, linear in its size.
+
+    The key of a node is made of its block, its components, and the sources of its inputs: the contents of a value that
+    the call passes, or the key of the node that gives the value.
+    """
+    sources = _Sources(inputs, bindings)
+    found: dict[str, NodeKey] = {}
+    for line in plan.lines:
+        parts: dict[str, str] = {}
+        reasons: list[str] = []
+        for name, (key, reason) in (
+            *_block_parts(line),
+            *((port, sources.value(value)) for port, value in (*line.args, *line.knobs)),
+            *((f"component {name}", sources.component(name)) for name in _component_names(line)),
+            ("pure", sources.purity(line)),
+        ):
+            parts[name] = key
+            if reason:
+                reasons.append(reason)
+        node = NodeKey(digest_texts((*parts, *parts.values())), parts, "; ".join(reasons))
+        found[line.name] = node
+        sources.add(line, node)
+    return found
+
+
+class _Sources:
+    """The keys of values and components, each with the reason why there is none, or ""."""
+
+    def __init__(self, inputs: Values, bindings: Values) -> None:
+        self._inputs, self._bindings = inputs, bindings
+        self._values: dict[Value, tuple[str, str]] = {}
+        self._components: dict[str, tuple[str, str]] = {}
+
+    def add(self, line: Line, node: NodeKey) -> None:
+        """Add the outputs of a node."""
+        reason = f"{line.name} is not kept" if node.no_key else ""
+        self._values.update((value, (f"{node.key}.{value[1]}", reason)) for value in line.outputs)
+
+    def value(self, value: Value) -> tuple[str, str]:
+        """The key of a value at a wire. The default of an input is in the code of its block."""
+        if value not in self._values:
+            passed = value[0] == INPUTS and value[1] in self._inputs
+            self._values[value] = _key_of(self._inputs[value[1]]) if passed else ("default", "")
+        return self._values[value]
+
+    def component(self, name: str) -> tuple[str, str]:
+        """The key of a component that the graph binds."""
+        if name not in self._components:
+            self._components[name] = _key_of(self._bindings[name]) if name in self._bindings else ("", "")
+        return self._components[name]
+
+    def purity(self, line: Line) -> tuple[str, str]:
+        """A constant for a pure node; for others a text that no other run has, and the reason."""
+        reason = self._impure(line)
+        return (uuid4().hex, reason) if reason else ("pure", "")
+
+    def _impure(self, line: Line) -> str:
+        for block in _blocks(line.block):
+            if not block.pure or (block.random_without and block is not line.block):
+                return f"{type(block).__name__} is not pure"
+        args = dict(line.args)
+        for name in line.block.random_without:
+            source = args.get(name)
+            if source is None or (source[0] == INPUTS and self._inputs.get(source[1]) is None):
+                return f"{type(line.block).__name__} draws a new {name}"
+        return ""
+
+
+def _block_parts(line: Line) -> Sequence[tuple[str, tuple[str, str]]]:
+    """The keys of code, config and own components. Kept with the block, unless it names files, which can change."""
+    block = line.block
+    if cached(block, "may name files", lambda: any(map(_may_name_files, block.config().values()))):
+        return _parts_of(block)
+    return cached(block, "memo parts", lambda: _parts_of(block))
+
+
+def _may_name_files(value: Any) -> bool:  # of a config field
+    return not (value is None or isinstance(value, bool | int | float))
+
+
+def _parts_of(block: Block) -> list[tuple[str, tuple[str, str]]]:
+    torch = sys.modules.get("torch")  # its kernels are part of what a block computes
+    parts = [("code", (digest(code_key(type(block)), torch.__version__ if torch else ""), ""))]
+    parts += [(f"config {name}", _key_of(value)) for name, value in block.config().items()]
+    return parts + [(f"component {name}", _key_of(value)) for name, value in held_components(block)]
+
+
+def _component_names(line: Line) -> list[str]:
+    return [outer for _, outer in line.components] if line.container is None else list(line.names.values())
+
+
+def _key_of(value: Any) -> tuple[str, str]:  # any value that flows in a graph
+    """The key of a value; where it has none, one that no other value has, and the reason."""
+    try:
+        return content_key(value), ""
+    except NoContentKey as error:
+        return uuid4().hex, f"{error} has no key"
+
+
+def _blocks(block: Block) -> list[Block]:
+    return [block, *(inner for child in block.children().values() for inner in _blocks(child))]

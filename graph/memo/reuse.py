@@ -1,0 +1,118 @@
+"""What a run takes from a memo, and what it adds to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from ..plan import Line, Plan, Value
+from ..structure import Values
+from ..wiring import INPUTS
+from .entry import Entry
+from .library_values import NoContentKey
+from .memo import Memo, changed
+from .node_keys import NodeKey, node_keys
+from .stored_values import store
+
+_LIBRARY = __name__.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """What a run did with one node.
+
+    did: "ran"; "reused", its outputs are from the memo; or "skipped", since only reused nodes read its outputs. why: in
+    words. seconds: how long it ran, or would have run.
+    """
+
+    node: str
+    did: Literal["ran", "reused", "skipped"]
+    why: str
+    seconds: float = 0.0
+
+
+@dataclass
+class Reuse:
+    """One run's use of a memo. `start` chooses what is reused, and `add` keeps what a node gave."""
+
+    memo: Memo
+    reasons: dict[str, Reason] = field(default_factory=dict[str, Reason])
+    _keys: dict[str, NodeKey] = field(default_factory=dict[str, NodeKey])
+
+    def start(
+        self, plan: Plan, inputs: Values, bindings: Values
+    ) -> tuple[Plan, dict[str, dict[str, Any]], list[str]]:
+        """The part of a plan that the run needs, the outputs of the reused nodes, and notes."""
+        keys = self._keys = node_keys(plan, inputs, bindings)
+        notes: list[str] = []
+        reused: dict[str, dict[str, Any]] = {}
+        needed = {value[0] for _, value in plan.outputs}
+        kept: list[Line] = []
+        for line in reversed(plan.lines):
+            node = keys[line.name]
+            if line.name not in needed and line.outputs:
+                self.reasons[line.name] = Reason(line.name, "skipped", "only reused nodes read its outputs")
+                continue
+            entry = None if line.makes_function or node.no_key else self.memo.get(node.key, notes)
+            values = self._values(line, entry, notes) if entry else None
+            kept.append(line)
+            if entry is not None and values is not None:
+                reused[line.name] = values
+                notes.extend(entry.notes)
+                self.reasons[line.name] = Reason(line.name, "reused", "nothing changed", entry.seconds)
+                continue
+            needed |= {value[0] for _, value in (*line.args, *line.knobs) if value[0] != INPUTS}
+            self.reasons[line.name] = Reason(line.name, "ran", self._why(line, node))
+        kept.reverse()
+        self.reasons = {line.name: self.reasons[line.name] for line in plan.lines}
+        return _without(plan, kept, reused), reused, notes
+
+    def add(self, line: Line, values: Mapping[Value, Any], seconds: float, notes: tuple[str, ...]) -> None:
+        """Keep the outputs of a node that ran."""
+        reason, node = self.reasons[line.name], self._keys[line.name]
+        self.reasons[line.name] = replace(reason, seconds=seconds)
+        if line.makes_function or node.no_key:
+            return
+        try:
+            outputs = {value[1]: store(values[value]) for value in line.outputs}
+        except NoContentKey as error:
+            self.reasons[line.name] = replace(reason, why=f"{reason.why}; not kept: {error} cannot be stored")
+            return
+        self.memo.put(Entry(line.name, node, seconds, outputs, notes))
+
+    def _values(self, line: Line, entry: Entry, notes: list[str]) -> dict[str, Any] | None:
+        package = type(line.block).__module__.partition(".")[0]
+        try:
+            return entry.values(frozenset({_LIBRARY, package}))
+        except (ValueError, TypeError, IndexError, RuntimeError) as error:
+            notes.append(f"{line.name}: its entry in the memo cannot be used ({error}). It is computed again.")
+            return None
+
+    def _why(self, line: Line, node: NodeKey) -> str:
+        if line.makes_function:
+            return "it gives a function, which is not kept"
+        if node.no_key:
+            return f"not kept: {node.no_key}"
+        near = self.memo.nearest(line.name, node)
+        return "the memo has no entry of it" if near is None else f"changed: {', '.join(changed(near.node, node))}"
+
+
+def _without(plan: Plan, kept: list[Line], reused: Mapping[str, Any]) -> Plan:
+    """The plan with these lines alone. What died at a line that is gone dies at the line before it."""
+    if len(kept) == len(plan.lines) and not reused:
+        return plan
+    names = {line.name for line in kept}
+    lines: list[Line] = []
+    for line in plan.lines:
+        if line.name in names:
+            lines.append(line)
+        elif lines and line.dead:
+            lines[-1] = replace(lines[-1], dead=(*lines[-1].dead, *line.dead))
+    return Plan(tuple(lines), plan.outputs)
+
+
+def explained(reasons: Mapping[str, Reason]) -> str:
+    """A line for each node: what the run did with it, and why."""
+    wide = max((len(name) for name in reasons), default=0)
+    return "\n".join(
+        f"{r.node:<{wide}}  {r.did:<7}  {f'{r.seconds:.3f} s' if r.seconds else '':>9}  {r.why}" for r in reasons.values()
+    )
