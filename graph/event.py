@@ -8,8 +8,8 @@ class Event(NamedTuple):
     """Something that happened in a run, and the path of the node ("denoise.guider") that it happened in.
 
     "start" and "done" of a node (`seconds` it took), "load" of a component (its name as `text`), "turn" of a loop or a
-    map (`turn` of `turns`, and its results so far as `values`), "reused" of a node whose outputs are from the memo (with
-    the `seconds` that it took then), and "note": a `text` for the user.
+    map (`turn` of `turns`, and its results so far as `values`), "reused" of a node whose outputs are from the memo
+    (with the `seconds` that it took then), and "note": a `text` for the user.
     """
 
     kind: Literal["start", "done", "load", "turn", "reused", "note"]

@@ -68,9 +68,7 @@ def _read(wires: tuple[tuple[str, Value], ...], inputs: Values, env: Mapping[Val
 class Execution:
     """The interpreter of one run. Blocks that take a `Running` get it."""
 
-    def __init__(
-        self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None
-    ) -> None:
+    def __init__(self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None) -> None:
         self.graph = graph
         self.inputs = inputs
         self.state = State()

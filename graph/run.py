@@ -23,9 +23,7 @@ class Run:
     `notes` are texts that become events, or Python warnings where nobody listens. `memo` has outputs of earlier runs.
     """
 
-    def __init__(
-        self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None
-    ) -> None:
+    def __init__(self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None) -> None:
         self.graph = graph
         self.inputs = inputs
         self._outputs: Outputs | None = None

@@ -13,6 +13,9 @@ from ...graph.errors import ConfigError, GraphFileError
 from ...graph.fields import Lazy
 from ...graph.layout import Layout
 from ...graph.lender import Lender
+from ...graph.memo.code import digest
+from ...graph.memo.contents import content_key
+from ...graph.memo.library_values import NoContentKey
 from ...graph.space import LatentSpace
 from ...graph.structure import Structure
 from ...registry import counted, did_you_mean, models
@@ -73,6 +76,16 @@ class Adapted(Lazy):
     def leased(self) -> Any:
         """The component: a lender knows only it."""
         return self.base.leased if isinstance(self.base, Lazy) else self
+
+    def content_key(self) -> str | None:
+        """The key of the component, and of its adapters with their strengths."""
+        try:
+            rows = [
+                [(_key_of(a.content), a.strength, a.by_component, a.window, a.curve) for a in row] for row in self.rows
+            ]
+            return digest(content_key(self.base), self.component, content_key(rows))
+        except NoContentKey:
+            return None
 
     def ready(self) -> None:
         """Check that the component can be loaded."""
@@ -183,6 +196,16 @@ def for_run(model: M) -> tuple[M, RunStrengths | None]:
         return model, None
     strengths = Strengths(attached.adapted.strengths())
     return cast("M", attached.view(strengths)), RunStrengths(attached.adapted, strengths)
+
+
+_KEYS: "weakref.WeakKeyDictionary[PatchSet, str]" = weakref.WeakKeyDictionary()
+
+
+def _key_of(content: PatchSet) -> str:
+    """The content key of all patches of a file, made once."""
+    if content not in _KEYS:
+        _KEYS[content] = content_key(content.patches)
+    return _KEYS[content]
 
 
 _PLANS: "weakref.WeakKeyDictionary[nn.Module, dict[object, Plan]]" = weakref.WeakKeyDictionary()

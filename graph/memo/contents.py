@@ -52,7 +52,12 @@ def _parts(value: Any) -> Iterable[str | bytes]:
     if isinstance(value, Structure):
         return _graph_parts(value)
     if isinstance(value, Block):
-        return name, code_key(kind), *map(content_key, value.config().items()), *map(content_key, held_components(value))
+        return (
+            name,
+            code_key(kind),
+            *map(content_key, value.config().items()),
+            *map(content_key, held_components(value)),
+        )
     if isinstance(value, Lazy):
         if (key := value.content_key()) is None:
             raise NoContentKey(f"a component ({kind.__name__}) without a content key")
@@ -78,7 +83,7 @@ def _parts(value: Any) -> Iterable[str | bytes]:
 def held_components(block: Block) -> Iterable[tuple[str, Any]]:
     """The components that a block holds by itself; those that its graph binds are not among them."""
     missing = block.signature.components
-    return [(n, v) for n, v in block._components().items() if n not in missing or v is not EMPTY and v is not None]
+    return [(n, v) for n, v in block._components().items() if n not in missing or (v is not EMPTY and v is not None)]
 
 
 def _graph_parts(graph: Structure) -> Iterable[str]:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..errors import SaveError
 from ..files.json_text import parse
 from ..saving import saving_file
 from .code import digest

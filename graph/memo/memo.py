@@ -4,6 +4,7 @@ import os
 import threading
 from pathlib import Path
 
+from ..errors import ConfigError
 from .entry import Entry
 from .folder import Folder
 from .node_keys import NodeKey
@@ -12,22 +13,13 @@ GIB = 2**30
 
 
 class Memo:
-    """What blocks have computed, kept by what it was computed from: `pipe(prompt="a fox", memo=memo)`.
+    """Outputs of nodes by their keys; `sf.memo` makes one.
 
-    Outputs are kept in memory up to a number of bytes. Beyond it, those go that save the fewest seconds for each byte.
-    With a folder, they are also written there, for later programs and for others that run now. One memo may serve many
-    graphs and threads.
-
-    Args:
-        path: the folder, which is made; None for memory alone.
-        memory_bytes: the limit in memory.
-        folder_bytes: the limit in the folder. Beyond it, the files that were used longest ago are removed.
+    folder: where they are kept besides; None for memory alone. memory_bytes: the limit in memory.
     """
 
-    def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, memory_bytes: int = GIB, folder_bytes: int = 20 * GIB
-    ) -> None:
-        self.folder = None if path is None else Folder(Path(path), folder_bytes)
+    def __init__(self, folder: Folder | None, memory_bytes: int) -> None:
+        self.folder = folder
         self.memory_bytes = memory_bytes
         self._entries: dict[str, Entry] = {}
         self._used = 0
@@ -77,6 +69,29 @@ class Memo:
             while self._used > self.memory_bytes and self._entries:
                 least = min(self._entries.values(), key=lambda e: e.seconds / e.bytes)
                 self._used -= self._entries.pop(least.node.key).bytes
+
+
+def memo(path: str | os.PathLike[str] | None = None, *, memory_bytes: int = GIB, folder_bytes: int = 20 * GIB) -> Memo:
+    """Make a memo: what blocks have computed, kept by what it was computed from. `pipe(prompt="a fox", memo=memo)`.
+
+    Outputs are kept in memory up to a number of bytes. Beyond it, those go that save the fewest seconds for each byte.
+    With a folder, they are also written there, for later programs and for others that run now. One memo may serve many
+    graphs and threads.
+
+    Args:
+        path: the folder, which is made at the first write; None for memory alone.
+        memory_bytes: the limit in memory.
+        folder_bytes: the limit in the folder. Beyond it, the files that were used longest ago are removed.
+
+    Raises:
+        ConfigError: a limit below 0, or a path that is a file.
+    """
+    for name, limit in (("memory_bytes", memory_bytes), ("folder_bytes", folder_bytes)):
+        if limit < 0:
+            raise ConfigError(f"{name}: needs 0 or more, got {limit}.")
+    if path is not None and Path(path).is_file():
+        raise ConfigError(f"path: needs a folder, got the file {path}.")
+    return Memo(None if path is None else Folder(Path(path), folder_bytes), memory_bytes)
 
 
 def changed(old: NodeKey, new: NodeKey) -> list[str]:

@@ -38,9 +38,7 @@ class Reuse:
     reasons: dict[str, Reason] = field(default_factory=dict[str, Reason])
     _keys: dict[str, NodeKey] = field(default_factory=dict[str, NodeKey])
 
-    def start(
-        self, plan: Plan, inputs: Values, bindings: Values
-    ) -> tuple[Plan, dict[str, dict[str, Any]], list[str]]:
+    def start(self, plan: Plan, inputs: Values, bindings: Values) -> tuple[Plan, dict[str, dict[str, Any]], list[str]]:
         """The part of a plan that the run needs, the outputs of the reused nodes, and notes."""
         keys = self._keys = node_keys(plan, inputs, bindings)
         notes: list[str] = []
@@ -114,5 +112,6 @@ def explained(reasons: Mapping[str, Reason]) -> str:
     """A line for each node: what the run did with it, and why."""
     wide = max((len(name) for name in reasons), default=0)
     return "\n".join(
-        f"{r.node:<{wide}}  {r.did:<7}  {f'{r.seconds:.3f} s' if r.seconds else '':>9}  {r.why}" for r in reasons.values()
+        f"{r.node:<{wide}}  {r.did:<7}  {f'{r.seconds:.3f} s' if r.seconds else '':>9}  {r.why}"
+        for r in reasons.values()
     )

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, cast
 
 from .library_values import NoContentKey
 
-Tree: TypeAlias = None | bool | int | float | str | list["Tree"] | dict[str, "Tree"]
+Tree: TypeAlias = bool | int | float | str | list["Tree"] | dict[str, "Tree"] | None
 
 
 @dataclass
@@ -70,12 +70,20 @@ def _taken_apart(value: Any, tensors: list[Any]) -> Tree:
         tensors.append(value.detach().clone().contiguous())
         return {"tensor": len(tensors) - 1}
     image = sys.modules.get("PIL.Image")
-    if torch is not None and image is not None and isinstance(value, image.Image) and value.mode in ("L", "RGB", "RGBA"):
+    if (
+        torch is not None
+        and image is not None
+        and isinstance(value, image.Image)
+        and value.mode in ("L", "RGB", "RGBA")
+    ):
         tensors.append(torch.frombuffer(bytearray(value.tobytes()), dtype=torch.uint8))
         return {"picture": len(tensors) - 1, "mode": value.mode, "size": list(value.size)}
     if is_dataclass(value) and not isinstance(value, type):
         made = [f for f in fields(value) if f.init]
-        return {"class": _class_name(type(value)), "fields": {f.name: _taken_apart(getattr(value, f.name), tensors) for f in made}}
+        return {
+            "class": _class_name(type(value)),
+            "fields": {f.name: _taken_apart(getattr(value, f.name), tensors) for f in made},
+        }
     raise NoContentKey(f"{type(value).__module__}.{type(value).__qualname__}")
 
 
@@ -87,7 +95,7 @@ def _class_name(kind: type) -> str:
 
 
 def _class_of(name: str) -> Any:
-    """The class of a stored value. Only classes of modules that are imported are found, so that no file imports code."""
+    """The class of a stored value, in a module that is imported already: a file can import nothing."""
     module, _, path = name.partition(":")
     found: Any = sys.modules.get(module)
     for part in path.split("."):

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         UnfitValue as UnfitValue, WireError as WireError,
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
+    from .graph.memo import memo as memo
     from .presets.adapter import load_adapter as load_adapter
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
@@ -58,6 +59,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "load": (".presets.load", "load"),
     "load_adapter": (".presets.adapter", "load_adapter"),
     "load_component": (".presets.load", "load_component"),
+    "memo": (".graph.memo", "memo"),
     "models": (".components.models", None),
     "presets": (".presets", None),
     "push_to_hub": (".presets.push", "push_to_hub"),
