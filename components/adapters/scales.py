@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any, cast
 
+from ...graph import json_text
 from ...graph.errors import LoadError
-from ...graph.files import json_text
 
 Config = Mapping[str, Any]  # the content of a config.json of PEFT
 

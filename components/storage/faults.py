@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ...graph.errors import LoadError
-from ...graph.files.json_text import decoded, parse
+from ...graph.json_text import decoded, parse
 from ...graph.limits import limit
 
 _SOME = 4096

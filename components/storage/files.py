@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
+from ...graph import json_text
 from ...graph.errors import LoadError
-from ...graph.files import json_text
-from ...graph.files.json_text import JsonTextError
+from ...graph.json_text import JsonTextError
 from ...graph.limits import AboveLimit, check_limit
 from ...graph.saving import saving_file, undo_interrupted
 from .faults import fault_of

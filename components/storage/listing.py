@@ -10,10 +10,10 @@ from math import prod
 from typing import Any, cast
 from urllib.parse import quote
 
+from ...graph import json_text
 from ...graph.errors import LoadError
-from ...graph.files import json_text
 from ...graph.files.inside import leads_out
-from ...graph.files.json_text import JsonTextError
+from ...graph.json_text import JsonTextError
 from ...graph.limits import AboveLimit, check_limit, limit
 from ...registry import printable
 

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ...graph.errors import LoadError
-from ...graph.files.json_text import decoded, parse
+from ...graph.json_text import decoded, parse
 from ...graph.limits import AboveLimit, check_limit
 from .faults import PICKLE, SAFETENSORS, fault_of
 from .mapped import MappedFile, mark_mapped, release_pages_after

@@ -17,6 +17,7 @@ from ..binding import bound
 from ..block import Block
 from ..edits import bad_nodes, check_made, edited
 from ..errors import ConfigError, GraphFileError, LoadError, Problem, SfumatoError, WireError
+from ..json_text import JsonTextError, read
 from ..limits import AboveLimit, check_limit, limit
 from ..named import Named, is_name
 from ..structure import Container, Structure
@@ -26,7 +27,6 @@ from . import bindings
 from .edges import edges_of
 from .faults import file_errors
 from .forms import FILE_NAME, FORMAT, BlockForm, FileForm, GraphForm, InnerForm, NamedForm, NodeForm
-from .json_text import JsonTextError, read
 from .values import Values
 
 S = TypeVar("S", bound=Structure)

@@ -14,6 +14,7 @@ from ..block import Block
 from ..code import HUB
 from ..errors import GraphFileError, Problem
 from ..fields import EMPTY
+from ..json_text import pretty, read
 from ..named import Named
 from ..saving import Draft, saving_folder
 from ..structure import Container, Structure
@@ -21,7 +22,6 @@ from ..validate import Unfit
 from . import code
 from .bindings import ComponentWriter
 from .forms import FILE_NAME, FORMAT
-from .json_text import pretty, read
 from .values import Values, equal_values
 
 

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ..files.json_text import parse
+from ..json_text import parse
 from ..saving import saving_file
 from .code import digest
 from .entry import Entry

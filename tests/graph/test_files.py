@@ -16,8 +16,8 @@ from sfumato.components.schedulers import EulerDiscreteScheduler
 from sfumato.components.spec import ComponentSpec
 from sfumato.graph import Block, Graph, GraphFileError, Switch, named
 from sfumato.graph.files import schema, to_json
-from sfumato.graph.files.json_text import pretty
 from sfumato.graph.files.reading import from_json
+from sfumato.graph.json_text import pretty
 
 from .saved import Add, AddItem, Both, Colour, Function, Much, Net, UseAutoencoder, UseNet, UseScheduler, Window, loop
 

@@ -17,8 +17,8 @@ from sfumato.components.storage import building
 from sfumato.components.storage.building import on_meta
 from sfumato.components.storage.files import read_json
 from sfumato.components.storage.tensors import SafetensorFiles
-from sfumato.graph.files.json_text import JsonTextError, parse
 from sfumato.graph.files.reading import from_json
+from sfumato.graph.json_text import JsonTextError, parse
 from sfumato.graph.limits import LIMITS, AboveLimit, check_limit, limit, raise_limit
 from sfumato.registry import closest, schedulers
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ....graph import json_text
 from ....graph.code import hash_of
 from ....graph.errors import LoadError, SaveError
-from ....graph.files import json_text
 from ....graph.saving import saving_file
 from ....registry import printable
 from ...storage.files import write_text

@@ -19,7 +19,7 @@ from sfumato.components.loading.tokenizer_t5 import T5Tokenizer
 from sfumato.components.schedulers import Scheduler
 from sfumato.components.storage.building import on_meta
 from sfumato.graph.files import to_json
-from sfumato.graph.files.json_text import parse
+from sfumato.graph.json_text import parse
 from sfumato.registry import models, schedulers
 
 FILES = Path(__file__).parents[2] / "files"

@@ -78,7 +78,7 @@ def serve() -> None:
 
 def _outcome(read: Any, content: Any) -> Outcome:
     from sfumato.graph.errors import SfumatoError
-    from sfumato.graph.files.json_text import JsonTextError
+    from sfumato.graph.json_text import JsonTextError
     from sfumato.registry import UnknownName
 
     start = time.process_time()

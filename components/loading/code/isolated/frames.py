@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-from .....graph.files import json_text
+from .....graph import json_text
 
 LONGEST = 4 * 2**20
 """Bytes of the longest header. JSON takes up to thirty times as much when it is read."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Any
 
-from ..limits import AboveLimit, check_limit, limit
-from ..saving import undo_interrupted
+from .limits import AboveLimit, check_limit, limit
+from .saving import undo_interrupted
 
 _WIDTH = 100
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
