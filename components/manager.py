@@ -207,8 +207,7 @@ class ComponentsManager:
 
     def numbers_of(self, handle: Handle) -> str:
         """The dtype, device and storage that a component has now, since they change what it computes."""
-        entry = self._memory.entry(handle)
-        return f"{entry.dtype} {entry.device_map or entry.device} {entry.offload.storage}"
+        return self._memory.entry(handle).numbers
 
     def wake(self) -> None:
         """Have threads that wait for a lease check their `stop`."""

@@ -51,6 +51,11 @@ class Entry:
     device_map: DeviceMap | None = None
 
     @property
+    def numbers(self) -> str:
+        """The dtype, device and storage, since they change what the component computes."""
+        return f"{self.dtype} {self.device_map or self.device} {self.offload.storage}"
+
+    @property
     def target(self) -> str | DeviceMap:
         """Where it must be for use."""
         return CPU if self.offload.streams else self.device_map or self.device

@@ -22,12 +22,12 @@ def counted() -> Iterator[tuple[Graph, dict[str, int]]]:
     pipe = sf.load("emoji", manager=ComponentsManager())
     calls: dict[str, int] = {}
     hooks = []
-    for name in ("text_encoder", "unet"):
+    for name, layer in (("text_encoder", "text_model.final_layer_norm"), ("unet", "conv_in")):
 
         def count(*_: object, name: str = name) -> None:
             calls[name] = calls.get(name, 0) + 1
 
-        hooks.append(pipe.bindings[name].load().register_forward_pre_hook(count))
+        hooks.append(pipe.bindings[name].load().get_submodule(layer).register_forward_pre_hook(count))
     yield pipe, calls
     for hook in hooks:
         hook.remove()
