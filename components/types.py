@@ -17,6 +17,7 @@ from ..graph.limits import LIMITS
 from ..graph.space import ANY_SPACE
 from ..graph.typing import Port
 from .conditioning import Conditioning as Conditioning
+from .models.image_attention import ImageTokens
 from .random import Random as Random
 from .schedulers.schedule import Schedule, Step
 from .taps.tap import NO_TAPS
@@ -80,7 +81,7 @@ class Pass:
     latents: (batch, channels, height, width), not yet scaled by the scheduler. step: the time. conditioning: the
     prompt. role: why the guider asks. channels: more input channels, appended after the scaling, each
     (batch, c, height, width). references: clean latents of reference images, each (batch, channels, h, w). residuals:
-    of control nets, added inside the model. taps: changes of layers.
+    of control nets, added inside the model. taps: changes of layers. images: image prompts.
     """
 
     latents: Tensor
@@ -91,6 +92,7 @@ class Pass:
     references: tuple[Tensor, ...] = ()
     residuals: tuple[Residuals, ...] = ()
     taps: Taps = NO_TAPS
+    images: tuple[ImageTokens, ...] = ()
 
 
 class RowSlice(Mapping[str, tuple[Tensor, ...]]):

@@ -12,7 +12,7 @@ from .fields import Lazy
 from .plan import needed, unbound
 from .spaces import bound_conflicts
 from .structure import Structure
-from .typing import assignable, is_callable, is_protocol, protocol_members, type_text, untagged
+from .typing import assignable, is_callable, is_protocol, protocol_members, type_text, union_members, untagged
 
 S = TypeVar("S", bound=Structure)
 
@@ -82,6 +82,8 @@ def _answers(value: Any, cls: Any) -> bool:
 
     What a class sets in its __init__ cannot be seen before one is made.
     """
+    if (members := union_members(cls)) and len(members) > 1:  # `Encoder | None`
+        return any(_answers(value, member) for member in members)
     if not is_protocol(cls):
         return False
 

@@ -114,6 +114,7 @@ models = Names(
         "ControlNetModel": f"{_MODELS}.controlnet:ControlNetModel",
         "ControlNetUnionModel": f"{_MODELS}.controlnet_union:ControlNetUnionModel",
         "T2IAdapter": f"{_MODELS}.t2i_adapter:T2IAdapter",
+        "ImagePromptAdapter": f"{_MODELS}.ip_adapter:ImagePromptAdapter",
         "CLIPTextModel": f"{_MODELS}.clip:CLIPTextModel",
         "CLIPTextModelWithProjection": f"{_MODELS}.clip:CLIPTextModelWithProjection",
         "CLIPVisionModelWithProjection": f"{_MODELS}.vision:CLIPVisionModelWithProjection",

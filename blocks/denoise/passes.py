@@ -12,12 +12,12 @@ from ...components.adapters.adapted import for_run
 from ...components.conditioning import Conditioning
 from ...components.memory.tensors import device_of
 from ...components.schedulers.schedule import Schedule, Step
-from ...components.taps.apply import TappedViews
 from ...components.taps.place import Forward, PassRows
 from ...components.types import Pass, Predict, RowSlice
 from ...graph import Running
 from ...graph.errors import UnfitValue
 from ...registry import counted
+from .image_views import ImageViews
 
 M = TypeVar("M", bound=nn.Module)
 Compute = Callable[[M, Sequence[Pass]], Tensor]
@@ -38,7 +38,7 @@ def make_predict(model: M, compute: Compute[M], batching: Batching, running: Run
     """
     model, strengths = for_run(model)
     on_device = OnDevice(torch.device(device_of(model)))
-    views = TappedViews(model)  # as long-lived as the function
+    views = ImageViews(model)  # as long-lived as the function
 
     def predict(passes: Sequence[Pass]) -> Sequence[Tensor]:
         predictions: dict[int, Tensor] = {}
@@ -49,8 +49,9 @@ def make_predict(model: M, compute: Compute[M], batching: Batching, running: Run
             if strengths is not None:
                 strengths.set(together[0].step, [len(p.latents) for p in together])
             height, width = together[0].latents.shape[2:]
-            with views.view(together[0].taps, (height, width), _forward_of(together, memory)) as tapped:
-                rows = compute(tapped, together).float().to(passes[group[0]].latents.device)
+            size, taps = (height, width), together[0].taps
+            with views.view(together, size) as tapped, tapped.view(taps, size, _forward_of(together, memory)) as view:
+                rows = compute(view, together).float().to(passes[group[0]].latents.device)
             predictions.update(zip(group, rows.split([len(p.latents) for p in together]), strict=True))
         return [predictions[i] for i in range(len(passes))]
 
@@ -151,13 +152,14 @@ def check_channels(sample: Tensor, needed: int, model: str, hint: str = "") -> N
 
 
 def groups(passes: Sequence[Pass], batching: Batching = "together") -> list[list[int]]:
-    """The indices of passes that go through a model together: equal shapes, step, taps and kinds of residuals."""
+    """The indices of passes that go through a model together: equal shapes, step, taps, images and residuals."""
     if batching == "apart":
         return [[i] for i in range(len(passes))]
     found: dict[Hashable, list[int]] = {}
     for i, p in enumerate(passes):
         added = tuple(t.shape[1:] for t in p.channels), tuple(t.shape[1:] for t in p.references)
         places = frozenset(place for residuals in p.residuals for place in residuals)
-        key = p.latents.shape[1:], p.conditioning.row_shape, added, places, p.step.index, p.taps
+        images = tuple((one.branch, tuple(t.shape[1:] for t in one.layers)) for one in p.images)
+        key = p.latents.shape[1:], p.conditioning.row_shape, added, places, p.step.index, p.taps, images
         found.setdefault(key, []).append(i)
     return list(found.values())

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .controlnet_union import ControlNetUnionModel as ControlNetUnionModel
     from .flux import FluxTransformer2DModel as FluxTransformer2DModel
     from .flux_controlnet import FluxControlNetModel as FluxControlNetModel
+    from .ip_adapter import ImagePromptAdapter as ImagePromptAdapter
     from .pixart import PixArtTransformer2DModel as PixArtTransformer2DModel
     from .redux import ReduxImageEncoder as ReduxImageEncoder
     from .sd3 import SD3Transformer2DModel as SD3Transformer2DModel

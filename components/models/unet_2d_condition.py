@@ -102,6 +102,13 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
             x = block(x, skips, emb, context, mask)
         return self.conv_out(self.conv_act(self.conv_norm_out(x)))
 
+    def numbered_attention(self) -> list[str]:
+        """All attention, in the order in which IP-Adapter's files number it: down, up, middle."""
+        parts = ("down_blocks", self.down_blocks), ("up_blocks", self.up_blocks), ("mid_block", self.mid_block)
+        inside = [item for name, part in parts if part is not None for item in part.named_modules(prefix=name)]
+        blocks = [path for path, module in inside if isinstance(module, BasicTransformerBlock)]
+        return [f"{path}.{name}" for path in blocks for name in ("attn1", "attn2")]
+
     def perturbable_layers(self) -> PerturbableLayers:
         """All transformer blocks. By default those of the middle are perturbed (Ahn et al. 2024), or the last down."""
         inside = [*self.down_blocks.named_modules(prefix="down_blocks")]

@@ -10,10 +10,11 @@ from torch import nn
 
 from ...graph.errors import ConfigError, LoadError
 from ...graph.fields import Lazy
+from ..models.levels import Size
 from ..models.perturbable import HasPerturbableLayers, PerturbableLayers
 from ..models.views import Replacement, view
 from ..storage.building import on_meta
-from .place import Current, Forward, Size, TappedBlock
+from .place import Current, Forward, TappedBlock
 from .tap import Tap, Taps
 
 M = TypeVar("M", bound=nn.Module)

@@ -7,10 +7,10 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from ..models.attention import AttentionCore
+from ..models.levels import Size, level_size
 from ..models.views import combined_class, shallow_copy
 from .change import Change
-from .levels import level_size
-from .place import Forward, Kind, Part, Place, Size
+from .place import Forward, Kind, Part, Place
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Attention as a function of queries, keys, values and a mask."""

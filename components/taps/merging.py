@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ...graph.errors import ConfigError
 from ..models.attention import BasicTransformerBlock
+from ..models.levels import level_size
 from ..models.perturbable import PerturbableLayers
 from ..models.views import combined_class, shallow_copy
 from .change import Change, Chosen
-from .levels import level_size
 from .place import Place
 
 

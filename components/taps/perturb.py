@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..models.levels import Size, level_size
 from ..models.transformer_layers import TwoStreams
 from ..models.views import Replacement
 from .attention import AttentionCall, AttentionChange
 from .change import Change
-from .levels import level_size
-from .place import Place, Size, TappedBlock
+from .place import Place, TappedBlock
 
 
 class Identity(AttentionChange):

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from torch import nn
 
 from ...graph.errors import UnfitValue
+from ..models.levels import Size
 from ..models.perturbable import PerturbableLayers
 from ..schedulers.schedule import Step
 
-Size: TypeAlias = tuple[int, int]
-"""Height and width."""
 Part = Literal["block", "self", "cross", "attention", "feed_forward"]
 """A part of a transformer block: all of it, its self-attention (joint attention too), its attention to the prompt, all
 its attention, its feed-forward layers."""

@@ -16,9 +16,9 @@ import sfumato as sf
 from sfumato import Graph
 from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.components.conditioning import SDConditioning
+from sfumato.components.models.levels import level_size
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.taps.apply import apply_taps
-from sfumato.components.taps.levels import level_size
 from sfumato.components.taps.perturb import Blur, Drop, Identity, blur
 from sfumato.components.taps.tap import Tap, Taps
 from sfumato.components.types import Pass

@@ -210,6 +210,44 @@ def _t2i_adapter(sizes: Sizes, base: Mapping[str, Any]) -> Config:
     }
 
 
+def _ip_adapter(sizes: Sizes, base: Mapping[str, Any]) -> Config:
+    """The projector by its tensors, the attention by its matrices."""
+    head = "image_proj."
+    attention = range(1, sizes.count("ip_adapter."), 2)
+    keys = [sizes.of(f"ip_adapter.{n}.to_k_ip.weight", 2) for n in attention]
+    width = keys[0][1]
+    lora = "ip_adapter.0.to_q_lora.down.weight"
+    config: Config = {
+        "token_width": width,
+        "channels": [rows for rows, _ in keys],
+        "lora_rank": sizes.of(lora, 2)[0] if lora in sizes else 0,
+    }
+    if f"{head}proj.weight" in sizes:
+        rows, image = sizes.of(f"{head}proj.weight", 2)
+        return {**config, "projector": "linear", "image_width": image, "tokens": rows // width}
+    if f"{head}proj.3.weight" in sizes:
+        inner, image = sizes.of(f"{head}proj.0.weight", 2)
+        return {**config, "projector": "full", "image_width": image, "inner_width": inner}
+    if f"{head}proj.0.weight" in sizes:
+        inner, face = sizes.of(f"{head}proj.0.weight", 2)
+        tokens = sizes.of(f"{head}proj.2.weight", 2)[0] // width
+        faces = {**config, "projector": "face", "face_width": face, "inner_width": inner, "tokens": tokens}
+        resampler = f"{head}perceiver_resampler."
+        if f"{resampler}proj_in.weight" not in sizes:
+            return faces
+        return {**faces, "projector": "face_perceiver", **_resampler(sizes, resampler)}
+    _, tokens, inner = sizes.of(f"{head}latents", 3)
+    return {**config, "projector": "perceiver", "inner_width": inner, "tokens": tokens, **_resampler(sizes, head)}
+
+
+def _resampler(sizes: Sizes, head: str) -> Config:
+    return {
+        "image_width": sizes.of(f"{head}proj_in.weight", 2)[1],
+        "layers": sizes.count(f"{head}layers."),
+        "heads": max(1, sizes.of(f"{head}layers.0.0.to_q.weight", 2)[0] // _HEAD),
+    }
+
+
 def _clip(sizes: Sizes, base: Mapping[str, Any]) -> Config:
     words, width = sizes.of("text_model.embeddings.token_embedding.weight", 2)
     projection = "text_projection.weight"
@@ -346,6 +384,7 @@ def _sd3_controlnet(sizes: Sizes, base: Mapping[str, Any]) -> Config:
 
 _DERIVED: Mapping[Kind, Callable[[Sizes, Mapping[str, Any]], Config]] = {
     "unet": _lone_unet, "controlnet": _controlnet, "controlnet_union": _controlnet_union, "t2i_adapter": _t2i_adapter,
+    "ip_adapter": _ip_adapter,
     "vae": _vae, "tiny_vae": _tiny_vae, "flux": _flux, "flux_controlnet": _flux_controlnet, "sd3": _sd3,
     "sd3_controlnet": _sd3_controlnet, "clip": _clip, "open_clip": _open_clip, "t5": _t5,
 }  # fmt: skip

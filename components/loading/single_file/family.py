@@ -29,6 +29,7 @@ SINGLES: Mapping[Kind, Single] = {
     "flux_controlnet": Single("controlnet", ("FluxControlNetModel",)),
     "sd3_controlnet": Single("controlnet", ("SD3ControlNetModel",)),
     "t2i_adapter": Single("adapter", ("T2IAdapter",)),
+    "ip_adapter": Single("ip_adapter", ("ImagePromptAdapter",)),
     "vae": Single("vae", ("AutoencoderKL",)),
     "tiny_vae": Single("vae", ("AutoencoderTiny",)),
     "clip": Single("text_encoder", TOWERS, "transformers", _CLIP),

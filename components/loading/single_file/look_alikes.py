@@ -21,6 +21,8 @@ class LookAlike:
     """None is a piece of a name."""
     instead_of: tuple[Kind, ...] = ()
     """The kinds of ours that it is mistaken for. Such models of the file are not read; others are."""
+    not_beside: tuple[Kind, ...] = ()
+    """Kinds of ours that have such names too. It is not looked for where one was found."""
     alone: bool = False
     """It is read as one component, and is no denoiser of a family."""
 
@@ -35,7 +37,9 @@ LOOK_ALIKES: tuple[LookAlike, ...] = (
     LookAlike("a LoRA or a relative of it",
               (".lora_down.|.lora_up.|.lora_A.|.lora_B.|.lora.down.|.lora.up.|.lokr_|.hada_w|.oft_blocks|.dora_scale|"
                ".oft_diag|.glora_|.a1.weight",), _ADAPTER),
-    LookAlike("an IP-Adapter", ("ip_adapter.|ip-adapter.|ip_adapter_|to_k_ip",), _ADAPTER),
+    LookAlike("an IP-Adapter", ("ip_adapter.|ip-adapter.|ip_adapter_|to_k_ip",),
+              "Only those of U-Nets are read. Use a file for Stable Diffusion 1.5 or SDXL.",
+              not_beside=("ip_adapter",)),
     LookAlike("a motion module of AnimateDiff", ("motion_modules.|temporal_transformer.",), _ADAPTER),
     LookAlike("a textual inversion", ("/emb_params|string_to_param|<",), _ADAPTER, lacks=(".weight",)),
     LookAlike("a textual inversion of SDXL", ("/clip_g", "/clip_l"), _ADAPTER, lacks=(".",)),
@@ -108,11 +112,14 @@ _CHANNELS = {
 def look_alikes(shapes: Mapping[str, Shape], parts: Iterable[Part] = ()) -> list[LookAlike]:
     """What a file with these tensors looks like beside, or in place of, the models that were found in it."""
     text = "".join(f"/{name}\n" for name in shapes)
+    parts = list(parts)
+    kinds = {part.kind for part in parts}
     by_names = (
         candidate
         for candidate in LOOK_ALIKES
         if all(any(piece in text for piece in pieces.split("|")) for pieces in candidate.has)
         and not any(piece in text for piece in candidate.lacks)
+        and not kinds.intersection(candidate.not_beside)
     )
     found = [*islice(by_names, 1)]
     if not any("unet" in like.instead_of for like in found):

@@ -116,6 +116,11 @@ SIGNS: tuple[Sign, ...] = (
     Sign("t2i_adapter", "original", "T2I-Adapter", (
         "body.0.body.0.block1.weight", "body.0.in_conv.weight", "body.0.out_conv.weight", "body.1.body.0.block1.weight",
     )),
+    Sign("ip_adapter", "original", "IP-Adapter", (
+        "image_proj.norm.weight|image_proj.proj.3.weight|image_proj.latents",
+        "ip_adapter.1.to_k_ip.weight|adapter_modules.1.to_k_ip.weight",
+        "ip_adapter.1.to_v_ip.weight|adapter_modules.1.to_v_ip.weight",
+    ), ("image_proj.time_embedding.linear_1.weight", "ip_adapter.0.to_k_ip.weight")),
 )  # fmt: skip
 """Which tensors a model of each kind and layout has."""
 
@@ -127,6 +132,7 @@ _HEADS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("OpenCLIP text tower", ("transformer.resblocks.",)),
     ("T5 encoder", ("encoder.block.", "enc.blk.")),
     ("autoencoder", ("decoder.", "encoder.")),
+    ("IP-Adapter", ("image_proj.", ".to_k_ip.")),
 )
 """Beginnings of names that say of which kind of model a file has only a part."""
 

@@ -1,4 +1,7 @@
-"""Tensor names of small models in the layout of their authors: T2I-Adapters (TencentARC) and TAESD (madebyollin)."""
+"""Tensor names of small models in the layout of their authors.
+
+T2I-Adapters (TencentARC), IP-Adapters (Tencent AI Lab), and TAESD (madebyollin).
+"""
 
 from collections.abc import Mapping
 
@@ -25,6 +28,12 @@ def taesd(shapes: Mapping[str, Shape]) -> tuple[Row, ...]:
     encoder, decoder = _TAESD.strip().splitlines()
     numbered = "\n".join(decoder.replace("{i}", str(n - 1)).replace("{j}", str(n)) for n in range(1, layers))
     return (*table(encoder), *table(numbered))
+
+
+def ip_adapter(shapes: Mapping[str, Shape]) -> tuple[Row, ...]:
+    """`ImagePromptAdapter`. Its training script writes `adapter_modules` in place of `ip_adapter`."""
+    matrices = "adapter_modules" if any(name.startswith("adapter_modules.") for name in shapes) else "ip_adapter"
+    return Row(("image_proj",), "image_proj"), Row(("ip_adapter",), matrices)
 
 
 def t2i_adapter(shapes: Mapping[str, Shape]) -> tuple[Row, ...]:

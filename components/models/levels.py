@@ -1,9 +1,12 @@
 """The sizes of the levels of a U-Net."""
 
 from collections.abc import Iterable
+from typing import TypeAlias
 
 from ...graph.errors import UnfitValue
-from .place import Size
+
+Size: TypeAlias = tuple[int, int]
+"""Height and width."""
 
 
 def level_size(tokens: int, size: Size) -> Size:
