@@ -4,12 +4,16 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from ...graph.errors import ConfigError
+from ...graph.errors import ConfigError, SaveError
+from ...graph.structure import Structure
 from ..schedulers.schedule import Step
+from .layouts import Layout
 from .names import states_component
 from .patch_set import NamedPatch, PatchSet
+from .saving import save_patches
 
 _LARGEST = 3.4e38
 """A strength is a float32, and a larger number is infinite there."""
@@ -91,6 +95,28 @@ class Adapter:
         if not int(start * count) <= number < int(stop * count):
             return 0.0
         return strength * _on_curve(self.curve, number / max(1, count - 1))
+
+    def save(self, file: str | Path, layout: Layout = "peft", *, pipe: Structure | None = None) -> Path:
+        """Write the adapter to a safetensors file that other programs read. The file appears whole or not at all.
+
+        Its strengths are part of the scales in the file. Fused matrices are split or joined, without loss.
+
+        Args:
+            file: the path.
+            layout: "peft" (diffusers, PEFT), "kohya" (kohya's scripts, A1111) or "comfy" (ComfyUI).
+            pipe: the graph whose matrices it changes; by default the published family that its names and shapes fit.
+
+        Raises:
+            SaveError: a kind that the layout cannot express, a strength that changes over the steps, or a file that
+                cannot be written.
+            ConfigError: patches that do not fit the graph, or any published family.
+        """
+        if self.varies:
+            raise SaveError(
+                f"{file}: the strength of {self.name!r} changes over the steps, which no layout can express. "
+                "Save the adapter without during() and along()."
+            )
+        return save_patches(self.content, file, layout, name=self.name, strength_of=self.strength_of, pipe=pipe)
 
     @property
     def varies(self) -> bool:

@@ -113,7 +113,10 @@ def _rotation(made: Made) -> Patch:
 
 def _peft_rotation(made: Made) -> Patch:
     packed = made.parts["oft_R"].float()
-    size = round((1 + (1 + 8 * packed.shape[1]) ** 0.5) / 2)
+    numbers = packed.shape[1]
+    size = round((1 + (1 + 8 * numbers) ** 0.5) / 2)
+    if packed.ndim != 2 or size * (size - 1) // 2 != numbers:  # before matrices of size x size are made
+        raise ValueError("the rows are no triangles of square blocks")
     rows, columns = torch.triu_indices(size, size, 1)
     blocks = packed.new_zeros(len(packed), size, size)
     blocks[:, rows, columns] = packed
@@ -228,12 +231,12 @@ def patch_of(entry: Entry, scales: Scales, component: str, matrix: str) -> tuple
         raise LoadError(_misfit(entry, own))
     made = Made(entry.tensors, scales, component, matrix)
     try:
-        patch = kind.make(made)
+        patch = with_bias(kind.make(made), entry.tensors.get("diff_b"))
         _check_scale(entry.body, patch)
         if (magnitude := entry.tensors.get("magnitude", entry.tensors.get("dora_scale"))) is not None:
             patch = _with_magnitude(patch, magnitude, published="magnitude" not in entry.tensors)
             return f"DoRA of {kind.name}" if kind.name != "LoRA" else "DoRA", patch
-        return kind.name, with_bias(patch, entry.tensors.get("diff_b"))
+        return kind.name, patch
     except (RuntimeError, IndexError, ValueError, ZeroDivisionError, TypeError) as error:  # TypeError: no dimensions
         shapes = ", ".join(f"{part} {tuple(t.shape)}" for part, t in entry.tensors.items())
         raise LoadError(f"{entry.body}: the shapes of its tensors do not go together ({shapes}).") from error

@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import nn
 
 from ...registry import models
 from ..loading.single_file import latent_diffusion, transformers
@@ -38,10 +37,13 @@ class Target:
 class ModelNames:
     """The matrices of one model, by every name that files call them.
 
-    targets: by name. shapes: of our weights, by the path of the layer. biased: the layers that have a bias.
+    class_name: of the model. targets: by name. authors: the same by the authors' names alone. shapes: of our weights,
+    by the path of the layer. biased: the layers that have a bias.
     """
 
+    class_name: str
     targets: Mapping[str, Target]
+    authors: Mapping[str, Target]
     shapes: Mapping[str, torch.Size]
     biased: frozenset[str]
 
@@ -107,24 +109,26 @@ def names_of(class_name: str, config: Config) -> ModelNames:
     return _names_of(class_name, json.dumps(dict(config), sort_keys=True))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=32)
 def _names_of(class_name: str, config: str) -> ModelNames:
     settings = json.loads(config)
     with on_meta():
-        model: nn.Module = models[class_name].from_config(settings)
+        model: Any = models[class_name].from_config(settings)  # one of ours
     shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
     layers = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight")}
     biased = frozenset(name.removesuffix(".bias") for name in shapes if name.endswith(".bias"))
     targets: dict[str, Target] = {}
     doubtful: set[str] = set()
-    known = [*_own(layers), *_authors(shapes, _rows(class_name, settings), biased)]
+    authors = dict(_authors(shapes, _rows(class_name, model.to_config())))
+    known = [*_own(layers), *authors.items()]
     if class_name == "FluxTransformer2DModel":
         known += [(row.theirs, Target(row.ours)) for row in _XLABS if set(row.ours) <= set(layers)]
     for name, target in known:
         for spelling in {name, name.replace(".", "_")}:
             if targets.setdefault(spelling, target) != target:
                 doubtful.add(spelling)
-    return ModelNames({n: t for n, t in targets.items() if n not in doubtful}, layers, biased)
+    certain = {name: target for name, target in targets.items() if name not in doubtful}
+    return ModelNames(class_name, certain, authors, layers, biased)
 
 
 def _own(layers: Iterable[str]) -> Iterable[tuple[str, Target]]:
@@ -135,7 +139,7 @@ def _own(layers: Iterable[str]) -> Iterable[tuple[str, Target]]:
             yield layer.removeprefix("text_model."), Target((layer,))
 
 
-def _authors(shapes: Iterable[str], rows: Sequence[Row], biased: frozenset[str]) -> Iterable[tuple[str, Target]]:
+def _authors(shapes: Iterable[str], rows: Sequence[Row]) -> Iterable[tuple[str, Target]]:
     """The authors' names of matrices: of those that our model has all rows of."""
     for tie in ties(shapes, rows):
         if all(ours.endswith(".weight") for ours in tie.ours):
@@ -152,7 +156,7 @@ _DENOISER = (
 _TOWERS: Mapping[str, tuple[str, ...]] = {
     "text_encoder": (
         "text_encoder.base_model.model.", "text_encoder.", "lora_te1_", "lora_te_", "text_encoders.clip_l.transformer.",
-        "base_model.model.", "",
+        "text_encoders.clip_h.transformer.", "base_model.model.", "",
     ),
     "text_encoder_2": (
         "text_encoder_2.base_model.model.", "text_encoder_2.", "lora_te2_", "text_encoders.clip_g.transformer.",

@@ -111,3 +111,19 @@ def test_a_key_of_no_layer_is_an_error_and_no_warning(emoji: Graph, tmp_path: Pa
     )
     with pytest.raises(sf.ConfigError, match=rf"1 of its names are in no model of the graph .*: {body}\."):
         emoji.with_adapters(sf.load_adapter(file))
+
+
+@pytest.mark.parametrize("make", [diffusers_file, kohya_file])
+def test_diffusers_draws_the_same_with_a_file_that_we_saved(
+    emoji: Graph, emoji_reference: Reference, tmp_path: Path, make: Any
+) -> None:
+    """Within 1e-6 of what it draws with the first file, whose scales are elsewhere."""
+    first, again = tmp_path / "first.safetensors", tmp_path / "again.safetensors"
+    make(emoji, first)
+    sf.load_adapter(first).save(again, "peft", pipe=emoji)
+    drawn: list[Tensor] = []
+    for file in (first, again):
+        with loaded(emoji_reference, file):
+            drawn.append(emoji_reference(seed=3, **CALL).latents)
+    assert (drawn[0] - emoji_reference(seed=3, **CALL).latents).abs().max() > 1e-2
+    assert (drawn[0] - drawn[1]).abs().max() <= 1e-6 * drawn[0].abs().max()
