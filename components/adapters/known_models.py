@@ -17,7 +17,7 @@ def names_in(bindings: Mapping[str, Any]) -> dict[str, ModelNames]:  # whatever 
     for name, value in bindings.items():
         if name in DENOISERS or name.startswith("text_encoder"):
             kind = value.type if isinstance(value, Lazy) else type(value)
-            if kind is not None and models.get(kind.__name__) is kind:
+            if kind is not None and models.find(kind.__name__) is kind:
                 found[name] = names_of(kind.__name__, value.config if isinstance(value, Lazy) else value.to_config())
     return found
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
     from .graph.memo import memo as memo
+    from .presets import adapters as adapters
     from .presets.adapter import load_adapter as load_adapter
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
@@ -50,6 +51,7 @@ _GRAPH = (
 _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and attribute if it is not the module
     **{name: (".graph", name) for name in _GRAPH},
     "Adapter": (".components.adapters.adapter", "Adapter"),
+    "adapters": (".presets.adapters", None),
     "Access": (".components.storage.hub", "Access"),
     "ComponentSpec": (".components.spec", "ComponentSpec"),
     "ComponentsManager": (".components.manager", "ComponentsManager"),

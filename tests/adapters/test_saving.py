@@ -98,7 +98,7 @@ def lora(family: str) -> dict[str, Tensor]:
         tensors |= {
             f"{body}.lora_down.weight": down,
             f"{body}.lora_up.weight": up,
-            f"{body}.alpha": torch.tensor(alpha),
+            f"{body}.alpha": torch.tensor(3.0),
         }
         if layer.bias is not None and number % 5 == 0:
             tensors[f"{body}.diff_b"] = torch.randn(len(up)) * 0.1
