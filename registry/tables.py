@@ -115,6 +115,8 @@ models = Names(
         "ControlNetUnionModel": f"{_MODELS}.controlnet_union:ControlNetUnionModel",
         "T2IAdapter": f"{_MODELS}.t2i_adapter:T2IAdapter",
         "ImagePromptAdapter": f"{_MODELS}.ip_adapter:ImagePromptAdapter",
+        "FluxImagePromptAdapter": f"{_MODELS}.ip_adapter_flux:FluxImagePromptAdapter",
+        "SD3ImagePromptAdapter": f"{_MODELS}.ip_adapter_sd3:SD3ImagePromptAdapter",
         "CLIPTextModel": f"{_MODELS}.clip:CLIPTextModel",
         "CLIPTextModelWithProjection": f"{_MODELS}.clip:CLIPTextModelWithProjection",
         "CLIPVisionModelWithProjection": f"{_MODELS}.vision:CLIPVisionModelWithProjection",

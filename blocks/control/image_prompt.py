@@ -122,14 +122,14 @@ class ImagePrompt(Block):
         predict: Predict,
         rows: Rows,
         ip_adapter_image: Pictures | None = None,
+        negative_ip_adapter_image: Pictures | None = None,
         ip_adapter_image_embeds: Embeds | None = None,
         ip_adapter_masks: PictureInput | None = None,
     ) -> Prompted:
         if self.ip_adapter_scale == 0:
             return Prompted(predict)
-        branches = self._branches(
-            self._tokens(ip_adapter_image, ip_adapter_image_embeds).expand(rows), ip_adapter_masks
-        )
+        features = self._tokens(ip_adapter_image, negative_ip_adapter_image, ip_adapter_image_embeds)
+        branches = self._branches(features.expand(rows), ip_adapter_masks)
 
         def prompted(passes: Sequence[Pass]) -> Sequence[Tensor]:
             return predict([self._with_images(p, branches) for p in passes])
@@ -141,7 +141,7 @@ class ImagePrompt(Block):
             return p
         return replace(p, images=(*p.images, *(branch.tokens(p) for branch in branches)))
 
-    def _tokens(self, image: Pictures | None, embeds: Embeds | None) -> Features:
+    def _tokens(self, image: Pictures | None, negative: Pictures | None, embeds: Embeds | None) -> Features:
         """The tokens of the image prompt, (rows, pictures, tokens, width)."""
         adapter, features, faces = self.ip_adapter, None, None
         if adapter.reads_faces:
@@ -154,6 +154,9 @@ class ImagePrompt(Block):
             features = self._ready_made(embeds)
         if adapter.reads and features is None:
             features = encode_pictures(_needed(image), *self._encoder(), adapter.reads, adapter.negative)
+        if negative is not None and adapter.reads and features is not None:
+            own = encode_pictures(negative, *self._encoder(), adapter.reads, adapter.negative)
+            features = replace(features, negative=own.positive)
         return project(adapter.project, features, faces)
 
     def _ready_made(self, embeds: Embeds) -> Features:

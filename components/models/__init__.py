@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from .flux import FluxTransformer2DModel as FluxTransformer2DModel
     from .flux_controlnet import FluxControlNetModel as FluxControlNetModel
     from .ip_adapter import ImagePromptAdapter as ImagePromptAdapter
+    from .ip_adapter_flux import FluxImagePromptAdapter as FluxImagePromptAdapter
+    from .ip_adapter_sd3 import SD3ImagePromptAdapter as SD3ImagePromptAdapter
     from .pixart import PixArtTransformer2DModel as PixArtTransformer2DModel
     from .redux import ReduxImageEncoder as ReduxImageEncoder
     from .sd3 import SD3Transformer2DModel as SD3Transformer2DModel

@@ -99,12 +99,17 @@ class LayerImages:
     scale: float
     mask: Tensor | None
 
-    def added(self, q: Tensor) -> Tensor:
-        """The attention of queries `b heads n d` to the image prompt, scaled."""
+    def added(self, q: Tensor, own: Sequence[Tensor] = ()) -> Tensor:
+        """The attention of queries `b heads n d` to the image prompt, scaled.
+
+        own: keys and values of the layer, `b heads n d`, to which they attend too.
+        """
         keys, values = (
             t.to(q).unflatten(2, (q.shape[1], -1)).transpose(1, 2)
             for t in self.held.layers[self.index : self.index + 2]
         )
+        if own:
+            keys, values = (torch.cat(parts, dim=2) for parts in zip(own, (keys, values), strict=True))
         found = F.scaled_dot_product_attention(q, keys, values)
         if self.mask is not None:
             found = found * level_mask(self.mask, q.shape[2], self.held.size).to(q)
@@ -127,13 +132,16 @@ class ImageAttention(AttentionCore):
         return found
 
 
-def with_images(images: LayerImages) -> Replacement:
-    """A replacement that makes an attention attend to an image prompt, besides those that it attends to already."""
+def with_images(images: LayerImages, kind: type[nn.Module] = ImageAttention) -> Replacement:
+    """A replacement that makes a layer attend to an image prompt, besides those that it attends to already.
+
+    kind: the class that the layer becomes too. It reads `images`.
+    """
 
     def replacement(module: nn.Module) -> nn.Module:
-        has = isinstance(module, ImageAttention)
-        twin = shallow_copy(module, type(module) if has else combined_class(ImageAttention, type(module)))
-        twin.__dict__["images"] = (*(module.images if has else ()), images)
+        has = isinstance(module, kind)
+        twin = shallow_copy(module, type(module) if has else combined_class(kind, type(module)))
+        twin.__dict__["images"] = (*(module.__dict__["images"] if has else ()), images)
         return twin
 
     return replacement

@@ -118,9 +118,12 @@ class PerceiverAttention(nn.Module):
         self.to_out = nn.Linear(heads * _HEAD, width, bias=False)
 
     def forward(self, features: Tensor, latents: Tensor) -> Tensor:
-        """Map features and latents `b n c` to what is added to the latents."""
-        latents = self.norm2(latents)
-        k, v = self.to_kv(torch.cat([self.norm1(features), latents], dim=1)).chunk(2, dim=-1)
+        """Map features and latents `b n c` to the change of the latents."""
+        return self.attend(self.norm1(features), self.norm2(latents))
+
+    def attend(self, features: Tensor, latents: Tensor) -> Tensor:
+        """The same for features and latents that are normed."""
+        k, v = self.to_kv(torch.cat([features, latents], dim=1)).chunk(2, dim=-1)
         q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (self.to_q(latents), k, v))
         return self.to_out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 

@@ -1,4 +1,4 @@
-"""How strongly each attention of a U-Net attends to an image prompt: a number, or a table of blocks."""
+"""How strongly each layer of a denoiser attends to an image prompt: a number, a list or a table of blocks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -38,6 +38,26 @@ def scales_of(scale: Any, paths: Sequence[str]) -> dict[str, float]:  # what a u
             raise UnfitValue(f"ip_adapter_scale: has no part {part!r}. {did_you_mean(str(part), _PARTS)}")
         found |= _part(part, value, sorted(place for place in known if place[0] == part))
     return {path: found.get(place, 0.0) for path, place in places.items()}
+
+
+def block_scales(scale: Any, count: int) -> list[float]:  # what a user passed
+    """The scale of each block of a transformer.
+
+    Args:
+        scale: a number for all, or one for each block.
+        count: of the blocks.
+
+    Raises:
+        UnfitValue: another number of numbers; anything but numbers.
+    """
+    if _is_number(scale):
+        return [float(scale)] * count
+    if not isinstance(scale, list | tuple) or len(scale) != count or not all(map(_is_number, scale)):
+        raise UnfitValue(
+            f"ip_adapter_scale: needs a number, or a list of {count} (one for each block of the transformer), got "
+            f"{scale!r}."
+        )
+    return [float(one) for one in scale]
 
 
 def _part(part: str, value: Any, places: Sequence[Place]) -> dict[Place, float]:

@@ -52,6 +52,10 @@ def _two_streams(config: Config) -> Layout:
     )
 
 
+def _image_prompts(config: Config) -> Layout:
+    return Layout(_known(width=config.get("width")))
+
+
 def _pixart(config: Config) -> Layout:
     return Layout(_known(token_width=config.get("caption_channels") or config.get("cross_attention_dim")))
 
@@ -61,6 +65,7 @@ _LAYOUTS: Mapping[str, Callable[[Config], Layout]] = {
     **dict.fromkeys(("FluxTransformer2DModel", "FluxControlNetModel"), _two_streams),
     **dict.fromkeys(("SD3Transformer2DModel", "SD3ControlNetModel"), _two_streams),
     **dict.fromkeys(("PixArtTransformer2DModel", "Transformer2DModel"), _pixart),
+    **dict.fromkeys(("FluxImagePromptAdapter", "SD3ImagePromptAdapter"), _image_prompts),
     "T2IAdapter": _adapter,
 }
 CLASSES_WITH_LAYOUT = tuple(_LAYOUTS)

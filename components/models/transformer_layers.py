@@ -7,6 +7,9 @@ from torch import Tensor, nn
 from .attention import AttentionCore
 from .config import Config, Width
 
+Projected = tuple[Tensor, Tensor, Tensor]
+"""Queries, keys and values."""
+
 
 class TransformerConfig(Config):
     """The keys that set the width of a diffusion transformer."""
@@ -88,13 +91,13 @@ class NormedAttention(AttentionCore):
         self.to_q, self.to_k, self.to_v = (nn.Linear(channels, channels) for _ in range(3))
         self.norm_q, self.norm_k = (_norm(channels // heads, eps) for _ in range(2))
 
-    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project(self, x: Tensor) -> Projected:
         """Return queries, keys and values of tokens `b n c`, each `b n c`."""
         return self.to_q(x), self.to_k(x), self.to_v(x)
 
-    def heads_of(self, x: Tensor, start: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def heads_of(self, projected: Projected, start: int = 0) -> Projected:
         """Return normed queries, normed keys and values as `b n heads d`. Tokens from `start` on are the image's."""
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in self.project(x))
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in projected)
         return self.norm_q(self.queries(q.transpose(1, 2), start).transpose(1, 2)), self.norm_k(k), v
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, rotary: Tensor | None, start: int = 0) -> Tensor:
@@ -114,7 +117,7 @@ class SelfAttention(NormedAttention):
 
     def forward(self, x: Tensor, rotary: Tensor | None = None, start: int = 0) -> Tensor:
         """Map `b n c`; `rotary` from `rotary_table`. Tokens from `start` on are the image's."""
-        return self.to_out(self.attend(*self.heads_of(x, start), rotary, start))
+        return self.to_out(self.attend(*self.heads_of(self.project(x), start), rotary, start))
 
 
 class JointAttention(NormedAttention, TwoStreams):
@@ -130,7 +133,7 @@ class JointAttention(NormedAttention, TwoStreams):
         self.norm_added_q, self.norm_added_k = (_norm(channels // heads, eps) for _ in range(2))
         self.to_add_out = nn.Linear(channels, channels) if context_out else None
 
-    def project_context(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def project_context(self, x: Tensor) -> Projected:
         """Return queries, keys and values of the prompt's tokens `b m c`, each `b m c`."""
         return self.add_q_proj(x), self.add_k_proj(x), self.add_v_proj(x)
 
@@ -140,12 +143,22 @@ class JointAttention(NormedAttention, TwoStreams):
         Without `context_out` the prompt's tokens are returned unchanged.
         """
         aq, ak, av = (t.unflatten(-1, (self.heads, -1)) for t in self.project_context(context))
-        q, k, v = self.heads_of(x)
+        projected = self.project(x)
+        q, k, v = self.heads_of(projected)
         q, k = torch.cat([self.norm_added_q(aq), q], dim=1), torch.cat([self.norm_added_k(ak), k], dim=1)
         count = context.shape[1]
         joint = self.attend(q, k, torch.cat([av, v], dim=1), rotary, count)
         context = context if self.to_add_out is None else self.to_add_out(joint[:, :count])
-        return self.to_out(joint[:, count:]), context
+        return self.to_out(self.image_output(joint[:, count:], projected)), context
+
+    def image_output(self, attended: Tensor, projected: Projected) -> Tensor:
+        """Return the image's tokens `b n c` before the last layer; a view may add to them.
+
+        Args:
+            attended: from the joint attention, `b n c`.
+            projected: the image's queries, keys and values, `b n c` each, not normed.
+        """
+        return attended
 
 
 def _norm(channels: int, eps: float | None) -> nn.Module:

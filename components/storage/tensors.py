@@ -24,6 +24,8 @@ from .mapped import MappedFile, mark_mapped, release_pages_after
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _NESTED = 4
 """How deep a `state_dict` may be in others. A dict of a file may hold itself."""
+_HALVES = "image_proj", "ip_adapter"
+"""The dicts of an IP-Adapter's file."""
 _GLOBAL = re.compile(r"GLOBAL (\w+(?:\.\w+)*)")
 """How torch's reader names what it does not import."""
 Shape = tuple[int, ...]
@@ -124,7 +126,7 @@ class PickledTensors:
                 data = cast("dict[str, object]", data)["state_dict"]
         if not isinstance(data, dict):
             raise LoadError(f"{self.file}: needs a dict of tensors, got {type(data).__name__}.")
-        named = cast("dict[object, object]", data)
+        named = _joined_halves(cast("dict[object, object]", data))
         found = {str(name): value for name, value in named.items() if isinstance(value, Tensor)}
         if empty := next((name for name, tensor in found.items() if tensor.is_meta), None):
             raise LoadError(f"{self.file}: {empty} has no values (meta device). Save it with its values.")
@@ -144,6 +146,15 @@ class PickledTensors:
     def where(self, name: str) -> str:
         """The file of a tensor."""
         return str(self.file)
+
+
+def _joined_halves(named: dict[object, object]) -> Mapping[object, object]:
+    """The tensors of an IP-Adapter by the names of its safetensors files: a pickled one has a dict for each half."""
+    halves = {half: named.get(half) for half in _HALVES}
+    if not all(isinstance(half, dict) for half in halves.values()):
+        return named
+    return {f"{half}.{name}": tensor for half, tensors in halves.items()
+            for name, tensor in cast("dict[object, object]", tensors).items()}  # fmt: skip
 
 
 class JoinedTensors:

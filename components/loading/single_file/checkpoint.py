@@ -209,9 +209,10 @@ def checkpoint_of(file: Path, stored: Tensors, header: Mapping[str, str]) -> Che
     """Recognise the models of a file with these tensors and these entries of its header."""
     tensors = WholeTensors(stored)
     shapes = dict(tensors.shapes())
-    parts, unfit = _fitting(parts_of(shapes))
+    recognised = parts_of(shapes)
+    parts, unfit = _fitting(recognised)
     marks = read_marks(file, shapes, tensors.read, header)
-    likes = look_alikes(shapes, parts)
+    likes = look_alikes(shapes, parts, recognised)
     not_read = {kind for like in likes for kind in like.instead_of}
     kept = tuple(part for part in parts if part.kind not in not_read)
     shard = shard_text(file)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from ....graph.errors import LoadError
+from .image_prompts import flux_ip_adapter, sd3_ip_adapter
 from .parts import Kind, Part, open_clip_layers
 from .sizes import Sizes, number_after
 
@@ -386,5 +387,6 @@ _DERIVED: Mapping[Kind, Callable[[Sizes, Mapping[str, Any]], Config]] = {
     "unet": _lone_unet, "controlnet": _controlnet, "controlnet_union": _controlnet_union, "t2i_adapter": _t2i_adapter,
     "ip_adapter": _ip_adapter,
     "vae": _vae, "tiny_vae": _tiny_vae, "flux": _flux, "flux_controlnet": _flux_controlnet, "sd3": _sd3,
-    "sd3_controlnet": _sd3_controlnet, "clip": _clip, "open_clip": _open_clip, "t5": _t5,
+    "sd3_controlnet": _sd3_controlnet, "flux_ip_adapter": flux_ip_adapter, "sd3_ip_adapter": sd3_ip_adapter,
+    "clip": _clip, "open_clip": _open_clip, "t5": _t5,
 }  # fmt: skip

@@ -30,6 +30,8 @@ SINGLES: Mapping[Kind, Single] = {
     "sd3_controlnet": Single("controlnet", ("SD3ControlNetModel",)),
     "t2i_adapter": Single("adapter", ("T2IAdapter",)),
     "ip_adapter": Single("ip_adapter", ("ImagePromptAdapter",)),
+    "flux_ip_adapter": Single("ip_adapter", ("FluxImagePromptAdapter",)),
+    "sd3_ip_adapter": Single("ip_adapter", ("SD3ImagePromptAdapter",)),
     "vae": Single("vae", ("AutoencoderKL",)),
     "tiny_vae": Single("vae", ("AutoencoderTiny",)),
     "clip": Single("text_encoder", TOWERS, "transformers", _CLIP),

@@ -37,9 +37,11 @@ LOOK_ALIKES: tuple[LookAlike, ...] = (
     LookAlike("a LoRA or a relative of it",
               (".lora_down.|.lora_up.|.lora_A.|.lora_B.|.lora.down.|.lora.up.|.lokr_|.hada_w|.oft_blocks|.dora_scale|"
                ".oft_diag|.glora_|.a1.weight",), _ADAPTER),
+    LookAlike("InstantX's IP-Adapter of Flux", ("/image_proj.proj.0.", "/ip_adapter.0.to_k_ip."),
+              "It is not read. Use XLabs' IP-Adapter of Flux."),
     LookAlike("an IP-Adapter", ("ip_adapter.|ip-adapter.|ip_adapter_|to_k_ip",),
-              "Only those of U-Nets are read. Use a file for Stable Diffusion 1.5 or SDXL.",
-              not_beside=("ip_adapter",)),
+              "Those of Stable Diffusion 1.5, SDXL, SD 3 (InstantX) and Flux (XLabs) are read.",
+              not_beside=("ip_adapter", "flux_ip_adapter", "sd3_ip_adapter")),
     LookAlike("a motion module of AnimateDiff", ("motion_modules.|temporal_transformer.",), _ADAPTER),
     LookAlike("a textual inversion", ("/emb_params|string_to_param|<",), _ADAPTER, lacks=(".weight",)),
     LookAlike("a textual inversion of SDXL", ("/clip_g", "/clip_l"), _ADAPTER, lacks=(".",)),
@@ -109,11 +111,16 @@ _CHANNELS = {
 }
 
 
-def look_alikes(shapes: Mapping[str, Shape], parts: Iterable[Part] = ()) -> list[LookAlike]:
-    """What a file with these tensors looks like beside, or in place of, the models that were found in it."""
+def look_alikes(
+    shapes: Mapping[str, Shape], parts: Iterable[Part] = (), recognised: Iterable[Part] = ()
+) -> list[LookAlike]:
+    """What a file with these tensors looks like beside, or in place of, the models that were found in it.
+
+    recognised: all models that it may have, also those whose shapes do not go together.
+    """
     text = "".join(f"/{name}\n" for name in shapes)
     parts = list(parts)
-    kinds = {part.kind for part in parts}
+    kinds = {part.kind for part in (*parts, *recognised)}
     by_names = (
         candidate
         for candidate in LOOK_ALIKES

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...storage.tensors import Shape
-from . import latent_diffusion, small_models, transformers
+from . import image_prompts, latent_diffusion, small_models, transformers
 from .sizes import Sizes, number_after
 from .tables import Row, our_names, ties
 
 Kind = Literal[
     "unet", "controlnet", "controlnet_union", "flux_controlnet", "sd3_controlnet", "t2i_adapter", "ip_adapter",
-    "vae", "tiny_vae", "flux", "sd3", "clip", "open_clip", "t5",
+    "flux_ip_adapter", "sd3_ip_adapter", "vae", "tiny_vae", "flux", "sd3", "clip", "open_clip", "t5",
 ]  # fmt: skip
 Layout = Literal["original", "diffusers", "transformers", "llama.cpp"]
 
@@ -23,7 +23,7 @@ _UNUSED = (
 _UNUSED_PREFIXES = ("loss.", "model_ema.", "dec.", "output.", "decoder.block.", "lm_head.", "visual.")
 """Beginnings of unneeded names: an autoencoder's training state, T5's decoder, and OpenCLIP's image tower."""
 
-_SMALL = ("t2i_adapter", "tiny_vae", "ip_adapter")
+_SMALL = ("t2i_adapter", "tiny_vae", "ip_adapter", "flux_ip_adapter")
 """Kinds whose configs are derived from our names."""
 _TOWER = ("embeddings.", "encoder.", "final_layer_norm.")
 """Beginnings of a CLIP's names in transformers 5."""
@@ -87,6 +87,8 @@ class Part:
                 return small_models.t2i_adapter(self.shapes)
             case "ip_adapter":
                 return small_models.ip_adapter(self.shapes)
+            case "flux_ip_adapter" if self.layout == "original":
+                return image_prompts.xlabs(self._count("double_blocks."))
             case _:
                 return ()
 

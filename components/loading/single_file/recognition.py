@@ -120,7 +120,16 @@ SIGNS: tuple[Sign, ...] = (
         "image_proj.norm.weight|image_proj.proj.3.weight|image_proj.latents",
         "ip_adapter.1.to_k_ip.weight|adapter_modules.1.to_k_ip.weight",
         "ip_adapter.1.to_v_ip.weight|adapter_modules.1.to_v_ip.weight",
-    ), ("image_proj.time_embedding.linear_1.weight", "ip_adapter.0.to_k_ip.weight")),
+    ), ("ip_adapter.0.norm_ip.linear.weight", "ip_adapter.0.to_k_ip.weight")),
+    Sign("flux_ip_adapter", "original", "IP-Adapter of Flux", (
+        "ip_adapter_proj_model.proj.weight", "double_blocks.0.processor.ip_adapter_double_stream_k_proj.weight",
+    )),
+    Sign("flux_ip_adapter", "diffusers", "IP-Adapter of Flux", (
+        "image_proj.proj.weight", "ip_adapter.0.to_k_ip.bias",
+    )),
+    Sign("sd3_ip_adapter", "diffusers", "IP-Adapter of SD 3", (
+        "image_proj.latents", "image_proj.time_embedding.linear_1.weight", "ip_adapter.0.norm_ip.linear.weight",
+    )),
 )  # fmt: skip
 """Which tensors a model of each kind and layout has."""
 
