@@ -48,7 +48,10 @@ def bound(graph: S, components: Mapping[str, Any]) -> S:
     bindings = {**graph.bindings, **made}
     if problems := problems or bound_conflicts(graph, bindings):
         raise WireError(problems)
-    return edited(graph, bindings=bindings)
+    try:
+        return edited(graph, bindings=bindings)
+    except ConfigError as error:  # of adapters
+        raise WireError(Problem("adapters", ", ".join(made), str(error))) from error
 
 
 def _coerced(value: Any, kind: Any, current: Any, *, alone: bool) -> Any:

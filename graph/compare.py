@@ -92,13 +92,13 @@ def diff(old: Structure, new: Structure) -> Diff:
     """`graph.diff`."""
     a, b = _parts(old), _parts(new)
     ours, theirs = _sources(old), _sources(new)
-    names = {**old.bindings, **new.bindings}
+    before, after = old.adapted_bindings, new.adapted_bindings
     return Diff(
         added=tuple(p for p in b if p not in a),
         removed=tuple(p for p in a if p not in b),
         changed=tuple(p for p in a if p in b and a[p] != b[p]),
         moved=tuple((at, ours[at], theirs[at]) for at in ours if at in theirs and ours[at] != theirs[at]),
-        components=tuple(n for n in names if not same_component(old.bindings.get(n), new.bindings.get(n))),
+        components=tuple(n for n in {**before, **after} if not same_component(before.get(n), after.get(n))),
     )
 
 

@@ -28,6 +28,9 @@ from .wiring import (
 S = TypeVar("S", bound=Structure)
 B = TypeVar("B", bound=Block)
 
+_PARTS = ("nodes", "declared", "slots", "bindings", "preset", "adapters")
+"""The parts of a graph beside its edges."""
+
 
 def check_made(graph: Structure, touched: Iterable[str], before: Structure | None = None) -> None:
     """Raise a `WireError` with what is wrong with a graph. `touched` are the nodes that an edit of `before` changed."""
@@ -42,12 +45,14 @@ def check_made(graph: Structure, touched: Iterable[str], before: Structure | Non
 
 
 def edited(graph: S, touched: Iterable[str] = (), **changes: Any) -> S:
-    """The graph with some of its parts changed: edges that are not pinned are ruled anew."""
+    """The graph with some of its parts changed: edges that are not pinned are ruled anew, and adapters fitted anew."""
     nodes = changes.get("nodes", graph.nodes)
     pinned = changes.pop("pinned", [e for e in graph.edges if e.pinned and e.taker in nodes])
     edges = rule(nodes, pinned) if "nodes" in changes or pinned != graph.pinned else graph.edges
     lost = [e for e in pinned if e not in edges]
-    parts: dict[str, Any] = {n: graph.__dict__[n] for n in ("nodes", "declared", "slots", "bindings", "preset")}
+    if graph.adapters is not None and "bindings" in changes and "adapters" not in changes:
+        changes["adapters"] = graph.adapters.fitted(changes["bindings"])
+    parts: dict[str, Any] = {n: graph.__dict__[n] for n in _PARTS}
     new = type(graph).of(**{**parts, **changes}, edges=(*edges, *lost))
     check_made(new, touched, graph)
     return new

@@ -106,7 +106,7 @@ class Execution:
             for name in reused:
                 yield Event("reused", name, seconds=self.reuse.reasons[name].seconds)
         try:
-            out = yield from self.run_plan(plan, "", self.inputs, self.graph.bindings, {}, keep=True, leased=False)
+            out = yield from self.run_plan(plan, "", self.inputs, self.graph.adapted_bindings, {}, keep=True, leased=False)
             self.leases.outlast([value for value in out.values() if callable(value)])
             if at := self._flags.first():
                 self.note(not_finite_text(at, self._dtypes))
@@ -327,5 +327,5 @@ class _Inside:
         return dict(state)
 
     def _bindings(self, inside: Inside) -> Values:
-        own = inside.graph.bindings
+        own = inside.graph.adapted_bindings
         return {**self.bindings, **own} if own else self.bindings

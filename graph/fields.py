@@ -93,6 +93,22 @@ class Lazy(ABC):
         raise GraphFileError(f"is a {type(self).__name__} without to_json(), so no file can say what it is.")
 
 
+class Adapters(ABC):
+    """The adapters of a graph: what changes its models without changing their objects."""
+
+    @abstractmethod
+    def fitted(self, bindings: Mapping[str, Any]) -> "Adapters":
+        """The same adapters for a graph with these bindings. ConfigError if they do not fit its models."""
+
+    @abstractmethod
+    def on(self, bindings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The bindings, with the adapters on the models. They are `fitted` to these bindings."""
+
+    @abstractmethod
+    def to_json(self) -> Sequence[tuple[Mapping[str, Any], Any]]:
+        """For each adapter its entry in a graph file"""
+
+
 def same_component(a: Any, b: Any) -> bool:
     """Whether two components are one: objects by identity, handles and frozen values (a scheduler) by what they say."""
     if a is b:

@@ -27,7 +27,7 @@ def _components(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Iterator[
     for line in lines:
         inner = line.bindings_inside(bindings)
         for graph, outputs, *_ in line.insides:
-            yield from _components(plan_of(graph, outputs).lines, {**inner, **graph.bindings})
+            yield from _components(plan_of(graph, outputs).lines, {**inner, **graph.adapted_bindings})
         yield from (bindings[name] for _, name in line.components if name in bindings)
 
 

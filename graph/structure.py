@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, Self
 from .block import Block
 from .cache import cached
 from .event import Events
-from .fields import same_component
+from .fields import Adapters, same_component
 from .paths import block_at
 from .ports import Component, Input, Output, Signature
 from .wiring import Edge, rule, signature_of
@@ -112,6 +112,8 @@ class Structure(Container, abstract=True):
     """Components by name. Other tasks of the family may need those that no block of this graph needs: see `task`."""
     preset: tuple[str, str] | None
     """The family and task that this graph was made for, as in `sf.presets()`; None for a graph of your own."""
+    adapters: Adapters | None
+    """The adapters on its models. `bindings` are without them; see `adapted_bindings`."""
     declared: tuple[str, ...]
     """The outputs that a call gives back; empty for every name's last value."""
 
@@ -125,9 +127,9 @@ class Structure(Container, abstract=True):
     def _fill(
         self, nodes: Mapping[str, Block], edges: tuple[Edge, ...], *, declared: tuple[str, ...] = (),
         slots: Mapping[str, tuple[str, ...]] | None = None, bindings: Mapping[str, Any] | None = None,
-        preset: tuple[str, str] | None = None,
+        preset: tuple[str, str] | None = None, adapters: Adapters | None = None,
     ) -> None:  # fmt: skip
-        self.__dict__.update(nodes=nodes, edges=edges, declared=declared, preset=preset)
+        self.__dict__.update(nodes=nodes, edges=edges, declared=declared, preset=preset, adapters=adapters)
         self.__dict__.update(slots={} if slots is None else slots, bindings={} if bindings is None else bindings)
 
     @property
@@ -142,6 +144,13 @@ class Structure(Container, abstract=True):
 
     def _wired_signature(self) -> Signature:
         return cached(self, "wired signature", lambda: signature_of(self.nodes, self.edges, self.declared))
+
+    @property
+    def adapted_bindings(self) -> Mapping[str, Any]:
+        """The bindings with the adapters on the models: what a run loads."""
+        if (adapters := self.adapters) is None:
+            return self.bindings
+        return cached(self, "adapted bindings", lambda: adapters.on(self.bindings))
 
     @property
     def inputs(self) -> Mapping[str, Input]:
@@ -199,7 +208,7 @@ class Structure(Container, abstract=True):
             return False
         same_nodes = list(self.nodes) == list(other.nodes) and all(a == other.nodes[n] for n, a in self.nodes.items())
         a, b = ((set(g.edges), g.declared, g.slots, g.preset) for g in (self, other))
-        return same_nodes and a == b and _same_bindings(self.bindings, other.bindings)
+        return same_nodes and a == b and _same_bindings(self.adapted_bindings, other.adapted_bindings)
 
     def __hash__(self) -> int:
         return hash((tuple(self.nodes.items()), frozenset(self.edges), self.declared, tuple(sorted(self.bindings))))

@@ -35,7 +35,7 @@ def sister(graph: S, task: str) -> S:
         raise WireError(Problem("task", task, text, candidates=tuple(near)))
     if task != AUTO and (why := family.unserved(task, graph.bindings)):
         raise WireError(Problem("task", task, why))
-    made: S = family.sister(graph, task)
+    made: S = edited(family.sister(graph, task), adapters=graph.adapters)
     made = bound(made, {name: value for name, value in graph.bindings.items() if name in made.components})
     return edited(made, bindings={**graph.bindings, **made.bindings})
 
