@@ -106,7 +106,8 @@ class Execution:
             for name in reused:
                 yield Event("reused", name, seconds=self.reuse.reasons[name].seconds)
         try:
-            out = yield from self.run_plan(plan, "", self.inputs, self.graph.adapted_bindings, {}, keep=True, leased=False)
+            bindings = self.graph.adapted_bindings
+            out = yield from self.run_plan(plan, "", self.inputs, bindings, {}, keep=True, leased=False)
             self.leases.outlast([value for value in out.values() if callable(value)])
             if at := self._flags.first():
                 self.note(not_finite_text(at, self._dtypes))

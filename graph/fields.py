@@ -104,10 +104,6 @@ class Adapters(ABC):
     def on(self, bindings: Mapping[str, Any]) -> Mapping[str, Any]:
         """The bindings, with the adapters on the models. They are `fitted` to these bindings."""
 
-    @abstractmethod
-    def to_json(self) -> Sequence[tuple[Mapping[str, Any], Any]]:
-        """For each adapter its entry in a graph file"""
-
 
 def same_component(a: Any, b: Any) -> bool:
     """Whether two components are one: objects by identity, handles and frozen values (a scheduler) by what they say."""

@@ -158,8 +158,8 @@ presets = Names(
 codecs = Names(
     "codec",
     {
-        "adapt": "sfumato.components.adapters.adapted:adapt",
-        "attach": "sfumato.components.adapters.adapted:attach",
+        "adapt": "sfumato.components.adapters.attached:adapt",
+        "attach": "sfumato.components.adapters.attached:attach",
         "component": "sfumato.components.bindings:from_json",
         "handle": "sfumato.components.bindings:handle_of",
         "merged": "sfumato.components.adapters.merging:merged",

@@ -2,14 +2,13 @@
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from ...graph.edits import edited
-from ...graph.errors import ConfigError, GraphFileError
+from ...graph.cache import cached
 from ...graph.fields import Lazy
 from ...graph.layout import Layout
 from ...graph.lender import Lender
@@ -17,17 +16,14 @@ from ...graph.memo.code import digest
 from ...graph.memo.contents import content_key
 from ...graph.memo.library_values import NoContentKey
 from ...graph.space import LatentSpace
-from ...graph.structure import Structure
-from ...registry import counted, did_you_mean, models
-from ...registry.log import LOG
+from ...registry import counted
 from ..schedulers.schedule import Step
-from ..storage.fits import shown_names
-from .adapter import Adapter, check_names, check_strength
+from .adapter import Adapter
 from .attach import Plan, patched_view, plan_patches
+from .block_strengths import factor_of
 from .layers import Strengths
-from .names import DENOISERS, ModelNames, names_of
 from .patch_set import PatchSet
-from .placing import Placed, Placement, place
+from .placing import Placed
 
 M = TypeVar("M", bound=nn.Module)
 Rows = tuple[tuple[Adapter, ...], ...]
@@ -92,23 +88,19 @@ class Adapted(Lazy):
         if isinstance(self.base, Lazy):
             self.base.ready()
 
-    def to_json(self) -> Mapping[str, Any]:
-        """GraphFileError: graph files name no adapters yet."""
-        names = ", ".join(dict.fromkeys(adapter.name for row in self.rows for adapter in row))
-        raise GraphFileError(
-            f"has adapters ({names}), which a file cannot name. Save pipe.merged(), or the graph without adapters."
-        )
-
     def load(self) -> Any:
         """A view of the loaded component, with all adapters at their strengths."""
         model = cast("nn.Module", self.base.load() if isinstance(self.base, Lazy) else self.base)
         attached = Attached(model, plan_of(self, model), self)
-        return attached.view(Strengths(self.strengths()))
+        return attached.view(attached.strengths())
 
-    def strengths(self, step: Step | None = None) -> Tensor:
-        """The strength of each file of patches: (files,), or (rows, files) where rows differ."""
+    def strengths(self, step: Step | None = None, path: str = "") -> Tensor:
+        """The strength of each file of patches for a layer: (files,), or (rows, files) where rows differ."""
         table = [
-            [sum(a.strength_of(self.component, step) for a in row if a.content is content) for content in self.placed]
+            [
+                sum(a.strength_of(self.component, step, path) for a in row if a.content is content)
+                for content in self.placed
+            ]
             for row in self.rows
         ]
         return torch.tensor(table if table[1:] else table[0], dtype=torch.float32)
@@ -117,12 +109,6 @@ class Adapted(Lazy):
     def varies(self) -> bool:
         """Whether the strengths depend on the step, or on the row."""
         return len(self.rows) > 1 or any(adapter.varies for row in self.rows for adapter in row)
-
-    def with_strengths(self, strengths: Mapping[str, float]) -> "Adapted":
-        """The same with other strengths, by the names of adapters."""
-        return replace(self, rows=tuple(
-            tuple(replace(a, strength=strengths.get(a.name, a.strength)) for a in row) for row in self.rows
-        ))  # fmt: skip
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Adapted) and self._key == other._key
@@ -134,7 +120,8 @@ class Adapted(Lazy):
     def _key(self) -> tuple[object, ...]:
         base = self.base if isinstance(self.base, Lazy) else id(self.base)
         rows = tuple(
-            tuple((a.content, a.strength_of(self.component), a.window, a.curve) for a in row) for row in self.rows
+            tuple((a.content, a.strength_of(self.component), tuple(a.blocks.items()), a.window, a.curve) for a in row)
+            for row in self.rows
         )
         return base, self.component, rows
 
@@ -147,8 +134,23 @@ class Attached:
     plan: Plan
     adapted: Adapted
 
-    def view(self, strengths: Strengths) -> nn.Module:
-        """A view of the model with the patches at these strengths."""
+    def strengths(self) -> Mapping[str, Strengths]:
+        """New strengths for a view, by the paths of the layers. Layers with equal strengths share one object."""
+        found: dict[str, Strengths] = {}
+        for paths in cached(self.adapted, "equal layers", self._equal_layers):
+            found |= dict.fromkeys(paths, Strengths(self.adapted.strengths(path=paths[0])))
+        return found
+
+    def _equal_layers(self) -> Sequence[Sequence[str]]:
+        """The layers in which each adapter has one factor."""
+        adapters = [adapter for row in self.adapted.rows for adapter in row]
+        by_factors: dict[tuple[float, ...], list[str]] = {}
+        for path in self.plan.layers:
+            by_factors.setdefault(tuple(factor_of(adapter.blocks, path) for adapter in adapters), []).append(path)
+        return list(by_factors.values())
+
+    def view(self, strengths: Mapping[str, Strengths]) -> nn.Module:
+        """A view of the model with the patches at these strengths, by the paths of the layers."""
         made = patched_view(self.model, self.plan, strengths)
         made.__dict__[_ATTACHED] = self
         return made
@@ -160,8 +162,9 @@ _ATTACHED = "attached_adapters"
 class RunStrengths:
     """The strengths of one run's view. `set` chooses those of the next forward."""
 
-    def __init__(self, adapted: Adapted, strengths: Strengths) -> None:
-        self._adapted, self._strengths = adapted, strengths
+    def __init__(self, adapted: Adapted, strengths: Mapping[str, Strengths]) -> None:
+        self._adapted = adapted
+        self._shared = {id(one): (path, one) for path, one in strengths.items()}.values()
 
     def set(self, step: Step, rows: Sequence[int]) -> None:
         """Set the strengths for a forward of several passes.
@@ -173,7 +176,11 @@ class RunStrengths:
         Raises:
             ValueError: a number of rows that is no multiple of the number of prompts.
         """
-        table = self._adapted.strengths(step)
+        for path, strengths in self._shared:
+            strengths.values = self._table(step, rows, path)
+
+    def _table(self, step: Step, rows: Sequence[int], path: str) -> Tensor:
+        table = self._adapted.strengths(step, path)
         if table.ndim > 1:
             prompts = len(table)
             if wrong := next((n for n in rows if n % prompts), 0):
@@ -181,8 +188,8 @@ class RunStrengths:
                     f"adapters= has adapters for {counted(prompts, 'prompt')}, and a pass has {counted(wrong, 'row')}. "
                     "Pass one list for each prompt."
                 )
-            table = torch.cat([table.repeat_interleave(n // prompts, 0) for n in rows])
-        self._strengths.values = table
+            return torch.cat([table.repeat_interleave(n // prompts, 0) for n in rows])
+        return table
 
 
 def for_run(model: M) -> tuple[M, RunStrengths | None]:
@@ -194,7 +201,7 @@ def for_run(model: M) -> tuple[M, RunStrengths | None]:
     attached = model.__dict__.get(_ATTACHED)
     if not isinstance(attached, Attached) or not attached.adapted.varies:
         return model, None
-    strengths = Strengths(attached.adapted.strengths())
+    strengths = attached.strengths()
     return cast("M", attached.view(strengths)), RunStrengths(attached.adapted, strengths)
 
 
@@ -228,106 +235,3 @@ def plan_of(adapted: Adapted, model: nn.Module) -> Plan:
 def config_of(component: Any) -> Mapping[str, Any]:
     """The published config of a component, loaded or not."""
     return component.config if isinstance(component, Lazy) else component.to_config()
-
-
-def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
-    """The graph with adapters on the models that it has bound, beside those that it has already.
-
-    Args:
-        graph: any graph.
-        adapters: adapters, or one list of adapters for each prompt.
-
-    Raises:
-        ConfigError: adapters that do not fit the models, two of one name, or a graph without a model for them.
-    """
-    rows = _rows(adapters)
-    before = attached_rows(graph)
-    if len(before) > 1 and len(rows) > 1 and len(before) != len(rows):
-        raise ConfigError(f"adapters: has {len(rows)} lists, and the graph has adapters for {len(before)} prompts.")
-    count = max(len(before), len(rows))
-    both: Rows = tuple((*before[i % len(before)], *rows[i % len(rows)]) for i in range(count))
-    for row in both:
-        check_names(row)
-    plain = {name: value.base if isinstance(value, Adapted) else value for name, value in graph.bindings.items()}
-    known = {name: named for name, value in plain.items() if (named := _names(name, value)) is not None}
-    if not known:
-        raise ConfigError("The graph has no model bound that adapters change. Load a checkpoint: sf.load(…).")
-    contents = dict.fromkeys(adapter.content for row in both for adapter in row)
-    first = {adapter.content: adapter for row in reversed(both) for adapter in reversed(row)}
-    placements = {content: place(content, known, first[content].name) for content in contents}
-    for content, found in placements.items():
-        _report(first[content], found)
-    bindings = dict(plain)
-    for name in known:
-        placed = {content: tuple(p.placed[name]) for content, p in placements.items() if name in p.placed}
-        if placed:
-            bindings[name] = Adapted(plain[name], name, both, placed)
-    return edited(graph, bindings=bindings)
-
-
-def _report(adapter: Adapter, found: Placement) -> None:
-    """Log the patches that change nothing, and the notes on the file."""
-    for names, why in ((found.absent, "are for a model that the graph does not have"), (found.empty, "are zero")):
-        if names:
-            LOG.info("%s: %d of its patches %s: %s.", adapter.name, len(names), why, shown_names(names))
-    for note in adapter.notes:
-        LOG.info("%s: %s", adapter.name, note)
-
-
-def _rows(adapters: Sequence[Any]) -> Rows:
-    """One row for all prompts, or one for each. ConfigError for anything but adapters."""
-    lists = [isinstance(one, list | tuple) for one in adapters]
-    rows: Sequence[Any] = adapters if any(lists) and all(lists) else [adapters]
-    for row in rows:
-        for one in row:
-            if not isinstance(one, Adapter):
-                way = " Write sf.load_adapter(file) first." if isinstance(one, str) else ""
-                way = " Pass adapters, or one list for each prompt." if any(lists) and not all(lists) else way
-                raise ConfigError(f"adapters: needs adapters. Got {one!r} ({type(one).__name__}).{way}")
-    return tuple(tuple(row) for row in rows)
-
-
-def set_strengths(graph: Structure, strengths: Mapping[str, Any]) -> Structure:
-    """The graph with its adapters at other strengths, by name. ConfigError for names that it does not have."""
-    known = list(dict.fromkeys(adapter.name for row in attached_rows(graph) for adapter in row))
-    for name, value in strengths.items():
-        if name not in known:
-            way = did_you_mean(name, known) if known else "It has none: write pipe.with_adapters(…)."
-            raise ConfigError(f"adapters: the graph has no adapter {name!r}. {way}")
-        check_strength(f"adapters: {name!r}", value)
-    changed = {
-        name: value.with_strengths(strengths) if isinstance(value, Adapted) else value
-        for name, value in graph.bindings.items()
-    }
-    return edited(graph, bindings=changed)
-
-
-def adapt(graph: Structure, adapters: Any) -> Structure:  # what a call passes: any value
-    """The graph with what `adapters=` says: adapters, a list of them for each prompt, or strengths by name.
-
-    Raises:
-        ConfigError: neither of these; see `attach` and `set_strengths`.
-    """
-    if isinstance(adapters, Mapping):
-        return set_strengths(graph, cast("Mapping[str, Any]", adapters))
-    chosen = [adapters] if isinstance(adapters, Adapter) else adapters
-    if not isinstance(chosen, list | tuple):
-        raise ConfigError(
-            f"adapters: needs a list of adapters, or strengths by name. Got {adapters!r} ({type(adapters).__name__})."
-        )
-    return attach(graph, cast("Sequence[Any]", chosen)) if chosen else graph
-
-
-def attached_rows(graph: Structure) -> Rows:
-    """The adapters of a graph, in the order in which they were attached; a single empty row if it has none."""
-    return next((value.rows for value in graph.bindings.values() if isinstance(value, Adapted)), ((),))
-
-
-def _names(name: str, component: Any) -> ModelNames | None:
-    """The matrices of a component that adapters may change; None for all others."""
-    if name not in DENOISERS and not name.startswith("text_encoder"):
-        return None
-    kind = component.type if isinstance(component, Lazy) else type(component)
-    if kind is None or models.get(kind.__name__) is not kind:
-        return None
-    return names_of(kind.__name__, config_of(component))

@@ -10,6 +10,7 @@ from typing import Any
 from ...graph.errors import ConfigError, SaveError
 from ...graph.structure import Structure
 from ..schedulers.schedule import Step
+from .block_strengths import Blocks, factor_of, read_blocks
 from .layouts import Layout
 from .names import states_component
 from .patch_set import NamedPatch, PatchSet
@@ -29,6 +30,8 @@ class Adapter:
         strength: multiplies all patches; 0 turns the adapter off.
         by_component: further factors for single components (`{"unet": 1.0, "text_encoder": 0.5}`).
         window: the part of the steps in which the denoiser has it, as fractions.
+        blocks: further factors for single blocks, by the beginning of their layers' paths ("mid", "up.1") or by the
+            names of block lists ("IN04"). The longest name counts.
         curve: further factors over the steps: points (fraction, factor), straight lines between them.
     """
 
@@ -38,6 +41,7 @@ class Adapter:
     by_component: Mapping[str, float] = field(default_factory=dict[str, float])
     window: tuple[float, float] = (0.0, 1.0)
     curve: tuple[tuple[float, float], ...] = ()
+    blocks: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def patches(self) -> tuple[NamedPatch, ...]:
@@ -54,11 +58,27 @@ class Adapter:
         """Notes on the file, for people: tensors that are not used, scales that are not known."""
         return self.content.notes
 
-    def scaled(self, strength: float = 1.0, /, **by_component: float) -> "Adapter":
-        """The same adapter at another strength: `a.scaled(0.6)`, `a.scaled(unet=1.0, text_encoder=0.5)`."""
-        for name, value in {"strength": strength, **by_component}.items():
+    def scaled(self, strength: float = 1.0, /, *, blocks: Blocks = (), **by_component: float) -> "Adapter":
+        """The same adapter at another strength: `a.scaled(0.6)`, `a.scaled(unet=1.0, text_encoder=0.5)`.
+
+        Args:
+            strength: multiplies the strength.
+            blocks: factors for single blocks: `{"mid": 0, "up.1": 0.5}`, a list of 12, 17, 19, 20, 26, 57 or 61
+                numbers as sd-webui-lora-block-weight has them, or the name of a preset of it ("OUTALL").
+            by_component: factors for single components.
+
+        Raises:
+            ConfigError: a number that is not finite, a list of another length, a preset that is not known.
+        """
+        named, components = read_blocks(blocks) if blocks != () else ({}, {})
+        for name, value in {"strength": strength, **named, **components, **by_component}.items():
             check_strength(name, value)
-        return replace(self, strength=self.strength * strength, by_component={**self.by_component, **by_component})
+        return replace(
+            self,
+            strength=self.strength * strength,
+            by_component={**self.by_component, **components, **by_component},
+            blocks={**self.blocks, **named},
+        )
 
     def during(self, start: float, stop: float) -> "Adapter":
         """The same adapter in a part of the steps: those from the fraction `start` up to, and without, `stop`.
@@ -84,9 +104,9 @@ class Adapter:
             check_strength("along", factor)
         return replace(self, curve=tuple(points))
 
-    def strength_of(self, component: str, step: Step | None = None) -> float:
-        """The strength for a component, in a step of the denoiser or outside of steps."""
-        strength = self.strength * self.by_component.get(component, 1.0)
+    def strength_of(self, component: str, step: Step | None = None, path: str = "") -> float:
+        """The strength for a component, in a step of the denoiser or outside of steps. path: of a layer in it."""
+        strength = self.strength * self.by_component.get(component, 1.0) * factor_of(self.blocks, path)
         if step is None or not self.varies:
             return strength
         whole = step.schedule.whole_step_of

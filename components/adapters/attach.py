@@ -130,7 +130,7 @@ def _compute_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point() and p.itemsize > 1), torch.float32)
 
 
-def patched_view(model: M, plan: Plan, strengths: Strengths) -> M:
-    """A view of the model with patches at these strengths."""
-    changes: dict[str, Replacement] = {path: patched(patches, strengths) for path, patches in plan.layers.items()}
+def patched_view(model: M, plan: Plan, strengths: Mapping[str, Strengths]) -> M:
+    """A view of the model with patches at these strengths, by the paths of the layers."""
+    changes: dict[str, Replacement] = {path: patched(patches, strengths[path]) for path, patches in plan.layers.items()}
     return view(model, changes)

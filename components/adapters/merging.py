@@ -27,11 +27,11 @@ def merged(graph: Structure, dtype: Any = None) -> Structure:  # a torch.dtype, 
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if kind is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         raise ConfigError(f"merged: needs a floating dtype, such as 'float16'. Got {dtype!r}.")
-    adapted = {name: value for name, value in graph.bindings.items() if isinstance(value, Adapted)}
+    adapted = {name: value for name, value in graph.adapted_bindings.items() if isinstance(value, Adapted)}
     if not adapted:
         raise ConfigError("merged: the graph has no adapters. Write pipe.with_adapters(…).merged().")
     copies = {name: _merged(name, value, kind) for name, value in adapted.items()}
-    return edited(graph, bindings={**graph.bindings, **copies})
+    return edited(graph, bindings={**graph.bindings, **copies}, adapters=None)
 
 
 def _merged(name: str, adapted: Adapted, dtype: torch.dtype | None) -> nn.Module:
@@ -41,9 +41,8 @@ def _merged(name: str, adapted: Adapted, dtype: torch.dtype | None) -> nn.Module
     if getattr(model, "quantization", None) is not None:
         raise ConfigError(f"merged: {name} is quantized. Load it without quantization to merge, or call it as it is.")
     twin = cast("nn.Module", copy.deepcopy(model))
-    strengths = adapted.strengths()
     for path, patches in plan_of(adapted, model).layers.items():
-        _add(twin.get_submodule(path), patches, strengths)
+        _add(twin.get_submodule(path), patches, adapted.strengths(path=path))
     return twin if dtype is None else twin.to(dtype)
 
 

@@ -166,6 +166,7 @@ _TOWERS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 DENOISERS = ("unet", "transformer")
+ENCODERS = tuple(_TOWERS)
 
 
 def readings(body: str) -> Iterable[tuple[str, str]]:

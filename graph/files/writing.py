@@ -110,6 +110,9 @@ class _Writing:
     def graph(self, graph: Structure, at: str, path: str) -> dict[str, Any]:
         if type(graph).registered_name != "Graph":
             self._problem(at, f"is a {type(graph).__name__}, a subclass of Graph. A file can hold plain graphs only.")
+        if graph.adapters is not None:
+            text = f"has adapters ({graph.adapters}), which a file cannot name."
+            self._problem(at, f"{text} Save pipe.merged(), or the graph without adapters.")
         data: dict[str, Any] = {"preset": list(graph.preset)} if graph.preset else {}
         steps: list[dict[str, Any]] = []
         for name, block in graph.nodes.items():

@@ -182,7 +182,7 @@ def changes(family: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     component = "unet" if family == "sd" else "transformer"
     placed = place(adapter_of(tensors.items(), name="a", source="a"), {component: names_of(name, config)})
     plan = plan_patches(model(family), [placed.placed[component]])
-    view = patched_view(model(family), plan, Strengths(torch.ones(1)))
+    view = patched_view(model(family), plan, dict.fromkeys(plan.layers, Strengths(torch.ones(1))))
     return {p: answers(view.get_submodule(p)) - answers(model(family).get_submodule(p)) for p in plan.layers}
 
 

@@ -134,9 +134,9 @@ def test_a_graph_with_adapters_is_not_saved_without_them(
     pipe: Graph, adapters: tuple[Adapter, Adapter], tmp_path: Path
 ) -> None:
     attached = sf.load("emoji").with_adapters(adapters[0])
-    with pytest.raises(SaveError, match=r"unet: has adapters\. Save pipe\.merged\(\), or the graph without adapters\."):
+    with pytest.raises(SaveError, match=r"has adapters\. Save pipe\.merged\(\), or the graph without adapters\."):
         attached.save_pretrained(tmp_path / "one")
-    with pytest.raises(GraphFileError, match=r"has adapters \(one\), which a file cannot name\. Save pipe\.merged\(\)"):
+    with pytest.raises(GraphFileError, match=r"has adapters \(.*\), which a file cannot name\. Save pipe\.merged\(\)"):
         attached.save(tmp_path / "two")
     assert not list(tmp_path.iterdir())
     attached.merged().save_pretrained(tmp_path / "three")
@@ -202,7 +202,7 @@ def test_fifty_adapters_leave_the_weights_as_they_are(pipe: Graph, adapters: tup
     for seed in range(50):
         tensors = lora(unet, "unet", seed, ("attn2.to_q",), 0.3)
         adapter = adapter_of(tensors.items(), name=f"a{seed}", source="made here")
-        small.with_adapters(adapter).bindings["unet"].load()(
+        small.with_adapters(adapter).adapted_bindings["unet"].load()(
             torch.zeros(1, unet.config.in_channels, 8, 8),
             torch.tensor(5),
             torch.zeros(1, 77, unet.config.cross_attention_dim),

@@ -1,0 +1,171 @@
+"""The adapters of a graph: how they are attached, follow a swapped component, and get other strengths."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+from ...graph.edits import edited
+from ...graph.errors import ConfigError
+from ...graph.fields import Adapters, Lazy
+from ...graph.structure import Structure
+from ...registry import did_you_mean, models
+from ...registry.log import LOG
+from ..storage.fits import shown_names
+from .adapted import Adapted, Rows, config_of
+from .adapter import Adapter, check_names, check_strength
+from .block_strengths import check_blocks
+from .names import DENOISERS, ModelNames, names_of
+from .patch_set import PatchSet
+from .placing import Placed, Placement, place
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AttachedAdapters(Adapters):
+    """Adapters on the models of a graph. A graph that binds another model gets a new value, by `fitted`.
+
+    rows: the adapters. models: the names of the matrices of each model, by component; those of a model that the graph
+    had before stay until it binds another one. placed: the patches of each component.
+    """
+
+    rows: Rows
+    models: Mapping[str, ModelNames]
+    placed: Mapping[str, Mapping[PatchSet, tuple[Placed, ...]]]
+
+    @classmethod
+    def of(cls, rows: Rows, models: Mapping[str, ModelNames]) -> "AttachedAdapters":
+        """These adapters on these models. ConfigError where they do not fit, and for two adapters of one name."""
+        for row in rows:
+            check_names(row)
+        if not models:
+            raise ConfigError("The graph has no model bound that adapters change. Load a checkpoint: sf.load(…).")
+        for adapter in _all(rows):
+            check_blocks(adapter.name, adapter.blocks, (path for names in models.values() for path in names.shapes))
+        placements = {content: place(content, models, name) for content, name in _contents(rows).items()}
+        placed = {
+            component: {c: tuple(p.placed[component]) for c, p in placements.items() if component in p.placed}
+            for component in models
+        }
+        return cls(rows, models, placed)
+
+    def fitted(self, bindings: Mapping[str, Any]) -> "AttachedAdapters":
+        """The same adapters for a graph with these bindings. ConfigError if they do not fit its models."""
+        found = {**self.models, **_models(bindings)}
+        return self if found == self.models else AttachedAdapters.of(self.rows, found)
+
+    def on(self, bindings: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The bindings, with the adapters on the models. They are `fitted` to these bindings."""
+        changed = {
+            name: Adapted(bindings[name], name, self.rows, placed)
+            for name, placed in self.placed.items() if placed and bindings.get(name) is not None
+        }  # fmt: skip
+        return {**bindings, **changed}
+
+    def __repr__(self) -> str:
+        rows = ["[" + ", ".join(map(repr, row)) + "]" for row in self.rows]
+        return rows[0] if len(rows) == 1 else f"[{', '.join(rows)}]"
+
+
+def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
+    """The graph with adapters on the models that it has bound, beside those that it has already.
+
+    Args:
+        graph: any graph.
+        adapters: adapters, or one list of adapters for each prompt.
+
+    Raises:
+        ConfigError: adapters that do not fit the models, two of one name, or a graph without a model for them.
+    """
+    rows = _rows(adapters)
+    before = _attached(graph)
+    own = before.rows if before else ((),)
+    if len(own) > 1 and len(rows) > 1 and len(own) != len(rows):
+        raise ConfigError(f"adapters: has {len(rows)} lists, and the graph has adapters for {len(own)} prompts.")
+    count = max(len(own), len(rows))
+    both: Rows = tuple((*own[i % len(own)], *rows[i % len(rows)]) for i in range(count))
+    known = {**(before.models if before else {}), **_models(graph.bindings)}
+    made = AttachedAdapters.of(both, known)
+    for content, name in _contents(rows).items():
+        _report(name, content, place(content, known, name))
+    return edited(graph, adapters=made)
+
+
+def adapt(graph: Structure, adapters: Any) -> Structure:  # what a call passes: any value
+    """The graph with what `adapters=` says: adapters, a list of them for each prompt, or strengths by name.
+
+    Raises:
+        ConfigError: neither of these; see `attach` and `set_strengths`.
+    """
+    if isinstance(adapters, Mapping):
+        return set_strengths(graph, cast("Mapping[str, Any]", adapters))
+    chosen = [adapters] if isinstance(adapters, Adapter) else adapters
+    if not isinstance(chosen, list | tuple):
+        raise ConfigError(
+            f"adapters: needs a list of adapters, or strengths by name. Got {adapters!r} ({type(adapters).__name__})."
+        )
+    return attach(graph, cast("Sequence[Any]", chosen)) if chosen else graph
+
+
+def set_strengths(graph: Structure, strengths: Mapping[str, Any]) -> Structure:
+    """The graph with its adapters at other strengths, by name. ConfigError for names that it does not have."""
+    before = _attached(graph)
+    known = list(dict.fromkeys(adapter.name for adapter in _all(before.rows))) if before else []
+    for name, value in strengths.items():
+        if name not in known:
+            way = did_you_mean(name, known) if known else "It has none: write pipe.with_adapters(…)."
+            raise ConfigError(f"adapters: the graph has no adapter {name!r}. {way}")
+        check_strength(f"adapters: {name!r}", value)
+    if before is None:
+        return graph
+    rows = tuple(
+        tuple(replace(a, strength=strengths.get(a.name, a.strength)) for a in row) for row in before.rows
+    )  # fmt: skip
+    return edited(graph, adapters=replace(before, rows=rows))
+
+
+def _attached(graph: Structure) -> AttachedAdapters | None:
+    return cast("AttachedAdapters | None", graph.adapters)  # a graph room knows only the base class
+
+
+def _all(rows: Rows) -> Iterable[Adapter]:
+    return (adapter for row in rows for adapter in row)
+
+
+def _contents(rows: Rows) -> Mapping[PatchSet, str]:
+    """The files of patches, each with the name of its first adapter."""
+    return {adapter.content: adapter.name for row in reversed(rows) for adapter in reversed(row)}
+
+
+def _rows(adapters: Sequence[Any]) -> Rows:
+    """One row for all prompts, or one for each. ConfigError for anything but adapters."""
+    lists = [isinstance(one, list | tuple) for one in adapters]
+    rows: Sequence[Any] = adapters if any(lists) and all(lists) else [adapters]
+    for row in rows:
+        for one in row:
+            if not isinstance(one, Adapter):
+                way = " Write sf.load_adapter(file) first." if isinstance(one, str) else ""
+                way = " Pass adapters, or one list for each prompt." if any(lists) and not all(lists) else way
+                raise ConfigError(f"adapters: needs adapters. Got {one!r} ({type(one).__name__}).{way}")
+    return tuple(tuple(row) for row in rows)
+
+
+def _report(name: str, content: PatchSet, found: Placement) -> None:
+    """Log the patches that change nothing, and the notes on the file."""
+    for names, why in ((found.absent, "are for a model that the graph does not have"), (found.empty, "are zero")):
+        if names:
+            LOG.info("%s: %d of its patches %s: %s.", name, len(names), why, shown_names(names))
+    for note in content.notes:
+        LOG.info("%s: %s", name, note)
+
+
+def _models(bindings: Mapping[str, Any]) -> Mapping[str, ModelNames]:
+    """The matrices of the components that adapters may change."""
+    return {name: named for name, value in bindings.items() if (named := _names(name, value)) is not None}
+
+
+def _names(name: str, component: Any) -> ModelNames | None:
+    if name not in DENOISERS and not name.startswith("text_encoder"):
+        return None
+    kind = component.type if isinstance(component, Lazy) else type(component)
+    if kind is None or models.get(kind.__name__) is not kind:
+        return None
+    return names_of(kind.__name__, config_of(component))
