@@ -96,17 +96,16 @@ class Execution:
 
     def run(self) -> Events:
         """Run the whole graph, from where the state stands."""
-        plan = plan_of(self.graph, self.graph.wanted)
+        plan, bindings = plan_of(self.graph, self.graph.wanted), self.graph.adapted_bindings
         for name, value in self.inputs.items():
             self._flags.add("", name, value, {})
         if self.reuse is not None:
-            plan, reused, notes = self.reuse.start(plan, self.inputs, self.graph.bindings)
+            plan, reused, notes = self.reuse.start(plan, self.inputs, bindings)
             self.state.done = reused | self.state.done
             self._notes += notes
             for name in reused:
                 yield Event("reused", name, seconds=self.reuse.reasons[name].seconds)
         try:
-            bindings = self.graph.adapted_bindings
             out = yield from self.run_plan(plan, "", self.inputs, bindings, {}, keep=True, leased=False)
             self.leases.outlast([value for value in out.values() if callable(value)])
             if at := self._flags.first():

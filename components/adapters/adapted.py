@@ -77,7 +77,8 @@ class Adapted(Lazy):
         """The key of the component, and of its adapters with their strengths."""
         try:
             rows = [
-                [(_key_of(a.content), a.strength, a.by_component, a.window, a.curve) for a in row] for row in self.rows
+                [(_key_of(a.content), a.strength, a.by_component, a.blocks, a.window, a.curve) for a in row]
+                for row in self.rows
             ]
             return digest(content_key(self.base), self.component, content_key(rows))
         except NoContentKey:

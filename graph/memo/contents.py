@@ -94,7 +94,7 @@ def _graph_parts(graph: Structure) -> Iterable[str]:
     for edge in graph.edges:
         yield repr((edge.giver, edge.output, edge.taker, edge.input))
     yield repr(graph.wanted)
-    for name, component in sorted(graph.bindings.items()):
+    for name, component in sorted(graph.adapted_bindings.items()):
         yield name
         yield content_key(component)
 
