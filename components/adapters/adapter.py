@@ -127,14 +127,19 @@ class Adapter:
             pipe: the graph whose matrices it changes; by default the published family that its names and shapes fit.
 
         Raises:
-            SaveError: a kind that the layout cannot express, a strength that changes over the steps, or a file that
-                cannot be written.
+            SaveError: a kind that the layout cannot express, a strength that changes over the steps or between
+                blocks, or a file that cannot be written.
             ConfigError: patches that do not fit the graph, or any published family.
         """
         if self.varies:
             raise SaveError(
                 f"{file}: the strength of {self.name!r} changes over the steps, which no layout can express. "
                 "Save the adapter without during() and along()."
+            )
+        if self.blocks:
+            raise SaveError(
+                f"{file}: the strength of {self.name!r} differs between blocks, which no layout can express. "
+                "Save the adapter without scaled(blocks=…)."
             )
         return save_patches(self.content, file, layout, name=self.name, strength_of=self.strength_of, pipe=pipe)
 

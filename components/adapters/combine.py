@@ -96,6 +96,8 @@ def _checked(
         raise ConfigError(f"combine: needs a density above 0, at most 1. Got {density!r}.")
     if varying := [adapter.name for adapter in adapters if adapter.varies]:
         raise ConfigError(f"combine: the strength of {varying[0]!r} changes over the steps, so it has no sum.")
+    if uneven := [adapter.name for adapter in adapters if adapter.blocks]:
+        raise ConfigError(f"combine: the strength of {uneven[0]!r} differs between blocks. Pass it without blocks=.")
     return factors
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 import sfumato as sf
-from sfumato import Adapter, ConfigError, Graph
+from sfumato import Adapter, ConfigError, Graph, SaveError
 from sfumato.components.adapters.block_strengths import factor_of, places_of, read_blocks
+from sfumato.components.adapters.combine import combine
 from sfumato.components.adapters.reading import adapter_of
 
 
@@ -166,3 +168,11 @@ def test_a_block_that_no_model_has_is_refused(pipe: Graph, style: Adapter) -> No
         pipe.with_adapters(style.scaled(blocks={"up.7": 0.5}))
     with pytest.raises(ConfigError, match=r"style: the models of the graph have no block 'OUT11'"):
         pipe.with_adapters(style.scaled(blocks={"OUT11": 0.5}))
+
+
+def test_strengths_of_blocks_are_not_lost_in_files_and_sums(style: Adapter, tmp_path: Path) -> None:
+    some = style.scaled(blocks={"mid": 0})
+    with pytest.raises(SaveError, match=r"the strength of 'style' differs between blocks, which no layout"):
+        some.save(tmp_path / "style.safetensors")
+    with pytest.raises(ConfigError, match=r"combine: the strength of 'style' differs between blocks\."):
+        combine([some, replace(style, name="other")])
