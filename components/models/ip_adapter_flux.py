@@ -19,11 +19,11 @@ from .views import Replacement
 class FluxImagePromptAdapterConfig(Config):
     """The sizes of a file's tensors. The published files have no config.
 
-    image_embed_dim: of the image encoder's output. num_tokens: for one picture. token_dim: their width. width: of the
+    image_width: of the image encoder's output. num_tokens: for one picture. token_dim: their width. width: of the
     transformer.
     """
 
-    image_embed_dim: Width = 768
+    image_width: Width = 768
     num_tokens: Width = 4
     token_dim: Width = 4096
     width: Width = 3072
@@ -44,7 +44,7 @@ class FluxImagePromptAdapter(Model[FluxImagePromptAdapterConfig]):
 
     def build(self, config: FluxImagePromptAdapterConfig) -> None:
         """Make the projection and the layers."""
-        self.image_proj = LinearProjector(config.image_embed_dim, config.token_dim, config.num_tokens)
+        self.image_proj = LinearProjector(config.image_width, config.token_dim, config.num_tokens)
         self.ip_adapter = nn.ModuleList(
             FluxImageLayer(config.token_dim, config.width) for _ in range(config.num_layers)
         )
@@ -55,7 +55,7 @@ class FluxImagePromptAdapter(Model[FluxImagePromptAdapterConfig]):
         Raises:
             UnfitValue: embeddings of another width.
         """
-        return self.image_proj(checked_features(self, features, self.config.image_embed_dim))
+        return self.image_proj(checked_features(self, features, self.config.image_width))
 
     def layers(self, tokens: Tensor, time: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the keys and values of each block in turn, `b m c`, for tokens `b m k`."""

@@ -23,11 +23,11 @@ from .views import Replacement
 class SD3ImagePromptAdapterConfig(Config):
     """The sizes of the file's tensors.
 
-    image_embed_dim: the width of the image encoder's tokens. hidden_dim: of the perceiver. time_dim: of the sinusoid of
+    image_width: the width of the image encoder's tokens. hidden_dim: of the perceiver. time_dim: of the sinusoid of
     times. num_tokens: for one picture. width: of the transformer. attention_head_dim: of the transformer's heads.
     """
 
-    image_embed_dim: Width = 1152
+    image_width: Width = 1152
     hidden_dim: Width = 1280
     num_attention_heads: Width = 20
     depth: Layers = 4
@@ -66,7 +66,7 @@ class SD3ImagePromptAdapter(Model[SD3ImagePromptAdapterConfig]):
         Raises:
             UnfitValue: tokens of another width.
         """
-        return checked_features(self, features, self.config.image_embed_dim)
+        return checked_features(self, features, self.config.image_width)
 
     def layers(self, tokens: Tensor, time: Tensor | None = None) -> tuple[Tensor, ...]:
         """Return the keys and values of each block in turn, `b m c`, for tokens `b n c` at a time from 0 to 1000."""
@@ -101,7 +101,7 @@ class TimedPerceiver(nn.Module):
         super().__init__()
         hidden = config.hidden_dim
         self.latents = nn.Parameter(torch.randn(1, config.num_tokens, hidden) / hidden**0.5)
-        self.proj_in = nn.Linear(config.image_embed_dim, hidden)
+        self.proj_in = nn.Linear(config.image_width, hidden)
         self.layers = nn.ModuleList(TimedPerceiverLayer(config) for _ in range(config.depth))
         self.proj_out = nn.Linear(hidden, config.width)
         self.norm_out = nn.LayerNorm(config.width)

@@ -18,10 +18,10 @@ from sfumato.components.models import FluxImagePromptAdapter, SD3ImagePromptAdap
 from sfumato.components.storage.building import on_meta
 
 SD3: dict[str, Any] = {
-    "image_embed_dim": 12, "hidden_dim": 24, "num_attention_heads": 2, "depth": 2, "time_dim": 16, "num_tokens": 3,
+    "image_width": 12, "hidden_dim": 24, "num_attention_heads": 2, "depth": 2, "time_dim": 16, "num_tokens": 3,
     "width": 32, "attention_head_dim": 8, "num_layers": 3,
 }  # fmt: skip
-FLUX: dict[str, Any] = {"image_embed_dim": 12, "num_tokens": 4, "token_dim": 24, "width": 32, "num_layers": 2}
+FLUX: dict[str, Any] = {"image_width": 12, "num_tokens": 4, "token_dim": 24, "width": 32, "num_layers": 2}
 ADAPTERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "sd3": (SD3ImagePromptAdapter, SD3),
     "flux": (FluxImagePromptAdapter, FLUX),

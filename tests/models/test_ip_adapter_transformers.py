@@ -20,7 +20,7 @@ SIZE = (8, 10)
 TOLERANCE = 1e-5  # float32; measured: at most 4e-6
 
 SD3: dict[str, Any] = {
-    "image_embed_dim": 12,
+    "image_width": 12,
     "hidden_dim": 24,
     "num_attention_heads": 2,
     "depth": 4,  # the reference reads no other
@@ -30,7 +30,7 @@ SD3: dict[str, Any] = {
     "attention_head_dim": 8,
     "num_layers": 3,
 }
-FLUX: dict[str, Any] = {"image_embed_dim": 12, "num_tokens": 4, "token_dim": 24, "width": 32, "num_layers": 2}
+FLUX: dict[str, Any] = {"image_width": 12, "num_tokens": 4, "token_dim": 24, "width": 32, "num_layers": 2}
 SD3_MODEL: dict[str, Any] = {
     "sample_size": 16,
     "patch_size": 2,

@@ -35,10 +35,10 @@ SIGLIP = {
     "patch_size": 8,
 }  # fmt: skip
 SD3_ADAPTER = {
-    "image_embed_dim": 24, "hidden_dim": 24, "num_attention_heads": 2, "time_dim": 16, "num_tokens": 3, "width": 32,
+    "image_width": 24, "hidden_dim": 24, "num_attention_heads": 2, "time_dim": 16, "num_tokens": 3, "width": 32,
     "attention_head_dim": 8, "num_layers": 3,
 }  # fmt: skip
-FLUX_ADAPTER = {"image_embed_dim": 24, "num_tokens": 4, "token_dim": 32, "width": 32, "num_layers": 2}
+FLUX_ADAPTER = {"image_width": 24, "num_tokens": 4, "token_dim": 32, "width": 32, "num_layers": 2}
 SD3_CALL: dict[str, Any] = {
     "prompt": "a fish", "num_inference_steps": 3, "height": 32, "width": 48, "max_sequence_length": 24,
     "seed": 7,

@@ -26,7 +26,7 @@ def flux_ip_adapter(sizes: Sizes, base: Mapping[str, Any]) -> dict[str, Any]:
     rows, features = sizes.of("image_proj.proj.weight", 2)
     (token,) = sizes.of("image_proj.norm.weight", 1)
     return {
-        "image_embed_dim": features,
+        "image_width": features,
         "num_tokens": max(1, rows // token),
         "token_dim": token,
         "width": sizes.of("ip_adapter.0.to_k_ip.weight", 2)[0],
@@ -38,7 +38,7 @@ def sd3_ip_adapter(sizes: Sizes, base: Mapping[str, Any]) -> dict[str, Any]:
     """The config of an `SD3ImagePromptAdapter`."""
     hidden, features = sizes.of("image_proj.proj_in.weight", 2)
     return {
-        "image_embed_dim": features,
+        "image_width": features,
         "hidden_dim": hidden,
         "num_attention_heads": max(1, sizes.of("image_proj.layers.0.0.to_q.weight", 2)[0] // _HEAD),
         "depth": sizes.count("image_proj.layers."),
