@@ -63,6 +63,7 @@ LIMITS = {
     "adapter_tensors": Limit(
         2**13, "tensors", "SDXL and its text encoders have 1,100 matrices, each with at most seven"
     ),
+    "embedding_vectors": Limit(1_024, "vectors", "published embeddings have at most 75, which fill a window of CLIP"),
     # Configs of models.
     "layers": Limit(512, "layers", "the deepest published models have 80"),
     "levels": Limit(512, "entries", "a list in a config has one for each level or layer, and models have at most 80"),

@@ -10,18 +10,19 @@ from torch import Tensor, nn
 
 from ...graph.cache import cached
 from ...graph.fields import Lazy
-from ...graph.layout import Layout
-from ...graph.lender import Lender
 from ...graph.memo.code import digest
 from ...graph.memo.contents import content_key
 from ...graph.memo.library_values import NoContentKey
-from ...graph.space import LatentSpace
 from ...registry import counted
+from ..models.token_table import with_rows
 from ..schedulers.schedule import Step
 from .adapter import Adapter
 from .attach import Plan, patched_view, plan_patches
 from .block_strengths import factor_of
+from .embedded import EncoderWords, embeddings_key
+from .embedding import Embedding
 from .layers import Strengths
+from .over import OverComponent
 from .patch_set import PatchSet
 from .placing import Placed
 
@@ -31,47 +32,18 @@ Rows = tuple[tuple[Adapter, ...], ...]
 
 
 @dataclass(frozen=True, eq=False)
-class Adapted(Lazy):
+class Adapted(OverComponent):
     """A component with adapters. Its object is a view of the component's: the component itself does not change.
 
-    base: the component, an object or a handle. component: its name in the graph. rows: the adapters. placed: for each
-    file of patches among them, the patches of this component.
+    component: its name in the graph. rows: the adapters. placed: for each file of patches among them, the patches of
+    this component. embeddings: those of the graph. words: what a text encoder has of them.
     """
 
-    base: Any  # whatever a graph binds
     component: str
     rows: Rows
     placed: Mapping[PatchSet, tuple[Placed, ...]]
-
-    @property
-    def type(self) -> Any:  # a class of any library
-        """The class of the component."""
-        return self.base.type if isinstance(self.base, Lazy) else type(self.base)
-
-    @property
-    def space(self) -> LatentSpace | None:
-        """The latent space of the component."""
-        return self.base.space
-
-    @property
-    def layout(self) -> Layout | None:
-        """The layout of the component."""
-        return self.base.layout
-
-    @property
-    def config(self) -> Mapping[str, Any]:
-        """The config of the component."""
-        return config_of(self.base)
-
-    @property
-    def lender(self) -> Lender | None:
-        """Who leases the component."""
-        return self.base.lender if isinstance(self.base, Lazy) else None
-
-    @property
-    def leased(self) -> Any:
-        """The component: a lender knows only it."""
-        return self.base.leased if isinstance(self.base, Lazy) else self
+    embeddings: tuple[Embedding, ...] = ()
+    words: EncoderWords | None = None
 
     def content_key(self) -> str | None:
         """The key of the component, and of its adapters with their strengths."""
@@ -80,20 +52,21 @@ class Adapted(Lazy):
                 [(_key_of(a.content), a.strength, a.by_component, a.blocks, a.window, a.curve) for a in row]
                 for row in self.rows
             ]
-            return digest(content_key(self.base), self.component, content_key(rows))
+            return digest(
+                content_key(self.base), self.component, content_key(rows), embeddings_key(self.embeddings)
+            )  # fmt: skip
         except NoContentKey:
             return None
 
-    def ready(self) -> None:
-        """Check that the component can be loaded."""
-        if isinstance(self.base, Lazy):
-            self.base.ready()
-
     def load(self) -> Any:
         """A view of the loaded component, with all adapters at their strengths."""
-        model = cast("nn.Module", self.base.load() if isinstance(self.base, Lazy) else self.base)
-        attached = Attached(model, plan_of(self, model), self)
-        return attached.view(attached.strengths())
+        model = cast("nn.Module", self.loaded_base())
+        if self.placed:
+            attached = Attached(model, plan_of(self, model), self)
+            model = attached.view(attached.strengths())
+        if self.words is not None and self.words.extra is not None:
+            model = with_rows(model, self.words.path, self.words.extra)
+        return model
 
     def strengths(self, step: Step | None = None, path: str = "") -> Tensor:
         """The strength of each file of patches for a layer: (files,), or (rows, files) where rows differ."""
@@ -124,7 +97,7 @@ class Adapted(Lazy):
             tuple((a.content, a.strength_of(self.component), tuple(a.blocks.items()), a.window, a.curve) for a in row)
             for row in self.rows
         )
-        return base, self.component, rows
+        return base, self.component, rows, self.embeddings
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,8 +204,3 @@ def plan_of(adapted: Adapted, model: nn.Module) -> Plan:
             kept.pop(next(iter(kept)), None)
         kept[key] = plan
     return plan
-
-
-def config_of(component: Any) -> Mapping[str, Any]:
-    """The published config of a component, loaded or not."""
-    return component.config if isinstance(component, Lazy) else component.to_config()

@@ -6,15 +6,18 @@ from typing import Any, cast
 
 from ...graph.edits import edited
 from ...graph.errors import ConfigError
-from ...graph.fields import Adapters, Lazy
+from ...graph.fields import Adapters
 from ...graph.structure import Structure
 from ...registry import did_you_mean, models
 from ...registry.log import LOG
 from ..storage.fits import shown_names
-from .adapted import Adapted, Rows, config_of
+from .adapted import Adapted, Rows
 from .adapter import Adapter, check_names, check_strength
 from .block_strengths import check_blocks
+from .embedded import AdaptedTokenizer, EncoderWords, report, tokenizer_of, words_of
+from .embedding import Embedding
 from .names import DENOISERS, ModelNames, names_of
+from .over import config_of, type_of
 from .patch_set import PatchSet
 from .placing import Placed, Placement, place
 
@@ -24,15 +27,23 @@ class AttachedAdapters(Adapters):
     """Adapters on the models of a graph. A graph that binds another model gets a new value, by `fitted`.
 
     rows: the adapters. models: the names of the matrices of each model, by component; those of a model that the graph
-    had before stay until it binds another one. placed: the patches of each component.
+    had before stay until it binds another one. placed: the patches of each component. embeddings: those that were
+    attached, and those in files of the adapters.
     """
 
     rows: Rows
     models: Mapping[str, ModelNames]
     placed: Mapping[str, Mapping[PatchSet, tuple[Placed, ...]]]
+    embeddings: tuple[Embedding, ...] = ()
 
     @classmethod
-    def of(cls, rows: Rows, models: Mapping[str, ModelNames]) -> "AttachedAdapters":
+    def of(
+        cls,
+        rows: Rows,
+        models: Mapping[str, ModelNames],
+        bindings: Mapping[str, Any],
+        embeddings: tuple[Embedding, ...] = (),
+    ) -> "AttachedAdapters":
         """These adapters on these models. ConfigError where they do not fit, and for two adapters of one name."""
         for row in rows:
             check_names(row)
@@ -40,28 +51,38 @@ class AttachedAdapters(Adapters):
             raise ConfigError("The graph has no model bound that adapters change. Load a checkpoint: sf.load(…).")
         for adapter in _all(rows):
             check_blocks(adapter.name, adapter.blocks, (path for names in models.values() for path in names.shapes))
+        _words(embeddings, bindings)
         placements = {content: place(content, models, name) for content, name in _contents(rows).items()}
         placed = {
             component: {c: tuple(p.placed[component]) for c, p in placements.items() if component in p.placed}
             for component in models
         }
-        return cls(rows, models, placed)
+        return cls(rows, models, placed, embeddings)
 
     def fitted(self, bindings: Mapping[str, Any]) -> "AttachedAdapters":
         """The same adapters for a graph with these bindings. ConfigError if they do not fit its models."""
         found = {**self.models, **_models(bindings)}
-        return self if found == self.models else AttachedAdapters.of(self.rows, found)
+        return self if found == self.models else AttachedAdapters.of(self.rows, found, bindings, self.embeddings)
 
     def on(self, bindings: Mapping[str, Any]) -> Mapping[str, Any]:
         """The bindings, with the adapters on the models. They are `fitted` to these bindings."""
-        changed = {
-            name: Adapted(bindings[name], name, self.rows, placed)
-            for name, placed in self.placed.items() if placed and bindings.get(name) is not None
-        }  # fmt: skip
+        words = _words(self.embeddings, bindings)
+        changed: dict[str, Any] = {}
+        for name in self.models:
+            placed, own = self.placed.get(name, {}), words.get(name)
+            if bindings.get(name) is not None and (placed or own):
+                changed[name] = Adapted(bindings[name], name, self.rows, placed, self.embeddings, own)
+            tokenizer = tokenizer_of(name)
+            if own and bindings.get(tokenizer) is not None:
+                changed[tokenizer] = AdaptedTokenizer(bindings[tokenizer], self.embeddings, own)
         return {**bindings, **changed}
 
+    def alone(self) -> "AttachedAdapters | None":
+        """The embeddings without the other adapters; None if there are none."""
+        return replace(self, rows=((),), placed={}) if self.embeddings else None
+
     def __repr__(self) -> str:
-        rows = ["[" + ", ".join(map(repr, row)) + "]" for row in self.rows]
+        rows = ["[" + ", ".join(map(repr, (*row, *self.embeddings))) + "]" for row in self.rows]
         return rows[0] if len(rows) == 1 else f"[{', '.join(rows)}]"
 
 
@@ -75,7 +96,8 @@ def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
     Raises:
         ConfigError: adapters that do not fit the models, two of one name, or a graph without a model for them.
     """
-    rows = _rows(adapters)
+    mixed = _rows(adapters)
+    rows: Rows = tuple(tuple(one for one in row if isinstance(one, Adapter)) for row in mixed)
     before = _attached(graph)
     own = before.rows if before else ((),)
     if len(own) > 1 and len(rows) > 1 and len(own) != len(rows):
@@ -83,9 +105,14 @@ def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
     count = max(len(own), len(rows))
     both: Rows = tuple((*own[i % len(own)], *rows[i % len(rows)]) for i in range(count))
     known = {**(before.models if before else {}), **_models(graph.bindings)}
-    made = AttachedAdapters.of(both, known)
+    bundled = [one for adapter in _all(both) for one in adapter.content.embeddings]
+    passed = [one for row in mixed for one in row if isinstance(one, Embedding)]
+    embeddings = tuple(dict.fromkeys([*(before.embeddings if before else ()), *bundled, *passed]))
+    made = AttachedAdapters.of(both, known, graph.bindings, embeddings)
     for content, name in _contents(rows).items():
         _report(name, content, place(content, known, name))
+    for embedding in passed:
+        report(embedding, _encoders(graph.bindings))
     return edited(graph, adapters=made)
 
 
@@ -97,7 +124,7 @@ def adapt(graph: Structure, adapters: Any) -> Structure:  # what a call passes: 
     """
     if isinstance(adapters, Mapping):
         return set_strengths(graph, cast("Mapping[str, Any]", adapters))
-    chosen = [adapters] if isinstance(adapters, Adapter) else adapters
+    chosen = [adapters] if isinstance(adapters, Adapter | Embedding) else adapters
     if not isinstance(chosen, list | tuple):
         raise ConfigError(
             f"adapters: needs a list of adapters, or strengths by name. Got {adapters!r} ({type(adapters).__name__})."
@@ -135,13 +162,13 @@ def _contents(rows: Rows) -> Mapping[PatchSet, str]:
     return {adapter.content: adapter.name for row in reversed(rows) for adapter in reversed(row)}
 
 
-def _rows(adapters: Sequence[Any]) -> Rows:
-    """One row for all prompts, or one for each. ConfigError for anything but adapters."""
+def _rows(adapters: Sequence[Any]) -> tuple[tuple[Adapter | Embedding, ...], ...]:
+    """One row for all prompts, or one for each. ConfigError for anything but adapters and embeddings."""
     lists = [isinstance(one, list | tuple) for one in adapters]
     rows: Sequence[Any] = adapters if any(lists) and all(lists) else [adapters]
     for row in rows:
         for one in row:
-            if not isinstance(one, Adapter):
+            if not isinstance(one, Adapter | Embedding):
                 way = " Write sf.load_adapter(file) first." if isinstance(one, str) else ""
                 way = " Pass adapters, or one list for each prompt." if any(lists) and not all(lists) else way
                 raise ConfigError(f"adapters: needs adapters. Got {one!r} ({type(one).__name__}).{way}")
@@ -157,6 +184,19 @@ def _report(name: str, content: PatchSet, found: Placement) -> None:
         LOG.info("%s: %s", name, note)
 
 
+def _words(embeddings: Sequence[Embedding], bindings: Mapping[str, Any]) -> Mapping[str, EncoderWords]:
+    """The words of embeddings for each text encoder. ConfigError where they fit none."""
+    return words_of(embeddings, _encoders(bindings)) if embeddings else {}
+
+
+def _encoders(bindings: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+    """The class and the config of each text encoder that adapters may change."""
+    return {
+        name: (type_of(bindings[name]).__name__, config_of(bindings[name]))
+        for name in _models(bindings) if name not in DENOISERS
+    }  # fmt: skip
+
+
 def _models(bindings: Mapping[str, Any]) -> Mapping[str, ModelNames]:
     """The matrices of the components that adapters may change."""
     return {name: named for name, value in bindings.items() if (named := _names(name, value)) is not None}
@@ -165,7 +205,7 @@ def _models(bindings: Mapping[str, Any]) -> Mapping[str, ModelNames]:
 def _names(name: str, component: Any) -> ModelNames | None:
     if name not in DENOISERS and not name.startswith("text_encoder"):
         return None
-    kind = component.type if isinstance(component, Lazy) else type(component)
+    kind = type_of(component)
     if kind is None or models.get(kind.__name__) is not kind:
         return None
     return names_of(kind.__name__, config_of(component))

@@ -73,7 +73,7 @@ class LayerPatches:
                 y.dtype
             )
         for column, extra in self.whole:
-            made = extra(x.to(next(extra.parameters()).dtype))
+            made = extra(x.to(next(extra.parameters()).dtype) if x.is_floating_point() else x)  # ids stay whole
             factor = strengths.of(column, 2)
             y = y + (made * _for_axes(factor, made, 1 if _by_channel(layer) else -1)).to(y.dtype)
         return y

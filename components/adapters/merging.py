@@ -11,6 +11,7 @@ from ...graph.errors import ConfigError
 from ...graph.fields import Lazy
 from ...graph.structure import Structure
 from .adapted import Adapted, plan_of
+from .attached import AttachedAdapters
 from .layers import LayerPatches
 
 
@@ -27,11 +28,12 @@ def merged(graph: Structure, dtype: Any = None) -> Structure:  # a torch.dtype, 
     kind = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if kind is not None and not (isinstance(kind, torch.dtype) and kind.is_floating_point):
         raise ConfigError(f"merged: needs a floating dtype, such as 'float16'. Got {dtype!r}.")
-    adapted = {name: value for name, value in graph.adapted_bindings.items() if isinstance(value, Adapted)}
+    adapted = {name: v for name, v in graph.adapted_bindings.items() if isinstance(v, Adapted) and v.placed}
     if not adapted:
         raise ConfigError("merged: the graph has no adapters. Write pipe.with_adapters(…).merged().")
     copies = {name: _merged(name, value, kind) for name, value in adapted.items()}
-    return edited(graph, bindings={**graph.bindings, **copies}, adapters=None)
+    embeddings = cast("AttachedAdapters", graph.adapters).alone()  # no weight of a published model has them
+    return edited(graph, bindings={**graph.bindings, **copies}, adapters=embeddings)
 
 
 def _merged(name: str, adapted: Adapted, dtype: torch.dtype | None) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .embedding import Embedding
 from .patches import Patch
 
 
@@ -18,9 +19,10 @@ class NamedPatch:
 class PatchSet:
     """All patches of a file, in its order. Adapters that differ in strength share one.
 
-    source: the file, folder or repo. notes: on the file, for people.
+    source: the file, folder or repo. notes: on the file, for people. embeddings: those that the file has too.
     """
 
     source: str
     patches: tuple[NamedPatch, ...]
     notes: tuple[str, ...] = ()
+    embeddings: tuple[Embedding, ...] = ()

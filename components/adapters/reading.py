@@ -11,6 +11,7 @@ from ...registry import counted
 from ..storage.fits import shown_names
 from .adapter import Adapter
 from .build import patch_of
+from .embedding_layouts import BUNDLE, bundled
 from .keys import Entry, entries_of
 from .names import readings, states_component
 from .patch_set import NamedPatch, PatchSet
@@ -18,7 +19,6 @@ from .scales import Scales, read_scales
 
 _CONTROL_NET = "lora_controlnet"
 """The mark of Stability's control-LoRA files."""
-_EMBEDDINGS = "bundle_emb."
 
 
 def adapter_of(
@@ -48,7 +48,7 @@ def adapter_of(
             named.append(pair)
     except AboveLimit as error:
         raise LoadError(f"{source}: {error}") from None
-    pairs = [(key, tensor) for key, tensor in named if not key.startswith(_EMBEDDINGS)]
+    pairs = [(key, tensor) for key, tensor in named if not key.startswith(BUNDLE)]
     if any(key == _CONTROL_NET for key, _ in pairs):
         raise LoadError(f"{source}: is a control-LoRA of Stability, which is a control net and no adapter.")
     entries, unknown = entries_of(pairs)
@@ -76,17 +76,8 @@ def adapter_of(
     if wrong:
         more = f" And {len(wrong) - 5} more." if len(wrong) > 5 else ""
         raise LoadError(f"{source}: {len(wrong)} of {len(entries)} patches cannot be read. {' '.join(wrong[:5])}{more}")
-    return Adapter(
-        name,
-        PatchSet(
-            source, tuple(patches), (*_embedding_notes(len(named) - len(pairs)), *_notes(patches, entries, scales))
-        ),
-    )
-
-
-def _embedding_notes(count: int) -> Iterable[str]:
-    if count:
-        yield f"The file also has {counted(count, 'tensor')} of embeddings ({_EMBEDDINGS}…), which are not used."
+    embeddings = bundled(dict(named), source)
+    return Adapter(name, PatchSet(source, tuple(patches), tuple(_notes(patches, entries, scales)), embeddings))
 
 
 def _peft_names(body: str) -> tuple[str, str]:

@@ -22,10 +22,15 @@ def open_tensors(files: Sequence[Path], *, allow_pickle: bool = False) -> Tensor
     if not any(file.name.endswith(PICKLES) for file in files):
         return SafetensorFiles(files)
     for file in files:
-        refuse_renamed(file, PICKLE)
+        check_pickle(file, allow_pickle)
+    return JoinedTensors([PickledTensors(file) for file in files])
+
+
+def check_pickle(file: Path, allow_pickle: bool) -> None:
+    """Raise LoadError for a pickle without `allow_pickle`, and for a file of another kind."""
+    refuse_renamed(file, PICKLE)
     if not allow_pickle:
         raise LoadError(
-            f"{files[0]}: is a pickle, which can have code, and is not read by default. Use a .safetensors file, or "
+            f"{file}: is a pickle, which can have code, and is not read by default. Use a .safetensors file, or "
             "pass allow_pickle=True: torch then reads plain tensors from it and runs no code."
         )
-    return JoinedTensors([PickledTensors(file) for file in files])

@@ -125,7 +125,8 @@ class CLIPTokenizer(FastTokenizer):
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of token ids, in lower case, with single spaces between words."""
-        return super().decode(token_ids, skip_special_tokens).replace(_END_OF_WORD, " ").strip()
+        text = super().decode(token_ids, skip_special_tokens)
+        return text.replace(f"{_END_OF_WORD} ", " ").replace(_END_OF_WORD, " ").strip()
 
     def _merges(self) -> Iterable[tuple[str, str]]:
         for merge in json.loads(self._tokenizer.to_str())["model"]["merges"]:

@@ -1,8 +1,10 @@
 """The base of our tokenizers: a Tokenizer of the `tokenizers` library that many threads may call."""
 
+import copy
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar, Literal, Self, overload
 
@@ -13,6 +15,7 @@ from ...graph.errors import ConfigError, LoadError, SfumatoError
 from ...graph.limits import check_limit
 from ...graph.validate import value_text
 from ..storage.files import read_json
+from .token_map import NO_TOKENS, TokenMap
 from .tokenizer_files import NAMED, flags_of, read_special_tokens, text_of, token_from
 
 Texts = list[str] | tuple[str, ...]
@@ -71,6 +74,8 @@ class FastTokenizer:
     """The `model_max_length` for which a folder has no setting."""
     begins: ClassVar[bool] = False
     """Whether a row begins with `bos_token`. It always ends with `eos_token`."""
+    tokens: TokenMap = NO_TOKENS
+    """Words that are read as ids of their own, below 0."""
 
     def __init__(
         self,
@@ -112,7 +117,19 @@ class FastTokenizer:
 
     def decode(self, token_ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         """The text of token ids."""
-        return self._tokenizer.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
+        parts = [
+            " ".join(filter(None, map(self.tokens.word_of, ids)))
+            if own
+            else self._tokenizer.decode(list(ids), skip_special_tokens=skip_special_tokens)
+            for own, ids in groupby(token_ids, lambda index: index < 0)
+        ]
+        return " ".join(filter(None, parts))
+
+    def with_tokens(self, tokens: TokenMap) -> Self:
+        """A tokenizer over the same vocabulary that reads the words of a map as their ids."""
+        twin = copy.copy(self)
+        twin.tokens = tokens
+        return twin
 
     @overload
     def __call__(
@@ -176,8 +193,12 @@ class FastTokenizer:
         return row + fill if self.padding_side == "right" else fill + row
 
     def _ids(self, text: str) -> list[int]:
+        found: list[int] = []
         with tokenizer_errors(f"{type(self).__name__} cannot read a text with its vocabulary"):
-            return self._tokenizer.encode(text, add_special_tokens=False).ids
+            for part in self.tokens.parts(text):
+                own = isinstance(part, tuple)
+                found += part if own else self._tokenizer.encode(part, add_special_tokens=False).ids
+        return found
 
     def _id(self, name: str) -> int:
         index: int | None = self._tokenizer.token_to_id(self._special[name])

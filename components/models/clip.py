@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from ...graph.errors import UnfitValue
 from .config import Rows, TokenId, Width
 from .encoder_layers import Encoder, EncoderConfig
-from .initialization import embedding, init_normal, token_vectors
+from .initialization import embedding, init_normal
+from .token_table import token_vectors
 from .transformers_files import TransformersModel
 
 _ENCODER = ("embeddings.", "encoder.", "final_layer_norm.")

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import Chance, Config, Epsilon, Layers, Rows, TokenId, Width
-from .initialization import embedding, init_normal, token_vectors
+from .initialization import embedding, init_normal
+from .token_table import token_vectors
 from .transformers_files import TransformersModel
 
 FeedForward = Literal["relu", "gelu", "silu", "gated-relu", "gated-gelu", "gated-silu"]

@@ -9,6 +9,7 @@ from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol, cast
 
 import torch
@@ -28,6 +29,8 @@ _HALVES = "image_proj", "ip_adapter"
 """The dicts of an IP-Adapter's file."""
 _GLOBAL = re.compile(r"GLOBAL (\w+(?:\.\w+)*)")
 """How torch's reader names what it does not import."""
+_CLASSES = Lock()
+"""torch's list of classes that may be read is one for the process."""
 Shape = tuple[int, ...]
 
 
@@ -107,20 +110,7 @@ class PickledTensors:
 
     @cached_property
     def _tensors(self) -> dict[str, Tensor]:
-        mapped = zipfile.is_zipfile(self.file)
-        if mapped:
-            _refuse_compressed(self.file)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of old pickle protocols; an unreadable file is an error below
-                data: object = torch.load(self.file, map_location="cpu", weights_only=True, mmap=mapped)
-        except Exception as error:  # torch's reader lets any exception through that a damaged file causes
-            if found := _GLOBAL.search(str(error)):
-                raise LoadError(
-                    f"{self.file}: cannot be read as plain tensors, since it also has objects of {found[1]}, whose "
-                    "code is not run. Use a .safetensors file, or save its tensors alone with the program that made it."
-                ) from None
-            raise LoadError(fault_of(self.file, PICKLE)) from None
+        data = read_pickle(self.file)
         for _ in range(_NESTED):
             if isinstance(data, dict) and "state_dict" in data:
                 data = cast("dict[str, object]", data)["state_dict"]
@@ -131,8 +121,7 @@ class PickledTensors:
         if empty := next((name for name, tensor in found.items() if tensor.is_meta), None):
             raise LoadError(f"{self.file}: {empty} has no values (meta device). Save it with its values.")
         for name, tensor in found.items():
-            if tensor.layout == torch.strided and tensor.nbytes > max(4096, 8 * tensor.untyped_storage().nbytes()):
-                raise LoadError(f"{self.file}: {name} has more numbers than the file. Save it with .contiguous().")
+            check_stored(self.file, name, tensor)
         return found
 
     def shapes(self) -> Mapping[str, Shape]:
@@ -155,6 +144,41 @@ def _joined_halves(named: dict[object, object]) -> Mapping[object, object]:
         return named
     return {f"{half}.{name}": tensor for half, tensors in halves.items()
             for name, tensor in cast("dict[object, object]", tensors).items()}  # fmt: skip
+
+
+def read_pickle(file: Path, classes: Sequence[type] = ()) -> object:
+    """What a `.ckpt`, `.pt` or `.bin` file has, by torch's `weights_only` reader, which runs no code.
+
+    The file is memory-mapped if its format allows it.
+
+    Args:
+        file: the file.
+        classes: of torch, whose objects are read too. Their attributes are what the file says, so that none of their
+            methods may be called.
+
+    Raises:
+        LoadError: it is damaged, or has objects of other classes.
+    """
+    mapped = zipfile.is_zipfile(file)
+    if mapped:
+        _refuse_compressed(file)
+    try:
+        with _CLASSES, warnings.catch_warnings(), torch.serialization.safe_globals(list(classes)):
+            warnings.simplefilter("ignore")  # of old pickle protocols; an unreadable file is an error below
+            return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # torch's reader lets any exception through that a damaged file causes
+        if found := _GLOBAL.search(str(error)):
+            raise LoadError(
+                f"{file}: cannot be read as plain tensors, since it also has objects of {found[1]}, whose "
+                "code is not run. Use a .safetensors file, or save its tensors alone with the program that made it."
+            ) from None
+        raise LoadError(fault_of(file, PICKLE)) from None
+
+
+def check_stored(file: Path, name: str, tensor: Tensor) -> None:
+    """Refuse a tensor of a pickle with more numbers than the file has: a stride of 0 repeats them."""
+    if tensor.layout == torch.strided and tensor.nbytes > max(4096, 8 * tensor.untyped_storage().nbytes()):
+        raise LoadError(f"{file}: {name} has more numbers than the file. Save it with .contiguous().")
 
 
 class JoinedTensors:

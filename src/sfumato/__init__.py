@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .components import schedulers as schedulers
     from .components import taps as taps
     from .components.adapters.adapter import Adapter as Adapter
+    from .components.adapters.embedding import Embedding as Embedding
     from .components.manager import ComponentsManager as ComponentsManager
     from .components.spec import ComponentSpec as ComponentSpec
     from .components.storage.hub import Access as Access
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from .graph.memo import memo as memo
     from .presets import adapters as adapters
     from .presets.adapter import load_adapter as load_adapter
+    from .presets.embedding import load_embedding as load_embedding
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
     from .presets.load import load_component as load_component
@@ -56,10 +58,12 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "ComponentSpec": (".components.spec", "ComponentSpec"),
     "ComponentsManager": (".components.manager", "ComponentsManager"),
     "UnknownName": (".registry", "UnknownName"),
+    "Embedding": (".components.adapters.embedding", "Embedding"),
     "guiders": (".blocks.guiders", None),
     "inspect": (".presets.inspect", "inspect"),
     "load": (".presets.load", "load"),
     "load_adapter": (".presets.adapter", "load_adapter"),
+    "load_embedding": (".presets.embedding", "load_embedding"),
     "load_component": (".presets.load", "load_component"),
     "memo": (".graph.memo", "memo"),
     "models": (".components.models", None),
