@@ -10,7 +10,7 @@ from ..components.storage.tensors import PICKLES
 from ..graph import ConfigError, LoadError
 from ..registry import did_you_mean
 from .keywords import checked_keywords
-from .source import FamilyName, GraphFile, SingleFile, check_arguments, locate, merge_access
+from .source import FamilyName, GraphFile, SingleFile, check_arguments, checked_access, locate
 
 _CUSTOMARY = "learned_embeds"
 """The stem under which diffusers publishes embeddings. The name of such a one is that of its folder."""
@@ -46,17 +46,14 @@ def load_embedding(
     Raises:
         LoadError: no such file, no known layout, or tensors that are no vectors.
     """
-    check_arguments(
-        token=(token, str), name=(name, str), subfolder=(subfolder, str), revision=(revision, str),
-        access=(access, Access),
-    )  # fmt: skip
+    check_arguments(token=(token, str))
     if token is not None and token.startswith("hf_"):
         raise ConfigError(
             "token: is the word that a prompt writes. Pass the token of the Hub as access=sf.Access(token=…)."
         )
-    access = merge_access(
-        access, cache_dir=cache_dir, local_files_only=local_files_only, force_download=force_download,
-        allow_pickle=allow_pickle,
+    access = checked_access(
+        access, None, cache_dir, local_files_only, force_download, allow_pickle,
+        name=(name, str), subfolder=(subfolder, str), revision=(revision, str),
     )  # fmt: skip
     file = _file(x, subfolder, revision, access)
     own = PurePosixPath(str(x)).name if file.stem == _CUSTOMARY and not Path(x).is_file() else file.stem
