@@ -1,14 +1,63 @@
 """Encoded prompts: one class for each family of denoisers."""
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Self, cast
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..graph.errors import UnfitValue
+from ..registry import counted
+from .schedulers.schedule import Step
+
+C = TypeVar("C", bound="Conditioning")
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """Which of several choices a row has in each whole step.
+
+    The choice changes where the fraction of the steps that are done, or their number, reaches one of these points, and
+    from step to step with a period.
+
+    Args:
+        fractions: points as fractions of the whole steps, in ascending order.
+        numbers: points as numbers of whole steps, in ascending order.
+        period: after so many whole steps the choices repeat.
+        table: the index of the choice: for each interval between fractions, each interval between numbers, and each
+            step of the period, the last running fastest.
+    """
+
+    fractions: tuple[float, ...] = ()
+    numbers: tuple[int, ...] = ()
+    period: int = 1
+    table: tuple[int, ...] = (0,)
+
+    def __post_init__(self) -> None:
+        if self.period < 1 or len(self.table) != (len(self.fractions) + 1) * (len(self.numbers) + 1) * self.period:
+            raise UnfitValue(
+                f"A plan with {len(self.fractions)} fractions, {len(self.numbers)} numbers and a period of "
+                f"{self.period} needs a table of (fractions + 1) * (numbers + 1) * period. Got {len(self.table)}."
+            )
+
+    def at(self, number: int, count: int) -> int:
+        """The index of the choice in the whole step `number`, counted from 0, of `count`."""
+        i = sum(int(point * count) <= number for point in self.fractions)
+        j = sum(point <= number for point in self.numbers)
+        return self.table[(i * (len(self.numbers) + 1) + j) * self.period + number % self.period]
+
+
+@dataclass(frozen=True)
+class OverSteps:
+    """What a conditioning becomes over the steps: one of several, for each row by its plan.
+
+    choices: conditionings of equal shape. plans: one for each row, or one for all.
+    """
+
+    choices: "tuple[Conditioning, ...]"
+    plans: tuple[StepPlan, ...]
 
 
 @dataclass(frozen=True)
@@ -17,12 +66,14 @@ class Conditioning:
 
     Each family of denoisers reads its own subclass, which adds fields. A graph that passes the conditioning of one
     family to the denoiser of another is refused. A port of this class fits any family, the same one at all ports of
-    its block. Fields that are tensors have the rows first. tokens: (rows, tokens, width).
+    its block. Fields that are tensors have the rows first. tokens: (rows, tokens, width). over_steps: of a prompt that
+    changes from step to step; the tensors are then those of one of its texts, and a `Pass` takes those of its step.
     """
 
     __family__: ClassVar[bool] = True
 
     tokens: Float[Tensor, "rows tokens width"]
+    over_steps: OverSteps | None = field(default=None, kw_only=True)
 
     @property
     def rows(self) -> int:
@@ -34,18 +85,62 @@ class Conditioning:
         """The class, and the shape of one row of each tensor: conditionings with equal ones can be concatenated."""
         return type(self), tuple((name, t.shape[1:]) for name, t in self._tensors.items())
 
+    def at(self, step: Step) -> Self:
+        """The conditioning of a step: itself, if it does not change over the steps."""
+        if self.over_steps is None:
+            return self
+        choices, whole = cast("tuple[Self, ...]", self.over_steps.choices), step.schedule.whole_step_of
+        chosen = [plan.at(whole[step.index], whole[-1] + 1) for plan in self.over_steps.plans]
+        if len({*chosen}) == 1:
+            return choices[chosen[0]]
+        return type(self).cat([choices[index][row : row + 1] for row, index in enumerate(chosen)])
+
+    def map(self, change: "Callable[[Self], C]") -> C:
+        """The changed conditioning, in which what it becomes over the steps is changed too.
+
+        change: a function that makes a conditioning of one, with as many rows.
+
+        Raises:
+            UnfitValue: another number of rows, where rows change differently over the steps.
+        """
+        if self.over_steps is None:
+            return change(self)
+        choices = tuple(change(choice) for choice in cast("tuple[Self, ...]", self.over_steps.choices))
+        plans = self.over_steps.plans
+        if len(plans) not in (1, choices[0].rows):
+            raise UnfitValue(
+                f"A block makes {counted(choices[0].rows, 'row')} of {counted(self.rows, 'row')} of conditioning, and "
+                "their prompts change at different steps. Pass prompts that do not change over the steps."
+            )
+        return replace(choices[0], over_steps=OverSteps(choices, plans))
+
     def __getitem__(self, rows: slice) -> Self:
         """Return some of the rows."""
-        return replace(self, **{name: t[rows] for name, t in self._tensors.items()})
+        return self._with_rows(lambda t: t[rows], lambda plans: plans[rows])
 
     def to(self, device: torch.device) -> Self:
         """Move all tensors to a device."""
-        return replace(self, **{name: t.to(device) for name, t in self._tensors.items()})
+        return self._with_rows(lambda t: t.to(device), lambda plans: plans)
 
     def expand(self, prompts: int, each: int) -> Self:
         """Repeat each row `each` times, one after another; a single row is first repeated for all `prompts`."""
-        grown = {n: t.expand(prompts, *t.shape[1:]).repeat_interleave(each, 0) for n, t in self._tensors.items()}
-        return replace(self, **grown)
+        return self._with_rows(
+            lambda t: t.expand(prompts, *t.shape[1:]).repeat_interleave(each, 0),
+            lambda plans: tuple(plan for plan in plans for _ in range(each)),
+        )
+
+    def _with_rows(
+        self,
+        change: Callable[[Tensor], Tensor],
+        change_plans: Callable[[tuple[StepPlan, ...]], tuple[StepPlan, ...]],
+    ) -> Self:
+        """The same change of all tensors, and of the plans where each row has its own."""
+        changed = replace(self, over_steps=None, **{name: change(t) for name, t in self._tensors.items()})
+        if self.over_steps is None:
+            return changed
+        choices = tuple(choice._with_rows(change, change_plans) for choice in self.over_steps.choices)
+        plans = self.over_steps.plans if len(self.over_steps.plans) == 1 else change_plans(self.over_steps.plans)
+        return replace(changed, over_steps=OverSteps(choices, plans))
 
     @classmethod
     def cat(cls, parts: "Sequence[Conditioning]") -> Self:
@@ -62,7 +157,17 @@ class Conditioning:
                 )
         mine = cast("Sequence[Self]", parts)
         rows = {name: torch.cat([p._tensors[name] for p in mine]) for name in mine[0]._tensors}
-        return replace(mine[0], **rows)
+        if all(part.over_steps is None for part in mine):
+            return replace(mine[0], **rows)
+        changes = [part.over_steps or OverSteps((part,), (StepPlan(),)) for part in mine]
+        count = max(len(one.choices) for one in changes)
+        choices = tuple(cls.cat([one.choices[min(k, len(one.choices) - 1)] for one in changes]) for k in range(count))
+        plans = tuple(
+            plan
+            for part, one in zip(mine, changes, strict=True)
+            for plan in (one.plans * part.rows if len(one.plans) == 1 else one.plans)
+        )
+        return replace(mine[0], **rows, over_steps=OverSteps(choices, plans))
 
     @property
     def _tensors(self) -> dict[str, Tensor]:

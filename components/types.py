@@ -79,9 +79,10 @@ class Pass:
     """One question to the denoiser. A guider asks several in one call; a block that takes `predict` may change fields.
 
     latents: (batch, channels, height, width), not yet scaled by the scheduler. step: the time. conditioning: the
-    prompt. role: why the guider asks. channels: more input channels, appended after the scaling, each
-    (batch, c, height, width). references: clean latents of reference images, each (batch, channels, h, w). residuals:
-    of control nets, added inside the model. taps: changes of layers. images: image prompts.
+    prompt; of one that changes over the steps, that of this step. role: why the guider asks. channels: more input
+    channels, appended after the scaling, each (batch, c, height, width). references: clean latents of reference images,
+    each (batch, channels, h, w). residuals: of control nets, added inside the model. taps: changes of layers. images:
+    image prompts.
     """
 
     latents: Tensor
@@ -93,6 +94,10 @@ class Pass:
     residuals: tuple[Residuals, ...] = ()
     taps: Taps = NO_TAPS
     images: tuple[ImageTokens, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.conditioning.over_steps is not None:
+            object.__setattr__(self, "conditioning", self.conditioning.at(self.step))
 
 
 class RowSlice(Mapping[str, tuple[Tensor, ...]]):

@@ -141,7 +141,10 @@ class Graph(Structure, name="Graph"):
         return edits.edited(self, bindings=dict(components))
 
     def using(self, **swaps: Any) -> Self:
-        """The same graph with components or slots swapped: objects, published names, or config dicts."""
+        """The same graph with components or slots swapped: objects, published names, or config dicts.
+
+        A knob gets another default: `pipe.using(prompts="a1111")`.
+        """
         return using(self, swaps)
 
     def with_adapters(self, *adapters: Any) -> Self:

@@ -80,6 +80,8 @@ LIMITS = {
     "side": Limit(16_384, "pixels a side", "models draw at most 4,096, and a WebP picture has at most 16,383"),
     "prompts": Limit(1_024, "prompts", "what fits into one batch of the largest devices is less"),
     "prompt_letters": Limit(2**15, "letters", "the longest prompts that people write in chunks have 10,000"),
+    "prompt_windows": Limit(512, "windows", "the longest prompts that people write fill 40"),
+    "prompt_variants": Limit(256, "combinations of texts over the steps", "people write at most ten changes"),
     "pictures": Limit(1_024, "pictures for each prompt", "what fits into one batch of the largest devices is less"),
     "pixels": Limit(2**30, "pixels", "that is a thousand pictures of 1024 x 1024"),
     # Pictures.

@@ -11,7 +11,7 @@ from ..registry import codecs
 from .analysis import sole_makers
 from .cache import cached
 from .edits import edited
-from .errors import ConfigError, InputError, Problem
+from .errors import ConfigError, InputError, Problem, UnfitValue
 from .keywords import ADAPTERS, Call
 from .plan import plan_of
 from .simplify import with_simpler_blocks
@@ -28,13 +28,27 @@ def swap(graph: Structure, call: Call) -> Structure:
 
 
 def adapt(graph: Structure, call: Call) -> Structure:
-    """Attach the adapters that the call passes, or set the strengths of those that the graph has."""
-    if call.adapters is None:
-        return graph
+    """Attach the adapters that the call passes, or set the strengths of those that the graph has; and attach those that
+    the call's prompts name."""
     try:
-        return cached(graph, "adapted", lambda: codecs["adapt"](graph, call.adapters), _frozen(call.adapters))
+        if call.adapters is not None:
+            plain = graph
+            graph = cached(plain, "adapted", lambda: codecs["adapt"](plain, call.adapters), _frozen(call.adapters))
     except ConfigError as error:
         raise InputError(Problem("adapters", ADAPTERS, str(error))) from error
+    if any(map(_may_name_adapters, call.values.values())):
+        try:
+            graph = codecs["adapt_by_prompts"](graph, call.values)
+        except (ConfigError, UnfitValue) as error:
+            raise InputError(Problem("adapters", "prompt", str(error))) from error
+    return graph
+
+
+def _may_name_adapters(value: Any) -> bool:  # Any: a value of a call
+    """Whether a value is a text like "a fox <lora:style:0.8>", or a list with one."""
+    if isinstance(value, list | tuple):
+        return any(isinstance(text, str) and "<l" in text for text in cast("Sequence[Any]", value))
+    return isinstance(value, str) and "<l" in value
 
 
 def _frozen(value: Any) -> Hashable:

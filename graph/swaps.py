@@ -9,6 +9,7 @@ from .block import Block
 from .cache import cached
 from .edits import replaced
 from .errors import ConfigError, Problem, WireError
+from .knobs import WithKnobs, with_knobs
 from .named import named_like
 from .structure import Structure
 
@@ -16,9 +17,10 @@ S = TypeVar("S", bound=Structure)
 
 
 def using(graph: S, swaps: Mapping[str, Any]) -> S:
-    """`graph.using`: the graph with components and slots swapped."""
+    """`graph.using`: the graph with components and slots swapped, and with other defaults of knobs."""
     components = {n: v for n, v in swaps.items() if n in graph.components}
     slots = {n: v for n, v in swaps.items() if n in graph.slots}
+    defaults = {n: blocks for n, v in swaps.items() if n in graph.inputs and (blocks := _readers(graph, n, v))}
     known = [*graph.slots, *graph.components]
     problems = [
         Problem(
@@ -27,7 +29,7 @@ def using(graph: S, swaps: Mapping[str, Any]) -> S:
             + f"Slots: {', '.join(graph.slots) or 'none'}. Components: {', '.join(graph.components) or 'none'}.",
             name, candidates=tuple(closest(name, known)),
         )
-        for name in swaps if name not in known
+        for name in swaps if name not in known and name not in defaults
     ]  # fmt: skip
     blocks: dict[str, Block] = {}
     for name, value in slots.items():
@@ -35,12 +37,29 @@ def using(graph: S, swaps: Mapping[str, Any]) -> S:
             blocks[name] = as_block(name, value)
         except (ConfigError, UnknownName) as error:
             problems.append(Problem("slot", name, str(error), type(value).__name__))
+    changed: list[tuple[str, Block]] = []
+    for name, readers in defaults.items():
+        try:
+            changed += [(one.path, named_like(one.outer, one.block.with_(**one.knobs))) for one in readers]
+        except ConfigError as error:
+            problems.append(Problem("knob", name, str(error), type(swaps[name]).__name__))
     if problems:
         raise WireError(problems)
+    for path, block in changed:
+        graph = replaced(graph, path, block)
     for name, block in blocks.items():
         for path in graph.slots[name]:
             graph = replaced(graph, path, named_like(graph[path], block))
     return bound(graph, components) if components else graph
+
+
+def _readers(graph: Structure, name: str, value: Any) -> list[WithKnobs]:
+    """The blocks that read an input of the graph as a knob."""
+    return [reader for reader in with_knobs(graph, {name: value}, _any_block) if reader.knobs]
+
+
+def _any_block(block: Block) -> bool:
+    return True
 
 
 def _guess(name: str, known: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from .tables import hint_of as hint_of
 from .tables import models as models
 from .tables import native as native
 from .tables import presets as presets
+from .tables import prompt_rules as prompt_rules
 from .tables import resolve as resolve
 from .tables import schedulers as schedulers
 from .tables import table as table

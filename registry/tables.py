@@ -143,6 +143,16 @@ changes = Names(
     },
 )
 blocks = Names("block")
+_RULES = "sfumato.blocks.prompts"
+prompt_rules = Names(
+    "prompt syntax",
+    {
+        "Plain": f"{_RULES}.plain:Plain",
+        "A1111": f"{_RULES}.a1111:A1111",
+        "Comfy": f"{_RULES}.comfy:Comfy",
+    },
+    aliases={"plain": "Plain", "a1111": "A1111", "comfy": "Comfy"},
+)
 presets = Names(
     "preset",
     {
@@ -159,6 +169,7 @@ codecs = Names(
     "codec",
     {
         "adapt": "sfumato.components.adapters.attached:adapt",
+        "adapt_by_prompts": "sfumato.presets.prompt_loras:adapt_by_prompts",
         "attach": "sfumato.components.adapters.attached:attach",
         "component": "sfumato.components.bindings:from_json",
         "handle": "sfumato.components.bindings:handle_of",
@@ -167,9 +178,10 @@ codecs = Names(
     },
 )
 """Functions of upper rooms that lower rooms call. "adapt": a graph and the `adapters=` of a call -> the graph of the
-call. "attach": a graph and adapters -> the graph with them. "component": the entry of a graph file -> the bound
-component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters and a dtype -> the graph with
-merged models. "save_pretrained": a bound graph -> a folder with all of it."""
+call. "adapt_by_prompts": a graph and the values of a call -> the graph with the adapters that prompts name. "attach": a
+graph and adapters -> the graph with them. "component": the entry of a graph file -> the bound component. "handle": a
+spec -> what a graph binds for it. "merged": a graph with adapters and a dtype -> the graph with merged models.
+"save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

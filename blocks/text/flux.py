@@ -1,5 +1,6 @@
 """Prompts for Flux: tokens of T5, and the prompt pooled by CLIP."""
 
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple, Protocol
 
 import torch
@@ -11,9 +12,11 @@ from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
-from .prompts import Prompt, matched, one_or_each, texts, windows
-from .t5 import Length, T5Tower, read_by_t5
+from ..prompts.rules import PromptRules, Rules, rules_of
+from .prompts import Prompt, matched, one_or_each, windows
+from .t5 import Length, T5Reading, T5Tower, read_by_t5
 from .towers import Encoder
+from .weighted import Texts, over_steps
 
 
 class PooledOutput(Protocol):
@@ -46,7 +49,8 @@ class EncodePrompt(Block):
     """Turn each text of a prompt into one row of conditioning: tokens of T5, and its first 77 tokens pooled by CLIP.
 
     prompt_2: for T5; None is `prompt`. max_sequence_length: tokens that T5 reads; the words after them are dropped,
-    with a note. schnell was trained with 256.
+    with a note. schnell was trained with 256. prompts: the rules of the syntax (`sf.prompts`), or their name; "plain"
+    reads words alone. The pooled prompt has no weights.
 
     Raises:
         UnfitValue: no text, or different numbers of texts.
@@ -57,18 +61,24 @@ class EncodePrompt(Block):
     text_encoder_2: T5Tower = component()
     tokenizer_2: TextTokenizer = component()
     max_sequence_length: Length = knob(512)
+    prompts: Rules = knob("plain")
 
     def __call__(self, prompt: Prompt, prompt_2: Prompt | None = None, running: Running = ALONE) -> Encoded:
-        first = texts(prompt)
-        second = first if prompt_2 is None else texts(prompt_2)
-        total = one_or_each([first, second])
-        pooled = self._pooled(first, running)
-        tokens = read_by_t5(self.text_encoder_2, self.tokenizer_2, second, self.max_sequence_length, running)
-        return Encoded(FluxConditioning(tokens.expand(total, -1, -1), pooled.expand(total, -1)))
+        rules = rules_of(self.prompts)
+        reading = T5Reading(self.text_encoder_2, self.tokenizer_2, self.max_sequence_length, rules)
 
-    def _pooled(self, prompts: list[str], running: Running) -> Tensor:
+        def encode(texts: Sequence[Texts], least: int) -> FluxConditioning:
+            first, second = texts[0] or [""], texts[1] or [""]
+            total = one_or_each([first, second])
+            pooled = self._pooled(first, rules, running)
+            tokens = read_by_t5(reading, second, running)
+            return FluxConditioning(tokens.expand(total, -1, -1), pooled.expand(total, -1))
+
+        return Encoded(over_steps(rules, (prompt, prompt if prompt_2 is None else prompt_2), running, encode))
+
+    def _pooled(self, prompts: list[str], rules: PromptRules, running: Running) -> Tensor:
         # The first window of several. T5 reads the rest, so nothing is dropped and there is no note.
-        first = [row[0] for row in windows(self.tokenizer, prompts, "chunk", running)]
+        first = [row[0].ids for row in windows(self.tokenizer, prompts, rules, "chunk", running)]
         return self.text_encoder.forward(torch.tensor(first, device=self.text_encoder.device)).pooler_output
 
 

@@ -70,7 +70,7 @@ class AddSizes(Block):
 
     def __call__(self, text: SDXLText, sizes: SizeIds) -> Sized:
         ids = torch.tensor(sizes, device=text.tokens.device).float().expand(text.rows, -1)
-        return Sized(SDXLConditioning(text.tokens, text.pooled, ids))
+        return Sized(text.map(lambda one: SDXLConditioning(one.tokens, one.pooled, ids)))
 
 
 def _size(latents: Latents, factor: int) -> Pair:

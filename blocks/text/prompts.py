@@ -1,7 +1,7 @@
 """Prompts as texts, and texts as token ids in windows of the length that a CLIP text encoder reads."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from annotated_types import Ge
 
@@ -11,6 +11,7 @@ from ...graph import Running
 from ...graph.errors import UnfitValue
 from ...graph.limits import AboveLimit, check_limit
 from ...registry import counted
+from ..prompts.rules import PromptRules, Token
 
 Prompt = str | Sequence[str]
 """One text, or a list with one for each prompt."""
@@ -19,8 +20,13 @@ LongPrompt = Literal["cut", "chunk"]
 `"chunk"` reads all of it, a window at a time."""
 Skip = Annotated[int, Ge(0)] | None
 """How many of the last layers are left out; None is none."""
-Window = list[int]
-"""Token ids of the length of a window: begin, text, end, padding."""
+
+
+class Window(NamedTuple):
+    """Token ids of the length of a window (begin, text, end, padding), and the weight of each."""
+
+    ids: list[int]
+    weights: list[float]
 
 
 def texts(prompt: Prompt) -> list[str]:
@@ -64,11 +70,25 @@ def one_or_each(prompts: Sequence[Sequence[object]]) -> int:
 
 
 def windows(
-    tokenizer: TextTokenizer, prompts: Sequence[str], long_prompt: LongPrompt, running: Running
+    tokenizer: TextTokenizer, prompts: Sequence[str], rules: PromptRules, long_prompt: LongPrompt, running: Running
 ) -> list[list[Window]]:
-    """The windows of each text; one where `long_prompt` is "cut"."""
+    """The windows of each text; one where the rules cut long prompts and `long_prompt` is "cut".
+
+    Raises:
+        UnfitValue: more windows than the limit.
+    """
     running.check()
-    return [_windows(tokenizer, text, long_prompt, running) for text in prompts]
+    return [_windows(tokenizer, text, rules, long_prompt, running) for text in prompts]
+
+
+def count_windows(tokenizer: TextTokenizer, text: str, rules: PromptRules) -> int:
+    """How many windows all of a text fills."""
+    return len(_chunks(tokenizer, text, rules))
+
+
+def empty_window(tokenizer: TextTokenizer) -> Window:
+    """The window of an empty text."""
+    return _window(tokenizer, [])
 
 
 def side_by_side(tokenizer: TextTokenizer, rows: Sequence[Sequence[Window]], count: int = 0) -> list[list[Window]]:
@@ -76,28 +96,44 @@ def side_by_side(tokenizer: TextTokenizer, rows: Sequence[Sequence[Window]], cou
 
     >>> from types import SimpleNamespace
     >>> letters = SimpleNamespace(bos_token_id=1, eos_token_id=2, pad_token_id=0, model_max_length=3)
-    >>> side_by_side(letters, [[[1, 7, 2], [1, 8, 2]], [[1, 9, 2]]])
+    >>> a, b, c = (Window([1, letter, 2], [1.0] * 3) for letter in (7, 8, 9))
+    >>> [[window.ids for window in part] for part in side_by_side(letters, [[a, b], [c]])]
     [[[1, 7, 2], [1, 9, 2]], [[1, 8, 2], [1, 2, 0]]]
     """
-    empty = _window(tokenizer, [])
+    empty = empty_window(tokenizer)
     count = max(count, *map(len, rows)) if rows else count
     return [[row[i] if i < len(row) else empty for row in rows] for i in range(count)]
 
 
-def _windows(tokenizer: TextTokenizer, text: str, long_prompt: LongPrompt, running: Running) -> list[Window]:
-    words = tokenizer([text]).input_ids[0][1:-1]
-    room = tokenizer.model_max_length - 2
-    if len(words) > room and long_prompt == "cut":
-        dropped = tokenizer.decode(words[room:]).strip()
+def _windows(
+    tokenizer: TextTokenizer, text: str, rules: PromptRules, long_prompt: LongPrompt, running: Running
+) -> list[Window]:
+    room, chunks = tokenizer.model_max_length - 2, _chunks(tokenizer, text, rules)
+    if rules.cuts and long_prompt == "cut" and len(chunks) > 1:
+        dropped = tokenizer.decode([token.id for chunk in chunks[1:] for token in chunk]).strip()
         running.note(
             f"The prompt is longer than the {room} tokens that the text encoder reads. Dropped: {dropped!r}. "
             'long_prompt="chunk" encodes all of it.'
         )
-        words = words[:room]
-    return [_window(tokenizer, words[i : i + room]) for i in range(0, max(len(words), 1), room)]
+        chunks = chunks[:1]
+    try:
+        check_limit("prompt_windows", len(chunks))
+    except AboveLimit as error:
+        raise UnfitValue(f"The prompt {error}") from None
+    return [_window(tokenizer, chunk) for chunk in chunks]
 
 
-def _window(t: TextTokenizer, words: Sequence[int]) -> Window:
-    row = [t.bos_token_id, *words, t.eos_token_id]
+def _chunks(tokenizer: TextTokenizer, text: str, rules: PromptRules) -> list[list[Token]]:
+    room = tokenizer.model_max_length - 2
+    return rules.chunks(lambda words: tokenizer([words]).input_ids[0][1:-1], text, room)
+
+
+def _window(t: TextTokenizer, words: Sequence[Token]) -> Window:
+    begin = [] if t.bos_token_id is None else [t.bos_token_id]
+    end = [] if t.eos_token_id is None else [t.eos_token_id]
     filler = t.pad_token_id if t.pad_token_id is not None else t.eos_token_id
-    return [i for i in (*row, *[filler] * (t.model_max_length - len(row))) if i is not None]
+    count = t.model_max_length - len(words) - len(begin) - len(end)
+    fill = [] if filler is None else [filler] * count
+    ids = [*begin, *(token.id for token in words), *end, *fill]
+    weights = [1.0] * len(begin) + [token.weight for token in words]
+    return Window(ids, weights + [1.0] * (len(ids) - len(weights)))

@@ -108,13 +108,15 @@ class AddImagePrompt(Block):
             raise UnfitValue(
                 f"There are {conditioning.rows} prompts for {counted(count, 'image')}. Give one for all, or one each."
             )
+        return WithImages(conditioning.map(lambda one: self._with_images(one, image_tokens)))
+
+    def _with_images(self, conditioning: FluxConditioning, image_tokens: Tensor) -> FluxConditioning:
+        count = len(image_tokens)
         each = conditioning.expand(count // conditioning.rows, 1) if conditioning.rows == 1 else conditioning
         tokens = torch.cat([each.tokens.to(image_tokens), image_tokens], dim=1)
-        return WithImages(
-            FluxConditioning(
-                _sum(tokens, self.prompt_embeds_scale, "prompt_embeds_scale"),
-                _sum(each.pooled.to(image_tokens), self.pooled_prompt_embeds_scale, "pooled_prompt_embeds_scale"),
-            )
+        return FluxConditioning(
+            _sum(tokens, self.prompt_embeds_scale, "prompt_embeds_scale"),
+            _sum(each.pooled.to(image_tokens), self.pooled_prompt_embeds_scale, "pooled_prompt_embeds_scale"),
         )
 
 

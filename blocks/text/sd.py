@@ -1,5 +1,7 @@
 """Prompts for Stable Diffusion 1.x and 2.x: through one CLIP text encoder."""
 
+from collections.abc import Sequence
+from functools import cache
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -12,8 +14,10 @@ from ...graph.errors import UnfitValue
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
 from ...registry import counted
-from .prompts import LongPrompt, Prompt, Skip, Window, side_by_side, texts, windows
+from ..prompts.rules import Rules, rules_of
+from .prompts import LongPrompt, Prompt, Skip, Window, empty_window, side_by_side, windows
 from .towers import ClipTower
+from .weighted import Texts, over_steps, weighted
 
 
 class Encoded(NamedTuple):
@@ -25,7 +29,8 @@ class Encoded(NamedTuple):
 class EncodePrompt(Block):
     """Turn each text of a prompt into one row of conditioning, through CLIP.
 
-    clip_skip: how many of the last layers are left out. long_prompt: see `LongPrompt`.
+    clip_skip: how many of the last layers are left out. long_prompt: see `LongPrompt`. prompts: the rules of the syntax
+    (`sf.prompts`), or their name; "plain" reads words alone.
 
     Raises:
         UnfitValue: no text, or a `clip_skip` of all layers or more.
@@ -35,15 +40,28 @@ class EncodePrompt(Block):
     tokenizer: TextTokenizer = component()
     clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
+    prompts: Rules = knob("plain")
 
     def __call__(self, prompt: Prompt, running: Running = ALONE) -> Encoded:
-        rows = windows(self.tokenizer, texts(prompt), self.long_prompt, running)
-        parts = [self._encode(part) for part in side_by_side(self.tokenizer, rows)]
-        return Encoded(SDConditioning(torch.cat(parts, 1)))
+        rules = rules_of(self.prompts)
 
-    def _encode(self, ids: list[Window]) -> Tensor:
+        @cache
+        def empty() -> Tensor:
+            return self._encode([empty_window(self.tokenizer)])
+
+        def encode(texts: Sequence[Texts], least: int) -> SDConditioning:
+            rows = windows(self.tokenizer, texts[0] or [""], rules, self.long_prompt, running)
+            parts = [
+                weighted(rules, self._encode(part), [window.weights for window in part], empty)
+                for part in side_by_side(self.tokenizer, rows, least)
+            ]
+            return SDConditioning(torch.cat(parts, 1))
+
+        return Encoded(over_steps(rules, (prompt,), running, encode, (self.tokenizer,)))
+
+    def _encode(self, row: list[Window]) -> Tensor:
         encoder = self.text_encoder
-        rows = torch.tensor(ids, device=encoder.device)
+        rows = torch.tensor([window.ids for window in row], device=encoder.device)
         if not self.clip_skip:
             return encoder.forward(rows).last_hidden_state  # b n d
         states = encoder.forward(rows, output_hidden_states=True).hidden_states

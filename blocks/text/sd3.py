@@ -1,5 +1,6 @@
 """Prompts for Stable Diffusion 3: through two CLIP text encoders and T5, which may be left out."""
 
+from collections.abc import Sequence
 from typing import Annotated, NamedTuple
 
 import torch
@@ -12,9 +13,11 @@ from ...components.types import Count, Rows
 from ...graph import Block, Running, component, knob
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
-from .prompts import LongPrompt, Prompt, Skip, matched, one_or_each, texts
-from .t5 import Length, T5Tower, read_by_t5
-from .towers import ProjectedTower, Read, Reading, read
+from ..prompts.rules import PromptRules, Rules, rules_of
+from .prompts import LongPrompt, Prompt, Skip, matched, one_or_each
+from .t5 import Length, T5Reading, T5Tower, read_by_t5
+from .towers import ProjectedTower, Read, Reading, Settings, read
+from .weighted import Texts, over_steps
 
 _POOLED = ("text_encoder.projection_dim", "text_encoder_2.projection_dim")
 
@@ -36,7 +39,8 @@ class EncodePrompt(Block):
 
     prompt_2, prompt_3: for the second CLIP and for T5; None is `prompt`. max_sequence_length: tokens that T5 reads; the
     words after them are dropped, with a note. CLIP's tokens are its last layer but one (Esser et al. 2024, section 4);
-    clip_skip: how many more are left out. long_prompt: see `LongPrompt`.
+    clip_skip: how many more are left out. long_prompt: see `LongPrompt`. prompts: the rules of the syntax
+    (`sf.prompts`), or their name; "plain" reads words alone.
 
     Raises:
         UnfitValue: no text, different numbers of texts, or a `clip_skip` of more layers than there are.
@@ -51,6 +55,7 @@ class EncodePrompt(Block):
     max_sequence_length: Length = knob(256)
     clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
+    prompts: Rules = knob("plain")
 
     def __call__(
         self,
@@ -59,12 +64,16 @@ class EncodePrompt(Block):
         prompt_3: Prompt | None = None,
         running: Running = ALONE,
     ) -> Encoded:
-        third = texts(prompt if prompt_3 is None else prompt_3)
-        one_or_each([texts(prompt), texts(prompt if prompt_2 is None else prompt_2), third])
-        seen = _by_clip(self, prompt, prompt_2, running)
-        return Encoded(
-            _joined(seen, read_by_t5(self.text_encoder_3, self.tokenizer_3, third, self.max_sequence_length, running))
-        )
+        rules = rules_of(self.prompts)
+        reading = T5Reading(self.text_encoder_3, self.tokenizer_3, self.max_sequence_length, rules)
+
+        def encode(texts: Sequence[Texts], least: int) -> SD3Conditioning:
+            one_or_each([own or [""] for own in texts])
+            seen = _by_clip(self, texts, rules, least, running)
+            return _joined(seen, read_by_t5(reading, texts[2] or [""], running))
+
+        prompts = [prompt, *(prompt if other is None else other for other in (prompt_2, prompt_3))]
+        return Encoded(over_steps(rules, prompts, running, encode, (self.tokenizer, self.tokenizer_2)))
 
 
 class EncodePromptWithoutT5(Block):
@@ -81,18 +90,29 @@ class EncodePromptWithoutT5(Block):
     max_sequence_length: Length = knob(256)
     clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
+    prompts: Rules = knob("plain")
 
     def __call__(self, prompt: Prompt, prompt_2: Prompt | None = None, running: Running = ALONE) -> EncodedWithoutT5:
-        seen = _by_clip(self, prompt, prompt_2, running)
-        return EncodedWithoutT5(_joined(seen, seen.tokens.new_zeros(1, self.max_sequence_length, self.width)))
+        rules = rules_of(self.prompts)
+
+        def encode(texts: Sequence[Texts], least: int) -> SD3Conditioning:
+            seen = _by_clip(self, texts, rules, least, running)
+            return _joined(seen, seen.tokens.new_zeros(1, self.max_sequence_length, self.width))
+
+        prompts = prompt, prompt if prompt_2 is None else prompt_2
+        return EncodedWithoutT5(over_steps(rules, prompts, running, encode, (self.tokenizer, self.tokenizer_2)))
 
 
 def _by_clip(
-    block: EncodePrompt | EncodePromptWithoutT5, prompt: Prompt, prompt_2: Prompt | None, running: Running
+    block: EncodePrompt | EncodePromptWithoutT5,
+    texts: Sequence[Texts],
+    rules: PromptRules,
+    least: int,
+    running: Running,
 ) -> Read:
-    first = Reading(block.text_encoder, block.tokenizer, prompt)
-    second = Reading(block.text_encoder_2, block.tokenizer_2, prompt if prompt_2 is None else prompt_2)
-    return read((first, second), block.clip_skip or 0, block.long_prompt, running)
+    first = Reading(block.text_encoder, block.tokenizer, texts[0])
+    second = Reading(block.text_encoder_2, block.tokenizer_2, texts[1])
+    return read((first, second), Settings(rules, block.clip_skip or 0, block.long_prompt, least), running)
 
 
 def _joined(seen: Read, by_t5: Tensor) -> SD3Conditioning:

@@ -11,8 +11,10 @@ from ...components.types import Rows
 from ...graph import Block, Running, component, knob
 from ...graph.layout import Measured
 from ...graph.ports import ALONE
+from ..prompts.rules import Rules, rules_of
 from .prompts import LongPrompt, Prompt, Skip, matched
-from .towers import ProjectedTower, Reading, Tower, read
+from .towers import ProjectedTower, Reading, Settings, Tower, read
+from .weighted import Texts, over_steps
 
 _POOLED = ("text_encoder_2.projection_dim",)
 
@@ -37,7 +39,8 @@ class EncodePrompt(Block):
 
     prompt: None is no prompt: zeros, as in training. prompt_2: for the second encoder; None is `prompt`. Tokens are the
     last layer but one (Podell et al. 2023, section 2.1); clip_skip: how many more are left out. long_prompt: see
-    `LongPrompt`; the first window is pooled.
+    `LongPrompt`; the first window is pooled. prompts: the rules of the syntax (`sf.prompts`), or their name; "plain"
+    reads words alone.
 
     Raises:
         UnfitValue: no text, different numbers of texts, or a `clip_skip` of more layers than there are.
@@ -49,11 +52,11 @@ class EncodePrompt(Block):
     tokenizer_2: TextTokenizer = component()
     clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
+    prompts: Rules = knob("plain")
 
     def __call__(self, prompt: Prompt | None, prompt_2: Prompt | None = None, running: Running = ALONE) -> Encoded:
-        first = Reading(self.text_encoder, self.tokenizer, prompt)
-        second = Reading(self.text_encoder_2, self.tokenizer_2, prompt if prompt_2 is None else prompt_2)
-        return Encoded(_encode((first, second), self.clip_skip or 0, self.long_prompt, running))
+        towers = (self.text_encoder, self.tokenizer), (self.text_encoder_2, self.tokenizer_2)
+        return Encoded(_encode(self, towers, (prompt, prompt if prompt_2 is None else prompt_2), running))
 
 
 class EncodeRefinerPrompt(Block):
@@ -63,12 +66,13 @@ class EncodeRefinerPrompt(Block):
     tokenizer_2: TextTokenizer = component()
     clip_skip: Skip = knob(None)
     long_prompt: LongPrompt = knob("cut")
+    prompts: Rules = knob("plain")
 
     def __call__(
         self, prompt: Prompt | None, prompt_2: Prompt | None = None, running: Running = ALONE
     ) -> EncodedForRefiner:
-        second = Reading(self.text_encoder_2, self.tokenizer_2, prompt if prompt_2 is None else prompt_2)
-        return EncodedForRefiner(_encode((second,), self.clip_skip or 0, self.long_prompt, running))
+        towers = ((self.text_encoder_2, self.tokenizer_2),)
+        return EncodedForRefiner(_encode(self, towers, (prompt if prompt_2 is None else prompt_2,), running))
 
 
 class Matched(NamedTuple):
@@ -99,16 +103,27 @@ class MatchNegative(Block):
         return Matched(**{name: None if text is None else matched(name, text, rows) for name, text in given.items()})
 
 
-def _encode(readings: Sequence[Reading], skip: int, long_prompt: LongPrompt, running: Running) -> SDXLText:
-    """The rows of all texts; the encoder of the last reading pools."""
-    if all(r.prompt is None for r in readings):
-        return _zeros(readings)
-    out = read(readings, skip, long_prompt, running)
-    return SDXLText(out.tokens, out.pooled(-1))
+def _encode(
+    block: EncodePrompt | EncodeRefinerPrompt,
+    towers: Sequence[tuple[Tower, TextTokenizer]],
+    prompts: Sequence[Prompt | None],
+    running: Running,
+) -> SDXLText:
+    """The rows of all texts; the last encoder pools."""
+    if all(prompt is None for prompt in prompts):
+        return _zeros(towers)
+    rules = rules_of(block.prompts)
+
+    def encode(texts: Sequence[Texts], least: int) -> SDXLText:
+        readings = [Reading(*tower, own) for tower, own in zip(towers, texts, strict=True)]
+        out = read(readings, Settings(rules, block.clip_skip or 0, block.long_prompt, least), running)
+        return SDXLText(out.tokens, out.pooled(-1))
+
+    return over_steps(rules, prompts, running, encode, [tokenizer for _, tokenizer in towers])
 
 
-def _zeros(readings: Sequence[Reading]) -> SDXLText:
-    tower, tokenizer, _ = readings[-1]
-    width = sum(r.tower.config.hidden_size for r in readings)
+def _zeros(towers: Sequence[tuple[Tower, TextTokenizer]]) -> SDXLText:
+    tower, tokenizer = towers[-1]
+    width = sum(one.config.hidden_size for one, _ in towers)
     tokens = torch.zeros(1, tokenizer.model_max_length, width, device=tower.device)
     return SDXLText(tokens, tokens.new_zeros(1, tower.config.projection_dim))

@@ -1,6 +1,7 @@
 """CLIP text encoders, and prompts through several of them, whose tokens stand side by side."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -10,7 +11,9 @@ from ...components.loading.tokenizer import TextTokenizer
 from ...graph import Running
 from ...graph.errors import UnfitValue
 from ...registry import counted
-from .prompts import LongPrompt, Prompt, Window, one_or_each, side_by_side, texts, windows
+from ..prompts.rules import PromptRules
+from .prompts import LongPrompt, Window, empty_window, one_or_each, side_by_side, windows
+from .weighted import Texts, weighted
 
 
 class EncoderOutput(Protocol):
@@ -89,11 +92,11 @@ class ProjectedTower(Tower, Protocol):
 
 
 class Reading(NamedTuple):
-    """A text encoder, its tokenizer, and the prompt for it; None is ""."""
+    """A text encoder, its tokenizer, and the texts for it; None is ""."""
 
     tower: Tower
     tokenizer: TextTokenizer
-    prompt: Prompt | None
+    texts: Texts
 
 
 class Read(NamedTuple):
@@ -107,27 +110,52 @@ class Read(NamedTuple):
         return cast("ProjectedOutput", self.first[tower]).text_embeds.expand(len(self.tokens), -1)
 
 
-def read(readings: Sequence[Reading], skip: int, long_prompt: LongPrompt, running: Running) -> Read:
-    """The last layer but one of each encoder, side by side (Podell et al. 2023, section 2.1); `skip` more are left out.
+class Settings(NamedTuple):
+    """How prompts are read.
+
+    rules: of their syntax. skip: how many more layers are left out. long_prompt: see `LongPrompt`. least: so many
+    windows are filled, at least.
+    """
+
+    rules: PromptRules
+    skip: int
+    long_prompt: LongPrompt
+    least: int
+
+
+def read(readings: Sequence[Reading], settings: Settings, running: Running) -> Read:
+    """The last layer but one of each encoder, side by side (Podell et al. 2023, section 2.1).
 
     Raises:
         UnfitValue: different numbers of texts, or more layers left out than there are.
     """
-    rows = [windows(r.tokenizer, texts("" if r.prompt is None else r.prompt), long_prompt, running) for r in readings]
+    rules, skip, long_prompt, least = settings
+    rows = [windows(r.tokenizer, r.texts or [""], rules, long_prompt, running) for r in readings]
     total = one_or_each(rows)
-    longest = max(len(text) for texts in rows for text in texts)
+    longest = max(least, *(len(text) for texts in rows for text in texts))
     found: list[Tensor] = []
     first: list[ClipOutput] = []
     for reading, own in zip(readings, rows, strict=True):
-        outputs = [_forward(reading.tower, part) for part in side_by_side(reading.tokenizer, own, longest)]
-        found.append(torch.cat([_penultimate(one, skip) for one in outputs], 1))  # b n d
+        parts = side_by_side(reading.tokenizer, own, longest)
+        outputs = [_forward(reading.tower, part) for part in parts]
+
+        @cache
+        def empty(r: Reading = reading) -> Tensor:
+            return _penultimate(_forward(r.tower, [empty_window(r.tokenizer)]), skip)
+
+        states = [
+            weighted(rules, _penultimate(out, skip), [window.weights for window in part], empty)
+            for out, part in zip(outputs, parts, strict=True)
+        ]
+        found.append(torch.cat(states, 1))  # b n d
         first.append(outputs[0])
     total = max(total, *map(len, found))  # adapters that differ between prompts make a row for each prompt
     return Read(torch.cat([tokens.expand(total, -1, -1) for tokens in found], 2), tuple(first))
 
 
-def _forward(tower: Tower, ids: Sequence[Window]) -> ClipOutput:
-    return tower.forward(torch.tensor(ids, device=tower.device), output_hidden_states=True)
+def _forward(tower: Tower, row: Sequence[Window]) -> ClipOutput:
+    ids = torch.tensor([window.ids for window in row], device=tower.device)
+    return tower.forward(ids, output_hidden_states=True)
 
 
 def _penultimate(out: ClipOutput, skip: int) -> Tensor:

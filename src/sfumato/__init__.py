@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .blocks import guiders as guiders
+    from .blocks import prompts as prompts
     from .components import models as models
     from .components import schedulers as schedulers
     from .components import taps as taps
@@ -68,6 +69,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "memo": (".graph.memo", "memo"),
     "models": (".components.models", None),
     "presets": (".presets", None),
+    "prompts": (".blocks.prompts", None),
     "push_to_hub": (".presets.push", "push_to_hub"),
     "schedulers": (".components.schedulers", None),
     "taps": (".components.taps", None),

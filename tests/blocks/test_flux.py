@@ -16,7 +16,8 @@ from sfumato.blocks.denoise.extra_inputs import AddControlChannels, AddFillChann
 from sfumato.blocks.denoise.flux import PredictFlow, packed, token_ids, unpacked
 from sfumato.blocks.image.kontext import FitArea
 from sfumato.blocks.latents.flow import CutSchedule, MakeSchedule
-from sfumato.blocks.text.t5 import read_by_t5
+from sfumato.blocks.prompts.plain import Plain
+from sfumato.blocks.text.t5 import T5Reading, read_by_t5
 from sfumato.components.conditioning import FluxConditioning
 from sfumato.components.models.flux import FluxTransformer2DModel
 from sfumato.components.types import Pass, Rows
@@ -185,8 +186,9 @@ class Letters:
 
 def test_t5_reads_so_many_tokens_its_end_included() -> None:
     letters = cast("Any", Letters())
-    rows = read_by_t5(letters, letters, ["ab", ""], 4, ALONE)
+    reading = T5Reading(letters, letters, 4, Plain())
+    rows = read_by_t5(reading, ["ab", ""], ALONE)
     assert rows.tolist() == [[97, 98, 1, 0], [1, 0, 0, 0]]
     with pytest.warns(UserWarning, match=r"longer than the 4 tokens .* Dropped: 'de'"):
-        rows = read_by_t5(letters, letters, ["abcde"], 4, ALONE)
+        rows = read_by_t5(reading, ["abcde"], ALONE)
     assert rows.tolist() == [[97, 98, 99, 1]]

@@ -23,7 +23,8 @@ def records() -> Mapping[str, type]:
     """The classes by their names in messages: conditionings, schedules and their steps, generator states."""
     classes = [cls for cls in vars(conditioning).values() if isinstance(cls, type)]
     conditionings = [cls for cls in classes if issubclass(cls, conditioning.Conditioning)]
-    return {cls.__name__: cls for cls in (*conditionings, Random, Schedule, Step, Level, Rows)}
+    more = conditioning.OverSteps, conditioning.StepPlan, Random, Schedule, Step, Level, Rows
+    return {cls.__name__: cls for cls in (*conditionings, *more)}
 
 
 def parts_of(record: object) -> dict[str, Any]:
