@@ -20,7 +20,7 @@ def using(graph: S, swaps: Mapping[str, Any]) -> S:
     """`graph.using`: the graph with components and slots swapped, and with other defaults of knobs."""
     components = {n: v for n, v in swaps.items() if n in graph.components}
     slots = {n: v for n, v in swaps.items() if n in graph.slots}
-    defaults = {n: blocks for n, v in swaps.items() if n in graph.inputs and (blocks := _readers(graph, n, v))}
+    defaults = {n: found for n, v in swaps.items() if n in graph.inputs and (found := _readers(graph, n, v))}
     known = [*graph.slots, *graph.components]
     problems = [
         Problem(

@@ -135,6 +135,6 @@ Rules = PromptRules | Literal["plain", "a1111", "comfy"]
 """Rules, or their name."""
 
 
-def rules_of(rules: Rules) -> PromptRules:
+def rules_of(rules: PromptRules | str) -> PromptRules:
     """The rules of a name; rules themselves."""
     return cast("type[PromptRules]", prompt_rules[rules])() if isinstance(rules, str) else rules

@@ -150,7 +150,7 @@ def played(rows: Sequence[Items]) -> tuple[list[tuple[str, ...]], StepPlan]:
             for turn in range(period):
                 texts = tuple(_text(items, passed, turn) for items in rows)
                 table.append(found.setdefault(texts, len(found)))
-    return list(found), StepPlan(tuple(fractions), tuple(numbers), period, tuple(table))
+    return list(found), StepPlan(tuple(fractions), tuple(map(int, numbers)), period, tuple(table))
 
 
 def _choices(rows: Sequence[Items]) -> Iterator[Switch | Alternate]:

@@ -1,5 +1,7 @@
 """The syntax of prompts: which words have which weight, and which text belongs to which step."""
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ SYNTAX = st.text(alphabet="ab ,:|.15()[]\\<>", max_size=40) | st.lists(
 ).map("".join)
 
 
-def weights(rules: PromptRules, text: str) -> list[list[tuple[str, float]]]:
+def weights(rules: PromptRules, text: str) -> list[list[tuple[str, Any]]]:  # Any: about equal to a float
     return [[(piece.text, pytest.approx(piece.weight)) for piece in part] for part in rules.parts(text)]
 
 
@@ -96,10 +98,11 @@ def test_a_text_without_syntax_is_one_piece(text: str) -> None:
     "text", ["(" * 10_000 + "x" + ")" * 10_000, "(" * 10_000, "[" * 10_000 + "x" + "]" * 10_000, "(a[b" * 5_000]
 )
 def test_deep_brackets_are_read_or_refused(rules: PromptRules, text: str) -> None:
-    try:
+    if text.startswith("(" * 10_000 + "x") or (isinstance(rules, A1111) and text[0] == "(" and "a" in text):
+        with pytest.raises(UnfitValue, match="Use fewer brackets, or smaller numbers"):  # 1.1 ** 10000 is infinite
+            rules.parts(text)
+    else:
         assert rules.parts(text)
-    except UnfitValue as error:
-        assert "Use fewer brackets, or smaller numbers." in str(error)  # 1.1 ** 10000 is infinite
     assert rules.over_steps(text) == (text,)
 
 
@@ -151,7 +154,7 @@ def test_nested_switches_are_played_however_deep() -> None:
 
 
 def test_a_plan_whose_table_does_not_fit_is_refused() -> None:
-    with pytest.raises(UnfitValue, match="Got 1."):
+    with pytest.raises(UnfitValue, match=r"Got 1\."):
         StepPlan(fractions=(0.5,))
 
 
@@ -192,9 +195,9 @@ def test_words_are_no_syntax(text: str) -> None:
 
 
 def test_wrong_settings_of_rules_are_refused() -> None:
-    with pytest.raises(ConfigError, match="comma_backtrack needs a number of tokens, 0 or more. Got -1"):
+    with pytest.raises(ConfigError, match=r"comma_backtrack needs a number of tokens, 0 or more\. Got -1"):
         A1111(comma_backtrack=-1)
     with pytest.raises(Unfit, match="has no loras in files"):
         PromptRules.from_json({"rules": "A1111", "loras": "/"})
-    with pytest.raises(Unfit, match="No prompt syntax is called .A1112."):
+    with pytest.raises(Unfit, match="No prompt syntax is called 'A1112'"):
         PromptRules.from_json({"rules": "A1112"})

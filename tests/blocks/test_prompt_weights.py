@@ -1,6 +1,5 @@
 """What weights do to encoded tokens, checked with formulas written by hand; and windows, breaks and steps."""
 
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,12 +49,14 @@ class Tower:
     """In float64, each token depends on all tokens of its row."""
 
     device = torch.device("cpu")
-    config = SimpleNamespace(hidden_size=WIDTH, projection_dim=2)
+    config: Any = SimpleNamespace(hidden_size=WIDTH, projection_dim=2)
 
     def __init__(self, seed: int = 0) -> None:
         self.table = torch.randn(200, WIDTH, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
-    def forward(self, input_ids: Tensor, *, output_hidden_states: bool = False, attention_mask: Any = None) -> Any:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, output_hidden_states: bool = False
+    ) -> Any:
         tokens = self.table[input_ids % 200]
         places = torch.arange(1.0, tokens.shape[1] + 1, dtype=torch.float64)[:, None]
         states = tokens + tokens.mean(1, keepdim=True) + 0.01 * places
@@ -67,7 +68,7 @@ class Tower:
 
 
 def encode(prompt: str | list[str], prompts: Any = "plain", **more: Any) -> SDConditioning:
-    made = sd.EncodePrompt(text_encoder=Tower(), tokenizer=Letters(), prompts=prompts, **more)  # type: ignore[arg-type]
+    made = sd.EncodePrompt(text_encoder=Tower(), tokenizer=Letters(), prompts=prompts, **more)
     return made(prompt).conditioning
 
 
@@ -102,11 +103,15 @@ def test_each_row_is_that_of_its_prompt_alone() -> None:
             assert torch.equal(row, encode(prompt, rules).tokens[0])
 
 
+def _times_ten(states: Tensor) -> Tensor:
+    return states * 10
+
+
 def test_weights_come_after_the_last_norm_of_skipped_layers() -> None:
-    norm = SimpleNamespace(final_layer_norm=lambda z: z * 10)
+    norm = SimpleNamespace(final_layer_norm=_times_ten)
     tower: Any = Tower()
     tower.text_model = norm
-    block = sd.EncodePrompt(text_encoder=tower, tokenizer=Letters(), prompts="a1111", clip_skip=1)  # type: ignore[arg-type]
+    block = sd.EncodePrompt(text_encoder=tower, tokenizer=Letters(), prompts="a1111", clip_skip=1)
     z = hidden([1, A, 2, 0, 0, 0, 0, 0]) * 10
     made = z * torch.tensor([1, 2.0, 1, 1, 1, 1, 1, 1], dtype=torch.float64)[:, None]
     assert torch.allclose(block("(a:2)").conditioning.tokens, made * (z.mean() / made.mean()))
@@ -123,7 +128,9 @@ def test_a_text_without_syntax_is_encoded_bit_for_bit_as_by_plain_rules(text: st
 
 
 def ids(rules: PromptRules, text: str, room: int = 6) -> list[str]:
-    read: Callable[[str], list[int]] = lambda words: Letters()([words]).input_ids[0][1:-1]
+    def read(words: str) -> list[int]:
+        return Letters()([words]).input_ids[0][1:-1]
+
     return ["".join(chr(token.id) for token in window) for window in rules.chunks(read, text, room)]
 
 
@@ -171,7 +178,7 @@ def test_sdxl_weighs_both_encoders_and_pools_without_weights() -> None:
     first, second = Tower(1), Tower(2)
     block = sdxl.EncodePrompt(
         text_encoder=first, text_encoder_2=second, tokenizer=Letters(), tokenizer_2=Letters(), prompts="comfy"
-    )  # type: ignore[call-arg]
+    )
     text = block("a(b:2)", prompt_2="(c:3)").text
     for tower, row, part in ((first, [1, A, B, 2, 0, 0, 0, 0], 0), (second, [1, C, 2, 0, 0, 0, 0, 0], 1)):
         z, e = (tower.forward(torch.tensor([r])).last_hidden_state for r in (row, [1, 2, 0, 0, 0, 0, 0, 0]))
@@ -184,7 +191,7 @@ def test_sdxl_weighs_both_encoders_and_pools_without_weights() -> None:
 def test_sdxl_without_a_prompt_is_zeros_with_any_rules() -> None:
     block = sdxl.EncodePrompt(
         text_encoder=Tower(), text_encoder_2=Tower(), tokenizer=Letters(), tokenizer_2=Letters(), prompts="a1111"
-    )  # type: ignore[call-arg]
+    )
     assert not block(None).text.tokens.any()
 
 
@@ -192,7 +199,7 @@ def test_t5_is_weighed_and_pooled_clip_is_not() -> None:
     block = flux.EncodePrompt(
         text_encoder=Tower(1), tokenizer=Letters(), text_encoder_2=Tower(2), tokenizer_2=T5Letters(),
         max_sequence_length=5, prompts="comfy",
-    )  # type: ignore[call-arg]  # fmt: skip
+    )  # fmt: skip
     made = block("a(b:2)").conditioning
     z, e = (Tower(2).forward(torch.tensor([r])).last_hidden_state for r in ([A, B, 2, 0, 0], [2, 0, 0, 0, 0]))
     z[:, 1] = (z[:, 1] - e[:, 1]) * 2 + e[:, 1]
@@ -201,7 +208,7 @@ def test_t5_is_weighed_and_pooled_clip_is_not() -> None:
 
 
 def test_pixart_weighs_words_in_lower_case() -> None:
-    block = pixart.EncodePrompt(text_encoder=Tower(), tokenizer=T5Letters(), max_sequence_length=5, prompts="a1111")  # type: ignore[arg-type]
+    block = pixart.EncodePrompt(text_encoder=Tower(), tokenizer=T5Letters(), max_sequence_length=5, prompts="a1111")
     z = hidden([A, B, 2, 0, 0])
     made = z * torch.tensor([1, 1.1, 1, 1, 1], dtype=torch.float64)[:, None]
     found = block(" A BREAK (B) ").conditioning
@@ -213,7 +220,7 @@ def test_sd3_weighs_all_three_encoders() -> None:
     block = sd3.EncodePrompt(
         text_encoder=Tower(1), tokenizer=Letters(), text_encoder_2=Tower(2), tokenizer_2=Letters(),
         text_encoder_3=_Wide(), tokenizer_3=T5Letters(), max_sequence_length=4, prompts="comfy",
-    )  # type: ignore[call-arg]  # fmt: skip
+    )  # fmt: skip
     plain, weighed = block("ab").conditioning, block("a(b:2)").conditioning
     different = (plain.tokens != weighed.tokens).any(-1)[0].nonzero().flatten().tolist()
     assert different == [2, 8 + 1]  # the place of b in the window of CLIP, and in T5's tokens behind it
@@ -270,7 +277,7 @@ def test_a_pass_has_the_conditioning_of_its_step() -> None:
 def test_the_encoders_of_sdxl_change_together() -> None:
     block = sdxl.EncodePrompt(
         text_encoder=Tower(1), text_encoder_2=Tower(2), tokenizer=Letters(), tokenizer_2=Letters(), prompts="a1111"
-    )  # type: ignore[call-arg]
+    )
     made = AddSizes()(block("[a:b:0.5]", prompt_2="[c|d]").text, (1.0,) * 6).conditioning
     for step, (first, second) in zip(STEPS, [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")], strict=True):
         alone = AddSizes()(block(first, prompt_2=second).text, (1.0,) * 6).conditioning
@@ -308,5 +315,6 @@ def test_a_change_of_the_number_of_rows_is_refused_where_rows_change_differently
 
 
 def test_plain_rules_do_not_change_tokens() -> None:
-    assert torch.equal(Plain().weighted(torch.ones(1, 1, 1), torch.zeros(1, 1), lambda: torch.ones(1)), torch.ones(1, 1, 1))
+    one = torch.ones(1, 1, 1)
+    assert torch.equal(Plain().weighted(one, torch.zeros(1, 1), lambda: one), one)
     assert Plain().tokens(lambda text: [ord(letter) for letter in text], "ab") == [Token(A), Token(B)]

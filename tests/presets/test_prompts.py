@@ -64,7 +64,7 @@ def test_syntax_that_is_read_as_words_is_noted(pipe: sf.Graph) -> None:
 
 
 def test_unknown_rules_are_refused(pipe: sf.Graph) -> None:
-    with pytest.raises(InputError, match="takes PromptRules | 'plain' | 'a1111' | 'comfy', got 'comfi'"):
+    with pytest.raises(InputError, match=r"takes PromptRules \| 'plain' \| 'a1111' \| 'comfy', got 'comfi'"):
         draw(pipe, "a fox", prompts="comfi")
 
 
