@@ -98,7 +98,7 @@ def test_a_text_without_syntax_is_one_piece(text: str) -> None:
     "text", ["(" * 10_000 + "x" + ")" * 10_000, "(" * 10_000, "[" * 10_000 + "x" + "]" * 10_000, "(a[b" * 5_000]
 )
 def test_deep_brackets_are_read_or_refused(rules: PromptRules, text: str) -> None:
-    if text.startswith("(" * 10_000 + "x") or (isinstance(rules, A1111) and text[0] == "(" and "a" in text):
+    if "(" * 10_000 + "x" in text:
         with pytest.raises(UnfitValue, match="Use fewer brackets, or smaller numbers"):  # 1.1 ** 10000 is infinite
             rules.parts(text)
     else:
