@@ -94,11 +94,11 @@ class TappedViews(Generic[M]):
         except IndexError:
             current = Current()
             tapped = apply_taps(self._model, taps, size, current)
-        current.set(forward)
+        current.found = forward
         try:
             yield tapped
         finally:
-            current.set(None)
+            current.found = None
             free.append((tapped, current))
             if len(self._free) > _MOST_VIEWS:  # a block makes new taps in every step
                 self._free.pop(next(iter(self._free)), None)

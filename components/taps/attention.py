@@ -10,7 +10,7 @@ from ..models.attention import AttentionCore
 from ..models.levels import Size, level_size
 from ..models.views import combined_class, shallow_copy
 from .change import Change
-from .place import Forward, Kind, Part, Place
+from .place import Forward, Kind, Part, Place, required
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 """Attention as a function of queries, keys, values and a mask."""
@@ -21,7 +21,8 @@ class AttentionCall:
     """What a change of attention may know of the attention that it computes.
 
     at: the layer. tokens: the number of queries. start: how many tokens of the prompt are before those of the picture.
-    mask: added to the scores, or None. usual: the attention without this change.
+    mask: added to the scores, or None. usual: the attention without this change. found: the forward; None where the
+    model is called by itself.
     """
 
     at: Place
@@ -29,6 +30,7 @@ class AttentionCall:
     start: int
     mask: Tensor | None
     usual: Attend
+    found: Forward | None
 
     @property
     def path(self) -> str:
@@ -43,7 +45,7 @@ class AttentionCall:
     @property
     def forward(self) -> Forward:
         """The forward that runs: the rows of each pass with its role, the step, and the memory of the call."""
-        return self.at.current.forward
+        return required(self.found)
 
     @property
     def picture(self) -> slice:
@@ -122,7 +124,7 @@ class ChangedAttention(AttentionCore):
         """Return the queries to use, `b heads n d`."""
         q = super().queries(q, start)
         for change, at in self.changes:
-            q = change.queries(q, AttentionCall(at, q.shape[2], start, None, _no_attention))
+            q = change.queries(q, AttentionCall(at, q.shape[2], start, None, _no_attention, at.current.found))
         return q
 
     def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0) -> Tensor:
@@ -136,7 +138,7 @@ class ChangedAttention(AttentionCore):
             def usual(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
                 return attend_inside(q, k, v, mask, depth - 1)
 
-            return change.attend(q, k, v, AttentionCall(at, q.shape[2], start, mask, usual))
+            return change.attend(q, k, v, AttentionCall(at, q.shape[2], start, mask, usual, at.current.found))
 
         return attend_inside(q, k, v, mask, len(self.changes))
 

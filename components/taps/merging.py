@@ -44,9 +44,8 @@ class TokenMerging(Change):
         if not 0 <= self.ratio < 1:
             raise ConfigError(f"TokenMerging.ratio needs a number from 0 to below 1, got {self.ratio}.")
         if self.stride < 1 or self.levels < 1:
-            raise ConfigError(
-                f"TokenMerging needs a stride and levels of at least 1, got {self.stride}, {self.levels}."
-            )
+            got = f"{self.stride} and {self.levels}"
+            raise ConfigError(f"TokenMerging needs stride and levels of 1 or more, got {got}.")
 
     def select(self, layers: PerturbableLayers, chosen: Chosen, model: str) -> Sequence[str]:
         """Return the blocks. Which levels are fine enough, the size of the latents says when they run."""
@@ -150,7 +149,7 @@ def split_tokens(size: tuple[int, int], stride: int, chosen: Tensor | None) -> t
     """Split the tokens of a picture into destinations, one of each cell, and the others. Both are indices."""
     height, width = size[0] // stride, size[1] // stride
     cells = torch.arange(size[0] * size[1], device="cpu").reshape(size)[: height * stride, : width * stride]
-    cells = cells.unfold(0, stride, stride).unfold(1, stride, stride).reshape(height * width, stride**2)
+    cells = cells.reshape(height, stride, width, stride).transpose(1, 2).reshape(height * width, stride**2)
     place = torch.zeros(len(cells), dtype=torch.long, device="cpu") if chosen is None else chosen
     target = cells.gather(1, place[:, None]).flatten()
     is_target = torch.zeros(size[0] * size[1], dtype=torch.bool, device="cpu")

@@ -52,23 +52,27 @@ class Forward:
 
 
 class Current:
-    """The forward that a view runs now. A view runs one forward at a time, so threads do not meet here."""
+    """The forward that a view runs now. A view runs one forward at a time, so threads do not meet here.
+
+    found: the forward; None where the model is called by itself, without passes.
+    """
 
     def __init__(self) -> None:
-        self._forward: Forward | None = None
-
-    def set(self, forward: Forward | None) -> None:
-        """Set the forward that runs from now on; None is none."""
-        self._forward = forward
+        self.found: Forward | None = None
 
     @property
     def forward(self) -> Forward:
-        """The forward. UnfitValue where the model was called by itself, without passes."""
-        if self._forward is None:
-            raise UnfitValue(
-                "The change of a layer needs the passes of the forward, got none. Call the model through predict."
-            )
-        return self._forward
+        """The forward. UnfitValue where there is none."""
+        return required(self.found)
+
+
+def required(found: Forward | None) -> Forward:
+    """Return the forward. UnfitValue where there is none."""
+    if found is None:
+        raise UnfitValue(
+            "The change of a layer needs the passes of the forward, got none. Call the model through predict."
+        )
+    return found
 
 
 @dataclass(frozen=True)
