@@ -1,9 +1,11 @@
 """Control nets and adapters of a checkpoint: their blocks go before the guider, whatever the task."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..blocks.control.controlnet import ApplyControlNet, ApplyControlNetUnion
+from ..blocks.control.image_prompt import ImagePrompt
 from ..blocks.control.t2i_adapter import ApplyT2IAdapter
 from ..blocks.image.crop import CropControl
 from ..graph import Block, Graph, named
@@ -16,16 +18,19 @@ _UNET_BLOCKS: Mapping[str, type[Block]] = {
     "ControlNetUnionModel": ApplyControlNetUnion,
     "T2IAdapter": ApplyT2IAdapter,
 }
-_NODES = {"controlnet": "control", "adapter": "adapt"}
+_IMAGE_PROMPTS = ("ImagePromptAdapter", "FluxImagePromptAdapter", "SD3ImagePromptAdapter")
+"""The classes of image prompt adapters, which one block reads whatever the family."""
+_NODES = {"controlnet": "control", "adapter": "adapt", "ip_adapter": "image_prompt"}
+_NAME = re.compile(r"(controlnet|adapter|ip_adapter)(?:_(\d+))?")
 _PICTURES = ("control_image", "control_mask", "adapter_image")
-_SHARED = ("predict", "rows", "random", "transformer", "vae", "height", "width", "guidance_scale")
-"""The ports and components that all control nets of a graph share."""
+_SHARED = ("predict", "rows", "random", "transformer", "vae", "height", "width", "guidance_scale",
+           "image_encoder", "feature_extractor")  # fmt: skip
+"""The ports and components that all control nets and image prompts of a graph share."""
 
 
 def is_control(name: str) -> bool:
-    """Whether a component of this name is a control net or an adapter: `controlnet`, `controlnet_1`, `adapter`."""
-    kind, _, number = name.partition("_")
-    return kind in _NODES and (not number or number.isdecimal())
+    """Whether a component of this name is of control: `controlnet`, `controlnet_1`, `adapter`, `ip_adapter`."""
+    return _NAME.fullmatch(name) is not None
 
 
 def control_components(components: Components) -> Iterator[tuple[str, str, Config]]:
@@ -34,8 +39,8 @@ def control_components(components: Components) -> Iterator[tuple[str, str, Confi
     Of several (`controlnet`, `controlnet_1` …, as they are saved) the first has the number "".
     """
     for name, component in components.items():
-        kind, _, number = name.partition("_")
-        if is_control(name):
+        if found := _NAME.fullmatch(name):
+            kind, number = found[1], found[2] or ""
             yield _NODES[kind] + (f"_{number}" if number else ""), number, read_config(component)
 
 
@@ -47,9 +52,13 @@ def numbered(block: Block, number: str) -> Block:
 
 
 def attach_controls(graph: Graph, components: Components, block_for: Callable[[Config], Block | None]) -> Graph:
-    """Insert a block for each control net and adapter of the checkpoint. block_for: None for one of another family."""
+    """Insert a block for each control net, adapter and image prompt of the checkpoint.
+
+    block_for: None for one of another family.
+    """
     for node, number, config in control_components(components):
-        if (block := block_for(config)) is not None:
+        block = ImagePrompt() if config.get("_class_name") in _IMAGE_PROMPTS else block_for(config)
+        if block is not None:
             graph = graph.insert(node, numbered(block, number), before="denoise.guider")
     return with_cropped_controls(graph)
 

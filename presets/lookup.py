@@ -85,15 +85,36 @@ def with_paths(
     if not any(isinstance(value, str | Path) for value in swaps.values()):
         return made
     components = graph().components
+    wants_images = any(name.startswith("ip_adapter") for name in swaps)
     for name, value in swaps.items():
         needed = components.get(name)
         is_component = needed is not None or name in own or is_control(name)
+        is_component |= wants_images and name in ("image_encoder", "feature_extractor")
         named = needed is not None and hasattr(untagged(needed.type), "coerce")  # a scheduler has names
         if isinstance(value, str | Path) and is_component and not named:
             spec = own.get(name)
             spec = spec.spec if isinstance(spec, Handle) else spec
             made[name] = _by_path(name, value, spec if isinstance(spec, ComponentSpec) else None, checkpoint, access)
+    if wants_images and "image_encoder" not in (*made, *own):
+        made |= _encoder_beside(made, access)
     return made
+
+
+def _encoder_beside(made: Mapping[str, Any], access: Access) -> Mapping[str, ComponentSpec]:
+    """The image encoder in the folder of an IP-Adapter, where it is published; {} if there is none of its width."""
+    for spec in made.values():
+        config = spec.config if isinstance(spec, ComponentSpec) and spec.file is not None else None
+        if not config or "image_width" not in config:
+            continue
+        folder = Path(str(spec.pretrained_model_name_or_path)).parent / "image_encoder"
+        if (folder / "config.json").is_file():
+            encoder = component_at(locate(folder, access=access), None, access).with_access(access)
+            keys = encoder.read_config()
+            width = keys.get("projection_dim" if config.get("projector") == "linear" else "hidden_size")
+            if width == config["image_width"]:
+                return {"image_encoder": encoder}
+            LOG.info("%s: has features %s wide, and the adapter reads %s.", folder, width, config["image_width"])
+    return {}
 
 
 def _by_path(

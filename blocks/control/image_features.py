@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...components.image_processor import ImageProcessor
+from ...components.image_processor import CLIPImageProcessor, ImageProcessor
 from ...components.models.ip_adapter import Negative, Reads
 from ...components.pictures import Picture, PictureInput, each_picture
 from ...components.types import Rows
@@ -138,6 +138,12 @@ def _tokens(projector: Projector, parts: Sequence[Tensor | None]) -> Tensor:
         raise UnfitValue(f"Needs as many pictures as faces, got {texts} (rows x pictures).")
     flat = (None if part is None else part.expand(rows, *part.shape[1:]).flatten(0, 1) for part in parts)
     return projector(*flat).unflatten(0, (rows, pictures))
+
+
+def default_processor(encoder: ImageEncoder) -> ImageProcessor:
+    """CLIP's processor at the size of an image encoder: adapters are published without one."""
+    side = getattr(getattr(encoder, "config", None), "image_size", 224)
+    return CLIPImageProcessor(size=side, crop_size=side)
 
 
 def encoded(pixels: Tensor, encoder: ImageEncoder, reads: Reads) -> Tensor:

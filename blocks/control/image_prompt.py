@@ -20,6 +20,7 @@ from .image_features import (
     Features,
     ImageEncoder,
     Pictures,
+    default_processor,
     encode_pictures,
     negative_features,
     project,
@@ -81,7 +82,7 @@ class Branch:
             if tokens is None:
                 raise UnfitValue(
                     "The guider asks for negative passes, and ip_adapter_image_embeds has no negative rows. Pass them "
-                    "first, or bind image_encoder= and feature_extractor=."
+                    "first, or pass image_encoder=."
                 )
             self._made[key] = ImageTokens(self._branch, self._adapter.layers(tokens, p.step.t))
         return self._made[key]
@@ -170,12 +171,12 @@ class ImagePrompt(Block):
         return replace(found, negative=negative_features(*self._encoder(), adapter.reads, adapter.negative))
 
     def _encoder(self) -> tuple[ImageEncoder, ImageProcessor]:
-        if self.image_encoder is None or self.feature_extractor is None:
+        if self.image_encoder is None:
             raise UnfitValue(
-                "This adapter reads pictures through an image encoder. Bind image_encoder= and feature_extractor=: "
-                "they are published beside the adapter, in image_encoder/."
+                "This adapter reads pictures through an image encoder, which is published in a folder image_encoder "
+                "beside it. Pass image_encoder=."
             )
-        return self.image_encoder, self.feature_extractor
+        return self.image_encoder, self.feature_extractor or default_processor(self.image_encoder)
 
     def _branches(self, tokens: Features, masks: PictureInput | None) -> list[Branch]:
         """One branch for all pictures, whose tokens stand side by side; with masks one for each."""

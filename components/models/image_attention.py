@@ -147,6 +147,37 @@ def with_images(images: LayerImages, kind: type[nn.Module] = ImageAttention) -> 
     return replacement
 
 
+class LowRankLayer(nn.Module):
+    """A linear layer that adds the LoRA of image prompts, which face adapters bring: `up(down(x))` for each.
+
+    It is a class beside `PatchedLayer`, since its life is that of the image prompt in a pass, and not of a component.
+    """
+
+    image_lora: tuple[tuple[Tensor, Tensor], ...]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map what the layer maps, quantized or not."""
+        y = super().forward(x)
+        for down, up in self.image_lora:
+            inner = F.linear(x.to(down.dtype), down.to(x.device))
+            y = y + F.linear(inner, up.to(x.device)).to(y.dtype)
+        return y
+
+
+def with_low_rank(down: Tensor, up: Tensor) -> Replacement:
+    """A replacement that adds a LoRA to a linear layer; once, where several branches have the same."""
+
+    def replacement(module: nn.Module) -> nn.Module:
+        before = module.image_lora if isinstance(module, LowRankLayer) else ()
+        if any(known is down for known, _ in before):
+            return module
+        twin = shallow_copy(module, type(module) if before else combined_class(LowRankLayer, type(module)))
+        twin.__dict__["image_lora"] = (*before, (down, up))
+        return twin
+
+    return replacement
+
+
 def level_mask(mask: Tensor, tokens: int, size: Size) -> Tensor:
     """A mask (1, 1, rows, columns) for the tokens of a level of a U-Net, (1, 1, tokens, 1)."""
     sides = level_size(tokens, size)

@@ -1,6 +1,6 @@
 """IP-Adapters of U-Nets: image prompts for Stable Diffusion 1.5 and SDXL."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, cast, runtime_checkable
 
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ...graph.errors import UnfitValue
 from .base import Model
 from .config import Channels, Config, Layers, Width
-from .image_attention import HeldTokens, ImageBranch, LayerImages, with_images
+from .image_attention import HeldTokens, ImageBranch, LayerImages, with_images, with_low_rank
 from .image_projectors import FacePerceiver, FaceProjector, FullProjector, LinearProjector, Perceiver
 from .image_scales import scales_of
 from .views import Replacement
@@ -131,13 +131,23 @@ class ImagePromptAdapter(Model[ImagePromptAdapterConfig]):
         Raises:
             UnfitValue: a U-Net with other attention, or a scale for blocks that it does not have.
         """
-        paths = self.attention_of(model)[1::2]
-        scales = scales_of(branch.scale, paths)
-        return {
+        paths = self.attention_of(model)
+        scales = scales_of(branch.scale, paths[1::2])
+        return self._low_rank(paths) | {
             path: with_images(LayerImages(held, 2 * index, scales[path], branch.mask))
-            for index, path in enumerate(paths)
+            for index, path in enumerate(paths[1::2])
             if scales[path]
         }
+
+    def _low_rank(self, paths: Sequence[str]) -> dict[str, Replacement]:
+        """The LoRA that the file brings, for the layers of all attention. Its strength is 1, whatever the scale."""
+        found: dict[str, Replacement] = {}
+        for number, path in enumerate(paths if self.config.lora_rank else ()):
+            for name, layer in (("to_q", "to_q"), ("to_k", "to_k"), ("to_v", "to_v"), ("to_out", "to_out.0")):
+                matrices = self.ip_adapter.get_submodule(f"{number}.{name}_lora")
+                assert isinstance(matrices, _LowRank)
+                found[f"{path}.{layer}"] = with_low_rank(matrices.down.weight, matrices.up.weight)
+        return found
 
     def attention_of(self, model: nn.Module) -> list[str]:
         """The paths of all attention of a U-Net by number. UnfitValue where this adapter is for another."""

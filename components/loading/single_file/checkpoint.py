@@ -24,6 +24,7 @@ from .marks import Marks, loose_names, read_header, read_marks
 from .parts import Part
 from .recognition import incomplete, parts_of
 from .several_files import Halves, files_of, open_whole, shard_text
+from .small_models import with_shortcut
 from .tables import Renamed, Row, ties
 from .whole_tensors import WholeTensors
 
@@ -95,7 +96,8 @@ class Checkpoint:
         library, class_name = self.hint(name)
         named = {"_class_name": class_name} if library == "diffusers" else {}
         if not self.family:
-            return {**named, **config_of(part, {**SINGLES[part.kind].config, **(base or {})})}
+            config = {**named, **config_of(part, {**SINGLES[part.kind].config, **(base or {})})}
+            return with_shortcut(config, self.file.name) if part.kind == "ip_adapter" else config
         config = {**named, **config_of(part, self.family_facts["models"][name]["config"]), **self._exceptions(name)}
         return self.marks.autoencoder(config) if part.kind == "vae" else config
 

@@ -3,12 +3,18 @@
 T2I-Adapters (TencentARC), IP-Adapters (Tencent AI Lab), and TAESD (madebyollin).
 """
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
+from ....registry import printable
+from ....registry.log import LOG
 from ...storage.tensors import Shape
 from .sizes import Sizes
 from .tables import Row, table
 
+_SECOND = re.compile(r"plus[-_ ]?v2")
+"""How the file of a FaceID Plus v2 is called."""
 TAESD = "taesd_"
 """What precedes `encoder.` and `decoder.` in a file with both halves. ComfyUI writes such files."""
 
@@ -28,6 +34,19 @@ def taesd(shapes: Mapping[str, Shape]) -> tuple[Row, ...]:
     encoder, decoder = _TAESD.strip().splitlines()
     numbered = "\n".join(decoder.replace("{i}", str(n - 1)).replace("{j}", str(n)) for n in range(1, layers))
     return (*table(encoder), *table(numbered))
+
+
+def with_shortcut(config: dict[str, Any], file: str) -> dict[str, Any]:
+    """The config of an IP-Adapter, where its file name says what its tensors do not: FaceID Plus v2 adds a shortcut."""
+    if config["projector"] != "face_perceiver" or "shortcut" in config:
+        return config
+    second = _SECOND.search(file.lower()) is not None
+    LOG.info(
+        "%s: taken for FaceID Plus %s by its name, since both versions have the same tensors. Pass "
+        "config={'shortcut': %s} to load_component for the other.",
+        printable(file), "v2" if second else "v1", not second,
+    )  # fmt: skip
+    return {**config, "shortcut": second}
 
 
 def ip_adapter(shapes: Mapping[str, Shape]) -> tuple[Row, ...]:
