@@ -30,7 +30,7 @@ class Images:
 
     def __init__(self, pipe: Graph, theirs: ImageReference, encoder: Any, processor: Any, folder: Path) -> None:
         self.pipe, self.theirs, self.encoder, self.processor, self.folder = pipe, theirs, encoder, processor, folder
-        self.checkpoint: Path | None = None
+        self.checkpoint = Path()
 
     def file(self, variant: str, seed: int = 0) -> tuple[dict[str, Tensor], Path]:
         tensors = Files(self.theirs.pipe.unet, seed)(variant)
@@ -39,7 +39,7 @@ class Images:
         return tensors, place
 
     def ours(self, place: Path, **config: Any) -> Graph:
-        adapter = sf.load_component(place, **({"config": config} if config else {}))
+        adapter = sf.load_component(place, config=config or None)
         prompted = self.pipe.insert("face", ImagePrompt(), before="denoise.guider").bind(ip_adapter=adapter)
         if adapter.reads:
             prompted = prompted.bind(image_encoder=self.encoder, feature_extractor=self.processor)
@@ -98,6 +98,13 @@ def test_face_plus_reads_the_face_and_its_picture(second: bool, images: Images, 
 
 
 TABLE = {"down": {"block_0": [0.7]}, "up": {"block_1": [0.0, 1.0]}}
+
+
+def equal(**inputs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The same inputs for ours and for the reference."""
+    return inputs, inputs
+
+
 CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "several pictures": (
         {"ip_adapter_image": [picture(3), picture(4)]},
@@ -106,16 +113,16 @@ CALLS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "a scale": ({"ip_adapter_scale": 0.4}, {"scale": 0.4}),
     "a table of scales": ({"ip_adapter_scale": TABLE}, {"scale": TABLE}),
     "the middle": ({"ip_adapter_scale": {"mid": 0.9, "down": 0.2}}, {"scale": {"mid": 0.9, "down": 0.2}}),
-    "no guidance": ({"guidance_scale": 1.0}, {"guidance_scale": 1.0}),
-    "two prompts": ({"prompt": ["a red apple", "a small cat"]},) * 2,
-    "two images": ({"num_images_per_prompt": 2},) * 2,
+    "no guidance": equal(guidance_scale=1.0),
+    "two prompts": equal(prompt=["a red apple", "a small cat"]),
+    "two images": equal(num_images_per_prompt=2),
 }
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_calls_are_the_references(name: str, images: Images, same: Same) -> None:
     (ours, theirs), (tensors, place) = CALLS[name], images.file("base")
-    shown = {"ip_adapter_image": picture(3)}
+    shown: dict[str, Any] = {"ip_adapter_image": picture(3)}
     same(run(images.ours(place), **{**CALL, **shown, **ours}), images.theirs([tensors], **{**CALL, **shown, **theirs}))
 
 
