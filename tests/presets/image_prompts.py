@@ -14,7 +14,7 @@ from sfumato.components.image_processor import CLIPImageProcessor
 
 from .support import Result, quiet
 
-VISION = {
+VISION: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_hidden_layers": 3, "image_size": 32,
     "patch_size": 8, "projection_dim": 24, "hidden_act": "gelu",
 }  # fmt: skip
