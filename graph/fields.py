@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, InitVar, dataclass, field
 from functools import cache, wraps
 from inspect import get_annotations
-from typing import Any, ClassVar, cast, get_origin, get_type_hints
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, cast, get_origin, get_type_hints
 
 from ..registry import did_you_mean
 from .errors import ConfigError, GraphFileError, Malformed, Unbound
@@ -93,6 +94,14 @@ class Lazy(ABC):
         raise GraphFileError(f"is a {type(self).__name__} without to_json(), so no file can say what it is.")
 
 
+class SavedAdapter(NamedTuple):
+    """An adapter as a graph file has it: its settings, the name of its file, and how that is written into a folder."""
+
+    settings: Mapping[str, Any]  # JSON values
+    file: str
+    write: Callable[[Path], object]
+
+
 class Adapters(ABC):
     """The adapters of a graph: what changes its models without changing their objects."""
 
@@ -103,6 +112,10 @@ class Adapters(ABC):
     @abstractmethod
     def on(self, bindings: Mapping[str, Any]) -> Mapping[str, Any]:
         """The bindings, with the adapters on the models. They are `fitted` to these bindings."""
+
+    @abstractmethod
+    def saved(self, graph: Any) -> Sequence[SavedAdapter]:  # a Structure
+        """The adapters for the file of their graph. GraphFileError if a file cannot have them."""
 
 
 def same_component(a: Any, b: Any) -> bool:

@@ -1,25 +1,25 @@
 """`sf.load_adapter`: LoRA and its relatives from a file, a folder or a repo."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ..components.adapters.adapter import Adapter
-from ..components.adapters.reading import adapter_of
+from ..components.adapters.adapter import Adapter, check_strength
+from ..components.adapters.reading import PEFT_CONFIG, PEFT_WEIGHTS, adapter_of
 from ..components.loading.open_tensors import open_tensors
 from ..components.storage.files import read_json
 from ..components.storage.hub import Access
 from ..components.storage.tensors import PICKLES, SafetensorFiles
 from ..graph import LoadError
+from ..graph.files.inside import path_inside
 from ..registry import did_you_mean
 from .keywords import checked_keywords
 from .source import FamilyName, GraphFile, SingleFile, checked_access, locate
 
-_PEFT_CONFIG = "adapter_config.json"
-_PEFT_WEIGHTS = "adapter_model.safetensors"
-_CUSTOMARY = (_PEFT_WEIGHTS, "pytorch_lora_weights.safetensors")
+_CUSTOMARY = (PEFT_WEIGHTS, "pytorch_lora_weights.safetensors")
 """The names under which PEFT and diffusers publish adapters."""
 
 
@@ -58,15 +58,45 @@ def load_adapter(
     file = _file(x, subfolder, revision, access)
     stored = open_tensors([file], allow_pickle=access.allow_pickle)
     header = stored.metadata() if isinstance(stored, SafetensorFiles) else {}
-    beside = file.with_name(_PEFT_CONFIG)
-    peft: Mapping[str, Any] | None = read_json(beside) if file.name == _PEFT_WEIGHTS and beside.is_file() else None
+    beside = file.with_name(PEFT_CONFIG)
+    peft: Mapping[str, Any] | None = read_json(beside) if file.name == PEFT_WEIGHTS and beside.is_file() else None
 
     def tensors() -> Iterable[tuple[str, Tensor]]:
         for key in stored.shapes():
             yield key, stored.read(key)
 
     made = adapter_of(tensors(), name=name or file.stem, source=str(x), header=header, peft=peft)
+    made = replace(made, content=replace(made.content, file=file))
     return made.scaled(scale) if scale != 1.0 else made
+
+
+def from_json(entries: Sequence[Mapping[str, Any]], folder: Path, allowed: Iterable[str | Path] = ()) -> list[Adapter]:
+    """The adapters of a graph file.
+
+    Args:
+        entries: as the file has them; their form is checked.
+        folder: that of the file. A path may lead only inside it.
+        allowed: further folders that the file may name.
+
+    Raises:
+        LoadError: a path that leads out, no such file, or one that is no adapter.
+        ConfigError: strengths that are no finite numbers, or a window or curve that is none.
+    """
+    made: list[Adapter] = []
+    for entry in entries:
+        file = path_inside(entry["file"], folder, allowed)
+        if (config := file.with_name(PEFT_CONFIG)).exists():
+            path_inside(config, folder, allowed)
+        if file.suffix != ".safetensors" or not file.is_file():
+            raise LoadError(f"{entry['name']}: has no file {entry['file']}, which must be a .safetensors file.")
+        read = load_adapter(file, name=entry["name"], local_files_only=True)
+        blocks, by_component = entry.get("blocks", {}), entry.get("by_component", {})
+        for name, value in (*blocks.items(), *by_component.items()):
+            check_strength(f"{entry['name']}: {name}", value)
+        one = replace(read, by_component=by_component, blocks=blocks).scaled(entry.get("strength", 1.0))
+        one = one.during(*entry["window"]) if "window" in entry else one
+        made.append(one.along(*map(tuple, entry["curve"])) if entry.get("curve") else one)
+    return made
 
 
 def _file(x: str | Path, subfolder: str, revision: str | None, access: Access) -> Path:
@@ -89,5 +119,5 @@ def _file(x: str | Path, subfolder: str, revision: str | None, access: Access) -
     if not fitting:
         shown = f"It has {', '.join(weights)}. Name one of them." if weights else did_you_mean("", sorted(names))
         raise LoadError(f"{x}: has no {' or '.join(_CUSTOMARY)}. {shown}")
-    wanted = [fitting[0], *([_PEFT_CONFIG] if fitting[0] == _PEFT_WEIGHTS and _PEFT_CONFIG in names else [])]
+    wanted = [fitting[0], *([PEFT_CONFIG] if fitting[0] == PEFT_WEIGHTS and PEFT_CONFIG in names else [])]
     return location.local(folder, wanted) / fitting[0]

@@ -47,7 +47,7 @@ def _models(side: Any, which: str) -> Mapping[str, Any]:
         return _models(_read(side), which)
     if isinstance(side, Mapping):
         return cast("Mapping[str, Any]", side)
-    if isinstance(bindings := getattr(side, "bindings", None), Mapping):
+    if isinstance(bindings := getattr(side, "adapted_bindings", None), Mapping):
         return cast("Mapping[str, Any]", bindings)
     kind = side.type if isinstance(side, Lazy) else type(side)
     if kind is None or models.find(kind.__name__) is not kind:

@@ -79,8 +79,6 @@ def _write(graph: Graph, draft: Draft, name: str, license: str | None) -> None:
 def _check(graph: Graph, place: Path) -> None:
     absent = [n for n, part in graph.components.items() if part.required and graph.bindings.get(n) is None]
     lacking = [f"{name}: nothing is bound." for name in absent]
-    if graph.adapters is not None:
-        lacking.append(f"{graph.adapters}: has adapters. Save pipe.merged(), or the graph without adapters.")
     for name, value in graph.bindings.items():
         if not isinstance(value, Lazy) and value is not None and hint_of(type(value)) is None:
             lacking.append(f"{name}: is a {type(value).__name__}, which no file can name. Bind a published class.")

@@ -170,6 +170,7 @@ codecs = Names(
     {
         "adapt": "sfumato.components.adapters.attached:adapt",
         "adapt_by_prompts": "sfumato.presets.prompt_loras:adapt_by_prompts",
+        "adapters": "sfumato.presets.adapter:from_json",
         "attach": "sfumato.components.adapters.attached:attach",
         "component": "sfumato.components.bindings:from_json",
         "handle": "sfumato.components.bindings:handle_of",
@@ -178,10 +179,10 @@ codecs = Names(
     },
 )
 """Functions of upper rooms that lower rooms call. "adapt": a graph and the `adapters=` of a call -> the graph of the
-call. "adapt_by_prompts": a graph and the values of a call -> the graph with the adapters that prompts name. "attach": a
-graph and adapters -> the graph with them. "component": the entry of a graph file -> the bound component. "handle": a
-spec -> what a graph binds for it. "merged": a graph with adapters and a dtype -> the graph with merged models.
-"save_pretrained": a bound graph -> a folder with all of it."""
+call. "adapt_by_prompts": a graph and the values of a call -> the graph with the adapters that prompts name. "adapters":
+the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "component": the entry of
+a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters and a
+dtype -> the graph with merged models. "save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

@@ -1,12 +1,14 @@
 """The adapters of a graph: how they are attached, follow a swapped component, and get other strengths."""
 
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, cast
 
 from ...graph.edits import edited
-from ...graph.errors import ConfigError
-from ...graph.fields import Adapters
+from ...graph.errors import ConfigError, GraphFileError
+from ...graph.fields import Adapters, SavedAdapter
 from ...graph.structure import Structure
 from ...registry import did_you_mean, models
 from ...registry.log import LOG
@@ -20,6 +22,9 @@ from .names import DENOISERS, ModelNames, names_of
 from .over import config_of, type_of
 from .patch_set import PatchSet
 from .placing import Placed, Placement, place
+from .reading import PEFT_CONFIG, PEFT_WEIGHTS
+
+_FILE = "adapter.safetensors"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -80,6 +85,21 @@ class AttachedAdapters(Adapters):
     def alone(self) -> "AttachedAdapters | None":
         """The embeddings without the other adapters; None if there are none."""
         return replace(self, rows=((),), placed={}) if self.embeddings else None
+
+    def saved(self, graph: Structure) -> Sequence[SavedAdapter]:
+        """The adapters for the file of their graph. GraphFileError for adapters that differ between prompts."""
+        if len(self.rows) > 1:
+            raise GraphFileError(
+                f"has adapters for {len(self.rows)} prompts, which only a call can have. Save the graph without them, "
+                "and pass adapters= in the call."
+            )
+        in_files = {one for a in _all(self.rows) if _is_copied(a) for one in a.content.embeddings}
+        if lost := [one.name for one in self.embeddings if one not in in_files]:
+            raise GraphFileError(
+                f"has the embeddings {', '.join(lost)}, which a graph file cannot have. Save the graph without them, and "
+                "attach them after sf.load(…)."
+            )
+        return [_saved(adapter, graph) for adapter in self.rows[0]]
 
     def __repr__(self) -> str:
         rows = ["[" + ", ".join(map(repr, (*row, *self.embeddings))) + "]" for row in self.rows]
@@ -147,6 +167,26 @@ def set_strengths(graph: Structure, strengths: Mapping[str, Any]) -> Structure:
         tuple(replace(a, strength=strengths.get(a.name, a.strength)) for a in row) for row in before.rows
     )  # fmt: skip
     return edited(graph, adapters=replace(before, rows=rows))
+
+
+def _saved(adapter: Adapter, graph: Structure) -> SavedAdapter:
+    settings = {
+        "name": adapter.name, "strength": adapter.strength, "by_component": dict(adapter.by_component),
+        "blocks": dict(adapter.blocks), "window": list(adapter.window), "curve": [list(p) for p in adapter.curve],
+    }  # fmt: skip
+    file = adapter.content.file
+    if file is None or file.suffix != ".safetensors" or not file.is_file():  # it has no file, or one of pickles
+        plain = Adapter(adapter.name, adapter.content)
+        return SavedAdapter(settings, _FILE, lambda folder: plain.save(folder / _FILE, pipe=graph))
+    config = file.with_name(PEFT_CONFIG)
+    if file.name != PEFT_WEIGHTS or not config.is_file():
+        return SavedAdapter(settings, _FILE, lambda folder: shutil.copyfile(file, folder / _FILE))
+
+    def copy(folder: Path) -> None:
+        for one in (file, config):
+            shutil.copyfile(one, folder / one.name)
+
+    return SavedAdapter(settings, PEFT_WEIGHTS, copy)
 
 
 def _attached(graph: Structure) -> AttachedAdapters | None:

@@ -1,6 +1,7 @@
 """The patches of one file, by the names of the file."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from .embedding import Embedding
 from .patches import Patch
@@ -20,9 +21,11 @@ class PatchSet:
     """All patches of a file, in its order. Adapters that differ in strength share one.
 
     source: the file, folder or repo. notes: on the file, for people. embeddings: those that the file has too.
+    file: the file on this machine; None for patches that were made in memory.
     """
 
     source: str
     patches: tuple[NamedPatch, ...]
     notes: tuple[str, ...] = ()
     embeddings: tuple[Embedding, ...] = ()
+    file: Path | None = None

@@ -19,6 +19,9 @@ from .scales import Scales, read_scales
 
 _CONTROL_NET = "lora_controlnet"
 """The mark of Stability's control-LoRA files."""
+PEFT_CONFIG = "adapter_config.json"
+PEFT_WEIGHTS = "adapter_model.safetensors"
+"""The two files of a folder of PEFT."""
 
 
 def adapter_of(

@@ -8,7 +8,8 @@ from typing import Any
 
 from ...registry import UnknownName, codecs, hint_of
 from ..errors import ConfigError, GraphFileError, LoadError, Problem
-from ..fields import Lazy
+from ..fields import Lazy, SavedAdapter
+from ..structure import Structure
 from ..validate import Unfit
 from .values import from_strict_json, strict_json
 
@@ -31,6 +32,7 @@ class ComponentWriter:
         self.problems: list[Problem] = []
         self._done: dict[int, dict[str, Any]] = {}
         self._todo: dict[str, Any] = {}
+        self._adapters: dict[str, SavedAdapter] = {}
 
     def entry(self, value: Any, path: str, at: str) -> dict[str, Any] | None:
         """The entry of a component. `path` is the folder for its weights, `at` its place in the file."""
@@ -43,6 +45,22 @@ class ComponentWriter:
                 self.problems.append(Problem("component", at, str(error), type(value).__name__))
                 return None
         return self._done[id(value)]
+
+    def adapters(self, graph: Structure, path: str, at: str) -> list[dict[str, Any]]:
+        """The entries of the adapters of a graph. Their files are written beside that of the graph."""
+        if graph.adapters is None:
+            return []
+        entries: list[dict[str, Any]] = []
+        try:
+            if self.folder is None:
+                raise GraphFileError("are files, which need a folder. Write graph.save(folder).")
+            for number, adapter in enumerate(graph.adapters.saved(graph), 1):
+                place = f"{path}adapters/{number}"
+                self._adapters[place] = adapter
+                entries.append(strict_json({**adapter.settings, "file": f"./{place}/{adapter.file}"}))
+        except (GraphFileError, ConfigError) as error:
+            self.problems.append(Problem("adapters", f"{at}.adapters", str(error)))
+        return entries
 
     def _entry(self, value: Any, path: str) -> dict[str, Any]:
         if isinstance(value, Lazy):
@@ -80,10 +98,14 @@ class ComponentWriter:
         return {key: data[key] for key in (*_ORDER, *sorted(data.keys() - set(_ORDER))) if key in data}
 
     def write(self) -> None:
-        """Write the objects with weights into the draft, each into its own folder."""
+        """Write the objects with weights and the adapters into the draft, each into its own folder."""
         for path, value in self._todo.items():
             assert self.draft is not None
             value.save_pretrained(self.draft / path)
+        for place, adapter in self._adapters.items():
+            assert self.draft is not None
+            (self.draft / place).mkdir(parents=True, exist_ok=True)
+            adapter.write(self.draft / place)
 
 
 def _below(path: str, folder: Path) -> str | None:

@@ -41,6 +41,18 @@ class ComponentForm(_Form):
 Components = Annotated[dict[str, ComponentForm | None], Field(description="Bound components, by name.")]
 
 
+class AdapterForm(_Form):
+    """An adapter on the models that the graph binds, and its strengths; see `Adapter`."""
+
+    name: str
+    file: Annotated[str, Field(description='A path that begins with "." starts at the folder of this file.')]
+    strength: float = 1.0
+    by_component: dict[str, float] = {}
+    blocks: dict[str, float] = {}
+    window: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.0, 1.0]
+    curve: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = []
+
+
 class EdgeForm(_Form):
     """An edge. `from` is "node.output", or "inputs.name" for an input of the graph; `to` is "node.input"."""
 
@@ -61,6 +73,7 @@ class GraphForm(_Form):
     edges: list[EdgeForm]
     slots: dict[str, list[str]] = {}
     components: Components = {}
+    adapters: Annotated[list[AdapterForm], Field(max_length=256)] = []
 
 
 class BlockForm(_Form):

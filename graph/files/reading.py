@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar, cast, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 
 from ...registry import blocks as BLOCKS
-from ...registry import closest, did_you_mean, find_block
+from ...registry import closest, codecs, did_you_mean, find_block
 from ..binding import bound
 from ..block import Block
 from ..edits import bad_nodes, check_made, edited
@@ -26,7 +26,7 @@ from ..validate import Unfit
 from . import bindings
 from .edges import edges_of
 from .faults import file_errors
-from .forms import FILE_NAME, FORMAT, BlockForm, FileForm, GraphForm, InnerForm, NamedForm, NodeForm
+from .forms import FILE_NAME, FORMAT, AdapterForm, BlockForm, FileForm, GraphForm, InnerForm, NamedForm, NodeForm
 from .values import Values
 
 S = TypeVar("S", bound=Structure)
@@ -232,9 +232,20 @@ class _Reading(Generic[S]):
         graph = self.kind.of(nodes, edges, declared=tuple(form.outputs), slots=slots, preset=preset)
         try:
             check_made(graph, ())
-            return self._bound(graph, held, at)
+            graph = self._bound(graph, held, at)
         except (WireError, LoadError) as error:
             self._refusal(error, at)
+            return None
+        return self._adapted(graph, form.adapters, at)
+
+    def _adapted(self, graph: S, forms: Sequence[AdapterForm], at: str) -> S | None:
+        if not forms:
+            return graph
+        entries = [form.model_dump(exclude_unset=True) for form in forms]
+        try:
+            return codecs["attach"](graph, codecs["adapters"](entries, self.folder, self.allowed))
+        except (ConfigError, LoadError) as error:
+            self._problem(f"{at}.adapters", str(error))
             return None
 
     def node(self, form: Any, at: str) -> Block | None:  # one of the node forms

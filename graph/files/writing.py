@@ -110,9 +110,6 @@ class _Writing:
     def graph(self, graph: Structure, at: str, path: str) -> dict[str, Any]:
         if type(graph).registered_name != "Graph":
             self._problem(at, f"is a {type(graph).__name__}, a subclass of Graph. A file can hold plain graphs only.")
-        if graph.adapters is not None:
-            text = f"has adapters ({graph.adapters}), which a file cannot name."
-            self._problem(at, f"{text} Save pipe.merged(), or the graph without adapters.")
         data: dict[str, Any] = {"preset": list(graph.preset)} if graph.preset else {}
         steps: list[dict[str, Any]] = []
         for name, block in graph.nodes.items():
@@ -123,7 +120,8 @@ class _Writing:
         data |= {"outputs": list(graph.declared), "nodes": steps, "edges": edges}
         if graph.slots:
             data["slots"] = {slot: list(paths) for slot, paths in graph.slots.items()}
-        return data | self._components(graph.bindings, at, path)
+        adapters = self.writer.adapters(graph, path, at)
+        return data | self._components(graph.bindings, at, path) | ({"adapters": adapters} if adapters else {})
 
     def node(self, block: Block, at: str, path: str) -> dict[str, Any]:
         if isinstance(block, Structure):

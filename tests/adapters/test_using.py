@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import sfumato as sf
-from sfumato import Adapter, ConfigError, Graph, GraphFileError, InputError, SaveError
+from sfumato import Adapter, ConfigError, Graph, InputError
 from sfumato.components.adapters.reading import adapter_of
 from sfumato.components.models.views import shallow_copy, view
 
@@ -128,20 +128,6 @@ def test_what_cannot_be_merged_is_refused(pipe: Graph, adapters: tuple[Adapter, 
         pipe.with_adapters(adapters[0].during(0, 0.5)).merged()
     with pytest.raises(ConfigError, match=r"needs a floating dtype"):
         pipe.with_adapters(adapters[0]).merged("int8")
-
-
-def test_a_graph_with_adapters_is_not_saved_without_them(
-    pipe: Graph, adapters: tuple[Adapter, Adapter], tmp_path: Path
-) -> None:
-    attached = sf.load("emoji").with_adapters(adapters[0])
-    with pytest.raises(SaveError, match=r"has adapters\. Save pipe\.merged\(\), or the graph without adapters\."):
-        attached.save_pretrained(tmp_path / "one")
-    with pytest.raises(GraphFileError, match=r"has adapters \(.*\), which a file cannot name\. Save pipe\.merged\(\)"):
-        attached.save(tmp_path / "two")
-    assert not list(tmp_path.iterdir())
-    attached.merged().save_pretrained(tmp_path / "three")
-    again = sf.load(tmp_path / "three").only("latents")
-    assert torch.allclose(latents(again), latents(attached.only("latents")), atol=1e-5)
 
 
 def test_each_prompt_of_a_batch_may_have_its_own_adapters(pipe: Graph, adapters: tuple[Adapter, Adapter]) -> None:

@@ -4,13 +4,14 @@ import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ....graph.block import Block
 from ....graph.errors import ConfigError, LoadError
 from ....graph.files import load
 from ....graph.files.code import class_files
 from ....graph.files.forms import FILE_NAME, FileForm
+from ....graph.files.inside import leads_out
 from ....graph.files.reading import read_form
 from ....graph.graph import Graph
 from ....graph.wiring import RESERVED
@@ -39,6 +40,8 @@ def load_graph(
     trust = trust_of(trust_remote_code)
     folder = root.local(subfolder, [FILE_NAME])
     form = read_form(folder / FILE_NAME)
+    for adapter in form.graph.adapters:
+        _fetch(root, subfolder, adapter.file)
     if not form.auto_map:
         return load(Graph, folder, allowed=allowed)
     if not trust.given and all(_known(name) for name in form.auto_map):
@@ -46,6 +49,13 @@ def load_graph(
             _warn_if_changed(name, folder / FILE_NAME, _recorded(form))
         return load(Graph, folder, allowed=allowed)
     return load(Graph, folder, classes=_trusted(_of_graph(root, subfolder, form), trust_remote_code), allowed=allowed)
+
+
+def _fetch(root: Location, subfolder: str, name: str) -> None:
+    """Fetch the folder of an adapter's file, if it is inside the folder of the graph; its reader refuses others."""
+    if not leads_out(name):
+        place = str(PurePosixPath(subfolder, name).parent).removeprefix(".")
+        root.local(place, [one for one in root.names(place) if one.endswith((".safetensors", ".json"))])
 
 
 def custom_block(root: Location, subfolder: str = "", trust_remote_code: bool | str = False) -> Graph | None:
