@@ -99,7 +99,7 @@ class AttachedAdapters(Adapters):
                 f"has the embeddings {', '.join(lost)}, which a graph file cannot have. Save the graph without them, and "
                 "attach them after sf.load(…)."
             )
-        return [_saved(adapter, graph) for adapter in self.rows[0]]
+        return [_saved(adapter, graph) for adapter in _all(self.rows)]
 
     def __repr__(self) -> str:
         rows = ["[" + ", ".join(map(repr, (*row, *self.embeddings))) + "]" for row in self.rows]
@@ -169,24 +169,34 @@ def set_strengths(graph: Structure, strengths: Mapping[str, Any]) -> Structure:
     return edited(graph, adapters=replace(before, rows=rows))
 
 
+def _is_copied(adapter: Adapter) -> bool:
+    """Whether a save copies the file of an adapter. One without a file, or with one of pickles, is written."""
+    file = adapter.content.file
+    return file is not None and file.suffix == ".safetensors" and file.is_file()
+
+
 def _saved(adapter: Adapter, graph: Structure) -> SavedAdapter:
     settings = {
         "name": adapter.name, "strength": adapter.strength, "by_component": dict(adapter.by_component),
         "blocks": dict(adapter.blocks), "window": list(adapter.window), "curve": [list(p) for p in adapter.curve],
     }  # fmt: skip
     file = adapter.content.file
-    if file is None or file.suffix != ".safetensors" or not file.is_file():  # it has no file, or one of pickles
+    if file is None or not _is_copied(adapter):
         plain = Adapter(adapter.name, adapter.content)
-        return SavedAdapter(settings, _FILE, lambda folder: plain.save(folder / _FILE, pipe=graph))
+
+        def write(folder: Path) -> None:
+            plain.save(folder / _FILE, pipe=graph)
+
+        return SavedAdapter(settings, _FILE, write)
     config = file.with_name(PEFT_CONFIG)
-    if file.name != PEFT_WEIGHTS or not config.is_file():
-        return SavedAdapter(settings, _FILE, lambda folder: shutil.copyfile(file, folder / _FILE))
+    name, beside = (PEFT_WEIGHTS, [config]) if file.name == PEFT_WEIGHTS and config.is_file() else (_FILE, [])
 
     def copy(folder: Path) -> None:
-        for one in (file, config):
+        shutil.copyfile(file, folder / name)
+        for one in beside:
             shutil.copyfile(one, folder / one.name)
 
-    return SavedAdapter(settings, PEFT_WEIGHTS, copy)
+    return SavedAdapter(settings, name, copy)
 
 
 def _attached(graph: Structure) -> AttachedAdapters | None:
