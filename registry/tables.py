@@ -180,9 +180,9 @@ codecs = Names(
 )
 """Functions of upper rooms that lower rooms call. "adapt": a graph and the `adapters=` of a call -> the graph of the
 call. "adapt_by_prompts": a graph and the values of a call -> the graph with the adapters that prompts name. "adapters":
-the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "component": the entry of
-a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters and a
-dtype -> the graph with merged models. "save_pretrained": a bound graph -> a folder with all of it."""
+the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "component": the entry
+of a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters
+and a dtype -> the graph with merged models. "save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

@@ -96,8 +96,8 @@ class AttachedAdapters(Adapters):
         in_files = {one for a in _all(self.rows) if _is_copied(a) for one in a.content.embeddings}
         if lost := [one.name for one in self.embeddings if one not in in_files]:
             raise GraphFileError(
-                f"has the embeddings {', '.join(lost)}, which a graph file cannot have. Save the graph without them, and "
-                "attach them after sf.load(…)."
+                f"has the embeddings {', '.join(lost)}, which a graph file cannot have. Save the graph without them, "
+                "and attach them after sf.load(…)."
             )
         return [_saved(adapter, graph) for adapter in _all(self.rows)]
 
