@@ -116,6 +116,16 @@ def test_rules_are_saved_with_a_graph(pipe: sf.Graph, tmp_path: Path) -> None:
         pipe.using(prompts=sf.prompts.A1111(loras=tmp_path)).save(tmp_path / "loras")
 
 
+def test_all_vectors_of_an_embedding_have_the_weight_of_its_word(pipe: sf.Graph, tmp_path: Path) -> None:
+    width = pipe.bindings["text_encoder"].load().config.hidden_size
+    vectors = torch.randn(3, width, generator=torch.Generator().manual_seed(0)) * 0.3
+    save_file({"emb_params": vectors}, tmp_path / "toy.safetensors")
+    toy = pipe.with_adapters(sf.load_embedding(tmp_path / "toy.safetensors"))
+    plain = draw(toy, "a embedding:toy")
+    assert torch.equal(draw(toy, "a (embedding:toy:1.0)", prompts="comfy"), plain)
+    assert not torch.equal(draw(toy, "a (embedding:toy:1.6)", prompts="a1111"), plain)
+
+
 # ------------------------------------------------------------------------------------------------- LoRAs
 def test_a_lora_in_a_prompt_is_the_adapter_of_the_call(pipe: sf.Graph, loras: Path) -> None:
     rules, style = sf.prompts.A1111(loras=loras), sf.load_adapter(loras / "style.safetensors")
