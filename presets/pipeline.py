@@ -64,14 +64,17 @@ def assemble(
     Raises:
         LoadError: an index of an unknown family, and all faults of the components that the task needs.
     """
-    specs = with_quantization(_with_config_defaults(index, specs), settings.quantization)
+    specs = _with_config_defaults(index, specs)
+    passed = {name: value for name, value in swaps.items() if isinstance(value, ComponentSpec)}
+    quantized = with_quantization({**specs, **passed}, settings.quantization)
+    specs = {name: spec if name in passed else quantized[name] for name, spec in specs.items()}
+    passed = {name: quantized[name] for name in passed}
     if graph is None:
         graph = _graph_for(source, index, specs, task, swaps, title)
     # A name or a config changes the checkpoint's component, which must be bound for that; an object replaces it.
     replaced = {name for name, value in swaps.items() if not isinstance(value, str | Mapping)}
     used = {name: spec for name, spec in specs.items() if name in graph.components and name not in replaced}
     used = with_variant(used, settings.variant)
-    passed = {name: value for name, value in swaps.items() if isinstance(value, ComponentSpec)}
     if graph.preset is not None and settings.variant is None:
         graph = graph.with_bindings({**graph.bindings, **_for_other_tasks(graph, specs, settings)})
     handles = settings.placement.handles({**used, **passed}, settings.manager, settings.dtype, {**specs, **passed})

@@ -14,6 +14,7 @@ from .block_strengths import Blocks, factor_of, read_blocks
 from .layouts import Layout
 from .names import states_component
 from .patch_set import NamedPatch, PatchSet
+from .patches import LowRank
 from .saving import save_patches
 
 _LARGEST = 3.4e38
@@ -103,6 +104,27 @@ class Adapter:
         for _, factor in points:
             check_strength("along", factor)
         return replace(self, curve=tuple(points))
+
+    def padded(self, rank: int | None = None) -> "Adapter":
+        """The same adapter with zeros in its factors up to this rank, for compiled models.
+
+        A compiled model is compiled again for factors of another shape, and not for other numbers in them. So adapters
+        for the same layers, padded to one rank, share what was compiled. Kinds without a low rank stay as they are.
+
+        Args:
+            rank: the least power of two that is enough, if it is None.
+
+        Raises:
+            ConfigError: a rank below that of the adapter.
+        """
+        own = max((p.patch.rank for p in self.patches if isinstance(p.patch, LowRank)), default=1)
+        wanted = 1 << (own - 1).bit_length() if rank is None else rank
+        if wanted < own:
+            raise ConfigError(f"padded: {self.name} has rank {own}. Got {rank!r}. Pass a rank that is no smaller.")
+        patches = tuple(
+            replace(p, patch=p.patch.padded(wanted)) if isinstance(p.patch, LowRank) else p for p in self.patches
+        )
+        return replace(self, content=replace(self.content, patches=patches))
 
     def strength_of(self, component: str, step: Step | None = None, path: str = "") -> float:
         """The strength for a component, in a step of the denoiser or outside of steps. path: of a layer in it."""

@@ -91,7 +91,8 @@ def _difference(item: Placed, modules: Sequence[nn.Module], sizes: Sequence[int]
     whole = torch.cat(weights)
     how = item.target.how
     source = whole.T if how == "transposed" else _swapped(whole) if how == "halves swapped" else whole
-    made = item.patch.difference(source.reshape(item.patch.shape(source.shape))).reshape(source.shape)
+    patch = item.patch.to(source.device)
+    made = patch.difference(source.reshape(patch.shape(source.shape))).reshape(source.shape)
     if not all(torch.isfinite(extreme) for extreme in torch.aminmax(made)):
         raise ConfigError(f"{item.body}: changes its matrix by NaN or infinite numbers. Use another file.")
     made = made.T if how == "transposed" else _swapped(made) if how == "halves swapped" else made
@@ -103,7 +104,7 @@ def _bias_pieces(item: Placed, modules: Sequence[nn.Module], sizes: Sequence[int
     if isinstance(item.patch, Scaling) and item.patch.with_bias:
         own = [b.detach().float() for module in modules if isinstance(b := getattr(module, "bias", None), Tensor)]
         if len(own) == len(modules):
-            bias = torch.cat(own) * item.patch.factor
+            bias = torch.cat(own) * item.patch.factor.to(own[0].device)
     if bias is None:
         return [None] * len(modules)
     return (_swapped(bias) if item.target.how == "halves swapped" else bias).float().split(list(sizes))

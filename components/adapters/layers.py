@@ -62,7 +62,7 @@ class LayerPatches:
             factor = float(strengths[int(column)])
             for name, tensor in extra.named_parameters(recurse=False):
                 added = tensor.detach().float() * factor
-                found[name] = found[name] + added if name in found else added
+                found[name] = found[name].to(added.device) + added if name in found else added
         return found
 
     def added(self, layer: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> Tensor:
@@ -199,9 +199,12 @@ def weight_of(layer: nn.Module) -> Tensor:
     if type(weight) in (nn.Parameter, Tensor) and weight.is_floating_point() and not weight.is_meta:
         return weight.detach().float()
     if isinstance(layer, nn.Linear):
+        without_bias = shallow_copy(layer)
+        without_bias._parameters["bias"] = None
+        known = isinstance(weight, Tensor)
+        dtype = weight.dtype if known and weight.is_floating_point() and weight.itemsize > 1 else torch.float32
         with torch.no_grad():
-            eye = torch.eye(layer.in_features, device=weight.device if isinstance(weight, Tensor) else None)
-            columns = layer(eye)
-            zero = layer(torch.zeros_like(eye[:1]))
-        return (columns - zero).T.float()
+            return without_bias(
+                torch.eye(layer.in_features, dtype=dtype, device=weight.device if known else None)
+            ).T.float()
     return cast("Tensor", weight).detach().float()

@@ -7,8 +7,10 @@ those of convolutions (out, in, height, width).
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
+from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -61,6 +63,11 @@ class Patch(ABC):
         """Return all its tensors."""
         own = [value for value in vars(self).values() if isinstance(value, Tensor)]
         return [*own, *(t for value in vars(self).values() if isinstance(value, Patch) for t in value.tensors())]
+
+    def to(self, device: torch.device) -> Self:
+        """Return the same patch with its tensors on a device."""
+        own = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | Patch)}
+        return replace(self, **own)
 
     @property
     def is_empty(self) -> bool:
@@ -124,6 +131,14 @@ class LowRank(Additive):
         """`scale * up @ down`."""
         made = self.factors(weight.shape)
         return (flat(made.up) @ flat(made.down)).reshape(weight.shape) * self.scale
+
+    def padded(self, rank: int) -> "LowRank":
+        """The same difference as factors of this rank, which is no smaller; what is added is zero."""
+        more = rank - self.rank
+        middle = None if self.middle is None else F.pad(self.middle, (0, 0, 0, 0, 0, more, 0, more))
+        down = torch.cat([self.down, self.down.new_zeros(more, *self.down.shape[1:])])
+        up = torch.cat([self.up, self.up.new_zeros(len(self.up), more, *self.up.shape[2:])], 1)
+        return replace(self, down=down, up=up, middle=middle)
 
     @property
     def is_empty(self) -> bool:
