@@ -162,6 +162,6 @@ def _read(file: str, name: str, time: int, size: int) -> Adapter:
 def _scaled(adapter: Adapter, tag: LoraTag, graph: Structure) -> Adapter:
     if tag.text_encoders == tag.denoiser:
         return adapter.scaled(tag.denoiser)
-    denoisers = {name: tag.denoiser for name in graph.components if name in DENOISERS}
-    encoders = {name: tag.text_encoders for name in graph.components if name.startswith("text_encoder")}
-    return adapter.scaled(**denoisers, **encoders)
+    strengths: dict[str, Any] = {name: tag.denoiser for name in graph.components if name in DENOISERS}  # Any: floats
+    strengths |= {name: tag.text_encoders for name in graph.components if name.startswith("text_encoder")}
+    return adapter.scaled(**strengths)

@@ -230,7 +230,9 @@ def test_sd3_weighs_all_three_encoders() -> None:
 class _Wide(Tower):
     """T5, whose tokens are wider than those of both CLIPs together."""
 
-    def forward(self, input_ids: Tensor, **more: Any) -> Any:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, *, output_hidden_states: bool = False
+    ) -> Any:
         return SimpleNamespace(last_hidden_state=super().forward(input_ids).last_hidden_state.repeat(1, 1, 3))
 
 
