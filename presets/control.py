@@ -18,7 +18,7 @@ _UNET_BLOCKS: Mapping[str, type[Block]] = {
     "ControlNetUnionModel": ApplyControlNetUnion,
     "T2IAdapter": ApplyT2IAdapter,
 }
-_IMAGE_PROMPTS = ("ImagePromptAdapter", "FluxImagePromptAdapter", "SD3ImagePromptAdapter")
+IMAGE_PROMPTS = ("ImagePromptAdapter", "FluxImagePromptAdapter", "SD3ImagePromptAdapter")
 """The classes of image prompt adapters, which one block reads whatever the family."""
 _NODES = {"controlnet": "control", "adapter": "adapt", "ip_adapter": "image_prompt"}
 _NAME = re.compile(r"(controlnet|adapter|ip_adapter)(?:_(\d+))?")
@@ -57,7 +57,7 @@ def attach_controls(graph: Graph, components: Components, block_for: Callable[[C
     block_for: None for one of another family.
     """
     for node, number, config in control_components(components):
-        block = ImagePrompt() if config.get("_class_name") in _IMAGE_PROMPTS else block_for(config)
+        block = ImagePrompt() if config.get("_class_name") in IMAGE_PROMPTS else block_for(config)
         if block is not None:
             graph = graph.insert(node, numbered(block, number), before="denoise.guider")
     return with_cropped_controls(graph)

@@ -1,6 +1,7 @@
 """Flux's graphs for its published tools: Fill, Kontext, Redux, Canny, Depth and control nets."""
 
 from ..blocks.control.flux import ApplyControlLatents, ApplyControlNet, EncodeControl
+from ..blocks.control.image_prompt import ImagePrompt
 from ..blocks.denoise.extra_inputs import AddControlChannels, AddFillChannels, AddReferenceImage
 from ..blocks.guiders.none import NoGuidance
 from ..blocks.image.encode import EncodeImage, HideMasked
@@ -8,7 +9,7 @@ from ..blocks.image.kontext import ChooseReference, EncodeReference, FitArea, Fi
 from ..blocks.latents.start import DiscardNoise
 from ..blocks.text.redux import AddImagePrompt, EncodeImagePrompt, MakeEmptyPrompt
 from ..graph import Graph, named
-from .control import control_components, numbered, with_cropped_controls
+from .control import IMAGE_PROMPTS, control_components, numbered, with_cropped_controls
 from .settings import Components, FluxSettings
 from .tasks import with_mask
 
@@ -87,7 +88,7 @@ def with_image_prompt(graph: Graph, pooled_width: int) -> Graph:
 
 
 def attach(graph: Graph, components: Components) -> Graph:
-    """Insert the blocks of the checkpoint's control nets.
+    """Insert the blocks of the checkpoint's control nets and image prompts.
 
     Control pictures are encoded, which draws noise, before all else: as published, so that a seed makes the published
     picture. A net that reads a guidance scale has the transformer's.
@@ -96,6 +97,8 @@ def attach(graph: Graph, components: Components) -> Graph:
     scale = graph["denoise.predict"].config()["guidance_scale"]
     first = "read" if "read" in graph.nodes else "noise"
     for node, number, config in control_components(components):
+        if config.get("_class_name") in IMAGE_PROMPTS:
+            graph = graph.insert(node, numbered(ImagePrompt(), number), before="denoise.guider")
         if config.get("_class_name") != "FluxControlNetModel":
             continue
         reads_pixels = config.get("conditioning_embedding_channels") is not None

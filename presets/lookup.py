@@ -110,7 +110,8 @@ def _encoder_beside(made: Mapping[str, Any], access: Access) -> Mapping[str, Com
         if (folder / "config.json").is_file():
             encoder = component_at(locate(folder, access=access), None, access).with_access(access)
             keys = encoder.read_config()
-            width = keys.get("projection_dim" if config.get("projector") == "linear" else "hidden_size")
+            embeds = config.get("projector") == "linear" or config.get("_class_name") == "FluxImagePromptAdapter"
+            width = keys.get("projection_dim" if embeds else "hidden_size")
             if width == config["image_width"]:
                 return {"image_encoder": encoder}
             LOG.info("%s: has features %s wide, and the adapter reads %s.", folder, width, config["image_width"])

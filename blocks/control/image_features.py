@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...components.image_processor import CLIPImageProcessor, ImageProcessor
+from ...components.image_processor import CLIPImageProcessor, ImageProcessor, SiglipImageProcessor
 from ...components.models.ip_adapter import Negative, Reads
+from ...components.models.vision import SiglipVisionModel
 from ...components.pictures import Picture, PictureInput, each_picture
 from ...components.types import Rows
 from ...graph.errors import UnfitValue
@@ -141,8 +142,10 @@ def _tokens(projector: Projector, parts: Sequence[Tensor | None]) -> Tensor:
 
 
 def default_processor(encoder: ImageEncoder) -> ImageProcessor:
-    """CLIP's processor at the size of an image encoder: adapters are published without one."""
+    """The processor of an image encoder, SigLIP's or CLIP's, at its size: most adapters are published without one."""
     side = getattr(getattr(encoder, "config", None), "image_size", 224)
+    if isinstance(encoder, SiglipVisionModel):
+        return SiglipImageProcessor(size={"height": side, "width": side})
     return CLIPImageProcessor(size=side, crop_size=side)
 
 

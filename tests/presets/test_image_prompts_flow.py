@@ -1,6 +1,7 @@
 """Image prompts for SD 3 and Flux beside the reference's IP-Adapters: one insert, the same pictures."""
 
 import copy
+import re
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -8,10 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import sfumato as sf
-from sfumato import Graph
+from sfumato import Graph, UnfitValue
 from sfumato.blocks.control.image_prompt import ImagePrompt
 from sfumato.components.image_processor import SiglipImageProcessor
 from sfumato.components.models import FluxImagePromptAdapter, SD3ImagePromptAdapter
@@ -160,3 +162,55 @@ def test_flux_with_two_adapters_is_the_references(in_flux: Prompted, same: Same)
     first = {"ip_adapter_image": [one, two], "ip_adapter_scale": 0.7}
     second = {"ip_adapter_image_1": three, "ip_adapter_scale_1": 0.4}
     same(run(in_flux.ours(*adapters), **FLUX_CALL, **first, **second), theirs)
+
+
+# ------------------------------------------------------------------------------------------------------------- loading
+def saved(prompted: Prompted, name: str, adapter: Any) -> Path:
+    """The adapter's file, with the image encoder in a folder beside it, as it is published."""
+    folder = prompted.folder / name
+    prompted.encoder.save_pretrained(folder / "image_encoder")
+    save_file({key: tensor.contiguous() for key, tensor in adapter.state_dict().items()}, folder / "ip.safetensors")
+    return folder / "ip.safetensors"
+
+
+def test_sd3_is_loaded_with_a_file_and_the_encoder_beside_it(in_sd3: Prompted, sd3: Load, same: Same) -> None:
+    adapter = in_sd3.adapter(**SD3_ADAPTER)
+    pipe = sd3("3.5 large", ip_adapter=saved(in_sd3, "published", adapter))
+    given = {**SD3_CALL, "ip_adapter_image": picture(3, SIDE, SIDE)}
+    same(run(pipe, **given), run(in_sd3.ours(adapter), **given))
+
+
+def test_flux_is_loaded_with_a_file_and_the_encoder_beside_it(in_flux: Prompted, flux: Load, same: Same) -> None:
+    adapter = in_flux.adapter(**FLUX_ADAPTER)
+    pipe = flux(ip_adapter=saved(in_flux, "published", adapter))
+    given = {**FLUX_CALL, "ip_adapter_image": picture(3, SIDE, SIDE)}
+    same(run(pipe, **given), run(in_flux.ours(adapter), **given))
+
+
+# ------------------------------------------------------------------------------------------------------------- refusals
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "too few scales": ({"ip_adapter_scale": (0.5,)}, "needs a number, or a list of 2"),
+    "a table of a U-Net": ({"ip_adapter_scale": {"mid": 1.0}}, "needs a number, or a list of 2"),
+    "features of another encoder": (
+        {"ip_adapter_image_embeds": torch.zeros(1, 7)}, "needs features of width 24, got 7. Pass the image encoder",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_unfit_inputs_are_refused(in_flux: Prompted, what: str) -> None:
+    inputs, text = BAD[what]
+    given = {**FLUX_CALL, "ip_adapter_image": picture(3, SIDE, SIDE), **inputs}
+    with pytest.raises(UnfitValue, match=re.escape(text)):
+        run(in_flux.ours(in_flux.adapter(**FLUX_ADAPTER)), **given)
+
+
+def test_an_adapter_of_another_width_is_refused_before_the_run(in_flux: Prompted) -> None:
+    with pytest.raises(sf.SfumatoError, match="width"):
+        in_flux.ours(in_flux.adapter(**{**FLUX_ADAPTER, "width": 48}))
+
+
+def test_an_adapter_of_another_family_is_refused(in_flux: Prompted, in_sd3: Prompted) -> None:
+    pipe = in_flux.ours(in_sd3.adapter(**SD3_ADAPTER)).bind(image_encoder=in_sd3.encoder)
+    with pytest.raises(UnfitValue, match=r"needs a SD3Transformer2DModel with .*, got a FluxTransformer2DModel"):
+        run(pipe.bind(feature_extractor=in_sd3.processor), **FLUX_CALL, ip_adapter_image=picture(3, SIDE, SIDE))
