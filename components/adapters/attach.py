@@ -51,6 +51,7 @@ def plan_patches(model: nn.Module, placed: Sequence[Sequence[Placed]]) -> Plan:
         own = layers.setdefault(path, LayerPatches())
         own.down = torch.cat([down for _, down, _, _ in parts]).to(dtype)
         own.up = torch.cat([up for _, _, up, _ in parts], dim=1).to(dtype)
+        _check_size(path, own.down, own.up)
         counts = [len(down) for _, down, _, _ in parts]
         own.columns = torch.cat([torch.full((n,), c) for n, (c, *_) in zip(counts, parts, strict=True)])
         own.scales = torch.cat([torch.full((n,), s) for n, (*_, s) in zip(counts, parts, strict=True)])
@@ -83,6 +84,17 @@ def _add(
         if piece is not None or added is not None:
             extra = layer_of(module, piece, added, dtype)
             layers.setdefault(path, LayerPatches()).whole.append((torch.tensor([column]), extra))
+
+
+def _check_size(path: str, down: Tensor, up: Tensor) -> None:
+    """ConfigError for factors that are infinite in their dtype, or whose product may be infinite in float32."""
+    one, other = (float(part.float().abs().amax()) if part.numel() else 0.0 for part in (down, up))
+    if not one * other * len(down) <= torch.finfo(torch.float32).max:
+        dtype = str(down.dtype).removeprefix("torch.")
+        raise ConfigError(
+            f"{path}: the factors of its adapters have numbers up to {one:.1e} and {other:.1e} in {dtype}, and their "
+            "product is infinite. Use another file, or a model in float32."
+        )
 
 
 def _difference(item: Placed, modules: Sequence[nn.Module], sizes: Sequence[int]) -> Sequence[Tensor]:

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from .adapters import app as adapter
 from .messages import fail, print_text
 from .queries import check, inspect, presets, show
 from .run import run
@@ -62,6 +63,7 @@ app = typer.Typer(
 )
 for command in (run, show, check, inspect, presets):
     app.command()(command)
+app.add_typer(adapter, name="adapter")
 
 
 def _print_version(requested: bool) -> None:

@@ -128,6 +128,13 @@ Dtype = Annotated[
         help="Number type of the weights: float32, float16, bfloat16.",
     ),
 ]
+Loras = Annotated[
+    list[str] | None,
+    _option(
+        "--lora", panel=_MODEL, metavar="FILE[:STRENGTH]",
+        help="An adapter (LoRA or a relative), such as style.safetensors:0.6. Can be repeated.",
+    ),
+]  # fmt: skip
 Output = Annotated[
     str | None,
     _option(
@@ -136,3 +143,65 @@ Output = Annotated[
         "are called apple.png, apple-2.png … A file that is named here is replaced. Otherwise no file is replaced.",
     ),
 ]  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ sfumato adapter
+AdapterFile = Annotated[
+    str, typer.Argument(metavar="FILE[:STRENGTH]", help="A file, a folder, a Hub repo, or a file of a repo.")
+]
+AdapterFiles = Annotated[
+    list[str], typer.Argument(metavar="FILE[:STRENGTH]", help="Two adapters or more, each with its factor.")
+]
+AdapterOutput = Annotated[
+    str, _option("--output", "-o", metavar="FILE", help="The safetensors file to write. It is replaced if it exists.")
+]
+AdapterModel = Annotated[
+    str | None,
+    _option(
+        "--model", metavar="NAME", show_default="found by the names and shapes",
+        help="The model that the adapter is for. Needed for models of unpublished sizes.",
+    ),
+]  # fmt: skip
+Layout = Annotated[
+    str,
+    _option("--layout", metavar="NAME", show_default=True, help="Names in the file: peft (diffusers), kohya or comfy."),
+]
+Tuned = Annotated[str, typer.Argument(metavar="TUNED", help="The trained model: a folder, a Hub repo or a file.")]
+Base = Annotated[str, typer.Argument(metavar="BASE", help="The model that it was trained from.")]
+ExtractRank = Annotated[
+    int,
+    _option(
+        "--rank", metavar="NUMBER", show_default=True,
+        help="The largest rank of a matrix. A larger one is more exact, and makes a larger file.",
+    ),
+]  # fmt: skip
+Rank = Annotated[
+    int | None,
+    _option("--rank", metavar="NUMBER", help="The rank of the result of svd, ties and dare. Default: whole matrices."),
+]
+Threshold = Annotated[
+    float,
+    _option(
+        "--threshold", metavar="NUMBER", show_default=True,
+        help="The allowed error, as a fraction of each difference. Matrices take the smallest rank within it.",
+    ),
+]  # fmt: skip
+Rest = Annotated[
+    str,
+    _option(
+        "--rest", metavar="NAME", show_default=True,
+        help="The differences of biases and norms: keep or drop. Layout peft cannot keep those of norms.",
+    ),
+]  # fmt: skip
+Method = Annotated[
+    str,
+    _option(
+        "--method", metavar="NAME", show_default=True,
+        help="cat (the exact sum), svd (the sum at a rank), ties or dare.",
+    ),
+]  # fmt: skip
+Density = Annotated[
+    float, _option("--density", metavar="NUMBER", show_default=True, help="The fraction that ties and dare keep.")
+]
+DropSeed = Annotated[
+    int, _option("--seed", metavar="NUMBER", show_default=True, help="Seed of the numbers that dare drops.")
+]

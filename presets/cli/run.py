@@ -2,6 +2,7 @@
 
 import time
 
+from .adapters import read_adapters
 from .arguments import arguments, for_graph, run_record
 from .messages import print_json, print_text, reported_errors
 from .options import (
@@ -14,6 +15,7 @@ from .options import (
     Guider,
     Image,
     Json,
+    Loras,
     Mask,
     Model,
     Negative,
@@ -45,6 +47,7 @@ def run(
     variant: Variant = None,
     task: RunTask = None,
     graph: GraphFile = None,
+    lora: Loras = None,
     guider: Guider = None,
     scheduler: Scheduler = None,
     device: Device = None,
@@ -70,6 +73,8 @@ def run(
         with paused_garbage_collection():
             repo = Repo(trust_remote_code, revision, variant, tuple(folder or ()))
             pipe = open_pipeline(model, task, graph, options.names, device, dtype, repo)
+            if adapters := read_adapters(lora or []):
+                pipe = pipe.with_adapters(*adapters)
             call = for_graph(pipe, options)
         progress.stage("checking")
         began = time.perf_counter()
@@ -82,6 +87,7 @@ def run(
         options_used = {"model": model, "revision": revision, "variant": variant, "graph": graph}
         options_used["dtype"] = dtype or "float32"
         record = run_record(pipe, {name: text for name, text in options_used.items() if text is not None}, call)
+        record |= {"lora": lora} if lora else {}
         count = len(pictures)
         written = list(zip(pictures, numbered_paths(first, count, replace=replace), strict=True))
         for k, (picture, path) in enumerate(written, 1):
