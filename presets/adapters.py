@@ -8,7 +8,7 @@ from ..components.adapters.adapter import Adapter
 from ..components.adapters.combine import combine as combine
 from ..components.adapters.extract import Rest, extract_models
 from ..components.adapters.names import DENOISERS
-from ..graph import ConfigError, Lazy, LoadError
+from ..graph import ConfigError, Graph, Lazy, LoadError
 from ..registry import models
 from .load import load, load_component
 
@@ -47,8 +47,8 @@ def _models(side: Any, which: str) -> Mapping[str, Any]:
         return _models(_read(side), which)
     if isinstance(side, Mapping):
         return cast("Mapping[str, Any]", side)
-    if isinstance(bindings := getattr(side, "adapted_bindings", None), Mapping):
-        return cast("Mapping[str, Any]", bindings)
+    if isinstance(side, Graph):
+        return side.adapted_bindings
     kind = side.type if isinstance(side, Lazy) else type(side)
     if kind is None or models.find(kind.__name__) is not kind:
         raise ConfigError(
