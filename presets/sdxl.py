@@ -71,7 +71,7 @@ def inpaint(settings: SDXLSettings = SDXLSettings()) -> Graph:
         to_inpaint(graph, settings.size, settings.factor, reads_mask=settings.reads_mask)
         .replace("cut", BeginSchedule(strength=0.9999))
         .replace("noise", DrawNoiseLike())  # the kept part is noised too, wherever the run begins
-        .replace("start", ContinueOrNoise(pure=True))
+        .replace("start", ContinueOrNoise(from_noise_alone=True))
         .as_preset("sdxl", "inpaint")
     )
 

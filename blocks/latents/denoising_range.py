@@ -100,8 +100,8 @@ class DrawNoiseToBegin(Block):
 class ContinueOrNoise(Block):
     """Start from an image, noised to the first step; or continue another run, from its noisy latents.
 
-    A run with a `denoising_start` continues: from `noisy_latents`, or without them from the latents of the image. pure:
-    a schedule with all its steps starts from noise alone.
+    A run with a `denoising_start` continues: from `noisy_latents`, or without them from the latents of the image.
+    from_noise_alone: a schedule with all its steps starts from noise alone.
 
     Raises:
         UnfitValue: another number of rows than pictures.
@@ -109,7 +109,7 @@ class ContinueOrNoise(Block):
 
     scheduler: Scheduler = component()
     denoising_start: Start = knob(0.0)
-    pure: bool = False
+    from_noise_alone: bool = False
 
     def __call__(
         self,
@@ -121,7 +121,7 @@ class ContinueOrNoise(Block):
         noisy_latents: Latents | None = None,
     ) -> Started:
         if not self.denoising_start:
-            start = NoiseImageFully if self.pure else NoiseImage
+            start = NoiseImageFully if self.from_noise_alone else NoiseImage
             return start(scheduler=self.scheduler)(image_latents, latents, steps, positive, rows)
         noisy = image_latents if noisy_latents is None else noisy_latents
         if len(noisy) != rows.total:

@@ -93,7 +93,8 @@ class A1111(PromptRules):
                 parts.append([])
             else:
                 parts[-1].append(piece)
-        return tuple(map(joined, parts))
+        last = len(parts) - 1
+        return tuple(_trimmed(joined(part), i > 0, i < last) for i, part in enumerate(parts))
 
     def written(self, parts: Sequence[Part]) -> str:
         """A text that is read as these parts."""
@@ -137,6 +138,18 @@ class A1111(PromptRules):
         if self.loras is not None:
             raise Unfit("names a folder of LoRAs, which a file cannot hold. Pass prompts=sf.prompts.A1111(…) in calls.")
         return dict(super().to_json())
+
+
+def _trimmed(part: Part, begin: bool, end: bool) -> Part:
+    """The part without white space beside breaks, also where brackets have made a piece of it."""
+    first = next((i for i, piece in enumerate(part) if piece.text.strip()), len(part)) if begin else 0
+    last = max((i for i, piece in enumerate(part) if piece.text.strip()), default=-1) if end else len(part) - 1
+    kept = list(part[first : last + 1])
+    if kept and begin:
+        kept[0] = kept[0]._replace(text=kept[0].text.lstrip())
+    if kept and end:
+        kept[-1] = kept[-1]._replace(text=kept[-1].text.rstrip())
+    return tuple(kept)
 
 
 def _pieces(text: str) -> Iterator[Piece | None]:

@@ -17,6 +17,8 @@ from ..cache import CACHE
 from .library_values import NoContentKey, library_parts
 
 _LIBRARY = __name__.partition(".")[0]
+_RELEASED = {"PIL", "builtins", "diffusers", "numpy", "torch", "transformers"}
+"""Packages whose code counts by their version, since nobody edits it."""
 _SKIPPED = {
     "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__dataclass_fields__", "__firstlineno__",
     "__dataclass_params__", "__match_args__", "__abstractmethods__", "__static_attributes__",
@@ -44,10 +46,13 @@ _KEYS: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
 def code_key(thing: Any) -> str:  # a class, function or method
     """The key of a class or function: its bytecode, and that of all helpers of its own package that it names.
 
-    Comments, docstrings, annotations and places in files do not count. Other packages count by name; this library
-    counts by its version, too, where it is a helper of another package.
+    Comments, docstrings, annotations and places in files do not count. Helpers of other packages count by name, and this
+    library by its version where it helps another package. Torch and other released packages count by their version.
     """
     thing = getattr(thing, "__func__", thing)
+    if (package := _package(thing)) in _RELEASED:
+        version = getattr(sys.modules.get(package), "__version__", "")
+        return digest(package, version, thing.__module__, thing.__qualname__)
     if (key := _KEYS.get(thing)) is None:
         key = _KEYS[thing] = digest(*_closure(thing))
     return key

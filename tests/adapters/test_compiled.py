@@ -51,7 +51,11 @@ def test_other_adapters_strengths_and_smaller_ranks_do_not_compile_a_model_again
         return module.forward
 
     inputs = torch.randn(2, 8, 8, 8), torch.tensor(500.0), torch.randn(2, 5, 128)
-    forward = torch.compile(lambda model: model(*inputs), backend=backend, fullgraph=True)
+
+    def run(model: UNet2DConditionModel) -> Tensor:
+        return model(*inputs)
+
+    forward = torch.compile(run, backend=backend, fullgraph=True)
     style = lora(unet, 4, 1)
     padded = lora(unet, 2, 3).padded(4), lora(unet, 3, 4).padded()
     used = style, lora(unet, 4, 2), style.scaled(0.3), style.scaled(0), *padded

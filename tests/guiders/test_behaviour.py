@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sfumato as sf
 from sfumato import Block
 from sfumato.blocks.guiders.intervals import within_perturbed
+from sfumato.components.conditioning import Conditioning
 from sfumato.components.schedulers.schedule import Schedule
 
 from .support import ALL, PERTURBED, PLAIN, SHAPE, TWO_TURNS, Denoiser, answers, noise, their_turn, theirs, through
@@ -262,7 +263,7 @@ def test_pictures_do_not_know_of_each_other(name: str, rows: int) -> None:
     for step, expected in zip(PLAIN, whole, strict=True):
         guider = made(name)
         values: dict[str, Any] = {"predict": Denoiser(said[step.index]), "latents": noise(0, shape)[:1], "step": step}
-        values |= {"positive": None, "negative": None}
+        values |= dict.fromkeys(("positive", "negative"), Conditioning(torch.zeros(1, 1, 1)))
         out = guider(**{k: v for k, v in values.items() if k in guider.signature.inputs}, **memory)
         memory = {k: getattr(out, k) for k in guider.signature.memory}
         assert (out.prediction - expected[:1]).abs().max() < 1e-5

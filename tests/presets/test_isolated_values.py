@@ -123,7 +123,7 @@ def test_every_conditioning_comes_as_it_went() -> None:
     told = {name: cls for name, cls in records().items() if issubclass(cls, conditioning.Conditioning)}
     assert len(told) >= 6
     for cls in told.values():
-        names = [f.name for f in fields(cls)]
+        names = [f.name for f in fields(cls) if f.name != "over_steps"]
         value = cls(
             **{
                 name: torch.randn(2, 3, 4, generator=made)[..., : 4 if i == 0 else 1].squeeze(-1)
