@@ -33,7 +33,7 @@ def from_json(
     manager: ComponentsManager | None = None,
     allowed: Iterable[str | Path] = (),
 ) -> Any:  # a Handle, or an object made from an inline config
-    """What a graph binds for an entry of a graph file: a handle, or the object of an inline `{type_hint, config}`.
+    """The component for an entry of a graph file: a handle, or the object of an inline `{type_hint, config}`.
 
     A path is relative to `folder`, that of the graph file, so a moved folder still loads. A path that begins with
     "sfumato:" is inside this package, like an embedded model. Reads no weights.

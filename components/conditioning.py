@@ -17,7 +17,7 @@ C = TypeVar("C", bound="Conditioning")
 
 @dataclass(frozen=True)
 class StepPlan:
-    """Which of several choices a row has in each whole step.
+    """The plan of a row: the index of one of several choices in each whole step.
 
     The choice changes where the fraction of the steps that are done, or their number, reaches one of these points, and
     from step to step with a period.
@@ -51,7 +51,7 @@ class StepPlan:
 
 @dataclass(frozen=True)
 class OverSteps:
-    """What a conditioning becomes over the steps: one of several, for each row by its plan.
+    """A conditioning that changes over the steps: one of several, for each row by its plan.
 
     choices: conditionings of equal shape. plans: one for each row, or one for all.
     """

@@ -1,4 +1,4 @@
-"""Which modules of a model lie on which device, as a value."""
+"""The device of each module of a model, as a value."""
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class DeviceMap:
         return self._devices.get(longest_prefix(path, self._devices), self.main_device)
 
     def expected_parts(self, key: str, size: int) -> dict[str, Parts]:
-        """What each device will hold of a component of `size` bytes that is not loaded, in proportion to `sizes`."""
+        """The expected memory on each device, by `sizes`, of a component of `size` bytes that is not loaded."""
         whole = sum(share for _, share in self.sizes)
         return {device: {(device, key): size * share // whole} for device, share in self.sizes}
 

@@ -1,4 +1,4 @@
-"""What a graph binds: a component that its manager loads at its first use."""
+"""Handles: components that a graph binds and their manager loads at the first use."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,7 +23,7 @@ from .spec import ComponentSpec
 
 
 class Loader(Lender, Protocol):
-    """What makes handles, loads them and lends them to runs: a `ComponentsManager`."""
+    """An object that makes handles, loads them and lends them to runs: a `ComponentsManager`."""
 
     dtype: str
     """The dtype of a spec that names none."""
@@ -59,7 +59,7 @@ class Handle(Lazy):
     device: str
     name: str = ""
     device_map: DeviceMap | None = field(default=None, kw_only=True)
-    """Which module lies where, if the component lies on several devices; `device` is then the main one."""
+    """The device of each module, if the component lies on several devices; `device` is then the main one."""
 
     @cached_property
     def key(self) -> str:
@@ -89,7 +89,7 @@ class Handle(Lazy):
 
     @cached_property
     def layout(self) -> Layout | None:  # pyright: ignore[reportIncompatibleMethodOverride]  a property that is read once
-        """What it shares with a model that adds to it, by its config; None where that is broken: see `ready`."""
+        """The sizes that models which add to it must share, by its config; None for a broken config: see `ready`."""
         try:
             return layout_of(self.spec)
         except LoadError:

@@ -281,7 +281,7 @@ class ComponentsManager:
 
 
 def _checked_key(handle: Handle) -> tuple[str, bool]:
-    """What a check depends on: the component, and whether pickles may be read for it."""
+    """The values that the result of a check depends on: the component, and whether its pickles may be read."""
     return handle.key, handle.spec.access.allow_pickle
 
 

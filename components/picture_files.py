@@ -20,7 +20,7 @@ from .storage.web import fetch, is_address
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 """The formats of files that are read; AVIF and HEIF where Pillow has them. Of an animation the first frame is read."""
 SECONDS = 60.0
-"""How long reading from the web may take."""
+"""The longest time for reading a picture from the web."""
 
 PictureFile = str | Path | io.BufferedIOBase
 """A file, its address (http or https), or an open binary file."""
@@ -37,7 +37,7 @@ EXIF_BYTES = 2**16
 
 
 def name_of(file: PictureFile) -> str:
-    """How errors call a picture file."""
+    """The name of a picture file in errors."""
     if not isinstance(file, str | Path):
         return "the open file"
     name = printable(str(file))

@@ -37,7 +37,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""How a stored picture becomes upright, by its orientation tag (Exif 2.32, table 4, tag 274)."""
+"""The operation that turns a stored picture upright, by its orientation tag (Exif 2.32, table 4, tag 274)."""
 _ORIENTATION = 274
 _NUMBERS = tuple(map(np.dtype, ("bool", "uint8", "uint16", ">u2", "float16", "float32", ">f4", "float64", ">f8")))
 

@@ -158,7 +158,7 @@ class ComponentSpec(BaseModel):
 
     @property
     def access(self) -> Access:
-        """How its files may be fetched and read. It is no part of the key."""
+        """The rules for fetching and reading its files. They are no part of the key."""
         return self._access
 
     def with_access(self, access: Access) -> "ComponentSpec":

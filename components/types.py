@@ -43,9 +43,9 @@ Count = Annotated[int, Ge(1)]
 Side = Annotated[int, Ge(1), Le(LIMITS["side"].value)]
 """Pixels a side of a picture."""
 PictureCount = Annotated[int, Ge(1), Le(LIMITS["pictures"].value)]
-"""How many pictures of one prompt."""
+"""The number of pictures of one prompt."""
 StepCount = Annotated[int, Ge(1), Le(LIMITS["steps"].value)]
-"""How many steps of a run."""
+"""The number of steps of a run."""
 Number = FiniteFloat
 """A float that is neither infinite nor NaN."""
 ZeroToOne = Annotated[float, Ge(0), Le(1)]
@@ -67,7 +67,7 @@ class Rows(NamedTuple):
 
 
 Residuals: TypeAlias = Mapping[str, tuple[Tensor, ...]]
-"""What a control net adds inside a denoiser: for each named place, a tensor for each layer there.
+"""The residuals that a control net adds inside a denoiser: for each named place, a tensor for each layer there.
 
 U-Nets have "down" (one for each skip connection), "mid" (one), and "levels" (one for each down level, and optionally
 one more for the middle).
@@ -146,7 +146,7 @@ def sum_residuals(passes: Sequence[Pass], places: Mapping[str, RepeatLayers | No
 
 
 def _unsliced(parts: Sequence[Residuals]) -> Residuals | None:
-    """What the parts are slices of, if together they are all of it, in order. Nothing is then sliced and joined."""
+    """The whole of which the parts are slices, if they are all of it, in order. Nothing is then sliced and joined."""
     first = parts[0]
     if not isinstance(first, RowSlice):
         return None

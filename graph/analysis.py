@@ -1,4 +1,4 @@
-"""What the edges say: ancestors, the nodes that run, the networkx form."""
+"""Facts that follow from the edges: ancestors, the nodes that run, the networkx form."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING

@@ -31,7 +31,7 @@ def _fields(block: Any) -> tuple[Field[Any], ...]:
 
 @dataclass(frozen=True)
 class ClassPorts:
-    """What every instance of a block class has in common; read once per class."""
+    """The ports that all instances of a block class share; read once per class."""
 
     inputs: Mapping[str, Input]
     signature: Signature
@@ -87,7 +87,7 @@ class Block:
     """
 
     registered_name: ClassVar[str] = "Block"
-    """What graph files call the class."""
+    """The name of the class in graph files."""
     pure: ClassVar[bool] = True
     """Whether equal inputs always give equal outputs. A memo keeps no outputs of a block that is not pure."""
     random_without: ClassVar[tuple[str, ...]] = ()
@@ -132,7 +132,7 @@ class Block:
 
     @property
     def signature(self) -> Signature:
-        """What this block takes, gives and needs: a knob defaults to its field, a component it has is not needed."""
+        """The ports and components of this block. Knobs default to their fields; set components are optional."""
         ports = ports_of(type(self))
         if not ports.knobs and not ports.components:
             return ports.signature
@@ -179,7 +179,7 @@ class Block:
         return {"_class_name": type(self).__name__, **dict(sorted(self.config().items()))}
 
     def _way_to_change(self, name: str) -> str:
-        """What to write in place of setting an attribute."""
+        """Advice for setting an attribute: the expression that makes another block."""
         known = [f.name for f in _fields(self)]
         if name in known:
             return f"A block does not change. Make another one: block = block.with_({name}=…)."
@@ -196,7 +196,7 @@ class Block:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a pickle keeps: the fields, not the cache."""
+        """The state in a pickle: the fields, not the cache."""
         known = {f.name for f in _fields(self)}
         return {name: value for name, value in self.__dict__.items() if name in known}
 

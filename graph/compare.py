@@ -15,7 +15,7 @@ from .wiring import INPUTS, Edge, last_givers
 
 @dataclass(frozen=True)
 class Diff:
-    """What changed from one graph to another, by path. Empty, and false, where they are equal."""
+    """The differences between two graphs, by path. Empty, and false, where the graphs are equal."""
 
     added: tuple[str, ...] = ()
     removed: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Level(NamedTuple):
     """A graph inside a graph, and the container that holds it."""
 
     prefix: str
-    """What the paths of its nodes begin with: "" or "denoise."."""
+    """The prefix of its nodes' paths: "" or "denoise."."""
     graph: Structure
     owner: str = ""
     """The path of the container."""
@@ -71,7 +71,7 @@ def _sources(graph: Structure) -> dict[str, str]:
 
 
 def _parts(graph: Structure) -> dict[str, tuple[type, Any]]:
-    """What a graph is made of, by path: blocks, and the settings of containers."""
+    """The parts of a graph, by path: blocks, and the settings of containers."""
     return dict(_parts_of(graph, ""))
 
 

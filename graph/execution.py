@@ -32,7 +32,7 @@ from .wiring import INPUTS
 
 @dataclass
 class State:
-    """What a run has done so far, as plain data."""
+    """The progress of a run, as plain data."""
 
     done: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     """Finished nodes outside loops: their live values, functions left out."""
@@ -278,7 +278,7 @@ class Execution:
 
 
 class _Inside:
-    """What a run offers to the container of one node: its `Runner`."""
+    """The `Runner` of the container of one node."""
 
     __slots__ = ("bindings", "execution", "insides", "keep", "leased", "line", "path")
 

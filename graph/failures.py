@@ -1,4 +1,4 @@
-"""What torch refuses to compute, as an error of this package."""
+"""Errors of this package for operations that torch refuses."""
 
 import re
 from typing import Any

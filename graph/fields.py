@@ -57,7 +57,7 @@ class Lazy(ABC):
 
     @property
     def layout(self) -> Layout | None:
-        """What the component must share with one that adds to it; None if its config says nothing of it."""
+        """The sizes that a component which adds to this one must share; None if the config has none."""
         return None
 
     @property
@@ -72,7 +72,7 @@ class Lazy(ABC):
 
     @property
     def leased(self) -> "Lazy":
-        """What the lender leases: the component itself, or the one that this one is made of."""
+        """The object that the lender leases: the component itself, or the one that this one is made of."""
         return self
 
     def content_key(self) -> str | None:
@@ -187,7 +187,7 @@ class Fields:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What may be passed when a block is made."""
+        """The names of arguments with which a block is made."""
         return (*self.config, *self.components, *self.init_only)
 
 

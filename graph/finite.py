@@ -80,7 +80,7 @@ def _names(cls: Any) -> tuple[str, ...]:
 
 
 def not_finite_text(at: NotFiniteAt, dtypes: Mapping[str, Mapping[str, str]]) -> str:
-    """What a run says about numbers that are not finite. dtypes: of the components of each node, by path and name."""
+    """The text about numbers that are not finite. dtypes: of the components of each node, by path and name."""
     if not at.path:
         return f"The input {at.port} has NaN or infinite numbers ({at.dtype.removeprefix('torch.')})."
     where = "".join(f", turn {turn} of {loop!r}" for loop, turn in at.turns)

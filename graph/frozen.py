@@ -1,4 +1,4 @@
-"""What to do in place of setting an attribute of a value that does not change."""
+"""Refuse to set attributes of values that do not change, with advice on another way."""
 
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError

@@ -185,7 +185,7 @@ class Graph(Structure, name="Graph"):
 
     @checked_arguments
     def diff(self, other: Structure) -> Diff:
-        """What `other` has that this graph has not, and the reverse: nodes, edges that moved, components."""
+        """The differences between this graph and `other`: nodes, edges that moved, components."""
         return diff(self, other)
 
     @checked_arguments

@@ -27,7 +27,7 @@ class Call:
     adapters: Any = None
     """Adapters, or strengths of those that the graph has, for this call; None for none."""
     memo: Any = None
-    """What earlier runs have computed."""
+    """The memo with the outputs of earlier runs; None for none."""
 
     @classmethod
     def of(cls, graph: Structure, positional: Sequence[Any], keywords: Mapping[str, Any]) -> "Call":

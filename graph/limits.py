@@ -18,7 +18,7 @@ class Limit(NamedTuple):
 
     value: int
     unit: str
-    """What is counted, as errors write it: "nodes"."""
+    """The plural of the counted thing, for errors: "nodes"."""
     reason: str
     """Why this number: what published files have."""
 

@@ -119,7 +119,7 @@ class Loop(Container, name="Loop"):
         return runner.each(runner.insides[0], values, start, lambda _, outputs: outputs)
 
     def caption(self, names: Mapping[str, str]) -> str:
-        """What it goes over, and what it carries."""
+        """A label with the input that it iterates and the values that it carries."""
         return f"for {self.each} in {names.get(self.over, self.over)} · carries {', '.join(self.carry)}"
 
     def with_children(self, children: Mapping[str, Block]) -> Self:

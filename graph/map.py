@@ -90,7 +90,7 @@ class Map(Container, name="Map"):
         return runner.each(runner.insides[0], values, {name: [] for name in self.body.wanted}, gather)
 
     def caption(self, names: Mapping[str, str]) -> str:
-        """What it goes over."""
+        """A label with the input that it iterates."""
         return f"for each {self.each} in {names.get(self.over, self.over)}"
 
     def with_children(self, children: Mapping[str, Block]) -> Self:

@@ -5,7 +5,7 @@ from .structure import Structure
 
 
 def no_change(graph: Structure, name: str) -> str:
-    """What to write in place of `graph.name = value`."""
+    """Advice for `graph.name = value`: the expression that makes another graph."""
     text = "A graph does not change. Make another one:"
     if "nodes" not in vars(graph):
         return text
@@ -25,7 +25,7 @@ def no_change(graph: Structure, name: str) -> str:
 
 
 def no_attribute(graph: Structure, name: str) -> str:
-    """What to write in place of an attribute: for a component, an input, an attribute of diffusers, or a misspelling.
+    """Advice for an unknown attribute: of a component, an input, an attribute of diffusers, or a misspelling.
 
     >>> no_attribute(Structure.of({}), "load_lora_weights")[:60]
     "A graph has no attribute 'load_lora_weights'. An adapter (Lo"

@@ -113,7 +113,7 @@ def gives_function(output: Output) -> bool:
 
 
 def turn_plans(inside: Inside) -> tuple[Plan, Plan]:
-    """What runs once before the turns of a repeated graph, and what runs in every turn."""
+    """The two plans of a repeated graph: one that runs once before its turns, and one that runs in every turn."""
 
     def make() -> tuple[Plan, Plan]:
         return plan_of(inside.graph, inside.outputs).split(inside.varying)

@@ -14,7 +14,7 @@ from .unify import Evidence, evidence_of
 
 
 def _work_of(cls: Any) -> str | None:  # Any: a class, or another type form
-    """What values of a class belong to: the class attribute `__belongs_to__`, such as "schedule"."""
+    """The work that values of a class belong to: the class attribute `__belongs_to__`, such as "schedule"."""
     return getattr(cls, "__belongs_to__", None) if isinstance(cls, type) else None
 
 

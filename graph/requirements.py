@@ -18,7 +18,7 @@ class Requirement(ABC):
 
     @abstractmethod
     def violation(self, component: Any) -> str | None:
-        """What `component` (a model, or the handle of one that is not loaded) lacks, as a sentence.
+        """The reason why `component` (a model, or the handle of one that is not loaded) does not fit, as a sentence.
 
         None where it lacks nothing, or nothing is known, or the requirement is for other components. Reads no weights.
         """

@@ -41,7 +41,7 @@ class Run:
 
     @property
     def state(self) -> State:
-        """What the run has done so far, as plain data. A run of the same graph and inputs goes on from it."""
+        """The progress of the run, as plain data. A run of the same graph and inputs goes on from it."""
         return self._execution.state
 
     @state.setter
@@ -49,7 +49,7 @@ class Run:
         self._execution.state = state
 
     def explain(self) -> str:
-        """What the run did with each node, and why: ran, reused from the memo, or skipped. For a run with a memo."""
+        """A table of the nodes of a run with a memo: whether each ran, was reused or was skipped, and why."""
         if self._execution.reuse is None:
             return "This run has no memo, so every node ran. Pass memo=sf.memo()."
         return explained(self._execution.reuse.reasons)

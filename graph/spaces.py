@@ -93,7 +93,7 @@ class _Families:
 
 
 class _Layouts:
-    """How denoisers are built: control nets must fit one, and prompts must be as wide as those that it reads.
+    """The layouts of denoisers: control nets must fit one, and prompts must be as wide as those that it reads.
 
     Functions such as `predict` have it, and so does conditioning, so that both agree.
     """

@@ -19,7 +19,7 @@ Values = Mapping[str, Any]
 
 
 class Runner(Protocol):
-    """What a container may ask of the run that it is in. Its methods give generators: `yield from` them."""
+    """A run, as a container inside it uses it. Its methods give generators: `yield from` them."""
 
     @property
     def insides(self) -> "Sequence[Inside]":
@@ -90,7 +90,7 @@ class Container(Block, abstract=True):
 
     @abstractmethod
     def caption(self, names: Mapping[str, str]) -> str:
-        """What a drawing writes on it; `names` are its ports' names outside, where they differ."""
+        """The label in a drawing; `names` are its ports' names outside, where they differ."""
         ...
 
     def children(self) -> Mapping[str, Block]:
@@ -154,12 +154,12 @@ class Structure(Container, abstract=True):
 
     @property
     def inputs(self) -> Mapping[str, Input]:
-        """What a call takes, by name, in the order of reading."""
+        """The inputs of a call, by name, in the order of reading."""
         return self.signature.inputs
 
     @property
     def outputs(self) -> Mapping[str, Output]:
-        """What a call gives, by name."""
+        """The outputs of a call, by name."""
         return self.signature.outputs
 
     @property
@@ -194,7 +194,7 @@ class Structure(Container, abstract=True):
         return runner.once(runner.insides[0], values)
 
     def caption(self, names: Mapping[str, str]) -> str:
-        """How many nodes it has."""
+        """A label with the number of nodes."""
         return f"graph of {len(self.nodes)}"
 
     def config(self) -> dict[str, Any]:

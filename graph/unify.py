@@ -28,7 +28,7 @@ class Kind(Protocol):
 
     # Any: a value of this kind
     def of_port(self, hint: Any) -> Any | None:
-        """What a port of this type carries; None if it carries nothing of this kind."""
+        """The value of this kind that a port of this type carries; None for a port of other kinds."""
         ...
 
     def of_fields(self, block: Block, fields: Mapping[str, Any]) -> Iterable["Evidence"]:

@@ -98,7 +98,7 @@ def last_givers(nodes: Mapping[str, Block]) -> dict[str, str]:
 
 
 def wire_problems(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str]) -> list[Problem]:
-    """What is wrong with these wires; nodes must be blocks."""
+    """The problems of these wires; nodes must be blocks."""
     problems = [*_pins(nodes, edges)]
     if problems:
         return problems

@@ -9,7 +9,7 @@ from ..graph import LoadError
 
 _HOSTS = ("huggingface.co", "www.huggingface.co", "hf.co")
 _OTHERS = {"datasets": "a data set", "spaces": "a space", "docs": "a page", "papers": "a page", "collections": "a page"}
-"""What the first part of an address names if it is no owner of a model."""
+"""The kind of an address by its first part, where this is no owner of models."""
 
 
 class Address(NamedTuple):

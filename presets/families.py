@@ -19,7 +19,7 @@ def _tasks(module: str, *names: str) -> dict[str, LazyFunction]:
 
 
 _COMPVIS: Mapping[str, Any] = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}  # Any: JSON values
-"""What the samplers of CompVis and Stability do, which old configs and those of some schedulers do not have."""
+"""Keys of CompVis' and Stability's samplers, which old configs and those of some schedulers lack."""
 
 _SAMPLING = (
     "It samples in a way that is not here, with the components of Stable Diffusion. Write StableDiffusionPipeline as "

@@ -16,7 +16,7 @@ def unchanged(graph: Graph, components: Mapping[str, Any]) -> Graph:
 
 
 class Settings(Protocol):
-    """What a family's graphs depend on; see `presets/settings.py`."""
+    """The settings of a family's graphs; see `presets/settings.py`."""
 
     def read(self, components: Mapping[str, Any]) -> Self:
         """These settings with what the configs of components say."""

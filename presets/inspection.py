@@ -1,4 +1,4 @@
-"""What `sf.inspect` returns: a record of a checkpoint, whose `str` is a table."""
+"""The result of `sf.inspect`: a record of a checkpoint, whose `str` is a table."""
 
 from dataclasses import dataclass
 
@@ -19,19 +19,19 @@ class InspectedComponent:
     bytes: int = 0
     """Bytes of its weight files."""
     parameters: int = 0
-    """How many numbers its weights have."""
+    """The number of values in its weights."""
     used: bool = True
     """Whether a task of the family needs it."""
     missing: tuple[str, ...] = ()
-    """What keeps it from loading, a line each."""
+    """The reasons why it cannot be loaded, a line each."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a preset, folder, repo, file or graph has. `str` of it is a table."""
+    """The content of a preset, folder, repo, file or graph. `str` of it is a table."""
 
     source: str
-    """What was passed to `sf.inspect`."""
+    """The argument of `sf.inspect`."""
     folder: str | None
     """Its folder or repo; None for a graph and a single file."""
     class_name: str | None
@@ -42,13 +42,13 @@ class Inspection:
     """The tasks of the family."""
     components: tuple[InspectedComponent, ...]
     missing: tuple[str, ...]
-    """What keeps a task from running, a line each: missing components and files, unknown classes."""
+    """The reasons why a task cannot run, a line each: missing components and files, unknown classes."""
     layout: str = ""
-    """Which models a single file has, and whose tensor names it uses."""
+    """The models of a single file, and the author of its tensor names."""
     code: str = ""
     """The code beside it: files, hashes and imports. None of it was run."""
     isolation: tuple[Protection, ...] = ()
-    """What the code could do on this machine if it ran in a separate process. Empty if there is no code."""
+    """The rights of the code on this machine if it runs in a separate process. Empty without code."""
 
     @property
     def bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""What a source has: the index of a pipeline, or one component. And components that a user names by their paths."""
+"""The content of a source: an index of a pipeline, or one component. And components that a user names by paths."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -27,7 +27,7 @@ _DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 
 @dataclass(frozen=True)
 class ComponentSettings:
-    """How the components of a pipeline are loaded.
+    """The settings with which the components of a pipeline are loaded.
 
     Args:
         manager: who loads them and makes their handles.

@@ -21,7 +21,7 @@ class SavedComponents(NamedTuple):
 
     specs: Mapping[str, ComponentSpec]
     objects: Mapping[str, Any]
-    """What the file has inline: schedulers and guiders."""
+    """The objects that the file describes inline: schedulers and guiders."""
     problems: tuple[Problem, ...]
     """Entries that cannot be read."""
 

@@ -24,7 +24,7 @@ IGNORED_KEYS: Mapping[str, str] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a family's graphs depend on. The defaults are those of the family's first checkpoint."""
+    """The settings of a family's graphs. The defaults are those of the family's first checkpoint."""
 
     index_keys: ClassVar[frozenset[str]] = frozenset()
     """The settings that an index file may have as plain keys; the others are read from the configs of components."""
@@ -137,7 +137,7 @@ class SDXLSettings(SDSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerSettings(Settings):
-    """What families with a transformer share.
+    """The settings that families with a transformer share.
 
     size: pixels a side of the picture. channels: of its latents. factor: pixels a side of a latent. patch: latents a
     side of a token.

@@ -1,4 +1,4 @@
-"""What a user names: a preset, a family, a file, or a folder or repo. `locate` decides it once for all readers."""
+"""The source that a user names: a preset, a family, a file, a folder or a repo. `locate` decides it for all readers."""
 
 import os
 import reprlib

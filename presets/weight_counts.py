@@ -1,4 +1,4 @@
-"""How many values of which dtype the weights of a component have, by the headers of its files."""
+"""Counts of the values in a component's weights, by dtype, from the headers of its files."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -25,7 +25,7 @@ DTYPE_NAMES = {
 
 
 def count_weights(spec: ComponentSpec) -> tuple[Counter[str], int]:
-    """How many numbers of each dtype a component's weights have, and their bytes. LoadError for a damaged file.
+    """Count the values of each dtype in a component's weights, and their bytes. LoadError for a damaged file.
 
     The dtypes are those of the safetensors format ("F16"), or the types of a GGUF file ("Q8_0").
     """
@@ -56,7 +56,7 @@ def count_weights(spec: ComponentSpec) -> tuple[Counter[str], int]:
 
 
 def count_values(files: Iterable[Path], wanted: Callable[[str], bool] = lambda name: True) -> dict[str, int]:
-    """How many numbers of each dtype safetensors files have, of the tensors whose names are `wanted`.
+    """Count the values of each dtype in safetensors files, of the tensors whose names are `wanted`.
 
     LoadError for a damaged file.
     """

@@ -94,7 +94,7 @@ HINTS: Mapping[str, str] = {
 
 
 def hint_for_class(cls: type) -> str:
-    """How to pass an object of this class, if it is of diffusers or a module wrapped by `torch.compile`; else "".
+    """Advice on passing an object of this class, for diffusers and modules wrapped by `torch.compile`; else "".
 
     >>> hint_for_class(int)
     ''

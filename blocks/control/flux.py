@@ -31,7 +31,7 @@ class Controlled(NamedTuple):
 
 
 class FluxControlBlock(ControlBlock, abstract=True):
-    """What the control blocks of Flux hold.
+    """The base of Flux's control blocks.
 
     controlnet_conditioning_scale: multiplies the residuals; 0 is no control. control_mode: the kind of the picture, by
     its number, for a union of several kinds. guidance_scale: read by nets that were distilled with one. The residuals

@@ -150,7 +150,7 @@ def default_processor(encoder: ImageEncoder) -> ImageProcessor:
 
 
 def encoded(pixels: Tensor, encoder: ImageEncoder, reads: Reads) -> Tensor:
-    """What an adapter reads of the encoder's output for pixels, (pictures, …)."""
+    """The output of the encoder for pixels that an adapter reads, (pictures, …)."""
     out = encoder.forward(pixels.to(encoder.device, encoder.dtype), output_hidden_states=reads == "hidden_states")
     if reads == "hidden_states":
         assert out.hidden_states is not None

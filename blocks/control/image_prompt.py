@@ -43,12 +43,12 @@ class ImageAdapter(AddsImages, Protocol):
 
     @property
     def reads(self) -> Reads:
-        """What it reads of the image encoder."""
+        """The output of the image encoder that it reads."""
         ...
 
     @property
     def negative(self) -> Negative:
-        """What negative passes read."""
+        """The features of negative passes."""
         ...
 
     @property

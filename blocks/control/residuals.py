@@ -1,4 +1,4 @@
-"""What all control nets share: the steps in which control is on, and residuals for each pass."""
+"""The base of control nets: the steps in which control is on, and residuals for each pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -13,7 +13,7 @@ from ...graph import Above, Block, Running, knob
 from ..denoise.passes import OnDevice, groups, with_rows
 
 Control = Callable[[Sequence[Pass]], Residuals]
-"""What a control net adds inside the denoiser, for the rows of passes of equal shapes."""
+"""A function from passes of equal shapes to the residuals of a control net for their rows."""
 
 
 class ControlBlock(Block, abstract=True):
@@ -102,7 +102,7 @@ def add_residuals(
 
 
 Key = tuple[torch.Size, int, int, int]
-"""What a control net reads of a pass: latents, prompt and step. Passes with one key are controlled once."""
+"""The key of the inputs that a control net reads: latents, prompt, step. Passes with one key are controlled once."""
 
 
 def _zeros(p: Pass, found: Mapping[Key, Residuals]) -> Residuals | None:

@@ -31,7 +31,7 @@ class Controlled(NamedTuple):
 
 
 class SD3ControlBlock(ControlBlock, abstract=True):
-    """What both kinds of control nets hold.
+    """The base of both kinds of control blocks.
 
     controlnet_conditioning_scale: multiplies the residuals; 0 is no control.
     """

@@ -1,4 +1,4 @@
-"""How passes share a forward of the denoiser: the one place that decides it, for every family."""
+"""Passes that share a forward of the denoiser: the one place that groups them, for every family."""
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What guiders share: the settings of published guiders, and when these switch guidance on."""
+"""The base of guiders: the settings of published guiders, and the steps in which guidance is on."""
 
 from abc import abstractmethod
 from typing import Annotated

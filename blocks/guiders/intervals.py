@@ -1,4 +1,4 @@
-"""Which steps an interval covers. Fractions count the whole steps of a schedule, however many model calls each has."""
+"""Intervals of steps. Fractions count the whole steps of a schedule, however many model calls each has."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""What guiders ask of the denoiser, and what they return."""
+"""The passes that guiders ask of the denoiser, and the values that they return."""
 
 from typing import NamedTuple
 

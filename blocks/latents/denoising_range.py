@@ -133,7 +133,7 @@ class ContinueOrNoise(Block):
 
 
 def _count_before(steps: Schedule, scheduler: Scheduler, fraction: float) -> int:
-    """How many steps come before this fraction of the training timesteps. Whole steps of a solver stay together."""
+    """The number of steps before this fraction of the training timesteps. Whole steps of a solver stay together."""
     if fraction == 1:
         return len(steps)
     total: int = getattr(scheduler, "num_train_timesteps", 1000)  # for schedulers that have no such config key

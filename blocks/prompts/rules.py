@@ -45,7 +45,7 @@ Ids = Callable[[str], Sequence[int]]
 
 
 class PromptRules(ABC):
-    """What the syntax of a prompt means. `sf.prompts` has those that programs use.
+    """Rules for the syntax of a prompt. `sf.prompts` has the rules of other programs.
 
     A subclass is a frozen dataclass that says which pieces of a text have which weight (`parts`), and what a weight
     does to the encoded tokens (`weighted`).
@@ -89,7 +89,7 @@ class PromptRules(ABC):
         return None
 
     def unread(self, text: str) -> str | None:
-        """What looks like syntax of other rules and is read as words; None if nothing does."""
+        """The first syntax of other rules in a text, which is read as words; None without any."""
         return None
 
     def tokens(self, ids: Ids, text: str) -> list[Token]:

@@ -93,7 +93,7 @@ def parse(text: str) -> Items:
 
 
 def _closed(found: _Open) -> list[Any]:
-    """What a pair of square brackets is: a switch, an alternation, or text."""
+    """The items of a closed bracket: a switch, an alternation, or text."""
     if not found.unmatched and found.separators:
         kinds = {*found.separators}
         parts = [tuple(_joined(segment)) for segment in found.segments]

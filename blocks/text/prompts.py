@@ -16,10 +16,10 @@ from ..prompts.rules import PromptRules, Token
 Prompt = str | Sequence[str]
 """One text, or a list with one for each prompt."""
 LongPrompt = Literal["cut", "chunk"]
-"""What happens to a prompt that is longer than a window: `"cut"` drops the rest, with a note of the dropped words;
+"""The treatment of a prompt that is longer than a window: `"cut"` drops the rest and notes the dropped words;
 `"chunk"` reads all of it, a window at a time."""
 Skip = Annotated[int, Ge(0)] | None
-"""How many of the last layers are left out; None is none."""
+"""The number of last layers that are left out; None for none."""
 
 
 class Window(NamedTuple):
@@ -82,7 +82,7 @@ def windows(
 
 
 def count_windows(tokenizer: TextTokenizer, text: str, rules: PromptRules) -> int:
-    """How many windows all of a text fills."""
+    """The number of windows that all of a text fills."""
     return len(_chunks(tokenizer, text, rules))
 
 

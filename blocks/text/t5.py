@@ -34,7 +34,7 @@ class MaskedT5Tower(T5Tower, Protocol):
 
 
 class T5Reading(NamedTuple):
-    """How texts are read by T5.
+    """The settings with which T5 reads texts.
 
     tower, tokenizer: of T5. length: tokens that are read of each text. rules: of the syntax. lower_case: whether texts
     are read in lower case.

@@ -111,7 +111,7 @@ class Read(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """How prompts are read.
+    """The settings with which prompts are read.
 
     rules: of their syntax. skip: how many more layers are left out. long_prompt: see `LongPrompt`. least: so many
     windows are filled, at least.

@@ -1,4 +1,4 @@
-"""What the syntax of prompts means for encoders: texts that change over the steps, and weights of tokens."""
+"""The syntax of prompts, applied for encoders: texts that change over the steps, and weights of tokens."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace

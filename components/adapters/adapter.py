@@ -172,7 +172,7 @@ class Adapter:
 
     @property
     def kinds(self) -> Mapping[str, int]:
-        """How many patches of each kind."""
+        """The number of patches of each kind."""
         return Counter(named.kind for named in self.patches)
 
     @property

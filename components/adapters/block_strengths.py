@@ -100,7 +100,7 @@ def _of_text(text: str) -> Sequence[float]:
 
 @lru_cache(maxsize=1024)
 def places_of(name: str) -> tuple[str, ...]:
-    """What the paths of a block's layers begin with.
+    """The first parts of the paths of a block's layers.
 
     >>> places_of("up.1"), places_of("IN05")
     (('up_blocks.1',), ('down_blocks.1.resnets.1', 'down_blocks.1.attentions.1'))

@@ -25,7 +25,7 @@ _METHODS: tuple[Method, ...] = ("cat", "svd", "ties", "dare")
 
 @dataclass
 class _Layer:
-    """What the adapters do to one layer: for each its patches, with all strengths in their scales."""
+    """The patches of one layer, by the index of their adapter, with all strengths in their scales."""
 
     shape: torch.Size
     patches: dict[int, list[Additive]] = field(default_factory=dict[int, list[Additive]])

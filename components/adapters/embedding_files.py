@@ -23,11 +23,11 @@ PICTURES = (".png", ".webp", ".avif")
 _TEXT = "sd-ti-embedding"
 """The text of a PNG in which A1111 stores an embedding: JSON in base64."""
 _TENSOR = "TORCHTENSOR"
-"""How this JSON marks a tensor: {"TORCHTENSOR": [[numbers]]}."""
+"""The mark of a tensor in this JSON: {"TORCHTENSOR": [[numbers]]}."""
 
 
 def read_content(file: Path, *, allow_pickle: bool = False) -> object:
-    """What the file of an embedding has: tensors in dicts and lists, or one tensor.
+    """Read the content of an embedding's file: tensors in dicts and lists, or one tensor.
 
     Raises:
         LoadError: a damaged file, a pickle without `allow_pickle`, or a picture without an embedding.

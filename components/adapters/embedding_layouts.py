@@ -29,7 +29,7 @@ _A1111 = frozenset(
 _OF_WEIGHTS = (".weight", ".bias", ".alpha", ".dora_scale", "lora_A", "lora_B", ".lokr_w1", ".hada_w1_a", ".diff")
 _WAY = "Use the file of an embedding."
 _DEEPEST = 4
-"""How deep lists and dicts of ComfyUI's files may be in each other."""
+"""The greatest depth of lists and dicts in ComfyUI's files."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ..models.views import Replacement, combined_class, shallow_copy
 
 @dataclass(eq=False)
 class Strengths:
-    """How strongly each column of patches is applied: one object for all layers of a view that have equal strengths.
+    """The strength of each column of patches: one object for all layers of a view that have equal strengths.
 
     values: (columns,), or (rows, columns) where rows differ; float32. `predict` of a run sets them before a forward, so
     a view with its own strengths belongs to one run.

@@ -30,7 +30,7 @@ from .tokenizer_base import FastTokenizer
 
 
 def load_problems(spec: ComponentSpec) -> list[str]:
-    """What keeps a component from loading, a line each, by names and JSON files. Opens no weight file."""
+    """The reasons why a component cannot be loaded, a line each, by names and JSON files. Opens no weight file."""
     try:
         with file_errors(spec):
             return _load_problems(spec)
@@ -58,7 +58,7 @@ def _load_problems(spec: ComponentSpec) -> list[str]:
 
 
 def weight_problems(spec: ComponentSpec) -> list[str]:
-    """What is wrong with the weights of a component, by the headers of its files.
+    """The faults in the weights of a component, by the headers of its files.
 
     These are damage, and other names or shapes than its class has. Reads no tensor, and nothing of a repo whose weights
     are not on this machine.

@@ -1,4 +1,4 @@
-"""Which files of a component a save copies: those that its class reads, after each was read as what it is."""
+"""The files of a component that a save copies: those that its class reads. Each is first read as its format."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

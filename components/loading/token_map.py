@@ -8,7 +8,7 @@ from ...graph.errors import UnfitValue
 from ...registry import did_you_mean
 
 _NAMED = "embedding:"
-"""How a prompt names an embedding, as in ComfyUI: "embedding:name", or with the end of a file's name."""
+"""ComfyUI's prefix of an embedding's name in a prompt: "embedding:name", also with the end of a file's name."""
 _ENDS = r"(?:\.(?:safetensors|pt|bin))?"
 
 

@@ -22,7 +22,7 @@ _WORDS = r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\
 
 
 class TextTokens(Protocol):
-    """What blocks read of a tokenizer's result."""
+    """The part of a tokenizer's result that blocks read."""
 
     @property
     def input_ids(self) -> list[list[int]]:
@@ -31,7 +31,7 @@ class TextTokens(Protocol):
 
 
 class TextTokenizer(Protocol):
-    """What blocks need of a tokenizer. Tokenizers of transformers have it too, and can be bound."""
+    """A tokenizer as blocks use it. Tokenizers of transformers fit, and can be bound."""
 
     @property
     def model_max_length(self) -> int:

@@ -1,4 +1,4 @@
-"""What a manager knows of one component: how to load it, where it is, and what memory it takes."""
+"""The manager's entry of one component: how to load it, where it is, and the memory that it takes."""
 
 import weakref
 from collections.abc import Callable, Mapping
@@ -35,7 +35,7 @@ class Entry:
     """The estimate by its files, or what was measured when it was last loaded."""
     component: Any = None
     usable: Any = None
-    """What `load` returns: the component or a view of it; None if it must be moved or wrapped before use."""
+    """The result of `load`: the component or a view of it; None if it must be moved or wrapped before use."""
     current: str = DISK
     """Where it is now: "disk", a device, or the text of its device map."""
     in_transit: bool = False
@@ -67,7 +67,7 @@ class Entry:
 
     @property
     def ready(self) -> Any:  # the component or its view, or None
-        """What `load` returns, if nothing has to be done before; else None."""
+        """The result of `load`, if nothing has to be done before; else None."""
         usable = self.usable  # read once: another thread may clear it
         return usable if self.is_in_place else None
 
@@ -78,7 +78,7 @@ class Entry:
 
     @property
     def estimate(self) -> Estimate:
-        """What it will take, by its files, or what it took when it was last loaded."""
+        """The memory that it will take: an estimate by its files, or the measure of its last load."""
         if self.known_estimate is None:
             self.known_estimate = self.make_estimate(self.offload)
         return self.known_estimate or Estimate()
@@ -136,7 +136,7 @@ class Entry:
         return residency(self, parts, leased=True)
 
     def streaming_residency(self, leases: int) -> Residency:
-        """What it has on its device while it runs, once for each lease, if it is streamed."""
+        """The memory of a streamed component on its device while it runs, once for each lease."""
         parts: Parts = {(self.key, i): self.streaming_bytes for i in range(leases)}
         return Residency(f"{self.key} at work", f"{self.name} at work", self.device, parts, leased=True)
 

@@ -1,4 +1,4 @@
-"""What a manager has in memory, and what its leases need there. It moves nothing."""
+"""The components that a manager has in memory, and the memory that its leases need. It moves nothing."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 
@@ -23,7 +23,7 @@ class Inventory:
         self._unfreed: list[Unfreed] = []
 
     def residents(self) -> list[Residency]:
-        """What is in memory, as the policy sees it."""
+        """The components in memory, as the policy sees them."""
         leased = self._leased()
         entries = [*self.entries.values(), *self.removed.values()]
         found = [entry.residency(entry.key in leased) for entry in entries if entry.parts]

@@ -1,4 +1,4 @@
-"""How a component is kept that is larger than the memory it may take: stored in a narrower dtype, or streamed."""
+"""Storage of components that are larger than the memory they may take: in a narrower dtype, or streamed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ By = Literal["model", "blocks", "leaves"]
 
 @dataclass(frozen=True)
 class Offload:
-    """How a component is kept.
+    """Settings for the storage of a component's weights.
 
     by: "model" moves the whole component to its device while it is used. "blocks" stores the weights on the CPU and
     copies the model's blocks to the device one after another, `blocks` of them at a time. "leaves" copies each weight

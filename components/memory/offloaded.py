@@ -71,7 +71,7 @@ _Copies = dict[int, Tensor]  # the copies of one group, by the ids of the stored
 
 
 class _ThreadState:
-    """What one thread has on the device: the groups that it uses now, and those that are prefetched for it."""
+    """The groups that one thread has on the device: those in use, and those that are prefetched for it."""
 
     def __init__(self) -> None:
         self.group: int | None = None

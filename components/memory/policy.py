@@ -1,4 +1,4 @@
-"""Which components leave a device when it is full: pure functions of a table of what each device holds.
+"""The choice of components that leave a full device: pure functions of a table of each device's memory.
 
 The policy, in order:
 

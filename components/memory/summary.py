@@ -1,4 +1,4 @@
-"""What a manager shows of its components, and the texts for memory that it does not have."""
+"""The manager's table of its components, and its texts for missing memory."""
 
 import time
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What torch asks of a tensor class that holds another tensor in place of data of its own."""
+"""The base of tensor classes that hold another tensor and have no data of their own: the methods that torch needs."""
 
 from typing import Self
 

@@ -77,7 +77,7 @@ class FeedForward(nn.Module):
 
 @dataclass(frozen=True)
 class TransformerStyle:
-    """What the transformers of one level have in common."""
+    """The settings that all transformers of one level share."""
 
     heads: int
     context_channels: int

@@ -67,7 +67,7 @@ class Model(nn.Module, Generic[C]):
     keeps_file_dtype: ClassVar[bool] = False
     """Whether `from_pretrained(dtype=None)` keeps the dtype of the files; otherwise it is torch's default dtype."""
     quantization: Quantization | None = None
-    """How its weights are quantized; None where they are not."""
+    """The quantization of its weights; None for plain weights."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

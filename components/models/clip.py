@@ -15,7 +15,7 @@ from .token_table import token_vectors
 from .transformers_files import TransformersModel
 
 _ENCODER = ("embeddings.", "encoder.", "final_layer_norm.")
-"""How the parameter names of the encoder begin."""
+"""The first parts of the encoder's parameter names."""
 
 
 class CLIPTextConfig(EncoderConfig):
@@ -170,7 +170,7 @@ class _Embeddings(nn.Module):
 
 
 def _causal_mask(mask: Tensor) -> Tensor:
-    """Which token attends to which, (batch, 1, length, length), from a mask of tokens (batch, length).
+    """The causal mask of attention, (batch, 1, length, length), from a mask of tokens (batch, length).
 
     For a token that attends to none (padding on the left), torch's attention returns zeros and not NaN.
     """

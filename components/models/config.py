@@ -28,13 +28,13 @@ Width = Annotated[int, Ge(1), _at_most("width")]
 Channels = Annotated[int, Ge(0), _at_most("width")]
 """Channels that a model may lack."""
 Layers = Annotated[int, Ge(0), _at_most("layers")]
-"""How many layers or blocks."""
+"""A number of layers or blocks."""
 Rows = Annotated[int, Ge(1), _at_most("rows")]
 """Rows of an embedding: pieces of a vocabulary, positions, pixels a side."""
 TokenId = Annotated[int, Ge(-1), _at_most("rows")]
 """The id of a token; -1 for none."""
 Epsilon = Annotated[float, Gt(0), Le(1)]
-"""What a norm adds before it divides."""
+"""The number that a norm adds to its divisor, against division by zero."""
 Scale = Annotated[float, Gt(0), Le(1e6)]
 """A factor that is divided by elsewhere."""
 Chance = Annotated[float, Ge(0), Le(1)]
@@ -142,7 +142,7 @@ _RANGES = {
     "less_than_equal": "{} or less",
     "finite_number": "a finite number",
 }
-"""What pydantic's errors of numbers need."""
+"""The needed range in words, by the type of pydantic's error."""
 
 
 def per_level(key: str, value: object, levels: int) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ class AddsImages(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ImageBranch:
-    """What all passes of a run share about an image prompt. Passes with the same branches may share a forward.
+    """The part of an image prompt that all passes of a run share. Passes with the same branches may share a forward.
 
     adapter: the model that the tokens are from. scale: how strongly the layers attend to them, a number or
     what else the adapter reads. mask: where in the
@@ -89,7 +89,7 @@ def attach_images(model: M, branches: Sequence[ImageBranch], held: Sequence[Held
 
 @dataclass(frozen=True, eq=False)
 class LayerImages:
-    """What one layer attends to of one branch: its keys are `held.layers[index]`, its values are the next.
+    """The tokens of one branch for one layer: its keys are `held.layers[index]`, its values are the next.
 
     Both are (rows, tokens, channels). mask: as in `ImageBranch`.
     """

@@ -1,4 +1,4 @@
-"""What turns the features of an image into tokens of a denoiser, with the parameter names of IP-Adapter's files."""
+"""Projectors from features of an image to tokens of a denoiser, with the parameter names of IP-Adapter's files."""
 
 import torch
 import torch.nn.functional as F

@@ -1,4 +1,4 @@
-"""How strongly each layer of a denoiser attends to an image prompt: a number, a list or a table of blocks."""
+"""Scales of an image prompt in each layer of a denoiser: a number, a list or a table of blocks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

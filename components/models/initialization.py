@@ -1,4 +1,4 @@
-"""How fresh weights are drawn. On the meta device nothing is drawn."""
+"""Initialization of fresh weights. On the meta device nothing is drawn."""
 
 from typing import TypeVar
 

@@ -14,11 +14,11 @@ from .image_scales import scales_of
 from .views import Replacement
 
 Projector = Literal["linear", "full", "perceiver", "face", "face_perceiver"]
-"""How features become tokens: IP-Adapter, Full Face, Plus and Plus Face, FaceID and Portrait, FaceID Plus."""
+"""The kind of projector: of IP-Adapter, Full Face, Plus and Plus Face, FaceID and Portrait, FaceID Plus."""
 Reads = Literal["image_embeds", "hidden_states", ""]
-"""What is read of the image encoder: the projected embedding, the last but one of the hidden states, or nothing."""
+"""The output of the image encoder that is read: the projected embedding, the last hidden states but one, or none."""
 Negative = Literal["zero features", "zero pixels", "black picture"]
-"""What negative passes read: zeros in place of features, the features of zeros after normalization, or of black."""
+"""The features of negative passes: zeros, those of pixels that are 0 after normalization, or of a black picture."""
 
 
 class ImagePromptAdapterConfig(Config):
@@ -83,13 +83,13 @@ class ImagePromptAdapter(Model[ImagePromptAdapterConfig]):
 
     @property
     def reads(self) -> Reads:
-        """What it reads of the image encoder."""
+        """The output of the image encoder that it reads."""
         kind = self.config.projector
         return "image_embeds" if kind == "linear" else "" if kind == "face" else "hidden_states"
 
     @property
     def negative(self) -> Negative:
-        """What negative passes read."""
+        """The features of negative passes."""
         return "zero pixels" if self.reads == "hidden_states" else "zero features"
 
     @property

@@ -11,7 +11,7 @@ Config = Mapping[str, Any]  # JSON values
 _UNET_KEYS = ("layers_per_block", "addition_embed_type", "projection_class_embeddings_input_dim")
 """Keys that a U-Net and its control nets share, beside the widths of their levels."""
 _SIZE_IDS = 6, 5
-"""How many size numbers SDXL's U-Nets read: the base's and the refiner's."""
+"""The counts of size numbers that SDXL's U-Nets read: the base's and the refiner's."""
 
 
 def layout_of_config(name: str, config: Config) -> Layout | None:

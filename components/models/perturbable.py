@@ -1,4 +1,4 @@
-"""Which layers of a denoiser a tap may change."""
+"""The layers of a denoiser that a tap may change."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable

@@ -11,7 +11,7 @@ from .activations import Activation, activation
 
 @dataclass(frozen=True)
 class ResnetStyle:
-    """What the residual blocks of one model have in common. `time_channels` is None without a time embedding."""
+    """The settings that all residual blocks of a model share. `time_channels` is None without a time embedding."""
 
     groups: int
     eps: float

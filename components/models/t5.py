@@ -83,7 +83,7 @@ class T5EncoderModel(TransformersModel[T5Config]):
     config_class = T5Config
     model_type = "t5"
     biased_layers: ClassVar[Literal["first", "all"]] = "first"
-    """Which layers learn a bias of relative positions. With "first", the others use that of the first."""
+    """The layers that learn a bias of relative positions. With "first", the others use that of the first."""
 
     def build(self, config: T5Config) -> None:
         """Make the table of tokens and the layers."""

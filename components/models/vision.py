@@ -16,7 +16,7 @@ from .initialization import embedding, init_normal
 from .transformers_files import TransformersModel
 
 _ENCODER = ("embeddings.", "pre_layrnorm.", "encoder.", "post_layernorm.", "head.")
-"""How the parameter names of the encoder begin."""
+"""The first parts of the encoder's parameter names."""
 _UNREAD = ("text_model.", "text_projection.", "logit_scale", "logit_bias")
 """The tensors of a whole CLIP or SigLIP that the image encoder does not have."""
 

@@ -34,7 +34,7 @@ class FourBitState:
     kind: Literal["nf4", "fp4"]
     shape: tuple[int, ...]
     blocksize: int
-    """How many numbers share a scale."""
+    """The number of values that share a scale."""
     dtype: str
     """The dtype of the matrix before it was quantized."""
     nested: tuple[int, float] | None = None
@@ -66,7 +66,7 @@ class FourBitState:
 
     @property
     def blocks(self) -> int:
-        """How many blocks, and so scales, the matrix has."""
+        """The number of blocks of the matrix, and so of its scales."""
         return -(-prod(self.shape) // self.blocksize)
 
     def splits_at_blocks(self, sizes: Sequence[int]) -> bool:

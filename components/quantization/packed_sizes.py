@@ -25,7 +25,7 @@ class PackedSizes:
     """The most memory that packing one layer needs beside the packed form: its weight and temporary tensors."""
 
     def method(self, config: Quantization) -> Method:
-        """What `method_for` gives, for sizes."""
+        """A method like that of `method_for` which computes sizes only."""
         return _SizedMethod(config, self)
 
 

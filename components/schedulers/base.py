@@ -41,7 +41,7 @@ class Scheduler(ABC):
     __belongs_to__: ClassVar[str] = WORK
 
     accepts: ClassVar[Accepts] = "either"
-    """Which of `timesteps` and `sigmas` `steps` accepts."""
+    """The arguments among `timesteps` and `sigmas` that `steps` accepts."""
     rules: ClassVar[tuple[Callable[[Any], None], ...]] = ()  # Any: a scheduler of the class that lists them
     """Functions that raise ConfigError for combinations of keys that this class refuses."""
     unwritten: ClassVar[frozenset[str]] = frozenset()
@@ -61,10 +61,11 @@ class Scheduler(ABC):
     @property
     @abstractmethod
     def process(self) -> str:
-        """How clean sample and noise mix, and which timesteps the model gets. Equal ones may replace each other.
+        """The name of the process: the mix of clean sample and noise, and the timesteps that the model gets.
 
         "diffusion" keeps variance or adds noise, at training timesteps; "flow" goes straight between clean and noise.
-        Other processes have levels and timesteps of their own, and a name for them.
+        Other processes have levels and timesteps of their own, and a name for them. Schedulers
+        of one process may replace each other.
         """
 
     # -- a run ---------------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ class CogVideoXKeys(BetaKeys, SpacingKeys):
     set_alpha_to_one: bool = True
     """Whether the last step leads to a sample without noise, or to the level of timestep 0."""
     snr_shift_scale: float = 3.0
-    """What the signal-to-noise ratio is divided by."""
+    """The divisor of the signal-to-noise ratio."""
     clip_sample: bool = True
     """Published, as the next two are, and of no effect there or here."""
     clip_sample_range: float = 1.0

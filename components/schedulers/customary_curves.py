@@ -77,7 +77,7 @@ def _distinct(timesteps: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarr
 
 
 def _linear_quadratic(n: int, share: float = 0.025) -> Floats:
-    """How much of the noise is gone before each step: `share` after n // 2 steps, all after n, without a bend."""
+    """The fraction of noise removed before each step: `share` after n // 2 steps, 1 after n, without a bend."""
     if n == 1:
         return np.zeros(1)
     places, half = np.arange(n, dtype=np.float64), n // 2

@@ -79,7 +79,7 @@ _SPACINGS: dict[str, Keys] = {
     "sgm_uniform": {"timestep_spacing": "trailing"},
     "ddim_uniform": {"timestep_spacing": "leading", "steps_offset": 1},
 }
-"""What these curves are for samplers that visit whole timesteps, which have no other levels."""
+"""The config keys of these curves for samplers that visit whole timesteps, which have no other levels."""
 CURVES: tuple[str, ...] = (*get_args(SigmaCurve), "lu")
 _KINDS: dict[str, dict[str, str]] = {
     "flow": {

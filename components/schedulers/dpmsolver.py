@@ -50,7 +50,7 @@ class DPMSolverKeys(BetaKeys, CurveKeys, ThresholdKeys, FlowKeys, LearnedVarianc
     algorithm_type: Algorithm = "dpmsolver++"
     """"dpmsolver" integrates the noise, "++" the clean sample, and "sde-" adds fresh noise in every step."""
     solver_type: Literal["midpoint", "heun"] = "midpoint"
-    """How the second order weighs the difference of outputs: by (e^-h - 1) / 2, or by the exact integral."""
+    """The weight of the difference of outputs in the second order: (e^-h - 1) / 2, or the exact integral."""
     lower_order_final: bool = True
     """Lower the order at the end of a run of fewer than 15 steps, which is steadier."""
     lambda_min_clipped: MaybeInfinite = -inf
@@ -134,7 +134,7 @@ class DPMSolverMultistepScheduler(
 
 
 def integrated(scheduler: DiffusionScheduler, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-    """What the algorithm of a DPM-Solver integrates: the clean sample ("++") or the noise."""
+    """The quantity that the algorithm of a DPM-Solver integrates: the clean sample ("++") or the noise."""
     if isinstance(scheduler, DPMSolverKeys) and scheduler.algorithm_type.endswith("++"):
         return scheduler.denoised(sample, prediction, step)
     return thresholded_noise(scheduler, sample, prediction, step)

@@ -64,7 +64,7 @@ class LTXEulerAncestralRFScheduler(FlowMatch, ShiftKeys):
     """
 
     eta: float = 1.0
-    """How far below, as a share of the way; 0 is Euler's method."""
+    """The distance below the next level, as a share of the way; 0 is Euler's method."""
     s_noise: float = 1.0
     """The standard deviation of the noise."""
 

@@ -1,4 +1,4 @@
-"""What a solver remembers of earlier steps."""
+"""The history of a solver: tensors of earlier steps."""
 
 from torch import Tensor
 

@@ -28,7 +28,7 @@ class KarrasVeScheduler(Scheduler):
     s_noise: float = 1.007
     """The standard deviation of the noise that is added."""
     s_churn: float = 80.0
-    """How much noise is added over the whole run."""
+    """The amount of noise that is added over the whole run."""
     s_min: Positive = 0.05
     s_max: Positive = 50.0
     """Noise is added where s_min <= sigma <= s_max."""

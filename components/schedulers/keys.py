@@ -17,7 +17,7 @@ from .curves import Curve
 from .spacing import Spacing
 
 TrainingSteps = Annotated[int, Ge(1), AtMost("training_steps")]
-"""How many timesteps the model was trained with."""
+"""The number of timesteps that the model was trained with."""
 Beta = Annotated[float, Ge(0), Le(1)]
 """A share of variance."""
 Positive = Annotated[float, Gt(0)]
@@ -48,7 +48,7 @@ AnyBetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2", "sigmo
 
 @dataclass(frozen=True, kw_only=True)
 class BetaKeys:
-    """How much noise the model was trained with: betas, the share of variance that each timestep replaces by noise."""
+    """The noise of the model's training: betas, the share of variance that each timestep replaces by noise."""
 
     num_train_timesteps: TrainingSteps = 1000
     beta_start: Beta = 0.0001
@@ -75,7 +75,7 @@ class UnpublishedZeroSNRKeys(ZeroSNRKeys):
 
 @dataclass(frozen=True, kw_only=True)
 class SpacingKeys:
-    """Which training timesteps a run visits: Lin et al. 2023, table 2."""
+    """The training timesteps that a run visits: Lin et al. 2023, table 2."""
 
     timestep_spacing: Spacing = "linspace"
     steps_offset: Annotated[int, Ge(0), AtMost("training_steps")] = 0
@@ -146,7 +146,7 @@ class ChurnKeys:
     """Noise added before a step: Karras et al. 2022, algorithm 2, lines 4 to 6."""
 
     s_churn: float = field(default=0.0, metadata=STEP_ARGUMENT)
-    """How much noise is added over the whole run (table 5); 0 is deterministic."""
+    """The amount of noise that is added over the whole run (table 5); 0 is deterministic."""
     s_tmin: float = field(default=0.0, metadata=STEP_ARGUMENT)
     s_tmax: MaybeInfinite = field(default=inf, metadata=STEP_ARGUMENT)
     """Noise is added only where s_tmin <= sigma <= s_tmax."""
@@ -204,7 +204,7 @@ def check_curve(scheduler: object) -> None:
 
 
 def check_flow(scheduler: object) -> None:
-    """What the model predicts fits the kind of levels."""
+    """A rule: the kind of prediction fits the kind of levels."""
     if not isinstance(scheduler, FlowKeys):
         return
     name, predicts = type(scheduler).__name__, getattr(scheduler, "prediction_type", None)

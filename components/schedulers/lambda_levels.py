@@ -154,7 +154,7 @@ def spaced_above(
 
 
 def enough_signal(training: TrainingNoise, lambda_min: float) -> int:
-    """How many training timesteps, from 0, have a lambda of at least `lambda_min`."""
+    """The number of training timesteps, from 0, that have a lambda of at least `lambda_min`."""
     return len(training.alphas_cumprod) - int((-np.log(training.sigmas) < lambda_min).sum())
 
 

@@ -42,7 +42,7 @@ class DistilledKeys(BetaKeys, SpacingKeys, ZeroSNRKeys, ThresholdKeys, ClipKeys)
     prediction_type: Prediction = "epsilon"
     timestep_spacing: Spacing = "leading"
     original_inference_steps: TrainingSteps = 50
-    """How many timesteps the model was distilled on; a run visits some of them."""
+    """The number of timesteps that the model was distilled on; a run visits some of them."""
     clip_sample: bool = False
     set_alpha_to_one: bool = True
     timestep_scaling: float = 10.0

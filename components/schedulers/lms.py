@@ -36,7 +36,7 @@ class LMSDiscreteScheduler(DiffusionScheduler, SpacingKeys, CurveKeys, Customary
     beta_schedule: BetaSchedule = "linear"
     prediction_type: AnyPrediction = "epsilon"
     order: Annotated[int, Ge(1), Le(9)] = field(default=4, metadata=STEP_ARGUMENT)
-    """How many derivatives take part, this step's counted."""
+    """The number of derivatives that are combined, with that of this step."""
     published_restart: bool = field(default=False, metadata=OWN_KEY)
     """In a run that starts in the middle, weigh the first derivatives as if there were earlier ones, as published."""
 

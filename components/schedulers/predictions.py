@@ -1,4 +1,4 @@
-"""What a model's prediction means: the clean sample and the noise that it points to."""
+"""Predictions of a model: the clean sample and the noise that follow from each kind."""
 
 from math import ceil, floor
 from typing import Literal

@@ -36,9 +36,9 @@ class RePaintScheduler(Scheduler, BetaKeys):
     clip_sample: bool = True
     """Clip the clean estimate to -1..1."""
     jump_length: Annotated[int, Ge(1), AtMost("training_steps")] = field(default=10, metadata=STEP_ARGUMENT)
-    """How many steps a jump goes back up."""
+    """The number of steps that a jump goes back up."""
     jump_n_sample: Annotated[int, Ge(1), AtMost("repeats")] = field(default=10, metadata=STEP_ARGUMENT)
-    """How often each stretch of that length is gone down; 1 makes no jumps."""
+    """The number of times that each stretch of that length is gone down; 1 makes no jumps."""
 
     accepts = "neither"
 

@@ -13,7 +13,7 @@ from ...graph.validate import value_text
 from .arrays import Float32s, Floats
 
 Accepts = Literal["timesteps", "sigmas", "either", "both", "neither"]
-"""Which of `timesteps` and `sigmas` a scheduler accepts: one kind, one of the two, both at once, or none."""
+"""The arguments that a scheduler accepts, of `timesteps` and `sigmas`: one kind, one of the two, both at once, none."""
 
 
 @dataclass(frozen=True)

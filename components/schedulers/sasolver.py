@@ -67,7 +67,7 @@ class SASolverScheduler(
     tau_func: None = None
     """Published, but a function, which no file can hold; `tau` and the two below are its published default."""
     tau: Annotated[float, Ge(0)] = field(default=1.0, metadata=STEP_ARGUMENT)
-    """How much noise is drawn, at timesteps from tau_from to tau_to; elsewhere none is."""
+    """The amount of noise, at timesteps from tau_from to tau_to; outside of these none is drawn."""
     tau_from: float = field(default=200.0, metadata=STEP_ARGUMENT)
     tau_to: float = field(default=800.0, metadata=STEP_ARGUMENT)
 

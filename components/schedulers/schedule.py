@@ -16,7 +16,7 @@ from torch import Tensor
 from ...graph.errors import UnfitValue
 
 WORK = "schedule"
-"""What schedules and steps belong to, and schedulers work on: along the edges of a graph it has one scheduler."""
+"""The work of schedules and steps, as `__belongs_to__` names it. Along the edges of a graph it has one scheduler."""
 
 
 class Level(NamedTuple):
@@ -73,12 +73,12 @@ class Step:
 
     @property
     def level(self) -> Level:
-        """How much signal and noise the sample holds before this step."""
+        """The signal and noise of the sample before this step."""
         return self.schedule.levels[self.index]
 
     @property
     def target(self) -> Level:
-        """How much signal and noise the sample holds after this step."""
+        """The signal and noise of the sample after this step."""
         return self.schedule.targets[self.index]
 
     @property
@@ -95,12 +95,12 @@ class Step:
 
     @property
     def scale_in(self) -> float:
-        """What the sample is multiplied by before the model gets it."""
+        """The factor that multiplies the sample before the model gets it."""
         return self.schedule.scales_in[self.index]
 
     @property
     def fraction(self) -> float:
-        """How much of the whole schedule is done before this step, in whole steps: 0 at the start, always below 1."""
+        """The fraction of the schedule's whole steps before this step: 0 at the start, always below 1."""
         whole = self.schedule.whole_step_of
         return whole[self.index] / (whole[-1] + 1)
 
@@ -134,13 +134,13 @@ class Schedule(Sequence[Step]):
     end: int = -1
     """The slice: steps begin <= index < end. -1 means all."""
     noise_scale: float = 1.0
-    """What unit noise is multiplied by to start the whole schedule (published as `init_noise_sigma`)."""
+    """The factor that multiplies unit noise at the start of the whole schedule (published as `init_noise_sigma`)."""
     levels: tuple[Level, ...] = ()
     """Signal and noise at each of `sigmas`. Default: the signal stays 1 and the noise is sigma."""
     targets: tuple[Level, ...] = ()
     """The level that each step leads to. Default: the next level."""
     scales_in: tuple[float, ...] = ()
-    """What the model's input is multiplied by in each step. Default: 1."""
+    """The factor that multiplies the model's input in each step. Default: 1."""
     adds_noise: tuple[bool, ...] = ()
     """Whether each step needs noise. Default: none does."""
     whole_step_of: tuple[int, ...] = ()

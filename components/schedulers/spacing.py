@@ -1,4 +1,4 @@
-"""Which training timesteps a run visits."""
+"""The training timesteps that a run visits."""
 
 from collections.abc import Callable
 from typing import Literal

@@ -1,4 +1,4 @@
-"""How much noise a diffusion model was trained with at each timestep."""
+"""The noise of each timestep at a diffusion model's training."""
 
 import math
 from collections.abc import Callable

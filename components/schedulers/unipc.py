@@ -149,7 +149,7 @@ class UniPCMultistepScheduler(
         return usable_order(self.solver_order, step, outputs, self.lower_order_final)
 
     def _output(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        """What is integrated. The noise is never thresholded, as published."""
+        """The integrated quantity: clean sample or noise. The noise is never thresholded, as published."""
         if self.predict_x0:
             return self.denoised(sample, prediction, step)
         return self.noise_in(sample, prediction, step)

@@ -1,4 +1,4 @@
-"""What is wrong with a file of weights that cannot be read, by its first bytes."""
+"""Faults of weight files that cannot be read, by their first bytes."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ from ...graph.limits import limit
 _SOME = 4096
 _ZIP_HEADER = 30
 _PICKLED = (b"PK\x03\x04", *(bytes([0x80, protocol]) for protocol in (2, 3, 4, 5)))
-"""How torch's files begin: those of today are zip archives, and older ones are pickles."""
+"""The first bytes of torch's files: new ones are zip archives, older ones are pickles."""
 _SAFE = "Use a .safetensors file, or download it again."
 _LFS = re.compile(rb"version https://git-lfs\.github\.com/spec/.*?\nsize (\d+)", re.DOTALL)
 
@@ -68,7 +68,7 @@ _NAMES = {
 
 
 def _other_kind(start: bytes, size: int) -> str:
-    """What the first bytes are those of; "" if they tell nothing."""
+    """The kind of file that begins with these bytes; "" for an unknown kind."""
     if start.startswith(b"GGUF"):
         return GGUF
     if size > _ZIP_HEADER and start.startswith(_PICKLED) and start[8:9] != b"{":
@@ -77,7 +77,7 @@ def _other_kind(start: bytes, size: int) -> str:
 
 
 def _cut(file: Path, start: bytes, size: int) -> str:
-    """How much a safetensors file lacks by its own header; "" if it lacks nothing or has no such header."""
+    """A text about the end that a safetensors file lacks by its own header; "" if it is whole or has no such header."""
     length = int.from_bytes(start[:8], "little")
     if size < 8 or start[8:9] != b"{":
         return ""

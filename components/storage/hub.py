@@ -49,7 +49,7 @@ def is_revision(name: str) -> bool:
 
 @dataclass(frozen=True)
 class Access:
-    """How files may be fetched and read. It is not part of a component's loading key, and is never saved."""
+    """Rules for fetching and reading files. They are not part of a component's loading key, and are never saved."""
 
     token: str | bool | None = field(default=None, repr=False)
     """The token of the Hub; None for that of `hf auth login`."""
@@ -105,7 +105,7 @@ class Repo:
         return self.files[str(PurePosixPath(subfolder, name))].size
 
     def numbers(self, subfolder: str, name: str) -> dict[str, int]:
-        """How many numbers of each dtype a safetensors file has. Only its header is fetched."""
+        """Count the values of each dtype in a safetensors file. Only its header is fetched."""
         path = str(PurePosixPath(subfolder, name))
         if not self.online:
             raise LoadError(self.lacks(path))

@@ -1,4 +1,4 @@
-"""What the Hub says of a repo: its commit and its files. The answer may be anything, and is read within limits."""
+"""The Hub's answers about a repo: its commit and its files. An answer may be anything, and is read within limits."""
 
 import re
 import time
@@ -25,7 +25,7 @@ _HEADER = 100_000
 """The header of a safetensors file is mostly shorter."""
 _LARGEST = 2**50
 _WAITS = 3
-"""How many times as long as one wait for the server the whole answer may take."""
+"""The time for the whole answer, as a multiple of one wait for the server."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def read_listing(name: str, revision: str | None, token: str | bool | None) -> L
 
 
 def read_numbers(name: str, path: str, revision: str, token: str | bool | None) -> dict[str, int]:
-    """How many numbers of each dtype a safetensors file of a repo has. Only its header is fetched.
+    """Count the values of each dtype in a safetensors file of a repo. Only its header is fetched.
 
     Raises:
         LoadError: a file that is none.

@@ -24,11 +24,11 @@ from .mapped import MappedFile, mark_mapped, release_pages_after
 
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 _NESTED = 4
-"""How deep a `state_dict` may be in others. A dict of a file may hold itself."""
+"""The greatest depth of a `state_dict` inside others. A dict of a file may hold itself."""
 _HALVES = "image_proj", "ip_adapter"
 """The dicts of an IP-Adapter's file."""
 _GLOBAL = re.compile(r"GLOBAL (\w+(?:\.\w+)*)")
-"""How torch's reader names what it does not import."""
+"""The name of a class or function that torch's reader does not import, in its error."""
 _CLASSES = Lock()
 """torch's list of classes that may be read is one for the process."""
 Shape = tuple[int, ...]
@@ -147,7 +147,7 @@ def _joined_halves(named: dict[object, object]) -> Mapping[object, object]:
 
 
 def read_pickle(file: Path, classes: Sequence[type] = ()) -> object:
-    """What a `.ckpt`, `.pt` or `.bin` file has, by torch's `weights_only` reader, which runs no code.
+    """Read a `.ckpt`, `.pt` or `.bin` file with torch's `weights_only` reader, which runs no code.
 
     The file is memory-mapped if its format allows it.
 

@@ -18,7 +18,7 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What a change of attention may know of the attention that it computes.
+    """The facts about an attention that a change of it may read.
 
     at: the layer. tokens: the number of queries. start: how many tokens of the prompt are before those of the picture.
     mask: added to the scores, or None. usual: the attention without this change. found: the forward; None where the
@@ -49,7 +49,7 @@ class AttentionCall:
 
     @property
     def picture(self) -> slice:
-        """Which queries are the picture's. Where attention is joint, the prompt's come before, references after."""
+        """The queries of the picture. In joint attention the prompt's are before them, those of references after."""
         if self.at.patch is None:
             return slice(0, self.tokens)
         height, width = self.at.size

@@ -20,7 +20,7 @@ from .place import Part, Place, TappedBlock
 
 @dataclass_transform(frozen_default=True)
 class Change:
-    """How some layers of a denoiser work in one pass. Subclass it, or `AttentionChange`, and write `replaced`.
+    """A change of some layers of a denoiser in one pass. Subclass it, or `AttentionChange`, and write `replaced`.
 
     The subclass is made a frozen dataclass: its fields are its settings, and it is equal to another one with equal
     settings. Passes with equal changes share a forward. Fields are hashable: numbers, text and tuples of them. Define

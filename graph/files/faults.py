@@ -12,7 +12,7 @@ X = TypeVar("X")
 R = TypeVar("R")
 _SHOWN = 200  # letters of a path in a text
 _OF_PATHS = ("Symlink loop", "Could not determine home directory", "Can't determine home directory")
-"""How pathlib's texts begin for a circle of links and for an unknown home folder. Both are RuntimeErrors."""
+"""The first words of pathlib's errors for a circle of links and for an unknown home folder, both RuntimeErrors."""
 
 
 @contextmanager

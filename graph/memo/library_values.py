@@ -12,7 +12,7 @@ class NoContentKey(Exception):
 
 
 def library_parts(value: Any) -> Parts | None:  # any value that flows in a graph
-    """What a value consists of, as texts and bytes; None for values of other libraries.
+    """The parts of a value, as texts and bytes; None for values of other libraries.
 
     Raises:
         NoContentKey: a tensor without plain numbers, such as a quantized one, or an array of objects.

@@ -18,7 +18,7 @@ from .library_values import NoContentKey
 
 @dataclass(frozen=True)
 class NodeKey:
-    """What the outputs of a node are computed from.
+    """The key of a node's outputs, made of everything that they are computed from.
 
     key: of all of it. parts: by name, the key of the code, of each config field, input and component. no_key: why the
     outputs are not kept, or "".

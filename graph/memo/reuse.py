@@ -1,4 +1,4 @@
-"""What a run takes from a memo, and what it adds to it."""
+"""The use of a memo by one run: outputs that it reuses, and outputs that it adds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -18,7 +18,7 @@ _LIBRARY = __name__.partition(".")[0]
 
 @dataclass(frozen=True)
 class Reason:
-    """What a run did with one node.
+    """The record of one node of a run.
 
     did: "ran"; "reused", its outputs are from the memo; or "skipped", since only reused nodes read its outputs. why: in
     words. seconds: how long it ran, or would have run.

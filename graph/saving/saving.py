@@ -216,7 +216,7 @@ def _errors(shown: Path, draft: Path | None = None, place: Path | None = None) -
 
 
 _NO_MEMORY = re.compile(r"allocate memory|out of memory|not enough memory")
-"""How torch words an allocation that failed."""
+"""The words of torch for an allocation that failed."""
 _MEMORY = "Free memory, or save the components one by one."
 _FULL = "Make room, or pass a path on another disk."
 _FORBIDDEN = "Change the permissions, or pass a path that you may write to."

@@ -25,7 +25,7 @@ from . import disk
 
 SUFFIX = ".sfumato-save"
 WAIT_SECONDS = 60.0
-"""How long a save waits for another one of the same folder."""
+"""The longest time that a save waits for another one of the same folder."""
 _NAME_BYTES = 255  # the longest name of a file that Linux, macOS and Windows have
 _LOG_BYTES = 16 * 2**20
 _LEVELS = 3  # a component's file, its pipeline's folder, and the folder of that

@@ -1,4 +1,4 @@
-"""Which array type may flow into which: by array class, dtypes and dimensions, read from jaxtyping's classes."""
+"""The same relation for array types: by array class, dtypes and dimensions, read from jaxtyping's classes."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -27,7 +27,7 @@ def _dtypes(have: Any, want: Any) -> bool:
 
 
 def rank(kind: Any) -> int | None:  # Any: a jaxtyping class
-    """How many dimensions an array type has; None if it takes any number."""
+    """The number of dimensions of an array type; None if it takes any number."""
     dims = kind.dim_str.split()
     return None if any(map(_is_variadic, dims)) else len(dims)
 

@@ -1,4 +1,4 @@
-"""Which type may flow into which port type: one pure relation.
+"""The relation between types and port types: whether a value of one may flow into the other.
 
 It is reflexive and transitive, so that a chain of edges is sound if each edge is. Therefore `Any` and `object` are the
 top: everything flows into them, and they flow only into each other. A collection without item types has objects. Values

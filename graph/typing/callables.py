@@ -1,4 +1,4 @@
-"""Which function type may flow into which.
+"""The same relation for function types: whether one may flow into the other.
 
 Parameters are contravariant and returns covariant. The names of positional parameters are not compared. A parameter
 without annotation fits everything.

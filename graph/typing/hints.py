@@ -136,7 +136,7 @@ def substitute(hint: Any, known: Any) -> Any:
 
 
 def _arity(cls: type) -> int:
-    """How many type arguments a container of the standard library takes."""
+    """The number of type arguments of a container of the standard library."""
     if is_subclass(cls, collections.abc.Mapping) or cls is collections.abc.ItemsView:
         return 2
     return 3 if cls in (collections.abc.Generator, collections.abc.Coroutine) else 1

@@ -18,7 +18,7 @@ _RANGES = {"seed": ("--seed", 0, 2**63 - 1), "num_images_per_prompt": ("--images
 
 @dataclass(frozen=True)
 class Arguments:
-    """What the command line sets, by name: values, and texts that are still to be read by the types of a graph."""
+    """The settings of the command line, by name: values, and texts that the types of a graph will read."""
 
     values: Mapping[str, Any]
     texts: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""What a command prints: its result on stdout; errors, warnings and notes, one line each, on stderr.
+"""The output of a command: its result on stdout; errors, warnings and notes, one line each, on stderr.
 
 Everything goes through `print_text`, `print_json` and `print_note`, which print no control characters.
 

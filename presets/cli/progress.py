@@ -1,4 +1,4 @@
-"""What a command shows while it runs, on stderr: a progress bar on a terminal, and notes everywhere."""
+"""The progress of a command, on stderr: a bar on a terminal, and notes everywhere."""
 
 import sys
 from types import TracebackType

@@ -140,7 +140,7 @@ def _unbound(graph: Any) -> set[str]:
 
 
 def _problems(graph: Any) -> Iterator[Any]:
-    """What `graph.check` finds, and then what the headers of weight files show of the other components."""
+    """The problems of `graph.check`, and then those in the headers of weight files of the other components."""
     from ...components.handle import Handle
     from ...components.loading.component import weight_problems
     from ...graph import Problem

@@ -1,4 +1,4 @@
-"""Which code may run: none by default, and then only the bytes that the user trusted."""
+"""Trust in code: by default none may run, and then only the bytes that the user trusted."""
 
 import difflib
 import hashlib

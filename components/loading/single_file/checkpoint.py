@@ -57,15 +57,15 @@ class Checkpoint:
     four_bit: Mapping[str, FourBitState] = field(default_factory=dict[str, FourBitState])
     """The state of each weight in bitsandbytes' four bits."""
     marks: Marks = field(default_factory=Marks)
-    """What it says beside its weights."""
+    """The marks in the file beside its weights."""
     foreign: str = ""
-    """What it has in place of a model of ours, and what to do: two sentences, or ""."""
+    """Two sentences about a file of another kind: what it looks like, and what to do. "" for other files."""
     other_half: Path | None = None
     """The second file of a model in two files."""
 
     @property
     def family_facts(self) -> Mapping[str, Any]:
-        """What is fixed for the family: classes, configs, scheduler, tokenizers. Empty without a family."""
+        """The facts that the family fixes: classes, configs, scheduler, tokenizers. Empty without a family."""
         return facts_of(self.family) if self.family else {}
 
     def models(self) -> dict[str, Part]:
@@ -239,7 +239,7 @@ def _fitting(parts: Iterable[Part]) -> tuple[list[Part], str]:
 def _foreign(
     likes: Sequence[LookAlike], unfit: str, shapes: Mapping[str, Shape], parts: Sequence[Part], marks: Marks
 ) -> str:
-    """What a file has in place of a model of ours, and what to do; "" if it has other models alone."""
+    """Sentences about models in a file that this package does not read, and what to do; "" without any."""
     advice = " ".join(dict.fromkeys(like.advice for like in likes))
     what = " and ".join(like.what for like in likes) or unfit
     if not what and (what := incomplete(shapes, parts)):
@@ -338,7 +338,7 @@ def completed(spec: ComponentSpec) -> ComponentSpec:
 
 
 def _way_out(found: Checkpoint) -> str:
-    """What to do with a file in which something else was looked for."""
+    """Advice on a file that does not have the wanted models."""
     if found.foreign:
         return found.foreign
     if models := found.models():

@@ -10,7 +10,7 @@ from .parts import Kind, Part
 
 @dataclass(frozen=True)
 class Single:
-    """How a model is named in a file without a denoiser of a known family."""
+    """The names of a model in a file without a denoiser of a known family."""
 
     name: str
     classes: tuple[str, ...]

@@ -114,7 +114,7 @@ _CHANNELS = {
 def look_alikes(
     shapes: Mapping[str, Shape], parts: Iterable[Part] = (), recognised: Iterable[Part] = ()
 ) -> list[LookAlike]:
-    """What a file with these tensors looks like beside, or in place of, the models that were found in it.
+    """Known kinds of files that have tensors like these, beside or in place of the models that were found in the file.
 
     recognised: all models that it may have, also those whose shapes do not go together.
     """

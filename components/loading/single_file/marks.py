@@ -1,4 +1,4 @@
-"""What a single file says beside its weights: tensors that only mark something, and the `modelspec` of its header."""
+"""The marks of a single file: tensors that are no weights, and the `modelspec` of its header."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

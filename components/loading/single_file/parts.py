@@ -110,7 +110,7 @@ def _beyond(name: str, part: Part) -> bool:
 
 
 def open_clip_layers(shapes: Mapping[str, Shape]) -> int:
-    """How many layers of an OpenCLIP tower are used. SD 2 reads the last but one of ViT-H's 24."""
+    """The number of layers of an OpenCLIP tower that are used. SD 2 reads the last but one of ViT-H's 24."""
     count = Sizes(shapes).count("transformer.resblocks.")
     return 23 if count == 24 else count
 

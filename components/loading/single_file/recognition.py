@@ -131,7 +131,7 @@ SIGNS: tuple[Sign, ...] = (
         "image_proj.latents", "image_proj.time_embedding.linear_1.weight", "ip_adapter.0.norm_ip.linear.weight",
     )),
 )  # fmt: skip
-"""Which tensors a model of each kind and layout has."""
+"""The tensors that a model of each kind and layout has."""
 
 _HEADS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("U-Net", ("input_blocks.", "output_blocks.", "middle_block.", "up_blocks.", "down_blocks.")),
@@ -183,7 +183,7 @@ def _attempts(what: str, shapes: Mapping[str, Shape]) -> Iterator[list[str]]:
 
 
 def _prefixes(name: str, shapes: Mapping[str, Shape]) -> Iterator[str]:
-    """What precedes `name` in the names of a file. transformers' own part of a CLIP's names is no prefix."""
+    """The prefixes of `name` in the names of a file. transformers' own part of a CLIP's names is no prefix."""
     for choice in name.split("|"):
         for stored in shapes:
             if stored == choice or stored.endswith(f".{choice}"):

@@ -14,7 +14,7 @@ _FIRST = {"encoder": ("0.weight", "1.conv.0.weight"), "decoder": ("1.weight", "3
 """The first tensors of each half, by the name of the half."""
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.")
-"""What the name of a shard ends with, before its format: "-00001-of-00002."."""
+"""The end of a shard's name, before its format: "-00001-of-00002."."""
 
 
 def shard_text(file: Path) -> str:

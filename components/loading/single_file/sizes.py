@@ -33,7 +33,7 @@ class Sizes:
         return None if name is None else self.of(name, dimensions)
 
     def count(self, head: str) -> int:
-        """How many blocks or layers there are, by the largest number after `head`."""
+        """The number of blocks or layers, by the largest number after `head`."""
         return 1 + max((number_after(name, head) for name in self.shapes), default=-1)
 
 

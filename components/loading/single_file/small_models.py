@@ -14,9 +14,9 @@ from .sizes import Sizes
 from .tables import Row, table
 
 _SECOND = re.compile(r"plus[-_ ]?v2")
-"""How the file of a FaceID Plus v2 is called."""
+"""The part of a file's name that marks a FaceID Plus v2."""
 TAESD = "taesd_"
-"""What precedes `encoder.` and `decoder.` in a file with both halves. ComfyUI writes such files."""
+"""The prefix of `encoder.` and `decoder.` in a file with both halves. ComfyUI writes such files."""
 
 _TAESD = f"""
     encoder.layers      {TAESD}encoder

@@ -39,7 +39,7 @@ class Packed:
         return self.blocks.nbytes
 
     def numel(self) -> int:
-        """How many numbers it has."""
+        """The number of its values."""
         return prod(self.shape)
 
     def to(self, device: str | torch.device) -> "Packed":

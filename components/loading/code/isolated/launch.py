@@ -61,7 +61,7 @@ _UNREADABLE = _Unreadable()
 
 
 class Report(NamedTuple):
-    """How an isolated process ended."""
+    """The end of an isolated process: its status, the limit that it exceeded, and its output."""
 
     status: int | None
     """Its exit status, or less than zero: the signal that ended it. None if it was ended by the supervisor."""

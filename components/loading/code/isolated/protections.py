@@ -1,4 +1,4 @@
-"""Which protections of an isolated process are in force on this machine."""
+"""The protections of an isolated process on this machine, and whether each is in force."""
 
 import os
 import platform
