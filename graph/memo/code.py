@@ -46,8 +46,8 @@ _KEYS: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
 def code_key(thing: Any) -> str:  # a class, function or method
     """The key of a class or function: its bytecode, and that of all helpers of its own package that it names.
 
-    Comments, docstrings, annotations and places in files do not count. Helpers of other packages count by name, and this
-    library by its version where it helps another package. Torch and other released packages count by their version.
+    Comments, docstrings, annotations and places in files do not count. Helpers of other packages count by name, and
+    this library by its version where it helps another package. Torch and other released packages count by version.
     """
     thing = getattr(thing, "__func__", thing)
     if (package := _package(thing)) in _RELEASED:

@@ -124,12 +124,11 @@ def test_every_conditioning_comes_as_it_went() -> None:
     assert len(told) >= 6
     for cls in told.values():
         names = [f.name for f in fields(cls) if f.name != "over_steps"]
-        value = cls(
-            **{
-                name: torch.randn(2, 3, 4, generator=made)[..., : 4 if i == 0 else 1].squeeze(-1)
-                for i, name in enumerate(names)
-            }
-        )
+        tensors: dict[str, Any] = {
+            name: torch.randn(2, 3, 4, generator=made)[..., : 4 if i == 0 else 1].squeeze(-1)
+            for i, name in enumerate(names)
+        }
+        value = cls(**tensors)
         back = crossed(value)
         assert type(back) is cls
         assert all(torch.equal(getattr(back, name), getattr(value, name)) for name in names)
