@@ -34,7 +34,7 @@ ImageScale = Number | tuple[Number, ...] | Mapping[str, Any]  # Any: numbers and
 
 
 class ImageAdapter(AddsImages, Protocol):
-    """A model that turns features of pictures into what the layers of a denoiser read."""
+    """A model that turns features of pictures into tensors that the layers of a denoiser read."""
 
     @property
     def depends_on_time(self) -> bool:
@@ -61,7 +61,7 @@ class ImageAdapter(AddsImages, Protocol):
         ...
 
     def layers(self, tokens: Tensor, time: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Return what the layers read for tokens (rows, tokens, width), at the time of a step."""
+        """Return the tensors that the layers read for tokens (rows, tokens, width), at the time of a step."""
         ...
 
 
@@ -73,7 +73,7 @@ class Branch:
         self._made: dict[tuple[bool, int | None], ImageTokens] = {}
 
     def tokens(self, p: Pass) -> ImageTokens:
-        """The image prompt of a pass. What does not depend on the time is computed once."""
+        """The image prompt of a pass. Tensors that do not depend on the time are computed once."""
         key = p.role == "negative", p.step.index if self._adapter.depends_on_time else None
         if key not in self._made:
             if key[1] is not None:
@@ -97,7 +97,7 @@ class Prompted(NamedTuple):
 class ImagePrompt(Block):
     """Let the denoiser attend to pictures, through the tokens that an adapter makes of them (Ye et al. 2023).
 
-    Put it before the guider; for another adapter put in another one. `ip_adapter_image` is one picture, or several that
+    Insert it before the guider, once for each adapter. `ip_adapter_image` is one picture, or several that
     count together; a list of lists has the pictures of each prompt. `ip_adapter_image_embeds` are features in place of
     pictures: (rows, pictures, …), the negative rows first. FaceID reads embeddings of faces (512 numbers, of
     insightface) there, and FaceID Plus the pictures of the aligned faces too. `ip_adapter_masks` has a mask for each
@@ -179,7 +179,7 @@ class ImagePrompt(Block):
         return self.image_encoder, self.feature_extractor or default_processor(self.image_encoder)
 
     def _branches(self, tokens: Features, masks: PictureInput | None) -> list[Branch]:
-        """One branch for all pictures, whose tokens stand side by side; with masks one for each."""
+        """One branch for all pictures, with their tokens joined; one for each picture where there are masks."""
         count = tokens.positive.shape[1]
         if masks is None:
             joined = tokens.each(lambda t: t.flatten(1, 2))

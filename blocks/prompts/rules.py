@@ -47,12 +47,12 @@ Ids = Callable[[str], Sequence[int]]
 class PromptRules(ABC):
     """Rules for the syntax of a prompt. `sf.prompts` has the rules of other programs.
 
-    A subclass is a frozen dataclass that says which pieces of a text have which weight (`parts`), and what a weight
-    does to the encoded tokens (`weighted`).
+    A subclass is a frozen dataclass. Its `parts` returns the weighted pieces of a text, and its `weighted` applies the
+    weights to the encoded tokens.
     """
 
     cuts: ClassVar[bool] = False
-    """Whether `long_prompt` says what happens to a long prompt. Others read all of it."""
+    """Whether `long_prompt` applies to a long prompt. Other rules read all of it."""
 
     @abstractmethod
     def parts(self, text: str) -> Sequence[Part]:
@@ -136,5 +136,5 @@ Rules = PromptRules | Literal["plain", "a1111", "comfy"]
 
 
 def rules_of(rules: PromptRules | str) -> PromptRules:
-    """The rules of a name; rules themselves."""
+    """The rules of this name. Rules are returned unchanged."""
     return cast("type[PromptRules]", prompt_rules[rules])() if isinstance(rules, str) else rules

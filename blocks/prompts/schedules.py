@@ -1,4 +1,4 @@
-"""Texts that change over the steps: `[a:b:0.4]` and `[a|b]`, read and played out."""
+"""Texts that change over the steps, `[a:b:0.4]` and `[a|b]`: read them, and list the text of each step."""
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -125,7 +125,7 @@ def _joined(items: Iterable[Any]) -> list[Any]:
 
 
 def played(rows: Sequence[Items]) -> tuple[list[tuple[str, ...]], StepPlan]:
-    """Every combination of texts that some step may have, and which step has which.
+    """All combinations of texts over the steps, and the plan of the combination in each step.
 
     Args:
         rows: texts that change together, such as those of two text encoders.

@@ -12,8 +12,8 @@ _LARGEST = 3.4e38
 
 
 def joined(pieces: Iterable[Piece]) -> Part:
-    """The pieces without empty ones, those of equal weight that follow each other as one. UnfitValue for weights of
-    infinite size.
+    """The pieces without empty ones; neighbours of equal weight are joined. UnfitValue for weights of infinite
+    size.
     """
     texts: list[list[str]] = []
     weights: list[float] = []

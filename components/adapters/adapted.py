@@ -36,7 +36,7 @@ class Adapted(OverComponent):
     """A component with adapters. Its object is a view of the component's: the component itself does not change.
 
     component: its name in the graph. rows: the adapters. placed: for each file of patches among them, the patches of
-    this component. embeddings: those of the graph. words: what a text encoder has of them.
+    this component. embeddings: those of the graph. words: their words for this component, if it is a text encoder.
     """
 
     component: str

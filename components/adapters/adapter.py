@@ -93,8 +93,8 @@ class Adapter:
     def along(self, *points: tuple[float, float]) -> "Adapter":
         """The same adapter with a factor that changes over the steps: `a.along((0, 1), (0.5, 0.2), (1, 0))`.
 
-        points: (fraction of the steps, factor), in ascending order. Between points the factor is interpolated; before
-        the first and after the last it is theirs.
+        points: (fraction of the steps, factor), in ascending order. Between points the factor is interpolated.
+        Before the first point it is that of the first, after the last point that of the last.
         """
         places = [place for place, _ in points]
         if not points or places != sorted(set(places)) or not all(0 <= place <= 1 for place in places):
@@ -201,7 +201,7 @@ def _on_curve(points: Sequence[tuple[float, float]], place: float) -> float:
     return points[-1][1]
 
 
-def check_strength(name: str, value: Any) -> None:  # whatever the user passes
+def check_strength(name: str, value: Any) -> None:  # any value, from the user
     """ConfigError for anything but a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         raise ConfigError(f"{name}: needs a finite number. Got {value!r}.")

@@ -136,8 +136,8 @@ def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
     return edited(graph, adapters=made)
 
 
-def adapt(graph: Structure, adapters: Any) -> Structure:  # what a call passes: any value
-    """The graph with what `adapters=` says: adapters, a list of them for each prompt, or strengths by name.
+def adapt(graph: Structure, adapters: Any) -> Structure:  # any value, from a call
+    """The graph with the value of `adapters=`: adapters, a list of them for each prompt, or strengths by name.
 
     Raises:
         ConfigError: neither of these; see `attach` and `set_strengths`.

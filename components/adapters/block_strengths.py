@@ -59,7 +59,7 @@ _SHORT = {"mid": "mid_block", "down": "down_blocks", "up": "up_blocks"}
 _ID = re.compile(r"(?P<kind>IN|M|OUT|D|S)(?P<number>\d\d)")
 
 
-def read_blocks(blocks: Any) -> tuple[Mapping[str, float], Mapping[str, float]]:  # whatever the user passes
+def read_blocks(blocks: Any) -> tuple[Mapping[str, float], Mapping[str, float]]:  # any value, from the user
     """The factors of single blocks, by name, and those of components.
 
     Args:

@@ -1,4 +1,4 @@
-"""From the tensors of a file to patches: which kind it is, what is missing, and its scale."""
+"""Make patches of the tensors of a file: their kinds, their scales, and errors for missing tensors."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _LONGEST_SERIES = 32
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of patch: its name for reports, the tensors that it must have, those that it may have, how it is made."""
+    """A kind of patch: its name for reports, required and optional tensors, and the function that makes it."""
 
     name: str
     needs: frozenset[str]
@@ -31,7 +31,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Made:
-    """The tensors of one matrix, and what the file says about its scale.
+    """The tensors of one matrix, and the scales that the file states.
 
     component, matrix: its names for the config of PEFT.
     """

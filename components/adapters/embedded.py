@@ -52,7 +52,7 @@ class EncoderWords:
 class AdaptedTokenizer(OverComponent):
     """A tokenizer that reads the words of embeddings as their vectors.
 
-    embeddings: all those of the graph. words: what its text encoder has of them.
+    embeddings: all those of the graph. words: their words for its text encoder.
     """
 
     embeddings: tuple[Embedding, ...]

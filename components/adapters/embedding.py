@@ -19,7 +19,7 @@ class Vectors:
     """The vectors of a word for one text encoder.
 
     inputs: (vectors, width), which the encoder reads in place of rows of its token table. outputs: (vectors, width),
-    which stand in its output at the same places; None for most files.
+    which replace its output at the same places; None for most files.
     """
 
     encoder: EncoderName
@@ -37,11 +37,11 @@ class Embedding:
     """A word with learned vectors (textual inversion, Gal et al. 2022). `sf.load_embedding` makes one from a file.
 
     Args:
-        name: what calls and errors call it; in a prompt, `embedding:name` is the word too.
+        name: its name in calls and errors; in a prompt, `embedding:name` is the word too.
         token: the word, as a prompt writes it.
         vectors: its vectors, for each text encoder.
         source: the file, folder or repo that it was read from.
-        notes: what is unusual about the file.
+        notes: unusual properties of the file.
     """
 
     name: str
@@ -86,7 +86,7 @@ def vectors_of(source: str, key: str, tensor: object) -> Tensor:
     Args:
         source: the file, for errors.
         key: the tensor's name there.
-        tensor: what the file has.
+        tensor: the stored tensor.
 
     Raises:
         LoadError: anything but one vector or several of finite numbers.

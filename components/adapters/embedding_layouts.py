@@ -1,4 +1,4 @@
-"""Read what is in the file of an embedding: every published layout."""
+"""Read the content of an embedding's file, in every published layout."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Origin:
 
 
 def embedding_of(content: object, origin: Origin, token: str | None = None) -> Embedding:
-    """Make an embedding of what a file has.
+    """Make an embedding of the content of a file.
 
     Args:
         content: tensors in dicts and lists, or one tensor.
@@ -115,7 +115,7 @@ def _of_encoders(named: Mapping[str, object], origin: Origin, token: str | None)
 
 
 def _of_a1111(named: Mapping[str, object], origin: Origin, token: str | None) -> Embedding:
-    """A file of A1111: the vectors stand under "*", and people write the name of the file."""
+    """A file of A1111: the vectors have the key "*", and the word is the name of the file."""
     if unknown := sorted(set(named) - _A1111):
         raise LoadError(f"{origin.source}: has {_PARAMS} and unknown keys: {shown_names(unknown)}. {_WAY}")
     params = named[_PARAMS]

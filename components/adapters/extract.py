@@ -1,4 +1,4 @@
-"""Make an adapter of what a trained model differs from its base."""
+"""Make an adapter of the differences between a trained model and its base."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, cast
@@ -37,8 +37,8 @@ def extract_models(
         rank: the largest rank of a matrix. A convolution is a matrix of (out, in * height * width).
         threshold: the error that is allowed, as a fraction of each difference's norm. Matrices take the smallest rank
             within it, up to `rank`; 0 takes `rank`.
-        rest: what becomes of differences that no product of thin matrices expresses, those of biases and norms: "keep"
-            them whole, or "drop" them.
+        rest: "keep" or "drop" differences of biases and norms, which no product of thin matrices expresses. Kept
+            ones stay whole.
         name: the adapter's name.
 
     Raises:

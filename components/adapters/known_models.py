@@ -11,7 +11,7 @@ from .patch_set import PatchSet
 from .placing import Placement, place
 
 
-def names_in(bindings: Mapping[str, Any]) -> dict[str, ModelNames]:  # whatever a graph binds
+def names_in(bindings: Mapping[str, Any]) -> dict[str, ModelNames]:  # any objects that a graph binds
     """The matrices of all components that adapters may change, by component."""
     found: dict[str, ModelNames] = {}
     for name, value in bindings.items():

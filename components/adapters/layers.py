@@ -1,4 +1,4 @@
-"""Layers with patches: a layer's own output, and what its patches add to it."""
+"""Layers with patches: a layer's own output, plus the outputs of its patches."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -32,8 +32,8 @@ class LayerPatches:
     """The patches of one layer.
 
     down: (ranks, in[, height, width]), up: (out, ranks): all low-rank patches, one behind the other. columns, scales:
-    for each rank the column of `Strengths` and the patch's own scale. whole: pairs of a column and a layer that maps
-    the input to what the patch adds at strength 1.
+    for each rank the column of `Strengths` and the patch's own scale. whole: pairs of a column and a layer that
+    computes the output of the patch at strength 1.
     """
 
     down: Tensor | None = None
@@ -66,7 +66,7 @@ class LayerPatches:
         return found
 
     def added(self, layer: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> Tensor:
-        """The output `y` of a layer for the input `x`, with what the patches add."""
+        """The output `y` of a layer for the input `x`, plus the outputs of its patches."""
         if self.down is not None:
             assert self.up is not None and self.columns is not None and self.scales is not None
             y = y + self._low_rank(layer, x, self.down, self.up, strengths.of(self.columns, 2) * self.scales).to(
@@ -107,7 +107,7 @@ class PatchedLayer(nn.Module):
     patches: LayerPatches
     strengths: Strengths
 
-    def forward(self, x: Tensor, *more: Any, **named: Any) -> Tensor:  # whatever the layer's own forward takes
+    def forward(self, x: Tensor, *more: Any, **named: Any) -> Tensor:  # the arguments of the layer's own forward
         """The layer's output with its patches."""
         y = super().forward(x, *more, **named)
         rows = self.strengths.values
@@ -192,8 +192,8 @@ def _weight_shape(layer: nn.Module, out: int) -> tuple[int, ...]:
 def weight_of(layer: nn.Module) -> Tensor:
     """The weight of a layer in float32, decoded where it is packed.
 
-    A quantized linear layer is asked by its own forward: the rows of the identity give the columns of the weight. So
-    every kind of quantization is read, with the values that the layer computes with.
+    A quantized linear layer is decoded by its own forward: it maps the rows of the identity to the columns of the
+    weight. So every kind of quantization is read, with the numbers that the layer computes with.
     """
     weight: Any = getattr(layer, "weight", None)  # a tensor, or a packed one of any library
     if type(weight) in (nn.Parameter, Tensor) and weight.is_floating_point() and not weight.is_meta:

@@ -1,4 +1,4 @@
-"""A component that is made of another one: what both share."""
+"""The base of components that are made of another one: the attributes that both share."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class OverComponent(Lazy):
     base: the component, an object or a handle.
     """
 
-    base: Any  # whatever a graph binds
+    base: Any  # any object that a graph binds
 
     @property
     def type(self) -> Any:  # a class of any library
@@ -41,12 +41,12 @@ class OverComponent(Lazy):
 
     @property
     def lender(self) -> Lender | None:
-        """Who leases the component."""
+        """The lender of the component."""
         return self.base.lender if isinstance(self.base, Lazy) else None
 
     @property
     def leased(self) -> Any:
-        """The component: a lender knows only it."""
+        """The component itself, since a lender leases no other object."""
         return self.base.leased if isinstance(self.base, Lazy) else self
 
     def ready(self) -> None:

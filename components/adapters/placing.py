@@ -23,7 +23,7 @@ class Placed:
 
 @dataclass
 class Placement:
-    """Where the patches of an adapter go, by component; every patch of it is in one of the lists.
+    """The places of the patches of an adapter, by component. Each patch is in one of the lists.
 
     absent: names of patches for a component that the graph does not have. empty: names of patches that add nothing.
     """

@@ -1,4 +1,4 @@
-"""Read the tensors of an adapter's file. Every key ends in a patch, or in an error that lists it."""
+"""Read the tensors of an adapter's file. Each key becomes part of a patch, or an error lists it."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

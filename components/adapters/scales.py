@@ -1,4 +1,4 @@
-"""The scale of a patch where its tensors do not say it: headers and configs of PEFT."""
+"""Scales that the tensors of a patch do not state: headers and configs of PEFT."""
 
 import math
 import re
@@ -77,7 +77,7 @@ def _wildcards(pattern: str) -> str:
     return plain
 
 
-def _number(key: str, value: Any) -> float:  # what the config says
+def _number(key: str, value: Any) -> float:  # an entry of the config
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise LoadError(f"The config of the adapter needs a finite number at {key!r}. Got {value!r}.")
     return float(value)

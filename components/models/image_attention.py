@@ -20,7 +20,7 @@ class AddsImages(Protocol):
     """A model that reads image prompts, and knows which layers of a denoiser attend to them."""
 
     def replacements(self, model: nn.Module, branch: "ImageBranch", held: "HeldTokens") -> Mapping[str, Replacement]:
-        """Return what to put at the paths of a denoiser so that it attends to the tokens in `held`."""
+        """Return layers for paths of a denoiser, with which it attends to the tokens in `held`."""
         ...
 
 
@@ -28,9 +28,9 @@ class AddsImages(Protocol):
 class ImageBranch:
     """The part of an image prompt that all passes of a run share. Passes with the same branches may share a forward.
 
-    adapter: the model that the tokens are from. scale: how strongly the layers attend to them, a number or
-    what else the adapter reads. mask: where in the
-    picture they count, (1, 1, rows, columns) from 0 to 1; None for everywhere.
+    adapter: the model that makes the tokens. scale: the weight of the attention to them, a number or another form that
+    the adapter reads. mask: their weight in each part of the picture, (1, 1, rows, columns) from 0 to 1; None for 1
+    everywhere.
     """
 
     adapter: AddsImages
@@ -42,7 +42,7 @@ class ImageBranch:
 class ImageTokens:
     """An image prompt of one pass.
 
-    layers: what the layers of the branch read, made by its adapter: tensors with the rows first, or one row for all.
+    layers: tensors that the layers of the branch read, made by its adapter; with the rows first, or one row for all.
     """
 
     branch: ImageBranch
@@ -125,7 +125,7 @@ class ImageAttention(AttentionCore):
     images: tuple[LayerImages, ...]
 
     def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0) -> Tensor:
-        """Add the attention to the image prompts to that to the prompt."""
+        """Compute attention to the prompt, and add attention to the image prompts."""
         found = super().scaled_dot_product(q, k, v, mask, start)
         for image in self.images:
             found = found + image.added(q)
@@ -148,9 +148,9 @@ def with_images(images: LayerImages, kind: type[nn.Module] = ImageAttention) -> 
 
 
 class LowRankLayer(nn.Module):
-    """A linear layer that adds the LoRA of image prompts, which face adapters bring: `up(down(x))` for each.
+    """A linear layer that adds the LoRA of image prompts, which face adapters have: `up(down(x))` for each.
 
-    It is a class beside `PatchedLayer`, since its life is that of the image prompt in a pass, and not of a component.
+    It is a class beside `PatchedLayer`, since an image prompt belongs to a pass, and an adapter to a component.
     """
 
     image_lora: tuple[tuple[Tensor, Tensor], ...]

@@ -25,9 +25,9 @@ class ImagePromptAdapterConfig(Config):
     """The sizes of a file, which `load_component` reads from its tensors. No config is published.
 
     projector: see `Projector`. image_width: of the image encoder's features. face_width: of a face embedding. tokens:
-    how many an image becomes. token_width: as wide as the prompt's. inner_width: between the two layers of a projector,
-    or of a perceiver's tokens. layers, heads: of a perceiver. channels: of each attention to the prompt, in the order
-    of the file. lora_rank: of the LoRA that FaceID files bring; 0 without one. shortcut: whether the projected face is
+    of one image. token_width: of the prompt's tokens. inner_width: between the two layers of a projector, or of a
+    perceiver's tokens. layers, heads: of a perceiver. channels: of each attention to the prompt, in the order
+    of the file. lora_rank: of the LoRA that FaceID files have; 0 without one. shortcut: whether the projected face is
     added to the perceiver's output: FaceID Plus v2, whose files have the tensors of v1.
     """
 
@@ -44,7 +44,7 @@ class ImagePromptAdapterConfig(Config):
     shortcut: bool = False
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with the choice of projector."""
+        """Yield keys that need another projector, each with the error."""
         if self.shortcut and self.projector != "face_perceiver":
             yield "shortcut", f'needs projector "face_perceiver", got "{self.projector}".'
         if self.lora_rank and not self.projector.startswith("face"):
@@ -140,7 +140,7 @@ class ImagePromptAdapter(Model[ImagePromptAdapterConfig]):
         }
 
     def _low_rank(self, paths: Sequence[str]) -> dict[str, Replacement]:
-        """The LoRA that the file brings, for the layers of all attention. Its strength is 1, whatever the scale."""
+        """The LoRA of the file, for the layers of all attention. Its strength is 1, whatever the scale."""
         found: dict[str, Replacement] = {}
         for number, path in enumerate(paths if self.config.lora_rank else ()):
             for name, layer in (("to_q", "to_q"), ("to_k", "to_k"), ("to_v", "to_v"), ("to_out", "to_out.0")):

@@ -38,7 +38,7 @@ class SD3ImagePromptAdapterConfig(Config):
     num_layers: Layers = 38
 
     def problems(self) -> Iterator[tuple[str, str]]:
-        """Yield what is wrong with the numbers of heads."""
+        """Yield keys with numbers of heads that do not fit, each with the error."""
         if self.width % self.attention_head_dim:
             yield "attention_head_dim", f"needs to divide width {self.width}, got {self.attention_head_dim}."
 

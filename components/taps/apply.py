@@ -1,4 +1,4 @@
-"""Views with taps: what the block that holds the denoiser makes of the taps of a pass."""
+"""Views of a denoiser with the taps of a pass, made by the block that holds the denoiser."""
 
 import json
 from collections.abc import Generator, Sequence
@@ -23,7 +23,7 @@ M = TypeVar("M", bound=nn.Module)
 def find_perturbable(component: Any) -> PerturbableLayers | None:
     """Return the perturbable layers of a model or of a handle; None where the model has no such method.
 
-    Any: whatever a graph binds. For a handle whose model is not loaded, the model is made once on the meta device.
+    Any: a bound object. For a handle whose model is not loaded, the model is made once on the meta device.
     """
     if isinstance(component, HasPerturbableLayers):
         return component.perturbable_layers()

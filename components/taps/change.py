@@ -67,7 +67,7 @@ class Change:
 
         Args:
             layers: those of the model.
-            chosen: what the tap says of layers.
+            chosen: the blocks that the tap names.
             model: the name of the model's class, for errors.
 
         Raises:
@@ -176,7 +176,7 @@ def to_json(change: Change) -> dict[str, Any]:  # JSON values
 
 
 def from_json(data: Any) -> Change:  # Any: JSON of a stranger
-    """Read what `to_json` writes. ConfigError for an unknown change, or unfit settings."""
+    """Read the JSON of `to_json`. ConfigError for an unknown change, or unfit settings."""
     if not isinstance(data, Mapping) or set(cast("Mapping[str, Any]", data)) - {"change", "config"}:
         raise ConfigError('needs a change: {"change": name, "config": {…}}.')
     entry = cast("Mapping[str, Any]", data)

@@ -48,7 +48,7 @@ class TokenMerging(Change):
             raise ConfigError(f"TokenMerging needs stride and levels of 1 or more, got {got}.")
 
     def select(self, layers: PerturbableLayers, chosen: Chosen, model: str) -> Sequence[str]:
-        """Return the blocks. Which levels are fine enough, the size of the latents says when they run."""
+        """Return the blocks. When they run, the size of the latents shows which levels are fine enough."""
         if not layers.up_levels:
             raise ConfigError(f"TokenMerging needs a U-Net, got {model}. Leave it out.")
         return super().select(layers, chosen, model)

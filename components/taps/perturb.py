@@ -1,4 +1,4 @@
-"""Changes that weaken a denoiser: what guiders with a perturbed pass use."""
+"""Changes that weaken a denoiser, for guiders with a perturbed pass."""
 
 import math
 from collections.abc import Mapping
@@ -101,7 +101,7 @@ class DroppedOutput(nn.Module):
         self.two_streams = isinstance(inner, TwoStreams)
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Map what the inner module maps. With `fraction` 1 the inner module is not run."""
+        """Compute the output of the inner module, with dropout. With `fraction` 1 the inner module is not run."""
         bases = [x if self.residual else torch.zeros_like(x) for x in inputs[: 2 if self.two_streams else 1]]
         if self.fraction == 1:
             return tuple(bases) if self.two_streams else bases[0]

@@ -1,4 +1,4 @@
-"""Where a change is made, and what it may know of the forward that runs: values that changes get."""
+"""Values that changes get: the layer that is changed, and the forward that runs."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -43,7 +43,7 @@ class Forward:
 
     passes: tuple[PassRows, ...]
     step: Step
-    memory: dict[Any, Any] = field(default_factory=dict[Any, Any])  # Any: what changes write
+    memory: dict[Any, Any] = field(default_factory=dict[Any, Any])  # Any: values that changes write
 
     @property
     def first_rows(self) -> list[int]:

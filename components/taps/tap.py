@@ -1,4 +1,4 @@
-"""Taps: changes of layers, and which layers they change, as a value that a pass carries."""
+"""Taps: changes and the layers that they change, as a value that a pass carries."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ class Tap:
     count in; "auto" for all blocks of the model.
 
     Raises:
-        ConfigError: what is no change, or one that is not hashable.
+        ConfigError: a value that is no change, or that is not hashable.
     """
 
     change: Change

@@ -1,4 +1,4 @@
-"""The memo: what blocks have computed, kept by what it was computed from."""
+"""The memo: outputs of blocks, kept by keys of the inputs, code and components that made them."""
 
 from .memo import Memo as Memo
 from .memo import memo as memo

@@ -1,4 +1,4 @@
-"""Code keys: texts that change with what a class or function does, helpers of its package included."""
+"""Code keys: texts that change with the code of a class or function, helpers of its package included."""
 
 import hashlib
 import re
@@ -112,7 +112,7 @@ def _function_parts(function: FunctionType, found: list[Any]) -> Iterator[str | 
 
 
 def _value_parts(value: Any, found: list[Any]) -> Iterator[str | bytes]:
-    """The parts of a constant, or of what a name stands for; code that it leads to goes to `found`."""
+    """The parts of a constant, or of what a name stands for; code that it leads to is added to `found`."""
     if isinstance(value, staticmethod | classmethod | MethodType):
         value = value.__func__
     if isinstance(value, property):

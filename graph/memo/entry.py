@@ -12,8 +12,8 @@ from .stored_values import Stored, restore
 class Entry:
     """The outputs of one node.
 
-    name: of the node. node: what they were computed from. seconds: how long that took. outputs: by port. notes: what
-    the node said to the user.
+    name: of the node. node: the key of the outputs. seconds: the time of their computation. outputs: by port.
+    notes: messages of the node to the user.
     """
 
     name: str
@@ -28,5 +28,5 @@ class Entry:
         return sum(stored.bytes for stored in self.outputs.values())
 
     def values(self, packages: frozenset[str]) -> dict[str, Any]:
-        """The outputs, as copies. ValueError for what a file must not say: see `restore`."""
+        """The outputs, as copies. ValueError for content that a file must not have: see `restore`."""
         return {port: restore(stored, packages) for port, stored in self.outputs.items()}

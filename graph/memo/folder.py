@@ -64,7 +64,7 @@ class Folder:
                 file.unlink()
             return None
         with suppress(OSError):
-            os.utime(file)  # when it was used last
+            os.utime(file)  # the time of its last use
         return entry
 
     def clear(self) -> None:

@@ -72,11 +72,11 @@ class Memo:
 
 
 def memo(path: str | os.PathLike[str] | None = None, *, memory_bytes: int = GIB, folder_bytes: int = 20 * GIB) -> Memo:
-    """Make a memo: what blocks have computed, kept by what it was computed from. `pipe(prompt="a fox", memo=memo)`.
+    """Make a memo, which keeps outputs of blocks by keys of their code and inputs. `pipe(prompt="a fox", memo=memo)`.
 
-    Outputs are kept in memory up to a number of bytes. Beyond it, those go that save the fewest seconds for each byte.
-    With a folder, they are also written there, for later programs and for others that run now. One memo may serve many
-    graphs and threads.
+    Outputs are kept in memory up to a number of bytes. Beyond it, those that save the fewest seconds for each
+    byte are dropped. With a folder, they are also written there, for later programs and for others that run now. One
+    memo may serve many graphs and threads.
 
     Args:
         path: the folder, which is made at the first write; None for memory alone.

@@ -1,4 +1,4 @@
-"""Keys of the nodes of a plan: what the outputs of each are computed from."""
+"""Keys of the nodes of a plan, made of everything that their outputs are computed from."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -32,7 +32,7 @@ class Reason:
 
 @dataclass
 class Reuse:
-    """One run's use of a memo. `start` chooses what is reused, and `add` keeps what a node gave."""
+    """One run's use of a memo. `start` chooses what is reused, and `add` keeps the outputs of a node."""
 
     memo: Memo
     reasons: dict[str, Reason] = field(default_factory=dict[str, Reason])
@@ -95,7 +95,7 @@ class Reuse:
 
 
 def _without(plan: Plan, kept: list[Line], reused: Mapping[str, Any]) -> Plan:
-    """The plan with these lines alone. What died at a line that is gone dies at the line before it."""
+    """The plan with these lines alone. Values that were dead after a removed line are dead after the line before it."""
     if len(kept) == len(plan.lines) and not reused:
         return plan
     names = {line.name for line in kept}
@@ -109,7 +109,7 @@ def _without(plan: Plan, kept: list[Line], reused: Mapping[str, Any]) -> Plan:
 
 
 def explained(reasons: Mapping[str, Reason]) -> str:
-    """A line for each node: what the run did with it, and why."""
+    """A line for each node: whether it ran, was reused or was skipped, and why."""
     wide = max((len(name) for name in reasons), default=0)
     return "\n".join(
         f"{r.node:<{wide}}  {r.did:<7}  {f'{r.seconds:.3f} s' if r.seconds else '':>9}  {r.why}"

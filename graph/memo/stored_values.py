@@ -14,7 +14,7 @@ Tree: TypeAlias = bool | int | float | str | list["Tree"] | dict[str, "Tree"] | 
 class Stored:
     """A value in parts.
 
-    tree: JSON, with numbers of tensors in it. tensors: copies, which nobody else has.
+    tree: JSON, with numbers of tensors in it. tensors: copies that no other object has.
     """
 
     tree: Tree = None
@@ -37,11 +37,11 @@ def store(value: Any) -> Stored:  # any value that flows in a graph
     return stored
 
 
-def restore(stored: Stored, packages: Collection[str]) -> Any:  # what was stored
+def restore(stored: Stored, packages: Collection[str]) -> Any:  # the stored value
     """Make the value again, with copies of the tensors.
 
     Args:
-        stored: what `store` gave, or what a file says.
+        stored: the result of `store`, or the content of a file.
         packages: the packages whose classes may be made.
 
     Raises:
