@@ -23,7 +23,7 @@ _INLINE = {"type_hint", "config"}
 
 
 def handle_of(spec: ComponentSpec) -> Handle:
-    """A handle of the process's own manager: what a graph binds for a spec."""
+    """A handle of the process's own manager, which a graph binds for a spec."""
     return default_manager().handle(spec)
 
 

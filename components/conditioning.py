@@ -96,7 +96,7 @@ class Conditioning:
         return type(self).cat([choices[index][row : row + 1] for row, index in enumerate(chosen)])
 
     def map(self, change: "Callable[[Self], C]") -> C:
-        """The changed conditioning, in which what it becomes over the steps is changed too.
+        """The changed conditioning, with its choices over the steps changed too.
 
         change: a function that makes a conditioning of one, with as many rows.
 

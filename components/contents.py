@@ -8,7 +8,7 @@ from .storage.hub import Repo
 
 
 def spec_content(spec: ComponentSpec) -> str | None:
-    """The key of what a spec leads to: its class, settings and files. None if it cannot be read.
+    """The key of a spec's class, settings and files. None if it cannot be read.
 
     A repo counts by its commit, and a local folder or file by the bytes of its files, which are read once.
     """

@@ -35,7 +35,7 @@ class Loader(Lender, Protocol):
         ...
 
     def numbers_of(self, handle: "Handle") -> str:
-        """The dtype, device and storage that the component has now, since they change what it computes."""
+        """The dtype, device and storage that the component has now, since they change its results."""
         ...
 
     def check(self, handle: "Handle") -> None:

@@ -93,7 +93,7 @@ class ComponentsManager:
         return made
 
     def add(self, name: str, component: Any, collection: str | None = None) -> Handle:  # any object
-        """Manage an object that was made by hand, and return what a graph can bind.
+        """Manage an object that was made by hand, and return a handle that a graph can bind.
 
         It is moved when others need its room, and never dropped, since no file has it. An object that was added before
         keeps its handle.
@@ -206,7 +206,7 @@ class ComponentsManager:
         return self._memory.lease(handles, owner, stop)
 
     def numbers_of(self, handle: Handle) -> str:
-        """The dtype, device and storage that a component has now, since they change what it computes."""
+        """The dtype, device and storage that a component has now, since they change its results."""
         return self._memory.entry(handle).numbers
 
     def wake(self) -> None:

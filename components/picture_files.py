@@ -87,7 +87,7 @@ def read_picture_file(file: PictureFile) -> Image.Image:
 
 
 class _Refused(Exception):
-    """A file that is not opened, or not decoded. The text says what it is."""
+    """A file that is not opened, or not decoded. The text says which kind it is."""
 
 
 @contextmanager

@@ -169,7 +169,7 @@ def in_range(picture: Picture) -> Picture:
 
 
 def colours(picture: Picture, background: str = "white") -> Picture:
-    """The picture in red, green and blue, without alpha: what is transparent shows the background.
+    """The picture in red, green and blue, without alpha: transparent pixels show the background.
 
     background: a colour by name or as "#rrggbb".
 

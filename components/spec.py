@@ -264,7 +264,7 @@ class ComponentSpec(BaseModel):
         return folder / next((n for n in names if (folder / n).is_file()), CONFIGS[0])
 
     def bindable(self) -> Any:  # a Handle, which knows this class
-        """A handle of the process's own manager: what a graph binds for this spec."""
+        """A handle of the process's own manager, which a graph binds for this spec."""
         return codecs["handle"](self)
 
     def to_json(self) -> dict[str, JsonValue]:

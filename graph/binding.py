@@ -1,4 +1,4 @@
-"""Bindings: the components that a graph holds beside its blocks, and what can be wrong with them."""
+"""Bindings: the components that a graph holds beside its blocks, and their problems."""
 
 from collections.abc import Iterable, Mapping
 from os import PathLike

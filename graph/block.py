@@ -1,4 +1,4 @@
-"""The block: its fields are what it holds, the parameters of `__call__` are what flows."""
+"""The block: a frozen dataclass of components and config, whose inputs are the parameters of `__call__`."""
 
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields, replace
@@ -78,7 +78,7 @@ def _refuse_abstract(self: "Block", **_: Any) -> None:
 # component() and knob() are no field specifiers for type checkers: as plain values they say that a field has a default.
 @dataclass_transform(frozen_default=True, kw_only_default=True, eq_default=False)
 class Block:
-    """A typed step. Subclass it, name what it holds, and write `__call__`.
+    """A typed step. Subclass it, declare components and config as fields, and write `__call__`.
 
     The subclass is made a frozen dataclass. `class MyBlock(Block, name="acme.MyBlock")` chooses the name that graph
     files use; without it that is the module's path and the class. `class Base(Block, abstract=True)` holds what several
@@ -150,7 +150,7 @@ class Block:
         return cast(Self, replace(cast(Any, self), **changes))
 
     def filled(self, values: Mapping[str, Any]) -> Self:
-        """The same block with components put in and knobs set, unchecked: what a run does in each turn."""
+        """The same block with components put in and knobs set, unchecked, as a run needs it in each turn."""
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__)
         new.__dict__.pop(CACHE, None)

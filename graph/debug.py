@@ -25,7 +25,7 @@ def debugging() -> bool:
 
 @contextmanager
 def debug() -> Generator[None]:
-    """Check in all runs that start within it what is too slow to check always.
+    """Make checks that are too slow for every run, in all runs that start within it.
 
     * Values against the types of their ports. A dimension name stands for one size in all ports of a block.
     * Numbers for NaN and infinity, after each layer of each model. The first such layer is named.

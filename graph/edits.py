@@ -33,7 +33,7 @@ _PARTS = ("nodes", "declared", "slots", "bindings", "preset", "adapters")
 
 
 def check_made(graph: Structure, touched: Iterable[str], before: Structure | None = None) -> None:
-    """Raise a `WireError` with what is wrong with a graph. `touched` are the nodes that an edit of `before` changed."""
+    """Raise a `WireError` with the problems of a graph. `touched` are the nodes that an edit of `before` changed."""
     problems = wire_problems(graph.nodes, graph.edges, graph.declared)
     if not problems:
         old = misplaced(before.nodes, before.edges, before.declared) if before and touched else []

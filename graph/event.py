@@ -1,4 +1,4 @@
-"""Events: what happens in a run, as values."""
+"""Events of a run, as values."""
 
 from collections.abc import Generator, Mapping
 from typing import Any, Literal, NamedTuple

@@ -14,7 +14,7 @@ _LONGEST = 300  # letters of torch's reason
 
 
 def failure_in(block: Block, error: Exception) -> BlockFailed | None:
-    """The error for what torch refused in a block of this package: sizes that do not fit each other, too little memory.
+    """The error for a refusal of torch in a block of this package: sizes that do not fit each other, too little memory.
 
     None for an error that stays as it is: one of this package, one that a block of a user raised, and torch's own error
     for the memory of a device, which programs catch by its class.

@@ -103,7 +103,7 @@ class SavedAdapter(NamedTuple):
 
 
 class Adapters(ABC):
-    """The adapters of a graph: what changes its models without changing their objects."""
+    """The adapters of a graph. They change its models by views, and not the objects."""
 
     @abstractmethod
     def fitted(self, bindings: Mapping[str, Any]) -> "Adapters":
@@ -119,7 +119,7 @@ class Adapters(ABC):
 
 
 def same_component(a: Any, b: Any) -> bool:
-    """Whether two components are one: objects by identity, handles and frozen values (a scheduler) by what they say."""
+    """Whether two components are one: objects by identity, handles and frozen values (a scheduler) by their values."""
     if a is b:
         return True
     if isinstance(a, Lazy) and isinstance(b, Lazy):

@@ -209,7 +209,7 @@ class Graph(Structure, name="Graph"):
 
     # ------------------------------------------------------------------------------------------- files
     def save(self, folder: Any) -> None:
-        """Write `graph.json` into a folder: nodes, config, every edge, slots, outputs, and what is bound."""
+        """Write `graph.json` into a folder: nodes, config, every edge, slots, outputs, and bindings."""
         from .files import save  # here, and below, since pydantic costs start-up time
 
         save(self, folder)

@@ -1,4 +1,4 @@
-"""The keywords of a call, sorted by what the graph takes them for. They are one namespace."""
+"""The keywords of a call, sorted by their use in the graph. They are one namespace."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

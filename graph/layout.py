@@ -47,7 +47,7 @@ ANY_LAYOUT = Layout()
 
 
 class Measured:
-    """A tag on a port: numbers of its values, each the sum of what configs of what the block holds say.
+    """A tag on a port: numbers of its values, each a sum of config values of the components that the block holds.
 
     `Annotated[Text, Measured(token_width=("text_encoder.hidden_size", "text_encoder_2.hidden_size"))]`. A name without
     a dot is a field of the block. Where one of them is not known, the number is not.

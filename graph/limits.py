@@ -1,4 +1,4 @@
-"""Limits on what files and calls may state: one table, with the reason beside each number.
+"""Limits on the sizes that files and calls may state: one table, with the reason beside each number.
 
 A limit is far above what people publish, and far below what fills a machine. It is checked before the work is done.
 A program that trusts its files may raise one, for the whole process:
@@ -20,7 +20,7 @@ class Limit(NamedTuple):
     unit: str
     """The plural of the counted thing, for errors: "nodes"."""
     reason: str
-    """Why this number: what published files have."""
+    """The reason for this number: the sizes in published files."""
 
 
 _MIB = 2**20
@@ -99,7 +99,7 @@ _current = {name: entry.value for name, entry in LIMITS.items()}
 
 
 class AboveLimit(ValueError):
-    """A count that is above its limit. The text says what was found, the limit with its reason, and the way out."""
+    """A count that is above its limit. The text has the count, the limit with its reason, and advice."""
 
 
 @dataclass(frozen=True)

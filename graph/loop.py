@@ -95,7 +95,7 @@ class Loop(Container, name="Loop"):
 
     @property
     def signature(self) -> Signature:
-        """The inputs of the body but `each`, the input `over`, and what is carried as outputs."""
+        """The inputs of the body but `each`, the input `over`, and carried values as outputs."""
         return cached(self, "signature", self._read_signature)
 
     def _read_signature(self) -> Signature:

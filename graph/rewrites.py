@@ -52,7 +52,7 @@ def _may_name_adapters(value: Any) -> bool:  # Any: a value of a call
 
 
 def _frozen(value: Any) -> Hashable:
-    """A key for what `adapters=` says. Values of other kinds, which are refused, get the same key."""
+    """A key for the value of `adapters=`. Values of other kinds, which are refused, get the same key."""
     if isinstance(value, Mapping):
         return tuple((name, _frozen(part)) for name, part in cast("Mapping[Any, Any]", value).items())
     if isinstance(value, list | tuple):
@@ -89,7 +89,7 @@ def _lacking(graph: Structure, call: Call) -> bool:
 
 
 def _without(graph: Structure, gone: set[str], names: tuple[str, ...]) -> Structure:
-    """The graph without these nodes: what they gave under these names are inputs."""
+    """The graph without these nodes. Their outputs of these names become inputs."""
     pinned = [
         replace(e, giver=INPUTS) if e.giver in gone else e
         for e in graph.pinned if e.taker not in gone and (e.giver not in gone or e.output in names)

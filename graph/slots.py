@@ -1,4 +1,4 @@
-"""Slots: names under which a call may swap blocks, and what can be wrong with them."""
+"""Slots: names under which a call may swap blocks, and their problems."""
 
 from collections.abc import Iterable
 

@@ -103,7 +103,7 @@ class Container(Block, abstract=True):
 
 
 class Structure(Container, abstract=True):
-    """Named blocks in order, joined by edges: what `Graph` is without its methods. `edits` makes changed ones."""
+    """Named blocks in order, joined by edges: a `Graph` without its methods. `edits` makes changed ones."""
 
     nodes: Mapping[str, Block]
     edges: tuple[Edge, ...]
@@ -147,7 +147,7 @@ class Structure(Container, abstract=True):
 
     @property
     def adapted_bindings(self) -> Mapping[str, Any]:
-        """The bindings with the adapters on the models: what a run loads."""
+        """The bindings with the adapters on the models. A run loads these."""
         if (adapters := self.adapters) is None:
             return self.bindings
         return cached(self, "adapted bindings", lambda: adapters.on(self.bindings))
@@ -164,7 +164,7 @@ class Structure(Container, abstract=True):
 
     @property
     def components(self) -> Mapping[str, Component]:
-        """Every component that the blocks need, bound or not; `bindings` says what is bound."""
+        """Every component that the blocks need, bound or not; `bindings` has the bound ones."""
         return self._wired_signature().components
 
     @property

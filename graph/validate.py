@@ -24,7 +24,7 @@ def value_text(value: Any) -> str:
 
 
 class Unfit(ValueError):
-    """A value that does not fit; the text says what is needed, and why it does not fit."""
+    """A value that does not fit; the text has the need, and the reason why it does not fit."""
 
 
 def fitted(value: Any, hint: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The one wiring rule, and everything that can be wrong with what it makes.
+"""The one wiring rule, and the problems of the edges that it makes.
 
 An input takes its value from the nearest earlier block that gives an output of that name; where none does, it is an
 input of the graph. Edges that follow from this are *ruled*; edges that somebody chose are *pinned*.
@@ -57,7 +57,7 @@ def rule(nodes: Mapping[str, Block], pinned: Iterable[Edge] = ()) -> tuple[Edge,
 
 
 def signature_of(nodes: Mapping[str, Block], edges: Sequence[Edge], outputs: Sequence[str]) -> Signature:
-    """The graph as a block: its inputs are what no node gives, its outputs the last of each declared name."""
+    """The graph as a block: its inputs are those that no node gives, its outputs the last of each declared name."""
     readers: dict[str, list[Input]] = {}
     signatures = {name: node.signature for name, node in nodes.items()}
     for e in edges:

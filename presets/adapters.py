@@ -22,7 +22,7 @@ def extract(
     rest: Rest = "keep",
     name: str = "extracted",
 ) -> Adapter:
-    """Make an adapter of what trained models differ from their base, by truncated SVD of each matrix.
+    """Make an adapter of the differences between trained models and their base, by truncated SVD of each matrix.
 
     Args:
         tuned: the trained one: a graph, a model, a handle, a folder, repo or file, or models by component.

@@ -19,7 +19,7 @@ class Settings(Protocol):
     """The settings of a family's graphs; see `presets/settings.py`."""
 
     def read(self, components: Mapping[str, Any]) -> Self:
-        """These settings with what the configs of components say."""
+        """These settings with the values of components' configs."""
         ...
 
     def with_index(self, keys: Mapping[str, Any]) -> Self:

@@ -51,7 +51,7 @@ def text2image(settings: FluxSettings = FluxSettings(), *, guidance_scale: float
 
 
 def _true_guidance() -> Block:
-    """Off by default. Its scale is `true_cfg_scale`, since `guidance_scale` is what the model was distilled to read."""
+    """Off by default. Its scale is `true_cfg_scale`, since `guidance_scale` is an input of the distilled model."""
     return named(ClassifierFreeGuidance(guidance_scale=1.0), guidance_scale="true_cfg_scale")
 
 

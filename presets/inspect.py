@@ -1,4 +1,4 @@
-"""`sf.inspect`: what a preset, folder, repo, file or graph has, by its small files and the headers of its weights."""
+"""`sf.inspect`: the content of a preset, folder, repo, file or graph, by small files and headers of weights."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -67,7 +67,7 @@ def inspect(
     force_download: bool = False,
     allow_pickle: bool = False,
 ) -> Inspection:
-    """List what a checkpoint or graph has: its family and tasks, and each component with its size and its faults.
+    """List the content of a checkpoint or graph: its family and tasks, and each component with its size and its faults.
 
     Reads JSON files and the headers of weight files, and no tensor. Of a repo's weights, only headers are fetched.
 

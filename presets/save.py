@@ -108,7 +108,7 @@ def _written(value: Any, draft: Draft, name: str) -> ComponentSpec:  # whatever 
 
 
 def _is_plain_files(spec: ComponentSpec) -> bool:
-    """Whether a component is what its files are: no part of a single file, no config or quantization of its own."""
+    """Whether a component equals its files: no part of a single file, no config or quantization of its own."""
     plain = spec.config is None and spec.quantization is None and spec.file is None
     plain = plain and small_files_of(spec.type) is not None  # else its class alone knows its files
     return plain and spec.pretrained_model_name_or_path is not None and not spec.access.allow_pickle

@@ -1,4 +1,4 @@
-"""The settings of each family: what the configs and the index of a checkpoint say about its graphs."""
+"""The settings of each family: values in the configs and the index of a checkpoint that decide its graphs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -30,7 +30,7 @@ class Settings:
     """The settings that an index file may have as plain keys; the others are read from the configs of components."""
 
     def read(self, components: Components) -> Self:
-        """These settings with what the configs of components say. Reads config files, no weights."""
+        """These settings with the values of components' configs. Reads config files, no weights."""
         raise NotImplementedError
 
     def with_index(self, keys: Mapping[str, Any]) -> Self:  # Any: JSON values

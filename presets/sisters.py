@@ -1,4 +1,4 @@
-"""Edits that go from one graph to another: what was swapped, set, inserted and removed in a task's graph."""
+"""Edits that go from one graph to another: swaps, settings, inserts and removals in a task's graph."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields

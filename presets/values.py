@@ -1,7 +1,7 @@
-"""Text to values: what somebody writes on a command line, read as the type that it is for.
+"""Text to values: read the text of a command line as the type of its input.
 
-Nothing is refused here. What cannot be read stays text, and the graph says what it wanted in the words that it has
-for every caller.
+Nothing is refused here. Text that cannot be read stays text, and the graph refuses it with the same error as for any
+caller.
 """
 
 import json

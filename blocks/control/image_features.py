@@ -112,7 +112,7 @@ def encode_pictures(
 
 
 def negative_features(encoder: ImageEncoder, processor: ImageProcessor, reads: Reads, negative: Negative) -> Tensor:
-    """The features (1, 1, …) of what negative passes read in place of a picture."""
+    """The features (1, 1, …) that negative passes read in place of those of a picture."""
     pixels = processor([Image.new("RGB", (8, 8))])
     # As published: zeros after normalization. They are grey and not black.
     return encoded(pixels if negative == "black picture" else torch.zeros_like(pixels), encoder, reads)[None]

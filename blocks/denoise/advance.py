@@ -15,7 +15,7 @@ History = tuple[Tensor, ...]
 
 
 class Advanced(NamedTuple):
-    """The latents of the next step, and what the scheduler remembers."""
+    """The latents of the next step, and the memory of the scheduler."""
 
     latents: Latents
     random: Random

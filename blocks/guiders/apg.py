@@ -19,7 +19,7 @@ Average = tuple[Tensor, ...]
 
 
 class GuidedWithAverage(NamedTuple):
-    """The guided prediction, and what the guider remembers."""
+    """The guided prediction, and the memory of the guider."""
 
     prediction: Prediction
     average: Memory[Average]

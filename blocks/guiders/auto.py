@@ -9,7 +9,7 @@ from .predictions import Guided, predict_positive
 
 
 class AutoGuidance(Guider):
-    """Move away from what a weaker model predicts for the same prompt: weak + scale (positive - weak).
+    """Move away from the prediction of a weaker model for the same prompt: weak + scale (positive - weak).
 
     The weaker model is this one with some layers changed: with `dropout`, the fraction of their output that is lost,
     or skipped where that is None. auto_guidance_layers: which layers; None is the model's usual ones, the middle of a

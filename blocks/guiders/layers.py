@@ -18,7 +18,7 @@ Layers: TypeAlias = int | str | tuple[int | str, ...] | None
 
 @dataclass(frozen=True)
 class LayerSkipConfig:
-    """Layers, and what they skip. The keys are the published ones.
+    """Layers, and the parts of them that are skipped. The keys are the published ones.
 
     indices: numbers in the list of blocks `fqn`, or in the forward order of the whole model with "auto".
     skip_attention, skip_ff: leave out attention, the feed-forward part. skip_attention_scores: each token attends to

@@ -1,4 +1,4 @@
-"""Read one component by its spec, or list what keeps it from loading."""
+"""Read one component by its spec, or list the reasons why it cannot be loaded."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

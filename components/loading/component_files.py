@@ -1,4 +1,4 @@
-"""The files of a component: those that its class reads, and what must not be in its configs."""
+"""The files of a component: those that its class reads, and entries that its configs must not have."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -127,7 +127,7 @@ def _checked_folder() -> Generator[Path]:
 
 @contextmanager
 def _errors(kind: Any, folder: Path) -> Generator[None]:  # a class of transformers
-    """Raise whatever transformers raises as a LoadError. Its own advice about remote code is left out."""
+    """Raise any error of transformers as a LoadError. Its own advice about remote code is left out."""
     try:
         yield
     except (ConfigError, LoadError):

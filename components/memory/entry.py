@@ -14,7 +14,7 @@ from .policy import CPU, DISK, Residency
 from .tensors import tensors_of, total_bytes
 
 LOADING_PART = "loading"
-"""The part for what loading takes beside the weights. All components share it: one is loaded after another."""
+"""The part for memory that loading takes beside the weights. All components share it: one is loaded after another."""
 
 
 @dataclass(eq=False)
@@ -32,7 +32,7 @@ class Entry:
     make_estimate: Callable[[Offload], Estimate | None] = lambda _: None
     """Estimates its memory by its files; gives None if no budget needs it."""
     known_estimate: Estimate | None = None
-    """The estimate by its files, or what was measured when it was last loaded."""
+    """The estimate by its files, or the measure of its last load."""
     component: Any = None
     usable: Any = None
     """The result of `load`: the component or a view of it; None if it must be moved or wrapped before use."""
@@ -52,7 +52,7 @@ class Entry:
 
     @property
     def numbers(self) -> str:
-        """The dtype, device and storage, since they change what the component computes."""
+        """The dtype, device and storage, since they change its results."""
         return f"{self.dtype} {self.device_map or self.device} {self.offload.storage}"
 
     @property
@@ -129,7 +129,7 @@ class Entry:
         return residency(self, self.parts_when_ready, leased=True)
 
     def residency_while_loading(self) -> Residency:
-        """Where it will be once it is ready, with what its loading takes beside it."""
+        """Its memory on each device once it is ready, with the memory that loading takes beside it."""
         parts = {**self.parts_when_ready}
         for device, size in self.loading_bytes.items():
             parts[device] = {**parts.get(device, {}), LOADING_PART: size}

@@ -32,7 +32,7 @@ class Inventory:
         return found + [one.residency() for one in self.unfreed()]
 
     def demand(self, leases: Iterable[Iterable[Entry]]) -> Mapping[str, list[Parts]]:
-        """The memory that these leases need together, by device, and what cannot be freed there."""
+        """The memory that these leases need together, by device, and the memory that cannot be freed there."""
         found: dict[str, list[Parts]] = {}
         loading: dict[str, int] = {}
         for number, lease in enumerate(leases):
@@ -90,6 +90,6 @@ class Inventory:
 
     @property
     def unfreed_bytes(self) -> int:
-        """Bytes of what was removed or dropped and is still in memory."""
+        """Bytes of removed or dropped components that are still in memory."""
         removed = [self._mover.parts(entry.component) for entry in list(self.removed.values())]
         return total_bytes([*removed, *(one.parts for one in self.unfreed())])

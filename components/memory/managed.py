@@ -123,7 +123,7 @@ class ManagedMemory:
                 raise LoadError(shortage_of(error)) from None
 
     def lease(self, handles: Sequence[Handle], owner: str, stop: threading.Event | None = None) -> Lease[Handle]:
-        """A lease of these components, as soon as they fit beside what others have leased; see
+        """A lease of these components, as soon as they fit beside the leases of others; see
         `ComponentsManager.lease`."""
         for handle in handles:
             _ = self.entry(handle).estimate  # reads headers, before anybody waits for it under a lock

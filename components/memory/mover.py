@@ -1,4 +1,4 @@
-"""The only place that reads weights, moves them between devices, and measures what memory they take."""
+"""The only place that reads weights, moves them between devices, and measures their memory."""
 
 from typing import Any
 

@@ -172,7 +172,7 @@ def _parts_on(device: str, state: Mapping[str, Residency]) -> list[Parts]:
 def _next_eviction(
     device: str, state: Mapping[str, Residency], limit: Limit, keep: Residency | None = None
 ) -> Sequence[Move] | None:
-    """The next component to leave a device, with all that share its tensors, after what makes room for them.
+    """The next component to leave a device, with all that share its tensors, after the moves that make room for them.
 
     None if nothing may leave. keep: nothing that shares a tensor with it leaves.
     """

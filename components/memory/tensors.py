@@ -1,4 +1,4 @@
-"""The tensors of a component: which they are, what memory they take, and which of them belong to one block."""
+"""The tensors of a component: a list of them, their memory, and those of each block."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any

@@ -49,7 +49,7 @@ class Autoencoder(Model[C], ABC):
 
     @abstractmethod
     def unscale(self, latents: Tensor) -> Tensor:
-        """Convert a pipeline's latents `b c h w` into what `decode` takes."""
+        """Convert a pipeline's latents `b c h w` into the input of `decode`."""
 
     @abstractmethod
     def scale(self, z: Tensor) -> Tensor:

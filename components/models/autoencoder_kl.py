@@ -105,7 +105,7 @@ class AutoencoderKL(Autoencoder[AutoencoderKLConfig]):
         return self.decode(self.encode(x).mode())
 
     def unscale(self, latents: Tensor) -> Tensor:
-        """Convert a pipeline's latents `b c h w` into what `decode` takes."""
+        """Convert a pipeline's latents `b c h w` into the input of `decode`."""
         z = latents / self.config.scaling_factor
         if self.config.latents_mean is not None and self.config.latents_std is not None:
             return z * _channels(self.config.latents_std, z) + _channels(self.config.latents_mean, z)

@@ -96,7 +96,7 @@ class AutoencoderTiny(Autoencoder[AutoencoderTinyConfig]):
         return self.decode(self.encode(x))
 
     def unscale(self, latents: Tensor) -> Tensor:
-        """Convert a pipeline's latents into what `decode` takes."""
+        """Convert a pipeline's latents into the input of `decode`."""
         return latents / self.config.scaling_factor + self.config.shift_factor
 
     def scale(self, z: Tensor) -> Tensor:

@@ -117,7 +117,7 @@ def check_input(name: str, value: Tensor | None, reader: object, key: str) -> No
 
     Args:
         name: of the input.
-        value: what was passed for it.
+        value: the value passed for it.
         reader: the layer that reads it, or whether the model does; None or False where none does.
         key: the config key that decides it.
 

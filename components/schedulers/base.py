@@ -109,7 +109,7 @@ class Scheduler(ABC):
     def advance(
         self, sample: Tensor, prediction: Tensor, step: Step, history: History = (), noise: Tensor | None = None
     ) -> tuple[Tensor, History]:
-        """The sample after this step, in float32, and what to remember.
+        """The sample after this step, in float32, and the new history.
 
         sample: (batch, ...) at `step.level`. prediction: the model's output for `sample * step.scale_in` at `step.t`.
         noise: unit normal, shaped like the sample; needed exactly when `step.noisy`. Nothing is read back to the host.
@@ -162,7 +162,7 @@ class Scheduler(ABC):
         return cls(**own, _config_keys=frozenset(own), _other_keys=_config.others(config, own))
 
     def to_config(self) -> dict[str, Any]:  # Any: JSON values
-        """The published keys and `_class_name`, sorted; what `from_config` reads, here and in diffusers.
+        """The published keys and `_class_name`, sorted, as `from_config` reads them here and in diffusers.
 
         Keys of other classes that the config had are among them, as in diffusers.
         """
@@ -233,7 +233,7 @@ class Scheduler(ABC):
 
     @classmethod
     def coerce(cls, value: object, current: "Scheduler | None" = None) -> "Scheduler":
-        """A scheduler from what a user may write: an object, a name, or a config dict.
+        """A scheduler from a value that a user may pass: an object, a name, or a config dict.
 
         A published or customary name ("dpmpp_2m_karras", "Euler a") makes that class, with the explicit keys of
         `current` and those of the name. A dict with `_class_name` is a published config, complete in itself. A dict
@@ -317,7 +317,7 @@ def _refuse_other_process(made: Scheduler, current: Scheduler) -> None:
 
 
 def _trained_for(made: Scheduler, current: Scheduler | None) -> Scheduler:
-    """`made`, if the model of `current` predicts what it expects."""
+    """`made`, if the model of `current` has the kind of prediction that it expects."""
     if current is not None:
         _refuse_other_process(made, current)
         if getattr(current, _ZERO_SNR, False) and _ZERO_SNR not in _config.keys(type(made)):

@@ -61,7 +61,7 @@ class KarrasVeScheduler(Scheduler):
         )
 
     def _gamma(self, sigma: float, n: int) -> float:
-        """By what share churn raises sigma: line 5."""
+        """The share that churn adds to sigma: line 5."""
         return min(self.s_churn / n, 2**0.5 - 1) if self.s_min <= sigma <= self.s_max else 0.0
 
     def _added(self, sigma: float, higher: float) -> float:

@@ -155,7 +155,7 @@ class ChurnKeys:
 
 
 def churn(keys: ChurnKeys, sigma: float, calls: int) -> float:
-    """gamma, by what share churn raises sigma: Karras et al. 2022, algorithm 2, line 5. calls: steps of the run."""
+    """gamma, the share that churn adds to sigma: Karras et al. 2022, algorithm 2, line 5. calls: steps of the run."""
     return min(keys.s_churn / calls, 2**0.5 - 1) if keys.s_tmin <= sigma <= keys.s_tmax else 0.0
 
 

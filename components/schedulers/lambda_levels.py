@@ -26,7 +26,7 @@ from .training_noise import TrainingNoise
 
 
 class NamedCurve(NamedTuple):
-    """A curve of noise levels, and what is needed to plan along it."""
+    """A curve of noise levels, and the values that planning along it needs."""
 
     key: str
     """The config key that sets it."""

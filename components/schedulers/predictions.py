@@ -15,7 +15,7 @@ EveryPrediction = Literal["epsilon", "sample", "original_sample", "v_prediction"
 
 
 def clean(kind: EveryPrediction, sample: Tensor, prediction: Tensor, level: Level) -> Tensor:
-    """x0 from what the model predicts, where sample = alpha x0 + sigma epsilon.
+    """x0 from the prediction of a model, where sample = alpha x0 + sigma epsilon.
 
     v is that of Salimans and Ho 2022, appendix D, at the sample scaled to unit variance (r = 1 where it is already).
     """
@@ -33,7 +33,7 @@ def clean(kind: EveryPrediction, sample: Tensor, prediction: Tensor, level: Leve
 
 
 def noise_in(kind: EveryPrediction, sample: Tensor, prediction: Tensor, level: Level) -> Tensor:
-    """epsilon from what the model predicts; the other half of `clean`."""
+    """epsilon from the prediction of a model; the other half of `clean`."""
     alpha, sigma = level
     match kind:
         case "epsilon":

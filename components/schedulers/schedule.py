@@ -243,7 +243,7 @@ class Schedule(Sequence[Step]):
         return f"Schedule({len(self.timesteps)} steps{ends}{window}, {self.device_timesteps.device})"
 
     def __getstate__(self) -> dict[str, Any]:  # Any: values of fields
-        """Plain numbers without the device: what was saved on a GPU opens anywhere, on the CPU."""
+        """Plain numbers without the device: a schedule that was saved on a GPU opens anywhere, on the CPU."""
         tensors = ("device_timesteps", "timestep_tensors")
         return {name: value for name, value in self.__dict__.items() if name not in tensors}
 

@@ -36,7 +36,7 @@ from .schedule import Level, Schedule, Step
 
 
 def check_unipc(scheduler: "UniPCMultistepScheduler") -> None:
-    """A rule: the end fits what is integrated, and flow fits its curve and its last level."""
+    """A rule: the end fits the integrated quantity, and flow fits its curve and its last level."""
     kind = chosen_curve(scheduler)
     if scheduler.use_flow_sigmas and kind in ("exponential", "beta"):
         raise ConfigError(

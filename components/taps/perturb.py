@@ -71,7 +71,7 @@ class Drop(Change):
     dropout: float = 1.0
 
     def replaced(self, layer: nn.Module, at: Place) -> nn.Module:
-        """Return the layer without its output; a whole block without what it adds."""
+        """Return the layer without its output, or a whole block without its additions."""
         if not self.dropout:
             return layer
         return DroppedOutput(layer, self.dropout, at.index, residual=at.path == at.block)

@@ -385,7 +385,7 @@ class _Reading(Generic[S]):
                 raise _TooManyError
 
     def _refusal(self, error: Exception, at: str) -> None:
-        """Report what a block or a graph refused, with its place."""
+        """Report the refusal of a block or a graph, with its place."""
         if isinstance(error, WireError):
             self._list(at, error.problems)
         else:

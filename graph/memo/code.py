@@ -112,7 +112,7 @@ def _function_parts(function: FunctionType, found: list[Any]) -> Iterator[str | 
 
 
 def _value_parts(value: Any, found: list[Any]) -> Iterator[str | bytes]:
-    """The parts of a constant, or of what a name stands for; code that it leads to is added to `found`."""
+    """The parts of a constant, or of the value of a name; code that it leads to is added to `found`."""
     if isinstance(value, staticmethod | classmethod | MethodType):
         value = value.__func__
     if isinstance(value, property):

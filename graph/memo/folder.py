@@ -26,7 +26,7 @@ class Folder:
         self.limit = limit
 
     def write(self, entry: Entry) -> None:
-        """Write an entry, unless another process has; remove what was used longest ago beyond the limit."""
+        """Write an entry, unless another process has; beyond the limit, remove the files that were used longest ago."""
         from safetensors.torch import save_file  # here, since few programs have a folder
 
         file = self._file(entry.node.key)

@@ -1,4 +1,4 @@
-"""The work folder of a save: its lock, the draft, and what undoes a save that replaces files one by one.
+"""The work folder of a save: its lock, the draft, and the files that undo a save which replaces files one by one.
 
 A work folder is beside the file or folder that is saved, or inside it where the folder above cannot be used:
 
@@ -49,7 +49,7 @@ class Work:
 
     @property
     def log(self) -> Path:
-        """The file that says what to undo."""
+        """The file that lists the steps to undo."""
         return self.path / "undo.json"
 
     @contextmanager

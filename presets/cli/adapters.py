@@ -41,7 +41,7 @@ def _group(context: typer.Context) -> None:
 
 @app.command()
 def inspect(file: AdapterFile, json: Json = False, debug: Debug = False) -> None:
-    """List the contents of an adapter: kinds of patches, ranks, components, and what is unusual."""
+    """List the contents of an adapter: kinds of patches, ranks, components, and unusual properties."""
     with reported_errors(as_json=json, debug=debug):
         adapter = read_adapters([file])[0]
         if json:
@@ -88,7 +88,7 @@ def extract(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make an adapter of what a trained model differs from its base.
+    """Make an adapter of the differences between a trained model and its base.
 
     Example: sfumato adapter extract my-model sd-base -o style.safetensors --rank 32
     """

@@ -24,7 +24,7 @@ from .trust import with_flag
 
 
 class CommandError(Exception):
-    """A command line that asks for something impossible. The text says what is wrong and what to do."""
+    """A command line that asks for something impossible. The text has the fault and advice."""
 
     def __str__(self) -> str:
         return printable_lines(super().__str__())
@@ -105,7 +105,7 @@ class _PrintingHandler(logging.Handler):
 
 @contextmanager
 def _printed_log() -> Generator[None]:
-    """Print what the library logs, such as the preset that it chose, as notes. Other loggers keep their handlers."""
+    """Print the log of the library, such as the preset that it chose, as notes. Other loggers keep their handlers."""
     handler = _PrintingHandler()
     level, factory = LOG.level, logging.getLogRecordFactory()
     logging.setLogRecordFactory(_PrintableRecord)

@@ -32,7 +32,7 @@ class Progress:
             self._bar.stop()
 
     def stage(self, text: str, **bar: Any) -> None:  # what rich's Progress.update takes
-        """Show what the command does now."""
+        """Show the current work of the command."""
         if self._bar is not None:
             self._bar.update(self._bar.tasks[0].id, description=printable(text), **bar)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 FLAG = "--trust-remote-code"
 ANY_CODE = "any"
-"""The value of the option where it stands alone: run the code, whatever it is."""
+"""The value of the option where it stands alone: run any code."""
 _VALUE = re.compile(r"isolated|(isolated )?sha256:\S*")
 
 

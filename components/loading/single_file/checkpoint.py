@@ -150,7 +150,7 @@ class Checkpoint:
         return f"holds {', '.join(self.models())}{f' of {self.family}' if self.family else ''} in {layouts}"
 
     def report(self) -> str:
-        """`describe`, with the tensors that belong to no model and what the file looks like."""
+        """`describe`, with the tensors that belong to no model, and known files that it looks like."""
         loose = loose_names(self.shapes, tuple(part.prefix for part in self.parts)) if self.parts else []
         more = f", and {len(loose)} tensors of no known model: {shown_names(loose)}" if loose else ""
         return f"{self.describe()}{more}{f'. {self.foreign}' if self.foreign else ''}"
@@ -224,7 +224,7 @@ def checkpoint_of(file: Path, stored: Tensors, header: Mapping[str, str]) -> Che
 
 
 def _fitting(parts: Iterable[Part]) -> tuple[list[Part], str]:
-    """The parts whose configs follow from their shapes; and what is wrong with the first of the others, or ""."""
+    """The parts whose configs follow from their shapes; and the fault of the first of the others, or ""."""
     fitting: list[Part] = []
     wrong = ""
     for part in parts:

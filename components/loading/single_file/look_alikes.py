@@ -1,4 +1,4 @@
-"""Files whose tensors look like those of our families and belong to other models: what they are, and the way out."""
+"""Files whose tensors look like those of our families and belong to other models: their names, and advice."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

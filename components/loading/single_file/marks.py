@@ -61,7 +61,7 @@ class Marks:
 
     @property
     def states_prediction(self) -> bool:
-        """Whether the header says what the denoiser predicts."""
+        """Whether the header states the kind of prediction."""
         return bool((self.header or {}).get("modelspec.prediction_type"))
 
     @property

@@ -1,4 +1,4 @@
-"""The shapes of one model's tensors, as what its config is derived from."""
+"""The shapes of one model's tensors, from which its config is derived."""
 
 from collections.abc import Mapping
 

@@ -37,7 +37,7 @@ def taesd(shapes: Mapping[str, Shape]) -> tuple[Row, ...]:
 
 
 def with_shortcut(config: dict[str, Any], file: str) -> dict[str, Any]:
-    """The config of an IP-Adapter, where its file name says what its tensors do not: FaceID Plus v2 adds a shortcut."""
+    """The config of an IP-Adapter, completed by the name of its file: FaceID Plus v2 adds a shortcut."""
     if config["projector"] != "face_perceiver" or "shortcut" in config:
         return config
     second = _SECOND.search(file.lower()) is not None

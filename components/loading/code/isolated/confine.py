@@ -64,7 +64,7 @@ def enter(work_folder: str, paths: Iterable[str]) -> None:
 
 
 def close(memory: int) -> None:
-    """Limit the memory to so many bytes beyond what is in use, and give up the system calls of `seccomp`."""
+    """Limit the memory to so many bytes beyond those in use, and give up the system calls of `seccomp`."""
     with contextlib.suppress(OSError, ValueError):  # there is no such file outside Linux, and macOS has no such limit
         with open("/proc/self/statm") as file:
             pages = int(file.read().split()[0])

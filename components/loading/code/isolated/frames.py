@@ -25,7 +25,7 @@ class Closed(Exception):
 
 
 class Wrong(ValueError):
-    """Bytes that are no frame. The text says what they are."""
+    """Bytes that are no frame. The text describes them."""
 
 
 def write(file: int, header: Any, parts: Iterable[memoryview] = (), deadline: float | None = None) -> None:

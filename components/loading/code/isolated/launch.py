@@ -68,7 +68,7 @@ class Report(NamedTuple):
     why: str
     """The limit that it exceeded, if that was so."""
     output: str
-    """The end of what it printed."""
+    """The end of its output."""
 
 
 class Launched:

@@ -45,7 +45,7 @@ def protections() -> tuple[Protection, ...]:
 
 
 def system() -> str:
-    """The kernel, and what it offers for this."""
+    """The kernel, and its means for this."""
     known = landlock.version()
     parts = [f"Landlock {known}" if known else "no Landlock", "seccomp" if seccomp.available() else "no seccomp"]
     name = f"{platform.system()} {platform.release().partition('-')[0]}"

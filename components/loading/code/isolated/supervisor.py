@@ -84,7 +84,7 @@ class Supervisor:
             self.selector.register(file, selectors.EVENT_READ)
 
     def supervise(self) -> dict[str, Any]:
-        """Wait until the isolated process, the program or a limit ends, and end what is left. Return the report."""
+        """Wait for the end of the isolated process, the program or a limit; end all processes. Return the report."""
         try:
             look = time.monotonic()
             while self.status is None and not self.why and self._listen():
