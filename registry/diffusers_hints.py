@@ -19,8 +19,11 @@ _ADAPTER = (
     "The models do not change, so nothing is fused or unloaded."
 )
 _STRENGTHS = "Write pipe(…, adapters={'name': 0.6}), or adapters=[a.scaled(0.6)]."
-_IMAGE_PROMPT = "Image prompts (IP-Adapter) are not supported yet."
-_EMBEDDING = "Textual inversion is not supported yet."
+_IMAGE_PROMPT = (
+    "Write sf.load(…, ip_adapter=file), then pipe(…, ip_adapter_image=picture). For a pipeline that is loaded, insert "
+    "ImagePrompt() of sfumato.blocks.control.image_prompt."
+)
+_EMBEDDING = "An embedding is a value: e = sf.load_embedding(file), then pipe(…, adapters=[e]) or pipe.with_adapters(e)."
 _OFFLOAD = "Write sf.load(…, manager=manager) with manager = sf.ComponentsManager({0}device='cuda'){1}."
 _TILE = "Write pipe.replace('decode', DecodeLatents({0})) with the block of sfumato.blocks.decode.images."
 _FAST = "Leave it out: attention is torch's scaled_dot_product_attention."
@@ -77,7 +80,7 @@ HINTS: Mapping[str, str] = {
     "enable_vae_slicing": _TILE.format("slicing=True"),
     "enable_attention_slicing": _FAST,
     "enable_xformers_memory_efficient_attention": _FAST,
-    "enable_freeu": "FreeU is not supported yet.",
+    "enable_freeu": "Insert ApplyTap(change=sf.taps.FreeU()) of sfumato.blocks.control.taps before the guider.",
     "set_progress_bar_config": "Leave it out: a call prints nothing. `for event in pipe.stream(…)` shows the progress.",
     "interrupt": "Write run = pipe.stream(…), and run.cancel() in another thread.",
     "encode_prompt": "Write pipe.only('positive')(prompt=…).positive.",
