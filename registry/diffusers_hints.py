@@ -23,7 +23,9 @@ _IMAGE_PROMPT = (
     "Write sf.load(…, ip_adapter=file), then pipe(…, ip_adapter_image=picture). For a pipeline that is loaded, insert "
     "ImagePrompt() of sfumato.blocks.control.image_prompt."
 )
-_EMBEDDING = "An embedding is a value: e = sf.load_embedding(file), then pipe(…, adapters=[e]) or pipe.with_adapters(e)."
+_EMBEDDING = (
+    "An embedding is a value: e = sf.load_embedding(file), then pipe(…, adapters=[e]) or pipe.with_adapters(e)."
+)
 _OFFLOAD = "Write sf.load(…, manager=manager) with manager = sf.ComponentsManager({0}device='cuda'){1}."
 _TILE = "Write pipe.replace('decode', DecodeLatents({0})) with the block of sfumato.blocks.decode.images."
 _FAST = "Leave it out: attention is torch's scaled_dot_product_attention."
