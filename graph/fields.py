@@ -113,6 +113,11 @@ class Adapters(ABC):
     def on(self, bindings: Mapping[str, Any]) -> Mapping[str, Any]:
         """The bindings, with the adapters on the models. They are `fitted` to these bindings."""
 
+    @property
+    @abstractmethod
+    def widens(self) -> bool:
+        """Whether a model has more channels with these adapters, so that its tasks have other inputs."""
+
     @abstractmethod
     def saved(self, graph: Any) -> Sequence[SavedAdapter]:  # a Structure
         """The adapters for the file of their graph. GraphFileError if a file cannot have them."""

@@ -17,7 +17,7 @@ from .ports import Outputs
 from .run import Run
 from .structure import Structure
 from .swaps import using
-from .tasks import sister
+from .tasks import sister, with_inputs_of_adapters
 from .wiring import rule
 
 if TYPE_CHECKING:
@@ -150,9 +150,10 @@ class Graph(Structure, name="Graph"):
     def with_adapters(self, *adapters: Any) -> Self:
         """The same graph with these adapters on its models, beside those that it has: `sf.load_adapter` reads them.
 
-        The models do not change. Raises `ConfigError` where a patch fits no matrix, with all such patches.
+        The models do not change. With adapters that widen a model's input, its tasks have further inputs
+        (`control_image`). Raises `ConfigError` where a patch fits no matrix, with all such patches.
         """
-        return codecs["attach"](self, adapters)
+        return with_inputs_of_adapters(codecs["attach"](self, adapters), self)
 
     def merged(self, dtype: Any = None) -> Self:
         """The same graph with copies of its models that have the adapters in their weights: faster, not changeable.

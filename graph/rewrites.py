@@ -17,6 +17,7 @@ from .plan import plan_of
 from .simplify import with_simpler_blocks
 from .structure import Structure
 from .swaps import overlay
+from .tasks import with_inputs_of_adapters
 from .wiring import INPUTS, last_givers
 
 Rewrite = Callable[[Structure, Call], Structure]
@@ -33,15 +34,19 @@ def adapt(graph: Structure, call: Call) -> Structure:
     try:
         if call.adapters is not None:
             plain = graph
-            graph = cached(plain, "adapted", lambda: codecs["adapt"](plain, call.adapters), _frozen(call.adapters))
+            graph = cached(plain, "adapted", lambda: _adapted(plain, call.adapters), _frozen(call.adapters))
     except ConfigError as error:
         raise InputError(Problem("adapters", ADAPTERS, str(error))) from error
     if any(map(_may_name_adapters, call.values.values())):
         try:
-            graph = codecs["adapt_by_prompts"](graph, call.values)
+            graph = with_inputs_of_adapters(codecs["adapt_by_prompts"](graph, call.values), graph)
         except (ConfigError, UnfitValue) as error:
             raise InputError(Problem("adapters", "prompt", str(error))) from error
     return graph
+
+
+def _adapted(graph: Structure, adapters: Any) -> Structure:  # Any: what a call passes
+    return with_inputs_of_adapters(codecs["adapt"](graph, adapters), graph)
 
 
 def _may_name_adapters(value: Any) -> bool:  # Any: a value of a call

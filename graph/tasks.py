@@ -33,11 +33,22 @@ def sister(graph: S, task: str) -> S:
         near = closest(task, family.tasks, 1)
         text = f"{graph.preset[0]} has no such task. {did_you_mean(task, family.tasks)}"
         raise WireError(Problem("task", task, text, candidates=tuple(near)))
-    if task != AUTO and (why := family.unserved(task, graph.bindings)):
+    if task != AUTO and (why := family.unserved(task, graph.adapted_bindings)):
         raise WireError(Problem("task", task, why))
     made: S = edited(family.sister(graph, task), adapters=graph.adapters)
     made = bound(made, {name: value for name, value in graph.bindings.items() if name in made.components})
     return edited(made, bindings={**graph.bindings, **made.bindings})
+
+
+def with_inputs_of_adapters(graph: S, plain: S) -> S:
+    """A graph with the blocks that its task has where its adapters widen a model: those for a control picture.
+
+    plain: the same graph before the adapters were attached.
+    """
+    if graph.preset is None or graph.adapters is None or not graph.adapters.widens:
+        return graph
+    made = presets[graph.preset[0]].refitted(graph, plain)
+    return graph if made is graph else edited(made, bindings=graph.bindings, adapters=graph.adapters)
 
 
 def graph_for(graph: Structure, names: Collection[str]) -> Structure:
@@ -48,7 +59,7 @@ def graph_for(graph: Structure, names: Collection[str]) -> Structure:
     if graph.preset is None or _takes(graph, names):
         return graph
     family = presets[graph.preset[0]]
-    for task in cached(graph, "served", lambda: family.served(graph.bindings)):
+    for task in cached(graph, "served", lambda: family.served(graph.adapted_bindings)):
         other = cached(graph, "sisters", lambda task=task: sister(graph, task), task)
         if _takes(other, names) and _unbound(other) - {*names} <= _unbound(graph):
             return other
@@ -76,7 +87,7 @@ def task_of(graph: Structure) -> str:
     if graph.preset[1] != AUTO:
         return graph.preset[1]
     family = presets[graph.preset[0]]
-    return next(iter([*family.served(graph.bindings), *family.tasks]))
+    return next(iter([*family.served(graph.adapted_bindings), *family.tasks]))
 
 
 def task_with_input(graph: Structure, name: str) -> str | None:
@@ -89,20 +100,22 @@ def _inputs_of_tasks(graph: Structure) -> dict[str, frozenset[str]]:
     """The inputs of each task's graph: the graph's own task first."""
     if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
         return {}
-    served = family.served(graph.bindings)
+    served = family.served(graph.adapted_bindings)
     own = [task for task in served if task == graph.preset[1]]
-    return {task: frozenset(family.make(task, graph.bindings).inputs) for task in dict.fromkeys([*own, *served])}
+    return {
+        task: frozenset(family.make(task, graph.adapted_bindings).inputs) for task in dict.fromkeys([*own, *served])
+    }
 
 
 def way_without_input(graph: Structure, name: str) -> str:
     """For a part of a task's graph: how another task makes the same outputs without that input; "" where none does."""
     if graph.preset is None or (family := presets.find(graph.preset[0])) is None:
         return ""
-    own, served = task_of(graph), family.served(graph.bindings)
-    if own not in served or family.make(own, graph.bindings).declared == graph.wanted:
+    own, served = task_of(graph), family.served(graph.adapted_bindings)
+    if own not in served or family.make(own, graph.adapted_bindings).declared == graph.wanted:
         return ""
     for task in served:
-        whole = family.make(task, graph.bindings)
+        whole = family.make(task, graph.adapted_bindings)
         outputs = {output for block in whole.nodes.values() for output in block.signature.outputs}
         if task != own and {*graph.wanted} <= outputs:
             part = whole.only(*graph.wanted)

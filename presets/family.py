@@ -111,6 +111,13 @@ class Family:
         """The graph of another task for the components of a graph, with the edits of that graph; see `with_edits`."""
         if graph.preset == (self.name, task):
             return graph
-        made = self.make(task, graph.bindings)
-        plain = self.make(graph.preset[1], graph.bindings) if graph.preset else made
+        made = self.make(task, graph.adapted_bindings)
+        plain = self.make(graph.preset[1], graph.adapted_bindings) if graph.preset else made
         return with_edits(made, graph, plain)
+
+    def refitted(self, graph: Graph, before: Graph) -> Graph:
+        """A graph of this family for its components, which are other ones than in the same graph `before`."""
+        assert graph.preset is not None
+        task = graph.preset[1]
+        made, plain = (self.make(task, one.adapted_bindings) for one in (graph, before))
+        return graph if made.nodes == plain.nodes else with_edits(made, graph, plain)

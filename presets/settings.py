@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast, get_type_hints
 
+from ..components.adapters.over import OverComponent
 from ..components.handle import Handle
 from ..components.models.plain_values import plain_values
 from ..components.spec import ComponentSpec
@@ -243,6 +244,8 @@ class PixArtAlphaSettings(PixArtSettings):
 
 def read_config(component: Any) -> Mapping[str, Any]:  # whatever is bound
     """The config of a component: of the object, or read from the files that its spec names; {} where there is none."""
+    if isinstance(component, OverComponent):
+        return plain_values(component.config)
     if isinstance(component, Handle):
         component = component.spec
     if isinstance(component, ComponentSpec):

@@ -14,6 +14,7 @@ from ...graph.memo.code import digest
 from ...graph.memo.contents import content_key
 from ...graph.memo.library_values import NoContentKey
 from ...registry import counted
+from ..models.base import Model
 from ..models.token_table import with_rows
 from ..schedulers.schedule import Step
 from .adapter import Adapter
@@ -22,9 +23,10 @@ from .block_strengths import factor_of
 from .embedded import EncoderWords, embeddings_key
 from .embedding import Embedding
 from .layers import Strengths
-from .over import OverComponent
+from .over import OverComponent, config_of
 from .patch_set import PatchSet
 from .placing import Placed
+from .widening import wide_keys
 
 M = TypeVar("M", bound=nn.Module)
 Rows = tuple[tuple[Adapter, ...], ...]
@@ -44,6 +46,16 @@ class Adapted(OverComponent):
     placed: Mapping[PatchSet, tuple[Placed, ...]]
     embeddings: tuple[Embedding, ...] = ()
     words: EncoderWords | None = None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The config of the component, with more channels where adapters widen its input."""
+        own = config_of(self.base)
+        return {**own, **keys} if (keys := self.wide_keys(own)) else own
+
+    def wide_keys(self, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The keys of the component's config that differ with the adapters."""
+        return wide_keys(config, (item.columns for items in self.placed.values() for item in items))
 
     def content_key(self) -> str | None:
         """The key of the component, and of its adapters with their strengths."""
@@ -126,8 +138,16 @@ class Attached:
     def view(self, strengths: Mapping[str, Strengths]) -> nn.Module:
         """A view of the model with the patches at these strengths, by the paths of the layers."""
         made = patched_view(self.model, self.plan, strengths)
+        set_wide_config(made, self.adapted)
         made.__dict__[_ATTACHED] = self
         return made
+
+
+def set_wide_config(made: nn.Module, adapted: Adapted) -> None:
+    """Give a view or a copy of a model the config that it has with adapters that widen its input."""
+    if isinstance(made, Model) and (keys := adapted.wide_keys(made.to_config())):
+        model = cast("Model[Any]", made)
+        model.__dict__["_config"] = type(model.config).read(type(model).__name__, {**model.config.to_dict(), **keys})
 
 
 _ATTACHED = "attached_adapters"

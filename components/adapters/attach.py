@@ -12,6 +12,7 @@ from ..models.views import Replacement, view
 from .layers import LayerPatches, Strengths, layer_of, patched, weight_of
 from .placing import Placed
 from .weight_patches import Scaling
+from .widening import wide, wide_shape
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -49,7 +50,8 @@ def plan_patches(model: nn.Module, placed: Sequence[Sequence[Placed]]) -> Plan:
                 raise ConfigError(f"{item.body}: the shapes of its tensors do not go together.") from error
     for path, parts in low.items():
         own = layers.setdefault(path, LayerPatches())
-        own.down = torch.cat([down for _, down, _, _ in parts]).to(dtype)
+        columns = max(down.shape[1] for _, down, _, _ in parts)
+        own.down = torch.cat([wide(down, columns) for _, down, _, _ in parts]).to(dtype)
         own.up = torch.cat([up for _, _, up, _ in parts], dim=1).to(dtype)
         _check_size(path, own.down, own.up)
         counts = [len(down) for _, down, _, _ in parts]
@@ -71,7 +73,7 @@ def _add(
     sizes = [_out(module) for module in modules]
     bias = _bias_pieces(item, modules, sizes)
     first = _shape_of(modules[0])
-    source = torch.Size((sum(sizes), *first[1:]))
+    source = wide_shape(torch.Size((sum(sizes), *first[1:])), item.columns)
     factors = None if item.target.how == "transposed" else item.patch.factors(source)
     if factors is not None:
         up = _swapped(factors.up) if item.target.how == "halves swapped" else factors.up
@@ -100,7 +102,7 @@ def _check_size(path: str, down: Tensor, up: Tensor) -> None:
 def _difference(item: Placed, modules: Sequence[nn.Module], sizes: Sequence[int]) -> Sequence[Tensor]:
     """The differences of all layers that hold rows of the matrix."""
     weights = [weight_of(module) for module in modules]
-    whole = torch.cat(weights)
+    whole = wide(torch.cat(weights), item.columns)
     how = item.target.how
     source = whole.T if how == "transposed" else _swapped(whole) if how == "halves swapped" else whole
     patch = item.patch.to(source.device)

@@ -82,6 +82,11 @@ class AttachedAdapters(Adapters):
                 changed[tokenizer] = AdaptedTokenizer(bindings[tokenizer], self.embeddings, own)
         return {**bindings, **changed}
 
+    @property
+    def widens(self) -> bool:
+        """Whether a model has more channels with these adapters."""
+        return any(p.columns for own in self.placed.values() for patches in own.values() for p in patches)
+
     def alone(self) -> "AttachedAdapters | None":
         """The embeddings without the other adapters; None if there are none."""
         return replace(self, rows=((),), placed={}) if self.embeddings else None

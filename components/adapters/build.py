@@ -233,6 +233,7 @@ def patch_of(entry: Entry, scales: Scales, component: str, matrix: str) -> tuple
     try:
         patch = with_bias(kind.make(made), entry.tensors.get("diff_b"))
         _check_scale(entry.body, patch)
+        _check_shape(patch, entry.tensors.get("reshape_weight"))
         if (magnitude := entry.tensors.get("magnitude", entry.tensors.get("dora_scale"))) is not None:
             patch = _with_magnitude(patch, magnitude, published="magnitude" not in entry.tensors)
             return f"DoRA of {kind.name}" if kind.name != "LoRA" else "DoRA", patch
@@ -261,6 +262,15 @@ def _check_scale(body: str, patch: Patch) -> None:
     scale = getattr(patch, "scale", 1.0)
     if not isfinite(scale) or abs(scale) > torch.finfo(torch.float32).max:
         raise LoadError(f"{body}: needs a finite scale, got {scale:g}. Its alpha is damaged: pass another file.")
+
+
+def _check_shape(patch: Patch, stated: Tensor | None) -> None:
+    """ValueError for a patch of another shape than the one to which ComfyUI's `reshape_weight` widens the matrix."""
+    if stated is None:
+        return
+    shape = torch.Size(int(size) for size in stated.flatten())
+    if len(shape) < 2 or min(shape) < 1 or patch.shape(shape)[: len(shape)] != shape:
+        raise ValueError("reshape_weight is another shape than that of the patch")
 
 
 def _with_magnitude(patch: Patch, magnitude: Tensor, *, published: bool) -> Patch:

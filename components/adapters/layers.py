@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..models.views import Replacement, combined_class, shallow_copy
+from .widening import summed
 
 
 @dataclass(eq=False)
@@ -50,6 +51,12 @@ class LayerPatches:
             setattr(moved, name, None if tensor is None else tensor.to(device=device, dtype=kind))
         return moved
 
+    @property
+    def columns_read(self) -> int:
+        """The most columns that patches of a linear layer read."""
+        matrices = [extra.weight for _, extra in self.whole if isinstance(extra, nn.Linear)]
+        return max((m.shape[1] for m in (*matrices, self.down) if m is not None), default=0)
+
     def differences(self, strengths: Tensor) -> dict[str, Tensor]:
         """Return the changes of "weight" and "bias" at these strengths (columns,), in float32."""
         found: dict[str, Tensor] = {}
@@ -62,7 +69,7 @@ class LayerPatches:
             factor = float(strengths[int(column)])
             for name, tensor in extra.named_parameters(recurse=False):
                 added = tensor.detach().float() * factor
-                found[name] = found[name].to(added.device) + added if name in found else added
+                found[name] = summed(found[name].to(added.device), added) if name in found else added
         return found
 
     def added(self, layer: nn.Module, x: Tensor, y: Tensor, strengths: Strengths) -> Tensor:
@@ -73,7 +80,8 @@ class LayerPatches:
                 y.dtype
             )
         for column, extra in self.whole:
-            made = extra(x.to(next(extra.parameters()).dtype) if x.is_floating_point() else x)  # ids stay whole
+            read = x[..., : extra.weight.shape[1]] if isinstance(extra, nn.Linear) else x
+            made = extra(read.to(next(extra.parameters()).dtype) if x.is_floating_point() else x)  # ids stay whole
             factor = strengths.of(column, 2)
             y = y + (made * _for_axes(factor, made, 1 if _by_channel(layer) else -1)).to(y.dtype)
         return y
@@ -130,6 +138,14 @@ class PatchedLayer(nn.Module):
         return kept[x.device]
 
 
+class WidenedLayer(nn.Linear):
+    """A linear layer that has weights for its first columns alone: only patches read the others."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """The layer's output for the columns that its weight has."""
+        return super().forward(input[..., : self.in_features].contiguous())
+
+
 def _dtype(layer: nn.Module) -> torch.dtype:
     return next(layer.parameters()).dtype
 
@@ -138,7 +154,10 @@ def patched(patches: LayerPatches, strengths: Strengths) -> Replacement:
     """A change that adds patches to a layer, quantized ones included: the layer's own forward stays as it is."""
 
     def change(module: nn.Module) -> nn.Module:
-        twin = shallow_copy(module, combined_class(PatchedLayer, type(module)))
+        kind = type(module)
+        if isinstance(module, nn.Linear) and patches.columns_read > module.in_features:
+            kind = combined_class(WidenedLayer, kind)
+        twin = shallow_copy(module, combined_class(PatchedLayer, kind))
         twin.__dict__.update(patches=patches, strengths=strengths, moved={})
         return twin
 

@@ -10,9 +10,10 @@ from ...graph.edits import edited
 from ...graph.errors import ConfigError
 from ...graph.fields import Lazy
 from ...graph.structure import Structure
-from .adapted import Adapted, plan_of
+from .adapted import Adapted, plan_of, set_wide_config
 from .attached import AttachedAdapters
 from .layers import LayerPatches
+from .widening import summed
 
 
 def merged(graph: Structure, dtype: Any = None) -> Structure:  # a torch.dtype, its name, or None
@@ -45,6 +46,7 @@ def _merged(name: str, adapted: Adapted, dtype: torch.dtype | None) -> nn.Module
     twin = cast("nn.Module", copy.deepcopy(model))
     for path, patches in plan_of(adapted, model).layers.items():
         _add(twin.get_submodule(path), patches, adapted.strengths(path=path))
+    set_wide_config(twin, adapted)
     return twin if dtype is None else twin.to(dtype)
 
 
@@ -55,7 +57,12 @@ def _add(layer: nn.Module, patches: LayerPatches, strengths: Tensor) -> None:
         if own is None:
             layer._parameters[name] = nn.Parameter(added.to(_dtype(layer)), requires_grad=False)
         else:
-            own.data = (own.detach().float() + added.to(own.device).reshape(own.shape)).to(own.dtype)
+            whole = own.detach().float()
+            added = added.to(own.device)
+            wider = added.ndim == own.ndim == 2 and added.shape[1] > own.shape[1]
+            own.data = (summed(whole, added) if wider else whole + added.reshape(own.shape)).to(own.dtype)
+            if wider:
+                layer.in_features = added.shape[1]
 
 
 def _dtype(layer: nn.Module) -> torch.dtype:

@@ -10,15 +10,20 @@ from ..storage.fits import shown_names
 from .names import DENOISERS, ModelNames, Target, readings, states_component
 from .patch_set import NamedPatch, PatchSet
 from .patches import Patch
+from .widening import columns_of
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A patch, and the matrix of a model that it changes. body: the name in the file, for errors."""
+    """A patch, and the matrix of a model that it changes.
+
+    body: the name in the file, for errors. columns: those that the matrix has with the patch, where that widens it.
+    """
 
     target: Target
     patch: Patch
     body: str = ""
+    columns: int = 0
 
 
 @dataclass
@@ -53,9 +58,10 @@ def place(content: PatchSet, models: Mapping[str, ModelNames], name: str) -> Pla
             continue
         candidates = list(_candidates(named.body, models))
         fitting = [(c, t) for c, t in candidates if fits(named.patch, models[c].source_shape(t))]
-        if fitting:
-            component, target = fitting[0]
-            found.placed.setdefault(component, []).append(Placed(target, named.patch, named.body))
+        wider = [(c, t, n) for c, t in candidates if (n := columns_of(named.patch, models[c], t))]
+        if fitting or wider:
+            component, target, columns = (*fitting[0], 0) if fitting else wider[0]
+            found.placed.setdefault(component, []).append(Placed(target, named.patch, named.body, columns))
         elif candidates:
             component, target = candidates[0]
             misshapen.append(_shape_problem(named, component, models[component].source_shape(target)))

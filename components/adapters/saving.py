@@ -24,6 +24,7 @@ from .patches import Additive, LowRank, Patch
 from .pieces import concatenated, fused, split
 from .placing import Placed, place
 from .weight_patches import Rotation
+from .widening import wide_shape
 
 
 def save_patches(
@@ -86,6 +87,7 @@ class _Writer:
         known = matrices(self.layout, component, names)
         whole: list[tuple[str, Placed]] = []
         pieces: dict[str, list[Patch]] = {}
+        columns: dict[str, int] = {}
         for item in placed:
             item = replace(item, patch=self._at_strength(item, strength))
             name, target = known[item.target.layers[0]]
@@ -97,17 +99,20 @@ class _Writer:
                 raise self._fused(item)
             for layer, patch in zip(item.target.layers, made, strict=True):
                 pieces.setdefault(layer, []).append(patch)
+                columns[layer] = max(columns.get(layer, 0), item.columns)
         for name, item in whole:
-            self._add(component, name, item.patch, names.source_shape(item.target), item.body)
+            shape = wide_shape(names.source_shape(item.target), item.columns)
+            self._add(component, name, item.patch, shape, item.body, wider=item.columns > 0)
         for name, target in dict.fromkeys(known[layer] for layer in pieces):
             patches = [self._single(pieces.get(layer, ()), name) for layer in target.layers]
             sizes = [names.shapes[layer][0] for layer in target.layers]
             patch = _transposed(patches, target) or fused(patches, sizes, swap=target.how == "halves swapped")
             if patch is None:
                 raise self._fused(Placed(target, next(p for p in patches if p is not None), name))
-            self._add(component, name, patch, names.source_shape(target), name)
+            wider = columns.get(target.layers[0], 0)
+            self._add(component, name, patch, wide_shape(names.source_shape(target), wider), name, wider=wider > 0)
 
-    def _add(self, component: str, name: str, patch: Patch, shape: torch.Size, body: str) -> None:
+    def _add(self, component: str, name: str, patch: Patch, shape: torch.Size, body: str, *, wider: bool) -> None:
         try:
             parts = parts_of(patch, self.layout, shape)
         except Unfit:
@@ -115,6 +120,8 @@ class _Writer:
             raise SaveError(
                 f"{self.file}: the layout {self.layout!r} cannot express {kind_text(patch)} ({body}). {way}"
             ) from None
+        if wider and self.layout == "comfy":  # ComfyUI widens a matrix only where the file says so
+            parts = {**parts, "reshape_weight": torch.tensor(shape)}
         self.saved.append(_Saved(component, name, patch, parts))
 
     def _at_strength(self, item: Placed, strength: float) -> Patch:
