@@ -48,7 +48,11 @@ def with_inputs_of_adapters(graph: S, plain: S) -> S:
     if graph.preset is None or graph.adapters is None or not graph.adapters.widens:
         return graph
     made = presets[graph.preset[0]].refitted(graph, plain)
-    return graph if made is graph else edited(made, bindings=graph.bindings, adapters=graph.adapters)
+    if made is graph:
+        return graph
+    return edited(
+        made, pinned=graph.pinned, declared=graph.declared, bindings=graph.bindings, adapters=graph.adapters
+    )  # fmt: skip
 
 
 def graph_for(graph: Structure, names: Collection[str]) -> Structure:

@@ -195,7 +195,9 @@ class FluxSettings(TransformerSettings):
     reads_mask: bool = False
 
     def unserved(self, task: str) -> str:
-        """See `Settings`. Flux Fill reads a mask."""
+        """See `Settings`. Flux Fill reads a mask, Canny and Depth a control picture in its place."""
+        if self.reads_control and task == "fill":
+            return "The transformer reads a control picture and no mask. Use the task 'inpaint'."
         if not self.reads_mask or task in ("fill", "inpaint"):
             return ""
         return "The transformer reads a mask and the picture around it. Use the task 'fill' or 'inpaint'."

@@ -18,6 +18,7 @@ from .patch_set import NamedPatch, PatchSet
 from .patches import Additive, Full, LowRank, Patch
 from .pieces import concatenated, split
 from .placing import Placed, place
+from .widening import wide, wide_shape
 
 Method = Literal["cat", "svd", "ties", "dare"]
 _METHODS: tuple[Method, ...] = ("cat", "svd", "ties", "dare")
@@ -29,6 +30,17 @@ class _Layer:
 
     shape: torch.Size
     patches: dict[int, list[Additive]] = field(default_factory=dict[int, list[Additive]])
+
+    def widened(self, columns: int) -> "_Layer":
+        """The same patches for a matrix with so many columns."""
+        patches = {number: [self._wide(patch, columns) for patch in own] for number, own in self.patches.items()}
+        return _Layer(wide_shape(self.shape, columns), patches)
+
+    def _wide(self, patch: Additive, columns: int) -> Additive:
+        if isinstance(patch, LowRank):
+            return replace(patch, down=wide(patch.down.flatten(1), columns))
+        difference = patch.difference(torch.zeros(patch.shape(self.shape)))
+        return Full(whole=wide(difference, columns), bias=patch.bias)
 
 
 def combine(
@@ -104,6 +116,7 @@ def _checked(
 def _layers(adapters: Sequence[Adapter], factors: Sequence[float], pipe: Structure | None) -> dict[str, _Layer]:
     """The layers that the adapters change, by PEFT's name."""
     found: dict[str, _Layer] = {}
+    columns: dict[str, int] = {}
     for number, (adapter, factor) in enumerate(zip(adapters, factors, strict=True)):
         if pipe is None:
             placement, known = place_published(adapter.content, adapter.name)
@@ -118,13 +131,15 @@ def _layers(adapters: Sequence[Adapter], factors: Sequence[float], pipe: Structu
             strength = factor * adapter.strength_of(component)
             for item in placed:
                 for path, patch in _pieces(item, adapter, known[component]):
-                    layer = found.setdefault(f"{component}.{path}", _Layer(known[component].shapes[path]))
+                    body = f"{component}.{path}"
+                    layer = found.setdefault(body, _Layer(known[component].shapes[path]))
                     if layer.shape != known[component].shapes[path]:
                         raise ConfigError(
                             f"combine: {adapter.name!r} is for another family than the others. Pass pipe=."
                         )
                     layer.patches.setdefault(number, []).append(_scaled(patch, strength))
-    return found
+                    columns[body] = max(columns.get(body, 0), item.columns)
+    return {body: layer.widened(n) if (n := columns[body]) else layer for body, layer in found.items()}
 
 
 def _pieces(item: Placed, adapter: Adapter, names: ModelNames) -> list[tuple[str, Additive]]:
@@ -134,9 +149,8 @@ def _pieces(item: Placed, adapter: Adapter, names: ModelNames) -> list[tuple[str
     if isinstance(item.patch, Additive):
         sizes = [names.shapes[path][0] for path in layers]
         if (pieces := split(item, sizes)) is None:
-            whole = Full(
-                whole=item.patch.difference(torch.zeros(names.source_shape(item.target))), bias=item.patch.bias
-            )
+            shape = wide_shape(names.source_shape(item.target), item.columns)
+            whole = Full(whole=item.patch.difference(torch.zeros(shape)), bias=item.patch.bias)
             pieces = split(replace(item, patch=whole), sizes)
     additive = [piece for piece in pieces or () if isinstance(piece, Additive)]
     if not additive:

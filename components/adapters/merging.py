@@ -61,7 +61,7 @@ def _add(layer: nn.Module, patches: LayerPatches, strengths: Tensor) -> None:
             added = added.to(own.device)
             wider = added.ndim == own.ndim == 2 and added.shape[1] > own.shape[1]
             own.data = (summed(whole, added) if wider else whole + added.reshape(own.shape)).to(own.dtype)
-            if wider:
+            if wider and isinstance(layer, nn.Linear):
                 layer.in_features = added.shape[1]
 
 

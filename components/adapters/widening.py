@@ -14,12 +14,16 @@ _INPUTS: Mapping[str, str] = {"FluxTransformer2DModel": "x_embedder"}
 
 
 def columns_of(patch: Patch, names: ModelNames, target: Target) -> int:
-    """The number of columns to which a patch widens the first layer of a model; 0 where it does not."""
+    """The number of columns to which a patch widens the first layer of a model; 0 where it does not.
+
+    Control pictures and masks are further latents, so it is a multiple of the layer's own number.
+    """
     if target.layers != (_INPUTS.get(names.class_name),):
         return 0
     shape = names.source_shape(target)
     out, *rest = patch.shape(shape)
-    return rest[0] if out == shape[0] and len(rest) == 1 and rest[0] > shape[1] else 0
+    fits = out == shape[0] and len(rest) == 1 and rest[0] > shape[1] and rest[0] % shape[1] == 0
+    return rest[0] if fits else 0
 
 
 def wide_shape(shape: torch.Size, columns: int) -> torch.Size:

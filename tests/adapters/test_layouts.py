@@ -24,7 +24,7 @@ FLUX = {"num_layers": 19, "num_single_layers": 38, "guidance_embeds": True, "in_
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
 T5_XXL = {"d_model": 4096, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "feed_forward_proj": "gated-gelu"}
 CONTROL = "flux_control_lora_format.py"
-"""BFL's control LoRA: it widens the input, so it fits a model of 128 input channels."""
+"""BFL's control LoRA, which widens the input from 64 to 128 channels."""
 SHAPES_OF_NO_MODEL = "flux_lokr_bfl_format.py"
 """A list whose Kronecker factors multiply to no matrix of Flux: only its names can be looked up."""
 
@@ -66,13 +66,41 @@ def test_there_are_seventeen_lists() -> None:
     assert len(OF_FLUX) == 10
 
 
-@pytest.mark.parametrize("name", [n for n in OF_FLUX if n not in (CONTROL, SHAPES_OF_NO_MODEL)])
+@pytest.mark.parametrize("name", [n for n in OF_FLUX if n != SHAPES_OF_NO_MODEL])
 def test_every_key_of_a_published_flux_list_is_applied(name: str) -> None:
     adapter = adapter_of(published(name), name=name, source=name)
     placed = place(adapter, flux())
     assert not placed.absent
     assert not placed.empty
     assert sum(map(len, placed.placed.values())) == len(adapter.patches)
+    wider = [item.body for items in placed.placed.values() for item in items if item.columns]
+    assert wider == (["img_in"] if name == CONTROL else [])
+
+
+def widening(columns: int, **more: Tensor) -> sf.Adapter:
+    tensors = {"img_in.lora_A.weight": torch.ones(2, columns), "img_in.lora_B.weight": torch.ones(3072, 2)}
+    tensors |= {f"img_in.{end}": tensor for end, tensor in more.items()}
+    return adapter_of(tensors.items(), name="a", source="a")
+
+
+@pytest.mark.parametrize("columns", [32, 96])
+def test_an_input_is_widened_to_whole_further_latents(columns: int) -> None:
+    with pytest.raises(ConfigError, match=rf"img_in is for a matrix of 3072x{columns}, .* transformer is 3072x64"):
+        place(widening(columns), flux())
+
+
+def test_the_shape_that_comfyui_states_is_that_of_the_patch() -> None:
+    placed = place(widening(128, reshape_weight=torch.tensor([3072, 128])), flux())
+    assert [item.columns for item in placed.placed["transformer"]] == [128]
+    for wrong in ([3072, 64], [3072], [-1, 128], [3072, 128, 1, 1]):
+        with pytest.raises(LoadError, match=r"img_in: the shapes of its tensors do not go together"):
+            widening(128, reshape_weight=torch.tensor(wrong))
+
+
+def test_only_the_first_layer_is_widened() -> None:
+    tensors = {"txt_in.lora_A.weight": torch.ones(2, 8192), "txt_in.lora_B.weight": torch.ones(3072, 2)}
+    with pytest.raises(ConfigError, match="txt_in is for a matrix of 3072x8192"):
+        place(adapter_of(tensors.items(), name="a", source="a"), flux())
 
 
 def test_the_names_of_a_lokr_list_are_known() -> None:
