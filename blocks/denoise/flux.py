@@ -145,5 +145,5 @@ def _padded(layers: Layers, extra: int) -> Layers:
 def _channels(got: int, own: int, needed: int) -> str:
     hint = ' It was trained to fill: use the task "fill".' if needed > 4 * got == 4 * own else ""
     if needed == 2 * 4 * got == 2 * 4 * own:
-        hint = " It reads a control picture: insert AddControlChannels() and EncodeControl(), or use the task's graph."
+        hint = " It reads a control picture. Make a graph for it: sf.load(…, transformer=…)."
     return f"The transformer needs {needed} channels a token, but 2 x 2 latents of {got} channels have {4 * got}.{hint}"
