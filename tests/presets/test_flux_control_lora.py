@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import sfumato as sf
-from sfumato import ConfigError, Graph, InputError, WireError
+from sfumato import ConfigError, Graph, InputError, SfumatoError, WireError
 from sfumato.components.adapters.names import names_of
 
 from .flux import CHANNELS, SMALL, TRANSFORMER
@@ -171,6 +171,9 @@ def test_what_lacks_says_so(flux: Load, control: Path) -> None:
     for graph, more in ((pipe.with_adapters(canny), {}), (pipe, {"adapters": [canny]})):
         with pytest.raises(InputError, match="control_image  needs a value"):
             graph(**without, **more)
+    wide = pipe.with_adapters(canny).merged().bindings["transformer"]
+    with pytest.raises(SfumatoError, match=r"It reads a control picture\. Make a graph for it: sf\.load\(…, transfor"):
+        pipe(**without, transformer=wide)
     with pytest.raises(WireError, match=r"reads a control picture and no mask\. Use the task 'inpaint'\."):
         pipe.with_adapters(canny).task("fill")
     with pytest.raises(ConfigError, match=r"img_in is for a matrix of 32x32, and that of the transformer is 32x288"):
