@@ -105,6 +105,11 @@ class SavedAdapter(NamedTuple):
 class Adapters(ABC):
     """The adapters of a graph. They change its models by views, and not the objects."""
 
+    @property
+    @abstractmethod
+    def prompts(self) -> int:
+        """The number of prompts with adapters of their own; 1 if all prompts have the same."""
+
     @abstractmethod
     def fitted(self, bindings: Mapping[str, Any]) -> "Adapters":
         """The same adapters for a graph with these bindings. ConfigError if they do not fit its models."""

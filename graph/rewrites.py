@@ -36,7 +36,8 @@ def adapt(graph: Structure, call: Call) -> Structure:
             plain = graph
             graph = cached(plain, "adapted", lambda: _adapted(plain, call.adapters), _frozen(call.adapters))
     except ConfigError as error:
-        raise InputError(Problem("adapters", ADAPTERS, str(error))) from error
+        raise InputError(Problem("adapters", ADAPTERS, str(error).removeprefix(f"{ADAPTERS}: "))) from error
+    _check_prompts(graph, call.values.get("prompt"))
     if any(map(_may_name_adapters, call.values.values())):
         try:
             graph = with_inputs_of_adapters(codecs["adapt_by_prompts"](graph, call.values), graph)
@@ -47,6 +48,15 @@ def adapt(graph: Structure, call: Call) -> Structure:
 
 def _adapted(graph: Structure, adapters: Any) -> Structure:  # Any: what a call passes
     return with_inputs_of_adapters(codecs["adapt"](graph, adapters), graph)
+
+
+def _check_prompts(graph: Structure, prompt: Any) -> None:  # Any: a value of a call
+    """InputError where adapters for single prompts are passed with another number of prompts."""
+    lists = 1 if graph.adapters is None else graph.adapters.prompts
+    prompts = len(cast("Sequence[Any]", prompt)) if isinstance(prompt, list | tuple) else 1
+    if lists > 1 and prompt is not None and prompts != lists:
+        text = f"has lists for {lists} prompts, and prompt has {prompts}. Pass one list for each prompt."
+        raise InputError(Problem("adapters", ADAPTERS, text))
 
 
 def _may_name_adapters(value: Any) -> bool:  # Any: a value of a call

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -101,17 +101,22 @@ def _tags(read: Sequence[_Text], row: int) -> tuple[tuple[Path, LoraTag], ...]:
     """The LoRAs of a prompt and the folders of their rules, each once."""
     found: dict[tuple[Path, LoraTag], None] = {}
     for _, texts, rules in read:
-        for tag in rules.lora_tags(texts[row % len(texts)]):
+        tags = rules.lora_tags(texts[row % len(texts)])
+        _check_once(tag.name for tag in tags)
+        for tag in tags:
             if (folder := rules.lora_folder) is None:
                 raise ConfigError(
                     f"The prompt names the LoRA {tag.name!r}. Pass the folder of its file: "
                     "prompts=sf.prompts.A1111(loras=folder)."
                 )
             found[folder, tag] = None
-    names = Counter(tag.name for _, tag in found)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise ConfigError(f"The prompt names the LoRA {twice[0]!r} twice, at different strengths. Name it once.")
+    _check_once(tag.name for _, tag in found)
     return tuple(found)
+
+
+def _check_once(names: Iterable[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ConfigError(f"The prompt names the LoRA {twice[0]!r} twice. Name it once.")
 
 
 def _file(folder: Path, tag: LoraTag) -> Path:

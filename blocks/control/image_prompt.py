@@ -152,6 +152,10 @@ class ImagePrompt(Block):
                 )
             faces = read_embeds(embeds, 1).or_zeros()
         elif embeds is not None:
+            if image is not None:
+                raise UnfitValue(
+                    "The image prompt has pictures and features. Pass ip_adapter_image= or ip_adapter_image_embeds=."
+                )
             features = self._ready_made(embeds)
         if adapter.reads and features is None:
             features = encode_pictures(_needed(image), *self._encoder(), adapter.reads, adapter.negative)

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ...graph.errors import ConfigError, SaveError
 from ...graph.structure import Structure
@@ -86,6 +86,8 @@ class Adapter:
 
         The denoiser has it in these steps only. Text encoders run before the steps, so they keep it.
         """
+        for name, value in {"start": start, "stop": stop}.items():
+            check_strength(f"during: {name}", value)
         if not 0 <= start < stop <= 1:
             raise ConfigError(f"during: needs 0 <= start < stop <= 1. Got start={start!r}, stop={stop!r}.")
         return replace(self, window=(start, stop))
@@ -96,8 +98,9 @@ class Adapter:
         points: (fraction of the steps, factor), in ascending order. Between points the factor is interpolated.
         Before the first point it is that of the first, after the last point that of the last.
         """
-        places = [place for place, _ in points]
-        if not points or places != sorted(set(places)) or not all(0 <= place <= 1 for place in places):
+        pairs = all(isinstance(point, list | tuple) and len(point) == 2 for point in cast("Any", points))
+        places = [check_strength("along", point[0]) for point in points] if pairs else []
+        if not places or places != sorted(set(places)) or not all(0 <= place <= 1 for place in places):
             raise ConfigError(
                 f"along: needs points (fraction, factor) with ascending fractions in 0…1. Got {points!r}."
             )
@@ -119,7 +122,7 @@ class Adapter:
         """
         own = max((p.patch.rank for p in self.patches if isinstance(p.patch, LowRank)), default=1)
         wanted = 1 << (own - 1).bit_length() if rank is None else rank
-        if wanted < own:
+        if type(wanted) is not int or wanted < own:
             raise ConfigError(f"padded: {self.name} has rank {own}. Got {rank!r}. Pass a rank that is no smaller.")
         patches = tuple(
             replace(p, patch=p.patch.padded(wanted)) if isinstance(p.patch, LowRank) else p for p in self.patches
@@ -188,7 +191,17 @@ class Adapter:
     def __repr__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         ranks = f", rank {'/'.join(map(str, self.ranks))}" if self.ranks else ""
-        return f"Adapter({self.name!r}: {kinds}{ranks}, strength {self.strength:g})"
+        more = "".join(
+            f", {what} {text}"
+            for what, text, shown in (
+                ("by component", dict(self.by_component), self.by_component),
+                ("during", "{:g} to {:g}".format(*self.window), self.window != (0.0, 1.0)),
+                ("along", self.curve, self.curve),
+                ("blocks", dict(self.blocks), self.blocks),
+            )
+            if shown
+        )
+        return f"Adapter({self.name!r}: {kinds}{ranks}, strength {self.strength:g}{more})"
 
 
 def _on_curve(points: Sequence[tuple[float, float]], place: float) -> float:
@@ -201,10 +214,11 @@ def _on_curve(points: Sequence[tuple[float, float]], place: float) -> float:
     return points[-1][1]
 
 
-def check_strength(name: str, value: Any) -> None:  # any value, from the user
-    """ConfigError for anything but a finite number."""
+def check_strength(name: str, value: Any) -> float:  # any value, from the user
+    """The number. ConfigError for anything but a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= _LARGEST:
         raise ConfigError(f"{name}: needs a finite number. Got {value!r}.")
+    return value
 
 
 def check_names(adapters: Iterable[Adapter]) -> None:

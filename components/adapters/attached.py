@@ -15,7 +15,7 @@ from ...registry.log import LOG
 from ..storage.fits import shown_names
 from .adapted import Adapted, Rows
 from .adapter import Adapter, check_names, check_strength
-from .block_strengths import check_blocks
+from .block_strengths import ENCODERS, check_blocks
 from .embedded import AdaptedTokenizer, EncoderWords, report, tokenizer_of, words_of
 from .embedding import Embedding
 from .names import DENOISERS, ModelNames, names_of
@@ -55,7 +55,9 @@ class AttachedAdapters(Adapters):
         if not models:
             raise ConfigError("The graph has no model bound that adapters change. Load a checkpoint: sf.load(…).")
         for adapter in _all(rows):
-            check_blocks(adapter.name, adapter.blocks, (path for names in models.values() for path in names.shapes))
+            if any(name in DENOISERS for name in models):  # a part of a graph may have none
+                check_blocks(adapter.name, adapter.blocks, (path for names in models.values() for path in names.shapes))
+            _check_components(adapter, models)
         _words(embeddings, bindings)
         placements = {content: place(content, models, name) for content, name in _contents(rows).items()}
         placed = {
@@ -63,6 +65,11 @@ class AttachedAdapters(Adapters):
             for component in models
         }
         return cls(rows, models, placed, embeddings)
+
+    @property
+    def prompts(self) -> int:
+        """The number of prompts with adapters of their own; 1 if all prompts have the same."""
+        return len(self.rows)
 
     def fitted(self, bindings: Mapping[str, Any]) -> "AttachedAdapters":
         """The same adapters for a graph with these bindings. ConfigError if they do not fit its models."""
@@ -153,6 +160,7 @@ def adapt(graph: Structure, adapters: Any) -> Structure:  # any value, from a ca
     if not isinstance(chosen, list | tuple):
         raise ConfigError(
             f"adapters: needs a list of adapters, or strengths by name. Got {adapters!r} ({type(adapters).__name__})."
+            f"{_way(adapters)}"
         )
     return attach(graph, cast("Sequence[Any]", chosen)) if chosen else graph
 
@@ -165,13 +173,32 @@ def set_strengths(graph: Structure, strengths: Mapping[str, Any]) -> Structure:
         if name not in known:
             way = did_you_mean(name, known) if known else "It has none: write pipe.with_adapters(…)."
             raise ConfigError(f"adapters: the graph has no adapter {name!r}. {way}")
-        check_strength(f"adapters: {name!r}", value)
+        for component, factor in value.items() if isinstance(value, Mapping) else [("", value)]:
+            check_strength(f"adapters: {name!r}{f': {component!r}' if component else ''}", factor)
     if before is None:
         return graph
-    rows = tuple(
-        tuple(replace(a, strength=strengths.get(a.name, a.strength)) for a in row) for row in before.rows
-    )  # fmt: skip
+    rows = tuple(tuple(_at(a, strengths.get(a.name, a.strength)) for a in row) for row in before.rows)
+    for adapter in _all(rows):
+        _check_components(adapter, before.models)
     return edited(graph, adapters=replace(before, rows=rows))
+
+
+def _at(adapter: Adapter, strength: float | Mapping[str, float]) -> Adapter:
+    """The adapter at a strength, or with one for each component."""
+    if isinstance(strength, Mapping):
+        return replace(adapter, strength=1.0, by_component=dict(strength))
+    return replace(adapter, strength=strength)
+
+
+def _check_components(adapter: Adapter, models: Mapping[str, ModelNames]) -> None:
+    """ConfigError for the strength of a component that the graph does not have.
+
+    It may lack a text encoder: lists of block strengths name all of them. A part of a graph may have no denoiser.
+    """
+    absent = ENCODERS if any(name in DENOISERS for name in models) else (*ENCODERS, *DENOISERS)
+    for name in adapter.by_component:
+        if name not in models and name not in absent:
+            raise ConfigError(f"{adapter.name}: the graph has no component {name!r}. {did_you_mean(name, models)}")
 
 
 def _is_copied(adapter: Adapter) -> bool:
@@ -221,13 +248,22 @@ def _rows(adapters: Sequence[Any]) -> tuple[tuple[Adapter | Embedding, ...], ...
     """One row for all prompts, or one for each. ConfigError for anything but adapters and embeddings."""
     lists = [isinstance(one, list | tuple) for one in adapters]
     rows: Sequence[Any] = adapters if any(lists) and all(lists) else [adapters]
+    if any(lists) and not all(lists):
+        one = adapters[lists.index(False)]
+        raise ConfigError(
+            f"adapters: needs adapters, or one list of adapters for each prompt. Got lists and {one!r} "
+            f"({type(one).__name__})."
+        )
     for row in rows:
         for one in row:
             if not isinstance(one, Adapter | Embedding):
-                way = " Write sf.load_adapter(file) first." if isinstance(one, str) else ""
-                way = " Pass adapters, or one list for each prompt." if any(lists) and not all(lists) else way
+                way = _way(one)
                 raise ConfigError(f"adapters: needs adapters. Got {one!r} ({type(one).__name__}).{way}")
     return tuple(tuple(row) for row in rows)
+
+
+def _way(passed: Any) -> str:  # whatever the user passes
+    return " Write sf.load_adapter(file) first." if isinstance(passed, str | Path) else ""
 
 
 def _report(name: str, content: PatchSet, found: Placement) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -94,6 +94,9 @@ def _checked(
     """The factor of each adapter. ConfigError for arguments that do not go together."""
     if len(adapters) < 2:
         raise ConfigError(f"combine: needs two adapters or more. Got {len(adapters)}.")
+    for adapter in cast("Sequence[Any]", adapters):  # any values, from the user
+        if not isinstance(adapter, Adapter):
+            raise ConfigError(f"combine: needs adapters. Got {adapter!r} ({type(adapter).__name__}).")
     factors = [1.0] * len(adapters) if weights is None else list(weights)
     if len(factors) != len(adapters):
         raise ConfigError(f"combine: needs one weight for each of {len(adapters)} adapters. Got {len(factors)}.")

@@ -45,7 +45,7 @@ def extract_models(
         ConfigError: no component on both sides, models of other classes or shapes, differences of token tables, or no
             difference at all.
     """
-    if isinstance(rank, bool) or rank < 1:
+    if type(rank) is not int or rank < 1:
         raise ConfigError(f"extract: needs a rank of 1 or more. Got {rank!r}.")
     if not 0 <= threshold < 1:
         raise ConfigError(f"extract: needs a threshold from 0 to below 1. Got {threshold!r}.")

@@ -66,6 +66,8 @@ def adapter_of(
         scales = read_scales(header or {}, peft)
     except LoadError as error:
         raise LoadError(f"{source}: {error}") from None
+    if all(entry.tensors.keys() <= {"weight", "bias"} for entry in entries.values()):
+        raise LoadError(f"{source}: is a whole model and no adapter. Load it with sf.load or sf.load_component.")
     patches: list[NamedPatch] = []
     wrong: list[str] = []
     for body, entry in entries.items():

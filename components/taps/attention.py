@@ -1,11 +1,12 @@
 """Changes of attention: functions of queries, keys and values."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
+from ...graph.errors import UnfitValue
 from ..models.attention import AttentionCore
 from ..models.levels import Size, level_size
 from ..models.views import combined_class, shallow_copy
@@ -124,7 +125,8 @@ class ChangedAttention(AttentionCore):
         """Return the queries to use, `b heads n d`."""
         q = super().queries(q, start)
         for change, at in self.changes:
-            q = change.queries(q, AttentionCall(at, q.shape[2], start, None, _no_attention, at.current.found))
+            made = change.queries(q, AttentionCall(at, q.shape[2], start, None, _no_attention, at.current.found))
+            q = _fitting(made, q.shape, change, "queries", at)
         return q
 
     def scaled_dot_product(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, start: int = 0) -> Tensor:
@@ -138,9 +140,22 @@ class ChangedAttention(AttentionCore):
             def usual(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
                 return attend_inside(q, k, v, mask, depth - 1)
 
-            return change.attend(q, k, v, AttentionCall(at, q.shape[2], start, mask, usual, at.current.found))
+            made = change.attend(q, k, v, AttentionCall(at, q.shape[2], start, mask, usual, at.current.found))
+            return _fitting(made, (*q.shape[:3], v.shape[3]), change, "attend", at)
 
         return attend_inside(q, k, v, mask, len(self.changes))
+
+
+def _fitting(
+    made: Any, shape: Sequence[int], change: AttentionChange, method: str, at: Place
+) -> Tensor:  # Any: a user's
+    """What a change returned. UnfitValue for another shape, which torch would repeat over rows, or no tensor."""
+    if isinstance(made, Tensor) and tuple(made.shape) == tuple(shape):
+        return made
+    got = f"the shape {tuple(made.shape)}" if isinstance(made, Tensor) else type(made).__name__
+    raise UnfitValue(
+        f"{type(change).__name__}.{method} must return a tensor of the shape {tuple(shape)} for {at.path}. Got {got}."
+    )
 
 
 def _no_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, ClassVar, NoReturn, cast, dataclass_transform, get_type_hints
+from typing import Any, ClassVar, NoReturn, cast, dataclass_transform, get_args, get_type_hints
 
 from torch import nn
 
-from ...graph.errors import ConfigError, LoadError, Malformed
+from ...graph.errors import ConfigError, LoadError, Malformed, UnfitValue
 from ...graph.files.code import class_files
 from ...graph.files.values import Values
 from ...graph.validate import Unfit, fitted, value_text
@@ -40,6 +40,11 @@ class Change:
             return
         if lacking := cls._lacking():
             raise Malformed(f"{cls.__module__}.{cls.__qualname__} has no {lacking}. Write it: the change itself.")
+        if cls.part not in (parts := get_args(Part)):
+            raise Malformed(
+                f"{cls.__module__}.{cls.__qualname__} has no layers for part = {cls.part!r}. "
+                f"{did_you_mean(str(cls.part), parts)}"
+            )
         if CHANGES.name_of(cls) is None:
             CHANGES.add(f"{cls.__module__}.{cls.__qualname__}", cls)
 
@@ -88,7 +93,15 @@ class Change:
 
     def replacements(self, block: TappedBlock) -> Mapping[str, Replacement]:
         """Return the layers to replace in a selected block, by their paths in the model."""
-        return {place.path: partial(self.replaced, at=place) for place in block.parts(self.part)}
+        return {place.path: partial(self._layer, at=place) for place in block.parts(self.part)}
+
+    def _layer(self, layer: nn.Module, at: Place) -> nn.Module:
+        made: Any = self.replaced(layer, at)  # a user's method
+        if not isinstance(made, nn.Module):
+            raise UnfitValue(
+                f"{type(self).__name__}.replaced must return a module for {at.path}. Got {type(made).__name__}."
+            )
+        return made
 
     def to_json(self) -> Mapping[str, Any]:
         """Return the entry in a graph file. Unfit for a class that no reader of the file could find."""

@@ -289,6 +289,12 @@ def test_a_file_of_a_whole_model_is_named_as_one() -> None:
         adapter_of([("a.b", torch.ones(1))], name="m", source="m.safetensors")
 
 
+def test_a_model_in_our_names_is_named_as_one() -> None:
+    tensors = {"conv_in.weight": torch.ones(2, 2), "conv_in.bias": torch.ones(2)}
+    with pytest.raises(LoadError, match=r"m\.safetensors: is a whole model and no adapter\. Load it with sf\.load or"):
+        adapter_of(tensors.items(), name="m", source="m.safetensors")
+
+
 def test_names_of_no_layer_are_listed() -> None:
     body = "lora_unet_nowhere"
     tensors = {f"{body}.lora_down.weight": torch.ones(2, 4), f"{body}.lora_up.weight": torch.ones(4, 2)}

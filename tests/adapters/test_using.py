@@ -225,9 +225,39 @@ def test_two_adapters_of_one_name_are_refused(pipe: Graph, adapters: tuple[Adapt
         pipe.with_adapters(adapters[0], adapters[0])
 
 
-def test_more_lists_than_prompts_are_refused(pipe: Graph, adapters: tuple[Adapter, Adapter]) -> None:
-    with pytest.raises(ValueError, match=r"Pass one list for each prompt"):
-        latents(pipe, ["a", "b", "c"], adapters=[[adapters[0]], [adapters[1]]])
+@pytest.mark.parametrize(("prompt", "count"), [(["a", "b", "c"], 3), ("a", 1), (["a"], 1)])
+@pytest.mark.parametrize("of_each", [1, 2])
+def test_another_number_of_lists_than_of_prompts_is_refused(
+    pipe: Graph, adapters: tuple[Adapter, Adapter], prompt: str | list[str], count: int, of_each: int
+) -> None:
+    text = rf"has lists for 2 prompts, and prompt has {count}\. Pass one list for each prompt"
+    with pytest.raises(InputError, match=text):
+        latents(pipe, prompt, adapters=[[adapters[0]], [adapters[1]]], num_images_per_prompt=of_each)
+
+
+def test_the_strength_of_a_component_that_the_graph_lacks_is_refused(
+    pipe: Graph, adapters: tuple[Adapter, Adapter]
+) -> None:
+    one = adapters[0]
+    text = r"the graph has no component 'unett'\. Did you mean 'unet'\?"
+    with pytest.raises(ConfigError, match=text):
+        pipe.with_adapters(one.scaled(unett=0.5))
+    with pytest.raises(InputError, match=text):
+        latents(pipe.with_adapters(one), adapters={"one": {"unett": 0.5}})
+    pipe.with_adapters(one.scaled(text_encoder_2=0.5))  # a list of block strengths names all text encoders
+
+
+def test_a_part_of_a_graph_takes_the_strengths_of_the_whole(pipe: Graph, adapters: tuple[Adapter, Adapter]) -> None:
+    prompt, other = pipe.only("positive"), adapters[1]
+    plain = prompt(prompt="a fox", adapters=[other]).positive.tokens
+    for scaled in (other.scaled(unet=0.5), other.scaled(blocks={"mid": 0}), other.scaled(blocks=[1] * 17)):
+        assert torch.equal(prompt(prompt="a fox", adapters=[scaled]).positive.tokens, plain)
+
+
+def test_strengths_by_name_may_be_those_of_components(pipe: Graph, adapters: tuple[Adapter, Adapter]) -> None:
+    other = adapters[1]
+    attached = latents(pipe.with_adapters(other.scaled(0.3)), adapters={"other": {"unet": 0.5}})
+    assert torch.equal(attached, latents(pipe, adapters=[other.scaled(unet=0.5)]))
 
 
 def test_a_graph_without_models_is_refused(adapters: tuple[Adapter, Adapter]) -> None:
@@ -240,6 +270,8 @@ def test_an_adapter_says_what_it_is(adapters: tuple[Adapter, Adapter]) -> None:
     assert repr(one) == f"Adapter('one': {len(one.patches)} LoRA, rank 2, strength 1)"
     assert {*other.components} == {"denoiser", "text_encoder"}
     assert one.scaled(0.5).scaled(0.5).strength == 0.25
+    changed = one.scaled(0.5, unet=0.3, blocks={"mid": 0}).during(0, 0.5)
+    assert repr(changed).endswith("strength 0.5, by component {'unet': 0.3}, during 0 to 0.5, blocks {'mid': 0})")
 
 
 def test_peft_folders_carry_their_scale(pipe: Graph, tmp_path: Path) -> None:
@@ -257,3 +289,29 @@ def test_peft_folders_carry_their_scale(pipe: Graph, tmp_path: Path) -> None:
     plain = latents(pipe, adapters=[sf.load_adapter(tmp_path / "plain.safetensors", scale=0.5)])
     assert torch.equal(folder, plain)
     assert torch.equal(file, plain)
+
+
+@pytest.mark.parametrize("points", [(0, 1), ((0, 1, 2),), (("a", 1),), ((0, "b"),)])
+def test_points_that_are_no_pairs_of_numbers_are_refused(adapters: tuple[Adapter, Adapter], points: Any) -> None:
+    with pytest.raises(ConfigError, match=r"^along: needs "):
+        adapters[0].along(*points)
+
+
+def test_texts_in_place_of_numbers_are_refused(pipe: Graph, adapters: tuple[Adapter, Adapter]) -> None:
+    text: Any = "4"
+    with pytest.raises(ConfigError, match=r"^during: start: needs a finite number\. Got '4'\.$"):
+        adapters[0].during(text, 1.0)
+    with pytest.raises(ConfigError, match=r"^padded: one has rank 2\. Got '4'\."):
+        adapters[0].padded(text)
+    with pytest.raises(ConfigError, match=r"^extract: needs a rank of 1 or more\. Got '4'\.$"):
+        sf.adapters.extract(pipe, pipe, text)
+    with pytest.raises(ConfigError, match=r"^combine: needs adapters\. Got '4' \(str\)\.$"):
+        sf.adapters.combine([adapters[0], text])
+
+
+@pytest.mark.parametrize("one", ["b.safetensors", Path("b.safetensors")])
+def test_files_in_place_of_adapters_are_refused(pipe: Graph, adapters: tuple[Adapter, Adapter], one: Any) -> None:
+    with pytest.raises(ConfigError, match=r"Write sf\.load_adapter\(file\) first\.$"):
+        pipe.with_adapters(adapters[0], one)
+    with pytest.raises(InputError, match=r"or one list of adapters for each prompt\. Got lists and None"):
+        latents(pipe, ["a", "b"], adapters=[[adapters[0]], None])

@@ -213,6 +213,10 @@ def test_threads_with_other_pictures_are_the_serial_runs(images: Images) -> None
 
 BAD: dict[str, tuple[str, dict[str, Any], str]] = {
     "no picture": ("base", {}, "The image prompt has no picture."),
+    "a picture and features": (
+        "base", {"ip_adapter_image": picture(3), "ip_adapter_image_embeds": torch.zeros(1, 24)},
+        "has pictures and features",
+    ),
     "no face": ("face", {}, "This adapter reads embeddings of faces."),
     "features of another encoder": (
         "base", {"ip_adapter_image_embeds": torch.zeros(1, 7)}, "needs 24 numbers (image_width) of the image_embeds",

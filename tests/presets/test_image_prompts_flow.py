@@ -192,7 +192,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "too few scales": ({"ip_adapter_scale": (0.5,)}, "needs a number, or a list of 2"),
     "a table of a U-Net": ({"ip_adapter_scale": {"mid": 1.0}}, "needs a number, or a list of 2"),
     "features of another encoder": (
-        {"ip_adapter_image_embeds": torch.zeros(1, 7)}, "needs features of width 24, got 7. Pass the image encoder",
+        {"ip_adapter_image": None, "ip_adapter_image_embeds": torch.zeros(1, 7)},
+        "needs features of width 24, got 7. Pass the image encoder",
     ),
 }  # fmt: skip
 

@@ -161,7 +161,8 @@ def test_a_lora_in_a_prompt_joins_those_of_the_call(pipe: sf.Graph, loras: Path)
         ("<lora:../style>", r"There is no LoRA '\.\./style'"),
         ("<lora:/etc/passwd>", r"There is no LoRA '/etc/passwd'"),
         ("<lora:style:x>", "is no LoRA with strengths"),
-        ("<lora:style:1><lora:style:2>", "names the LoRA 'style' twice, at different strengths"),
+        ("<lora:style:1><lora:style:2>", r"names the LoRA 'style' twice\. Name it once"),
+        ("<lora:style:0.5> a fox <lora:style:0.5>", r"names the LoRA 'style' twice\. Name it once"),
     ],
 )
 def test_a_lora_that_is_not_there_is_refused(pipe: sf.Graph, loras: Path, text: str, refused: str) -> None:

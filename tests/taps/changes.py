@@ -1,5 +1,7 @@
 """Changes as users write them: attention whose rows share, attention of two passes, and a layer of their own."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -76,3 +78,24 @@ class ByRole(sf.taps.AttentionChange):
         for p in call.forward.passes:
             factors[p.rows] = -1.0 if p.role == "negative" else 1.0 + call.forward.step.index
         return call.attend(q, k, v * factors)
+
+
+class FirstRow(sf.taps.AttentionChange):
+    """Attention to the prompt that returns the first row alone, or nothing."""
+
+    part = "cross"
+    keep: bool = True
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, call: sf.taps.AttentionCall) -> Tensor:
+        made: Any = call.attend(q, k, v)[:1] if self.keep else None
+        return made
+
+
+class NoLayer(sf.taps.Change):
+    """A change whose method returns no layer."""
+
+    part = "feed_forward"
+
+    def replaced(self, layer: nn.Module, at: sf.taps.Place) -> nn.Module:
+        made: Any = None
+        return made

@@ -21,7 +21,7 @@ from sfumato.components.types import Pass
 
 from ..guiders.support import noise
 from ..presets.support import counted, held
-from .changes import ByMap, ByRole, HalveFeedForward, Read, ReadFirst, Usual, Write
+from .changes import ByMap, ByRole, FirstRow, HalveFeedForward, NoLayer, Read, ReadFirst, Usual, Write
 
 STEPS = sf.schedulers.EulerDiscreteScheduler().steps(4)
 MIDDLE = "mid_block.attentions.0.transformer_blocks.0"
@@ -104,7 +104,34 @@ def test_a_change_that_changes_nothing_is_refused_when_its_class_is_made() -> No
             scale: float = 1.0
 
 
+def test_an_unknown_part_is_refused_when_its_class_is_made() -> None:
+    text = r"Crossed has no layers for part = 'cros'\. Did you mean 'cross'\? There are: block, self, cross"
+    with pytest.raises(sf.Malformed, match=text):
+
+        class Crossed(sf.taps.AttentionChange):  # pyright: ignore[reportUnusedClass]
+            part = "cros"  # type: ignore[assignment]  # what is refused
+
+            def attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
+                return call.attend(q, k, v)
+
+
 # ----------------------------------------------------------------------------------------------- functions of q, k, v
+@pytest.mark.parametrize(
+    ("change", "got"), [(FirstRow(), r"the shape \(1, 4, 64, 24\)"), (FirstRow(keep=False), "NoneType")]
+)
+def test_attention_of_another_shape_is_refused_and_not_repeated_over_rows(
+    emoji: Graph, change: FirstRow, got: str
+) -> None:
+    text = rf"FirstRow\.attend must return a tensor of the shape \(2, 4, 64, 24\) for .*attn2\. Got {got}"
+    with pytest.raises(sf.UnfitValue, match=text):
+        predictions(emoji, a_pass(taps=taps(change)))
+
+
+def test_a_layer_that_is_no_module_is_refused(emoji: Graph) -> None:
+    with pytest.raises(sf.UnfitValue, match=r"NoLayer\.replaced must return a module for .*\. Got NoneType"):
+        predictions(emoji, a_pass(taps=taps(NoLayer())))
+
+
 def test_attention_as_it_is_changes_no_bit(emoji: Graph) -> None:
     plain, changed = predictions(emoji, a_pass())[0], predictions(emoji, a_pass(taps=taps(Usual())))[0]
     assert torch.equal(plain, changed)

@@ -28,7 +28,9 @@ class LookAlike:
 
 
 _NO_FAMILY = "No family of this library draws with it."
-_ADAPTER = "It changes a model, and is none itself. Adapters are not read yet."
+_ADAPTER = "It changes a model, and is none itself. Adapters of this kind are not read."
+_LORA = "It changes a model, and is none itself. Load it with sf.load_adapter."
+_EMBEDDING = "It is a word with vectors, and no model. Load it with sf.load_embedding."
 
 LOOK_ALIKES: tuple[LookAlike, ...] = (
     # Adapters and small files
@@ -36,15 +38,15 @@ LOOK_ALIKES: tuple[LookAlike, ...] = (
     LookAlike("a Control-LoRA", ("lora_controlnet",), "It is read together with a U-Net. Use a whole control net."),
     LookAlike("a LoRA or a relative of it",
               (".lora_down.|.lora_up.|.lora_A.|.lora_B.|.lora.down.|.lora.up.|.lokr_|.hada_w|.oft_blocks|.dora_scale|"
-               ".oft_diag|.glora_|.a1.weight",), _ADAPTER),
+               ".oft_diag|.glora_|.a1.weight",), _LORA),
     LookAlike("InstantX's IP-Adapter of Flux", ("/image_proj.proj.0.", "/ip_adapter.0.to_k_ip."),
               "It is not read. Use XLabs' IP-Adapter of Flux."),
     LookAlike("an IP-Adapter", ("ip_adapter.|ip-adapter.|ip_adapter_|to_k_ip",),
               "Those of Stable Diffusion 1.5, SDXL, SD 3 (InstantX) and Flux (XLabs) are read.",
               not_beside=("ip_adapter", "flux_ip_adapter", "sd3_ip_adapter")),
     LookAlike("a motion module of AnimateDiff", ("motion_modules.|temporal_transformer.",), _ADAPTER),
-    LookAlike("a textual inversion", ("/emb_params|string_to_param|<",), _ADAPTER, lacks=(".weight",)),
-    LookAlike("a textual inversion of SDXL", ("/clip_g", "/clip_l"), _ADAPTER, lacks=(".",)),
+    LookAlike("a textual inversion", ("/emb_params|string_to_param|<",), _EMBEDDING, lacks=(".weight",)),
+    LookAlike("a textual inversion of SDXL", ("/clip_g", "/clip_l"), _EMBEDDING, lacks=(".",)),
     LookAlike("a hypernetwork", ("/320.|/640.|/768.|/1024.|/1280.", ".linear.|.linear1.|.linear2.|.0.weight"),
               _ADAPTER, lacks=("blocks", "layers")),
     LookAlike("an upscaler of the ESRGAN kind",
