@@ -191,16 +191,11 @@ class Adapter:
     def __repr__(self) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.kinds.items())
         ranks = f", rank {'/'.join(map(str, self.ranks))}" if self.ranks else ""
-        more = "".join(
-            f", {what} {text}"
-            for what, text, shown in (
-                ("by component", dict(self.by_component), self.by_component),
-                ("during", "{:g} to {:g}".format(*self.window), self.window != (0.0, 1.0)),
-                ("along", self.curve, self.curve),
-                ("blocks", dict(self.blocks), self.blocks),
-            )
-            if shown
-        )
+        more = "".join(f", {name} {factor:g}" for name, factor in {**self.by_component, **self.blocks}.items())
+        if self.window != (0.0, 1.0):
+            more += ", during {:g} to {:g}".format(*self.window)
+        if self.curve:
+            more += ", along " + ", ".join(f"({place:g}, {factor:g})" for place, factor in self.curve)
         return f"Adapter({self.name!r}: {kinds}{ranks}, strength {self.strength:g}{more})"
 
 

@@ -271,7 +271,7 @@ def test_an_adapter_says_what_it_is(adapters: tuple[Adapter, Adapter]) -> None:
     assert {*other.components} == {"denoiser", "text_encoder"}
     assert one.scaled(0.5).scaled(0.5).strength == 0.25
     changed = one.scaled(0.5, unet=0.3, blocks={"mid": 0}).during(0, 0.5)
-    assert repr(changed).endswith("strength 0.5, by component {'unet': 0.3}, during 0 to 0.5, blocks {'mid': 0})")
+    assert repr(changed).endswith("strength 0.5, unet 0.3, mid 0, during 0 to 0.5)")
 
 
 def test_peft_folders_carry_their_scale(pipe: Graph, tmp_path: Path) -> None:
@@ -313,5 +313,7 @@ def test_texts_in_place_of_numbers_are_refused(pipe: Graph, adapters: tuple[Adap
 def test_files_in_place_of_adapters_are_refused(pipe: Graph, adapters: tuple[Adapter, Adapter], one: Any) -> None:
     with pytest.raises(ConfigError, match=r"Write sf\.load_adapter\(file\) first\.$"):
         pipe.with_adapters(adapters[0], one)
+    with pytest.raises(InputError, match=r"Write sf\.load_adapter\(file\) first\.$"):
+        latents(pipe, adapters=one)
     with pytest.raises(InputError, match=r"or one list of adapters for each prompt\. Got lists and None"):
         latents(pipe, ["a", "b"], adapters=[[adapters[0]], None])

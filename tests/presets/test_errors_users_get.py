@@ -92,15 +92,6 @@ CALLS: dict[str, tuple[dict[str, Any], list[str]]] = {
         {"prompt_embeds": 1, "prompt": "a cat"},
         ["value = pipe.only('positive')(prompt=…).positive. Then pass positive=value."],
     ),
-    "a LoRA": ({"prompt": "a cat", "lora": "a.safetensors"}, ["a = sf.load_adapter(file), then pipe(…, adapters=[a])"]),
-    "a file of a LoRA": (
-        {"prompt": "a cat", "adapters": "a.safetensors"},
-        ["Got 'a.safetensors' (str). Write sf.load_adapter(file) first."],
-    ),
-    "a picture without an image prompt": (
-        {"prompt": "a cat", "ip_adapter_image": "a.png"},
-        ["ip_adapter_image  no such input. Write sf.load(…, ip_adapter=file)"],
-    ),
     "a callback": ({"prompt": "a cat", "callback_on_step_end": print}, ["Write `for event in pipe.stream(…)`"]),
     "steps": ({"prompt": "a cat", "steps": 20}, ["steps  takes Steps, got 20 (int). Write num_inference_steps=…."]),
     "a device": ({"prompt": "a cat", "device": "cuda"}, ["a pipeline has none. Write sf.load(…, device='cuda'"]),
