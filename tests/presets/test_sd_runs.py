@@ -35,7 +35,7 @@ def test_a_part_loads_what_it_needs_and_nothing_else() -> None:
 
 def test_a_part_asks_for_no_more_than_it_needs(emoji: Graph) -> None:
     part = emoji.only("positive")
-    assert list(part.inputs) == ["prompt", "clip_skip", "long_prompt", "num_images_per_prompt"]
+    assert list(part.inputs) == ["prompt", "clip_skip", "long_prompt", "prompts", "num_images_per_prompt"]
     assert list(part.components) == ["text_encoder", "tokenizer"]
     with pytest.raises(InputError, match=r"height"):
         part(prompt="a fish", height=64)
