@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from math import atan, log, pi
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
@@ -36,6 +36,8 @@ class EDM(Scheduler):
     final_sigmas_type: Literal["zero", "sigma_min"] = "zero"
 
     accepts = "sigmas"
+    multistep: ClassVar[bool] = False
+    """Whether a step uses the estimates of earlier ones, which divides by the difference of their levels."""
 
     @abstractmethod
     def c_noise(self, sigma: float) -> float:
@@ -46,9 +48,13 @@ class EDM(Scheduler):
         """Whether a step from this level needs noise, in a run of `calls` steps."""
 
     def plan(self, request: Request) -> Schedule:
-        """One model call at each level of the request, or of a curve."""
+        """One model call at each level of the request, or of a curve. ConfigError for equal levels of a multistep
+        solver.
+        """
         if request.sigmas is not None:
             levels: Floats = request.noise_levels()
+            if self.multistep:
+                request.refuse_equal_neighbours(levels[:-1])
         else:
             levels = self._curve(request.n)
             levels = np.append(levels, 0.0 if self.final_sigmas_type == "zero" else levels[-1]).astype(np.float32)
@@ -119,8 +125,8 @@ class EDMEulerScheduler(EDM, ChurnKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EDMMultistep(EDM):
-    """The multistep solvers for EDM models, with their published config keys."""
+class MultistepKeys:
+    """The published config keys of the multistep solvers for EDM models."""
 
     solver_type: Literal["midpoint", "heun"] = "midpoint"
     lower_order_final: bool = True
@@ -128,19 +134,15 @@ class EDMMultistep(EDM):
     euler_at_final: bool = False
     """Take the last step at first order."""
 
-    def plan(self, request: Request) -> Schedule:
-        """See `EDM`. ConfigError for two model calls at one level."""
-        if request.sigmas is not None:
-            request.refuse_equal_neighbours(request.noise_levels()[:-1])
-        return super().plan(request)
-
 
 @dataclass(frozen=True, kw_only=True)
-class EDMDPMSolverMultistepScheduler(EDMMultistep, ThresholdKeys):
+class EDMDPMSolverMultistepScheduler(EDM, MultistepKeys, ThresholdKeys):
     """DPM-Solver++ for EDM models (Lu et al. 2022b, algorithm 2): first to third order, deterministic or stochastic.
 
     The formula is that of DPMSolverMultistepScheduler with alpha = 1. History: the last clean estimates, oldest first.
     """
+
+    multistep: ClassVar[bool] = True
 
     solver_order: Annotated[int, Ge(1), Le(3)] = 2
     algorithm_type: Literal["dpmsolver++", "sde-dpmsolver++"] = "dpmsolver++"
@@ -171,7 +173,7 @@ class EDMDPMSolverMultistepScheduler(EDMMultistep, ThresholdKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CosineDPMSolverMultistepScheduler(EDMMultistep):
+class CosineDPMSolverMultistepScheduler(EDM, MultistepKeys):
     """The stochastic DPM-Solver++ for models whose timestep is an angle, as Stable Audio's (Crowson: k-diffusion).
 
     A sample at level sigma is a point between signal and noise at the angle atan(sigma), and the timestep is its share
@@ -179,6 +181,8 @@ class CosineDPMSolverMultistepScheduler(EDMMultistep):
     from one Brownian path; here it is passed in, unit normal and independent in each step, like every other
     scheduler's. History: the last clean estimate.
     """
+
+    multistep: ClassVar[bool] = True
 
     sigma_min: Positive = 0.3
     sigma_max: Positive = 500.0
