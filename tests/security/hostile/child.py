@@ -23,6 +23,8 @@ from .watch import Blocked, Watch, own_temporary
 
 LONGEST_TEXT = 30_000
 """A longer text of an error helps nobody, and fills a terminal."""
+LONGEST_DRAWING = 100_000
+"""The svg of a whole preset has half of it."""
 
 
 class Refused(Exception):
@@ -65,8 +67,9 @@ def run_input(one: Hostile, folder: Path, output: int) -> None:
     except OURS as error:
         watch.on = False
         verdict = f"refused: {type(error).__name__}: {str(error)[:300]}"
-        for text in (str(error), *getattr(error, "__notes__", ())):
-            faults += _text_faults(text, "a text")
+        faults += _text_faults(str(error), "a text")
+        for text in getattr(error, "__notes__", ()):  # drawings and results that were accepted are among them
+            faults += _text_faults(text, "a note", longest=LONGEST_DRAWING)
     except Blocked as error:
         verdict = f"did what it must not: {error}"
     except BaseException as error:
