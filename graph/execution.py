@@ -78,7 +78,7 @@ class Execution:
         self.silent = False
         """Whether the events have no listener, so that notes become warnings."""
         self._notes = list(notes)
-        self._said: list[str] = []  # all notes that were sent
+        self._sent_notes: list[str] = []
         self._fresh: dict[str, dict[str, Any]] = {}  # memory that this turn has written; its end makes it `memory`
         self._filled: dict[str, Block] = {}  # blocks with their components, by path
         self._debug = debugging()
@@ -145,14 +145,14 @@ class Execution:
             else:
                 if span and span.whole and not lease:
                     lease = self.leases.take(span.lines, bindings, path)
-                began, said = time.perf_counter(), len(self._said)
+                began, notes = time.perf_counter(), len(self._sent_notes)
                 if line.container is None:
                     yield from self._run_block(line, path, inputs, bindings, env)
                 else:
                     runner = _Inside(self, line, path, line.bindings_inside(bindings), keep, leased or lease > 0)
                     yield from self._run_container(line.container, runner, inputs, env)
                 if self.reuse is not None and not prefix:
-                    self.reuse.add(line, env, time.perf_counter() - began, tuple(self._said[said:]))
+                    self.reuse.add(line, env, time.perf_counter() - began, tuple(self._sent_notes[notes:]))
                 if keep and not line.makes_function:
                     self.state.done[path] = {value[1]: env[value] for value in line.outputs}
             for value in line.dead:
@@ -270,7 +270,7 @@ class Execution:
 
     def _send_notes(self, path: str) -> Generator[Event, None, None]:
         notes, self._notes = self._notes, []
-        self._said += notes
+        self._sent_notes += notes
         for text in map(printable_lines, notes):
             if self.silent:
                 warnings.warn(text, UserWarning, stacklevel=2)

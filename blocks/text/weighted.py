@@ -46,11 +46,11 @@ def over_steps(
                 'prompts="a1111" or prompts="comfy" reads the syntax of those programs.'
             )
     rows = [None if one is None else [rules.over_steps(text) for text in one] for one in read]
-    there = [one for one in rows if one is not None]
-    if all(isinstance(item, str) for one in there for items in one for item in items):
+    passed = [one for one in rows if one is not None]
+    if all(isinstance(item, str) for one in passed for items in one for item in items):
         return encode([None if one is None else ["".join(items) for items in one] for one in rows], 1)
-    total = one_or_each(there)
-    plays = [played([one[row % len(one)] for one in there]) for row in range(total)]
+    total = one_or_each(passed)
+    plays = [played([one[row % len(one)] for one in passed]) for row in range(total)]
     rounds: list[list[Texts]] = []
     for number in range(max(len(combinations) for combinations, _ in plays)):
         chosen = [combinations[min(number, len(combinations) - 1)] for combinations, _ in plays]

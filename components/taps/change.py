@@ -65,7 +65,7 @@ class Change:
 
     def replaced(self, layer: nn.Module, at: Place) -> nn.Module:
         """Return the layer to use in place of this one. It may use this one, but must not change it."""
-        raise NotImplementedError
+        raise NotImplementedError  # a class without it is refused when it is made
 
     def select(self, layers: PerturbableLayers, chosen: "Chosen", model: str) -> Sequence[str]:
         """Return the paths of the blocks to change. It reads no weights: a graph is checked with it.

@@ -68,7 +68,7 @@ def _taken_apart(value: Any, tensors: list[Any]) -> Tree:
     torch = sys.modules.get("torch")
     if torch is not None and type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout is torch.strided:
         tensors.append(value.detach().clone().contiguous())
-        return {"tensor": len(tensors) - 1}
+        return {"tensor": len(tensors) - 1, "device": str(value.device)}
     image = sys.modules.get("PIL.Image")
     if (
         torch is not None
@@ -123,8 +123,8 @@ class _Maker:
                 return tuple(map(self.made, items))
             case {"dict": list(pairs)}:
                 return {self.made(key): self.made(item) for key, item in cast("list[list[Tree]]", pairs)}
-            case {"tensor": int(number)}:
-                return self.tensors[number].clone()
+            case {"tensor": int(number), "device": str(device)}:  # a file has it on the CPU
+                return self.tensors[number].to(device, copy=True)
             case {"picture": int(number), "mode": str(mode), "size": [int(width), int(height)]}:
                 from PIL import Image  # here, since few graphs have pictures
 
