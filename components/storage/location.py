@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from ...graph.errors import LoadError
-from ...graph.files.inside import boundary_of, leads_out, path_inside
+from ...graph.files.inside import boundary_of, followed, leads_out, path_inside
 from ...graph.limits import AboveLimit, check_limit
 from .files import find_folder
 from .hub import Access, Repo, is_repo, open_repo
@@ -47,9 +47,9 @@ class Folder:
         files = [place / name for name in names]
         for path in (place, *files):
             try:
-                target = path.resolve()
-            except (OSError, RuntimeError) as error:  # a loop of links
-                raise LoadError(f"{path}: cannot be followed ({getattr(error, 'strerror', None) or error}).") from None
+                target = followed(path)
+            except OSError as error:  # a loop of links
+                raise LoadError(f"{path}: cannot be followed ({error.strerror}).") from None
             if not target.is_relative_to(boundary):
                 raise LoadError(
                     f"{path}: is a link that leads out of {self.path}. A checkpoint could read any file this way. "

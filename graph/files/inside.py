@@ -1,5 +1,6 @@
 """Paths in files: each may lead only inside the folder of its file, or into folders that the program names."""
 
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path, PurePath, PureWindowsPath
@@ -28,11 +29,11 @@ def path_inside(name: str | PurePath, folder: str | os.PathLike[str], allowed: I
         raise LoadError(f"needs the path of a file or folder. Got {shown}.")
     path = Path(os.path.abspath(Path(folder, text)))
     try:
-        target = path.resolve()
+        target = followed(path)
         if any(target.is_relative_to(Path(place).resolve()) for place in (_EMBEDDED, *allowed)):
             return path
         inside, exists = target.is_relative_to(boundary_of(Path(folder))), target.exists()
-    except (OSError, RuntimeError, ValueError) as error:  # a loop of links; a name that is too long
+    except (OSError, ValueError) as error:  # a loop of links; a name that is too long
         raise LoadError(f"{shown} cannot be followed ({getattr(error, 'strerror', None) or error}).") from None
     if not inside or leads_out(text, folder):
         way = f" If the path is yours, write sf.load(…, access=sf.Access(folders=[{str(path)!r}]))." if exists else ""
@@ -40,6 +41,16 @@ def path_inside(name: str | PurePath, folder: str | os.PathLike[str], allowed: I
             f"{shown} leads out of the folder {folder}. A file may name only what is inside its folder.{way}"
         )
     return path
+
+
+def followed(path: Path) -> Path:
+    """The absolute path behind all links. The last parts need not exist. OSError for a loop of links."""
+    try:
+        return path.resolve(strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        return path.resolve()
+    except RuntimeError as error:  # a loop, before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
 
 
 def leads_out(name: str | PurePath, folder: str | os.PathLike[str] = "") -> bool:
