@@ -12,6 +12,7 @@ from .errors import InputError as InputError
 from .errors import LoadError as LoadError
 from .errors import Malformed as Malformed
 from .errors import NotFinite as NotFinite
+from .errors import Paused as Paused
 from .errors import PictureError as PictureError
 from .errors import Problem as Problem
 from .errors import SaveError as SaveError

@@ -11,6 +11,7 @@
     - BlockFailed           a block whose computation torch refused, such as sizes that do not fit
     - NotFinite             NaN or infinity in a run within debug()
     - Cancelled             a run that was cancelled
+      . Paused              a run that was paused; `sf.resume(run.state)` goes on
   + ConfigError             a config with unknown, missing or wrong keys
   + LoadError               a checkpoint, folder or index that cannot be loaded; says which part and why
   + SaveError               a file or folder that cannot be saved; what was there is unchanged
@@ -116,6 +117,10 @@ class NotFinite(GraphError, ArithmeticError):
 
 class Cancelled(GraphError):
     """A run that was cancelled. The text is the path of the node that would have run next."""
+
+
+class Paused(Cancelled):
+    """A run that was paused. The text says where; `sf.resume(run.state)` goes on from there."""
 
 
 class ConfigError(SfumatoError, ValueError):

@@ -5,7 +5,6 @@ that their makers read live as long as they do.
 """
 
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -16,7 +15,7 @@ from typing import Any
 from ..registry import printable_lines
 from .block import Block, ports_of
 from .debug import check_values, debugging, watched
-from .errors import BrokenBlock, Cancelled
+from .errors import BrokenBlock, Cancelled, Paused
 from .event import Event, Events
 from .failures import failure_in
 from .fields import Lazy
@@ -25,6 +24,7 @@ from .leases import RunLeases
 from .memo import Memo
 from .memo.reuse import Reuse
 from .plan import Line, Plan, Value, plan_of, turn_plans
+from .requests import Requests
 from .structure import Container, Inside, Structure, Values
 from .typing import type_text
 from .wiring import INPUTS
@@ -73,8 +73,8 @@ class Execution:
         self.inputs = inputs
         self.state = State()
         self.reuse = None if memo is None else Reuse(memo)
-        self.stop = threading.Event()
-        self.leases = RunLeases(f"{'.'.join(graph.preset)}:" if graph.preset else "", self.stop)
+        self.requests = Requests()
+        self.leases = RunLeases(f"{'.'.join(graph.preset)}:" if graph.preset else "", self.requests)
         self.silent = False
         """Whether the events have no listener, so that notes become warnings."""
         self._notes = list(notes)
@@ -85,10 +85,18 @@ class Execution:
         self._flags = FiniteFlags()
         self._dtypes: dict[str, dict[str, str]] = {}  # of the components of each node
 
+    @property
+    def finishing(self) -> bool:
+        """Whether the turn is the last of its loop, since the run finishes now."""
+        return self.requests.finishing
+
     def check(self) -> None:
-        """Raise `Cancelled` if the run was asked to stop."""
-        if self.stop.is_set():
-            raise Cancelled("The run was cancelled.")
+        """Raise `Cancelled` if the run was cancelled."""
+        self.requests.check()
+
+    def wake(self) -> None:
+        """Wake the run where it waits, so that it reads its requests."""
+        self.leases.wake()
 
     def note(self, text: str) -> None:
         """Send a text to whoever listens to the run; without listeners it becomes a Python warning."""
@@ -135,14 +143,13 @@ class Execution:
         for place, line in enumerate(plan.lines):
             path = prefix + line.name
             span = spans.get(line.name)
-            if self.stop.is_set():
-                raise Cancelled(f"The run was cancelled before {path}.")
             if keep and path in self.state.done:
                 done = self.state.done[path]
                 env.update((value, done[value[1]]) for value in line.outputs if value[1] in done)
             elif keep and line.until and prefix + line.until in self.state.done:
                 continue  # all that could call its functions is done
             else:
+                self._check_before(path, pausable=keep)
                 if span and span.whole and not lease:
                     lease = self.leases.take(span.lines, bindings, path)
                 began, notes = time.perf_counter(), len(self._sent_notes)
@@ -151,7 +158,7 @@ class Execution:
                 else:
                     runner = _Inside(self, line, path, line.bindings_inside(bindings), keep, leased or lease > 0)
                     yield from self._run_container(line.container, runner, inputs, env)
-                if self.reuse is not None and not prefix:
+                if self.reuse is not None and not prefix and not self.requests.finished_early:
                     self.reuse.add(line, env, time.perf_counter() - began, tuple(self._sent_notes[notes:]))
                 if keep and not line.makes_function:
                     self.state.done[path] = {value[1]: env[value] for value in line.outputs}
@@ -164,6 +171,12 @@ class Execution:
                 self.leases.release(lease)
                 lease = 0
         return {name: env[value] for name, value in plan.outputs}
+
+    def _check_before(self, path: str, *, pausable: bool) -> None:
+        if self.requests.stop.is_set():
+            raise Cancelled(f"The run was cancelled before {path}.")
+        if pausable and self.requests.pause:
+            raise Paused(f"The run was paused before {path}.")
 
     def _forget(self, path: str, port: str) -> None:
         if path in self.state.done:
@@ -309,9 +322,11 @@ class _Inside:
         if first < len(items):
             yield from run.run_plan(before, prefix, values, bindings, constant, keep=False, leased=self.leased)
         turns[path] = (first, state)
+        around = run.requests.another_turn  # of the loop around this one
         for k in range(first, len(items)):
             inputs = {**values, **state, item: items[k]} if carries else {**values, item: items[k]}
             env = dict(constant)
+            run.requests.another_turn = False
             try:
                 out = yield from run.run_plan(turn, prefix, inputs, bindings, env, keep=False, leased=self.leased)
             except Cancelled:
@@ -323,6 +338,11 @@ class _Inside:
             run.end_turn(prefix, remember=carries)
             turns[path] = (k + 1, state)
             yield Event("turn", path, turn=k + 1, turns=len(items), values=state)
+            if run.requests.finishing:
+                break
+            if run.requests.pause:
+                raise Paused(f"The run was paused after turn {k + 1} of {len(items)} of {path}.")
+        run.requests.another_turn = around
         run.end_loop(path)
         return dict(state)
 

@@ -179,6 +179,10 @@ class Graph(Structure, name="Graph"):
         """A run that hands out its events: `for event in (run := graph.stream(…)): …`, then `run.outputs`."""
         return prepare(self, first, values)
 
+    def start(self, *first: Any, **values: Any) -> Run:
+        """A run in a thread of its own: `run.result()` waits for it, and `run.pause()` stops it."""
+        return prepare(self, first, values).start()
+
     # ------------------------------------------------------------------------------------------- looking
     def check(self) -> list[Problem]:
         """Everything that stands between this graph and a run: unbound components, latent spaces, missing files."""

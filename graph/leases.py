@@ -6,12 +6,13 @@ each other.
 
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from threading import Event
 from typing import Any
 
+from .errors import Cancelled, Paused
 from .fields import Lazy
 from .lender import Lease, Lender
 from .plan import Line, plan_of
+from .requests import Requests
 
 
 def lenders(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Mapping[Lender, list[Any]]:
@@ -34,9 +35,9 @@ def _components(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Iterator[
 class RunLeases:
     """The leases of one run. Each ends with its span; those that are left end with the run."""
 
-    def __init__(self, owner: str, stop: Event) -> None:
+    def __init__(self, owner: str, requests: Requests) -> None:
         self._owner = owner
-        self._stop = stop
+        self._requests = requests
         self._leases: dict[int, list[Lease]] = {}
         self._next = 0
         self._waiting_for: Lender | None = None
@@ -48,12 +49,17 @@ class RunLeases:
         by_lender = lenders(lines, bindings)
         for lender in sorted(by_lender, key=id):  # one order for all runs, so that two managers cannot lock two runs
             self._waiting_for = lender
-            leases.append(lender.lease(by_lender[lender], f"{self._owner}{path}", self._stop))
+            try:
+                leases.append(lender.lease(by_lender[lender], f"{self._owner}{path}", self._requests.leave))
+            except Cancelled:
+                if self._requests.stop.is_set():
+                    raise
+                raise Paused(f"The run was paused while {path} waited for memory.") from None
         self._waiting_for = None
         return self._next
 
     def wake(self) -> None:
-        """Wake the lender that the run waits for, so that it sees that the run was asked to stop."""
+        """Wake the lender that the run waits for, so that it sees that the run is to stop."""
         if (lender := self._waiting_for) is not None:
             lender.wake()
 

@@ -55,6 +55,11 @@ Memory = Annotated[T, _MEMORY]
 class Running(Protocol):
     """The run that a block is in. A block gets it by a parameter of this type, which no edge reaches."""
 
+    @property
+    def finishing(self) -> bool:
+        """Whether the turn is the last of its loop, since `run.finish_now()` was called: give clean latents then."""
+        ...
+
     def check(self) -> None:
         """Raise `Cancelled` if the run was cancelled."""
 
@@ -64,6 +69,8 @@ class Running(Protocol):
 
 class _Alone:
     """The `Running` of a block that is called directly."""
+
+    finishing = False
 
     def check(self) -> None:
         pass

@@ -1,9 +1,12 @@
-"""`Run`: the events, the state and the result of one execution of a graph, and the way to stop it."""
+"""`Run`: the events, the state and the result of one execution of a graph, and the ways to stop it."""
 
+import threading
 from collections.abc import Iterator
+from contextvars import copy_context
+from typing import Self
 
 from .block import Block
-from .errors import GraphError
+from .errors import Cancelled, GraphError
 from .event import Event, Events
 from .execution import Execution, State
 from .memo import Memo
@@ -20,6 +23,8 @@ def run_alone(name: str, block: Block, inputs: Values) -> Outputs:
 class Run:
     """One run of a graph. Iterate it for its events, or call `result()`; both go on from its present state.
 
+    `start()` runs it in a thread. Any thread may call `cancel`, `pause` and `finish_now`.
+
     `notes` are texts that become events, or Python warnings where nobody listens. `memo` has outputs of earlier runs.
     """
 
@@ -29,6 +34,11 @@ class Run:
         self._outputs: Outputs | None = None
         self._execution = Execution(graph, inputs, notes, memo)
         self._events: Events | None = None
+        self._advancing = threading.RLock()  # held by the thread that runs blocks
+        self._is_advancing = False
+        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()  # of the thread; waiting for it, unlike a join, sees Ctrl-C on all systems
+        self._error: BaseException | None = None  # that ended the thread
 
     @property
     def outputs(self) -> Outputs:
@@ -58,38 +68,117 @@ class Run:
         return self
 
     def __next__(self) -> Event:
-        if self._events is None:
-            self._events = self._execution.run()
+        if self._thread is not None and not self._in_own_thread:
+            raise GraphError("This run has its own thread, so it cannot be iterated. Call run.result() to wait for it.")
+        with self._advancing:
+            if self._events is None:
+                self._events = self._execution.run()
+            self._is_advancing = True
+            try:
+                return next(self._events)
+            except StopIteration as stop:
+                if stop.value is not None:
+                    self._outputs = Outputs(stop.value)
+                raise
+            except BaseException:
+                self._events = None  # a generator that has raised is over; the next one goes on from the state
+                raise
+            finally:
+                self._is_advancing = False
+
+    def start(self) -> Self:
+        """Run to the end in a thread of its own. Gives the run. A run starts once."""
+        if self._thread is not None:
+            raise GraphError("This run was started before. Make another one: graph.start(…).")
+        self._execution.silent = True
+        self._thread = threading.Thread(target=copy_context().run, args=(self._run_in_thread,), name="sfumato run")
+        self._thread.start()
+        return self
+
+    def _run_in_thread(self) -> None:
         try:
-            return next(self._events)
-        except StopIteration as stop:
-            if stop.value is not None:
-                self._outputs = Outputs(stop.value)
-            raise
-        except BaseException:
-            self._events = None  # a generator that has raised is over; the next one goes on from the state
-            raise
+            for _ in self:
+                pass
+        except Cancelled as error:
+            self._error = error.with_traceback(None)  # its frames would keep the values of the run
+        except BaseException as error:  # `result` raises it
+            self._error = error
+        finally:
+            self._ended.set()
 
     def result(self) -> Outputs:
-        """Run to the end. Gives the outputs."""
-        self._execution.silent = True
-        for _ in self:
-            pass
+        """Run to the end, or wait for the end of a run with its own thread. Gives the outputs.
+
+        Raises the error of the run. Ctrl-C cancels it.
+        """
+        if self._thread is None or self._in_own_thread:
+            self._execution.silent = True
+            for _ in self:
+                pass
+            return self.outputs
+        try:
+            self._ended.wait()
+        except KeyboardInterrupt:
+            self.cancel()
+            self._ended.wait()
+            raise
+        if self._error is not None:
+            raise self._error
         return self.outputs
 
     def close(self) -> None:
-        """Release the components that it holds; a run that is iterated again leases them again. Not while it runs."""
-        events, self._events = self._events, None
-        if events is not None:
-            events.close()
+        """Release the components that it holds. A run without its own thread leases them again when it is iterated; one
+        with its own thread is cancelled."""
+        if self._thread is not None and not self._in_own_thread:
+            self.cancel()
+            self._ended.wait()
+            return
+        with self._advancing:
+            events, self._events = self._events, None
+            if events is not None:
+                events.close()
 
     def cancel(self) -> None:
-        """Ask the run to stop: it raises `Cancelled` before its next node or model pass. Any thread may ask."""
-        self._execution.stop.set()
-        self._execution.leases.wake()
+        """Stop the run: it raises `Cancelled` before its next node or model pass, and releases its components."""
+        self._execution.requests.cancelled()
+        self._execution.wake()
+        self._release_if_idle()
+
+    def pause(self) -> State:
+        """Stop the run where none of its work is lost: before a node, or after a turn of a loop. Gives its state.
+
+        The run raises `Paused`. Waits for the stop, unless the run itself calls it: in a function that gets its events.
+        """
+        self._execution.requests.paused()
+        self._execution.wake()
+        if self._thread is None:
+            self._release_if_idle()
+        elif not self._in_own_thread:
+            self._ended.wait()
+        return self.state
+
+    def finish_now(self) -> None:
+        """End each loop with its present turn, and decode the result: `result()` gives pictures early.
+
+        The last turn gives the clean latents that its prediction points to. A loop that begins later has one turn.
+        """
+        self._execution.requests.finish_now()
+
+    @property
+    def _in_own_thread(self) -> bool:
+        return threading.current_thread() is self._thread
+
+    def _release_if_idle(self) -> None:
+        """Release the components of a run that nobody iterates at the moment."""
+        if self._thread is None and self._advancing.acquire(blocking=False):
+            try:
+                if not self._is_advancing:  # else a block of the run has called
+                    self.close()
+            finally:
+                self._advancing.release()
 
     def check(self) -> None:
-        """Raise `Cancelled` if the run was asked to stop."""
+        """Raise `Cancelled` if the run was cancelled."""
         self._execution.check()
 
     def note(self, text: str) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         ConfigError as ConfigError, Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError,
         GraphFileError as GraphFileError, InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError,
         Loop as Loop, Malformed as Malformed, Map as Map, Memory as Memory, NotFinite as NotFinite, Outputs as Outputs,
-        PictureError as PictureError, Port as Port, Problem as Problem, Run as Run, Running as Running,
+        Paused as Paused, PictureError as PictureError, Port as Port, Problem as Problem, Run as Run, Running as Running,
         SaveError as SaveError, SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound,
         UnfitValue as UnfitValue, WireError as WireError,
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
@@ -47,7 +47,7 @@ __version__ = "0.1.0"
 _GRAPH = (
     "Block", "BlockFailed", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph",
     "GraphError", "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
-    "NotFinite", "Outputs", "PictureError", "Port", "Problem", "Run", "Running", "SaveError", "SfumatoError",
+    "NotFinite", "Outputs", "Paused", "PictureError", "Port", "Problem", "Run", "Running", "SaveError", "SfumatoError",
     "Switch", "Unbound", "UnfitValue", "WireError", "assignable", "component", "debug", "knob", "named",
 )  # fmt: skip
 

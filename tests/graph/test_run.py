@@ -16,6 +16,7 @@ from sfumato.graph import (
     InputError,
     Loop,
     Memory,
+    Running,
     Switch,
     WireError,
     component,
@@ -229,7 +230,7 @@ def test_a_run_is_cancelled_before_its_next_node() -> None:
         if event.kind == "turn":
             run.cancel()
             break
-    with pytest.raises(Cancelled, match=r"The run was cancelled before loop.step."):
+    with pytest.raises(Cancelled, match=r"The run was cancelled before loop\."):
         run.result()
 
 
@@ -254,9 +255,13 @@ def test_from_another_thread_and_in_the_middle_of_a_node() -> None:
         run.result()
     thread.join()
 
-    run = Graph(check=named(Checks(), item="n")).stream(x=1, n=1)
-    next(run)
-    run.cancel()
+    class Cancels(Block):
+        def __call__(self, x: int, running: Running) -> X:
+            run.cancel()
+            running.check()
+            return X(x)
+
+    run = Graph(check=Cancels()).stream(x=1)
     with pytest.raises(Cancelled, match=r"The run was cancelled in check."):
         run.result()
 
