@@ -20,7 +20,7 @@ from .errors import SfumatoError as SfumatoError
 from .errors import Unbound as Unbound
 from .errors import UnfitValue as UnfitValue
 from .errors import WireError as WireError
-from .event import Event as Event
+from .events import Event as Event
 from .execution import Cell as Cell
 from .fields import Above as Above
 from .fields import Lazy as Lazy

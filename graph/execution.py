@@ -16,7 +16,7 @@ from ..registry import printable_lines
 from .block import Block, ports_of
 from .debug import check_values, debugging, watched
 from .errors import BrokenBlock, Cancelled, Paused
-from .event import Event, Events
+from .events import BlockFinished, BlockReused, BlockStarted, ComponentLoaded, Event, Events, Note, TurnFinished
 from .failures import failure_in
 from .fields import Lazy
 from .finite import FiniteFlags, not_finite_text
@@ -25,6 +25,7 @@ from .memo import Memo
 from .memo.reuse import Reuse
 from .plan import Line, Plan, Value, plan_of, turn_plans
 from .requests import Requests
+from .sizes import value_bytes
 from .structure import Container, Inside, Structure, Values
 from .typing import type_text
 from .wiring import INPUTS
@@ -112,7 +113,7 @@ class Execution:
             self.state.done = reused | self.state.done
             self._notes += notes
             for name in reused:
-                yield Event("reused", name, seconds=self.reuse.reasons[name].seconds)
+                yield BlockReused(name, self.reuse.reasons[name].seconds)
         try:
             out = yield from self.run_plan(plan, "", self.inputs, bindings, {}, keep=True, leased=False)
             self.leases.outlast([value for value in out.values() if callable(value)])
@@ -232,11 +233,12 @@ class Execution:
             args |= self.state.memory.get(path, {})
         if line.running:
             args[line.running] = self
-        yield Event("start", path)
+        yield BlockStarted(path)
         began = time.perf_counter()
         try:
             with _no_grad(), watched(block, self._models()) if self._debug else nullcontext():
                 out = block(**args)
+            seconds = time.perf_counter() - began
             if self._debug:
                 check_values(block, args, out)
         except Cancelled:
@@ -252,14 +254,16 @@ class Execution:
             raise BrokenBlock(
                 f"{path} ({type(block).__name__}) gave {type(out).__name__}, but its signature says {want}."
             )
+        size = 0
         for value, name in zip(line.outputs, line.output_names, strict=True):
             env[value] = result = getattr(out, name)
+            size += value_bytes(result)
             self._flags.add(path, name, result, self.state.turns)
         if line.memory:
             self._fresh[path] = {name: getattr(out, name) for name in line.memory}
         if self._notes:
             yield from self._send_notes(path)
-        yield Event("done", path, seconds=time.perf_counter() - began)
+        yield BlockFinished(path, seconds, size)
 
     def _fill(self, line: Line, path: str, bindings: Values) -> Generator[Event, None, None]:
         """Put the components into a block; loads those that are not loaded yet."""
@@ -271,7 +275,7 @@ class Execution:
             if isinstance(value, Lazy):
                 began = time.perf_counter()
                 value = value.load()
-                yield Event("load", path, seconds=time.perf_counter() - began, text=name)
+                yield ComponentLoaded(path, name, time.perf_counter() - began)
             components[own_name] = value
         self._filled[path] = line.block.filled(components)
         dtypes = {name: str(getattr(value, "dtype", "")) for name, value in components.items()}
@@ -287,7 +291,7 @@ class Execution:
         for text in map(printable_lines, notes):
             if self.silent:
                 warnings.warn(text, UserWarning, stacklevel=2)
-            yield Event("note", path, text=text)
+            yield Note(path, text)
 
 
 class _Inside:
@@ -337,7 +341,7 @@ class _Inside:
             state = merge(state, out)
             run.end_turn(prefix, remember=carries)
             turns[path] = (k + 1, state)
-            yield Event("turn", path, turn=k + 1, turns=len(items), values=state)
+            yield TurnFinished(path, k + 1, len(items), state)
             if run.requests.finishing:
                 break
             if run.requests.pause:

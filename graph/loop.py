@@ -9,7 +9,7 @@ from .block import Block
 from .cache import cached
 from .edits import edited
 from .errors import Problem, WireError
-from .event import Events
+from .events import Events
 from .ports import VARIES, Input, Output, Outputs, Signature
 from .run import run_alone
 from .structure import Container, Inside, Runner, Structure

@@ -8,7 +8,7 @@ from ..registry import closest, did_you_mean
 from .block import Block
 from .cache import cached
 from .errors import Problem, WireError
-from .event import Events
+from .events import Events
 from .plan import gives_function
 from .ports import Input, Output, Outputs, Signature
 from .run import run_alone

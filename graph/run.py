@@ -7,7 +7,7 @@ from typing import Self
 
 from .block import Block
 from .errors import Cancelled, GraphError
-from .event import Event, Events
+from .events import Event, Events, RunFinished
 from .execution import Execution, State
 from .memo import Memo
 from .memo.reuse import explained
@@ -77,9 +77,10 @@ class Run:
             try:
                 return next(self._events)
             except StopIteration as stop:
-                if stop.value is not None:
-                    self._outputs = Outputs(stop.value)
-                raise
+                if stop.value is None:  # its last event has been handed out
+                    raise
+                self._outputs = Outputs(stop.value)
+                return RunFinished("", self._outputs)
             except BaseException:
                 self._events = None  # a generator that has raised is over; the next one goes on from the state
                 raise

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from .block import Block
 from .cache import cached
-from .event import Events
+from .events import Events
 from .fields import Adapters, same_component
 from .paths import block_at
 from .ports import Component, Input, Output, Signature

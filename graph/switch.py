@@ -7,7 +7,7 @@ from typing import Any, Self, Union, cast
 from .block import Block
 from .cache import cached
 from .errors import InputError, Problem, WireError
-from .event import Events
+from .events import Events
 from .ports import Input, Output, Outputs, Signature
 from .run import run_alone
 from .structure import Container, Inside, Runner, Structure

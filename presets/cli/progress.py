@@ -38,17 +38,18 @@ class Progress:
 
     def show(self, event: Any) -> None:  # an Event; importing its class takes the graph room
         """Show one event."""
-        match event.kind:
-            case "load":
-                self.stage(f"loaded {event.text}")
-            case "turn":
-                of = f"{event.turn}/{event.turns}"
-                self.stage(event.path, completed=event.turn, total=event.turns, turns=of)
-            case "start" if "." not in event.path:
-                self.stage(event.path.replace("_", " "))
-            case "note":
-                self.notes.append(event.text)
-                print_note("note", event.text)  # while the bar is shown, rich prints what goes to stderr above it
+        from ...graph import events
+
+        match event:
+            case events.ComponentLoaded(name=name):
+                self.stage(f"loaded {name}")
+            case events.TurnFinished(path, turn, turns):
+                self.stage(path, completed=turn, total=turns, turns=f"{turn}/{turns}")
+            case events.BlockStarted(path) if "." not in path:
+                self.stage(path.replace("_", " "))
+            case events.Note(text=text):
+                self.notes.append(text)
+                print_note("note", text)  # while the bar is shown, rich prints what goes to stderr above it
             case _:
                 pass
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .components.manager import ComponentsManager as ComponentsManager
     from .components.spec import ComponentSpec as ComponentSpec
     from .components.storage.hub import Access as Access
+    from .graph import events as events
     from .graph import (
         Block as Block, BlockFailed as BlockFailed, BrokenBlock as BrokenBlock, Cancelled as Cancelled, Cell as Cell,
         ConfigError as ConfigError, Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError,
@@ -60,6 +61,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "ComponentsManager": (".components.manager", "ComponentsManager"),
     "UnknownName": (".registry", "UnknownName"),
     "Embedding": (".components.adapters.embedding", "Embedding"),
+    "events": (".graph.events", None),
     "guiders": (".blocks.guiders", None),
     "inspect": (".presets.inspect", "inspect"),
     "load": (".presets.load", "load"),

@@ -3,7 +3,20 @@
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, NamedTuple
 
-from sfumato.graph import ANY_SPACE, Block, Graph, LatentSpace, Lazy, Loop, Memory, Port, Running, component, knob
+from sfumato.graph import (
+    ANY_SPACE,
+    Block,
+    Event,
+    Graph,
+    LatentSpace,
+    Lazy,
+    Loop,
+    Memory,
+    Port,
+    Running,
+    component,
+    knob,
+)
 
 CALLS: list[str] = []
 """What ran, in order; a test clears it first."""
@@ -246,8 +259,8 @@ SDXL = LatentSpace("sdxl", 4, 0.13025)
 FLUX = LatentSpace("flux", 16, 0.3611, 0.1159)
 
 
-def paths(events: Sequence[Any], kind: str) -> list[str]:
-    return [event.path for event in events if event.kind == kind]
+def paths(events: Sequence[Event], kind: type[Event]) -> list[str]:
+    return [event.path for event in events if isinstance(event, kind)]
 
 
 def loop(**body: Block) -> Loop:

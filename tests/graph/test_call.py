@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sfumato.graph import Block, BrokenBlock, Graph, InputError, Loop, WireError, component, knob, named
+from sfumato.graph.events import ComponentLoaded, Note
 from sfumato.graph.validate import Unfit, fitted
 
 from .fakes import (
@@ -147,7 +148,7 @@ def test_a_value_given_for_a_declared_output_is_no_problem() -> None:
 def test_a_name_that_the_call_does_not_use_is_a_note() -> None:
     graph = Graph(make=MakeX(), double=XToY())
     events = list(graph.stream(x=5, seed=3))
-    assert [e.text for e in events if e.kind == "note"] == [
+    assert [e.text for e in events if isinstance(e, Note)] == [
         "'seed' is not used with these values: nothing in this run reads it."
     ]
     with pytest.warns(UserWarning, match="'seed' is not used"):
@@ -235,7 +236,10 @@ def test_a_handle_is_loaded_at_its_first_use_and_only_if_used() -> None:
     assert (handle.loads, unused.loads) == (0, 0)
     assert graph.only("y")(x=1).y == 3 and (handle.loads, unused.loads) == (1, 0)
     events = list(graph.stream(x=1))
-    assert [(e.path, e.text) for e in events if e.kind == "load"] == [("use", "tool"), ("other", "second")]
+    assert [(e.path, e.name) for e in events if isinstance(e, ComponentLoaded)] == [
+        ("use", "tool"),
+        ("other", "second"),
+    ]
 
 
 def test_a_handle_that_is_not_ready_stops_the_call_before_anything_runs() -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sfumato.graph import Block, BrokenBlock, Graph, Loop, NotFinite, component, debug
+from sfumato.graph.events import Note, RunFinished, TurnFinished
 
 
 # --------------------------------------------------------------------------------------------------------------- values
@@ -139,7 +140,7 @@ def test_a_run_says_which_node_and_turn_gave_numbers_that_are_not_finite_first()
     )
     with pytest.warns(UserWarning, match=f"^{text}$"):
         assert loop(Net(300.0))(x=ONE, items=[1, 2, 3]).x.isinf().all()
-    notes = [event.text for event in loop(Net(300.0)).stream(x=ONE, items=[1, 2, 3]) if event.kind == "note"]
+    notes = [event.text for event in loop(Net(300.0)).stream(x=ONE, items=[1, 2, 3]) if isinstance(event, Note)]
     assert len(notes) == 1 and notes[0].startswith("turns.scale gave")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -177,8 +178,8 @@ def test_numbers_are_not_read_while_a_run_goes_on(monkeypatch: pytest.MonkeyPatc
     run = loop(Net(1.0)).stream(x=ONE, items=list(range(9)))
     turns = 0
     for event in run:
-        turns += event.kind == "turn"
-        assert not (reads if event.kind != "note" else [])
+        turns += isinstance(event, TurnFinished)
+        assert not (reads if not isinstance(event, Note | RunFinished) else [])
     assert turns == 9 and reads == ["cpu", "tolist"]
 
 

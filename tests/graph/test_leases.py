@@ -12,6 +12,7 @@ import pytest
 import sfumato as sf
 from sfumato import Graph, Loop
 from sfumato.graph import Lazy
+from sfumato.graph.events import BlockFinished, BlockStarted
 
 Ask = Annotated[Callable[[int], int], sf.Port("ask")]
 
@@ -221,7 +222,7 @@ def test_nothing_holds_a_component_after_its_span(lending: Lending) -> None:
     gc.disable()
     try:
         for event in (run := graph.stream(x=1)):
-            if (event.kind, event.path) == ("start", "last"):
+            if isinstance(event, BlockStarted) and event.path == "last":
                 assert bound["model"].alive() is None
         assert run.outputs.x == 4
         assert bound["tool"].alive() is None
@@ -236,7 +237,7 @@ def test_however_a_run_ends_nothing_stays_held(lending: Lending, end: str) -> No
     graph = Graph(make=MakeAsk(), use=last, more=Use(), outputs=("x",)).bind(**bound)
     run = graph.stream(x=1)
     for event in run:
-        if (event.kind, event.path) == ("done", "make"):
+        if isinstance(event, BlockFinished) and event.path == "make":
             break
     assert lending.held == ["model"]
     if end == "error":
@@ -261,7 +262,7 @@ def test_a_closed_run_goes_on_and_takes_again_what_it_needs(lending: Lending) ->
     graph = graph.bind(**handles(lending, model=1, other=1))
     run = graph.stream(x=1)
     for event in run:
-        if (event.kind, event.path) == ("done", "make"):
+        if isinstance(event, BlockFinished) and event.path == "make":
             break
     run.close()
     assert lending.held == []

@@ -10,6 +10,7 @@ import pytest
 import sfumato as sf
 from sfumato import Block, Cancelled, Graph, InputError, Loop, Map, Memory, Switch, WireError, named
 from sfumato.graph.call import prepare
+from sfumato.graph.events import BlockFinished, TurnFinished
 
 from .fakes import CALLS, Add, AddItem, MakeY, Sum, Tool, UseTool, X, XToY, Y, Z
 
@@ -73,11 +74,11 @@ def test_an_element_sees_no_memory_of_another() -> None:
 def test_events_are_its_turns_with_the_lists_so_far() -> None:
     run = Graph(map=Map(over="items", each="item", body=Graph(add=AddItem()))).stream(items=[1, 2], x=0)
     events = list(run)
-    assert [(e.path, e.turn, e.turns, dict(e.values)) for e in events if e.kind == "turn"] == [
+    assert [(e.path, e.turn, e.turns, dict(e.values)) for e in events if isinstance(e, TurnFinished)] == [
         ("map", 1, 2, {"x": [1]}),
         ("map", 2, 2, {"x": [1, 2]}),
     ]
-    assert [e.path for e in events if e.kind == "done"] == ["map.add", "map.add"]
+    assert [e.path for e in events if isinstance(e, BlockFinished)] == ["map.add", "map.add"]
 
 
 def test_a_run_resumes_from_every_cut() -> None:
@@ -97,7 +98,7 @@ def test_a_run_resumes_from_every_cut() -> None:
 def test_a_run_is_cancelled_between_elements() -> None:
     run = Graph(map=Map(over="items", each="item", body=Graph(add=AddItem()))).stream(items=[1, 2], x=0)
     for event in run:
-        if event.kind == "turn":
+        if isinstance(event, TurnFinished):
             run.cancel()
             break
     with pytest.raises(Cancelled, match=r"^The run was cancelled before map.add.$"):

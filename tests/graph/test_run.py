@@ -23,6 +23,7 @@ from sfumato.graph import (
     named,
 )
 from sfumato.graph.call import prepare
+from sfumato.graph.events import BlockFinished, BlockStarted, Note, RunFinished, TurnFinished
 from sfumato.graph.ports import ALONE
 
 from .fakes import (
@@ -52,25 +53,26 @@ from .fakes import (
 # ------------------------------------------------------------------------------------------------ events
 def test_events_come_in_order_with_their_paths() -> None:
     graph = Graph(make=MakeX(), inner=Graph(add=Add(), again=Graph(more=Add())), loop=loop(step=AddItem()))
-    events = [(e.kind, e.path) for e in graph.stream(items=[1, 2])]
+    events = [(type(e), e.path) for e in graph.stream(items=[1, 2])]
     assert events == [
-        ("start", "make"),
-        ("done", "make"),
-        ("start", "inner.add"),
-        ("done", "inner.add"),
-        ("start", "inner.again.more"),
-        ("done", "inner.again.more"),
-        ("start", "loop.step"),
-        ("done", "loop.step"),
-        ("turn", "loop"),
-        ("start", "loop.step"),
-        ("done", "loop.step"),
-        ("turn", "loop"),
+        (BlockStarted, "make"),
+        (BlockFinished, "make"),
+        (BlockStarted, "inner.add"),
+        (BlockFinished, "inner.add"),
+        (BlockStarted, "inner.again.more"),
+        (BlockFinished, "inner.again.more"),
+        (BlockStarted, "loop.step"),
+        (BlockFinished, "loop.step"),
+        (TurnFinished, "loop"),
+        (BlockStarted, "loop.step"),
+        (BlockFinished, "loop.step"),
+        (TurnFinished, "loop"),
+        (RunFinished, ""),
     ]
 
 
 def test_a_turn_tells_where_it_is_and_what_it_carries() -> None:
-    turns = [e for e in Graph(loop=loop(step=AddItem())).stream(x=0, items=[5, 6]) if e.kind == "turn"]
+    turns = [e for e in Graph(loop=loop(step=AddItem())).stream(x=0, items=[5, 6]) if isinstance(e, TurnFinished)]
     assert [(e.turn, e.turns, dict(e.values)) for e in turns] == [(1, 2, {"x": 5}), (2, 2, {"x": 11})]
 
 
@@ -84,7 +86,7 @@ def test_a_run_is_iterated_or_asked_for_its_result() -> None:
 
 def test_a_note_is_an_event_or_a_warning() -> None:
     graph = Graph(notes=Notes())
-    assert [e.text for e in graph.stream(x=1) if e.kind == "note"] == ["look here"]
+    assert [e.text for e in graph.stream(x=1) if isinstance(e, Note)] == ["look here"]
     with pytest.warns(UserWarning, match="look here"):
         graph(x=1)
     with pytest.warns(UserWarning, match="look here"):
@@ -186,7 +188,7 @@ class Cache(Block):
 def test_what_is_written_while_a_function_runs_is_frozen_at_the_end_of_its_turn() -> None:
     graph = Graph(y=MakeY(), model=MakePredict(), loop=loop(cache=Cache(), use=CallPredict()))
     run = graph.stream(x=1, items=[0, 1, 2])
-    seen = [dict(run.state.memory) for event in run if event.kind == "turn"]
+    seen = [dict(run.state.memory) for event in run if isinstance(event, TurnFinished)]
     assert seen == [{"loop.cache": {"past": 30}}, {"loop.cache": {"past": 30}}, {"loop.cache": {"past": 930}}]
 
 
@@ -197,7 +199,7 @@ def test_a_switch_runs_one_case() -> None:
     graph = Graph(pick=switch, last=YToZ())
     assert (graph(mode="double", x=2).z, graph(mode="other", x=2).z) == (5, 31)
     assert CALLS == ["x to y", "y to z", "make y", "y to z"]
-    assert paths(list(graph.stream(mode="double", x=2)), "start") == ["pick.double.go", "last"]
+    assert paths(list(graph.stream(mode="double", x=2)), BlockStarted) == ["pick.double.go", "last"]
     with pytest.raises(InputError, match="needs a value"):
         graph(mode="double")
 
@@ -227,7 +229,7 @@ def test_cases_that_need_one_component_as_two_classes_are_refused() -> None:
 def test_a_run_is_cancelled_before_its_next_node() -> None:
     run = Graph(make=MakeX(), loop=loop(step=AddItem())).stream(items=[1, 2])
     for event in run:
-        if event.kind == "turn":
+        if isinstance(event, TurnFinished):
             run.cancel()
             break
     with pytest.raises(Cancelled, match=r"The run was cancelled before loop\."):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from sfumato.graph import Block, Graph, Loop, Switch, WireError, named
+from sfumato.graph.events import BlockStarted
 
 from .fakes import (
     FLUX,
@@ -59,7 +60,7 @@ def test_a_value_dies_after_its_last_reader(graph: Graph) -> None:
     ALIVE.clear()
     run = graph.stream(**({"mode": "a"} if "mode" in graph.inputs else {}))
     for event in run:
-        if event == ("start", "last", *event[2:]):
+        if event == BlockStarted("last"):
             gc.collect()
             assert [ref() for ref in ALIVE] == [None]
     assert run.outputs.y == 2

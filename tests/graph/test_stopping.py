@@ -11,6 +11,7 @@ import pytest
 
 import sfumato as sf
 from sfumato.graph import Block, Cancelled, Graph, GraphError, Lazy, Map, Paused, Running, component
+from sfumato.graph.events import BlockStarted, TurnFinished
 from sfumato.graph.ports import ALONE
 
 from .fakes import AddItem, Boom, MakeX, Notes, Tool, X, XToY, Y, loop
@@ -144,7 +145,7 @@ def test_a_pause_stops_before_the_next_block_or_after_the_turn() -> None:
 def test_a_streamed_run_is_paused_where_it_stands() -> None:
     run = Graph(make=MakeX(), loop=loop(step=AddItem())).stream(items=[1, 2, 3])
     for event in run:
-        if event.kind == "turn" and event.turn == 2:
+        if isinstance(event, TurnFinished) and event.turn == 2:
             break
     assert run.pause().turns == {"loop": (2, {"x": 6})}
     with pytest.raises(Paused, match="before loop"):
@@ -186,7 +187,7 @@ def test_a_turn_whose_blocks_read_that_another_follows_is_not_the_last() -> None
     run = graph.start(x=0, items=[1, 2, 3, 4])
     opened_after(run.finish_now)
     assert run.result().x == 1000, "the third turn: its blocks agree"
-    assert [e.turn for e in graph.stream(x=0, items=[1, 5]) if e.kind == "turn"] == [1, 2]
+    assert [e.turn for e in graph.stream(x=0, items=[1, 5]) if isinstance(e, TurnFinished)] == [1, 2]
 
 
 def test_a_loop_that_begins_after_finish_now_has_one_turn() -> None:
@@ -296,7 +297,7 @@ def test_a_streamed_run_that_is_stopped_gives_its_leases_back_at_once(how: str) 
     lender = Lender()
     GO_ON.set()
     run = Graph(loop=loop(step=GateTool()), last=XToY()).bind(tool=Lent(lender)).stream(x=1, items=[1, 2])
-    assert next(event for event in run if event.kind == "start").path == "loop.step" and lender.held == 1
+    assert next(event for event in run if isinstance(event, BlockStarted)).path == "loop.step" and lender.held == 1
     getattr(run, how)()
     assert lender.held == 0
     with pytest.raises(STOPS[how]):

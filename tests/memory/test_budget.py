@@ -15,6 +15,7 @@ from sfumato.components.manager import Handle
 from sfumato.components.memory.estimate import estimated_bytes
 from sfumato.components.memory.tensors import parts_of, total_bytes
 from sfumato.components.models.autoencoder_kl import AutoencoderKL
+from sfumato.graph.events import TurnFinished
 
 from .conftest import EMBEDDED, GPU, Simulated, draw
 
@@ -193,7 +194,7 @@ def test_a_component_removed_during_a_run_stays_until_the_run_ends(
     manager = ComponentsManager(budget)
     pipe = sf.load(five[0], manager=manager)
     run = pipe.stream(prompt="a fish", seed=1, num_inference_steps=1, output_type="pt")
-    next(event for event in run if event.kind == "turn")
+    next(event for event in run if isinstance(event, TurnFinished))
     assert manager.remove("*")
     assert len(manager) == 0
     assert "dropped but still in use" in repr(manager)
@@ -209,7 +210,7 @@ def test_a_run_that_ends_early_releases_its_leases(
     manager = ComponentsManager(sizes["unet"] + sizes["vae"])
     pipe = sf.load(five[0], manager=manager)
     run = pipe.stream(prompt="a fish", seed=1, num_inference_steps=4)
-    next(event for event in run if event.kind == "turn")
+    next(event for event in run if isinstance(event, TurnFinished))
     assert [r.used_by for r in manager.summary() if r.class_name == "UNet2DConditionModel"] == [
         ("sd.text2image:denoise",)
     ]
@@ -233,7 +234,7 @@ def test_an_unfinished_run_of_this_thread_is_an_error_and_not_waited_for(
 ) -> None:
     manager = ComponentsManager(sizes["unet"] + sizes["vae"])
     run = sf.load(five[0], manager=manager).stream(prompt="a fish", seed=1, num_inference_steps=4)
-    next(event for event in run if event.kind == "turn")
+    next(event for event in run if isinstance(event, TurnFinished))
     with pytest.raises(sf.LoadError, match=r"This thread holds memory for sd\.text2image:denoise: finish that run, or"):
         draw(sf.load(five[1], manager=manager))
     run.close()

@@ -22,6 +22,7 @@ from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.taps.apply import apply_taps
 from sfumato.components.taps.perturb import Identity
 from sfumato.components.taps.tap import Tap, Taps
+from sfumato.graph.events import TurnFinished
 
 from .conftest import EMBEDDED, GPU, Simulated, draw
 
@@ -296,7 +297,7 @@ def test_offload_applies_to_loaded_and_to_later_components(five: list[Path], pic
         assert 0 < (picture - before).abs().mean() < 0.2
     assert {r.dtype for r in manager.summary() if r.name == "unet"} == {"float32 kept in float8_e4m3fn"}
     run = pipes[0].stream(prompt="a fish", num_inference_steps=2)
-    next(event for event in run if event.kind == "turn")
+    next(event for event in run if isinstance(event, TurnFinished))
     with pytest.raises(sf.ConfigError, match=r"unet is in use by sd\.text2image:denoise\. Change it when that run has"):
         manager.offload("unet", by="model")
     run.close()

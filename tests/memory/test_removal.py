@@ -14,6 +14,7 @@ import sfumato as sf
 from sfumato import ComponentsManager
 from sfumato.components.memory.policy import Residency
 from sfumato.components.memory.tensors import parts_of, total_bytes
+from sfumato.graph.events import TurnFinished
 
 from .conftest import GPU, Simulated, draw
 from .test_leases import eventually
@@ -22,7 +23,7 @@ from .test_leases import eventually
 def begun(folder: Path, manager: ComponentsManager) -> Any:
     """A run in the middle of its first turn's end: it has leased the U-Net."""
     run = sf.load(folder, manager=manager).stream(prompt="a fish", seed=1, num_inference_steps=1, output_type="pt")
-    next(event for event in run if event.kind == "turn")
+    next(event for event in run if isinstance(event, TurnFinished))
     return run
 
 

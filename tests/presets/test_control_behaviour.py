@@ -10,6 +10,7 @@ import sfumato as sf
 from sfumato import Graph, WireError, named
 from sfumato.blocks.control.controlnet import ApplyControlNet
 from sfumato.blocks.denoise.unet import PredictNoise
+from sfumato.graph.events import BlockFinished
 from sfumato.registry import guiders
 
 from ..guiders.test_pipeline import ROWS
@@ -83,8 +84,8 @@ def test_an_interval_counts_whole_steps(tiny: Tiny, net: Net) -> None:
 
 def test_a_block_of_control_runs_once_and_not_in_each_turn(tiny: Tiny, net: Net) -> None:
     events = list(controlled(tiny("sd")).stream(controlnet=net.ours, **GIVEN))
-    assert [e.path for e in events if e.kind == "done"].count("denoise.control") == 1
-    assert [e.path for e in events if e.kind == "done"].count("denoise.guider") == 4
+    assert [e.path for e in events if isinstance(e, BlockFinished)].count("denoise.control") == 1
+    assert [e.path for e in events if isinstance(e, BlockFinished)].count("denoise.guider") == 4
 
 
 def test_an_adapter_reads_its_picture_once(tiny: Tiny, nets: Nets) -> None:

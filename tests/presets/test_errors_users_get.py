@@ -13,6 +13,7 @@ import torch
 import sfumato as sf
 from sfumato import Graph, InputError, LoadError, WireError
 from sfumato.blocks.text.sd import EncodePrompt
+from sfumato.graph.events import TurnFinished
 
 from .support import counted, fresh, half, picture
 
@@ -138,7 +139,7 @@ def test_what_hints_write_works(emoji: Graph) -> None:
     latents = emoji.only("latents")(**given, seed=3).latents
     noisy = emoji.only("latents")(**given, seed=3, scheduler={"eta": 1.0}).latents
     assert not torch.equal(noisy, latents)
-    turns = [event for event in emoji.stream(**given, seed=3) if event.kind == "turn"]
+    turns = [event for event in emoji.stream(**given, seed=3) if isinstance(event, TurnFinished)]
     assert [turn.turn for turn in turns] == [1, 2]
     assert torch.equal(turns[-1].values["latents"], latents)
 

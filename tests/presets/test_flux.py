@@ -16,6 +16,7 @@ from PIL import Image
 import sfumato as sf
 from sfumato import Graph, InputError, LoadError, WireError
 from sfumato.blocks.denoise.unet import PredictNoise
+from sfumato.graph.events import BlockFinished, Note
 from sfumato.registry import guiders
 
 from .flux import SMALL, ReferenceFlux
@@ -254,9 +255,9 @@ def test_schedulers_by_name(flux: Load, scheduler: str) -> None:
 # ------------------------------------------------------------------------------------------------------------- mistakes
 def test_a_guidance_scale_that_nothing_reads_is_told(flux: Load) -> None:
     schnell = flux("schnell")
-    notes = [e.text for e in schnell.stream(prompt="a fish", guidance_scale=5.0, **SMALL) if e.kind == "note"]
+    notes = [e.text for e in schnell.stream(prompt="a fish", guidance_scale=5.0, **SMALL) if isinstance(e, Note)]
     assert [text[:30] for text in notes] == ["guidance_scale=5 is not read: "]
-    assert not [e for e in schnell.stream(prompt="a fish", **SMALL) if e.kind == "note"]
+    assert not [e for e in schnell.stream(prompt="a fish", **SMALL) if isinstance(e, Note)]
 
 
 def test_a_checkpoint_for_filling_says_so_when_it_is_asked_for_something_else(flux: Load) -> None:
@@ -280,7 +281,7 @@ def test_prompts_of_unequal_number_are_refused(flux: Load) -> None:
 
 def test_a_prompt_too_long_for_t5_is_told(flux: Load) -> None:
     given: dict[str, Any] = {**SMALL, "max_sequence_length": 6}
-    notes = [e.text for e in flux().stream(prompt="a fish in the deep blue sea", **given) if e.kind == "note"]
+    notes = [e.text for e in flux().stream(prompt="a fish in the deep blue sea", **given) if isinstance(e, Note)]
     assert len(notes) == 1
     assert "longer than the 6 tokens" in notes[0]
     assert "blue sea" in notes[0]
@@ -302,7 +303,7 @@ def test_a_kontext_checkpoint_sends_a_picture_to_its_own_task(flux: Load) -> Non
     with pytest.raises(InputError, match=r"Write pipe\.task\('kontext'\)\(…, image=…\)"):
         flux("kontext")(prompt="a fish", image=picture(), **SMALL)
     given: dict[str, Any] = {**SMALL, "prompt": "a fish", "image": picture(), "auto_resize": False, "max_area": 900}
-    done = [event.path for event in flux("kontext", "auto").stream(**given) if event.kind == "done"]
+    done = [event.path for event in flux("kontext", "auto").stream(**given) if isinstance(event, BlockFinished)]
     assert "encode_reference" in done
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 import sfumato as sf
 from sfumato import Graph, InputError
+from sfumato.graph.events import BlockFinished
 
 from .flux import SMALL, ReferenceFlux
 from .flux import flux as flux
@@ -157,7 +158,7 @@ def test_a_mask_sends_to_the_task_that_reads_it(folder: Path) -> None:
     ):
         sf.load(folder)(**given)
     auto = sf.load(folder, "auto", manager=fresh())
-    done = [event.path for event in auto.stream(**{**GIVEN, "auto_resize": False}) if event.kind == "done"]
+    done = [event.path for event in auto.stream(**{**GIVEN, "auto_resize": False}) if isinstance(event, BlockFinished)]
     assert "encode_reference" in done
     assert "put_back" in done
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import sfumato as sf
 from sfumato.graph.errors import GraphFileError, InputError
+from sfumato.graph.events import Note, TurnFinished
 
 FAST: dict[str, Any] = {"seed": 7, "num_inference_steps": 3, "output_type": "pt"}
 
@@ -59,7 +60,7 @@ def test_a_text_without_syntax_is_drawn_as_before(pipe: sf.Graph) -> None:
 
 def test_syntax_that_is_read_as_words_is_noted(pipe: sf.Graph) -> None:
     run = pipe.stream(prompt="a (red:1.4) fox", **FAST)
-    notes = [event.text for event in run if event.kind == "note"]
+    notes = [event.text for event in run if isinstance(event, Note)]
     assert len(notes) == 1 and "'(red:1.4)', which is read as words" in notes[0]
 
 
@@ -102,7 +103,7 @@ def test_each_loop_counts_its_own_steps(pipe: sf.Graph) -> None:
 def test_a_resumed_run_goes_on_with_the_text_of_its_step(pipe: sf.Graph) -> None:
     settings = {**FAST, "prompt": "a [fox:cat:0.5]", "prompts": "a1111", "num_inference_steps": 4}
     first, resumed = pipe.stream(**settings), pipe.stream(**settings)
-    next(event for event in first if event.kind == "turn" and event.turn == 1)
+    next(event for event in first if isinstance(event, TurnFinished) and event.turn == 1)
     resumed.state = pickle.loads(pickle.dumps(first.state))
     assert torch.equal(resumed.result().images, pipe(**settings).images)
 
@@ -206,4 +207,4 @@ def test_a_changed_file_is_read_again(pipe: sf.Graph, loras: Path, tmp_path: Pat
 
 def test_without_rules_a_lora_is_words(pipe: sf.Graph) -> None:
     run = pipe.stream(prompt="a fox <lora:style:0.8>", **FAST)
-    assert any("'<lora:style:0.8>', which is read as words" in event.text for event in run)
+    assert any("'<lora:style:0.8>', which is read as words" in event.text for event in run if isinstance(event, Note))

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from sfumato import Event, Graph
+from sfumato.graph.events import Note
 
 from .support import Reference, apart, held, run
 
@@ -33,7 +34,7 @@ def test_in_a_stream_the_cut_is_a_note_and_no_warning(emoji: Graph) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         events = list(emoji.only("positive").stream(prompt=LONG))
-    notes = [e for e in events if e.kind == "note"]
+    notes = [e for e in events if isinstance(e, Note)]
     assert [(e.path, "Dropped: 'a red apple" in e.text) for e in notes] == [("positive", True)]
     assert isinstance(notes[0], Event)
 

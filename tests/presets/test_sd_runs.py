@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import sfumato as sf
 from sfumato import Cancelled, Graph, InputError
 from sfumato.blocks.denoise.unet import PredictNoise
+from sfumato.graph.events import BlockFinished, BlockStarted, ComponentLoaded, Note, TurnFinished
 
 from .support import EMBEDDED, counted, fresh, half, held, picture, run
 
@@ -82,28 +83,28 @@ def test_debug_finds_every_port_as_its_type_says(emoji: Graph) -> None:
 def test_a_stream_tells_what_happens_and_where() -> None:
     stream = sf.load(EMBEDDED, manager=fresh()).stream(**GIVEN)
     events = list(stream)
-    paths = [e.path for e in events if e.kind == "start"]
+    paths = [e.path for e in events if isinstance(e, BlockStarted)]
     once = ["positive", "rows", "match", "negative", "expand_positive", "expand_negative", "random", "schedule"]
     turn = ["denoise.guider", "denoise.advance"]
     assert paths == [*once, "noise", "start", "denoise.predict", *turn * 4, "decode", "finish"]
-    assert [e.path for e in events if e.kind == "done"] == paths
-    loaded = [(e.path, e.text) for e in events if e.kind == "load"]
+    assert [e.path for e in events if isinstance(e, BlockFinished)] == paths
+    loaded = [(e.path, e.name) for e in events if isinstance(e, ComponentLoaded)]
     assert loaded[:2] == [("positive", "text_encoder"), ("positive", "tokenizer")]
     assert ("decode", "vae") in loaded
-    turns = [(e.turn, e.turns, e.path) for e in events if e.kind == "turn"]
+    turns = [(e.turn, e.turns, e.path) for e in events if isinstance(e, TurnFinished)]
     assert turns == [(k, 4, "denoise") for k in (1, 2, 3, 4)]
     assert stream.outputs.images[0].size == (64, 64)
 
 
 def test_each_turn_hands_out_its_latents(emoji: Graph) -> None:
-    values = [e.values["latents"] for e in emoji.stream(**GIVEN) if e.kind == "turn"]
+    values = [e.values["latents"] for e in emoji.stream(**GIVEN) if isinstance(e, TurnFinished)]
     assert torch.equal(values[-1], run(emoji, **GIVEN).latents)
     assert not torch.equal(values[0], values[1])
 
 
 def test_what_is_given_but_not_used_is_a_note(emoji: Graph) -> None:
     events = emoji.stream(guider="none", negative_prompt="blue", **GIVEN)
-    assert [e.text for e in events if e.kind == "note"] == [
+    assert [e.text for e in events if isinstance(e, Note)] == [
         "'negative_prompt' is not used with guider: nothing in this run reads it."
     ]
 
@@ -113,9 +114,7 @@ def test_what_is_given_but_not_used_is_a_note(emoji: Graph) -> None:
 def test_a_cancelled_run_stops_before_its_next_pass(emoji: Graph, after: int) -> None:
     stream = emoji.stream(**{**GIVEN, "num_inference_steps": 20})
     with counted(emoji) as did:
-        while (event := next(stream)).turn < after:
-            pass
-        assert event.kind == "turn"
+        assert next(e.turn for e in stream if isinstance(e, TurnFinished) and e.turn == after)
         stream.cancel()
         with pytest.raises(Cancelled, match=r"cancelled before denoise.guider"):
             next(stream)
@@ -173,9 +172,9 @@ def test_no_turn_waits_for_the_device(emoji: Graph, task: str, scheduler: str) -
     turns = 0
     with Reads() as reads:
         for event in stream:
-            if event.kind == "done" and event.path == "start":
+            if isinstance(event, BlockFinished) and event.path == "start":
                 reads.found.clear()
-            if event.kind == "turn":
+            if isinstance(event, TurnFinished):
                 turns += 1
                 assert dict(reads.found) == {}
     assert turns == 4
