@@ -9,7 +9,7 @@ from ..registry import HINTS, UnknownName, closest, did_you_mean, hint_for_class
 from .edits import edited
 from .errors import ConfigError, LoadError, Problem, WireError
 from .fields import Lazy
-from .plan import needed, unbound
+from .run_order import needed, unbound
 from .spaces import bound_conflicts
 from .structure import Structure
 from .typing import assignable, is_callable, is_protocol, protocol_members, type_text, union_members, untagged

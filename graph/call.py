@@ -12,10 +12,10 @@ from .keywords import MEMO, Call
 from .knobs import knob_problems
 from .limits import limit
 from .memo import Memo
-from .plan import unbound
 from .planned import foreign_values
 from .rewrites import Rewrite, adapt, prune, simplify, swap, use_values
 from .run import Run
+from .run_order import unbound
 from .structure import Structure
 from .tasks import AUTO, graph_for, task_of, task_with_input, way_without_input
 from .typing import type_text

@@ -23,8 +23,8 @@ from .finite import FiniteFlags, not_finite_text
 from .leases import RunLeases
 from .memo import Memo
 from .memo.reuse import Reuse
-from .plan import Line, Plan, Value, plan_of, turn_plans
 from .requests import Requests
+from .run_order import Line, RunOrder, Value, run_order, turn_orders
 from .sizes import value_bytes
 from .structure import Container, Inside, Structure, Values
 from .typing import type_text
@@ -105,7 +105,7 @@ class Execution:
 
     def run(self) -> Events:
         """Run the whole graph, from where the state stands."""
-        plan, bindings = plan_of(self.graph, self.graph.wanted), self.graph.adapted_bindings
+        plan, bindings = run_order(self.graph, self.graph.wanted), self.graph.adapted_bindings
         for name, value in self.inputs.items():
             self._flags.add("", name, value, {})
         if self.reuse is not None:
@@ -115,7 +115,7 @@ class Execution:
             for name in reused:
                 yield BlockReused(name, self.reuse.reasons[name].seconds)
         try:
-            out = yield from self.run_plan(plan, "", self.inputs, bindings, {}, keep=True, leased=False)
+            out = yield from self.run_lines(plan, "", self.inputs, bindings, {}, keep=True, leased=False)
             self.leases.outlast([value for value in out.values() if callable(value)])
             if at := self._flags.first():
                 self.note(not_finite_text(at, self._dtypes))
@@ -131,8 +131,8 @@ class Execution:
             self._filled.clear()
             self.leases.release_all()
 
-    def run_plan(
-        self, plan: Plan, prefix: str, inputs: Values, bindings: Values, env: dict[Value, Any],
+    def run_lines(
+        self, plan: RunOrder, prefix: str, inputs: Values, bindings: Values, env: dict[Value, Any],
         *, keep: bool, leased: bool,
     ) -> Events:  # fmt: skip
         """Run the lines of a plan; values go to `env`. Gives the outputs.
@@ -305,9 +305,9 @@ class _Inside:
 
     def once(self, inside: Inside, values: Values) -> Events:
         """Run a graph with these inputs. Gives its outputs."""
-        plan, path, run = plan_of(inside.graph, inside.outputs), inside.path(self.path), self.execution
+        plan, path, run = run_order(inside.graph, inside.outputs), inside.path(self.path), self.execution
         keep, bindings = self.keep, self._bindings(inside)
-        out = yield from run.run_plan(plan, f"{path}.", values, bindings, {}, keep=keep, leased=self.leased)
+        out = yield from run.run_lines(plan, f"{path}.", values, bindings, {}, keep=keep, leased=self.leased)
         if keep and not self.line.makes_function:  # its outputs are kept under its own path from now on
             for inner in plan.lines:
                 run.state.done.pop(f"{path}.{inner.name}", None)
@@ -321,10 +321,10 @@ class _Inside:
         items, item, carries = values[inside.over], inside.item, bool(inside.carried)
         bindings, prefix, turns = self._bindings(inside), f"{path}.", run.state.turns
         first, state = turns.get(path, (0, start))
-        before, turn = turn_plans(inside)
+        before, turn = turn_orders(inside)
         constant: dict[Value, Any] = {}
         if first < len(items):
-            yield from run.run_plan(before, prefix, values, bindings, constant, keep=False, leased=self.leased)
+            yield from run.run_lines(before, prefix, values, bindings, constant, keep=False, leased=self.leased)
         turns[path] = (first, state)
         around = run.requests.another_turn  # of the loop around this one
         for k in range(first, len(items)):
@@ -332,7 +332,7 @@ class _Inside:
             env = dict(constant)
             run.requests.another_turn = False
             try:
-                out = yield from run.run_plan(turn, prefix, inputs, bindings, env, keep=False, leased=self.leased)
+                out = yield from run.run_lines(turn, prefix, inputs, bindings, env, keep=False, leased=self.leased)
             except Cancelled:
                 raise
             except Exception as error:  # whatever a block raises goes on as it is, and says in which turn

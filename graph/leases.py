@@ -11,8 +11,8 @@ from typing import Any
 from .errors import Cancelled, Paused
 from .fields import Lazy
 from .lender import Lease, Lender
-from .plan import Line, plan_of
 from .requests import Requests
+from .run_order import Line, run_order
 
 
 def lenders(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Mapping[Lender, list[Any]]:
@@ -28,7 +28,7 @@ def _components(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Iterator[
     for line in lines:
         inner = line.bindings_inside(bindings)
         for graph, outputs, *_ in line.insides:
-            yield from _components(plan_of(graph, outputs).lines, {**inner, **graph.adapted_bindings})
+            yield from _components(run_order(graph, outputs).lines, {**inner, **graph.adapted_bindings})
         yield from (bindings[name] for _, name in line.components if name in bindings)
 
 

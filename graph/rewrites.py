@@ -13,7 +13,7 @@ from .cache import cached
 from .edits import edited
 from .errors import ConfigError, InputError, Problem, UnfitValue
 from .keywords import ADAPTERS, Call
-from .plan import plan_of
+from .run_order import run_order
 from .simplify import with_simpler_blocks
 from .structure import Structure
 from .swaps import overlay
@@ -127,7 +127,7 @@ def pruned(graph: Structure) -> Structure:
 
 
 def _pruned(graph: Structure) -> Structure | None:  # None: all runs, and nothing is to be kept
-    runs = {line.name for line in plan_of(graph, graph.wanted).lines}
+    runs = {line.name for line in run_order(graph, graph.wanted).lines}
     if len(runs) == len(graph.nodes):
         return None
     nodes = {n: b for n, b in graph.nodes.items() if n in runs}

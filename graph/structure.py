@@ -1,6 +1,6 @@
 """The value of a graph (nodes, edges, declared outputs, slots, bindings), and the protocol of blocks that hold graphs.
 
-Plans, runs, checks, files and drawings read this value and this protocol. They know no container by name.
+Run orders, runs, checks, files and drawings read this value and this protocol. They know no container by name.
 """
 
 from abc import abstractmethod

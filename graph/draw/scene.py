@@ -9,8 +9,8 @@ from ..block import Block, ports_of
 from ..errors import SfumatoError
 from ..fields import EMPTY, Lazy
 from ..paths import without_names
-from ..plan import turn_plans
 from ..ports import REQUIRED, VARIES, Input
+from ..run_order import turn_orders
 from ..structure import Container, Inside, Structure
 from ..typing import type_text
 from ..wiring import INPUTS, Edge, last_givers
@@ -131,7 +131,7 @@ def class_name(held: Any) -> str:
 
 def _once(level: Inside) -> frozenset[str]:
     """The nodes of a repeated graph that run once before its turns."""
-    return frozenset(line.name for line in turn_plans(level)[0].lines) if level.repeated else frozenset()
+    return frozenset(line.name for line in turn_orders(level)[0].lines) if level.repeated else frozenset()
 
 
 def default_of(port: Input, width: int = 24) -> str:

@@ -1,4 +1,4 @@
-"""Keys of the nodes of a plan, made of everything that their outputs are computed from."""
+"""Keys of the nodes of a run order, made of everything that their outputs are computed from."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from ..block import Block
 from ..cache import cached
-from ..plan import Line, Plan, Value
+from ..run_order import Line, RunOrder, Value
 from ..structure import Values
 from ..wiring import INPUTS
 from .code import code_key, digest, digest_texts
@@ -29,15 +29,15 @@ class NodeKey:
     no_key: str = ""
 
 
-def node_keys(plan: Plan, inputs: Values, bindings: Values) -> dict[str, NodeKey]:
-    """The key of each node of a plan, by name: one pass along the plan, linear in its size.
+def node_keys(order: RunOrder, inputs: Values, bindings: Values) -> dict[str, NodeKey]:
+    """The key of each node of a run order, by name: one pass along it, linear in its size.
 
     The key of a node is made of its block, its components, and the sources of its inputs: the contents of a value that
     the call passes, or the key of the node that gives the value.
     """
     sources = _Sources(inputs, bindings)
     found: dict[str, NodeKey] = {}
-    for line in plan.lines:
+    for line in order.lines:
         parts: dict[str, str] = {}
         reasons: list[str] = []
         for name, (key, reason) in (

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..plan import Line, Plan, Value
+from ..run_order import Line, RunOrder, Value
 from ..structure import Values
 from ..wiring import INPUTS
 from .entry import Entry
@@ -38,14 +38,16 @@ class Reuse:
     reasons: dict[str, Reason] = field(default_factory=dict[str, Reason])
     _keys: dict[str, NodeKey] = field(default_factory=dict[str, NodeKey])
 
-    def start(self, plan: Plan, inputs: Values, bindings: Values) -> tuple[Plan, dict[str, dict[str, Any]], list[str]]:
-        """The part of a plan that the run needs, the outputs of the reused nodes, and notes."""
-        keys = self._keys = node_keys(plan, inputs, bindings)
+    def start(
+        self, order: RunOrder, inputs: Values, bindings: Values
+    ) -> tuple[RunOrder, dict[str, dict[str, Any]], list[str]]:
+        """The part of a run order that the run needs, the outputs of the reused nodes, and notes."""
+        keys = self._keys = node_keys(order, inputs, bindings)
         notes: list[str] = []
         reused: dict[str, dict[str, Any]] = {}
-        needed = {value[0] for _, value in plan.outputs}
+        needed = {value[0] for _, value in order.outputs}
         kept: list[Line] = []
-        for line in reversed(plan.lines):
+        for line in reversed(order.lines):
             node = keys[line.name]
             if line.name not in needed and line.outputs:
                 self.reasons[line.name] = Reason(line.name, "skipped", "only reused nodes read its outputs")
@@ -61,8 +63,8 @@ class Reuse:
             needed |= {value[0] for _, value in (*line.args, *line.knobs) if value[0] != INPUTS}
             self.reasons[line.name] = Reason(line.name, "ran", self._why(line, node))
         kept.reverse()
-        self.reasons = {line.name: self.reasons[line.name] for line in plan.lines}
-        return _without(plan, kept, reused), reused, notes
+        self.reasons = {line.name: self.reasons[line.name] for line in order.lines}
+        return _without(order, kept, reused), reused, notes
 
     def add(self, line: Line, values: Mapping[Value, Any], seconds: float, notes: tuple[str, ...]) -> None:
         """Keep the outputs of a node that ran."""
@@ -94,18 +96,18 @@ class Reuse:
         return "the memo has no entry of it" if near is None else f"changed: {', '.join(changed(near.node, node))}"
 
 
-def _without(plan: Plan, kept: list[Line], reused: Mapping[str, Any]) -> Plan:
-    """The plan with these lines alone. Values that were dead after a removed line are dead after the line before it."""
-    if len(kept) == len(plan.lines) and not reused:
-        return plan
+def _without(order: RunOrder, kept: list[Line], reused: Mapping[str, Any]) -> RunOrder:
+    """These lines alone. Values that were dead after a removed line are dead after the line before it."""
+    if len(kept) == len(order.lines) and not reused:
+        return order
     names = {line.name for line in kept}
     lines: list[Line] = []
-    for line in plan.lines:
+    for line in order.lines:
         if line.name in names:
             lines.append(line)
         elif lines and line.dead:
             lines[-1] = replace(lines[-1], dead=(*lines[-1].dead, *line.dead))
-    return Plan(tuple(lines), plan.outputs)
+    return RunOrder(tuple(lines), order.outputs)
 
 
 def explained(reasons: Mapping[str, Reason]) -> str:

@@ -48,7 +48,7 @@ def open_pipeline(
 
     Refuses a graph without the output `images`, and one that lacks components.
     """
-    from ...graph.plan import unbound
+    from ...graph.run_order import unbound
     from ...graph.tasks import graph_for
 
     manager = make_manager(device, dtype)

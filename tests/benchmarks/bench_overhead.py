@@ -161,7 +161,7 @@ def paired(mine: Runner, other: Runner) -> tuple[float, float, float]:
 
 @cache
 def call(**swaps: str) -> Runner:
-    """A call of the embedded model up to its first node: sorting, overlay, checks and plan, and no model."""
+    """A call of the embedded model up to its first node: sorting, overlay, checks and run order, and no model."""
     pipe = sf.load("emoji")
     return lambda: pipe.stream(prompt="a fox", seed=7, **swaps)
 

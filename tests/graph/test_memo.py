@@ -18,7 +18,7 @@ from sfumato.graph.memo import memo
 from sfumato.graph.memo.entry import Entry
 from sfumato.graph.memo.node_keys import NodeKey, node_keys
 from sfumato.graph.memo.stored_values import restore, store
-from sfumato.graph.plan import plan_of
+from sfumato.graph.run_order import run_order
 
 CALLS: Counter[str] = Counter()
 
@@ -282,12 +282,12 @@ def test_threads_share_a_memo() -> None:
 
 def test_a_chain_of_a_thousand_blocks_is_keyed_quickly() -> None:
     graph = Graph({f"n{i}": Double(factor=float(i)) for i in range(1000)}, outputs=("x",))
-    plan = plan_of(graph, graph.wanted)
-    node_keys(plan, {"x": 1.0}, {})
+    order = run_order(graph, graph.wanted)
+    node_keys(order, {"x": 1.0}, {})
     seconds: list[float] = []
     for _ in range(7):
         began = time.process_time()
-        node_keys(plan, {"x": 1.0}, {})
+        node_keys(order, {"x": 1.0}, {})
         seconds.append(time.process_time() - began)
     began = time.process_time()
     for i in range(30_000):  # the machine's own speed

@@ -331,14 +331,14 @@ def test_a_run_that_failed_goes_on_where_it_stands() -> None:
     assert run.result().x == 3 + 6 + 3 and CALLS == ["make x"] and tries == [1, 2, 2, 3]
 
 
-# ------------------------------------------------------------------------------------------------ plans, threads
+# ------------------------------------------------------------------------------------------------ run orders, threads
 def test_plans_are_made_once() -> None:
     graph = Graph(make=MakeX(), loop=loop(step=AddItem()))
     graph(items=[1])
-    plans = graph.__dict__["_cache"]["plan"]
-    first = dict(plans)
+    orders = graph.__dict__["_cache"]["run order"]
+    first = dict(orders)
     graph(items=[1, 2])
-    assert plans is graph.__dict__["_cache"]["plan"] and all(plans[k] is v for k, v in first.items())
+    assert orders is graph.__dict__["_cache"]["run order"] and all(orders[k] is v for k, v in first.items())
 
 
 def test_threads_run_one_graph_at_once() -> None:

@@ -1,4 +1,4 @@
-"""Plans: the nodes that some outputs of a graph need, in order. A graph keeps one for each set of outputs."""
+"""Run orders: the nodes that some outputs of a graph need, in order. A graph keeps one for each set of outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -45,22 +45,22 @@ class Line:
 
 @dataclass(frozen=True)
 class Span:
-    """Lines of a plan that lease their components together: a node and all nodes that may call its functions.
+    """Lines of a run order that lease their components together: a node and all nodes that may call its functions.
 
-    Spans that overlap are one. `last` is the index of its end in the plan.
+    Spans that overlap are one. `last` is the index of its end in the order.
     """
 
     lines: tuple[Line, ...]
     last: int
     lasting: bool
-    """Whether functions leave the plan, so that the lease lasts as long as they do."""
+    """Whether functions leave the order, so that the lease lasts as long as they do."""
 
     whole: bool
     """Whether it is leased as one. A graph by itself is not: its nodes are leased one after another."""
 
 
 @dataclass(frozen=True)
-class Plan:
+class RunOrder:
     """The nodes that run, in order, and where the outputs come from."""
 
     lines: tuple[Line, ...]
@@ -76,7 +76,7 @@ class Plan:
         """Whether a node gives a function, which needs the components of its maker as long as it lives."""
         return any(line.makes_function for line in self.lines)
 
-    def split(self, varying: frozenset[str]) -> tuple["Plan", "Plan"]:
+    def split(self, varying: frozenset[str]) -> tuple["RunOrder", "RunOrder"]:
         """The nodes that do not depend on these inputs, and the others: a loop runs them once, and in every turn."""
         moving: set[Value] = {(INPUTS, name) for name in varying}
         once: list[Line] = []
@@ -94,7 +94,7 @@ class Plan:
         def without_kept(lines: list[Line]) -> tuple[Line, ...]:
             return tuple(replace(line, dead=tuple(v for v in line.dead if v not in kept)) for line in lines)
 
-        return Plan(without_kept(once), tuple((f"{n}.{p}", (n, p)) for n, p in kept)), Plan(
+        return RunOrder(without_kept(once), tuple((f"{n}.{p}", (n, p)) for n, p in kept)), RunOrder(
             without_kept(each), self.outputs
         )
 
@@ -112,21 +112,21 @@ def gives_function(output: Output) -> bool:
     return any(get_origin(untagged(arm)) is get_origin(Callable[[], None]) for arm in union_members(output.type))
 
 
-def turn_plans(inside: Inside) -> tuple[Plan, Plan]:
-    """The two plans of a repeated graph: one that runs once before its turns, and one that runs in every turn."""
+def turn_orders(inside: Inside) -> tuple[RunOrder, RunOrder]:
+    """The two orders of a repeated graph: one that runs once before its turns, and one that runs in every turn."""
 
-    def make() -> tuple[Plan, Plan]:
-        return plan_of(inside.graph, inside.outputs).split(inside.varying)
+    def make() -> tuple[RunOrder, RunOrder]:
+        return run_order(inside.graph, inside.outputs).split(inside.varying)
 
-    return cached(inside.graph, "turn plans", make, (inside.item, inside.carried, inside.outputs))
-
-
-def plan_of(graph: Structure, outputs: tuple[str, ...]) -> Plan:
-    """The plan for these outputs, without nodes whose outputs have no reader."""
-    return cached(graph, "plan", lambda: _make(graph, outputs), outputs)
+    return cached(inside.graph, "turn orders", make, (inside.item, inside.carried, inside.outputs))
 
 
-def _make(graph: Structure, outputs: tuple[str, ...]) -> Plan:
+def run_order(graph: Structure, outputs: tuple[str, ...]) -> RunOrder:
+    """The run order for these outputs, without nodes whose outputs have no reader."""
+    return cached(graph, "run order", lambda: _make(graph, outputs), outputs)
+
+
+def _make(graph: Structure, outputs: tuple[str, ...]) -> RunOrder:
     last = last_givers(graph.nodes)
     runs = nodes_to_run(graph.nodes, graph.edges, outputs)
     wires: dict[str, list[tuple[str, Value]]] = {name: [] for name in graph.nodes}
@@ -159,7 +159,7 @@ def _make(graph: Structure, outputs: tuple[str, ...]) -> Plan:
         _line(n, graph.nodes[n], wires[n], tuple(dead.get(n, ())), untils.get(n, ""))
         for n in graph.nodes if n in runs
     ]  # fmt: skip
-    return Plan(tuple(lines), finals)
+    return RunOrder(tuple(lines), finals)
 
 
 def _line(name: str, outer: Block, wires: list[tuple[str, Value]], dead: tuple[Value, ...], until: str) -> Line:
@@ -185,21 +185,21 @@ def _line(name: str, outer: Block, wires: list[tuple[str, Value]], dead: tuple[V
     )  # fmt: skip
 
 
-def _spans(plan: Plan) -> dict[str, Span]:
-    place = {line.name: i for i, line in enumerate(plan.lines)}
+def _spans(order: RunOrder) -> dict[str, Span]:
+    place = {line.name: i for i, line in enumerate(order.lines)}
     spans: dict[str, Span] = {}
     begin = 0
-    while begin < len(plan.lines):
+    while begin < len(order.lines):
         at, last, lasting = begin, begin, False
         while at <= last:
-            line = plan.lines[at]
+            line = order.lines[at]
             if line.makes_function:
                 lasting = lasting or line.until not in place
-                last = max(last, place.get(line.until, len(plan.lines) - 1))
+                last = max(last, place.get(line.until, len(order.lines) - 1))
             at += 1
-        lines = plan.lines[begin : last + 1]
+        lines = order.lines[begin : last + 1]
         if any(line.components or line.insides for line in lines):
-            span = Span(lines, last, lasting, len(lines) > 1 or lasting or _is_whole(plan.lines[begin]))
+            span = Span(lines, last, lasting, len(lines) > 1 or lasting or _is_whole(order.lines[begin]))
             spans |= dict.fromkeys((line.name for line in lines), span)
         begin = last + 1
     return spans
@@ -209,7 +209,7 @@ def _is_whole(line: Line) -> bool:
     """Whether one line is leased as one: a block, or a loop whose turns call functions that are made before them."""
     if not line.insides:
         return True
-    return any(inside.repeated and turn_plans(inside)[0].makes_function for inside in line.insides)
+    return any(inside.repeated and turn_orders(inside)[0].makes_function for inside in line.insides)
 
 
 def unbound(graph: Structure, outputs: tuple[str, ...]) -> dict[str, list[str]]:
@@ -230,7 +230,7 @@ def needed(graph: Structure, outputs: tuple[str, ...]) -> dict[str, Any]:
 def _needed(graph: Structure, outputs: tuple[str, ...], *, required: bool) -> list[tuple[str, str]]:
     return [
         (name, line.name)
-        for line in plan_of(graph, outputs).lines
+        for line in run_order(graph, outputs).lines
         for name, part in graph.nodes[line.name].signature.components.items()
         if part.required or not required
     ]
