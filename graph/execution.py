@@ -1,4 +1,4 @@
-"""Running a graph: one generator for each graph, along its plan.
+"""Running a graph: one generator for each graph, along its run order.
 
 The state lies in plain fields, so that saving is copying them. Functions are not saved but made again, so the values
 that their makers read live as long as they do.
@@ -105,17 +105,17 @@ class Execution:
 
     def run(self) -> Events:
         """Run the whole graph, from where the state stands."""
-        plan, bindings = run_order(self.graph, self.graph.wanted), self.graph.adapted_bindings
+        order, bindings = run_order(self.graph, self.graph.wanted), self.graph.adapted_bindings
         for name, value in self.inputs.items():
             self._flags.add("", name, value, {})
         if self.reuse is not None:
-            plan, reused, notes = self.reuse.start(plan, self.inputs, bindings)
+            order, reused, notes = self.reuse.start(order, self.inputs, bindings)
             self.state.done = reused | self.state.done
             self._notes += notes
             for name in reused:
                 yield BlockReused(name, self.reuse.reasons[name].seconds)
         try:
-            out = yield from self.run_lines(plan, "", self.inputs, bindings, {}, keep=True, leased=False)
+            out = yield from self.run_lines(order, "", self.inputs, bindings, {}, keep=True, leased=False)
             self.leases.outlast([value for value in out.values() if callable(value)])
             if at := self._flags.first():
                 self.note(not_finite_text(at, self._dtypes))
@@ -132,16 +132,16 @@ class Execution:
             self.leases.release_all()
 
     def run_lines(
-        self, plan: RunOrder, prefix: str, inputs: Values, bindings: Values, env: dict[Value, Any],
+        self, order: RunOrder, prefix: str, inputs: Values, bindings: Values, env: dict[Value, Any],
         *, keep: bool, leased: bool,
     ) -> Events:  # fmt: skip
-        """Run the lines of a plan; values go to `env`. Gives the outputs.
+        """Run the lines of a run order; values go to `env`. Gives the outputs.
 
         `keep`: values of finished nodes go to the state. `leased`: what the nodes need is leased already.
         """
-        spans = plan.spans if not leased else {}
+        spans = order.spans if not leased else {}
         lease = 0  # the number of the lease of the span that runs
-        for place, line in enumerate(plan.lines):
+        for place, line in enumerate(order.lines):
             path = prefix + line.name
             span = spans.get(line.name)
             if keep and path in self.state.done:
@@ -171,7 +171,7 @@ class Execution:
                 self.empty(tuple(prefix + made.name for made in span.lines))
                 self.leases.release(lease)
                 lease = 0
-        return {name: env[value] for name, value in plan.outputs}
+        return {name: env[value] for name, value in order.outputs}
 
     def _check_before(self, path: str, *, pausable: bool) -> None:
         if self.requests.stop.is_set():
@@ -305,13 +305,13 @@ class _Inside:
 
     def once(self, inside: Inside, values: Values) -> Events:
         """Run a graph with these inputs. Gives its outputs."""
-        plan, path, run = run_order(inside.graph, inside.outputs), inside.path(self.path), self.execution
+        order, path, run = run_order(inside.graph, inside.outputs), inside.path(self.path), self.execution
         keep, bindings = self.keep, self._bindings(inside)
-        out = yield from run.run_lines(plan, f"{path}.", values, bindings, {}, keep=keep, leased=self.leased)
+        out = yield from run.run_lines(order, f"{path}.", values, bindings, {}, keep=keep, leased=self.leased)
         if keep and not self.line.makes_function:  # its outputs are kept under its own path from now on
-            for inner in plan.lines:
+            for inner in order.lines:
                 run.state.done.pop(f"{path}.{inner.name}", None)
-            if any(inner.makes_function for inner in plan.lines):
+            if any(inner.makes_function for inner in order.lines):
                 run.forget_inside(path)
         return out
 
