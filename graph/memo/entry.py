@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..stored import Stored, restore
 from .node_keys import NodeKey
-from .stored_values import Stored, restore
 
 
 @dataclass(frozen=True)

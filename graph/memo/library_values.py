@@ -4,6 +4,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from ..stored.values import tensor_bytes
+
 Parts = Iterable[str | bytes]
 
 
@@ -21,12 +23,6 @@ def library_parts(value: Any) -> Parts | None:  # any value that flows in a grap
         if module in sys.modules and (parts := read(sys.modules[module], value)) is not None:
             return parts
     return None
-
-
-def tensor_bytes(tensor: Any) -> bytes:
-    """The bytes of a tensor in the order of its elements."""
-    torch = sys.modules["torch"]
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _of_torch(torch: Any, value: Any) -> Parts | None:

@@ -5,13 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from ..run_order import Line, RunOrder, Value
+from ..stored import NotStored, store
 from ..structure import Values
 from ..wiring import INPUTS
 from .entry import Entry
-from .library_values import NoContentKey
 from .memo import Memo, changed
 from .node_keys import NodeKey, node_keys
-from .stored_values import store
 
 _LIBRARY = __name__.partition(".")[0]
 
@@ -74,7 +73,7 @@ class Reuse:
             return
         try:
             outputs = {value[1]: store(values[value]) for value in line.outputs}
-        except NoContentKey as error:
+        except NotStored as error:
             self.reasons[line.name] = replace(reason, why=f"{reason.why}; not kept: {error} cannot be stored")
             return
         self.memo.put(Entry(line.name, node, seconds, outputs, notes))

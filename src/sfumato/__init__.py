@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .components.adapters.adapter import Adapter as Adapter
     from .components.adapters.embedding import Embedding as Embedding
     from .components.manager import ComponentsManager as ComponentsManager
+    from .components.saved_values import load_values as load_values
+    from .components.saved_values import save_values as save_values
     from .components.spec import ComponentSpec as ComponentSpec
     from .components.storage.hub import Access as Access
     from .graph import events as events
@@ -67,12 +69,14 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "load": (".presets.load", "load"),
     "load_adapter": (".presets.adapter", "load_adapter"),
     "load_embedding": (".presets.embedding", "load_embedding"),
+    "load_values": (".components.saved_values", "load_values"),
     "load_component": (".presets.load", "load_component"),
     "memo": (".graph.memo", "memo"),
     "models": (".components.models", None),
     "presets": (".presets", None),
     "prompts": (".blocks.prompts", None),
     "push_to_hub": (".presets.push", "push_to_hub"),
+    "save_values": (".components.saved_values", "save_values"),
     "schedulers": (".components.schedulers", None),
     "taps": (".components.taps", None),
 }

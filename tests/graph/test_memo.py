@@ -17,8 +17,8 @@ from sfumato.graph import Block, ConfigError, Graph, InputError, Loop, knob
 from sfumato.graph.memo import memo
 from sfumato.graph.memo.entry import Entry
 from sfumato.graph.memo.node_keys import NodeKey, node_keys
-from sfumato.graph.memo.stored_values import restore, store
 from sfumato.graph.run_order import run_order
+from sfumato.graph.stored import restore, store
 
 CALLS: Counter[str] = Counter()
 
