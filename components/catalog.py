@@ -2,7 +2,9 @@
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 
 from ..graph.errors import ConfigError
 from ..registry import did_you_mean
@@ -53,7 +55,7 @@ class Catalog:
             if pattern in self._handles:
                 return [self._handles[pattern]]
             inside = self._handles if collection is None else self._collections[collection]
-            matches, negated = matcher(pattern.removeprefix("!")), pattern.startswith("!")
+            matches, negated = Pattern(pattern.removeprefix("!")), pattern.startswith("!")
             found = ((key, handle) for key, handle in self._handles.items() if key in inside)
             return [handle for key, handle in found if any(map(matches, self._names[key])) != negated]
 
@@ -69,14 +71,22 @@ class Catalog:
             return {name: [self._handles[key] for key in keys] for name, keys in self._collections.items()}
 
 
-def matcher(pattern: str) -> Callable[[str], bool]:
-    """A test of whether a name matches a pattern of diffusers: `*` stands for any letters, `|` is "or", a leading `!`
-    negates all of it.
+@dataclass(frozen=True)
+class Pattern:
+    """A pattern of names, as diffusers has them: `*` stands for any letters, `|` is "or", a leading `!` negates all of
+    it.
 
-    >>> [matcher(p)("text_encoder_2") for p in ("text*", "*encoder*", "unet|vae", "!unet|vae", "!*_2")]
+    >>> [Pattern(p)("text_encoder_2") for p in ("text*", "*encoder*", "unet|vae", "!unet|vae", "!*_2")]
     [True, True, False, True, False]
     """
-    plain = pattern.removeprefix("!")
-    names = "|".join(".*".join(map(re.escape, name.strip().split("*"))) for name in plain.split("|"))
-    negated, compiled = plain != pattern, re.compile(names)
-    return lambda name: (compiled.fullmatch(name) is not None) != negated
+
+    text: str
+
+    def __call__(self, name: str) -> bool:
+        """Whether a name matches."""
+        return (self._compiled.fullmatch(name) is not None) != self.text.startswith("!")
+
+    @cached_property
+    def _compiled(self) -> re.Pattern[str]:
+        names = self.text.removeprefix("!").split("|")
+        return re.compile("|".join(".*".join(map(re.escape, name.strip().split("*"))) for name in names))

@@ -3,12 +3,12 @@
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 from pydantic import JsonValue
 
-from ..graph.errors import GraphFileError, LoadError
+from ..graph.errors import GraphError, GraphFileError, LoadError
 from ..graph.fields import Lazy
 from ..graph.layout import Layout
 from ..graph.lender import Lender
@@ -123,6 +123,13 @@ class Handle(Lazy):
         """The spec's JSON: device and manager belong to this process."""
         return self.spec.to_json()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: a handle of the manager there. It reads the files itself."""
+        return _handle_again, (self.manager, self.spec, self.device_map or self.device, self.name)
+
+    def __deepcopy__(self, memo: object) -> "Handle":
+        return self
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Handle) and self.manager is other.manager and self.key == other.key
 
@@ -174,8 +181,19 @@ class Added(Handle):
             "Save it with save_pretrained(folder) and bind a ComponentSpec of that folder, or bind the object itself."
         )
 
+    def __reduce__(self) -> NoReturn:
+        raise GraphError(
+            f"{self.name}: a pickle has no weights, and this {self.kind.__name__} was added to a manager by hand. Save "
+            "it with save_pretrained(folder), and bind sf.load_component(folder) in its place."
+        )
+
     def __repr__(self) -> str:
         return f"Added({self.name}: {self.kind.__name__}, {self.device})"
+
+
+def _handle_again(manager: Loader, spec: ComponentSpec, device: str | DeviceMap, name: str) -> Handle:
+    """The handle of a pickle."""
+    return manager.handle(spec, device=device, name=name)
 
 
 def spec_of(component: Any) -> ComponentSpec:  # whatever was added

@@ -1,14 +1,17 @@
 """The manager of components: it loads them, shares them, and keeps them within a memory budget."""
 
+import copyreg
 import reprlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
+from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 import torch
 
 from ..graph.errors import ConfigError, LoadError
-from .catalog import Catalog, matcher
+from .catalog import Catalog, Pattern
 from .device_map import DeviceMap
 from .handle import Added as Added
 from .handle import Handle as Handle
@@ -18,7 +21,7 @@ from .loading.single_file.checkpoint import completed
 from .memory.budget import Budget
 from .memory.devices import canonical_device, device_name
 from .memory.leases import Lease
-from .memory.managed import LOADING_LOCK, ManagedMemory
+from .memory.managed import LOADING_LOCK, ManagedMemory, Settings
 from .memory.mover import Mover
 from .memory.offload import By, Offload
 from .memory.policy import Move
@@ -238,7 +241,7 @@ class ComponentsManager:
         """
         rule = Offload(by, blocks, prefetch, dtype_name(storage, "storage"))
         with LOADING_LOCK:
-            self._memory.add_rule(matcher(pattern), rule)
+            self._memory.add_rule(Pattern(pattern), rule)
             self._memory.set_offload(self.search(pattern), rule)
 
     def to(
@@ -318,3 +321,40 @@ def default_manager() -> ComponentsManager:
         if _default is None:
             _default = ComponentsManager()
         return _default
+
+
+_tokens: WeakKeyDictionary[ComponentsManager, str] = WeakKeyDictionary()
+"""Texts by which pickles name the managers that were made in this process."""
+_received: dict[str, ComponentsManager] = {}
+"""Managers of other processes, made again here. They stay, so that the next pickle finds their components loaded."""
+
+
+def _reduced(manager: ComponentsManager) -> tuple[Any, ...]:
+    """A manager in a pickle: its settings. Its process gets itself back, and another process one like it."""
+    if manager is _default:
+        token = ""
+    elif (token := next((t for t, known in _received.items() if known is manager), "")) == "":
+        token = _tokens.setdefault(manager, uuid4().hex)
+    limits = manager.budget.limits
+    return _manager_again, (token, limits, manager.device, manager.dtype, manager._mover, manager._memory.settings())
+
+
+def _manager_again(
+    token: str, limits: Mapping[str, int], device: str, dtype: str, mover: Mover, settings: Settings
+) -> ComponentsManager:
+    """The manager of a pickle: the one of that token; "" is the process's own. Another is made at its first pickle."""
+    global _default
+    with LOADING_LOCK:
+        known = [_default] if token == "" else [_received.get(token), *(m for m, t in _tokens.items() if t == token)]
+        if (found := next((manager for manager in known if manager is not None), None)) is not None:
+            return found
+        made = ComponentsManager(limits or None, device=device, dtype=dtype, mover=mover)
+        made._memory.use(settings)
+        if token == "":
+            _default = made
+        else:
+            _received[token] = made
+        return made
+
+
+copyreg.pickle(ComponentsManager, _reduced)

@@ -21,6 +21,7 @@ from .fields import (
     untyped_fields,
 )
 from .frozen import refuse_changes
+from .pickled import refuse_code_of_others, refuse_weights
 from .ports import Component, Input, Malformed, Signature, check_call, class_name, read_call
 
 
@@ -196,7 +197,9 @@ class Block:
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state in a pickle: the fields, not the cache."""
+        """The state in a pickle: the fields, not the cache. GraphError for weights, and for code from a repo."""
+        refuse_code_of_others(type(self))
+        refuse_weights(self._components())
         known = {f.name for f in _fields(self)}
         return {name: value for name, value in self.__dict__.items() if name in known}
 

@@ -23,6 +23,7 @@ An unknown name of a scheduler, guider, model, block or preset raises `sfumato.r
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..registry import printable_lines
 
@@ -74,6 +75,9 @@ class _ProblemsError(GraphError):
         many = len(self.problems) != 1
         text = f"({len(self.problems)} problems)\n{_table(self.problems)}" if many else str(self.problems[0])
         super().__init__(text)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.problems,), self.__dict__
 
 
 class WireError(_ProblemsError):

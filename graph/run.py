@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextvars import copy_context
-from typing import Self
+from typing import NoReturn, Self
 
 from .block import Block
 from .errors import Cancelled, GraphError
@@ -39,6 +39,12 @@ class Run:
         self._thread: threading.Thread | None = None
         self._ended = threading.Event()  # of the thread; waiting for it, unlike a join, sees Ctrl-C on all systems
         self._error: BaseException | None = None  # that ended the thread
+
+    def __reduce__(self) -> NoReturn:
+        raise GraphError(
+            "A run belongs to its process: it has leases of components there. Send the graph and the inputs to another "
+            "process, and start the run there."
+        )
 
     @property
     def outputs(self) -> Outputs:

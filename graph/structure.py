@@ -12,6 +12,7 @@ from .cache import cached
 from .events import Events
 from .fields import Adapters, same_component
 from .paths import block_at
+from .pickled import refuse_weights
 from .ports import Component, Input, Output, Signature
 from .wiring import Edge, rule, signature_of
 
@@ -200,6 +201,10 @@ class Structure(Container, abstract=True):
     def config(self) -> dict[str, Any]:
         """Nothing: a graph has parts, and no settings."""
         return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        refuse_weights(self.bindings)
+        return super().__getstate__()
 
     def __eq__(self, other: object) -> bool:
         if self is other:

@@ -5,14 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ..components.adapters.adapter import Adapter, check_strength
-from ..components.adapters.reading import PEFT_CONFIG, PEFT_WEIGHTS, adapter_of
-from ..components.loading.open_tensors import open_tensors
-from ..components.storage.files import read_json
+from ..components.adapters.reading import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
 from ..components.storage.hub import Access
-from ..components.storage.tensors import PICKLES, SafetensorFiles
+from ..components.storage.tensors import PICKLES
 from ..graph import LoadError
 from ..graph.files.inside import path_inside
 from ..registry import did_you_mean
@@ -56,17 +52,7 @@ def load_adapter(
         name=(name, str), subfolder=(subfolder, str), revision=(revision, str),
     )  # fmt: skip
     file = _file(x, subfolder, revision, access)
-    stored = open_tensors([file], allow_pickle=access.allow_pickle)
-    header = stored.metadata() if isinstance(stored, SafetensorFiles) else {}
-    beside = file.with_name(PEFT_CONFIG)
-    peft: Mapping[str, Any] | None = read_json(beside) if file.name == PEFT_WEIGHTS and beside.is_file() else None
-
-    def tensors() -> Iterable[tuple[str, Tensor]]:
-        for key in stored.shapes():
-            yield key, stored.read(key)
-
-    made = adapter_of(tensors(), name=name or file.stem, source=str(x), header=header, peft=peft)
-    made = replace(made, content=replace(made.content, file=file))
+    made = read_adapter(file, name=name or file.stem, source=str(x), allow_pickle=access.allow_pickle)
     return made.scaled(scale) if scale != 1.0 else made
 
 

@@ -124,10 +124,7 @@ class Adapter:
         wanted = 1 << (own - 1).bit_length() if rank is None else rank
         if type(wanted) is not int or wanted < own:
             raise ConfigError(f"padded: {self.name} has rank {own}. Got {rank!r}. Pass a rank that is no smaller.")
-        patches = tuple(
-            replace(p, patch=p.patch.padded(wanted)) if isinstance(p.patch, LowRank) else p for p in self.patches
-        )
-        return replace(self, content=replace(self.content, patches=patches))
+        return replace(self, content=self.content.padded(wanted))
 
     def strength_of(self, component: str, step: Step | None = None, path: str = "") -> float:
         """The strength for a component, in a step of the denoiser or outside of steps. path: of a layer in it."""

@@ -59,12 +59,11 @@ class AttachedAdapters(Adapters):
                 check_blocks(adapter.name, adapter.blocks, (path for names in models.values() for path in names.shapes))
             _check_components(adapter, models)
         _words(embeddings, bindings)
-        placements = {content: place(content, models, name) for content, name in _contents(rows).items()}
-        placed = {
-            component: {c: tuple(p.placed[component]) for c, p in placements.items() if component in p.placed}
-            for component in models
-        }
-        return cls(rows, models, placed, embeddings)
+        return cls(rows, models, _placed(rows, models), embeddings)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: the adapters, read from their files. A check was made when they were attached here."""
+        return _attached_again, (self.rows, self.models, self.embeddings)
 
     @property
     def prompts(self) -> int:
@@ -116,6 +115,22 @@ class AttachedAdapters(Adapters):
     def __repr__(self) -> str:
         rows = ["[" + ", ".join(map(repr, (*row, *self.embeddings))) + "]" for row in self.rows]
         return rows[0] if len(rows) == 1 else f"[{', '.join(rows)}]"
+
+
+def _attached_again(
+    rows: Rows, models: Mapping[str, ModelNames], embeddings: tuple[Embedding, ...]
+) -> AttachedAdapters:
+    """The adapters of a pickle."""
+    return AttachedAdapters(rows, models, _placed(rows, models), embeddings)
+
+
+def _placed(rows: Rows, models: Mapping[str, ModelNames]) -> dict[str, dict[PatchSet, tuple[Placed, ...]]]:
+    """The patches of each component, by the file that has them."""
+    placements = {content: place(content, models, name) for content, name in _contents(rows).items()}
+    return {
+        component: {c: tuple(p.placed[component]) for c, p in placements.items() if component in p.placed}
+        for component in models
+    }
 
 
 def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:

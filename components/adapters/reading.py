@@ -1,14 +1,20 @@
 """Read the tensors of an adapter's file. Each key becomes part of a patch, or an error lists it."""
 
+import copyreg
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from ...graph.errors import LoadError
+from ...graph.errors import GraphError, LoadError
 from ...graph.limits import AboveLimit, check_limit
 from ...registry import counted
+from ..loading.open_tensors import open_tensors
+from ..storage.files import read_json
 from ..storage.fits import shown_names
+from ..storage.tensors import PICKLES, SafetensorFiles
 from .adapter import Adapter
 from .build import patch_of
 from .embedding_layouts import BUNDLE, bundled
@@ -83,6 +89,50 @@ def adapter_of(
         raise LoadError(f"{source}: {len(wrong)} of {len(entries)} patches cannot be read. {' '.join(wrong[:5])}{more}")
     embeddings = bundled(dict(named), source)
     return Adapter(name, PatchSet(source, tuple(patches), tuple(_notes(patches, entries, scales)), embeddings))
+
+
+def read_adapter(file: Path, *, name: str, source: str, allow_pickle: bool = False) -> Adapter:
+    """Read the file of an adapter, with PEFT's config if that is beside it.
+
+    Args:
+        file: on this machine.
+        name: the adapter's name.
+        source: the file, folder or repo, for errors.
+        allow_pickle: whether a file of pickles may be read.
+
+    Raises:
+        LoadError: no such file; see `adapter_of`.
+    """
+    stored = open_tensors([file], allow_pickle=allow_pickle)
+    header = stored.metadata() if isinstance(stored, SafetensorFiles) else {}
+    beside = file.with_name(PEFT_CONFIG)
+    peft: Mapping[str, Any] | None = read_json(beside) if file.name == PEFT_WEIGHTS and beside.is_file() else None
+
+    def tensors() -> Iterable[tuple[str, Tensor]]:
+        for key in stored.shapes():
+            yield key, stored.read(key)
+
+    made = adapter_of(tensors(), name=name, source=source, header=header, peft=peft)
+    return replace(made, content=replace(made.content, file=file))
+
+
+def _reduced(content: PatchSet) -> tuple[Any, ...]:
+    """Patches in a pickle: their file. GraphError for those that no file has."""
+    if content.file is None:
+        raise GraphError(
+            f"{content.source}: a pickle has no weights, and this adapter was made in memory. Save it with "
+            "adapter.save(file), and attach sf.load_adapter(file) in its place."
+        )
+    return _read_again, (str(content.file), content.source, content.rank)
+
+
+def _read_again(file: str, source: str, rank: int) -> PatchSet:
+    """The patches of a pickle. Its process has read the same file before, so pickles are as they were allowed there."""
+    content = read_adapter(Path(file), name=source, source=source, allow_pickle=file.endswith(PICKLES)).content
+    return content.padded(rank) if rank else content
+
+
+copyreg.pickle(PatchSet, _reduced)
 
 
 def _peft_names(body: str) -> tuple[str, str]:

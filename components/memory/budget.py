@@ -36,6 +36,11 @@ class Budget:
         """The limit of a device in bytes; None for no limit."""
         return self._limits.get(device, self._limits.get(device.partition(":")[0]))
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The limit of each device that has one."""
+        return dict(self._limits)
+
     def __bool__(self) -> bool:
         return bool(self._limits)
 

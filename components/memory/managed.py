@@ -4,9 +4,10 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...graph.errors import ConfigError, LoadError
+from ..device_map import DeviceMap
 from ..handle import Added, Handle
 from ..spec import ComponentSpec
 from .budget import Budget
@@ -30,6 +31,22 @@ another lock of a manager.
 """
 
 
+class Kept(NamedTuple):
+    """How one component is kept."""
+
+    device: str
+    dtype: str
+    device_map: DeviceMap | None
+    offload: Offload
+
+
+class Settings(NamedTuple):
+    """How a manager keeps components: those that it has, by key, and those that are added later, by rules."""
+
+    components: Mapping[str, Kept]
+    rules: Sequence[tuple[Callable[[str], bool], Offload]]
+
+
 class ManagedMemory:
     """The entries of a manager's handles, their leases, and the pool that loads and moves them.
 
@@ -43,6 +60,7 @@ class ManagedMemory:
         self._pool = ComponentPool(budget, mover, self._lease_counts, self.leases.lock)
         self.inventory = self._pool.inventory
         self._rules: list[tuple[Callable[[str], bool], Offload]] = []
+        self._received: Mapping[str, Kept] = {}
         self._lock = threading.Lock()  # guards rules and new entries; never held during loading or waiting
 
     # ------------------------------------------------------------------------------------------ entries
@@ -67,6 +85,8 @@ class ManagedMemory:
             made = Entry(handle.key, handle.name, canonical_device(handle.device), handle.dtype, None, rule)
             made.device_map = handle.device_map
             self._read_with(made, handle)
+            if (kept := self._received.get(handle.key)) is not None:
+                made.device, made.dtype, made.device_map, made.offload = kept
             return entries.setdefault(handle.key, made)
 
     def _read_with(self, entry: Entry, handle: Handle) -> None:
@@ -216,6 +236,16 @@ class ManagedMemory:
             was_loaded = [self._pool.remove(key) for key in keys]
         self.leases.wake()
         return any(was_loaded)
+
+    def settings(self) -> Settings:
+        """How components are kept, as values, for a manager in another process."""
+        entries = self.inventory.entries.copy()
+        kept = {k: Kept(e.device, e.dtype, e.device_map, e.offload) for k, e in entries.items() if e.read is not None}
+        return Settings({**self._received, **kept}, tuple(self._rules))
+
+    def use(self, settings: Settings) -> None:
+        """Keep components as the manager of another process does. Called before any is added."""
+        self._received, self._rules = settings.components, [*settings.rules]
 
     # ------------------------------------------------------------------------------------------ summary
     def rows(self, handles: Iterable[Handle]) -> list[Held]:

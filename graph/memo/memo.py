@@ -3,6 +3,7 @@
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 from ..errors import ConfigError
 from .entry import Entry
@@ -24,6 +25,10 @@ class Memo:
         self._entries: dict[str, Entry] = {}
         self._used = 0
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """In another process: a memo of the same folder and limits, with nothing in memory yet."""
+        return Memo, (self.folder, self.memory_bytes)
 
     def __repr__(self) -> str:
         where = f", folder {self.folder.path}" if self.folder else ""
