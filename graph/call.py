@@ -1,14 +1,15 @@
 """A call: from its keywords to a run. Nothing runs before everything about it is checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from inspect import iscoroutinefunction
 from typing import Any
 
 from ..registry import HINTS, closest
 from .analysis import sole_makers
 from .binding import not_ready
 from .errors import InputError, LoadError, Problem
-from .keywords import MEMO, Call
+from .keywords import CALL_KEYWORDS, MEMO, ON_EVENT, PROGRESS, Call
 from .knobs import knob_problems
 from .limits import limit
 from .memo import Memo
@@ -27,24 +28,43 @@ AFTER_CHECKS: tuple[Rewrite, ...] = (simplify, prune)
 """A call is these rewrites of the graph, in this order, with the checks of its values between."""
 
 
-def prepare(graph: Structure, positional: Sequence[Any], keywords: Mapping[str, Any]) -> Run:
-    """A run of the graph with these values. Raises `InputError` with everything that is wrong, and `LoadError`."""
+def prepare(graph: Structure, positional: Sequence[Any], keywords: Mapping[str, Any], *, progress: bool = False) -> Run:
+    """A run of the graph with these values. Raises `InputError` with everything that is wrong, and `LoadError`.
+
+    progress: whether a progress bar is shown, where the keywords do not say.
+    """
     if graph.preset is not None and graph.preset[1] == AUTO:
         graph = graph_for(graph, keywords)
     call = Call.of(graph, positional, keywords)
     for rewrite in BEFORE_CHECKS:
         graph = rewrite(graph, call)
-    if not isinstance(call.memo, Memo | None):
-        kind = type(call.memo).__name__
-        text = f"needs a memo, got {value_text(call.memo)} ({kind}). Make one with sf.memo(), and pass it to each call."
-        raise InputError(Problem("value", MEMO, text, kind, "Memo"))
+    if problems := list(_unfit_keywords(call)):
+        raise InputError(problems)
     notes = _unused(graph, call)
     call = checked(graph, call)
     for rewrite in AFTER_CHECKS:
         graph = rewrite(graph, call)
     _check_ready(graph)
     inputs = graph.inputs
-    return Run(graph, {name: value for name, value in call.values.items() if name in inputs}, notes, call.memo)
+    values = {name: value for name, value in call.values.items() if name in inputs}
+    progress = progress if call.progress is None else call.progress
+    return Run(graph, values, notes, call.memo, on_event=call.on_event, progress=progress)
+
+
+def _unfit_keywords(call: Call) -> Iterator[Problem]:
+    """What is wrong with the memo, the listener and the progress bar of a call."""
+    if not isinstance(call.memo, Memo | None):
+        text = f"needs a memo, got {_value_text(call.memo)}. Make one with sf.memo(), and pass it to each call."
+        yield Problem("value", MEMO, text, type(call.memo).__name__, "Memo")
+    if iscoroutinefunction(call.on_event):
+        text = "is an async function, and a run calls it without await. Write `async for event in graph.stream(…)`."
+        yield Problem("value", ON_EVENT, text, "async function", "function")
+    elif not (call.on_event is None or callable(call.on_event)):
+        text = f"needs a function of one event, got {_value_text(call.on_event)}. Write on_event=print, for example."
+        yield Problem("value", ON_EVENT, text, type(call.on_event).__name__, "function")
+    if not isinstance(call.progress, bool | None):
+        text = f"needs True or False, got {_value_text(call.progress)}."
+        yield Problem("value", PROGRESS, text, type(call.progress).__name__, "bool")
 
 
 def _unused(graph: Structure, call: Call) -> tuple[str, ...]:
@@ -89,7 +109,7 @@ def _value_text(value: Any) -> str:
 def _unknown(graph: Structure, call: Call) -> list[Problem]:
     plain = call.graph
     known = [*graph.inputs, *plain.slots, *plain.components]
-    everything = [*known, *sole_makers(graph)]
+    everything = [*known, *sole_makers(graph), *CALL_KEYWORDS]
     problems: list[Problem] = []
     for name in call.values:
         if name in graph.inputs or name in plain.inputs:

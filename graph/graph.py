@@ -171,12 +171,17 @@ class Graph(Structure, name="Graph"):
     def __call__(self, *first: Any, **values: Any) -> Outputs:
         """Run it. Keywords are inputs, components and slots; one positional value is the first input.
 
-        Raises `InputError` with everything that is wrong with the values, before anything runs.
+        Each call takes these keywords too: `adapters`, `memo`, `on_event` (a function that gets each event) and
+        `progress` (False hides the progress bar). Raises `InputError` with everything that is wrong with the values,
+        before anything runs.
         """
-        return prepare(self, first, values).result()
+        return prepare(self, first, values, progress=True).result()
 
     def stream(self, *first: Any, **values: Any) -> Run:
-        """A run that hands out its events: `for event in (run := graph.stream(…)): …`, then `run.outputs`."""
+        """A run that hands out its events: `for event in (run := graph.stream(…)): …`, then `run.outputs`.
+
+        `async for event in graph.stream(…)` runs each step in a thread, so that the event loop goes on.
+        """
         return prepare(self, first, values)
 
     def start(self, *first: Any, **values: Any) -> Run:

@@ -7,11 +7,8 @@ from typing import Any
 from .errors import InputError, Problem
 from .structure import Structure
 
-ADAPTERS = "adapters"
-"""The keyword of adapters, where the graph has no input of that name."""
-
-MEMO = "memo"
-"""The keyword of a memo, where the graph has no input of that name."""
+ADAPTERS, MEMO, ON_EVENT, PROGRESS = CALL_KEYWORDS = "adapters", "memo", "on_event", "progress"
+"""The keywords of each call, where the graph has no input of that name."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +25,10 @@ class Call:
     """Adapters, or strengths of those that the graph has, for this call; None for none."""
     memo: Any = None
     """The memo with the outputs of earlier runs; None for none."""
+    on_event: Any = None
+    """The function that gets each event; None for none."""
+    progress: Any = None
+    """Whether a progress bar is shown; None for the default."""
 
     @classmethod
     def of(cls, graph: Structure, positional: Sequence[Any], keywords: Mapping[str, Any]) -> "Call":
@@ -40,7 +41,6 @@ class Call:
                 text = f"takes one value without a name{which}, got {len(positional)}. Write name=value."
                 raise InputError(Problem("positional", "call", text))
             keywords[name] = positional[0]
-        adapters = None if ADAPTERS in graph.inputs else keywords.pop(ADAPTERS, None)
-        memo = None if MEMO in graph.inputs else keywords.pop(MEMO, None)
+        own = {name: keywords.pop(name, None) for name in CALL_KEYWORDS if name not in graph.inputs}
         swaps = {n: v for n, v in keywords.items() if n in graph.slots or n in graph.components}
-        return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps}, adapters, memo)
+        return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps}, **own)

@@ -1,14 +1,15 @@
 """`Run`: the events, the state and the result of one execution of a graph, and the ways to stop it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from contextvars import copy_context
 from typing import NoReturn, Self
 
 from .block import Block
 from .errors import Cancelled, GraphError
-from .events import Event, Events, RunFinished
+from .events import Event, RunFinished
 from .execution import Execution, State
+from .listeners import Listeners, OnEvent, in_thread
 from .memo import Memo
 from .memo.reuse import explained
 from .ports import Outputs
@@ -26,14 +27,20 @@ class Run:
     `start()` runs it in a thread. Any thread may call `cancel`, `pause` and `finish_now`.
 
     `notes` are texts that become events, or Python warnings where nobody listens. `memo` has outputs of earlier runs.
+    `on_event` gets each event before the run hands it out. `progress` shows a bar.
     """
 
-    def __init__(self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None) -> None:
+    def __init__(
+        self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None,
+        *, on_event: OnEvent | None = None, progress: bool = False,
+    ) -> None:  # fmt: skip
         self.graph = graph
         self.inputs = inputs
         self._outputs: Outputs | None = None
         self._execution = Execution(graph, inputs, notes, memo)
-        self._events: Events | None = None
+        self._on_event = on_event
+        self._progress = progress
+        self._events: Generator[Event, None, None] | None = None
         self._advancing = threading.RLock()  # held by the thread that runs blocks
         self._is_advancing = False
         self._thread: threading.Thread | None = None
@@ -78,26 +85,32 @@ class Run:
             raise GraphError("This run has its own thread, so it cannot be iterated. Call run.result() to wait for it.")
         with self._advancing:
             if self._events is None:
-                self._events = self._execution.run()
+                self._events = self._run()
             self._is_advancing = True
             try:
                 return next(self._events)
-            except StopIteration as stop:
-                if stop.value is None:  # its last event has been handed out
-                    raise
-                self._outputs = Outputs(stop.value)
-                return RunFinished("", self._outputs)
+            except StopIteration:
+                raise
             except BaseException:
                 self._events = None  # a generator that has raised is over; the next one goes on from the state
                 raise
             finally:
                 self._is_advancing = False
 
+    def _run(self) -> Generator[Event, None, None]:
+        with Listeners(self._on_event, self._progress) as listeners:
+            self._outputs = Outputs((yield from listeners.tell_each(self._execution.run())))
+            yield listeners.tell(RunFinished("", self._outputs))
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """The events, each made in a thread while the event loop goes on. A cancelled task cancels the run."""
+        return in_thread(self)
+
     def start(self) -> Self:
         """Run to the end in a thread of its own. Gives the run. A run starts once."""
         if self._thread is not None:
             raise GraphError("This run was started before. Make another one: graph.start(…).")
-        self._execution.silent = True
+        self._execution.silent = self._on_event is None
         self._thread = threading.Thread(target=copy_context().run, args=(self._run_in_thread,), name="sfumato run")
         self._thread.start()
         return self
@@ -119,7 +132,7 @@ class Run:
         Raises the error of the run. Ctrl-C cancels it.
         """
         if self._thread is None or self._in_own_thread:
-            self._execution.silent = True
+            self._execution.silent = self._on_event is None
             for _ in self:
                 pass
             return self.outputs

@@ -85,7 +85,7 @@ HINTS: Mapping[str, str] = {
     "enable_attention_slicing": _FAST,
     "enable_xformers_memory_efficient_attention": _FAST,
     "enable_freeu": "Insert ApplyTap(change=sf.taps.FreeU()) of sfumato.blocks.control.taps before the guider.",
-    "set_progress_bar_config": "Leave it out: a call prints nothing. `for event in pipe.stream(…)` shows the progress.",
+    "set_progress_bar_config": "Pass progress=False to the call, or set SFUMATO_PROGRESS=0 in the environment.",
     "interrupt": "Write run = pipe.stream(…), and run.cancel() in another thread.",
     "encode_prompt": "Write pipe.only('positive')(prompt=…).positive.",
     "from_pipe": "Write pipe.task('image2image'), or the name of another task.",

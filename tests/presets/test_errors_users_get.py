@@ -247,7 +247,7 @@ ATTRIBUTES: dict[str, str] = {
     "pipe.with_adapters(a). The models do not change, so nothing is fused or unloaded.",
     "enable_model_cpu_offload": "Write sf.load(…, manager=manager) with manager = sf.ComponentsManager(budget={'cuda': "
     "'8GB'}, device='cuda').",
-    "set_progress_bar_config": "Leave it out: a call prints nothing. `for event in pipe.stream(…)` shows the progress.",
+    "set_progress_bar_config": "Pass progress=False to the call, or set SFUMATO_PROGRESS=0 in the environment.",
     "bnd": "Did you mean 'bind'?",
 }
 
