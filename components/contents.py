@@ -14,19 +14,20 @@ def spec_content(spec: ComponentSpec) -> str | None:
     """
     try:
         settings = content_key([spec.hint, spec.config, spec.quantization, spec.variant, spec.subfolder])
-        return digest(settings, code_key(spec.type), *_files(spec))
+        return digest(settings, code_key(spec.type), *(part for item in file_keys(spec).items() for part in item))
     except (LoadError, OSError):  # `ready` reports it
         return None
 
 
-def _files(spec: ComponentSpec) -> list[str]:
+def file_keys(spec: ComponentSpec) -> dict[str, str]:
+    """The sha256 of each file of a spec, by name; for a repo, its commit by its name."""
     if spec.pretrained_model_name_or_path is None:
-        return []
+        return {}
     if (file := spec.file) is not None:
-        return [file_key(file)]
+        return {file.name: file_key(file)}
     location = spec.location
     if isinstance(location, Repo):
-        return [location.source, location.revision]
+        return {location.source: location.revision}
     names = sorted(location.names(spec.subfolder))
     folder = location.local(spec.subfolder, names)
-    return [part for name in names for part in (name, file_key(folder / name))]
+    return {name: file_key(folder / name) for name in names}

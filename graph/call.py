@@ -1,5 +1,6 @@
 """A call: from its keywords to a run. Nothing runs before everything about it is checked."""
 
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from inspect import iscoroutinefunction
@@ -16,7 +17,7 @@ from .memo import Memo
 from .planned import foreign_values
 from .rewrites import Rewrite, adapt, prune, simplify, swap, use_values
 from .run import Run
-from .run_order import unbound
+from .run_order import run_order, unbound
 from .structure import Structure
 from .tasks import AUTO, graph_for, task_of, task_with_input, way_without_input
 from .typing import type_text
@@ -45,10 +46,13 @@ def prepare(graph: Structure, positional: Sequence[Any], keywords: Mapping[str, 
     for rewrite in AFTER_CHECKS:
         graph = rewrite(graph, call)
     _check_ready(graph)
-    inputs = graph.inputs
-    values = {name: value for name, value in call.values.items() if name in inputs}
+    drawn = drawn_inputs(graph, call.values)
+    call = call.with_values(drawn)
+    values = {name: value for name, value in call.values.items() if name in graph.inputs}
     progress = progress if call.progress is None else call.progress
-    return Run(graph, values, notes, call.memo, on_event=call.on_event, progress=progress)
+    return Run(
+        graph, values, notes, call.memo, call=call, drawn=frozenset(drawn), on_event=call.on_event, progress=progress
+    )
 
 
 def _unfit_keywords(call: Call) -> Iterator[Problem]:
@@ -65,6 +69,26 @@ def _unfit_keywords(call: Call) -> Iterator[Problem]:
     if not isinstance(call.progress, bool | None):
         text = f"needs True or False, got {_value_text(call.progress)}."
         yield Problem("value", PROGRESS, text, type(call.progress).__name__, "bool")
+
+
+def drawn_inputs(graph: Structure, values: Mapping[str, Any]) -> dict[str, int]:
+    """A new number for each input without which a block draws one, such as `seed`: so a run can be repeated."""
+    found: dict[str, int] = {}
+    for line in run_order(graph, graph.wanted).lines:
+        wires = dict(line.args)
+        for port in line.block.random_without:
+            giver, name = wires.get(port, ("", ""))
+            if giver == INPUTS and values.get(name) is None and _takes_number(graph.inputs[name].type):
+                found.setdefault(name, secrets.randbits(32))
+    return found
+
+
+def _takes_number(kind: Any) -> bool:
+    try:
+        fitted(2**32 - 1, kind)
+    except Unfit:
+        return False
+    return True
 
 
 def _unused(graph: Structure, call: Call) -> tuple[str, ...]:

@@ -69,9 +69,18 @@ def _read(wires: tuple[tuple[str, Value], ...], inputs: Values, env: Mapping[Val
 class Execution:
     """The interpreter of one run. Blocks that take a `Running` get it."""
 
-    def __init__(self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None) -> None:
+    def __init__(
+        self,
+        graph: Structure,
+        inputs: Values,
+        notes: tuple[str, ...] = (),
+        memo: Memo | None = None,
+        drawn: frozenset[str] = frozenset(),
+    ) -> None:
         self.graph = graph
         self.inputs = inputs
+        self.drawn = drawn
+        """Inputs with a new random number: a memo keeps nothing that is made of them."""
         self.state = State()
         self.reuse = None if memo is None else Reuse(memo)
         self.requests = Requests()
@@ -109,7 +118,8 @@ class Execution:
         for name, value in self.inputs.items():
             self._flags.add("", name, value, {})
         if self.reuse is not None:
-            order, reused, notes = self.reuse.start(order, self.inputs, bindings)
+            known = {name: value for name, value in self.inputs.items() if name not in self.drawn}
+            order, reused, notes = self.reuse.start(order, known, bindings)
             self.state.done = reused | self.state.done
             self._notes += notes
             for name in reused:

@@ -1,7 +1,7 @@
 """The keywords of a call, sorted by their use in the graph. They are one namespace."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import InputError, Problem
@@ -44,3 +44,8 @@ class Call:
         own = {name: keywords.pop(name, None) for name in CALL_KEYWORDS if name not in graph.inputs}
         swaps = {n: v for n, v in keywords.items() if n in graph.slots or n in graph.components}
         return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps}, **own)
+
+
+    def with_values(self, values: Mapping[str, Any]) -> "Call":
+        """The same call with further values."""
+        return replace(self, values={**self.values, **values}) if values else self

@@ -88,6 +88,7 @@ LIMITS = {
     "picture_bytes": Limit(2**28, "bytes", "a TIFF of 64 million pixels has 200 MB"),
     "picture_pixels": Limit(2**26, "pixels", "8192 x 8192, more than most cameras take and models draw"),
     "picture_scans": Limit(20, "scans", "progressive JPEG files have ten"),
+    "record_bytes": Limit(_MIB, "bytes", "a record of a run has 30 kB, and Pillow reads no longer text of a PNG"),
     # Vocabularies.
     "pieces": Limit(2**19, "pieces", "UMT5 has 256,300, and larger vocabularies are not published for images"),
     "added_tokens": Limit(10_000, "added tokens", "published tokenizers of image models have at most 300"),

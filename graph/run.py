@@ -1,14 +1,17 @@
 """`Run`: the events, the state and the result of one execution of a graph, and the ways to stop it."""
 
+import sys
 import threading
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextvars import copy_context
 from typing import NoReturn, Self
 
+from ..registry import codecs
 from .block import Block
 from .errors import Cancelled, GraphError
 from .events import Event, RunFinished
 from .execution import Execution, State
+from .keywords import Call
 from .listeners import Listeners, OnEvent, in_thread
 from .memo import Memo
 from .memo.reuse import explained
@@ -27,17 +30,28 @@ class Run:
     `start()` runs it in a thread. Any thread may call `cancel`, `pause` and `finish_now`.
 
     `notes` are texts that become events, or Python warnings where nobody listens. `memo` has outputs of earlier runs.
-    `on_event` gets each event before the run hands it out. `progress` shows a bar.
+    `drawn` are inputs that the call did not pass, and that have a new random number. `on_event` gets each event before
+    the run hands it out. `progress` shows a bar.
     """
 
     def __init__(
-        self, graph: Structure, inputs: Values, notes: tuple[str, ...] = (), memo: Memo | None = None,
-        *, on_event: OnEvent | None = None, progress: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        graph: Structure,
+        inputs: Values,
+        notes: tuple[str, ...] = (),
+        memo: Memo | None = None,
+        *,
+        call: Call | None = None,
+        drawn: frozenset[str] = frozenset(),
+        on_event: OnEvent | None = None,
+        progress: bool = False,
+    ) -> None:
         self.graph = graph
         self.inputs = inputs
+        self.call = call
+        """The call that made the run, with its checked values; None for a run of a graph as it is."""
         self._outputs: Outputs | None = None
-        self._execution = Execution(graph, inputs, notes, memo)
+        self._execution = Execution(graph, inputs, notes, memo, drawn)
         self._on_event = on_event
         self._progress = progress
         self._events: Generator[Event, None, None] | None = None
@@ -99,7 +113,7 @@ class Run:
 
     def _run(self) -> Generator[Event, None, None]:
         with Listeners(self._on_event, self._progress) as listeners:
-            self._outputs = Outputs((yield from listeners.tell_each(self._execution.run())))
+            self._outputs = Outputs(self._with_records((yield from listeners.tell_each(self._execution.run()))))
             yield listeners.tell(RunFinished("", self._outputs))
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -125,6 +139,12 @@ class Run:
             self._error = error
         finally:
             self._ended.set()
+
+    def _with_records(self, outputs: Values) -> Values:
+        """The outputs, with pictures that know the call that made them."""
+        if self.call is None or "PIL.Image" not in sys.modules:
+            return outputs
+        return codecs["record"](self.call, outputs)
 
     def result(self) -> Outputs:
         """Run to the end, or wait for the end of a run with its own thread. Gives the outputs.

@@ -93,9 +93,14 @@ class ComponentWriter:
             elif (inside := _below(source, _PACKAGE)) is not None:  # the included model, wherever it is installed
                 data["pretrained_model_name_or_path"] = f"sfumato:{inside}"
             else:
-                way = f"To load it, pass access=sf.Access(folders=[{source!r}])."
-                _LOG.info("The graph file names %s, which is outside of its folder. %s", source, way)
+                data["pretrained_model_name_or_path"] = self.outside(source)
         return {key: data[key] for key in (*_ORDER, *sorted(data.keys() - set(_ORDER))) if key in data}
+
+    def outside(self, source: str) -> str:
+        """The path that the file has for one that is neither in its folder nor in this package."""
+        way = f"To load it, pass access=sf.Access(folders=[{source!r}])."
+        _LOG.info("The graph file names %s, which is outside of its folder. %s", source, way)
+        return source
 
     def write(self) -> None:
         """Write the objects with weights and the adapters into the draft, each into its own folder."""

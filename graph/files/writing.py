@@ -62,9 +62,12 @@ def write(graph: Structure, draft: Draft, where: str) -> list[str]:
     return sorted(found.files)
 
 
-def to_json(graph: Structure) -> dict[str, Any]:  # JSON values
-    """The content of a graph file, without writing it. Bound objects with weights are refused."""
-    return _file(graph, ComponentWriter(), "the graph")[0]
+def to_json(graph: Structure, writer: ComponentWriter | None = None) -> dict[str, Any]:  # JSON values
+    """The content of a graph file, without writing it. Bound objects with weights are refused.
+
+    writer: makes the entries of components; by default those of a file without a folder.
+    """
+    return _file(graph, writer or ComponentWriter(), "the graph")[0]
 
 
 def blocks_without_source(graph: Structure) -> list[str]:
@@ -87,11 +90,12 @@ def _file(graph: Structure, writer: ComponentWriter, where: str) -> tuple[dict[s
     content = made.graph(graph, "graph", "")
     if found := [*made.problems, *writer.problems]:
         raise GraphFileError.of(where, found)
-    return {"format": FORMAT, "sfumato": _version(), "graph": content}, made
+    return {"format": FORMAT, "sfumato": library_version(), "graph": content}, made
 
 
 @cache
-def _version() -> str:
+def library_version() -> str:
+    """The version of sfumato that is installed."""
     try:
         return version("sfumato")
     except PackageNotFoundError:

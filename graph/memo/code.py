@@ -12,6 +12,7 @@ from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
 
+from ...registry import Names
 from ..block import Block
 from ..cache import CACHE
 from .library_values import NoContentKey, library_parts
@@ -41,6 +42,8 @@ def digest_texts(texts: Iterable[str]) -> str:
 
 
 _KEYS: "weakref.WeakKeyDictionary[Any, str]" = weakref.WeakKeyDictionary()
+_OF_LIBRARY: "weakref.WeakKeyDictionary[Any, tuple[str, tuple[Any, ...]]]" = weakref.WeakKeyDictionary()
+"""The keys of this library's own classes and functions, each by itself, and what each leads to: many share them."""
 
 
 def code_key(thing: Any) -> str:  # a class, function or method
@@ -65,14 +68,25 @@ def _closure(start: Any) -> Iterator[str | bytes]:
         yield f"{_LIBRARY} {sys.modules[_LIBRARY].__version__}"
     waiting, seen = [start], {id(start)}
     while waiting:
-        found: list[Any] = []
-        thing = waiting.pop(0)
-        yield f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
-        yield from _class_parts(thing, package, found) if isinstance(thing, type) else _function_parts(thing, found)
+        own, found = _alone(waiting.pop(0), package)
+        yield own
         for one in found:
             if id(one) not in seen and _package(one) == package and one is not Block:
                 seen.add(id(one))
                 waiting.append(one)
+
+
+def _alone(thing: Any, package: str) -> tuple[str, tuple[Any, ...]]:
+    """The key of a class or function by itself, and the classes and functions that it names."""
+    if package == _LIBRARY and (kept := _OF_LIBRARY.get(thing)) is not None:
+        return kept
+    found: list[Any] = []
+    parts = _class_parts(thing, package, found) if isinstance(thing, type) else _function_parts(thing, found)
+    name = f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', '')}"
+    key = digest(name, *parts), tuple(found)
+    if package == _LIBRARY:
+        _OF_LIBRARY[thing] = key
+    return key
 
 
 def _package(thing: Any) -> str:
@@ -131,6 +145,8 @@ def _value_parts(value: Any, found: list[Any]) -> Iterator[str | bytes]:
     elif value is None or isinstance(value, bool | int | float | complex | str | bytes):
         yield type(value).__name__
         yield repr(value)
+    elif isinstance(value, Names):  # reading its values would import all of them
+        yield from ("names", *value)
     elif isinstance(value, Mapping):
         yield "mapping"
         for pair in cast("Mapping[Any, Any]", value).items():

@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from .adapters import app as adapter
 from .messages import fail, print_text
 from .queries import check, inspect, presets, show
+from .replay import replay
 from .run import run
 from .trust import with_value
 
@@ -61,7 +62,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make pictures with diffusion models, and inspect models and graphs. Start with: sfumato run 'a red apple'",
 )
-for command in (run, show, check, inspect, presets):
+for command in (run, replay, show, check, inspect, presets):
     app.command()(command)
 app.add_typer(adapter, name="adapter")
 

@@ -1,4 +1,4 @@
-"""The arguments of `sfumato run`: option texts, read by the types of a graph's inputs, and kept as its record."""
+"""The arguments of `sfumato run`: option texts, read by the types of a graph's inputs, and listed for `--json`."""
 
 import secrets
 from collections.abc import Iterable, Mapping
@@ -111,8 +111,8 @@ def _overlay(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call ta
     return kind.coerce(config, made) if config else made
 
 
-def run_record(pipe: Any, source: Mapping[str, str], arguments: GraphArguments) -> dict[str, Any]:  # a Graph; JSON
-    """The settings of a run as JSON values: enough to make the picture again."""
+def settings_of(pipe: Any, source: Mapping[str, str], arguments: GraphArguments) -> dict[str, Any]:  # a Graph; JSON
+    """The settings of a run as JSON values."""
     from sfumato import __version__
 
     from ...graph import Lazy

@@ -143,6 +143,40 @@ Output = Annotated[
         "are called apple.png, apple-2.png … A file that is named here is replaced. Otherwise no file is replaced.",
     ),
 ]  # fmt: skip
+Private = Annotated[
+    list[str] | None,
+    _option(
+        "--private", panel=_OUTPUT, metavar="NAME",
+        help="Leave this input out of the record in the file, such as prompt. Can be repeated.",
+    ),
+]  # fmt: skip
+NoRecord = Annotated[
+    bool,
+    typer.Option(
+        "--no-record", rich_help_panel=_OUTPUT,
+        help="Write no record of the run into the file. SFUMATO_RECORD=0 does the same.",
+    ),
+]  # fmt: skip
+
+# ------------------------------------------------------------------------------------------------ sfumato replay
+Recorded = Annotated[str, typer.Argument(metavar="FILE", help="A PNG, JPEG or WebP file that sfumato saved.")]
+ModelFolders = Annotated[
+    list[str] | None,
+    _option(
+        "--folder", metavar="PATH", show_default="the working folder",
+        help="A folder with the models and adapters that were local files. Can be repeated.",
+    ),
+]  # fmt: skip
+ReplayImage = Annotated[str | None, _option("--image", metavar="FILE", help="The picture that the run started from.")]
+ReplayMask = Annotated[str | None, _option("--mask", metavar="FILE", help="The mask of that run.")]
+ReplaySetting = Annotated[
+    list[str] | None,
+    _option(
+        "--set", metavar="NAME=VALUE",
+        help="Pass an input that the record does not have, or another value of one that it has. Can be repeated.",
+    ),
+]  # fmt: skip
+ReplayOutput = Annotated[str | None, _option("--output", "-o", metavar="FILE", help="Write the new picture, too.")]
 
 # ------------------------------------------------------------------------------------------------ sfumato adapter
 AdapterFile = Annotated[

@@ -1,6 +1,5 @@
 """Picture files: their names, which are decided before anything runs, and how they are written."""
 
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -50,23 +49,19 @@ def numbered_paths(first: Path, number: int, *, replace: bool) -> list[Path]:
     return [path for path, _ in zip(free, range(number), strict=False)]
 
 
-def write(picture: Any, path: Path, settings: Mapping[str, Any]) -> None:  # a PIL image; JSON values
-    """Write a picture, whole or not at all. A PNG gets the settings as its text chunk `sfumato`.
+def write(picture: Any, path: Path, *, record: bool, private: Sequence[str]) -> None:  # a PIL image
+    """Write a picture, whole or not at all. record: whether the file gets the record of the run, without the `private`
+    inputs.
 
     SaveError if it cannot be written.
     """
     from ...graph.saving import saving_file
+    from ..records.picture import Picture
 
     kind = FORMATS[path.suffix.lower()]
-    how = dict(_HOW.get(kind, {}))
-    if kind == "PNG":
-        from PIL.PngImagePlugin import PngInfo
-
-        info = PngInfo()
-        info.add_text("sfumato", json.dumps(settings))
-        how["pnginfo"] = info
+    how: dict[str, Any] = {"record": record, "private": private} if isinstance(picture, Picture) else {}
     with saving_file(path) as draft:
-        picture.save(draft, format=kind, **how)
+        picture.save(draft, format=kind, **_HOW.get(kind, {}), **how)
 
 
 def as_pictures(images: Any) -> Sequence[Any]:  # PIL images

@@ -3,7 +3,7 @@
 import time
 
 from .adapters import read_adapters
-from .arguments import arguments, for_graph, run_record
+from .arguments import arguments, for_graph, settings_of
 from .messages import print_json, print_text, reported_errors
 from .options import (
     Count,
@@ -19,7 +19,9 @@ from .options import (
     Mask,
     Model,
     Negative,
+    NoRecord,
     Output,
+    Private,
     Prompt,
     Revision,
     RunTask,
@@ -55,10 +57,12 @@ def run(
     trust_remote_code: Trust = None,
     folder: Folders = None,
     output: Output = None,
+    private: Private = None,
+    no_record: NoRecord = False,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Make pictures from a prompt. A PNG file also holds its settings, in the text chunk `sfumato`.
+    """Make pictures from a prompt. PNG, JPEG and WebP files have a record of the run: see `sfumato replay`.
 
     Example: sfumato run "a red apple" -o apple.png --seed 7 --scheduler euler_a --set num_inference_steps=20
     """
@@ -86,19 +90,18 @@ def run(
         model = model if graph else model or DEFAULT_MODEL
         options_used = {"model": model, "revision": revision, "variant": variant, "graph": graph}
         options_used["dtype"] = dtype or "float32"
-        record = run_record(pipe, {name: text for name, text in options_used.items() if text is not None}, call)
-        record |= {"lora": lora} if lora else {}
-        count = len(pictures)
-        written = list(zip(pictures, numbered_paths(first, count, replace=replace), strict=True))
-        for k, (picture, path) in enumerate(written, 1):
-            write(picture, path, record if count == 1 else {**record, "picture": [k, count]})
+        used = settings_of(pipe, {name: text for name, text in options_used.items() if text is not None}, call)
+        used |= {"lora": lora} if lora else {}
+        written = list(zip(pictures, numbered_paths(first, len(pictures), replace=replace), strict=True))
+        for picture, path in written:
+            write(picture, path, record=not no_record, private=private or ())
         seconds = time.perf_counter() - began
     if json:
         files = [
             {"path": str(path), "width": p.width, "height": p.height, "bytes": path.stat().st_size}
             for p, path in written
         ]
-        print_json({"files": files, "seconds": round(seconds, 3), **record, "notes": progress.notes})
+        print_json({"files": files, "seconds": round(seconds, 3), **used, "notes": progress.notes})
         return
     seed_text = f", seed {call.record['seed']}" if "seed" in call.record else ""
     for p, path in written:

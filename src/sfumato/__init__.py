@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from .presets.load import load_component as load_component
     from .presets.names import names
     from .presets.push import push_to_hub as push_to_hub
+    from .presets.records.picture import Picture as Picture
+    from .presets.records.replay import Replay as Replay
+    from .presets.records.replay import replay as replay
     from .registry import UnknownName as UnknownName
 
     presets = names
@@ -77,6 +80,9 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "prompts": (".blocks.prompts", None),
     "push_to_hub": (".presets.push", "push_to_hub"),
     "save_values": (".components.saved_values", "save_values"),
+    "Picture": (".presets.records.picture", "Picture"),
+    "Replay": (".presets.records.replay", "Replay"),
+    "replay": (".presets.records.replay", "replay"),
     "schedulers": (".components.schedulers", None),
     "taps": (".components.taps", None),
 }

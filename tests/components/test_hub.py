@@ -62,7 +62,8 @@ def test_the_command_line_names_a_revision_and_a_variant(hub: Hub, tmp_path: Pat
     assert drawn.exit_code == 0, drawn.stderr
     assert weights(hub) == sorted(f"{name}/{stem}.fp16.safetensors" for name, stem in MODELS.items())
     with Image.open(tmp_path / "fox.png") as image:
-        assert json.loads(image.info["sfumato"])["variant"] == "fp16"
+        graph = json.loads(image.info["sfumato"])["graph"]["graph"]
+    assert graph["components"]["unet"]["variant"] == "fp16"
 
 
 def test_a_local_folder_never_asks_the_hub(hub: Hub, load: Load) -> None:

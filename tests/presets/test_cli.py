@@ -58,37 +58,39 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def settings(path: Path) -> Any:  # JSON values
+def record(path: Path) -> Any:  # JSON values
     with Image.open(path) as image:
         return json.loads(image.info["sfumato"])
 
 
-def test_a_prompt_becomes_a_file_that_carries_its_settings(folder: Path) -> None:
+def components(path: Path) -> Any:  # JSON values
+    return record(path)["graph"]["graph"]["components"]
+
+
+def test_a_prompt_becomes_a_file_that_has_a_record_of_its_run(folder: Path) -> None:
     result = sfumato("run", "a red apple", "-o", "apple.png", "--seed", "7", *FEW)
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("apple.png  (64x64, ") and result.out.endswith(" s, seed 7)\n")
-    data = settings(folder / "apple.png")
-    assert data["model"] == "emoji" and data["task"] == "text2image"
-    assert data["inputs"]["prompt"] == "a red apple" and data["inputs"]["seed"] == 7
-    assert data["inputs"]["num_inference_steps"] == 2 and data["inputs"]["guidance_scale"] == 4.0
-    assert data["scheduler"]["_class_name"] == "DDIMScheduler"
-    assert data["guider"]["_class_name"] == "ClassifierFreeGuidance"
+    data = record(folder / "apple.png")
+    assert data["graph"]["graph"]["preset"] == ["sd", "text2image"]
+    assert data["inputs"] == {"prompt": "a red apple", "seed": 7, "num_inference_steps": 2}
+    assert data["defaults"]["guidance_scale"] == 4.0 and data["picture"]["seed"] == 7
+    assert components(folder / "apple.png")["scheduler"]["type_hint"] == ["diffusers", "DDIMScheduler"]
     assert [p.name for p in folder.iterdir()] == ["apple.png"]
 
 
 @pytest.mark.parametrize(
     ("fixture", "kind"), [("xl_checkpoint", "base"), ("flux_checkpoint", "dev"), ("sd3_checkpoint", "3 medium")]
 )
-def test_a_folder_of_every_family_makes_a_picture_that_carries_its_settings(
+def test_a_folder_of_every_family_makes_a_picture_with_a_record(
     fixture: str, kind: str, request: pytest.FixtureRequest, folder: Path
 ) -> None:
     size = ("--set", "height=32", "--set", "width=32")
     model: Path = request.getfixturevalue(fixture)(kind)
     result = sfumato("run", "a red apple", "--model", model, "-o", "apple.png", "--seed", "7", *FEW, *size)
     assert result.code == 0 and result.out.startswith("apple.png  (32x32, ")
-    data = settings(folder / "apple.png")
-    assert data["model"] == str(model) and data["task"] == "text2image"
-    assert data["guider"]["_class_name"] == "ClassifierFreeGuidance"
+    assert components(folder / "apple.png")["vae"]["pretrained_model_name_or_path"] == f"./{model.name}"
+    assert sfumato("replay", "apple.png", "--folder", model.parent).out == "identical\n"
 
 
 def test_settings_are_strict_json_for_every_scheduler(folder: Path) -> None:
@@ -125,7 +127,7 @@ def test_several_pictures_get_numbers_and_a_folder_is_made(folder: Path) -> None
 def test_a_named_file_is_replaced(folder: Path) -> None:
     (folder / "apple.png").write_text("old")
     assert sfumato("run", "a red apple", "-o", "apple.png", *FEW).code == 0
-    assert settings(folder / "apple.png")["inputs"]["prompt"] == "a red apple"
+    assert record(folder / "apple.png")["inputs"]["prompt"] == "a red apple"
 
 
 def test_the_task_is_the_first_that_has_the_inputs_of_the_options(folder: Path) -> None:
@@ -163,7 +165,26 @@ def test_a_graph_file_runs_by_itself(folder: Path) -> None:
     sf.load("emoji").save(folder / "saved")
     result = sfumato("run", "a red apple", "--graph", "saved/graph.json", "-o", "x.png", "--seed", "7", *FEW)
     assert result.code == 0, result.err
-    assert settings(folder / "x.png")["graph"] == "saved/graph.json"
+    assert sfumato("replay", "x.png").out == "identical\n"
+
+
+def test_a_replay_says_what_is_missing_and_what_differs(folder: Path) -> None:
+    assert sfumato("run", "a red apple", "-o", "one.png", "--private", "prompt", *FEW).code == 0
+    refused = sfumato("replay", "one.png")
+    assert refused.code == 1
+    assert refused.err == "error: prompt  was left out of the record. Pass it: sf.replay(file, prompt=…).\n"
+    same = sfumato("replay", "one.png", "--set", "prompt=a red apple", "-o", "two.png")
+    assert (same.code, same.out) == (0, "identical\ntwo.png\n")
+    other = sfumato("replay", "two.png", "--set", "prompt=a fox", "--json")
+    assert other.code == 1 and other.data["verdict"] == "different" and other.data["mean"] > 1
+    assert other.data["differences"] == ["input prompt: another value is passed than the recorded one"]
+
+
+def test_a_picture_can_have_no_record(folder: Path) -> None:
+    assert sfumato("run", "a red apple", "-o", "one.png", "--no-record", *FEW).code == 0
+    with Image.open("one.png") as image:
+        assert image.info == {}
+    assert sfumato("replay", "one.png").err.startswith("error: one.png: has no record of a run.")
 
 
 @pytest.mark.parametrize(
