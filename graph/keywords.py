@@ -45,7 +45,6 @@ class Call:
         swaps = {n: v for n, v in keywords.items() if n in graph.slots or n in graph.components}
         return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps}, **own)
 
-
     def with_values(self, values: Mapping[str, Any]) -> "Call":
         """The same call with further values."""
         return replace(self, values={**self.values, **values}) if values else self
