@@ -1,8 +1,10 @@
 """Events of a run: a class for each kind, so that programs match on types."""
 
-from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+
+from ..registry import codecs
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,34 @@ class TurnFinished(Event):
     turn: int
     turns: int
     values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished(TurnFinished):
+    """A step of denoising has finished: a turn of a loop that carries latents. latents: those that it has made."""
+
+    latents: Any
+    _clean: Callable[[], Any] | None = field(repr=False, compare=False)
+    _components: Mapping[str, Any] = field(repr=False, compare=False)
+
+    @property
+    def clean(self) -> Any:
+        """The model's estimate of the clean latents; `latents` where no block makes one. Computed when it is read."""
+        return self.latents if self._clean is None else self._clean()
+
+    def preview(self, vae: Any = None) -> list[Any]:
+        """Pictures of the clean latents, as PIL images, one for each row, at the size of the result.
+
+        Without `vae`, a tiny autoencoder decodes them, if the graph has one; else each latent pixel becomes a pixel by
+        the matrix of its family, blurred to the full size. Nothing of it is computed before this call.
+
+        Args:
+            vae: an autoencoder for these latents, such as `sf.load_component("madebyollin/taesdxl")`.
+
+        Raises:
+            ConfigError: there is no matrix for this latent space.
+        """
+        return codecs["preview"](self.clean, self._components, vae)
 
 
 @dataclass(frozen=True, slots=True)

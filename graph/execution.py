@@ -16,7 +16,17 @@ from ..registry import printable_lines
 from .block import Block, ports_of
 from .debug import check_values, debugging, watched
 from .errors import BrokenBlock, Cancelled, Paused
-from .events import BlockFinished, BlockReused, BlockStarted, ComponentLoaded, Event, Events, Note, TurnFinished
+from .events import (
+    BlockFinished,
+    BlockReused,
+    BlockStarted,
+    ComponentLoaded,
+    Event,
+    Events,
+    Note,
+    StepFinished,
+    TurnFinished,
+)
 from .failures import failure_in
 from .fields import Lazy
 from .finite import FiniteFlags, not_finite_text
@@ -89,6 +99,7 @@ class Execution:
         """Whether the events have no listener, so that notes become warnings."""
         self._notes = list(notes)
         self._sent_notes: list[str] = []
+        self._clean: Callable[[], Any] | None = None  # the clean latents that the present turn points to
         self._fresh: dict[str, dict[str, Any]] = {}  # memory that this turn has written; its end makes it `memory`
         self._filled: dict[str, Block] = {}  # blocks with their components, by path
         self._debug = debugging()
@@ -111,6 +122,15 @@ class Execution:
     def note(self, text: str) -> None:
         """Send a text to whoever listens to the run; without listeners it becomes a Python warning."""
         self._notes.append(text)
+
+    def preview(self, clean: Callable[[], Any]) -> None:
+        """Keep what gives the clean latents of this turn, for its event."""
+        self._clean = clean
+
+    def take_clean(self) -> Callable[[], Any] | None:
+        """What gives the clean latents of the turn that ends."""
+        clean, self._clean = self._clean, None
+        return clean
 
     def run(self) -> Events:
         """Run the whole graph, from where the state stands."""
@@ -331,6 +351,7 @@ class _Inside:
         items, item, carries = values[inside.over], inside.item, bool(inside.carried)
         bindings, prefix, turns = self._bindings(inside), f"{path}.", run.state.turns
         first, state = turns.get(path, (0, start))
+        latents = inside.latents
         before, turn = turn_orders(inside)
         constant: dict[Value, Any] = {}
         if first < len(items):
@@ -351,7 +372,11 @@ class _Inside:
             state = merge(state, out)
             run.end_turn(prefix, remember=carries)
             turns[path] = (k + 1, state)
-            yield TurnFinished(path, k + 1, len(items), state)
+            clean = run.take_clean()
+            if latents is None:
+                yield TurnFinished(path, k + 1, len(items), state)
+            else:
+                yield StepFinished(path, k + 1, len(items), state, state[latents], clean, bindings)
             if run.requests.finishing:
                 break
             if run.requests.pause:

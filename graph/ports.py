@@ -66,6 +66,9 @@ class Running(Protocol):
     def note(self, text: str) -> None:
         """Add a note to the events of the run. Outside a run it becomes a Python warning."""
 
+    def preview(self, clean: Callable[[], Any]) -> None:
+        """Offer the clean latents that this turn points to. They are computed only if somebody looks at a preview."""
+
 
 class _Alone:
     """The `Running` of a block that is called directly."""
@@ -79,6 +82,9 @@ class _Alone:
         import warnings
 
         warnings.warn(printable(text), UserWarning, stacklevel=3)
+
+    def preview(self, clean: Callable[[], Any]) -> None:
+        pass
 
 
 ALONE: Running = _Alone()

@@ -14,6 +14,7 @@ from .fields import Adapters, same_component
 from .paths import block_at
 from .pickled import refuse_weights
 from .ports import Component, Input, Output, Signature
+from .typing import port_of
 from .wiring import Edge, rule, signature_of
 
 Values = Mapping[str, Any]
@@ -70,6 +71,13 @@ class Inside(NamedTuple):
     def varying(self) -> frozenset[str]:
         """The inputs of the graph that change from turn to turn."""
         return frozenset((self.item, *self.carried)) if self.over else frozenset()
+
+    @property
+    def latents(self) -> str | None:
+        """The carried input that is latents: then the turns are steps of denoising."""
+        inputs = self.graph.inputs
+        tags = ((name, port_of(inputs[name].type)) for name in self.carried)
+        return next((name for name, tag in tags if tag is not None and tag.kind == "latents"), None)
 
     def path(self, container: str) -> str:
         """The path of the graph, in a container at this path."""

@@ -60,13 +60,14 @@ class FinishImages(Block):
         images = images.nan_to_num(0.0, 1.0, 0.0)
         if self.output_type == "pt":
             return Finished(images)
-        pixels = images.permute(0, 2, 3, 1).cpu()  # b h w c
         if self.output_type == "np":
-            return Finished(pixels.numpy())
-        return Finished([_picture(p) for p in (pixels * 255).round().byte().numpy()])
+            return Finished(images.permute(0, 2, 3, 1).cpu().numpy())  # b h w c
+        return Finished(pictures(images))
 
 
-def _picture(pixels: Any) -> "Image.Image":  # Any: a uint8 array; numpy is not imported for its name alone
+def pictures(images: Images) -> "list[Image.Image]":
+    """Pixels from 0 to 1, as PIL images."""
     from PIL import Image
 
-    return Image.fromarray(pixels)
+    pixels = images.permute(0, 2, 3, 1).cpu()  # b h w c
+    return [Image.fromarray(picture) for picture in (pixels * 255).round().byte().numpy()]

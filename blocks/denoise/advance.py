@@ -40,11 +40,12 @@ class AdvanceLatents(Block):
         history: Memory[History] = (),
         running: Running = ALONE,
     ) -> Advanced:
+        running.preview(lambda: self.scheduler.denoised(latents, prediction, step))
         if running.finishing:
             return Advanced(self.scheduler.denoised(latents, prediction, step), random, history)
         noise = None
         if step.noisy:
             drawn, random = random.draw(len(latents), latents.shape[1:])
             noise = drawn.to(latents.device)
-        latents, history = self.scheduler.advance(latents, prediction, step, history, noise)
-        return Advanced(latents, random, history)
+        moved, history = self.scheduler.advance(latents, prediction, step, history, noise)
+        return Advanced(moved, random, history)
