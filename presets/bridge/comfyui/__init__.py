@@ -1,0 +1,1 @@
+"""Workflows of ComfyUI: read, turned into graphs, and written."""
