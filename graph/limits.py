@@ -43,6 +43,7 @@ LIMITS = {
     # Graphs.
     "graph_nodes": Limit(1_000, "nodes", "the graph of a preset has 30, with those of its loops"),
     "graph_edges": Limit(10_000, "edges", "a node has at most 10"),
+    "workflow_bytes": Limit(16 * _MIB, "bytes", "the largest published workflow of ComfyUI has 0.5 MB"),
     "workflow_nodes": Limit(5_000, "nodes", "the largest published workflow of ComfyUI has 200"),
     "graph_depth": Limit(16, "graphs within each other", "the graph of a preset has 2"),
     "graph_problems": Limit(100, "problems", "nobody reads more at once"),

@@ -9,7 +9,7 @@ from .block import Block
 from .cache import cached
 from .edits import replaced
 from .errors import ConfigError, Problem, WireError
-from .knobs import WithKnobs, with_knobs
+from .knobs import UNKNOWN, WithKnobs, with_knobs
 from .named import named_like
 from .structure import Structure
 
@@ -55,7 +55,11 @@ def using(graph: S, swaps: Mapping[str, Any]) -> S:
 
 def _readers(graph: Structure, name: str, value: Any) -> list[WithKnobs]:
     """The blocks that read an input of the graph as a knob."""
-    return [reader for reader in with_knobs(graph, {name: value}, _any_block) if reader.knobs]
+    known = [
+        reader._replace(knobs={k: v for k, v in reader.knobs.items() if v is not UNKNOWN})
+        for reader in with_knobs(graph, {name: value}, _any_block)
+    ]
+    return [reader for reader in known if reader.knobs]
 
 
 def _any_block(block: Block) -> bool:

@@ -24,8 +24,8 @@ class EncodeImage(Block):
     """Turn pixels into latents: a sample of the encoder's distribution, one row for each picture to make.
 
     With one generator, noise is drawn once for each image, and the rows of an image share it. With a generator for each
-    row, each row has its own; nothing is drawn for an autoencoder without sampling (`AutoencoderTiny`). tile, slicing:
-    as in `DecodeLatents`.
+    row, each row has its own; nothing is drawn for an autoencoder without sampling (`AutoencoderTiny`). draws: off, the
+    latents are the most likely ones, and no noise is drawn. tile, slicing: as in `DecodeLatents`.
 
     Raises:
         UnfitValue: neither one image, nor one for each prompt or for each picture to make.
@@ -34,6 +34,7 @@ class EncodeImage(Block):
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
+    draws: bool = True
 
     def __call__(self, pixels: Images, rows: Rows, random: Random) -> Encoded:
         if len(pixels) not in (1, rows.prompts, rows.total):
@@ -44,7 +45,7 @@ class EncodeImage(Block):
         vae = upcast_vae(self.vae)
         latents = encode(vae, (pixels * 2 - 1).to(vae.device, vae.dtype), self.tile, self.slicing)
         mean, std = latents.mean.float(), latents.std.float()
-        if not vae.samples:
+        if not vae.samples or not self.draws:
             return Encoded(row_for_each(vae.scale(mean), rows), random)
         if not random.single:
             mean, std = (row_for_each(t, rows) for t in (mean, std))
@@ -63,6 +64,27 @@ class EncodeStart(Block):
         whole = EncodeImage(vae=self.vae, tile=self.tile, slicing=self.slicing)
         latents, after = whole(pixels, rows, random)
         return Encoded(latents, random if steps.begin == 0 else after)
+
+
+class EncodedPixels(NamedTuple):
+    """Clean latents, a row for each picture."""
+
+    image_latents: ImageLatents
+
+
+class EncodePixels(Block):
+    """Turn pixels into the most likely latents, a row for each picture. tile, slicing: as in `DecodeLatents`."""
+
+    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+    tile: Count | None = None
+    slicing: bool = False
+
+    def __call__(self, images: Images) -> EncodedPixels:
+        vae = upcast_vae(self.vae)
+        rows, columns = (side - side % vae.scale_factor for side in images.shape[2:])
+        pixels = images[:, :, :rows, :columns] * 2 - 1
+        latents = encode(vae, pixels.to(vae.device, vae.dtype), self.tile, self.slicing)
+        return EncodedPixels(vae.scale(latents.mean.float()))
 
 
 def row_for_each(t: torch.Tensor, rows: Rows) -> torch.Tensor:

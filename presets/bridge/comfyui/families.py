@@ -93,7 +93,7 @@ _BY_NODE: tuple[tuple[str, str], ...] = (
 def family_of_file(name: str, clip_type: str = "") -> str:
     """The family that the name of a model file says; "" where it says none. clip_type: of a loader of text encoders."""
     if clip_type:
-        return _BY_CLIP.get(clip_type, clip_type)
+        return _BY_CLIP.get(clip_type) or family_of_file(clip_type) or clip_type
     spelled = name.lower()
     return next((family for pattern, family in _BY_FILE if re.search(pattern, spelled)), "")
 

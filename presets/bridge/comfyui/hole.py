@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any
 
+from ....components.conditioning import FluxConditioning, SD3Conditioning, SDConditioning, SDXLText
 from ....components.pictures import PictureInput
 from ....components.types import Conditioning, Images, Latents, Mask, Predict
 from ....graph import Block, Port
@@ -24,12 +25,17 @@ _TYPES: dict[str, Any] = {
 """The port types of ComfyUI's types. Others are ports of a kind of their own."""
 
 
+_CONDITIONING = {"sd": SDConditioning, "sdxl": SDXLText, "sd3": SD3Conditioning, "flux": FluxConditioning}
+
+
 def port_type(kind: str) -> Any:
     """The port type of a type of ComfyUI.
 
     >>> port_type("VIDEO")
     typing.Annotated[typing.Any, Port('comfyui VIDEO')]
     """
+    if kind.startswith("CONDITIONING "):
+        return _CONDITIONING[kind.removeprefix("CONDITIONING ")]
     return _TYPES.get(kind, Any if kind in ("*", "") else Annotated[Any, Port(f"comfyui {kind}")])
 
 

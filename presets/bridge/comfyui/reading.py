@@ -54,7 +54,7 @@ def known_of(workflow: Workflow) -> Known:
             shown.append((node.id, known.input(node, SHOWS[node.type])))
         _translate(known, node)
     if not known.saved:
-        known.saved = [(name, value) for name, value in shown if isinstance(value, IMAGES)][:1]
+        known.saved = [(name, value) for name, value in shown if _is_picture(value)][:1]
     return known
 
 
@@ -84,6 +84,10 @@ def _translate(known: Known, node: Node) -> None:
         _hole(known, node, values, "hole", text.partition("\n")[0])
 
 
+def _is_picture(value: Value) -> bool:
+    return isinstance(value, IMAGES) and getattr(value, "kind", "IMAGE") == "IMAGE"
+
+
 def _is_literal(node: Node, values: Mapping[str, Value]) -> bool:
     """Whether the node chooses or computes, whatever family its values are of."""
     return node.type == "ComfySwitchNode" and isinstance(values.get("switch"), bool)
@@ -91,6 +95,8 @@ def _is_literal(node: Node, values: Mapping[str, Value]) -> bool:
 
 def _made(known: Known, node: Node, values: Mapping[str, Value], notes: list[str]) -> tuple[Value, ...] | None:
     """The values on the outputs of a node; None where no table has its type."""
+    if node.type.startswith("Primitive") and isinstance(values.get("value"), Out):
+        return (values["value"],)
     if node.type in FUNCTIONS and all(_plain(value) for value in values.values()):
         return FUNCTIONS[node.type](values)
     if node.type in BLOCKS:

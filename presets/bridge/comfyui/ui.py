@@ -220,7 +220,7 @@ class _Flattening:
         outputs, inputs = _list(node, "outputs"), _list(node, "inputs")
         kind = outputs[slot].get("type") if 0 <= slot < len(outputs) else None
         ordered = [*inputs[slot : slot + 1], *inputs]
-        fitting = next((one for one in ordered if kind is not None and one.get("type") in (kind, "*")), None)
+        fitting = next((one for one in ordered if _alike(kind, one.get("type"))), None)
         return _Absent() if fitting is None else self._source(scope, fitting.get("link"), seen) or _Absent()
 
     def _get(self, scope: _Scope, node: Json, seen: frozenset[tuple[str, int]]) -> _Source:
@@ -316,6 +316,12 @@ def _proxies(instance: Json, name: str) -> dict[str, Literal]:
         if str(place) == name and widget not in FRONT_END_ONLY:
             found[str(widget)] = value
     return found
+
+
+def _alike(kind: object, other: object) -> bool:
+    """Whether two types of ports have one in common. An input may list several."""
+    first, second = ({*one.split(",")} if isinstance(one, str) else set[str]() for one in (kind, other))
+    return bool(first & second) or ("*" in first | second and bool(first) and bool(second))
 
 
 def _is_widget(kind: str) -> bool:

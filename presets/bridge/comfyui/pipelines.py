@@ -1,0 +1,191 @@
+"""The preset's graph for a workflow: loaded from the files that were found, and changed as the workflow's nodes say."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ....blocks.control import controlnet as unet_control
+from ....blocks.control import flux as flux_control
+from ....blocks.control import sd3 as sd3_control
+from ....blocks.image.encode import EncodeImage
+from ....blocks.latents.full_noise import ScaleNoiseFully
+from ....blocks.latents.start import ScaleNoise
+from ....blocks.text.redux import AddImagePrompt, EncodeImagePrompt
+from ....blocks.text.zero import ZeroConditioning
+from ....components.adapters.adapter import Adapter
+from ....graph import Block, Graph, named
+from ....registry import guiders
+from ....registry import presets as families
+from ...adapter import load_adapter
+from ...control import numbered
+from ...flux_tools import with_control_channels
+from ...load import load
+from ...settings import FluxSettings
+from .files import Files
+from .preset_form import Single
+from .sampling import chosen, with_scheduler
+from .values import Clip, Lora, Model, ModelFile, Vae
+
+ENCODERS: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
+    "sd": (("text_encoder", ("",)),),
+    "sdxl": (("text_encoder_2", ("clip_g", "bigg")), ("text_encoder", ("",))),
+    "sd3": (("text_encoder_3", ("t5",)), ("text_encoder_2", ("clip_g", "bigg")), ("text_encoder", ("",))),
+    "flux": (("text_encoder_2", ("t5",)), ("text_encoder", ("",))),
+}
+"""The component of each text encoder, and words in the names of its files; "" is what is left."""
+CONTROL: Mapping[str, type[Block]] = {
+    "sd": unet_control.ApplyControlNet,
+    "sdxl": unet_control.ApplyControlNet,
+    "sd3": sd3_control.ApplyControlNet,
+    "flux": flux_control.ApplyControlNet,
+}
+_KNOBS = ("num_inference_steps", "guidance_scale", "true_cfg_scale", "guidance_rescale", "height", "width", "strength")
+"""Inputs whose values in the workflow become defaults of the graph."""
+
+
+def encoders_of(clip: Clip, family: str) -> dict[str, ModelFile]:
+    """The files of text encoders, by component."""
+    left, made = [*clip.files], dict[str, ModelFile]()
+    for component, words in ENCODERS[family]:
+        fitting = [file for file in left if any(word in file.name.lower() for word in words)]
+        if fitting:
+            made[component] = fitting[0]
+            left.remove(fitting[0])
+    return made
+
+
+def components_of(model: Model, clip: Clip, vae: Vae | None, files: Files) -> tuple[Path | None, dict[str, Path]]:
+    """The path of the checkpoint or denoiser, and of each component that another file has."""
+    wanted: dict[str, ModelFile] = {}
+    if clip.files != (model.file,):
+        wanted |= encoders_of(clip, model.family)
+    if vae is not None and vae.file != model.file:
+        wanted["vae"] = vae.file
+    found = {name: files.find(file) for name, file in wanted.items()}
+    return files.find(model.file), {name: path for name, path in found.items() if path is not None}
+
+
+def opened(
+    model: Model, clip: Clip, vae: Vae | None, task: str, files: Files, settings: Mapping[str, Any], **more: Path
+) -> Graph:
+    """The graph of a task, with the components whose files were found; without the denoiser's file nothing is bound."""
+    path, swaps = components_of(model, clip, vae, files)
+    if path is None:
+        return families[model.family].make(task, {})
+    return load(path, task, **{**settings, **swaps, **more})
+
+
+def preset_graph(single: Single, files: Files, settings: Mapping[str, Any], notes: list[str]) -> Graph:
+    """The graph of a workflow with one sampler."""
+    model, positive, task = single.model, single.positive, single.task
+    nets = {f"controlnet{f'_{i}' if i else ''}": files.find(c.net.file) for i, c in enumerate(positive.controls)}
+    found = {name: path for name, path in nets.items() if path is not None}
+    bound = files.find(model.file) is not None
+    if task == "inpaint" and not bound and "fill" in model.file.name.lower() and model.family == "flux":
+        task = "fill"
+    graph = opened(model, positive.clip, single.decoded.vae, task, files, settings, **(found if bound else {}))
+    missing = [i for i, name in enumerate(nets) if name not in found or not bound]
+    for i in missing:
+        block = numbered(CONTROL[model.family](), str(i) if i else "")
+        graph = graph.insert(f"control{f'_{i}' if i else ''}", block, before="denoise.guider")
+    if model.family == "flux" and positive.shown is not None and positive.shown.mask is None:
+        graph = graph if "control_image" in graph.inputs else _with_shown(graph, model, files)
+    graph = _with_styles(graph, single, files)
+    graph = with_adapters(graph, model.loras, positive.clip.loras, files, notes)
+    graph = _with_negative(graph, single)
+    graph = as_comfy(graph, single.positive.clip, model)
+    if single.decoded.tile:
+        graph = graph.replace("decode", graph["decode"].with_(tile=single.decoded.tile))
+    return sampled_by(graph, single, notes)
+
+
+def as_comfy(graph: Graph, clip: Clip, model: Model) -> Graph:
+    """The graph with ComfyUI's rules: the syntax of prompts, skipped layers, and the variance of the first latents."""
+    defaults: dict[str, Any] = {"prompts": "comfy"}
+    # SDXL reads the last layer but one in any case.
+    skip = clip.skip - 1 if model.family == "sdxl" else clip.skip
+    if skip > 0:
+        defaults |= {"clip_skip": skip, "negative_clip_skip": skip}
+    graph = graph.using(**{name: value for name, value in defaults.items() if name in graph.inputs})
+    if type(graph.nodes.get("start")) is ScaleNoise:
+        graph = graph.replace("start", ScaleNoiseFully())
+    if "encode_image" in graph.nodes and type(graph["encode_image"]) is EncodeImage:
+        graph = graph.replace("encode_image", EncodeImage(draws=False))
+    return graph
+
+
+def sampled_by(graph: Graph, single: Single, notes: list[str]) -> Graph:
+    """The graph with the workflow's sampler, levels and guider."""
+    model = single.model
+    scheduler = chosen(single.stage.sampler, single.stage.sigmas, model.family)
+    notes += scheduler.notes
+    graph = with_scheduler(graph, "scheduler", scheduler.name, model)
+    return with_guider(graph, model)
+
+
+def with_guider(graph: Graph, model: Model) -> Graph:
+    """The graph with the guider that nodes of the workflow chose."""
+    if model.guider is None:
+        return graph
+    name, settings = model.guider
+    cls = guiders[name]
+    known = {key: value for key, value in settings.items() if key in cls.__dataclass_fields__}
+    return graph.using(guider=cls(**known))
+
+
+def with_defaults(graph: Graph, inputs: Mapping[str, Any]) -> Graph:
+    """The graph whose settings have the workflow's values as defaults, so that `graph(prompt=…)` goes on with them."""
+    return graph.using(**{name: inputs[name] for name in _KNOBS if name in inputs and name in graph.inputs})
+
+
+def with_adapters(
+    graph: Graph, on_model: Sequence[Lora], on_clip: Sequence[Lora], files: Files, notes: list[str]
+) -> Graph:
+    """The graph with the adapters whose files were found. Strengths for text encoders hold where the prompt has them."""
+    made: list[Adapter] = []
+    for lora in on_model:
+        path = files.find(lora.file)
+        if path is None:
+            notes.append(f"the adapter {lora.file.name!r} was not found, so it is not applied")
+            continue
+        adapter = load_adapter(path)
+        clip = lora.clip if lora in on_clip else 0.0
+        encoders = {name: clip for name in ("text_encoder", "text_encoder_2", "text_encoder_3")}
+        denoisers = {name: lora.model for name in ("unet", "transformer")}
+        made.append(replace(adapter, by_component={**encoders, **denoisers}))
+    if not made:
+        return graph
+    if not graph.bindings:
+        notes.append("the adapters are not applied, since no model is bound")
+        return graph
+    return graph.with_adapters(*made)
+
+
+def _with_shown(graph: Graph, model: Model, files: Files) -> Graph:
+    if files.find(model.file) is not None and not any(files.find(lora.file) for lora in model.loras):
+        return graph
+    if any(files.find(lora.file) for lora in model.loras):  # an adapter that widens the transformer
+        return graph
+    return with_control_channels(graph, FluxSettings())
+
+
+def _with_styles(graph: Graph, single: Single, files: Files) -> Graph:
+    """Tokens of pictures behind those of the prompt (Redux)."""
+    for i, style in enumerate(single.positive.styles):
+        number = f"_{i + 1}" if i else ""
+        files.want([style.net.file, style.vision.file])
+        encode = named(EncodeImagePrompt(), image=f"style_image{number}", image_tokens=f"image_tokens{number}")
+        add = named(AddImagePrompt(), conditioning="positive", image_tokens=f"image_tokens{number}",
+                    prompt_embeds_scale=f"style_scale{number}", pooled_prompt_embeds_scale=f"pooled_scale{number}")  # fmt: skip
+        graph = graph.insert(f"style{number}", add, before="rows").insert(f"see{number}", encode, before=f"style{number}")
+    return graph
+
+
+def _with_negative(graph: Graph, single: Single) -> Graph:
+    """Zeros in the place of the negative prompt, where the workflow has them."""
+    negative = single.negative
+    if negative is None or not negative.zeroed or single.stage.guider.cfg == 1 or "negative" not in graph.nodes:
+        return graph
+    name = "negative"
+    return graph.insert("zero_negative", named(ZeroConditioning(), conditioning=name), after="negative")

@@ -1,0 +1,104 @@
+"""One sampler of a workflow as a graph: the preset's, without its encoders and its decoder."""
+
+from typing import NamedTuple
+
+from ....blocks.guiders.none import NoGuidance
+from ....blocks.latents.continued import ContinueLatents, SliceSchedule
+from ....graph import Block, Graph
+from ...control import numbered
+from .hole import Hole
+from .parts import Parts
+from .pipelines import CONTROL
+from .sampling import PROCESS, kept_by_floor, kept_by_flow, part_of
+from .values import Cond, Empty, Encoded, Image, Stage, Value
+
+
+class StageGraph(NamedTuple):
+    """A sampler. encoder: the preset's block for prompts. inputs: literals. images: pictures of control nets."""
+
+    graph: Graph
+    encoder: Block
+    inputs: dict[str, Value]
+    images: dict[str, Image]
+
+
+def stage_graph(stage: Stage, parts: Parts, notes: list[str], *, first: bool) -> StageGraph:
+    """The graph of one sampler. Its inputs are `positive`, `negative`, `image_latents`, and those of the preset."""
+    guider, model = stage.guider, stage.guider.model
+    positive = guider.positive if isinstance(guider.positive, Cond) else None
+    task = "text2image" if isinstance(stage.latents, Empty) else "image2image"
+    graph = parts.preset(model, positive and positive.clip, task)
+    encoder = graph.nodes["positive"]
+    graph = parts.scheduled(graph, stage)
+    images: dict[str, Image] = {}
+    inputs: dict[str, Value] = {}
+    for i, control in enumerate(positive.controls if positive else ()):
+        number = f"_{i}" if i else ""
+        block = numbered(CONTROL[model.family](), str(i) if i else "")
+        graph = graph.insert(f"control{number}", block, before="denoise.guider")
+        images[f"control_image{number}"] = control.image
+        inputs |= {
+            f"controlnet_conditioning_scale{number}": control.strength,
+            f"control_guidance_start{number}": control.start,
+            f"control_guidance_end{number}": control.end,
+        }
+    for i, patch in enumerate(model.patches):
+        hole = Hole(node=patch.kind, title=patch.node, takes=(("predict", "MODEL"),), gives=(("predict", "MODEL"),))
+        graph = graph.insert(f"patch{f'_{i + 1}' if i else ''}", hole, before="denoise.guider")
+    if guider.negative is None or guider.cfg == 1:
+        graph = graph.replace("denoise.guider", NoGuidance())
+    graph = _with_part(graph, stage)
+    graph = graph.only("latents")
+    for name in ("positive", "negative", "match", "zero_negative", "encode_image", "read"):
+        graph = graph.remove(name) if name in graph.nodes else graph
+    if positive is not None and (positive.references or positive.styles or positive.shown):
+        notes.append(f"the sampler {stage.node} reads pictures beside the prompt, which this graph leaves out")
+    if isinstance(stage.latents, Encoded) and stage.latents.mask is not None:
+        notes.append(f"the mask of the sampler {stage.node} is left out: all of its picture is painted")
+    inputs |= _settings(stage, graph)
+    return StageGraph(graph, encoder, {k: v for k, v in inputs.items() if k in graph.inputs}, images)
+
+
+def _with_part(graph: Graph, stage: Stage) -> Graph:
+    """The part of the steps that a KSamplerAdvanced takes, and no noise where it adds none."""
+    sigmas = stage.sigmas
+    if sigmas.start or sigmas.end is not None:
+        last = "cut" if "cut" in graph.nodes else "schedule"
+        graph = graph.insert("slice", SliceSchedule(), after=last)
+    if stage.noise.seed is None and not isinstance(stage.latents, Empty):
+        graph = graph.replace("start", ContinueLatents()).remove("noise")
+    return graph
+
+
+def _settings(stage: Stage, graph: Graph) -> dict[str, Value]:
+    """The inputs that a sampler's node sets."""
+    sigmas, guider, family = stage.sigmas, stage.guider, stage.guider.model.family
+    made: dict[str, Value] = {"num_inference_steps": sigmas.steps, "seed": stage.noise.seed or 0}
+    if sigmas.levels:
+        made["sigmas"] = list(sigmas.levels)
+    if sigmas.timesteps:
+        made["timesteps"] = list(sigmas.timesteps)
+    if isinstance(stage.latents, Empty):
+        latents = stage.latents
+        made |= {"height": latents.height, "width": latents.width, "num_images_per_prompt": latents.batch}
+    elif isinstance(sigmas.steps, int) and isinstance(sigmas.denoise, int | float):
+        kept = kept_by_flow if PROCESS[family] == "flow" else kept_by_floor
+        part = part_of(sigmas.steps, sigmas.denoise, kept)
+        made |= {"num_inference_steps": part.steps, "strength": part.strength}
+    if sigmas.start:
+        made["start_at_step"] = sigmas.start
+    if sigmas.end is not None:
+        made["end_at_step"] = sigmas.end
+    positive = guider.positive
+    if family == "flux":
+        made["guidance_scale"] = 3.5
+        if isinstance(positive, Cond) and positive.guidance is not None:
+            made["guidance_scale"] = positive.guidance
+        made["true_cfg_scale"] = guider.cfg
+    else:
+        made["guidance_scale"] = guider.cfg
+    if guider.model.rescale:
+        made["guidance_rescale"] = guider.model.rescale
+    return made
+
+
