@@ -5,6 +5,7 @@ from fractions import Fraction
 from math import exp, floor, nextafter
 from typing import Any, NamedTuple
 
+from ....components.handle import Handle
 from ....components.schedulers import customary_names
 from ....components.schedulers.base import Scheduler
 from ....graph import Graph
@@ -61,7 +62,8 @@ def with_scheduler(graph: Graph, component: str, name: str, model: Model) -> Gra
     if PROCESS[model.family] == "flow":
         schnell = model.family == "flux" and "schnell" in model.file.name.lower()
         keys = {"shift": 1.0 if schnell else _SHIFT[model.family], "use_dynamic_shifting": False, **keys}
-    current = graph.bindings.get(component) or _default(model.family)
+    bound = graph.bindings.get(component)
+    current: Any = bound.load() if isinstance(bound, Handle) else bound or _default(model.family)
     current = Scheduler.coerce(keys, current) if keys else current
     made = Scheduler.coerce(name, current)
     if keys and PROCESS[model.family] == "flow":

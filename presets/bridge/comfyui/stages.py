@@ -66,7 +66,7 @@ def _with_part(graph: Graph, stage: Stage) -> Graph:
         last = "cut" if "cut" in graph.nodes else "schedule"
         graph = graph.insert("slice", SliceSchedule(), after=last)
     if stage.noise.seed is None and not isinstance(stage.latents, Empty):
-        graph = graph.replace("start", ContinueLatents()).remove("noise")
+        graph = graph.replace("start", ContinueLatents())
     return graph
 
 
