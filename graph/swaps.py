@@ -37,12 +37,17 @@ def using(graph: S, swaps: Mapping[str, Any]) -> S:
             blocks[name] = as_block(name, value)
         except (ConfigError, UnknownName) as error:
             problems.append(Problem("slot", name, str(error), type(value).__name__))
+    together: dict[str, WithKnobs] = {}
+    for reader in (reader for readers in defaults.values() for reader in readers):
+        before = together.get(reader.path, reader)
+        together[reader.path] = reader._replace(knobs={**before.knobs, **reader.knobs})
     changed: list[tuple[str, Block]] = []
-    for name, readers in defaults.items():
+    for one in together.values():
         try:
-            changed += [(one.path, named_like(one.outer, one.block.with_(**one.knobs))) for one in readers]
+            changed.append((one.path, named_like(one.outer, one.block.with_(**one.knobs))))
         except ConfigError as error:
-            problems.append(Problem("knob", name, str(error), type(swaps[name]).__name__))
+            names = [name for name, readers in defaults.items() if any(r.path == one.path for r in readers)]
+            problems.append(Problem("knob", ", ".join(names), str(error), type(swaps[names[0]]).__name__))
     if problems:
         raise WireError(problems)
     for path, block in changed:

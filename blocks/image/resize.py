@@ -8,7 +8,7 @@ from annotated_types import Gt
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from ...components.types import Count, Images, ImageLatents, Latents
+from ...components.types import Count, ImageLatents, Images, Latents
 from ...graph import Block
 from ...graph.errors import UnfitValue
 

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from .graph.memo import memo as memo
     from .presets import adapters as adapters
+    from .presets import bridge as bridge
     from .presets.adapter import load_adapter as load_adapter
+    from .presets.bridge.comfyui import from_comfyui as from_comfyui
     from .presets.embedding import load_embedding as load_embedding
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
@@ -61,6 +63,8 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     **{name: (".graph", name) for name in _GRAPH},
     "Adapter": (".components.adapters.adapter", "Adapter"),
     "adapters": (".presets.adapters", None),
+    "bridge": (".presets.bridge", None),
+    "from_comfyui": (".presets.bridge.comfyui", "from_comfyui"),
     "Access": (".components.storage.hub", "Access"),
     "ComponentSpec": (".components.spec", "ComponentSpec"),
     "ComponentsManager": (".components.manager", "ComponentsManager"),

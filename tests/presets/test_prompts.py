@@ -208,3 +208,12 @@ def test_a_changed_file_is_read_again(pipe: sf.Graph, loras: Path, tmp_path: Pat
 def test_without_rules_a_lora_is_words(pipe: sf.Graph) -> None:
     run = pipe.stream(prompt="a fox <lora:style:0.8>", **FAST)
     assert any("'<lora:style:0.8>', which is read as words" in event.text for event in run if isinstance(event, Note))
+
+
+def test_several_knobs_of_one_block_get_defaults_together() -> None:
+    graph = sf.load("sd").using(height=64, width=128)
+    assert (graph.inputs["height"].default, graph.inputs["width"].default) == (64, 128)
+
+
+def test_a_knob_gets_a_default_where_another_knob_of_the_graph_is_made_by_a_node() -> None:
+    assert sf.load("flux", "kontext").using(prompts="comfy").inputs["prompts"].default == "comfy"

@@ -20,6 +20,8 @@ from .values import Cond, Decoded, Empty, Encoded, Enlarged, Model, Out, Picture
 from .wiring import Port, Wiring, identifier
 from .workflow import Link, Node
 
+FLOWS = ("IMAGE", "MASK", "LATENT", "CONDITIONING", "STRING", "INT", "FLOAT", "BOOLEAN", "VIDEO", "AUDIO", "*")
+"""ComfyUI's types of values that flow in a run. Values of other types are parts of models and samplers."""
 _TEXTS = ("prompt", "prompt_2", "prompt_3")
 
 
@@ -84,7 +86,9 @@ class Explicit:
                 if kind != method:
                     self.notes.append(f"latents are enlarged by {kind!r}; {method!r} is not here")
                 block = ResizeLatents(factor=by or 1.0, method=kind, **sizes)
-                return self._once(value, node, "enlarge", block, "image_latents", {"latents": self.latents(latents)}, {})
+                return self._once(
+                    value, node, "enlarge", block, "image_latents", {"latents": self.latents(latents)}, {}
+                )
             case _:
                 return self.port(value)
 
@@ -179,8 +183,9 @@ class Explicit:
         texts: list[tuple[str, str]] = []
         for theirs in node.inputs:
             value, link = self.known.input(node, theirs), node.links.get(theirs)
-            if link is None or _plain(value):
-                texts.append((theirs, str(value)))
+            text = str(value) if link is None or _plain(value) else self._as_setting(link)
+            if text is not None or link is None:
+                texts.append((theirs, text or ""))
                 continue
             port = identifier(theirs)
             links[port] = self._any(value, link)
@@ -195,6 +200,21 @@ class Explicit:
         name = self.wiring.add(node.type, hole, links)
         self.blocks[node.id] = name
         return name
+
+    def _as_setting(self, link: Link) -> str | None:
+        """A model or a part of a sampler as text, such as "LoadModel(name='x')"; None for what flows in a run."""
+        node = self.known.workflow.nodes[link.node]
+        kinds = [kind for _, kind in outputs_of(self.known, node)]
+        if link.output >= len(kinds) or kinds[link.output] in FLOWS:
+            return None
+        parts: list[str] = []
+        for name in node.inputs:
+            value, inner = self.known.input(node, name), node.links.get(name)
+            text = repr(value) if inner is None or _plain(value) else self._as_setting(inner)
+            if text is None:
+                return None
+            parts.append(f"{name}={text}")
+        return f"{node.type}({', '.join(parts)})"
 
     def _any(self, value: Value, link: Link) -> Port:
         """The output that gives a value of any kind; of one that no block gives, the node itself as a hole."""
@@ -268,5 +288,3 @@ def _port_names(outputs: tuple[tuple[str, str], ...]) -> list[str]:
         plain = identifier(name or kind or f"output_{place}")
         made.append(plain if plain not in made else f"{plain}_{place}")
     return made
-
-

@@ -71,7 +71,9 @@ class Given:
             return f"its input {name!r} has no value"
         if isinstance(value, Out):
             return f"its input {name!r} is made by the node {value.node}, which has no block for that"
-        return f"its input {name!r} cannot be {value if isinstance(value, int | float | str) else type(value).__name__!r}"
+        return (
+            f"its input {name!r} cannot be {value if isinstance(value, int | float | str) else type(value).__name__!r}"
+        )
 
 
 Translate = Callable[[Given], tuple[Value, ...]]

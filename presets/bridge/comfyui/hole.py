@@ -69,7 +69,9 @@ class Hole(Block, name="comfyui.Hole"):
 
     def __call__(self, **values: Any) -> None:
         """Raise an error that says how to fill the hole."""
-        takes, gives = (", ".join(f"{name}: {kind}" for name, kind in ports) or "nothing" for ports in (self.takes, self.gives))
+        takes, gives = (
+            ", ".join(f"{name}: {kind}" for name, kind in ports) or "nothing" for ports in (self.takes, self.gives)
+        )
         raise BlockFailed(
             f"The node {self.node} of ComfyUI has no block: {self.reason}. It takes {takes}, and gives {gives}. "
             "Put a block with these ports in its place: graph.replace(name, block)."

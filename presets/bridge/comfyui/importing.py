@@ -67,7 +67,9 @@ def from_comfyui(
     return Imported(graph, inputs, _report(known, files, notes, blocks))
 
 
-def _preset(single: Single, files: Files, settings: Mapping[str, Any], notes: list[str]) -> tuple[Graph, dict[str, Any]]:
+def _preset(
+    single: Single, files: Files, settings: Mapping[str, Any], notes: list[str]
+) -> tuple[Graph, dict[str, Any]]:
     graph = preset_graph(single, files, settings, notes)
     inputs = inputs_of(single)
     for name in [name for name in inputs if name not in graph.inputs]:

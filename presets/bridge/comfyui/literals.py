@@ -1,4 +1,4 @@
-"""Nodes that compute texts, numbers and choices: done when the file is read, or in a run where a block gives a value."""
+"""Nodes that compute texts, numbers and choices from values that the file has."""
 
 import ast
 import json
@@ -115,7 +115,12 @@ def _trim(inputs: Inputs) -> tuple[Any, ...]:
 @_node("CaseConverter")
 def _case(inputs: Inputs) -> tuple[Any, ...]:
     text = str(inputs["string"])
-    made = {"UPPERCASE": text.upper(), "lowercase": text.lower(), "Capitalize": text.capitalize(), "Title Case": text.title()}
+    made = {
+        "UPPERCASE": text.upper(),
+        "lowercase": text.lower(),
+        "Capitalize": text.capitalize(),
+        "Title Case": text.title(),
+    }
     return (made.get(str(inputs.get("mode")), text),)
 
 

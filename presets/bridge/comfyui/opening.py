@@ -19,9 +19,7 @@ _PICTURES = (".png", ".webp", ".jpg", ".jpeg", ".avif")
 _OTHERS = {".mp4": "a video", ".webm": "a video", ".latent": "latents", ".safetensors": "weights"}
 
 
-def read_workflow(
-    file: str | os.PathLike[str] | Mapping[str, Any], object_info: ObjectInfo | None = None
-) -> Workflow:
+def read_workflow(file: str | os.PathLike[str] | Mapping[str, Any], object_info: ObjectInfo | None = None) -> Workflow:
     """The workflow of a file or of its JSON, in either format.
 
     Raises:
@@ -81,7 +79,9 @@ def _of_picture(path: Path, name: str, object_info: ObjectInfo | None) -> Workfl
 
 def texts_in(picture: Image.Image) -> dict[str, str]:
     """The texts that ComfyUI writes into a picture, by name: PNG text chunks, or "name:…" in Exif data."""
-    made = {key: value for key, value in picture.info.items() if key in ("prompt", "workflow") and isinstance(value, str)}
+    made = {
+        key: value for key, value in picture.info.items() if key in ("prompt", "workflow") and isinstance(value, str)
+    }
     raw = picture.info.get("exif")
     if made or not isinstance(raw, bytes) or len(raw) > 2 * EXIF_BYTES:
         return made

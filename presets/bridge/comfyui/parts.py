@@ -29,7 +29,7 @@ class Parts:
 
     # ------------------------------------------------------------------------------------------------- names
     def _suffix(self, kind: str, key: str) -> str:
-        """"" for the first of a kind, then "_of_2" and so on."""
+        """ "" for the first of a kind, then "_of_2" and so on."""
         if (kind, key) not in self._numbers:
             count = sum(k == kind for k, _ in self._numbers) + 1
             self._numbers[kind, key] = "" if count == 1 else f"_of_{count}"

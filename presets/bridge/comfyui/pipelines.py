@@ -73,7 +73,8 @@ def opened(
     path, swaps = components_of(model, clip, vae, files)
     if path is None:
         return families[model.family].make(task, {})
-    return load(path, task, **{**settings, **swaps, **more})
+    keywords: dict[str, Any] = {**settings, **swaps, **more}
+    return load(path, task, **keywords)
 
 
 def preset_graph(single: Single, files: Files, settings: Mapping[str, Any], notes: list[str]) -> Graph:
@@ -142,7 +143,7 @@ def with_defaults(graph: Graph, inputs: Mapping[str, Any]) -> Graph:
 def with_adapters(
     graph: Graph, on_model: Sequence[Lora], on_clip: Sequence[Lora], files: Files, notes: list[str]
 ) -> Graph:
-    """The graph with the adapters whose files were found. Strengths for text encoders hold where the prompt has them."""
+    """The graph with the adapters whose files were found. Those of text encoders hold where the prompt has them."""
     made: list[Adapter] = []
     for lora in on_model:
         path = files.find(lora.file)
@@ -151,8 +152,8 @@ def with_adapters(
             continue
         adapter = load_adapter(path)
         clip = lora.clip if lora in on_clip else 0.0
-        encoders = {name: clip for name in ("text_encoder", "text_encoder_2", "text_encoder_3")}
-        denoisers = {name: lora.model for name in ("unet", "transformer")}
+        encoders = dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3"), clip)
+        denoisers = dict.fromkeys(("unet", "transformer"), lora.model)
         made.append(replace(adapter, by_component={**encoders, **denoisers}))
     if not made:
         return graph
@@ -176,9 +177,10 @@ def _with_styles(graph: Graph, single: Single, files: Files) -> Graph:
         number = f"_{i + 1}" if i else ""
         files.want([style.net.file, style.vision.file])
         encode = named(EncodeImagePrompt(), image=f"style_image{number}", image_tokens=f"image_tokens{number}")
-        add = named(AddImagePrompt(), conditioning="positive", image_tokens=f"image_tokens{number}",
-                    prompt_embeds_scale=f"style_scale{number}", pooled_prompt_embeds_scale=f"pooled_scale{number}")  # fmt: skip
-        graph = graph.insert(f"style{number}", add, before="rows").insert(f"see{number}", encode, before=f"style{number}")
+        scales = {"prompt_embeds_scale": f"style_scale{number}", "pooled_prompt_embeds_scale": f"pooled_scale{number}"}
+        add = named(AddImagePrompt(), conditioning="positive", image_tokens=f"image_tokens{number}", **scales)
+        graph = graph.insert(f"style{number}", add, before="rows")
+        graph = graph.insert(f"see{number}", encode, before=f"style{number}")
     return graph
 
 

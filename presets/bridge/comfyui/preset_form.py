@@ -8,7 +8,6 @@ from .sampling import PROCESS, kept_by_floor, kept_by_flow, part_of
 from .values import Cond, Decoded, Empty, Encoded, Model, Out, Picture, Sampled, Stage, Value
 
 
-
 class Single(NamedTuple):
     """A workflow with one sampler. task: of the preset family."""
 
@@ -30,7 +29,9 @@ def single_of(value: Value) -> Single | None:
         return None
     if isinstance(stage.latents, Empty | Encoded) and not _has_out(value) and stage.noise.seed is not None:
         whole = sigmas.start == 0 and sigmas.end is None and not stage.leftover
-        encoders = {(c.clip.files, c.clip.loras, c.clip.skip) for c in (guider.positive, guider.negative) if c is not None}
+        encoders = {
+            (c.clip.files, c.clip.loras, c.clip.skip) for c in (guider.positive, guider.negative) if c is not None
+        }
         task = _task(stage, guider.positive)
         if whole and len(encoders) == 1 and task:
             return Single(value, stage, guider.model, guider.positive, guider.negative, task)
@@ -136,5 +137,3 @@ def _levels(single: Single) -> dict[str, Any]:
     assert isinstance(sigmas.steps, int) and isinstance(sigmas.denoise, int | float)
     part = part_of(sigmas.steps, sigmas.denoise, kept_by_flow if flow else kept_by_floor)
     return {"num_inference_steps": part.steps, "strength": part.strength}
-
-

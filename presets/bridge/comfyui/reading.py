@@ -5,21 +5,31 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ....graph.errors import SfumatoError
-from . import table_latents, table_models, table_prompts
 from .families import family_of_node, foreign
 from .given import TRANSLATE, Given, Unmapped, translates
 from .literals import FUNCTIONS
 from .report import Fate
 from .run_blocks import BLOCKS, BlockNode, kind_of
+from .table_latents import LATENTS
+from .table_models import UNKNOWN
 from .table_prompts import IMAGES
-from .values import Decoded, Model, Out, Picture, Value, family_of
+from .values import Model, Out, Value, family_of
 from .workflow import Link, Literal, Node, Workflow
 
-SAVES: Mapping[str, str] = {"SaveImage": "images", "SaveImageAdvanced": "images", "SaveAnimatedWEBP": "images", "Image Save": "images"}
+SAVES: Mapping[str, str] = {
+    "SaveImage": "images",
+    "SaveImageAdvanced": "images",
+    "SaveAnimatedWEBP": "images",
+    "Image Save": "images",
+}
 """Nodes whose input the graph gives back, and the name of that input."""
-SHOWS: Mapping[str, str] = {"PreviewImage": "images", "ImageCompare": "image_a", "MaskPreview": "mask", "PreviewAny": "source"}
+SHOWS: Mapping[str, str] = {
+    "PreviewImage": "images",
+    "ImageCompare": "image_a",
+    "MaskPreview": "mask",
+    "PreviewAny": "source",
+}
 """Nodes that only show something. Where nothing is saved, the graph gives back what `PreviewImage` shows."""
-_ = table_latents, table_models, table_prompts  # they fill the tables
 _SHORT = 80
 
 
@@ -141,15 +151,21 @@ def _hole(known: Known, node: Node, values: Mapping[str, Value], fate: Fate, tex
 
 
 def outputs_of(known: Known, node: Node) -> tuple[tuple[str, str], ...]:
-    """Name and type of each output. A file of the API format does not state them: there they are those of its inputs
-    that are read under the same name, or "*"."""
+    """Name and type of each output. A file of the API format does not state them: there the inputs that read them say
+    the type, or it is "*"."""
     if node.outputs is not None:
         return node.outputs
-    places = {output for one in known.workflow.nodes.values() for link in one.links.values()
-              if link.node == node.id for output in [link.output]}  # fmt: skip
-    kinds = {output: _KIND_OF_INPUT.get(name, "*") for one in known.workflow.nodes.values()
-             for name, link in one.links.items() if link.node == node.id for output in [link.output]}  # fmt: skip
-    return tuple((f"output_{place}", kinds.get(place, "*")) for place in range(max(places, default=-1) + 1))
+    kinds: dict[int, str] = {}
+    for one in known.workflow.nodes.values():
+        for name, link in one.links.items():
+            if link.node == node.id:
+                kinds[link.output] = _KIND_OF_INPUT.get(name, "*")
+    last = max(kinds, default=-1)
+    return tuple((_name_of(kinds.get(place, "*"), place), kinds.get(place, "*")) for place in range(last + 1))
+
+
+def _name_of(kind: str, place: int) -> str:
+    return f"output_{place}" if kind == "*" else kind.lower()
 
 
 _KIND_OF_INPUT: Mapping[str, str] = {
@@ -157,13 +173,15 @@ _KIND_OF_INPUT: Mapping[str, str] = {
     "conditioning": "CONDITIONING", "latent_image": "LATENT", "samples": "LATENT", "latent": "LATENT",
     "image": "IMAGE", "images": "IMAGE", "pixels": "IMAGE", "mask": "MASK", "text": "STRING", "prompt": "STRING",
     "width": "INT", "height": "INT", "seed": "INT", "noise_seed": "INT", "steps": "INT", "cfg": "FLOAT",
+    "upscale_model": "UPSCALE_MODEL", "control_net": "CONTROL_NET", "clip_vision": "CLIP_VISION",
+    "style_model": "STYLE_MODEL", "ipadapter": "IPADAPTER", "insightface": "INSIGHTFACE", "model_patch": "MODEL_PATCH",
     "sigmas": "SIGMAS", "sampler": "SAMPLER", "guider": "GUIDER", "noise": "NOISE",
 }  # fmt: skip
 
 
 def _family_text(family: str, made: tuple[Value, ...]) -> str:
     file = getattr(made[0], "file", None)
-    return f"{family} ({file.name})" if family == "unknown" and file is not None else family
+    return f"{family} ({file.name})" if family == UNKNOWN and file is not None else family
 
 
 # ------------------------------------------------------------------------------------------------- nodes that choose
@@ -173,6 +191,15 @@ def _switch(given: Given) -> tuple[Value, ...]:
     if not isinstance(on, bool):
         raise Unmapped("its switch is known only in a run")
     return (given.values.get("on_true" if on else "on_false"),)
+
+
+@translates("LatentBatch", "LatentSwitch")
+def _same_latents(given: Given) -> tuple[Value, ...]:
+    """Nodes that take several latents, with one."""
+    latents = [value for value in given.values.values() if isinstance(value, LATENTS)]
+    if len(latents) != 1:
+        raise Unmapped(f"it joins {len(latents)} latents, for which there is no block")
+    return (latents[0],)
 
 
 @translates("ImageStitch", "BatchImagesNode", "ImageBatchMulti")
@@ -187,6 +214,4 @@ def _several(given: Given) -> tuple[Value, ...]:
 @translates("FluxKontextImageScale")
 def _kontext_size(given: Given) -> tuple[Value, ...]:
     given.note("the task 'kontext' chooses the size itself (auto_resize)")
-    return (given.any_of("image", Picture, Decoded, Out),)
-
-
+    return (given.any_of("image", *IMAGES),)

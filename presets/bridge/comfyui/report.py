@@ -15,7 +15,7 @@ hole. `hole`: no block stands for its type. `unused`: no output of the workflow 
 
 @dataclass(frozen=True)
 class NodeReport:
-    """One node. block: its name in the graph, where it is a block of its own. text: the family, the reason, or notes."""
+    """One node. block: its name in the graph, if it is a block of its own. text: the family, the reason, or notes."""
 
     id: str
     type: str
@@ -73,7 +73,8 @@ class Report:
         for node in self.nodes:
             if node.fate != "mapped" or node.text:
                 block = f" -> {node.block}" if node.block else ""
-                yield f"  {node.fate:7}{_place(node.id, node.type, node.title)}{block}{f': {node.text}' if node.text else ''}"
+                text = f": {node.text}" if node.text else ""
+                yield f"  {node.fate:7}{_place(node.id, node.type, node.title)}{block}{text}"
         for one in self.ignored:
             yield f"  ignored {_place(one.id, one.type, one.title)}: {one.reason}"
         for file in self.files:
@@ -85,5 +86,3 @@ class Report:
 def _place(number: str, kind: str, title: str) -> str:
     name = f" {printable(title)[:60]!r}" if title not in ("", kind) else ""
     return f" {printable(number)} {printable(kind)[:80]}{name}"
-
-

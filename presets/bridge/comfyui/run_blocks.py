@@ -31,9 +31,7 @@ BLOCKS: dict[str, BlockNode] = {}
 """By node type."""
 
 
-def node(
-    kind: str, *, inputs: Mapping[str, str] | None = None, outputs: Sequence[str] = ()
-) -> Callable[[Make], Make]:
+def node(kind: str, *, inputs: Mapping[str, str] | None = None, outputs: Sequence[str] = ()) -> Callable[[Make], Make]:
     """Register a block for a node type of ComfyUI: a decorator for a function that makes the block.
 
     The function gets the literals of a node. A link into the node becomes an edge into the input of the block that has
@@ -48,7 +46,9 @@ def node(
         ConfigError: a type that has a block already.
     """
     if kind in BLOCKS:
-        raise ConfigError(f"The node type {kind!r} has a block already. Remove that first: del comfyui.BLOCKS[{kind!r}].")
+        raise ConfigError(
+            f"The node type {kind!r} has a block already. Remove that first: del comfyui.BLOCKS[{kind!r}]."
+        )
 
     def add(make: Make) -> Make:
         BLOCKS[kind] = BlockNode(make, inputs or {}, tuple(outputs))
@@ -78,6 +78,7 @@ class ConcatenateTexts(Block, name="comfyui.ConcatenateTexts"):
     delimiter: str = ""
 
     def __call__(self, string_a: str = "", string_b: str = "") -> Texted:
+        """Put them together."""
         return Texted(f"{string_a}{self.delimiter}{string_b}")
 
 
@@ -85,12 +86,16 @@ class ReplaceText(Block, name="comfyui.ReplaceText"):
     """Replace each `find` in a text."""
 
     def __call__(self, string: str, find: str, replace: str) -> Texted:
+        """Replace it."""
         return Texted(string.replace(find, replace))
 
 
 # ------------------------------------------------------------------------------------------------- our own table
 _METHODS = ("nearest", "nearest-exact", "bilinear", "bicubic", "area", "lanczos")
-_IMAGE = {"inputs": {"image": "images", "input": "images"}, "outputs": ("images",)}
+
+
+def _image_node(kind: str) -> Callable[[Make], Make]:
+    return node(kind, inputs={"image": "images", "input": "images"}, outputs=("images",))
 
 
 def _method(settings: Settings, name: str = "upscale_method") -> Any:  # a Filter
@@ -98,7 +103,7 @@ def _method(settings: Settings, name: str = "upscale_method") -> Any:  # a Filte
     return method if method in _METHODS else "bicubic"
 
 
-@node("ImageScale", **_IMAGE)
+@_image_node("ImageScale")
 def _scale(settings: Settings) -> Block:
     return ResizeImages(
         width=int(settings.get("width", 0)), height=int(settings.get("height", 0)), method=_method(settings),
@@ -106,36 +111,36 @@ def _scale(settings: Settings) -> Block:
     )  # fmt: skip
 
 
-@node("ImageScaleBy", **_IMAGE)
+@_image_node("ImageScaleBy")
 def _scale_by(settings: Settings) -> Block:
     return ResizeImages(rule="factor", number=float(settings.get("scale_by", 1.0)), method=_method(settings))
 
 
-@node("ImageScaleToTotalPixels", **_IMAGE)
+@_image_node("ImageScaleToTotalPixels")
 def _scale_to_pixels(settings: Settings) -> Block:
     multiple = max(int(settings.get("resolution_steps", 1)), 1)
     number = float(settings.get("megapixels", 1.0))
     return ResizeImages(rule="pixels", number=number, method=_method(settings), multiple=multiple)
 
 
-@node("ImageScaleToMaxDimension", **_IMAGE)
+@_image_node("ImageScaleToMaxDimension")
 def _scale_to_side(settings: Settings) -> Block:
     return ResizeImages(rule="longest", number=float(settings.get("largest_size", 512)), method=_method(settings))
 
 
-@node("ResizeImageMaskNode", **_IMAGE)
+@_image_node("ResizeImageMaskNode")
 def _resize(settings: Settings) -> Block:
     """The first widget is the rule."""
     values = {name.rpartition(".")[2]: value for name, value in settings.items()}
     rule, method = str(values["resize_type"]), _method(values, "scale_method")
-    sizes = {name: int(values.get(name) or 0) for name in ("width", "height")}
+    width, height = (int(values.get(name) or 0) for name in ("width", "height"))
     match rule:
         case "scale dimensions":
-            return ResizeImages(**sizes, method=method, crop=values.get("crop") == "center")
+            return ResizeImages(width=width, height=height, method=method, crop=values.get("crop") == "center")
         case "scale width":
-            return ResizeImages(width=sizes["width"], method=method)
+            return ResizeImages(width=width, method=method)
         case "scale height":
-            return ResizeImages(height=sizes["height"], method=method)
+            return ResizeImages(height=height, method=method)
         case "scale by multiplier":
             return ResizeImages(rule="factor", number=float(values["multiplier"]), method=method)
         case "scale longer dimension":
@@ -150,7 +155,7 @@ def _resize(settings: Settings) -> Block:
             raise Unmapped(f"resize_type={rule!r} has no block")
 
 
-@node("ImageInvert", **_IMAGE)
+@_image_node("ImageInvert")
 def _invert(settings: Settings) -> Block:
     return InvertImages()
 

@@ -32,7 +32,7 @@ class Chosen(NamedTuple):
 
 
 def chosen(sampler: Sampler, sigmas: Sigmas, family: str) -> Chosen:
-    """The customary name of a sampler with a curve. Where a name is not known here, the nearest plain one and a note."""
+    """The customary name of a sampler with a curve. For a name that is not known here: Euler, and a note."""
     name, notes = _SAME_HERE.get(sampler.name, sampler.name), list[str]()
     if not _known(name, family):
         notes.append(f"the sampler {sampler.name!r} is not here; {_FALLBACK!r} is in its place")
@@ -50,14 +50,18 @@ def chosen(sampler: Sampler, sigmas: Sigmas, family: str) -> Chosen:
 def _known(name: str, family: str) -> bool:
     try:
         found = customary_names.find(name, PROCESS[family])
-        process = found.cls.from_config({**_base(family), **found.keys} if family in ("sd", "sdxl") else found.keys).process
+        process = found.cls.from_config(
+            {**_base(family), **found.keys} if family in ("sd", "sdxl") else found.keys
+        ).process
     except (UnknownName, ConfigError):
         return False
-    return process == PROCESS[family] or PROCESS[family] == "flow" and "use_flow_sigmas" in found.cls.__dataclass_fields__
+    return process == PROCESS[family] or (
+        PROCESS[family] == "flow" and "use_flow_sigmas" in found.cls.__dataclass_fields__
+    )
 
 
 def with_scheduler(graph: Graph, component: str, name: str, model: Model) -> Graph:
-    """The graph with this scheduler, for a model that nodes may have changed. One that is bound keeps its other keys."""
+    """The graph with this scheduler, and the keys that nodes set for the model. The bound one keeps its other keys."""
     keys = dict(model.scheduler)
     if PROCESS[model.family] == "flow":
         schnell = model.family == "flux" and "schnell" in model.file.name.lower()

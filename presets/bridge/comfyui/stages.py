@@ -100,5 +100,3 @@ def _settings(stage: Stage, graph: Graph) -> dict[str, Value]:
     if guider.model.rescale:
         made["guidance_rescale"] = guider.model.rescale
     return made
-
-

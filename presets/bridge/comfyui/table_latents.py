@@ -33,8 +33,7 @@ _ON = ("enable", True)
 @translates("EmptyLatentImage", "EmptySD3LatentImage", "EmptyHunyuanImageLatent", "EmptyChromaRadianceLatentImage",
             "EmptyFlux2LatentImage", "EmptyQwenImageLayeredLatentImage")  # fmt: skip
 def _empty(given: Given) -> tuple[Value, ...]:
-    sides = (given.setting(name, 512) for name in ("width", "height"))
-    return (Empty(*sides, given.setting("batch_size", 1)),)
+    return (Empty(given.setting("width", 512), given.setting("height", 512), given.setting("batch_size", 1)),)
 
 
 @translates("VAEEncode", "VAEEncodeTiled")
@@ -83,7 +82,9 @@ def _decode(given: Given) -> tuple[Value, ...]:
 @translates("KSampler")
 def _sample(given: Given) -> tuple[Value, ...]:
     sigmas = Sigmas(given.text("scheduler", "normal"), given.setting("steps", 20), given.setting("denoise", 1.0))
-    return (_sampled(given, _guider(given), Sampler(given.text("sampler_name")), sigmas, Noise(given.setting("seed", 0))),)
+    return (
+        _sampled(given, _guider(given), Sampler(given.text("sampler_name")), sigmas, Noise(given.setting("seed", 0))),
+    )
 
 
 @translates("KSamplerAdvanced")
@@ -120,8 +121,8 @@ def _sampled(
 
 
 def _guider(given: Given) -> Guider:
-    prompts = (given.any_of(name, *PROMPTS) for name in ("positive", "negative"))
-    return Guider(given.get("model", Model), *prompts, given.setting("cfg", 8.0))
+    positive, negative = (given.any_of(name, *PROMPTS) for name in ("positive", "negative"))
+    return Guider(given.get("model", Model), positive, negative, given.setting("cfg", 8.0))
 
 
 @translates("CFGGuider")
@@ -139,8 +140,15 @@ def _select(given: Given) -> tuple[Value, ...]:
     return (Sampler(given.text("sampler_name")),)
 
 
-@translates("SamplerEulerAncestral", "SamplerDPMPP_2M_SDE", "SamplerDPMPP_3M_SDE", "SamplerDPMPP_SDE", "SamplerLMS", "SamplerLCM",
-            "SamplerER_SDE")  # fmt: skip
+@translates(
+    "SamplerEulerAncestral",
+    "SamplerDPMPP_2M_SDE",
+    "SamplerDPMPP_3M_SDE",
+    "SamplerDPMPP_SDE",
+    "SamplerLMS",
+    "SamplerLCM",
+    "SamplerER_SDE",
+)
 def _named_sampler(given: Given) -> tuple[Value, ...]:
     name = {"EulerAncestral": "euler_ancestral"}.get(given.node.type[7:], given.node.type[7:].lower())
     changed = [f"{key}={value}" for key, value in given.values.items() if isinstance(value, int | float | str)]

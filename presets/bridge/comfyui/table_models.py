@@ -33,8 +33,15 @@ def _unet(given: Given) -> tuple[Value, ...]:
     return (Model(ModelFile("diffusion_models", name), _family(name)),)
 
 
-@translates("CLIPLoader", "DualCLIPLoader", "TripleCLIPLoader", "QuadrupleCLIPLoader", "CLIPLoaderGGUF", "DualCLIPLoaderGGUF",
-            "TripleCLIPLoaderGGUF")  # fmt: skip
+@translates(
+    "CLIPLoader",
+    "DualCLIPLoader",
+    "TripleCLIPLoader",
+    "QuadrupleCLIPLoader",
+    "CLIPLoaderGGUF",
+    "DualCLIPLoaderGGUF",
+    "TripleCLIPLoaderGGUF",
+)
 def _clip(given: Given) -> tuple[Value, ...]:
     names = [given.text(name) for name in sorted(given.values) if name.startswith("clip_name")]
     kind = {"TripleCLIPLoader": "sd3", "TripleCLIPLoaderGGUF": "sd3", "QuadrupleCLIPLoader": "hidream"}

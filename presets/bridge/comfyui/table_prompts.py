@@ -3,7 +3,22 @@
 from dataclasses import replace
 
 from .given import Given, Unmapped, translates
-from .values import Clip, Cond, Control, Decoded, Encoded, Net, Out, Picture, PictureMask, Seen, Shown, Style, Vae, Value
+from .values import (
+    Clip,
+    Cond,
+    Control,
+    Decoded,
+    Encoded,
+    Net,
+    Out,
+    Picture,
+    PictureMask,
+    Seen,
+    Shown,
+    Style,
+    Vae,
+    Value,
+)
 
 IMAGES = (Picture, Decoded, Out)
 MASKS = (PictureMask, Out)

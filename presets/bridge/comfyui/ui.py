@@ -239,7 +239,11 @@ class _Flattening:
 def _list(data: object, key: str) -> list[Json]:
     """The objects in a list of the file."""
     found = cast(Json, data).get(key) if isinstance(data, Mapping) else None
-    return [cast(Json, one) for one in cast(list[Any], found) if isinstance(one, Mapping)] if isinstance(found, list) else []
+    return (
+        [cast(Json, one) for one in cast(list[Any], found) if isinstance(one, Mapping)]
+        if isinstance(found, list)
+        else []
+    )
 
 
 def _wires(graph: Json) -> Iterator[tuple[int, _Wire]]:

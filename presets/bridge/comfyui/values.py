@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeAlias
 
 
-
 class ModelFile(NamedTuple):
     """A file that a loader names, and the folder of ComfyUI's `models` that it is in."""
 
@@ -258,5 +257,3 @@ def family_of(value: Value) -> str:
     """The family of the models that a value is of or comes from; "" where it is of none."""
     found = getattr(value, "family", "")
     return found if isinstance(found, str) else ""
-
-

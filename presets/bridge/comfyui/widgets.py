@@ -65,12 +65,16 @@ def _candidates(
 @cache
 def known_names() -> Mapping[str, Sequence[str]]:
     """The widgets of the node types that this package knows, in their order."""
-    return cast(Mapping[str, Sequence[str]], json_text.read(Path(__file__).with_name("node_widgets.json"), "graph_bytes"))
+    return cast(
+        Mapping[str, Sequence[str]], json_text.read(Path(__file__).with_name("node_widgets.json"), "graph_bytes")
+    )
 
 
 def _server_names(values: Mapping[str, Literal]) -> dict[str, Literal]:
     return {
-        name: value for name, value in values.items() if name.partition("#")[0] not in FRONT_END_ONLY and name != "$$canvas"
+        name: value
+        for name, value in values.items()
+        if name.partition("#")[0] not in FRONT_END_ONLY and name != "$$canvas"
     }
 
 

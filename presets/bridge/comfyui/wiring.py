@@ -83,5 +83,3 @@ def identifier(text: str) -> str:
     words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", text))
     made = re.sub(r"\W+", "_", words, flags=re.ASCII).strip("_").lower()[:60]
     return made if made and made[0].isalpha() else f"node_{made}".rstrip("_")
-
-

@@ -113,7 +113,9 @@ def from_api(data: Mapping[str, Any]) -> Workflow:  # JSON
         found = cast(Mapping[str, Any], entry)
         inputs, meta = found.get("inputs", {}), found.get("_meta")
         if not isinstance(inputs, Mapping):
-            raise GraphFileError(f"The inputs of the node {name!r} are no object. The file is not ComfyUI's API format.")
+            raise GraphFileError(
+                f"The inputs of the node {name!r} are no object. The file is not ComfyUI's API format."
+            )
         title = cast(Mapping[str, Any], meta).get("title") if isinstance(meta, Mapping) else None
         read = {key: _read(value, data) for key, value in cast(Mapping[str, Any], inputs).items()}
         nodes[name] = Node(name, found["class_type"], read, title if isinstance(title, str) else found["class_type"])

@@ -1,0 +1,239 @@
+"""Workflows of ComfyUI as graphs: those of families that are here run, and the rest has holes."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import sfumato as sf
+from sfumato.blocks.latents.full_noise import ScaleNoiseFully
+from sfumato.components.conditioning import SDConditioning
+from sfumato.components.types import Images, Rows
+from sfumato.graph import BlockFailed
+from sfumato.presets.bridge.comfyui import BLOCKS, Hole, Imported, from_comfyui, node, read_workflow
+from sfumato.presets.bridge.comfyui.preset_form import single_of
+from sfumato.presets.bridge.comfyui.reading import known_of
+from sfumato.presets.bridge.comfyui.sampling import kept_by_floor, kept_by_flow, part_of
+
+from .comfyui_models import TEMPLATES, api, local_templates
+from .comfyui_models import comfy_models as comfy_models
+
+RUN = (
+    "image_sdxl_simple",
+    "sdxlturbo_example",
+    "sdxl_simple_example",
+    "sdxl_refiner_prompt_example",
+    "sd3.5_simple_example",
+    "flux_schnell",
+    "flux_schnell_full_text_to_image",
+    "flux_dev_full_text_to_image",
+    "flux_dev_checkpoint_example",
+    "flux1_krea_dev",
+    "flux_kontext_dev_basic",
+)
+"""The templates of families that are here and whose models the tests have."""
+
+
+# ------------------------------------------------------------------------------------------------- a plain workflow
+def pixels(graph: sf.Graph, **inputs: Any) -> np.ndarray[Any, Any]:
+    return graph(**inputs, output_type="np").images
+
+
+def test_a_plain_workflow_is_the_preset_called_by_hand(comfy_models: Path) -> None:
+    graph, inputs, report = from_comfyui(api(), models=comfy_models)
+    assert graph.preset == ("sd", "text2image")
+    assert inputs == {
+        "prompt": "a (red:1.3) fox", "negative_prompt": "blurry", "seed": 7, "num_inference_steps": 3,
+        "guidance_scale": 6.5, "height": 64, "width": 64,
+    }  # fmt: skip
+    assert not report.holes and not report.missing and not report.notes
+    hand = sf.load(comfy_models / "checkpoints" / "v1-5-pruned-emaonly.safetensors", scheduler="euler_normal")
+    hand = hand.replace("start", graph["start"])
+    wanted = pixels(hand, **inputs, prompts="comfy")
+    assert np.array_equal(pixels(graph, **inputs), wanted)
+    # The workflow's settings are defaults, so that a user goes on with a prompt alone.
+    assert np.array_equal(pixels(graph, prompt="a (red:1.3) fox", negative_prompt="blurry", seed=7), wanted)
+
+
+def test_the_noise_of_a_full_run_has_the_variance_of_latents(comfy_models: Path) -> None:
+    """ComfyUI multiplies by sqrt(1 + sigma^2), where sigma is the level of the first step."""
+    steps = from_comfyui(api(), models=comfy_models).graph.bindings["scheduler"].steps(3)
+    noise, positive = torch.ones(1, 4, 8, 8), SDConditioning(torch.zeros(1, 77, 64))
+    latents, _ = ScaleNoiseFully()(noise, steps, positive, Rows(1, 1))
+    assert torch.allclose(latents, torch.full_like(latents, (steps.sigmas[0] ** 2 + 1) ** 0.5))
+    rest, _ = ScaleNoiseFully()(noise, steps[1:], positive, Rows(1, 1))
+    assert torch.equal(rest, torch.full_like(rest, steps.noise_scale))
+
+
+def test_image_to_image_has_comfyuis_steps_and_first_draw(comfy_models: Path, tmp_path: Path) -> None:
+    Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / "start.png")
+    changes: dict[str, Any] = {
+        "load": {"class_type": "LoadImage", "inputs": {"image": "start.png"}},
+        "latent": {"class_type": "VAEEncode", "inputs": {"pixels": ["load", 0], "vae": ["checkpoint", 2]}},
+        "sample": {"denoise": 0.7, "steps": 5},
+    }
+    graph, inputs, report = from_comfyui(api(**changes), models=comfy_models, images=tmp_path)
+    assert graph.preset == ("sd", "image2image") and not report.notes
+    assert inputs["image"] == str(tmp_path / "start.png")
+    assert inputs["num_inference_steps"] == 7  # the last 5 of int(5 / 0.7)
+    assert pixels(graph, **inputs).shape == (1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("steps", [1, 4, 9, 20, 31])
+@pytest.mark.parametrize("denoise", [0.05, 0.3, 0.55, 0.7, 0.97])
+def test_a_strength_leaves_exactly_the_steps_that_a_sampler_asks_for(steps: int, denoise: float) -> None:
+    for kept in (kept_by_floor, kept_by_flow):
+        part = part_of(steps, denoise, kept)
+        assert part.steps == int(steps / denoise)
+        assert kept(part.steps, part.strength) == steps
+
+
+# ------------------------------------------------------------------------------------------------- several samplers
+def test_two_samplers_are_two_nodes_and_the_second_continues_the_first(comfy_models: Path) -> None:
+    """Steps 0 to 2 and 2 to 4 of one schedule give what the whole gives."""
+    half: dict[str, Any] = {"class_type": "KSamplerAdvanced", "inputs": {
+        "add_noise": "enable", "noise_seed": 7, "steps": 4, "cfg": 6.5, "sampler_name": "euler", "scheduler": "normal",
+        "start_at_step": 0, "end_at_step": 2, "return_with_leftover_noise": "enable", "model": ["checkpoint", 0],
+        "positive": ["positive", 0], "negative": ["negative", 0], "latent_image": ["latent", 0]}}  # fmt: skip
+    rest: dict[str, Any] = {"class_type": "KSamplerAdvanced", "inputs": {
+        **half["inputs"], "add_noise": "disable", "start_at_step": 2, "end_at_step": 10000,
+        "return_with_leftover_noise": "disable", "latent_image": ["half", 0]}}  # fmt: skip
+    split = from_comfyui(api(half=half, sample=rest), models=comfy_models)
+    assert [*split.graph.nodes] == ["positive", "negative", "sample", "reuse", "sample_2", "decode", "finish"]
+    assert split.graph.slots == {"guider": ("sample.denoise.guider", "sample_2.denoise.guider")}
+    whole = from_comfyui(api(sample={"steps": 4}), models=comfy_models)
+    assert np.array_equal(pixels(split.graph, **split.inputs), pixels(whole.graph, **whole.inputs))
+
+
+def test_hires_fix_enlarges_latents_between_two_samplers(comfy_models: Path) -> None:
+    larger = {
+        "class_type": "LatentUpscaleBy",
+        "inputs": {"upscale_method": "bilinear", "scale_by": 1.5, "samples": ["sample", 0]},
+    }
+    second = {
+        "class_type": "KSampler",
+        "inputs": {**api()["sample"]["inputs"], "denoise": 0.5, "latent_image": ["larger", 0]},
+    }
+    made = from_comfyui(api(larger=larger, second=second, decode={"samples": ["second", 0]}), models=comfy_models)
+    assert "enlarge" in made.graph.nodes and not made.report.holes
+    assert pixels(made.graph, **made.inputs).shape == (1, 96, 96, 3)
+
+
+# ------------------------------------------------------------------------------------------------- holes
+class Doubled(NamedTuple):
+    image: Images
+
+
+class Double(sf.Block):
+    """Repeat each pixel."""
+
+    def __call__(self, image: Images) -> Doubled:
+        return Doubled(image.repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+
+UPSCALE: dict[str, Any] = {
+    "upscaler": {"class_type": "UpscaleModelLoader", "inputs": {"model_name": "4x.pth"}},
+    "upscale": {
+        "class_type": "ImageUpscaleWithModel",
+        "inputs": {"upscale_model": ["upscaler", 0], "image": ["decode", 0]},
+    },
+    "save": {"images": ["upscale", 0]},
+}
+
+
+def test_a_node_without_a_block_is_a_hole_that_a_user_fills(comfy_models: Path) -> None:
+    graph, inputs, report = from_comfyui(api(**UPSCALE), models=comfy_models)
+    assert [(one.type, one.block) for one in report.holes] == [
+        ("UpscaleModelLoader", ""), ("ImageUpscaleWithModel", "image_upscale_with_model"),
+    ]  # fmt: skip
+    hole = graph["image_upscale_with_model"]
+    assert isinstance(hole, Hole) and hole.settings == (("upscale_model", "UpscaleModelLoader(model_name='4x.pth')"),)
+    with pytest.raises(BlockFailed, match=r"The node ImageUpscaleWithModel of ComfyUI has no block: .* Put a block"):
+        graph(**inputs)
+    filled = graph.replace("image_upscale_with_model", Double())
+    assert pixels(filled, **inputs).shape == (1, 128, 128, 3)
+
+
+def test_a_graph_with_holes_is_saved_and_loaded(tmp_path: Path) -> None:
+    graph = from_comfyui(api(**UPSCALE)).graph
+    graph.save(tmp_path)
+    assert sf.Graph.load(tmp_path) == graph
+    assert isinstance(graph["image_upscale_with_model"], Hole)
+
+
+def test_users_register_blocks_for_node_types(comfy_models: Path) -> None:
+    @node("ImageUpscaleTwice", outputs=("image",))
+    def double(settings: Mapping[str, Any]) -> sf.Block:
+        return Double()
+
+    try:
+        changes = {**UPSCALE, "upscale": {"class_type": "ImageUpscaleTwice", "inputs": {"image": ["decode", 0]}}}
+        made = from_comfyui(api(**changes), models=comfy_models)
+        assert double({}) == Double() and [one.type for one in made.report.holes] == ["UpscaleModelLoader"]
+        assert pixels(made.graph, **made.inputs).shape == (1, 128, 128, 3)
+        with pytest.raises(sf.ConfigError, match="'ImageUpscaleTwice' has a block already"):
+            node("ImageUpscaleTwice")
+    finally:
+        del BLOCKS["ImageUpscaleTwice"]
+
+
+# ------------------------------------------------------------------------------------------------- published ones run
+def small(made: Imported, folder: Path) -> dict[str, Any]:
+    """The inputs of a workflow, for two steps of a small picture."""
+    inputs = dict(made.inputs)
+    for name, value in inputs.items():
+        if isinstance(value, str) and value.endswith((".png", ".jpg")):
+            Image.effect_noise((64, 64), 60).convert("RGB").save(folder / "picture.png")
+            inputs[name] = folder / "picture.png"
+        plain = name.rstrip("_0123456789")
+        inputs[name] = {"height": 64, "width": 64, "num_inference_steps": 2, "end_at_step": 1, "start_at_step": 1}.get(
+            plain, inputs[name]
+        )
+    more = {"max_sequence_length": 16, "auto_resize": False, "max_area": 64 * 64}
+    if "max_area" in made.graph.inputs:
+        more |= {"height": 64, "width": 64}
+    return {**inputs, **{name: value for name, value in more.items() if name in made.graph.inputs}}
+
+
+@pytest.mark.filterwarnings("ignore:The prompt is longer")
+@pytest.mark.parametrize("name", RUN)
+def test_published_workflows_of_families_that_are_here_run(name: str, comfy_models: Path, tmp_path: Path) -> None:
+    made = from_comfyui(TEMPLATES / f"{name}.json", models=comfy_models)
+    assert not made.report.holes and not made.report.missing and not made.graph.check()
+    images = pixels(made.graph, **small(made, tmp_path))
+    assert images.shape == (1, 64, 64, 3) and np.isfinite(images).all() and images.std() > 0.01
+
+
+def test_every_local_image_template_becomes_a_graph() -> None:
+    for name in local_templates()[::6]:
+        made = from_comfyui(TEMPLATES / f"{name}.json")
+        assert "images" in made.graph.outputs
+        holes = {one.block for one in made.report.holes if one.block}
+        assert all(isinstance(made.graph[block], Hole) for block in holes)
+
+
+def test_a_template_of_a_family_that_is_here_is_a_preset() -> None:
+    known = known_of(read_workflow(TEMPLATES / "flux_fill_inpaint_example.json"))
+    single = single_of(known.saved[0][1])
+    assert single is not None and (single.model.family, single.task) == ("flux", "inpaint")
+
+
+def test_the_names_of_files_do_not_lead_out_of_the_folder(comfy_models: Path) -> None:
+    for name in ("../../made/sd1.safetensors", str(comfy_models / "checkpoints" / "v1-5-pruned-emaonly.safetensors")):
+        made = from_comfyui(api(checkpoint={"ckpt_name": name}), models=comfy_models)
+        assert [one.name for one in made.report.missing] == [name]
+
+
+def test_a_report_says_what_became_of_each_node() -> None:
+    report = from_comfyui(api(**UPSCALE)).report
+    assert str(report).splitlines() == [
+        "9 nodes: 7 mapped, 2 hole",
+        "  hole    upscaler UpscaleModelLoader: sfumato has no block for the type UpscaleModelLoader",
+        "  hole    upscale ImageUpscaleWithModel -> image_upscale_with_model: sfumato has no block for the type "
+        "ImageUpscaleWithModel",
+        "  file    checkpoints/v1-5-pruned-emaonly.safetensors: not found",
+    ]
