@@ -93,6 +93,8 @@ class Block:
     """Whether equal inputs always give equal outputs. A memo keeps no outputs of a block that is not pure."""
     random_without: ClassVar[tuple[str, ...]] = ()
     """Inputs without which, or with None for which, a pure block gives other outputs each time, such as a seed."""
+    no_file: ClassVar[str] = ""
+    """Why no graph file can name the class; "" where one can."""
 
     def __init_subclass__(cls, name: str | None = None, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

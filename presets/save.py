@@ -56,7 +56,7 @@ def save_pretrained(graph: Graph, folder: str | Path, *, repo: str | None = None
 
 def _write(graph: Graph, draft: Draft, name: str, license: str | None) -> None:
     """Write all files of a pipeline. `name` is the repo or folder that its index names."""
-    keys = _keys(graph)
+    keys = index_keys(graph)
     specs = {n: _written(value, draft, n) for n, value in graph.bindings.items() if value is not None}
     for component in specs:
         for old in (draft.folder / component).glob("*"):
@@ -143,7 +143,7 @@ def _indexes(graph: Graph, place: Path, specs: Mapping[str, ComponentSpec], keys
     write_modular_index(place, dict(specs), modular, blocks, keys)
 
 
-def _keys(graph: Graph) -> Mapping[str, JsonValue]:
+def index_keys(graph: Graph) -> Mapping[str, JsonValue]:
     """The plain keys of the index that the components came with: our graph has them in its blocks, others read them."""
     for value in graph.bindings.values():
         if not isinstance(value, Handle) or (spec := value.spec).pretrained_model_name_or_path is None:

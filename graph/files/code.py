@@ -53,9 +53,11 @@ def class_files(cls: type[Any]) -> ClassFiles | None:
     module = sys.modules.get(cls.__module__)
     file = getattr(module, "__file__", None)
     top = cls.__module__.partition(".")[0]
+    where = f"{cls.__module__}.{cls.__qualname__}"
+    if why := getattr(cls, "no_file", ""):
+        raise LoadError(f"{where}: {why}.")
     if top == "sfumato" or (file is not None and _is_installed(top, file)):
         return None
-    where = f"{cls.__module__}.{cls.__qualname__}"
     advice = "Write it into a module of its own, and import it from there"
     if top == "__main__":
         raise LoadError(f"{where}: is defined in the script or session that runs. {advice}.")
