@@ -235,7 +235,7 @@ def _object(value: Any, name: str = "") -> Any:
         return cls.from_pretrained(folder)
 
 
-def _model(cls: Any, ours: Model, weights: Mapping[str, Any], where: str) -> Any:
+def _model(cls: Any, ours: Model[Any], weights: Mapping[str, Any], where: str) -> Any:
     config = ours.to_config()
     if isinstance(ours, TransformersModel):
         made, report = cls.from_pretrained(
