@@ -66,7 +66,6 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "bridge": (".presets.bridge", None),
     "from_comfyui": (".presets.bridge.comfyui", "from_comfyui"),
     "Access": (".components.storage.hub", "Access"),
-    "bridge": (".presets.bridge", None),
     "ComponentSpec": (".components.spec", "ComponentSpec"),
     "ComponentsManager": (".components.manager", "ComponentsManager"),
     "UnknownName": (".registry", "UnknownName"),

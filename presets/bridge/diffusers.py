@@ -7,17 +7,17 @@ from importlib import import_module
 from types import new_class
 from typing import Any, ClassVar, NamedTuple, cast
 
-from ..components.models.base import Model
-from ..components.models.transformers_files import TransformersModel
-from ..components.schedulers import Scheduler
-from ..graph import Block, ConfigError, Graph, Lazy, LoadError, SaveError, component
-from ..graph.errors import BrokenBlock
-from ..graph.paths import blocks_inside
-from ..graph.ports import REQUIRED, Input, Output
-from ..graph.validate import value_text
-from ..registry import hint_of
-from ..registry import presets as families
-from .save import index_keys
+from ...components.models.base import Model
+from ...components.models.transformers_files import TransformersModel
+from ...components.schedulers import Scheduler
+from ...graph import Block, ConfigError, Graph, Lazy, LoadError, SaveError, component
+from ...graph.errors import BrokenBlock
+from ...graph.paths import blocks_inside
+from ...graph.ports import REQUIRED, Input, Output
+from ...graph.validate import value_text
+from ...registry import hint_of
+from ...registry import presets as families
+from ..save import index_keys
 
 _TASKS = {
     "text2image": (),
