@@ -9,7 +9,7 @@ import torch
 from pydantic import JsonValue
 
 from ..graph.errors import GraphError, GraphFileError, LoadError
-from ..graph.fields import Lazy
+from ..graph.fields import Derivation, Lazy
 from ..graph.layout import Layout
 from ..graph.lender import Lender
 from ..graph.memo.contents import content_key
@@ -36,6 +36,10 @@ class Loader(Lender, Protocol):
 
     def numbers_of(self, handle: "Handle") -> str:
         """The dtype, device and storage that the component has now, since they change its results."""
+        ...
+
+    def derived(self, base: "Handle", derivation: Derivation) -> "Handle":
+        """A handle of a component that is computed from another one. Loads and computes nothing."""
         ...
 
     def check(self, handle: "Handle") -> None:
@@ -103,6 +107,22 @@ class Handle(Lazy):
         except LoadError:
             return {}
 
+    def derived(self, derivation: Derivation) -> "Handle":
+        """A component that is computed from this one. Its manager keeps it beside this one, within the same budget."""
+        return self.manager.derived(self, derivation)
+
+    @property
+    def class_name(self) -> str:
+        """The name of the object's class, for tables."""
+        return self.spec.type_hint[1] if self.spec.type_hint else "unknown"
+
+    @property
+    def source(self) -> str:
+        """Where the object comes from, for tables."""
+        path = self.spec.pretrained_model_name_or_path
+        named = "/".join(part for part in (path, self.spec.subfolder) if part) or "none"
+        return named if self.spec.config is None else "inline config"
+
     def content_key(self) -> str | None:
         """The key of its class, settings and files, and of the dtype and device that it has now."""
         key = spec_content(self.spec)
@@ -164,6 +184,16 @@ class Added(Handle):
         """The latent space that the object names, if it does."""
         return self.latent_space
 
+    @property
+    def class_name(self) -> str:
+        """The name of the object's class."""
+        return self.kind.__name__
+
+    @property
+    def source(self) -> str:
+        """The user."""
+        return "added by hand"
+
     def content_key(self) -> str | None:
         """The key of the object."""
         try:
@@ -189,6 +219,53 @@ class Added(Handle):
 
     def __repr__(self) -> str:
         return f"Added({self.name}: {self.kind.__name__}, {self.device})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Derived(Handle):
+    """A component that is computed from another one, `base`. It can be dropped, since it can be computed again."""
+
+    base: Handle = field(kw_only=True)
+    derivation: Derivation = field(kw_only=True)
+
+    @cached_property
+    def key(self) -> str:
+        """Those of the derivation and of the other component."""
+        return f"{self.derivation.name}|{self.derivation.key}|{self.base.key}"
+
+    @cached_property
+    def type(self) -> Any:
+        """Not known before it is computed."""
+        return None
+
+    @property
+    def class_name(self) -> str:
+        """What it is."""
+        return self.derivation.name
+
+    @property
+    def source(self) -> str:
+        """The other component."""
+        return f"made for {self.base.name}"
+
+    def content_key(self) -> str | None:
+        """None: what it is computed from has one."""
+        return None
+
+    def ready(self) -> None:
+        """Check that the other component can be loaded."""
+        self.base.ready()
+
+    def make(self) -> Any:  # any object
+        """Compute it. The other component is loaded for that."""
+        return self.derivation.make(self.base.load())
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """GraphFileError: no file has it."""
+        raise GraphFileError(f"is computed from {self.base.name}, so a file has no entry for it. Save that one.")
+
+    def __repr__(self) -> str:
+        return f"Derived({self.name}, {self.device})"
 
 
 def _handle_again(manager: Loader, spec: ComponentSpec, device: str | DeviceMap, name: str) -> Handle:

@@ -11,11 +11,12 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..graph.errors import ConfigError, LoadError
+from ..graph.fields import Derivation
 from .catalog import Catalog, Pattern
 from .device_map import DeviceMap
 from .handle import Added as Added
+from .handle import Derived, name_of, spec_of
 from .handle import Handle as Handle
-from .handle import name_of, spec_of
 from .loading.component import load_problems
 from .loading.single_file.checkpoint import completed
 from .memory.budget import Budget
@@ -58,7 +59,7 @@ class ComponentsManager:
         self.dtype = dtype_name(dtype) or "float32"
         self.budget = Budget.read(budget, self.device)
         self._catalog = Catalog()
-        self._memory = ManagedMemory(self.budget, self._mover, self._catalog.add)
+        self._memory = ManagedMemory(self.budget, self._mover, self._catalog)
         self._checked: set[tuple[str, bool]] = set()
         self._added = 0
         self._lock = threading.Lock()  # for adding objects; never held during loading or waiting
@@ -176,9 +177,7 @@ class ComponentsManager:
         """
         keys = [handle.key for handle in self._handles_of(component)]
         with LOADING_LOCK:
-            for key in keys:
-                self._catalog.remove(key)
-                self._checked -= {(key, True), (key, False)}
+            self._checked -= {(key, allowed) for key in keys for allowed in (True, False)}
             return self._memory.remove(keys)
 
     def _device(self, device: object) -> str:
@@ -211,6 +210,11 @@ class ComponentsManager:
     def numbers_of(self, handle: Handle) -> str:
         """The dtype, device and storage that a component has now, since they change its results."""
         return self._memory.entry(handle).numbers
+
+    def derived(self, base: Handle, derivation: Derivation) -> Handle:
+        """A handle of a component that is computed from another one. It is kept beside that one while there is room."""
+        name = f"{derivation.name} of {base.name}"
+        return Derived(ComponentSpec(), self, base.dtype, base.device, name, base=base, derivation=derivation)
 
     def wake(self) -> None:
         """Have threads that wait for a lease check their `stop`."""

@@ -71,9 +71,13 @@ class Lazy(ABC):
         return None
 
     @property
-    def leased(self) -> "Lazy":
-        """The object that the lender leases: the component itself, or the one that this one is made of."""
-        return self
+    def leased(self) -> "Sequence[Lazy]":
+        """The objects that the lender leases: the component itself, or those that this one is made of."""
+        return (self,)
+
+    def derived(self, derivation: "Derivation") -> "Lazy | None":
+        """A component that is computed from this one, and that the lender keeps beside it; None if nobody does."""
+        return None
 
     def content_key(self) -> str | None:
         """A text that is equal only for components that compute the same, in any process; None if there is none.
@@ -92,6 +96,19 @@ class Lazy(ABC):
     def to_json(self) -> Mapping[str, Any]:
         """The component's entry in a graph file. GraphFileError if a file cannot name it."""
         raise GraphFileError(f"is a {type(self).__name__} without to_json(), so no file can say what it is.")
+
+
+class Derivation(NamedTuple):
+    """How a component is computed from another one: the patches of a model's layers, for example.
+
+    name: for people ("patches"). key: equal only for equal computations. make: computes it from the other one, loaded.
+    numbers: the estimated count of its numbers, which have the dtype of the other one.
+    """
+
+    name: str
+    key: str
+    make: Callable[[Any], Any]  # any objects
+    numbers: Callable[[], int]
 
 
 class SavedAdapter(NamedTuple):

@@ -20,7 +20,7 @@ def lenders(lines: Sequence[Line], bindings: Mapping[str, Any]) -> Mapping[Lende
     by_lender: dict[Lender, dict[Any, None]] = {}
     for value in _components(lines, bindings):
         if isinstance(value, Lazy) and value.lender is not None:
-            by_lender.setdefault(value.lender, {})[value.leased] = None
+            by_lender.setdefault(value.lender, {}).update(dict.fromkeys(value.leased))
     return {lender: list(values) for lender, values in by_lender.items()}
 
 

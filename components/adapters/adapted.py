@@ -3,13 +3,15 @@
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from ...graph.cache import cached
-from ...graph.fields import Lazy
+from ...graph.fields import Derivation, Lazy
 from ...graph.memo.code import digest
 from ...graph.memo.contents import content_key
 from ...graph.memo.library_values import NoContentKey
@@ -18,11 +20,12 @@ from ..models.base import Model
 from ..models.token_table import with_rows
 from ..schedulers.schedule import Step
 from .adapter import Adapter
-from .attach import Plan, patched_view, plan_patches
+from .attach import ModelPatches, numbers_of, patched_view, patches_of
 from .block_strengths import factor_of
 from .embedded import EncoderWords, embeddings_key
 from .embedding import Embedding
 from .layers import Strengths
+from .names import names_of
 from .over import OverComponent, config_of
 from .patch_set import PatchSet
 from .placing import Placed
@@ -70,11 +73,50 @@ class Adapted(OverComponent):
         except NoContentKey:
             return None
 
+    @cached_property
+    def patches(self) -> Lazy | None:
+        """The patches of the component's layers, if the lender of the component keeps them."""
+        if not self.placed or not isinstance(self.base, Lazy):
+            return None
+        names = names_of(self.type.__name__, config_of(self.base))
+        return self.base.derived(
+            Derivation("patches", f"{self.component} {self._contents}", self._make_patches,
+                       lambda: numbers_of(chain.from_iterable(self.placed.values()), names))
+        )  # fmt: skip
+
+    @property
+    def leased(self) -> Sequence[Lazy]:
+        """The component itself and its patches."""
+        return super().leased if self.patches is None else (*super().leased, self.patches)
+
+    @property
+    def _contents(self) -> tuple[int, ...]:
+        return tuple(content.number for content in self.placed)
+
+    def _make_patches(self, model: nn.Module) -> ModelPatches:
+        return patches_of(model, list(self.placed.values()))
+
+    def patches_on(self, model: nn.Module) -> ModelPatches:
+        """The patches of the layers of the loaded component, made once for its adapters.
+
+        The lender keeps them where there is one, else this process: those of the newest sets of adapters.
+        """
+        if self.patches is not None:
+            return self.patches.load()
+        kept = _PATCHES.setdefault(model, {})
+        key = self.component, self._contents, str(next((p.device for p in model.parameters()), ""))
+        if (patches := kept.get(key)) is None:
+            patches = self._make_patches(model)
+            while len(kept) >= _MOST_SETS:
+                kept.pop(next(iter(kept)), None)
+            kept[key] = patches
+        return patches
+
     def load(self) -> Any:
         """A view of the loaded component, with all adapters at their strengths."""
         model = cast("nn.Module", self.loaded_base())
         if self.placed:
-            attached = Attached(model, plan_of(self, model), self)
+            attached = Attached(model, self.patches_on(model), self)
             model = attached.view(attached.strengths())
         if self.words is not None and self.words.extra is not None:
             model = with_rows(model, self.words.path, self.words.extra)
@@ -117,7 +159,7 @@ class Attached:
     """The adapters of a view. A run reads it to change their strengths from step to step."""
 
     model: nn.Module
-    plan: Plan
+    patches: ModelPatches
     adapted: Adapted
 
     def strengths(self) -> Mapping[str, Strengths]:
@@ -131,13 +173,13 @@ class Attached:
         """The layers in which each adapter has one factor."""
         adapters = [adapter for row in self.adapted.rows for adapter in row]
         by_factors: dict[tuple[float, ...], list[str]] = {}
-        for path in self.plan.layers:
+        for path in self.patches.layers:
             by_factors.setdefault(tuple(factor_of(adapter.blocks, path) for adapter in adapters), []).append(path)
         return list(by_factors.values())
 
     def view(self, strengths: Mapping[str, Strengths]) -> nn.Module:
         """A view of the model with the patches at these strengths, by the paths of the layers."""
-        made = patched_view(self.model, self.plan, strengths)
+        made = patched_view(self.model, self.patches, strengths)
         set_wide_config(made, self.adapted)
         made.__dict__[_ATTACHED] = self
         return made
@@ -209,18 +251,6 @@ def _key_of(content: PatchSet) -> str:
     return _KEYS[content]
 
 
-_PLANS: "weakref.WeakKeyDictionary[nn.Module, dict[object, Plan]]" = weakref.WeakKeyDictionary()
-"""The patched layers of each loaded model, by component and adapters: other strengths need no new ones."""
-_MOST_PLANS = 8  # of one model
-
-
-def plan_of(adapted: Adapted, model: nn.Module) -> Plan:
-    """The patched layers of a loaded model, made once for its adapters."""
-    kept = _PLANS.setdefault(model, {})
-    key = adapted.component, tuple(adapted.placed)
-    if (plan := kept.get(key)) is None:
-        plan = plan_patches(model, list(adapted.placed.values()))
-        while len(kept) >= _MOST_PLANS:
-            kept.pop(next(iter(kept)), None)
-        kept[key] = plan
-    return plan
+_PATCHES: "weakref.WeakKeyDictionary[nn.Module, dict[object, ModelPatches]]" = weakref.WeakKeyDictionary()
+"""The patches of each model that no lender has, by component, adapters and device: other strengths need no new ones."""
+_MOST_SETS = 8  # of one model

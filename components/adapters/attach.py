@@ -1,8 +1,7 @@
 """Attach patches to models: the patched layers, and views that have them."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from ...graph.errors import ConfigError
 from ..models.views import Replacement, view
 from .layers import LayerPatches, Strengths, layer_of, patched, weight_of
+from .names import ModelNames
 from .placing import Placed
 from .weight_patches import Scaling
 from .widening import wide, wide_shape
@@ -17,22 +17,42 @@ from .widening import wide, wide_shape
 M = TypeVar("M", bound=nn.Module)
 
 
-# ------------------------------------------------------------------------------------------------------- the view
-Column = tuple[tuple[Placed, ...], str]
+class ModelPatches(nn.Module):
+    """The patches of one model's layers: made once for a set of adapters, and shared by all its views.
 
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """The patched layers of one model: made once for a set of adapters, and shared by all its views.
-
-    layers: by path. columns: how many columns of strengths there are.
+    layers: by path.
     """
 
-    layers: Mapping[str, LayerPatches]
-    columns: int
+    def __init__(self, layers: Mapping[str, LayerPatches]) -> None:
+        super().__init__()
+        self._paths = tuple(layers)
+        self._each = nn.ModuleList(layers.values())
+
+    @property
+    def layers(self) -> Mapping[str, LayerPatches]:
+        """The patches of each layer, by its path."""
+        return dict(zip(self._paths, cast("Iterable[LayerPatches]", self._each), strict=True))
 
 
-def plan_patches(model: nn.Module, placed: Sequence[Sequence[Placed]]) -> Plan:
+def numbers_of(placed: Iterable[Placed], names: ModelNames) -> int:
+    """The count of the numbers of `patches_of`, by shapes alone.
+
+    Args:
+        placed: the patches of all adapters.
+        names: the shapes of the model's matrices.
+    """
+    found = 0
+    for item in placed:
+        shape = wide_shape(names.source_shape(item.target), item.columns)
+        factors = None if item.target.how == "transposed" else item.patch.factors(shape)
+        if factors is None:
+            found += shape.numel()
+        else:
+            found += factors.up.numel() + len(item.target.layers) * factors.down.numel()
+    return found
+
+
+def patches_of(model: nn.Module, placed: Sequence[Sequence[Placed]]) -> ModelPatches:
     """Prepare the patches of a model's layers.
 
     Args:
@@ -57,7 +77,7 @@ def plan_patches(model: nn.Module, placed: Sequence[Sequence[Placed]]) -> Plan:
         counts = [len(down) for _, down, _, _ in parts]
         own.columns = torch.cat([torch.full((n,), c) for n, (c, *_) in zip(counts, parts, strict=True)])
         own.scales = torch.cat([torch.full((n,), s) for n, (*_, s) in zip(counts, parts, strict=True)])
-    return Plan(layers, len(placed))
+    return ModelPatches(layers)
 
 
 def _add(
@@ -85,7 +105,7 @@ def _add(
     for path, module, piece, added in zip(paths, modules, pieces, bias, strict=True):
         if piece is not None or added is not None:
             extra = layer_of(module, piece, added, dtype)
-            layers.setdefault(path, LayerPatches()).whole.append((torch.tensor([column]), extra))
+            layers.setdefault(path, LayerPatches()).add(column, extra)
 
 
 def _check_size(path: str, down: Tensor, up: Tensor) -> None:
@@ -145,7 +165,7 @@ def _compute_dtype(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.is_floating_point() and p.itemsize > 1), torch.float32)
 
 
-def patched_view(model: M, plan: Plan, strengths: Mapping[str, Strengths]) -> M:
+def patched_view(model: M, patches: ModelPatches, strengths: Mapping[str, Strengths]) -> M:
     """A view of the model with patches at these strengths, by the paths of the layers."""
-    changes: dict[str, Replacement] = {path: patched(patches, strengths[path]) for path, patches in plan.layers.items()}
+    changes: dict[str, Replacement] = {path: patched(own, strengths[path]) for path, own in patches.layers.items()}
     return view(model, changes)

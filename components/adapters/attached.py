@@ -10,7 +10,7 @@ from ...graph.edits import edited
 from ...graph.errors import ConfigError, GraphFileError
 from ...graph.fields import Adapters, SavedAdapter
 from ...graph.structure import Structure
-from ...registry import did_you_mean, models
+from ...registry import did_you_mean
 from ...registry.log import LOG
 from ..storage.fits import shown_names
 from .adapted import Adapted, Rows
@@ -18,7 +18,8 @@ from .adapter import Adapter, check_names, check_strength
 from .block_strengths import ENCODERS, check_blocks
 from .embedded import AdaptedTokenizer, EncoderWords, report, tokenizer_of, words_of
 from .embedding import Embedding
-from .names import DENOISERS, ModelNames, names_of
+from .known_models import names_in
+from .names import DENOISERS, ModelNames
 from .over import config_of, type_of
 from .patch_set import PatchSet
 from .placing import Placed, Placement, place
@@ -72,7 +73,7 @@ class AttachedAdapters(Adapters):
 
     def fitted(self, bindings: Mapping[str, Any]) -> "AttachedAdapters":
         """The same adapters for a graph with these bindings. ConfigError if they do not fit its models."""
-        found = {**self.models, **_models(bindings)}
+        found = {**self.models, **names_in(bindings)}
         return self if found == self.models else AttachedAdapters.of(self.rows, found, bindings, self.embeddings)
 
     def on(self, bindings: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -151,7 +152,7 @@ def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
         raise ConfigError(f"adapters: has {len(rows)} lists, and the graph has adapters for {len(own)} prompts.")
     count = max(len(own), len(rows))
     both: Rows = tuple((*own[i % len(own)], *rows[i % len(rows)]) for i in range(count))
-    known = {**(before.models if before else {}), **_models(graph.bindings)}
+    known = {**(before.models if before else {}), **names_in(graph.bindings)}
     bundled = [one for adapter in _all(both) for one in adapter.content.embeddings]
     passed = [one for row in mixed for one in row if isinstance(one, Embedding)]
     embeddings = tuple(dict.fromkeys([*(before.embeddings if before else ()), *bundled, *passed]))
@@ -299,19 +300,5 @@ def _encoders(bindings: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[st
     """The class and the config of each text encoder that adapters may change."""
     return {
         name: (type_of(bindings[name]).__name__, config_of(bindings[name]))
-        for name in _models(bindings) if name not in DENOISERS
+        for name in names_in(bindings) if name not in DENOISERS
     }  # fmt: skip
-
-
-def _models(bindings: Mapping[str, Any]) -> Mapping[str, ModelNames]:
-    """The matrices of the components that adapters may change."""
-    return {name: named for name, value in bindings.items() if (named := _names(name, value)) is not None}
-
-
-def _names(name: str, component: Any) -> ModelNames | None:
-    if name not in DENOISERS and not name.startswith("text_encoder"):
-        return None
-    kind = type_of(component)
-    if kind is None or models.get(kind.__name__) is not kind:
-        return None
-    return names_of(kind.__name__, config_of(component))

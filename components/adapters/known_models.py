@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ...graph.errors import ConfigError
-from ...graph.fields import Lazy
 from ...registry import models
 from .names import DENOISERS, Config, ModelNames, names_of
+from .over import config_of, type_of
 from .patch_set import PatchSet
 from .placing import Placement, place
 
@@ -16,9 +16,9 @@ def names_in(bindings: Mapping[str, Any]) -> dict[str, ModelNames]:  # any objec
     found: dict[str, ModelNames] = {}
     for name, value in bindings.items():
         if name in DENOISERS or name.startswith("text_encoder"):
-            kind = value.type if isinstance(value, Lazy) else type(value)
+            kind = type_of(value)
             if kind is not None and models.find(kind.__name__) is kind:
-                found[name] = names_of(kind.__name__, value.config if isinstance(value, Lazy) else value.to_config())
+                found[name] = names_of(kind.__name__, config_of(value))
     return found
 
 

@@ -1,8 +1,8 @@
 """Layers with patches: a layer's own output, plus the outputs of its patches."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from ..models.views import Replacement, combined_class, shallow_copy
 from .widening import summed
+
+M = TypeVar("M", bound=nn.Module)
 
 
 @dataclass(eq=False)
@@ -28,33 +30,50 @@ class Strengths:
         return chosen if chosen.ndim == 1 else chosen.reshape(len(chosen), *[1] * (ndim - 2), -1)
 
 
-@dataclass(eq=False)
-class LayerPatches:
+class LayerPatches(nn.Module):
     """The patches of one layer.
 
     down: (ranks, in[, height, width]), up: (out, ranks): all low-rank patches, one behind the other. columns, scales:
-    for each rank the column of `Strengths` and the patch's own scale. whole: pairs of a column and a layer that
-    computes the output of the patch at strength 1.
+    for each rank the column of `Strengths` and the patch's own scale. extras: layers that compute the output of one
+    patch each at strength 1. extra_columns: (extras,), their columns of `Strengths`.
     """
 
-    down: Tensor | None = None
-    up: Tensor | None = None
-    columns: Tensor | None = None
-    scales: Tensor | None = None
-    whole: list[tuple[Tensor, nn.Module]] = field(default_factory=list[tuple[Tensor, nn.Module]])
+    down: Tensor | None
+    up: Tensor | None
+    columns: Tensor | None
+    scales: Tensor | None
+    extra_columns: Tensor
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> "LayerPatches":
-        """The same patches on a device and in a dtype. Scales stay float32."""
-        moved = LayerPatches(whole=[(c.to(device), shallow_moved(layer, device, dtype)) for c, layer in self.whole])
-        for name, kind in (("down", dtype), ("up", dtype), ("columns", None), ("scales", None)):
-            tensor = cast("Tensor | None", getattr(self, name))
-            setattr(moved, name, None if tensor is None else tensor.to(device=device, dtype=kind))
-        return moved
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("down", "up", "columns", "scales"):
+            self.register_buffer(name, None)
+        self.register_buffer("extra_columns", torch.zeros(0, dtype=torch.long))
+        self.extras = nn.ModuleList()
+
+    def add(self, column: int, extra: nn.Module) -> None:
+        """Add a layer whose output is that of a patch."""
+        self.extra_columns = torch.cat([self.extra_columns, torch.tensor([column])])
+        self.extras.append(extra)
+
+    @property
+    def whole(self) -> list[tuple[Tensor, nn.Module]]:
+        """Pairs of a column (1,) and a layer that computes the output of the patch at strength 1."""
+        return [(self.extra_columns[i : i + 1], extra) for i, extra in enumerate(self.extras)]
+
+    @property
+    def device(self) -> torch.device:
+        """The device of its tensors."""
+        return self.extra_columns.device
+
+    def on(self, device: torch.device) -> "LayerPatches":
+        """The same patches on a device: themselves, or a copy."""
+        return self if self.device == device else copied_to(self, device)
 
     @property
     def columns_read(self) -> int:
         """The most columns that patches of a linear layer read."""
-        matrices = [extra.weight for _, extra in self.whole if isinstance(extra, nn.Linear)]
+        matrices = [extra.weight for extra in self.extras if isinstance(extra, nn.Linear)]
         return max((m.shape[1] for m in (*matrices, self.down) if m is not None), default=0)
 
     def differences(self, strengths: Tensor) -> dict[str, Tensor]:
@@ -124,18 +143,7 @@ class PatchedLayer(nn.Module):
                 f"adapters= has adapters for {len(rows)} rows, and the model got {len(x)}. "
                 "Pass one list for each prompt."
             )
-        return self._placed(x).added(self, x, y, self.strengths)
-
-    def _placed(self, x: Tensor) -> LayerPatches:
-        """The patches on the device of the input, moved once."""
-        first = self.patches.down if self.patches.down is not None else self.patches.whole[0][0]
-        if first.device == x.device:
-            return self.patches
-        kept = cast("dict[torch.device, LayerPatches]", self.__dict__["moved"])
-        if x.device not in kept:
-            dtype = self.patches.down.dtype if self.patches.down is not None else _dtype(self.patches.whole[0][1])
-            kept[x.device] = self.patches.to(x.device, dtype)
-        return kept[x.device]
+        return self.patches.on(x.device).added(self, x, y, self.strengths)
 
 
 class WidenedLayer(nn.Linear):
@@ -146,10 +154,6 @@ class WidenedLayer(nn.Linear):
         return super().forward(input[..., : self.in_features].contiguous())
 
 
-def _dtype(layer: nn.Module) -> torch.dtype:
-    return next(layer.parameters()).dtype
-
-
 def patched(patches: LayerPatches, strengths: Strengths) -> Replacement:
     """A change that adds patches to a layer, quantized ones included: the layer's own forward stays as it is."""
 
@@ -158,17 +162,19 @@ def patched(patches: LayerPatches, strengths: Strengths) -> Replacement:
         if isinstance(module, nn.Linear) and patches.columns_read > module.in_features:
             kind = combined_class(WidenedLayer, kind)
         twin = shallow_copy(module, combined_class(PatchedLayer, kind))
-        twin.__dict__.update(patches=patches, strengths=strengths, moved={})
+        twin.__dict__.update(patches=patches, strengths=strengths)  # so that they are no part of the model
         return twin
 
     return change
 
 
-def shallow_moved(layer: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
-    """A copy of a layer on another device; the layer itself stays."""
-    twin = shallow_copy(layer)
-    for name, parameter in layer.named_parameters(recurse=False):
-        twin._parameters[name] = nn.Parameter(parameter.detach().to(device=device, dtype=dtype), requires_grad=False)
+def copied_to(module: M, device: torch.device) -> M:
+    """A copy of a module with its tensors on another device; the module itself stays."""
+    twin = shallow_copy(module)
+    for name, parameter in module.named_parameters(recurse=False):
+        twin._parameters[name] = nn.Parameter(parameter.detach().to(device), requires_grad=False)
+    twin._buffers.update({name: buffer.to(device) for name, buffer in module.named_buffers(recurse=False)})
+    twin._modules.update({name: copied_to(child, device) for name, child in module.named_children()})
     return twin
 
 

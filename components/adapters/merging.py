@@ -10,7 +10,7 @@ from ...graph.edits import edited
 from ...graph.errors import ConfigError
 from ...graph.fields import Lazy
 from ...graph.structure import Structure
-from .adapted import Adapted, plan_of, set_wide_config
+from .adapted import Adapted, set_wide_config
 from .attached import AttachedAdapters
 from .layers import LayerPatches
 from .widening import summed
@@ -44,7 +44,7 @@ def _merged(name: str, adapted: Adapted, dtype: torch.dtype | None) -> nn.Module
     if getattr(model, "quantization", None) is not None:
         raise ConfigError(f"merged: {name} is quantized. Load it without quantization to merge, or call it as it is.")
     twin = cast("nn.Module", copy.deepcopy(model))
-    for path, patches in plan_of(adapted, model).layers.items():
+    for path, patches in adapted.patches_on(model).layers.items():
         _add(twin.get_submodule(path), patches, adapted.strengths(path=path))
     set_wide_config(twin, adapted)
     return twin if dtype is None else twin.to(dtype)

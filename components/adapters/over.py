@@ -1,6 +1,6 @@
 """The base of components that are made of another one: the attributes that both share."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,9 +45,9 @@ class OverComponent(Lazy):
         return self.base.lender if isinstance(self.base, Lazy) else None
 
     @property
-    def leased(self) -> Any:
+    def leased(self) -> Sequence[Lazy]:
         """The component itself, since a lender leases no other object."""
-        return self.base.leased if isinstance(self.base, Lazy) else self
+        return self.base.leased if isinstance(self.base, Lazy) else ()
 
     def ready(self) -> None:
         """Check that the component can be loaded."""

@@ -1,6 +1,7 @@
 """The patches of one file, by the names of the file."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 
 from .embedding import Embedding
@@ -22,7 +23,7 @@ class PatchSet:
 
     source: the file, folder or repo. notes: on the file, for people. embeddings: those that the file has too.
     file: the file on this machine; None for patches that were made in memory. rank: the one to which the factors of
-    the file were padded; 0 if they were not.
+    the file were padded; 0 if they were not. number: tells it from all others of this process.
     """
 
     source: str
@@ -31,6 +32,7 @@ class PatchSet:
     embeddings: tuple[Embedding, ...] = ()
     file: Path | None = None
     rank: int = 0
+    number: int = field(default_factory=count().__next__, init=False)
 
     def padded(self, rank: int) -> "PatchSet":
         """The same patches with zeros in their factors up to this rank."""

@@ -27,7 +27,7 @@ class Entry:
     """Where it is used; the main device if a device map splits it."""
     dtype: str
     read: Callable[[str | DeviceMap], Any] | None
-    """Reads it from its files to a device; None for an object that was added by hand."""
+    """Reads or computes it on a device; None for an object that was added by hand."""
     offload: Offload = NO_OFFLOAD
     make_estimate: Callable[[Offload], Estimate | None] = lambda _: None
     """Estimates its memory by its files; gives None if no budget needs it."""
@@ -48,6 +48,8 @@ class Entry:
     last_used_at: float = 0.0
     """Seconds since 1970, 0 for never."""
     stream: WeightStream | None = None
+    base: str = ""
+    """The key of the component that it is computed from; "" if it is not computed."""
     device_map: DeviceMap | None = None
 
     @property

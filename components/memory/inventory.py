@@ -60,6 +60,11 @@ class Inventory:
             return one.parts_now if one.current == target else {target: one.parts}
         return entry.parts_when_ready
 
+    def derived_from(self, keys: Collection[str]) -> list[Entry]:
+        """The components that are computed from these, the one that was used last first."""
+        found = [entry for entry in self.entries.copy().values() if entry.base in keys]
+        return sorted(found, key=lambda entry: -entry.last_used)
+
     def unfreed(self) -> list[Unfreed]:
         """The dropped components that are still in memory."""
         return [one for one in list(self._unfreed) if one.exists]

@@ -6,9 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
+import torch
+
 from ...graph.errors import ConfigError, LoadError
+from ..catalog import Catalog
 from ..device_map import DeviceMap
-from ..handle import Added, Handle
+from ..handle import Added, Derived, Handle
 from ..spec import ComponentSpec
 from .budget import Budget
 from .devices import canonical_device
@@ -17,11 +20,12 @@ from .estimate import Estimate, estimate
 from .leases import Lease, Leases
 from .mover import Mover
 from .offload import NO_OFFLOAD, Offload, refuse_split_offload
-from .policy import Move, OutOfBudget, eviction_order, moves_to_fit_all
+from .policy import CPU, Move, OutOfBudget, eviction_order, moves_to_fit_all
 from .pool import ComponentPool
 from .summary import Held, row_of, shortage_of, shortage_of_leases
 from .tensors import device_of
 
+_MOST_DERIVED = 8  # of one component
 LOADING_LOCK = threading.RLock()
 """Held while a component is loaded or moved: one for the process, not one for each manager.
 
@@ -50,12 +54,12 @@ class Settings(NamedTuple):
 class ManagedMemory:
     """The entries of a manager's handles, their leases, and the pool that loads and moves them.
 
-    register: called for a handle that is used, so that the manager lists it even if it was removed before.
+    catalog: lists a handle that is used, even if it was removed before.
     """
 
-    def __init__(self, budget: Budget, mover: Mover, register: Callable[[Handle], None]) -> None:
+    def __init__(self, budget: Budget, mover: Mover, catalog: Catalog) -> None:
         self.budget = budget
-        self._mover, self._register = mover, register
+        self._mover, self._catalog = mover, catalog
         self.leases: Leases[Handle] = Leases(self._shortage, self._lease_ended)
         self._pool = ComponentPool(budget, mover, self._lease_counts, self.leases.lock)
         self.inventory = self._pool.inventory
@@ -78,21 +82,35 @@ class ManagedMemory:
             return entry
         if isinstance(handle, Added):  # its spec may have a config, and no file has its weights
             raise LoadError(f"{handle.name} was removed from its manager. Add it again: manager.add(name, object).")
-        rule = self._rule(handle.name)
-        refuse_split_offload(handle.name, handle.device_map, rule)
-        self._register(handle)
+        made = self._derived_entry(handle) if isinstance(handle, Derived) else self._entry_of_files(handle)
+        self._catalog.add(handle)
+        self._read_with(made, handle)
         with self._lock:
-            made = Entry(handle.key, handle.name, canonical_device(handle.device), handle.dtype, None, rule)
-            made.device_map = handle.device_map
-            self._read_with(made, handle)
             if (kept := self._received.get(handle.key)) is not None:
                 made.device, made.dtype, made.device_map, made.offload = kept
             return entries.setdefault(handle.key, made)
 
+    def _entry_of_files(self, handle: Handle) -> Entry:
+        rule = self._rule(handle.name)
+        refuse_split_offload(handle.name, handle.device_map, rule)
+        made = Entry(handle.key, handle.name, canonical_device(handle.device), handle.dtype, None, rule)
+        made.device_map = handle.device_map
+        return made
+
+    def _derived_entry(self, handle: Derived) -> Entry:
+        """The entry of a computed component: on the device of its base, or on the CPU if that is streamed."""
+        base = self.entry(handle.base)
+        device = CPU if base.offload.streams else base.device
+        return Entry(handle.key, handle.name, device, base.dtype, None, base=base.key)
+
     def _read_with(self, entry: Entry, handle: Handle) -> None:
-        """Let an entry read its files by the spec of this handle."""
-        entry.read = lambda device: self._mover.read(handle.spec, entry.dtype, device)
-        entry.make_estimate = lambda offload: self._estimate(handle.spec, entry.dtype, offload)
+        """Let an entry read its files by the spec of this handle, or compute its component."""
+        if isinstance(handle, Derived):
+            entry.read = lambda device: self._mover.make(handle.make, device)
+            entry.make_estimate = lambda _: self._estimate_of_derived(handle, entry.dtype)
+        else:
+            entry.read = lambda device: self._mover.read(handle.spec, entry.dtype, device)
+            entry.make_estimate = lambda offload: self._estimate(handle.spec, entry.dtype, offload)
 
     def add(self, handle: Added, component: Any) -> None:  # any object
         """Make the entry of an object that was made by hand."""
@@ -119,6 +137,9 @@ class ManagedMemory:
     def _estimate(self, spec: ComponentSpec, dtype: str, offload: Offload) -> Estimate | None:
         return estimate(spec, dtype, offload) if self.budget else None
 
+    def _estimate_of_derived(self, handle: Derived, dtype: str) -> Estimate | None:
+        return Estimate(handle.derivation.numbers() * getattr(torch, dtype).itemsize) if self.budget else None
+
     # ------------------------------------------------------------------------------------------ loading
     def load(self, handle: Handle) -> Any:  # the object
         """The object of a handle, or a view of it; loaded and moved to its device if it is not there.
@@ -131,16 +152,22 @@ class ManagedMemory:
             self._pool.mark_used(entry)
             return usable
         by_user = not self.leases.held_by_this_thread(handle)  # a run has leased what it loads
-        with self.lease([handle], handle.name) if by_user and self.budget else nullcontext(), LOADING_LOCK:
+        needed = [handle.base, handle] if isinstance(handle, Derived) else [handle]
+        with self.lease(needed, handle.name) if by_user and self.budget else nullcontext(), LOADING_LOCK:
             if by_user:
                 self._restore(handle)
             entry = self.entry(handle)
             if entry.component is None:
                 handle.ready()
             try:
-                return self._pool.load(entry)
+                loaded = self._pool.load(entry)
             except OutOfBudget as error:
                 raise LoadError(shortage_of(error)) from None
+            if entry.base:
+                leased = self._lease_counts()
+                self.remove(one.key for one in self.inventory.derived_from([entry.base])[_MOST_DERIVED:]
+                            if one.key not in leased)  # fmt: skip
+            return loaded
 
     def lease(self, handles: Sequence[Handle], owner: str, stop: threading.Event | None = None) -> Lease[Handle]:
         """A lease of these components, as soon as they fit beside the leases of others; see
@@ -160,7 +187,7 @@ class ManagedMemory:
         """Keep a component that was removed while it was leased: it was asked for again."""
         if handle.key in self.inventory.removed:
             self._pool.restore(handle.key)
-            self._register(handle)
+            self._catalog.add(handle)
 
     def _lease_counts(self) -> Mapping[str, int]:
         return Counter(handle.key for lease in self.leases.active() for handle in lease.components)
@@ -201,14 +228,15 @@ class ManagedMemory:
         """Set how these components are kept. ConfigError if one is in use."""
         with LOADING_LOCK:
             for handle in handles:
-                if (entry := self.inventory.entries.get(handle.key)) is not None and entry.offload != rule:
+                entry = self.inventory.entries.get(handle.key)
+                if entry is not None and not entry.base and entry.offload != rule:
                     self._change(entry, offload=rule)
 
     def change(self, handles: Iterable[Handle], *, device: str, dtype: str) -> None:
         """Use components on another device or in another dtype from now on; "" leaves it. ConfigError if in use."""
         with LOADING_LOCK:
-            for handle in handles:
-                self._change(self.entry(handle), device=device, dtype=dtype)
+            for entry in [self.entry(handle) for handle in handles if not isinstance(handle, Derived)]:
+                self._change(entry, device=device, dtype=dtype)
 
     def _change(self, entry: Entry, **changes: Any) -> None:  # keywords of ComponentPool.change
         with self.leases.lock:
@@ -216,7 +244,7 @@ class ManagedMemory:
             if owners := dict.fromkeys(lease.owner for lease in leases):
                 raise ConfigError(f"{entry.name} is in use by {', '.join(owners)}. Change it when that run has ended.")
             self._pool.change(entry, **changes)
-        self.leases.wake()
+        self.remove(one.key for one in self.inventory.derived_from([entry.key]))
 
     def free(self, handles: Iterable[Handle]) -> int:
         """Drop these components if they are not leased; move to the CPU those that cannot be read again.
@@ -231,8 +259,13 @@ class ManagedMemory:
         return freed
 
     def remove(self, keys: Iterable[str]) -> bool:
-        """Remove entries: now, or when their last lease ends. Whether one of them was loaded."""
+        """Remove entries and what is computed from them: now, or when their last lease ends. Whether one of them was
+        loaded."""
         with LOADING_LOCK:
+            keys = list(keys)
+            keys += [entry.key for entry in self.inventory.derived_from(keys)]
+            for key in keys:
+                self._catalog.remove(key)
             was_loaded = [self._pool.remove(key) for key in keys]
         self.leases.wake()
         return any(was_loaded)

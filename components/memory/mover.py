@@ -1,5 +1,6 @@
 """The only place that reads weights, moves them between devices, and measures their memory."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,6 +37,12 @@ class Mover:
             if isinstance(error, SfumatoError) or (needed := allocation_in(error)) is None:
                 raise
             raise LoadError(f"{spec}: needs {needed} of memory at once, more than is free.") from error
+
+    def make(self, make: Callable[[], Any], device: str | DeviceMap) -> Any:  # any component
+        """A component that is computed, on `device`."""
+        made = make()
+        self.move(made, device)
+        return made
 
     def move(self, component: Any, device: str | DeviceMap) -> None:  # any component
         """Move its tensors to a device, one after another. Views share its parameters, so they move with it."""

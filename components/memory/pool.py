@@ -59,7 +59,8 @@ class ComponentPool:
         """Raise LoadError if a file changed from which its weights are mapped. The next load reads it anew."""
         if not entry.is_whole:
             files = entry.files
-            self.drop(entry, for_good=True)
+            for one in (entry, *self.inventory.derived_from([entry.key])):
+                self.drop(one, for_good=True)
             for file in files:
                 file.check()
 

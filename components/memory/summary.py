@@ -7,7 +7,7 @@ from typing import NamedTuple
 from torch import nn
 
 from ...registry import printable
-from ..handle import Added, Handle
+from ..handle import Handle
 from .entry import LOADING_PART, Entry
 from .inventory import Inventory
 from .policy import CPU, DISK, Limit, OutOfBudget, over_budget
@@ -73,18 +73,15 @@ def _ago(row: Held) -> str:
 
 def row_of(handle: Handle, entry: Entry | None, used_by: tuple[str, ...], leaves: int) -> Held:
     """The row of one component. entry: None if it was never loaded or leased."""
-    spec, component = handle.spec, None if entry is None else entry.component
-    path = spec.pretrained_model_name_or_path
-    source = "inline config" if spec.config is not None else "/".join(p for p in (path, spec.subfolder) if p) or "none"
-    hint = spec.type_hint[1] if spec.type_hint else "unknown"
+    component = None if entry is None else entry.component
     has_weights = entry is None or component is None or isinstance(component, nn.Module)
     storage = f" kept in {entry.offload.storage}" if entry and entry.offload.storage else ""
     used_on = entry or handle
     return Held(
         key=handle.key,
         name=handle.name,
-        class_name=handle.kind.__name__ if isinstance(handle, Added) else hint,
-        source="added by hand" if isinstance(handle, Added) else source,
+        class_name=handle.class_name,
+        source=handle.source,
         dtype=f"{used_on.dtype}{storage}" if has_weights else "-",
         device=str(used_on.device_map or used_on.device) if has_weights else "-",
         where=(entry.current if entry else DISK) if has_weights else "-",

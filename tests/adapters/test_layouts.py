@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato import ConfigError, LoadError
-from sfumato.components.adapters.attach import patched_view, plan_patches
+from sfumato.components.adapters.attach import patched_view, patches_of
 from sfumato.components.adapters.layers import Strengths
 from sfumato.components.adapters.names import ModelNames, names_of
 from sfumato.components.adapters.placing import Placement
@@ -209,9 +209,9 @@ def changes(family: str, tensors: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     name, config = MODELS[family]
     component = "unet" if family == "sd" else "transformer"
     placed = place(adapter_of(tensors.items(), name="a", source="a"), {component: names_of(name, config)})
-    plan = plan_patches(model(family), [placed.placed[component]])
-    view = patched_view(model(family), plan, dict.fromkeys(plan.layers, Strengths(torch.ones(1))))
-    return {p: answers(view.get_submodule(p)) - answers(model(family).get_submodule(p)) for p in plan.layers}
+    patches = patches_of(model(family), [placed.placed[component]])
+    view = patched_view(model(family), patches, dict.fromkeys(patches.layers, Strengths(torch.ones(1))))
+    return {p: answers(view.get_submodule(p)) - answers(model(family).get_submodule(p)) for p in patches.layers}
 
 
 def answers(layer: nn.Module) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato import Adapter, ConfigError, SaveError
-from sfumato.components.adapters.attach import plan_patches
+from sfumato.components.adapters.attach import patches_of
 from sfumato.components.adapters.known_models import names_in
 from sfumato.components.adapters.layouts import LAYOUTS, Layout
 from sfumato.components.adapters.placing import place
@@ -66,11 +66,11 @@ def dense(adapter: Adapter, family: str) -> Mapping[str, Tensor]:
     """What the adapter adds to each weight and bias of our layers, at its strength."""
     component = MODELS[family][0]
     placed = place(adapter.content, names_in(pipe(family).bindings), adapter.name).placed[component]
-    plan = plan_patches(model(family), [placed])
+    made = patches_of(model(family), [placed])
     strength = torch.tensor([adapter.strength_of(component)])
     return {
         f"{path}.{name}": tensor
-        for path, patches in plan.layers.items()
+        for path, patches in made.layers.items()
         for name, tensor in patches.differences(strength).items()
     }
 
