@@ -112,6 +112,11 @@ class Handle(Lazy):
         return self.manager.derived(self, derivation)
 
     @property
+    def is_quantized(self) -> bool:
+        """Whether its weights are quantized when they are read, by its spec or its config."""
+        return self.spec.quantization is not None or "quantization_config" in self.config
+
+    @property
     def class_name(self) -> str:
         """The name of the object's class, for tables."""
         return self.spec.type_hint[1] if self.spec.type_hint else "unknown"

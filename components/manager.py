@@ -91,6 +91,7 @@ class ComponentsManager:
         else:
             used_on = self.device if device is None else self._device(device)
         made = Handle(spec, self, spec.dtype or self.dtype, used_on, name or name_of(spec), device_map=device_map)
+        self._memory.check_rule(made)
         self._catalog.add(made)
         if collection is not None:
             self.collect(collection, [made])

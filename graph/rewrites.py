@@ -37,7 +37,7 @@ def adapt(graph: Structure, call: Call) -> Structure:
             graph = cached(plain, "adapted", lambda: _adapted(plain, call.adapters), _frozen(call.adapters))
     except ConfigError as error:
         raise InputError(Problem("adapters", ADAPTERS, str(error).removeprefix(f"{ADAPTERS}: "))) from error
-    _check_prompts(graph, call.values.get("prompt"))
+    _check_prompts(graph, call.values)
     if any(map(_may_name_adapters, call.values.values())):
         try:
             graph = with_inputs_of_adapters(codecs["adapt_by_prompts"](graph, call.values), graph)
@@ -50,12 +50,19 @@ def _adapted(graph: Structure, adapters: Any) -> Structure:  # Any: what a call 
     return with_inputs_of_adapters(codecs["adapt"](graph, adapters), graph)
 
 
-def _check_prompts(graph: Structure, prompt: Any) -> None:  # Any: a value of a call
+def _check_prompts(graph: Structure, values: Mapping[str, Any]) -> None:  # Any: values of a call
     """InputError where adapters for single prompts are passed with another number of prompts."""
     lists = 1 if graph.adapters is None else graph.adapters.prompts
-    prompts = len(cast("Sequence[Any]", prompt)) if isinstance(prompt, list | tuple) else 1
-    if lists > 1 and prompt is not None and prompts != lists:
-        text = f"has lists for {lists} prompts, and prompt has {prompts}. Pass one list for each prompt."
+    if lists == 1:
+        return
+    prompt, positive = values.get("prompt"), values.get("positive")
+    if prompt is not None:
+        count = len(cast("Sequence[Any]", prompt)) if isinstance(prompt, list | tuple) else 1
+        if count != lists:
+            text = f"has lists for {lists} prompts, and prompt has {count}. Pass one list for each prompt."
+            raise InputError(Problem("adapters", ADAPTERS, text))
+    elif (rows := getattr(positive, "rows", lists)) % lists:
+        text = f"has lists for {lists} prompts, and positive has {rows} rows. Pass one list for each prompt."
         raise InputError(Problem("adapters", ADAPTERS, text))
 
 

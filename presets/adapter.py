@@ -6,6 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..components.adapters.adapter import Adapter, check_strength
+from ..components.adapters.embedding import Embedding
+from ..components.adapters.embedding_files import read_content
+from ..components.adapters.embedding_layouts import Origin, embedding_of
 from ..components.adapters.reading import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
 from ..components.storage.hub import Access
 from ..components.storage.tensors import PICKLES
@@ -56,8 +59,10 @@ def load_adapter(
     return made.scaled(scale) if scale != 1.0 else made
 
 
-def from_json(entries: Sequence[Mapping[str, Any]], folder: Path, allowed: Iterable[str | Path] = ()) -> list[Adapter]:
-    """The adapters of a graph file.
+def from_json(
+    entries: Sequence[Mapping[str, Any]], folder: Path, allowed: Iterable[str | Path] = ()
+) -> list[Adapter | Embedding]:
+    """The adapters and embeddings of a graph file.
 
     Args:
         entries: as the file has them; their form is checked.
@@ -65,16 +70,19 @@ def from_json(entries: Sequence[Mapping[str, Any]], folder: Path, allowed: Itera
         allowed: further folders that the file may name.
 
     Raises:
-        LoadError: a path that leads out, no such file, or one that is no adapter.
+        LoadError: a path that leads out, no such file, or one that is no adapter or embedding.
         ConfigError: strengths that are no finite numbers, or a window or curve that is none.
     """
-    made: list[Adapter] = []
+    made: list[Adapter | Embedding] = []
     for entry in entries:
         file = path_inside(entry["file"], folder, allowed)
         if (config := file.with_name(PEFT_CONFIG)).exists():
             path_inside(config, folder, allowed)
         if file.suffix != ".safetensors" or not file.is_file():
             raise LoadError(f"{entry['name']}: has no file {entry['file']}, which must be a .safetensors file.")
+        if entry.get("token") is not None:
+            made.append(embedding_of(read_content(file), Origin(str(file), entry["name"]), entry["token"]))
+            continue
         read = load_adapter(file, name=entry["name"], local_files_only=True)
         blocks, by_component = entry.get("blocks", {}), entry.get("by_component", {})
         for name, value in (*blocks.items(), *by_component.items()):

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..components.loading.code.blocks import custom_block
 from ..components.loading.single_file.checkpoint import component_of
+from ..components.loading.specs import with_quantization
 from ..components.manager import ComponentsManager, default_manager
 from ..components.memory.placement import Placement, assign_device
 from ..components.quantization.config import read_quantization
@@ -18,7 +19,7 @@ from .component import hint_for
 from .family import Family
 from .keywords import checked_keywords, keywords_of, naming_near_keywords
 from .lookup import component_at, index_at, with_paths
-from .pipeline import ComponentSettings, assemble, family_of
+from .pipeline import ComponentSettings, assemble, check_quantized, family_of
 from .saved import saved_graph
 from .source import (
     CodeBlocks,
@@ -98,6 +99,7 @@ def load(
     settings = ComponentSettings(
         manager or default_manager(), Placement(device, device_map), dtype, variant, quantization
     )
+    check_quantized(settings.quantization, swaps)
     source = locate(x, revision=revision, subfolder=subfolder, access=access)
     if config is not None and not isinstance(source, SingleFile):
         raise ConfigError("config= goes with a single file: a folder has its configs beside its weights.")
@@ -123,6 +125,7 @@ def load(
                 return assemble(source, index, specs, graph, task, settings, swaps, title=str(x))
     swaps = with_paths(swaps, lambda: made, made.bindings, source, access)
     if passed := {name: value for name, value in swaps.items() if isinstance(value, ComponentSpec)}:
+        passed = with_quantization(passed, {n: kind for n, kind in (quantization or {}).items() if n in passed})
         swaps |= settings.placement.handles(passed, settings.manager, settings.dtype, made.components)
     with naming_near_keywords("sf.load", keywords_of(load)):
         return made.using(**swaps) if swaps else made

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from ..components.loading.component import load_problems
 from ..components.loading.index import Index
@@ -42,6 +43,17 @@ class ComponentSettings:
     dtype: Any = None
     variant: str | None = None
     quantization: Mapping[str, Any] | None = None
+
+
+def check_quantized(kinds: object, swaps: Mapping[str, Any]) -> None:  # Any: what a user passed
+    """ConfigError for a quantization of a component that is passed as an object or a handle."""
+    for name in cast("Mapping[str, Any]", kinds) if isinstance(kinds, Mapping) else ():
+        value = swaps.get(name)
+        if value is not None and not isinstance(value, str | Path | Mapping | ComponentSpec):
+            raise ConfigError(
+                f"quantization: {name} is passed as a {type(value).__name__}, and only weights in files are "
+                f"quantized. Pass the path of its folder: {name}='folder'."
+            )
 
 
 def assemble(

@@ -51,6 +51,7 @@ HINTS: Mapping[str, str] = {
     "return_dict": _OUTPUTS,
     "controlnet": _NET.format("controlnet", "net", "control", "ApplyControlNet"),
     "adapter": _NET.format("adapter", "net", "adapt", "ApplyT2IAdapter") + " For a LoRA write adapters=[a].",
+    "adapters": _ADAPTER,
     "lora": _ADAPTER,
     "loras": _ADAPTER,
     "adapter_name": _ADAPTER,

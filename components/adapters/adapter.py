@@ -153,6 +153,8 @@ class Adapter:
                 blocks, or a file that cannot be written.
             ConfigError: patches that do not fit the graph, or any published family.
         """
+        if Path(file).suffix != ".safetensors":
+            raise SaveError(f"{file}: needs a name that ends with .safetensors. Other programs go by it.")
         if self.varies:
             raise SaveError(
                 f"{file}: the strength of {self.name!r} changes over the steps, which no layout can express. "

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError
+from ...graph.failures import allocation_in
 from ..models.views import Replacement, view
 from .layers import LayerPatches, Strengths, layer_of, patched, weight_of
 from .names import ModelNames
@@ -66,8 +67,13 @@ def patches_of(model: nn.Module, placed: Sequence[Sequence[Placed]]) -> ModelPat
         for item in patches:
             try:
                 _add(model, item, column, low, layers, dtype)
-            except RuntimeError as error:  # of torch, for shapes
-                raise ConfigError(f"{item.body}: the shapes of its tensors do not go together.") from error
+            except RuntimeError as error:
+                if isinstance(error, torch.OutOfMemoryError) or allocation_in(error) is not None:
+                    raise
+                reason = str(error).strip().partition("\n")[0]
+                raise ConfigError(
+                    f"{item.body}: its change cannot be computed ({reason}). Use another file."
+                ) from error
     for path, parts in low.items():
         own = layers.setdefault(path, LayerPatches())
         columns = max(down.shape[1] for _, down, _, _ in parts)

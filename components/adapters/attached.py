@@ -9,15 +9,18 @@ from typing import Any, cast
 from ...graph.edits import edited
 from ...graph.errors import ConfigError, GraphFileError
 from ...graph.fields import Adapters, SavedAdapter
+from ...graph.saving import saving_file
 from ...graph.structure import Structure
 from ...registry import did_you_mean
 from ...registry.log import LOG
 from ..storage.fits import shown_names
+from ..storage.weights import write_safetensors
 from .adapted import Adapted, Rows
 from .adapter import Adapter, check_names, check_strength
 from .block_strengths import ENCODERS, check_blocks
 from .embedded import AdaptedTokenizer, EncoderWords, report, tokenizer_of, words_of
 from .embedding import Embedding
+from .embedding_layouts import tensors_of
 from .known_models import names_in
 from .names import DENOISERS, ModelNames
 from .over import config_of, type_of
@@ -25,7 +28,7 @@ from .patch_set import PatchSet
 from .placing import Placed, Placement, place
 from .reading import PEFT_CONFIG, PEFT_WEIGHTS
 
-_FILE = "adapter.safetensors"
+_FILE, _EMBEDDING_FILE = "adapter.safetensors", "embedding.safetensors"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,6 +93,11 @@ class AttachedAdapters(Adapters):
         return {**bindings, **changed}
 
     @property
+    def names(self) -> Sequence[str]:
+        """The names of the adapters, each once."""
+        return list(dict.fromkeys(adapter.name for adapter in _all(self.rows)))
+
+    @property
     def widens(self) -> bool:
         """Whether a model has more channels with these adapters."""
         return any(p.columns for own in self.placed.values() for patches in own.values() for p in patches)
@@ -99,19 +107,19 @@ class AttachedAdapters(Adapters):
         return replace(self, rows=((),), placed={}) if self.embeddings else None
 
     def saved(self, graph: Structure) -> Sequence[SavedAdapter]:
-        """The adapters for the file of their graph. GraphFileError for adapters that differ between prompts."""
+        """The adapters and embeddings for the file of their graph. Files that are copied have their embeddings.
+
+        Raises:
+            GraphFileError: adapters that differ between prompts.
+        """
         if len(self.rows) > 1:
             raise GraphFileError(
                 f"has adapters for {len(self.rows)} prompts, which only a call can have. Save the graph without them, "
                 "and pass adapters= in the call."
             )
         in_files = {one for a in _all(self.rows) if _is_copied(a) for one in a.content.embeddings}
-        if lost := [one.name for one in self.embeddings if one not in in_files]:
-            raise GraphFileError(
-                f"has the embeddings {', '.join(lost)}, which a graph file cannot have. Save the graph without them, "
-                "and attach them after sf.load(…)."
-            )
-        return [_saved(adapter, graph) for adapter in _all(self.rows)]
+        alone = [_saved_embedding(one) for one in self.embeddings if one not in in_files]
+        return [*(_saved(adapter, graph) for adapter in _all(self.rows)), *alone]
 
     def __repr__(self) -> str:
         rows = ["[" + ", ".join(map(repr, (*row, *self.embeddings))) + "]" for row in self.rows]
@@ -184,8 +192,13 @@ def adapt(graph: Structure, adapters: Any) -> Structure:  # any value, from a ca
 def set_strengths(graph: Structure, strengths: Mapping[str, Any]) -> Structure:
     """The graph with its adapters at other strengths, by name. ConfigError for names that it does not have."""
     before = _attached(graph)
-    known = list(dict.fromkeys(adapter.name for adapter in _all(before.rows))) if before else []
+    known = before.names if before else ()
     for name, value in strengths.items():
+        if before and name not in known and any(name in (one.name, one.token) for one in before.embeddings):
+            raise ConfigError(
+                f"adapters: {name!r} is an embedding, which has no strength. Write the weight of its word in the "
+                "prompt."
+            )
         if name not in known:
             way = did_you_mean(name, known) if known else "It has none: write pipe.with_adapters(…)."
             raise ConfigError(f"adapters: the graph has no adapter {name!r}. {way}")
@@ -230,7 +243,7 @@ def _saved(adapter: Adapter, graph: Structure) -> SavedAdapter:
     }  # fmt: skip
     file = adapter.content.file
     if file is None or not _is_copied(adapter):
-        plain = Adapter(adapter.name, adapter.content)
+        plain = Adapter(adapter.name, replace(adapter.content, embeddings=()))
 
         def write(folder: Path) -> None:
             plain.save(folder / _FILE, pipe=graph)
@@ -245,6 +258,16 @@ def _saved(adapter: Adapter, graph: Structure) -> SavedAdapter:
             shutil.copyfile(one, folder / one.name)
 
     return SavedAdapter(settings, name, copy)
+
+
+def _saved_embedding(embedding: Embedding) -> SavedAdapter:
+    tensors = tensors_of(embedding)
+
+    def write(folder: Path) -> None:
+        with saving_file(folder / _EMBEDDING_FILE) as draft:
+            write_safetensors(tensors, draft, {})
+
+    return SavedAdapter({"name": embedding.name, "token": embedding.token}, _EMBEDDING_FILE, write)
 
 
 def _attached(graph: Structure) -> AttachedAdapters | None:

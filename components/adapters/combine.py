@@ -85,7 +85,8 @@ def combine(
         else:
             made = _merged(layer, method, len(adapters), density, torch.Generator().manual_seed(seed + number), rank)
         patches.append(NamedPatch(body, "LoRA" if isinstance(made, LowRank) else "full", made))
-    return Adapter(name, PatchSet(name, tuple(patches)))
+    embeddings = tuple(dict.fromkeys(one for adapter in adapters for one in adapter.content.embeddings))
+    return Adapter(name, PatchSet(name, tuple(patches), embeddings=embeddings))
 
 
 def _checked(

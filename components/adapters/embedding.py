@@ -1,7 +1,7 @@
 """Embeddings: values that say which vectors a text encoder reads for a word (textual inversion)."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -69,6 +69,15 @@ class Embedding:
     def widths(self) -> tuple[int, ...]:
         """The widths of its vectors."""
         return tuple(dict.fromkeys(vectors.width for vectors in self.vectors))
+
+    def __getattr__(self, name: str) -> Any:
+        text = f"An embedding has no attribute {name!r}."
+        if name in ("strength", "scaled", "during", "along"):
+            text = (
+                f"An embedding has no strength, so it has no {name!r}. Write the weight of its word in the prompt, "
+                f"({self.token}:0.8), and pass prompts=sf.prompts.A1111()."
+            )
+        raise AttributeError(text)
 
     def __repr__(self) -> str:
         widths = "/".join(map(str, self.widths))

@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ...graph.errors import LoadError
+from ...graph.errors import LoadError, SaveError
 from ...registry import counted, did_you_mean
 from ..storage.fits import shown_names
 from .embedding import Embedding, EncoderName, Vectors, vectors_of
@@ -20,6 +20,8 @@ _ENCODERS: Mapping[str, EncoderName] = {
     "emb_params": "", "emp_params": "", "string_to_param.*": "",
 }  # fmt: skip
 """Keys of files that have vectors for one token. `emp_params` is OneTrainer's spelling."""
+_UNNAMED = ("string_to_param.*", "emb_params", "emp_params")
+"""The keys for vectors of which it is not known for which text encoder they are."""
 _OUT = "_out"
 _PIVOTAL = ("text_encoders_0", "text_encoders_1")
 _PARAMS = "string_to_param"
@@ -69,6 +71,18 @@ def embedding_of(content: object, origin: Origin, token: str | None = None) -> E
     return _of_diffusers(named, origin, token)
 
 
+def is_embedding(named: Mapping[str, object]) -> bool:
+    """Whether the tensors of a file look like those of an embedding."""
+    if any(mark in key for key in named for mark in _OF_WEIGHTS):
+        return False
+    by_encoder = all(key.startswith(BUNDLE) or key.removesuffix(_OUT) in _ENCODERS for key in named)
+    return by_encoder or all(map(_is_word, named)) or (len(named) == 1 and _is_vectors(*named.values()))
+
+
+def _is_vectors(tensor: object) -> bool:
+    return isinstance(tensor, Tensor) and tensor.ndim in (1, 2)
+
+
 def bundled(named: Mapping[str, object], source: str) -> tuple[Embedding, ...]:
     """The embeddings in the file of an adapter. Other keys are ignored. LoadError for tensors that are no vectors."""
     by_word: dict[str, dict[str, object]] = {}
@@ -82,6 +96,24 @@ def bundled(named: Mapping[str, object], source: str) -> tuple[Embedding, ...]:
         end = max(ends, key=len)
         by_word.setdefault(rest.removesuffix(f".{end}"), {})[end] = value
     return tuple(_of_encoders(parts, Origin(source, word), word) for word, parts in by_word.items())
+
+
+def tensors_of(embedding: Embedding) -> dict[str, Tensor]:
+    """The vectors of an embedding by the keys of their text encoders: the content of a file of one word.
+
+    Raises:
+        SaveError: vectors for more text encoders without a name than there are keys for.
+    """
+    unnamed = iter(_UNNAMED)
+    found: dict[str, Tensor] = {}
+    for vectors in embedding.vectors:
+        key = vectors.encoder or next(unnamed, "")
+        if not key:
+            raise SaveError(f"{embedding.name}: has vectors of more than {len(_UNNAMED)} widths without an encoder.")
+        found[key] = vectors.inputs
+        if vectors.outputs is not None:
+            found[key + _OUT] = vectors.outputs
+    return found
 
 
 def _made(origin: Origin, token: str, parts: Sequence[tuple[str, EncoderName, object]], *notes: str) -> Embedding:

@@ -17,7 +17,7 @@ from ..storage.fits import shown_names
 from ..storage.tensors import PICKLES, SafetensorFiles
 from .adapter import Adapter
 from .build import patch_of
-from .embedding_layouts import BUNDLE, bundled
+from .embedding_layouts import BUNDLE, bundled, is_embedding
 from .keys import Entry, entries_of
 from .names import readings, states_component
 from .patch_set import NamedPatch, PatchSet
@@ -61,13 +61,15 @@ def adapter_of(
     if any(key == _CONTROL_NET for key, _ in pairs):
         raise LoadError(f"{source}: is a control-LoRA of Stability, which is a control net and no adapter.")
     entries, unknown = entries_of(pairs)
+    if named and not entries and is_embedding(dict(named)):
+        raise LoadError(f"{source}: is an embedding, which is a word of the prompt. Load it with sf.load_embedding.")
     if unknown:
         raise LoadError(
             f"{source}: {counted(len(unknown), 'key')} of no known kind of adapter: {shown_names(unknown)}."
             f"{'' if entries else ' It looks like a whole model. Load it with sf.load or sf.load_component.'}"
         )
     if not entries:
-        raise LoadError(f"{source}: has no tensors of an adapter.")
+        raise LoadError(f"{source}: has no tensors of an adapter. Pass another file.")
     try:
         scales = read_scales(header or {}, peft)
     except LoadError as error:

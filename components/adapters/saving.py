@@ -16,6 +16,7 @@ from ...graph.structure import Structure
 from ...registry import did_you_mean
 from ..storage.fits import shown_names
 from ..storage.weights import write_safetensors
+from .embedding_layouts import BUNDLE, tensors_of
 from .known_models import names_in, place_published
 from .layouts import LAYOUTS, Layout, Unfit, kind_text, layouts_for, matrices, parts_of
 from .names import DENOISERS, ModelNames, Target
@@ -58,12 +59,25 @@ def save_patches(
             f"{file}: the graph has no model for {len(found.absent)} of the patches ({shown_names(found.absent)}), so "
             "their names in the file are not known. Pass pipe= with that model."
         )
+    if layout == "peft" and content.embeddings:
+        words = ", ".join(one.token for one in content.embeddings)
+        raise SaveError(
+            f"{file}: has embeddings ({words}), which the layout 'peft' cannot express. Save it with layout='kohya' or "
+            "layout='comfy', in OneTrainer's keys."
+        )
     writer = _Writer(str(file), layout)
     for component, placed in found.placed.items():
         writer.add(component, placed, known[component], strength_of(component))
     with saving_file(file) as draft:
-        write_safetensors(writer.tensors(), draft, writer.header(name, known))
+        write_safetensors({**writer.tensors(), **_bundle(content)}, draft, writer.header(name, known))
     return Path(file)
+
+
+def _bundle(content: PatchSet) -> dict[str, Tensor]:
+    """The embeddings of an adapter, in OneTrainer's keys."""
+    return {
+        f"{BUNDLE}{one.token}.{key}": tensor for one in content.embeddings for key, tensor in tensors_of(one).items()
+    }
 
 
 @dataclass(frozen=True)

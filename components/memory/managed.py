@@ -19,7 +19,7 @@ from .entry import Entry
 from .estimate import Estimate, estimate
 from .leases import Lease, Leases
 from .mover import Mover
-from .offload import NO_OFFLOAD, Offload, refuse_split_offload
+from .offload import NO_OFFLOAD, Offload, refuse_quantized_offload, refuse_split_offload
 from .policy import CPU, Move, OutOfBudget, eviction_order, moves_to_fit_all
 from .pool import ComponentPool
 from .summary import Held, row_of, shortage_of, shortage_of_leases
@@ -90,9 +90,16 @@ class ManagedMemory:
                 made.device, made.dtype, made.device_map, made.offload = kept
             return entries.setdefault(handle.key, made)
 
-    def _entry_of_files(self, handle: Handle) -> Entry:
+    def check_rule(self, handle: Handle) -> Offload:
+        """How a component is kept, by its name. ConfigError if it cannot be kept so."""
         rule = self._rule(handle.name)
         refuse_split_offload(handle.name, handle.device_map, rule)
+        if rule.needs_view and handle.is_quantized:
+            refuse_quantized_offload(handle.name, rule)
+        return rule
+
+    def _entry_of_files(self, handle: Handle) -> Entry:
+        rule = self.check_rule(handle)
         made = Entry(handle.key, handle.name, canonical_device(handle.device), handle.dtype, None, rule)
         made.device_map = handle.device_map
         return made
@@ -230,6 +237,8 @@ class ManagedMemory:
             for handle in handles:
                 entry = self.inventory.entries.get(handle.key)
                 if entry is not None and not entry.base and entry.offload != rule:
+                    if handle.is_quantized:
+                        refuse_quantized_offload(handle.name, rule)
                     self._change(entry, offload=rule)
 
     def change(self, handles: Iterable[Handle], *, device: str, dtype: str) -> None:
@@ -273,7 +282,8 @@ class ManagedMemory:
     def settings(self) -> Settings:
         """How components are kept, as values, for a manager in another process."""
         entries = self.inventory.entries.copy()
-        kept = {k: Kept(e.device, e.dtype, e.device_map, e.offload) for k, e in entries.items() if e.read is not None}
+        of_files = {key: entry for key, entry in entries.items() if entry.read is not None and not entry.base}
+        kept = {k: Kept(e.device, e.dtype, e.device_map, e.offload) for k, e in of_files.items()}
         return Settings({**self._received, **kept}, tuple(self._rules))
 
     def use(self, settings: Settings) -> None:

@@ -72,6 +72,15 @@ def refuse_split_offload(name: str, device_map: DeviceMap | None, offload: Offlo
         )
 
 
+def refuse_quantized_offload(name: str, offload: Offload) -> None:
+    """ConfigError if this quantized component is to be streamed, or stored in another dtype."""
+    if offload.needs_view:
+        raise ConfigError(
+            f"{name} is quantized, so it cannot be kept by={offload.by!r}, storage={offload.storage!r}. Quantized "
+            "components are moved as a whole: use by='model', storage=None."
+        )
+
+
 def prepare_weights(model: nn.Module, offload: Offload, device: str) -> None:
     """Convert a model's weights to the storage dtype, and pin them for prefetching. Done once, after reading.
 

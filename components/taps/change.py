@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import partial, wraps
 from typing import Any, ClassVar, NoReturn, cast, dataclass_transform, get_args, get_type_hints
 
 from torch import nn
@@ -16,6 +16,20 @@ from ...registry import did_you_mean
 from ..models.perturbable import PerturbableLayers
 from ..models.views import Replacement
 from .place import Part, Place, TappedBlock
+
+
+def _check_names(cls: Any) -> None:  # a class of changes
+    """Make a class of changes raise ConfigError for settings that it does not have."""
+    init, names = cls.__init__, [f.name for f in fields(cls)]
+
+    @wraps(init)
+    def checked(self: Any, *args: Any, **settings: Any) -> None:
+        for name in settings:
+            if name not in names:
+                raise ConfigError(f"{cls.__name__} has no {name!r}. {did_you_mean(name, names)}")
+        init(self, *args, **settings)
+
+    cls.__init__ = checked
 
 
 @dataclass_transform(frozen_default=True)
@@ -36,6 +50,7 @@ class Change:
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclass(frozen=True)(cls)
+        _check_names(cls)
         if abstract:
             return
         if lacking := cls._lacking():

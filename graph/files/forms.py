@@ -42,7 +42,7 @@ Components = Annotated[dict[str, ComponentForm | None], Field(description="Bound
 
 
 class AdapterForm(_Form):
-    """An adapter on the models that the graph binds, and its strengths; see `Adapter`."""
+    """An adapter on the models that the graph binds, and its strengths; see `Adapter`. With a token, an embedding."""
 
     name: str
     file: Annotated[str, Field(description='A path that begins with "." starts at the folder of this file.')]
@@ -51,6 +51,7 @@ class AdapterForm(_Form):
     blocks: dict[str, float] = {}
     window: Annotated[list[float], Field(min_length=2, max_length=2)] = [0.0, 1.0]
     curve: list[Annotated[list[float], Field(min_length=2, max_length=2)]] = []
+    token: str | None = None
 
 
 class EdgeForm(_Form):

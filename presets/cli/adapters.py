@@ -2,6 +2,8 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -127,18 +129,18 @@ def combine(
         _save(made, output, layout, model, as_json=json)
 
 
-def read_adapters(texts: Sequence[str]) -> list[Any]:  # Adapters
-    """The adapters that texts FILE or FILE:STRENGTH name. Two of one name get numbers."""
+def read_adapters(texts: Sequence[str], pipe: Any = None) -> list[Any]:  # Adapters; pipe: a Graph, or None
+    """The adapters that texts FILE or FILE:STRENGTH name. Those of one name, and of one in `pipe`, get numbers."""
     from ..adapter import load_adapter
 
     made: list[Any] = []
+    taken = set() if pipe is None or pipe.adapters is None else set(pipe.adapters.names)
     for text in texts:
         file, strength = split_strength(text)
         adapter = load_adapter(file, scale=strength)
-        taken = {other.name for other in made}
         if adapter.name in taken:
-            name = next(n for n in (f"{adapter.name}-{k}" for k in range(2, len(texts) + 2)) if n not in taken)
-            adapter = load_adapter(file, scale=strength, name=name)
+            adapter = replace(adapter, name=next(n for k in count(2) if (n := f"{adapter.name}-{k}") not in taken))
+        taken.add(adapter.name)
         made.append(adapter)
     return made
 

@@ -77,7 +77,7 @@ def run(
         with paused_garbage_collection():
             repo = Repo(trust_remote_code, revision, variant, tuple(folder or ()))
             pipe = open_pipeline(model, task, graph, options.names, device, dtype, repo)
-            if adapters := read_adapters(lora or []):
+            if adapters := read_adapters(lora or [], pipe):
                 pipe = pipe.with_adapters(*adapters)
             call = for_graph(pipe, options)
         progress.stage("checking")

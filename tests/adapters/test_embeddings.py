@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import sfumato as sf
-from sfumato import ConfigError, Embedding, Graph, GraphFileError, UnfitValue
+from sfumato import ConfigError, Embedding, Graph, GraphFileError, InputError, LoadError, SaveError, UnfitValue
 from sfumato.components.adapters.embedding import Vectors
+from sfumato.components.adapters.reading import adapter_of
 from sfumato.components.models import CLIPTextModel
 from sfumato.components.models.token_table import ExtraRows, with_rows
 
@@ -167,13 +168,70 @@ def test_a_wrong_width_names_both(pipe: Graph) -> None:
     )
 
 
-def test_a_graph_with_embeddings_is_not_saved(pipe: Graph, tmp_path: Path) -> None:
-    attached = sf.load("emoji").with_adapters(embedding())
-    with pytest.raises(GraphFileError, match="cat"):
-        attached.save(tmp_path)
-    with pytest.raises(GraphFileError, match="has the embeddings cat, which a graph file cannot have"):
-        attached.save_pretrained(tmp_path / "all")
-    assert not (tmp_path / "all").exists()
+@pytest.mark.parametrize("how", ["save", "save_pretrained"])
+def test_a_graph_with_embeddings_survives_its_file(how: str, tmp_path: Path) -> None:
+    pivotal = Embedding("style", "<s0>.x", (Vectors("clip_l", rows(1, 3), rows(1, 4)), Vectors("t5", rows(1, 5))))
+    attached = sf.load("emoji").with_adapters(embedding(), pivotal)
+    getattr(attached, how)(tmp_path / "saved")
+    (tmp_path / "saved").rename(tmp_path / "moved")
+    again = sf.load(tmp_path / "moved")
+    assert repr(again.adapters) == repr(attached.adapters)
+    prompt = "a <cat-toy> and embedding:style"
+    assert torch.equal(latents(again.only("latents"), prompt), latents(attached.only("latents"), prompt))
+
+
+def test_a_damaged_embedding_beside_a_graph_is_refused(tmp_path: Path) -> None:
+    sf.load("emoji").with_adapters(embedding()).save(tmp_path)
+    save_file({"emb_params": torch.full((1, WIDTH), torch.nan)}, tmp_path / "adapters/1/embedding.safetensors")
+    with pytest.raises(GraphFileError, match="'emb_params' has NaN or infinite numbers"):
+        sf.load(tmp_path)
+
+
+def bundle(pipe: Graph) -> sf.Adapter:
+    """A LoRA of one layer, and an embedding in its file."""
+    path, layer = next((p, m) for p, m in pipe.bindings["unet"].load().named_modules() if p.endswith("attn1.to_q"))
+    lora = {f"unet.{path}.lora_A.weight": rows(2, width=layer.in_features)}
+    lora[f"unet.{path}.lora_B.weight"] = rows(layer.out_features, width=2)
+    words = {"bundle_emb.<kat>.clip_l": rows(2, 6), "bundle_emb.<kat>.clip_l_out": rows(2, 7)}
+    return adapter_of({**lora, **words}.items(), name="both", source="made here")
+
+
+@pytest.mark.parametrize("layout", ["kohya", "comfy"])
+def test_embeddings_in_the_file_of_an_adapter_are_saved(layout: Any, pipe: Graph, tmp_path: Path) -> None:
+    both = bundle(pipe)
+    again = sf.load_adapter(both.save(tmp_path / "a.safetensors", layout, pipe=pipe))
+    (one,), (other,) = both.content.embeddings, again.content.embeddings
+    assert (other.token, other.vectors[0].encoder) == ("<kat>", "clip_l")
+    for name in ("inputs", "outputs"):
+        assert torch.equal(getattr(other.vectors[0], name), getattr(one.vectors[0], name))
+
+
+def test_embeddings_of_an_adapter_without_a_file_are_saved_with_the_graph(pipe: Graph, tmp_path: Path) -> None:
+    attached = pipe.with_adapters(bundle(pipe))
+    attached.save(tmp_path)
+    assert torch.equal(latents(sf.load(tmp_path), "a <kat>"), latents(attached, "a <kat>"))
+
+
+def test_the_layout_without_embeddings_is_refused(pipe: Graph, tmp_path: Path) -> None:
+    with pytest.raises(SaveError, match=r"has embeddings \(<kat>\), which the layout 'peft' cannot express"):
+        bundle(pipe).save(tmp_path / "a.safetensors", pipe=pipe)
+    with pytest.raises(SaveError, match=r"a\.pt: needs a name that ends with \.safetensors\."):
+        bundle(pipe).save(tmp_path / "a.pt", "kohya", pipe=pipe)
+
+
+def test_what_an_embedding_does_not_have_is_explained(pipe: Graph, tmp_path: Path) -> None:
+    one = embedding()
+    with pytest.raises(
+        AttributeError, match=r"^An embedding has no strength, so it has no 'scaled'\. Write the weight"
+    ):
+        one.scaled(0.5)
+    with pytest.raises(InputError, match="'cat' is an embedding, which has no strength"):
+        latents(pipe.with_adapters(one), adapters={"cat": 0.5})
+    save_file({"<cat-toy>": rows()}, tmp_path / "cat.safetensors")
+    with pytest.raises(
+        LoadError, match=r"is an embedding, which is a word of the prompt\. Load it with sf\.load_embed"
+    ):
+        sf.load_adapter(tmp_path / "cat.safetensors")
 
 
 def encoder(**config: Any) -> CLIPTextModel:

@@ -235,6 +235,14 @@ def test_another_number_of_lists_than_of_prompts_is_refused(
         latents(pipe, prompt, adapters=[[adapters[0]], [adapters[1]]], num_images_per_prompt=of_each)
 
 
+def test_adapters_for_two_prompts_need_a_conditioning_of_two(pipe: Graph, adapters: tuple[Adapter, Adapter]) -> None:
+    one, two = (sf.load("emoji").only("positive")(prompt=prompt).positive for prompt in ("a fox", ["a fox"] * 2))
+    call: dict[str, Any] = {"num_inference_steps": 1, "seed": 1, "guider": "none", "adapters": [[adapters[0]], []]}
+    assert len(pipe(**call, positive=two).latents) == 2
+    with pytest.raises(InputError, match=r"has lists for 2 prompts, and positive has 1 rows\. Pass one list for each"):
+        pipe(**call, positive=one)
+
+
 def test_the_strength_of_a_component_that_the_graph_lacks_is_refused(
     pipe: Graph, adapters: tuple[Adapter, Adapter]
 ) -> None:

@@ -3,13 +3,17 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import sfumato as sf
+from sfumato import Graph
+from sfumato.blocks.control.image_prompt import ImagePrompt
 from sfumato.components.image_processor import CLIPImageProcessor
 
 from .support import Result, quiet
@@ -142,6 +146,35 @@ class ImageReference:
             generator = torch.Generator("cpu").manual_seed(seed)
             images = pipe(generator=generator, callback_on_step_end=keep, output_type="np", **inputs).images
         return Result(last[0], np.asarray(images))
+
+
+FACES = torch.randn(1, FACE, generator=torch.Generator().manual_seed(8))
+
+
+def of_diffusers(faces: Tensor) -> list[Tensor]:
+    """Embeddings of faces as the reference takes them: the negative row first."""
+    return [torch.stack([torch.zeros_like(faces), faces])]
+
+
+class Images:
+    """Ours and the reference's, on one tiny checkpoint."""
+
+    def __init__(self, pipe: Graph, theirs: ImageReference, encoder: Any, processor: Any, folder: Path) -> None:
+        self.pipe, self.theirs, self.encoder, self.processor, self.folder = pipe, theirs, encoder, processor, folder
+        self.checkpoint = Path()
+
+    def file(self, variant: str, seed: int = 0) -> tuple[dict[str, Tensor], Path]:
+        tensors = Files(self.theirs.pipe.unet, seed)(variant)
+        place = self.folder / f"{variant}_{seed}.safetensors"
+        save_file(tensors, place)
+        return tensors, place
+
+    def ours(self, place: Path, **config: Any) -> Graph:
+        adapter = sf.load_component(place, config=config or None)
+        prompted = self.pipe.insert("face", ImagePrompt(), before="denoise.guider").bind(ip_adapter=adapter)
+        if adapter.reads:
+            prompted = prompted.bind(image_encoder=self.encoder, feature_extractor=self.processor)
+        return prompted
 
 
 def vision(folder: Any) -> tuple[Any, Any, CLIPImageProcessor]:

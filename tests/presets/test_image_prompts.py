@@ -18,32 +18,11 @@ from sfumato import Graph
 from sfumato.blocks.control.image_prompt import ImagePrompt
 from sfumato.presets.control import numbered
 
-from .image_prompts import FACE, Files, ImageReference, two_dicts, vision
+from .image_prompts import FACE, FACES, ImageReference, Images, of_diffusers, two_dicts, vision
 from .support import Reference, half, picture, run
 
 Same = Callable[..., object]
 CALL: dict[str, Any] = {"prompt": "a red apple", "num_inference_steps": 2, "height": 64, "width": 64, "seed": 0}
-
-
-class Images:
-    """Ours and the reference's, on one tiny checkpoint."""
-
-    def __init__(self, pipe: Graph, theirs: ImageReference, encoder: Any, processor: Any, folder: Path) -> None:
-        self.pipe, self.theirs, self.encoder, self.processor, self.folder = pipe, theirs, encoder, processor, folder
-        self.checkpoint = Path()
-
-    def file(self, variant: str, seed: int = 0) -> tuple[dict[str, Tensor], Path]:
-        tensors = Files(self.theirs.pipe.unet, seed)(variant)
-        place = self.folder / f"{variant}_{seed}.safetensors"
-        save_file(tensors, place)
-        return tensors, place
-
-    def ours(self, place: Path, **config: Any) -> Graph:
-        adapter = sf.load_component(place, config=config or None)
-        prompted = self.pipe.insert("face", ImagePrompt(), before="denoise.guider").bind(ip_adapter=adapter)
-        if adapter.reads:
-            prompted = prompted.bind(image_encoder=self.encoder, feature_extractor=self.processor)
-        return prompted
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +44,6 @@ def test_pictures_as_prompts_are_the_references(variant: str, images: Images, sa
     ours = run(images.ours(place), **CALL, ip_adapter_image=picture(3))
     theirs = images.theirs([tensors], **CALL, ip_adapter_image=picture(3))
     same(ours, theirs)
-
-
-FACES = torch.randn(1, FACE, generator=torch.Generator().manual_seed(8))
-
-
-def of_diffusers(faces: Tensor) -> list[Tensor]:
-    """Embeddings of faces as the reference takes them: the negative row first."""
-    return [torch.stack([torch.zeros_like(faces), faces])]
 
 
 @pytest.mark.parametrize("variant", ["face", "portrait", "face_lora"])

@@ -59,6 +59,12 @@ LOADED: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         ConfigError,
         "dtype: no component 'unett'. Did you mean 'unet'? There are: scheduler, text_encoder, tokenizer, unet, vae.",
     ),
+    "a quantization of an object": (
+        {"quantization": {"unet": "nf4"}, "unet": torch.nn.Linear(1, 1)},
+        ConfigError,
+        "quantization: unet is passed as a Linear, and only weights in files are quantized. Pass the path of its "
+        "folder: unet='folder'.",
+    ),
     "one quantization for all": (
         {"quantization": "nf4"},
         ConfigError,
@@ -154,3 +160,19 @@ def test_a_misspelt_keyword_names_the_near_one(call: Any, text: str) -> None:
     with pytest.raises((sf.ConfigError, sf.WireError)) as error:
         call()
     assert text in str(error.value)
+
+
+def test_a_quantized_component_is_not_streamed() -> None:
+    manager = sf.ComponentsManager()
+    manager.offload("unet", by="blocks")
+    text = (
+        "unet is quantized, so it cannot be kept by='blocks', storage=None. Quantized components are moved as a whole: "
+        "use by='model', storage=None."
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(text)}$"):
+        sf.load("emoji", manager=manager, quantization={"unet": "nf4"})
+
+
+def test_adapters_are_no_argument_of_load() -> None:
+    with pytest.raises(sf.WireError, match=r"An adapter \(LoRA\) is a value: a = sf\.load_adapter\(file\), then pipe"):
+        sf.load("emoji", adapters=[])

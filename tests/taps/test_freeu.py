@@ -91,3 +91,5 @@ def test_freeu_is_refused_where_it_cannot_be() -> None:
         apply_taps(unet, Taps((Tap(FreeU(), ("mid",)),)), (8, 8))
     with pytest.raises(sf.ConfigError, match=r"^FreeU\.version takes 1 \| 2, got 3\.$"):
         FreeU(version=3)  # type: ignore[arg-type]  # what is refused
+    with pytest.raises(sf.ConfigError, match=r"^FreeU has no 'b3'\. There are: b1, b2, s1, s2, version\.$"):
+        FreeU(b3=1)  # type: ignore[call-arg]  # what is refused
