@@ -11,12 +11,10 @@ from ..components.adapters.embedding_files import read_content
 from ..components.adapters.embedding_layouts import Origin, embedding_of
 from ..components.adapters.reading import PEFT_CONFIG, PEFT_WEIGHTS, read_adapter
 from ..components.storage.hub import Access
-from ..components.storage.tensors import PICKLES
 from ..graph import LoadError
 from ..graph.files.inside import path_inside
-from ..registry import did_you_mean
 from .keywords import checked_keywords
-from .source import FamilyName, GraphFile, SingleFile, checked_access, locate
+from .source import checked_access, find_file
 
 _CUSTOMARY = (PEFT_WEIGHTS, "pytorch_lora_weights.safetensors")
 """The names under which PEFT and diffusers publish adapters."""
@@ -54,7 +52,10 @@ def load_adapter(
         access, token, cache_dir, local_files_only, force_download, allow_pickle,
         name=(name, str), subfolder=(subfolder, str), revision=(revision, str),
     )  # fmt: skip
-    file = _file(x, subfolder, revision, access)
+    file = find_file(
+        x, "an adapter", _CUSTOMARY, revision=revision, subfolder=subfolder, access=access,
+        beside={PEFT_WEIGHTS: PEFT_CONFIG},
+    )  # fmt: skip
     made = read_adapter(file, name=name or file.stem, source=str(x), allow_pickle=access.allow_pickle)
     return made.scaled(scale) if scale != 1.0 else made
 
@@ -91,27 +92,3 @@ def from_json(
         one = one.during(*entry["window"]) if "window" in entry else one
         made.append(one.along(*map(tuple, entry["curve"])) if entry.get("curve") else one)
     return made
-
-
-def _file(x: str | Path, subfolder: str, revision: str | None, access: Access) -> Path:
-    """The file of an adapter, fetched if it is in a repo."""
-    source = locate(x, revision=revision, subfolder=subfolder, access=access)
-    match source:
-        case SingleFile(file):
-            return file
-        case FamilyName(name):
-            raise LoadError(f"{name}: this is a family. Pass the file of an adapter.")
-        case GraphFile(file):
-            raise LoadError(f"{file}: is no file of weights. Pass a .safetensors file.")
-        case _:
-            location, folder = source.location, source.subfolder
-    names = location.names(folder)
-    fitting = [name for name in _CUSTOMARY if name in names]
-    weights = sorted(name for name in names if name.endswith((".safetensors", *PICKLES)))
-    if not fitting and len(weights) == 1:
-        fitting = weights
-    if not fitting:
-        shown = f"It has {', '.join(weights)}. Name one of them." if weights else did_you_mean("", sorted(names))
-        raise LoadError(f"{x}: has no {' or '.join(_CUSTOMARY)}. {shown}")
-    wanted = [fitting[0], *([PEFT_CONFIG] if fitting[0] == PEFT_WEIGHTS and PEFT_CONFIG in names else [])]
-    return location.local(folder, wanted) / fitting[0]

@@ -7,13 +7,13 @@ from ..components.adapters.embedding_files import PICTURES, read_content
 from ..components.adapters.embedding_layouts import Origin, embedding_of
 from ..components.storage.hub import Access
 from ..components.storage.tensors import PICKLES
-from ..graph import ConfigError, LoadError
-from ..registry import did_you_mean
+from ..graph import ConfigError
 from .keywords import checked_keywords
-from .source import FamilyName, GraphFile, SingleFile, check_arguments, checked_access, locate
+from .source import check_arguments, checked_access, find_file
 
-_CUSTOMARY = "learned_embeds"
+_STEM = "learned_embeds"
 """The stem under which diffusers publishes embeddings. The name of such a one is that of its folder."""
+_CUSTOMARY = tuple(f"{_STEM}{end}" for end in (".safetensors", *PICKLES))
 
 
 @checked_keywords
@@ -55,31 +55,9 @@ def load_embedding(
         access, None, cache_dir, local_files_only, force_download, allow_pickle,
         name=(name, str), subfolder=(subfolder, str), revision=(revision, str),
     )  # fmt: skip
-    file = _file(x, subfolder, revision, access)
-    own = PurePosixPath(str(x)).name if file.stem == _CUSTOMARY and not Path(x).is_file() else file.stem
+    file = find_file(
+        x, "an embedding", _CUSTOMARY, revision=revision, subfolder=subfolder, access=access, also=PICTURES
+    )
+    own = PurePosixPath(str(x)).name if file.stem == _STEM and not Path(x).is_file() else file.stem
     content = read_content(file, allow_pickle=access.allow_pickle)
     return embedding_of(content, Origin(str(x), name or own), token)
-
-
-def _file(x: str | Path, subfolder: str, revision: str | None, access: Access) -> Path:
-    """The file of an embedding, fetched if it is in a repo."""
-    source = locate(x, revision=revision, subfolder=subfolder, access=access)
-    match source:
-        case SingleFile(file):
-            return file
-        case GraphFile(file) if file.name.lower().endswith(PICTURES):
-            return file
-        case FamilyName(name):
-            raise LoadError(f"{name}: this is a family. Pass the file of an embedding.")
-        case GraphFile(file):
-            raise LoadError(f"{file}: is no file of an embedding. Pass a .safetensors file.")
-        case _:
-            location, folder = source.location, source.subfolder
-    names = location.names(folder)
-    files = sorted(name for name in names if name.endswith((".safetensors", *PICKLES)))
-    fitting = [name for name in files if name.partition(".")[0] == _CUSTOMARY] or files
-    safe = [name for name in fitting if name.endswith(".safetensors")]
-    if len(chosen := safe or fitting) != 1:
-        shown = f"It has {', '.join(files)}. Name one of them." if files else did_you_mean("", sorted(names))
-        raise LoadError(f"{x}: has no {_CUSTOMARY}.safetensors. {shown}")
-    return location.local(folder, chosen) / chosen[0]

@@ -28,6 +28,7 @@ from .source import (
     Source,
     UnknownFolder,
     find_location,
+    folder_beside,
     locate,
 )
 
@@ -96,25 +97,27 @@ def with_paths(
             spec = spec.spec if isinstance(spec, Handle) else spec
             made[name] = _by_path(name, value, spec if isinstance(spec, ComponentSpec) else None, checkpoint, access)
     if wants_images and "image_encoder" not in (*made, *own):
-        made |= _encoder_beside(made, access)
+        made |= _encoder_beside(swaps, made, access)
     return made
 
 
-def _encoder_beside(made: Mapping[str, Any], access: Access) -> Mapping[str, ComponentSpec]:
+def _encoder_beside(
+    swaps: Mapping[str, Any], made: Mapping[str, Any], access: Access
+) -> Mapping[str, ComponentSpec]:  # Any: whatever a user passed
     """The image encoder in the folder of an IP-Adapter, where it is published; {} if there is none of its width."""
-    for spec in made.values():
+    for name, spec in made.items():
         config = spec.config if isinstance(spec, ComponentSpec) and spec.file is not None else None
-        if not config or "image_width" not in config:
+        if not config or "image_width" not in config or not isinstance(swaps[name], str | Path):
             continue
-        folder = Path(str(spec.pretrained_model_name_or_path)).parent / "image_encoder"
-        if (folder / "config.json").is_file():
-            encoder = component_at(locate(folder, access=access), None, access).with_access(access)
+        folder = folder_beside(swaps[name], "image_encoder", access)
+        if isinstance(folder, ComponentFolder):
+            encoder = component_at(folder, None, access).with_access(access)
             keys = encoder.read_config()
             embeds = config.get("projector") == "linear" or config.get("_class_name") == "FluxImagePromptAdapter"
             width = keys.get("projection_dim" if embeds else "hidden_size")
             if width == config["image_width"]:
                 return {"image_encoder": encoder}
-            LOG.info("%s: has features %s wide, and the adapter reads %s.", folder, width, config["image_width"])
+            LOG.info("%s: has features %s wide, and the adapter reads %s.", encoder, width, config["image_width"])
     return {}
 
 

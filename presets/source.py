@@ -2,6 +2,7 @@
 
 import os
 import reprlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
@@ -12,6 +13,7 @@ from ..components.loading.single_file.checkpoint import ENDS
 from ..components.storage.files import CONFIGS, has_files
 from ..components.storage.hub import Access, is_repo, open_repo
 from ..components.storage.location import Folder, Location, location_of
+from ..components.storage.tensors import PICKLES
 from ..graph import ConfigError, Graph, LoadError
 from ..graph.files.forms import FILE_NAME
 from ..registry import did_you_mean, models, schedulers
@@ -104,7 +106,8 @@ def locate(x: str | Path, *, revision: str | None = None, subfolder: str = "", a
 
     Args:
         x: the name of a preset or family, a folder, a repo ("owner/name"), a file, a file of a repo
-            ("owner/name/file.safetensors"), or an address of the Hub as a browser shows it.
+            ("owner/name/file.safetensors"), a path inside an included model ("emoji/adapters/two-tone.safetensors"), or
+            an address of the Hub as a browser shows it.
         revision: branch, tag or commit of a repo.
         subfolder: the folder inside a folder or repo. A single file ignores it.
         access: how files may be fetched. A file of a repo is fetched here.
@@ -114,6 +117,7 @@ def locate(x: str | Path, *, revision: str | None = None, subfolder: str = "", a
     """
     access = access or Access()
     _check_argument(x)
+    x = _in_package(x)
     if is_embedded(x):
         folder = Folder(EMBEDDED / x)
         return _in_folder(folder, subfolder) if subfolder else EmbeddedPreset(folder, name=x)
@@ -131,6 +135,79 @@ def locate(x: str | Path, *, revision: str | None = None, subfolder: str = "", a
     if path.is_file():
         return GraphFile(path)
     return _in_folder(find_location(x, revision, access), subfolder)
+
+
+def find_file(
+    x: str | Path,
+    noun: str,
+    customary: Sequence[str],
+    *,
+    revision: str | None,
+    subfolder: str,
+    access: Access,
+    also: tuple[str, ...] = (),
+    beside: Mapping[str, str] | None = None,
+) -> Path:
+    """The one file of an adapter or an embedding that `x` names, fetched if it is in a repo.
+
+    Args:
+        x: a file, a folder, a repo, or a file of a repo.
+        noun: "an adapter", for errors.
+        customary: the names of published files, the likeliest first. A folder without them has one file of weights.
+        revision: branch, tag or commit of a repo.
+        subfolder: the folder inside a folder or repo.
+        access: how files may be fetched.
+        also: endings of files that are read too, beside those of weights.
+        beside: for the name of a file another one that is fetched with it, if it exists.
+
+    Raises:
+        LoadError: no such file, or several.
+    """
+    match locate(x, revision=revision, subfolder=subfolder, access=access):
+        case SingleFile(file):
+            return file
+        case GraphFile(file) if also and file.name.lower().endswith(also):
+            return file
+        case FamilyName(name):
+            raise LoadError(f"{name}: this is a family. Pass the file of {noun}.")
+        case GraphFile(file):
+            raise LoadError(f"{file}: is no file of {noun}. Pass a .safetensors file.")
+        case source:
+            location, folder = source.location, source.subfolder
+    names = location.names(folder)
+    files = sorted(name for name in names if name.endswith((".safetensors", *PICKLES)))
+    fitting = [name for name in customary if name in files][:1]
+    fitting = fitting or [name for name in files if name.endswith(".safetensors")] or files
+    if len(fitting) != 1:
+        shown = f"It has {', '.join(files)}. Name one of them." if files else did_you_mean("", sorted(names))
+        wanted = " or ".join(name for name in customary if name.endswith(".safetensors"))
+        raise LoadError(f"{x}: has no {wanted}. {shown}")
+    second = (beside or {}).get(fitting[0])
+    return location.local(folder, [*fitting, *([second] if second in names else [])]) / fitting[0]
+
+
+def folder_beside(x: str | Path, name: str, access: Access) -> Source | None:
+    """The folder `name` beside a file of weights that `x` names: on this machine, or in the repo of the file.
+
+    None if a file on this machine has no such folder beside it.
+    """
+    revision = None
+    if (address := parse_address(x)) is not None:
+        x, revision = f"{address.name}/{address.path}", address.revision
+    path = Path(_in_package(x)).expanduser()
+    if path.is_file():
+        folder = path.absolute().parent / name
+        return locate(folder, access=access) if folder.is_dir() else None
+    owner, repo, *folders = str(x).split("/")[:-1]
+    return locate(f"{owner}/{repo}", revision=revision, subfolder="/".join((*folders, name)), access=access)
+
+
+def _in_package(x: str | Path) -> str | Path:
+    """The path of a file or folder of an included model, for a text such as "emoji/adapters/two-tone.safetensors"."""
+    if isinstance(x, str) and is_embedded(x.partition("/")[0]) and "/" in x and not Path(x).exists():
+        inside = EMBEDDED / x
+        return inside if inside.resolve().is_relative_to(EMBEDDED.resolve()) and inside.exists() else x
+    return x
 
 
 def find_location(x: str | Path, revision: str | None = None, access: Access | None = None) -> Location:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import sfumato as sf
+from sfumato.presets.names import EMBEDDED
 from sfumato.presets.source import (
     CodeBlocks,
     ComponentFolder,
@@ -33,6 +34,18 @@ def test_names_of_presets_come_before_folders(tmp_path: Path, monkeypatch: pytes
     assert kind("emoji", subfolder="unet") is ComponentFolder
     (tmp_path / "sd").mkdir()
     assert kind("sd") is UnknownFolder  # a folder of that name is what the user has made
+
+
+def test_a_path_inside_an_included_model_is_its_file_or_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert kind("emoji/unet") is ComponentFolder
+    found = locate("emoji/unet/diffusion_pytorch_model.safetensors")
+    assert isinstance(found, SingleFile) and found.file.is_relative_to(EMBEDDED / "emoji")
+    for wrong in ("emoji/unett", "emoji/../../names.py", "emoji/no.safetensors"):
+        with pytest.raises(sf.LoadError):
+            locate(wrong, access=sf.Access(local_files_only=True))
+    (tmp_path / "emoji" / "unet").mkdir(parents=True)
+    assert kind("emoji/unet") is UnknownFolder  # a folder of that name is what the user has made
 
 
 def test_folders_are_told_apart_by_the_files_that_they_have(tmp_path: Path, a_folder: Path) -> None:
