@@ -38,10 +38,6 @@ class Loader(Lender, Protocol):
         """The dtype, device and storage that the component has now, since they change its results."""
         ...
 
-    def derived(self, base: "Handle", derivation: Derivation) -> "Handle":
-        """A handle of a component that is computed from another one. Loads and computes nothing."""
-        ...
-
     def check(self, handle: "Handle") -> None:
         """Raise LoadError if `load` would not find class, config and weights. Opens no weight file."""
 
@@ -109,7 +105,8 @@ class Handle(Lazy):
 
     def derived(self, derivation: Derivation) -> "Handle":
         """A component that is computed from this one. Its manager keeps it beside this one, within the same budget."""
-        return self.manager.derived(self, derivation)
+        name = f"{derivation.name} of {self.name}"
+        return Derived(ComponentSpec(), self.manager, self.dtype, self.device, name, base=self, derivation=derivation)
 
     @property
     def is_quantized(self) -> bool:
@@ -268,6 +265,9 @@ class Derived(Handle):
     def to_json(self) -> dict[str, JsonValue]:
         """GraphFileError: no file has it."""
         raise GraphFileError(f"is computed from {self.base.name}, so a file has no entry for it. Save that one.")
+
+    def __reduce__(self) -> NoReturn:
+        raise GraphError(f"{self.name}: a pickle has no weights. Pickle the graph, whose adapters have files.")
 
     def __repr__(self) -> str:
         return f"Derived({self.name}, {self.device})"

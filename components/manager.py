@@ -11,12 +11,11 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..graph.errors import ConfigError, LoadError
-from ..graph.fields import Derivation
 from .catalog import Catalog, Pattern
 from .device_map import DeviceMap
 from .handle import Added as Added
-from .handle import Derived, name_of, spec_of
 from .handle import Handle as Handle
+from .handle import name_of, spec_of
 from .loading.component import load_problems
 from .loading.single_file.checkpoint import completed
 from .memory.budget import Budget
@@ -211,11 +210,6 @@ class ComponentsManager:
     def numbers_of(self, handle: Handle) -> str:
         """The dtype, device and storage that a component has now, since they change its results."""
         return self._memory.entry(handle).numbers
-
-    def derived(self, base: Handle, derivation: Derivation) -> Handle:
-        """A handle of a component that is computed from another one. It is kept beside that one while there is room."""
-        name = f"{derivation.name} of {base.name}"
-        return Derived(ComponentSpec(), self, base.dtype, base.device, name, base=base, derivation=derivation)
 
     def wake(self) -> None:
         """Have threads that wait for a lease check their `stop`."""

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
-import torch
-
 from ...graph.errors import ConfigError, LoadError
 from ..catalog import Catalog
 from ..device_map import DeviceMap
@@ -15,12 +13,13 @@ from ..handle import Added, Derived, Handle
 from ..spec import ComponentSpec
 from .budget import Budget
 from .devices import canonical_device
+from .entries import derived_entry, entry_of_files, estimate_of_derived
 from .entry import Entry
 from .estimate import Estimate, estimate
 from .leases import Lease, Leases
 from .mover import Mover
 from .offload import NO_OFFLOAD, Offload, refuse_quantized_offload, refuse_split_offload
-from .policy import CPU, Move, OutOfBudget, eviction_order, moves_to_fit_all
+from .policy import Move, OutOfBudget, eviction_order, moves_to_fit_all
 from .pool import ComponentPool
 from .summary import Held, row_of, shortage_of, shortage_of_leases
 from .tensors import device_of
@@ -82,7 +81,10 @@ class ManagedMemory:
             return entry
         if isinstance(handle, Added):  # its spec may have a config, and no file has its weights
             raise LoadError(f"{handle.name} was removed from its manager. Add it again: manager.add(name, object).")
-        made = self._derived_entry(handle) if isinstance(handle, Derived) else self._entry_of_files(handle)
+        if isinstance(handle, Derived):
+            made = derived_entry(handle, self.entry(handle.base))
+        else:
+            made = entry_of_files(handle, self.check_rule(handle))
         self._catalog.add(handle)
         self._read_with(made, handle)
         with self._lock:
@@ -98,23 +100,11 @@ class ManagedMemory:
             refuse_quantized_offload(handle.name, rule)
         return rule
 
-    def _entry_of_files(self, handle: Handle) -> Entry:
-        rule = self.check_rule(handle)
-        made = Entry(handle.key, handle.name, canonical_device(handle.device), handle.dtype, None, rule)
-        made.device_map = handle.device_map
-        return made
-
-    def _derived_entry(self, handle: Derived) -> Entry:
-        """The entry of a computed component: on the device of its base, or on the CPU if that is streamed."""
-        base = self.entry(handle.base)
-        device = CPU if base.offload.streams else base.device
-        return Entry(handle.key, handle.name, device, base.dtype, None, base=base.key)
-
     def _read_with(self, entry: Entry, handle: Handle) -> None:
         """Let an entry read its files by the spec of this handle, or compute its component."""
         if isinstance(handle, Derived):
             entry.read = lambda device: self._mover.make(handle.make, device)
-            entry.make_estimate = lambda _: self._estimate_of_derived(handle, entry.dtype)
+            entry.make_estimate = lambda _: estimate_of_derived(handle, entry.dtype) if self.budget else None
         else:
             entry.read = lambda device: self._mover.read(handle.spec, entry.dtype, device)
             entry.make_estimate = lambda offload: self._estimate(handle.spec, entry.dtype, offload)
@@ -143,9 +133,6 @@ class ManagedMemory:
 
     def _estimate(self, spec: ComponentSpec, dtype: str, offload: Offload) -> Estimate | None:
         return estimate(spec, dtype, offload) if self.budget else None
-
-    def _estimate_of_derived(self, handle: Derived, dtype: str) -> Estimate | None:
-        return Estimate(handle.derivation.numbers() * getattr(torch, dtype).itemsize) if self.budget else None
 
     # ------------------------------------------------------------------------------------------ loading
     def load(self, handle: Handle) -> Any:  # the object

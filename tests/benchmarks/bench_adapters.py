@@ -54,7 +54,7 @@ def our_merged(unet: Any, files: list[Path]) -> Any:
 
 def their_unet(folder: Path) -> Any:
     """The U-Net as diffusers loads it."""
-    from diffusers import UNet2DConditionModel as Theirs  # slow to import
+    from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel as Theirs  # slow to import
 
     model: Any = Theirs
     return model.from_pretrained(folder / "unet", low_cpu_mem_usage=False).eval().requires_grad_(False)
