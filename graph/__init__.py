@@ -34,6 +34,7 @@ from .ports import Memory as Memory
 from .ports import Outputs as Outputs
 from .ports import Running as Running
 from .run import Run as Run
+from .run_state import RunState as RunState
 from .space import ANY_SPACE as ANY_SPACE
 from .space import LatentSpace as LatentSpace
 from .switch import Switch as Switch

@@ -9,8 +9,8 @@ import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from ..registry import printable_lines
 from .block import Block, ports_of
@@ -33,24 +33,27 @@ from .finite import FiniteFlags, not_finite_text
 from .leases import RunLeases
 from .memo import Memo
 from .memo.reuse import Reuse
+from .ports import Outputs
 from .requests import Requests
 from .run_order import Line, RunOrder, Value, run_order, turn_orders
 from .sizes import value_bytes
+from .state import History, State
 from .structure import Container, Inside, Structure, Values
+from .takeover import Takeover
 from .typing import type_text
 from .wiring import INPUTS
 
 
-@dataclass
-class State:
-    """The progress of a run, as plain data."""
-
-    done: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    """Finished nodes outside loops: their live values, functions left out."""
-    turns: dict[str, tuple[int, Values]] = field(default_factory=dict[str, tuple[int, Values]])
-    """Loops that have begun: the next turn, and the values that it begins with."""
-    memory: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
-    """Memory of the loops that have begun, by node, as it was when their turn began."""
+def run_alone(name: str, block: Block, inputs: Values) -> Outputs:
+    """Run one block that holds graphs, as the only node of a graph."""
+    execution = Execution(Structure.of({name: block}), inputs)
+    execution.silent, execution.history = True, None
+    events = execution.run()
+    while True:
+        try:
+            next(events)
+        except StopIteration as stop:
+            return Outputs(stop.value)
 
 
 class Cell:
@@ -92,6 +95,8 @@ class Execution:
         self.drawn = drawn
         """Inputs with a new random number: a memo keeps nothing that is made of them."""
         self.state = State()
+        self.history: History | None = History()
+        self.takeovers: dict[str, Takeover] = {}
         self.reuse = None if memo is None else Reuse(memo)
         self.requests = Requests()
         self.leases = RunLeases(f"{'.'.join(graph.preset)}:" if graph.preset else "", self.requests)
@@ -139,10 +144,11 @@ class Execution:
             self._flags.add("", name, value, {})
         if self.reuse is not None:
             known = {name: value for name, value in self.inputs.items() if name not in self.drawn}
-            order, reused, notes = self.reuse.start(order, known, bindings)
+            order, reused, notes = self.reuse.start(order, known, bindings, self.state.origins)
             self.state.done = reused | self.state.done
             self._notes += notes
             for name in reused:
+                self.state.forget_loop(name)
                 yield BlockReused(name, self.reuse.reasons[name].seconds)
         try:
             out = yield from self.run_lines(order, "", self.inputs, bindings, {}, keep=True, leased=False)
@@ -236,9 +242,7 @@ class Execution:
 
     def end_loop(self, path: str) -> None:
         """Drop the state of a loop that has ended."""
-        self.state.turns.pop(path, None)
-        for node in [node for node in self.state.memory if node.startswith(f"{path}.")]:
-            del self.state.memory[node]
+        self.state.forget_loop(path)
         self.empty((path,))
 
     def _run_container(
@@ -351,12 +355,16 @@ class _Inside:
         items, item, carries = values[inside.over], inside.item, bool(inside.carried)
         bindings, prefix, turns = self._bindings(inside), f"{path}.", run.state.turns
         first, state = turns.get(path, (0, start))
+        if (takeover := run.takeovers.pop(path, None)) is not None and first:
+            first, state = takeover.placed(path, items, first, start, state, run.state)
         latents = inside.latents
         before, turn = turn_orders(inside)
         constant: dict[Value, Any] = {}
         if first < len(items):
             yield from run.run_lines(before, prefix, values, bindings, constant, keep=False, leased=self.leased)
         turns[path] = (first, state)
+        if run.history is not None and not first:
+            run.history.add(path, run.state)
         around = run.requests.another_turn  # of the loop around this one
         for k in range(first, len(items)):
             inputs = {**values, **state, item: items[k]} if carries else {**values, item: items[k]}
@@ -372,12 +380,15 @@ class _Inside:
             state = merge(state, out)
             run.end_turn(prefix, remember=carries)
             turns[path] = (k + 1, state)
+            if run.history is not None:
+                run.history.add(path, run.state)
             clean = run.take_clean()
             if latents is None:
                 yield TurnFinished(path, k + 1, len(items), state)
             else:
                 yield StepFinished(path, k + 1, len(items), state, state[latents], clean, bindings)
             if run.requests.finishing:
+                run.state.origins[path.partition(".")[0]] = uuid4().hex  # no other run gives its outputs
                 break
             if run.requests.pause:
                 raise Paused(f"The run was paused after turn {k + 1} of {len(items)} of {path}.")

@@ -175,7 +175,7 @@ class Graph(Structure, name="Graph"):
         `progress` (False hides the progress bar). Raises `InputError` with everything that is wrong with the values,
         before anything runs.
         """
-        return prepare(self, first, values, progress=True).result()
+        return prepare(self, first, values, progress=True).without_history().result()
 
     def stream(self, *first: Any, **values: Any) -> Run:
         """A run that hands out its events: `for event in (run := graph.stream(…)): …`, then `run.outputs`.

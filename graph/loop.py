@@ -10,8 +10,8 @@ from .cache import cached
 from .edits import edited
 from .errors import Problem, WireError
 from .events import Events
+from .execution import run_alone
 from .ports import VARIES, Input, Output, Outputs, Signature
-from .run import run_alone
 from .structure import Container, Inside, Runner, Structure
 from .typing import assignable, meet, type_text, untagged
 from .wiring import misplaced

@@ -9,8 +9,8 @@ from .block import Block
 from .cache import cached
 from .errors import Problem, WireError
 from .events import Events
+from .execution import run_alone
 from .ports import Input, Output, Outputs, Signature
-from .run import run_alone
 from .run_order import gives_function
 from .structure import Container, Inside, Runner, Structure, Values
 from .typing import meet, type_text, untagged

@@ -94,8 +94,13 @@ def foreign_values(graph: Structure, values: Mapping[str, Any]) -> Iterable[Prob
             yield Problem("component", name, f"{text}Pass a {work} that was made by the same one.", maker, kinds[0])
 
 
+def work_of(component: Any) -> str | None:  # Any: a component, bound or not
+    """The work that a component does for several blocks, such as "schedule"; None for others."""
+    return _work_of(component.type if isinstance(component, Lazy) else type(component))
+
+
 def _holder(component: Any) -> Holder | None:
-    work = _work_of(component.type if isinstance(component, Lazy) else type(component))
+    work = work_of(component)
     return Holder(work, component) if work else None
 
 

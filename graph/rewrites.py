@@ -29,14 +29,17 @@ def swap(graph: Structure, call: Call) -> Structure:
 
 
 def adapt(graph: Structure, call: Call) -> Structure:
-    """Attach the adapters that the call passes, or set the strengths of those that the graph has; and attach those that
-    the call's prompts name."""
+    """Attach the adapters that the call passes, or set the strengths of those that the graph has."""
+    if call.adapters is None:
+        return graph
     try:
-        if call.adapters is not None:
-            plain = graph
-            graph = cached(plain, "adapted", lambda: _adapted(plain, call.adapters), _frozen(call.adapters))
+        return cached(graph, "adapted", lambda: _adapted(graph, call.adapters), _frozen(call.adapters))
     except ConfigError as error:
         raise InputError(Problem("adapters", ADAPTERS, str(error).removeprefix(f"{ADAPTERS}: "))) from error
+
+
+def adapt_by_prompts(graph: Structure, call: Call) -> Structure:
+    """Attach the adapters that the prompts of the call name."""
     _check_prompts(graph, call.values)
     if any(map(_may_name_adapters, call.values.values())):
         try:

@@ -2,26 +2,23 @@
 
 import sys
 import threading
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextvars import copy_context
 from typing import NoReturn, Self
 
 from ..registry import codecs
-from .block import Block
 from .errors import Cancelled, GraphError
 from .events import Event, RunFinished
-from .execution import Execution, State
+from .execution import Execution
 from .keywords import Call
 from .listeners import Listeners, OnEvent, in_thread
 from .memo import Memo
 from .memo.reuse import explained
 from .ports import Outputs
+from .run_state import RunState
+from .state import State
 from .structure import Structure, Values
-
-
-def run_alone(name: str, block: Block, inputs: Values) -> Outputs:
-    """Run one block that holds graphs, as the only node of a graph."""
-    return Run(Structure.of({name: block}), inputs).result()
+from .takeover import Takeover
 
 
 class Run:
@@ -30,18 +27,18 @@ class Run:
     `start()` runs it in a thread. Any thread may call `cancel`, `pause` and `finish_now`.
 
     `notes` are texts that become events, or Python warnings where nobody listens. `memo` has outputs of earlier runs.
-    `drawn` are inputs that the call did not pass, and that have a new random number. `on_event` gets each event before
-    the run hands it out. `progress` shows a bar.
+    `call` is the call that made it. `drawn` are inputs that the call did not pass, and that have a new random number.
+    `on_event` gets each event before the run hands it out. `progress` shows a bar.
     """
 
     def __init__(
         self,
         graph: Structure,
         inputs: Values,
-        notes: tuple[str, ...] = (),
-        memo: Memo | None = None,
+        notes: tuple[str, ...],
+        memo: Memo | None,
         *,
-        call: Call | None = None,
+        call: Call,
         drawn: frozenset[str] = frozenset(),
         on_event: OnEvent | None = None,
         progress: bool = False,
@@ -49,7 +46,7 @@ class Run:
         self.graph = graph
         self.inputs = inputs
         self.call = call
-        """The call that made the run, with its checked values; None for a run of a graph as it is."""
+        """The call that made the run, with its checked values."""
         self._outputs: Outputs | None = None
         self._execution = Execution(graph, inputs, notes, memo, drawn)
         self._on_event = on_event
@@ -77,13 +74,20 @@ class Run:
         return self._outputs
 
     @property
-    def state(self) -> State:
-        """The progress of the run, as plain data. A run of the same graph and inputs goes on from it."""
-        return self._execution.state
+    def state(self) -> RunState:
+        """The state of the run at this moment, also after an error. `sf.resume(run.state)` goes on from it."""
+        history = self._execution.history
+        return RunState.of(self.call, self._execution.state, history.moments if history is not None else ())
 
-    @state.setter
-    def state(self, state: State) -> None:
+    def go_on_from(self, state: State, takeovers: Mapping[str, Takeover]) -> None:
+        """Begin with the state of another run. takeovers: its loops that go on under changes, by path."""
         self._execution.state = state
+        self._execution.takeovers = dict(takeovers)
+
+    def without_history(self) -> Self:
+        """The run, which keeps no earlier steps for `run.state.at`."""
+        self._execution.history = None
+        return self
 
     def explain(self) -> str:
         """A table of the nodes of a run with a memo: whether each ran, was reused or was skipped, and why."""
@@ -142,7 +146,7 @@ class Run:
 
     def _with_records(self, outputs: Values) -> Values:
         """The outputs, with pictures that know the call that made them."""
-        if self.call is None or "PIL.Image" not in sys.modules:
+        if self._execution.state.origins or "PIL.Image" not in sys.modules:
             return outputs
         return codecs["record"](self.call, outputs)
 
@@ -184,7 +188,7 @@ class Run:
         self._execution.wake()
         self._release_if_idle()
 
-    def pause(self) -> State:
+    def pause(self) -> RunState:
         """Stop the run where none of its work is lost: before a node, or after a turn of a loop. Gives its state.
 
         The run raises `Paused`. Waits for the stop, unless the run itself calls it: in a function that gets its events.

@@ -8,8 +8,8 @@ from .block import Block
 from .cache import cached
 from .errors import InputError, Problem, WireError
 from .events import Events
+from .execution import run_alone
 from .ports import Input, Output, Outputs, Signature
-from .run import run_alone
 from .structure import Container, Inside, Runner, Structure
 from .typing import meet, type_text
 from .wiring import RESERVED, component_problems, joint, parts_of

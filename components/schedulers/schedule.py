@@ -6,7 +6,7 @@ start in the middle: each number of a step is the one that it has in the whole r
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Self, overload
 
@@ -36,6 +36,11 @@ class Level(NamedTuple):
         if not self.sigma:
             return math.inf
         return math.log(self.alpha) - math.log(self.sigma) if self.alpha else -math.inf
+
+
+def _equal(a: float, b: float) -> bool:
+    """Whether two noise levels are one: schedulers compute them in float32 and float64."""
+    return a == b or math.isclose(a, b, rel_tol=1e-4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,8 @@ class Schedule(Sequence[Step]):
     """The steps of one run. Only `sigmas` and `timesteps` are required; a scheduler's `steps(n)` sets all fields."""
 
     __belongs_to__: ClassVar[str] = WORK
+    resumes: ClassVar[tuple[str, ...]] = ("latents",)
+    """The carried values of a loop that are at a noise level of the schedule: see `resume_from`."""
 
     sigmas: tuple[float, ...]
     """Noise to signal before each step, and after the last one: one more than there are steps."""
@@ -216,6 +223,33 @@ class Schedule(Sequence[Step]):
             moved = self._with()
             moved._set_device_timesteps(timesteps)
             return moved
+
+    def resume_from(self, other: "Schedule", turn: int, carried: Mapping[str, Any]) -> tuple[int, Mapping[str, Any]]:
+        """The step to go on with after `turn` steps of another schedule, and the latents on the scale of this one.
+
+        That is the start of a whole step at the noise level that the latents have. Latents of one level differ between
+        schedulers by a factor: they are `alpha * clean + sigma * noise`, and sigma / alpha is the same.
+
+        Raises:
+            UnfitValue: no step of this schedule starts at that level.
+        """
+        reached = other.levels[other.begin + turn]
+        starts = [
+            i for i in range(self.begin, self.end) if i == 0 or self.whole_step_of[i] != self.whole_step_of[i - 1]
+        ]
+        found = next((i for i in starts if _equal(self.levels[i].ratio, reached.ratio)), None)
+        if found is None:
+            near = sorted(starts, key=lambda i: abs(self.levels[i].ratio - reached.ratio))[:2]
+            levels = " and ".join(f"{self.levels[i].ratio:.4g}" for i in sorted(near))
+            raise UnfitValue(
+                f"has done {turn} steps, to the noise level {reached.ratio:.4g} (sigma / alpha), and no step of the "
+                f"new schedule starts there: the nearest ones start at {levels}. Keep the scheduler's levels and the "
+                "number of steps."
+            )
+        level = self.levels[found]
+        factor = level.sigma / reached.sigma if reached.sigma else 1.0
+        latents = carried["latents"]
+        return found - self.begin, {**carried, "latents": latents if factor == 1.0 else latents * factor}
 
     def __len__(self) -> int:
         return self.end - self.begin

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -29,11 +30,14 @@ class NodeKey:
     no_key: str = ""
 
 
-def node_keys(order: RunOrder, inputs: Values, bindings: Values) -> dict[str, NodeKey]:
+def node_keys(
+    order: RunOrder, inputs: Values, bindings: Values, origins: Mapping[str, str] = MappingProxyType({})
+) -> dict[str, NodeKey]:
     """The key of each node of a run order, by name: one pass along it, linear in its size.
 
     The key of a node is made of its block, its components, and the sources of its inputs: the contents of a value that
-    the call passes, or the key of the node that gives the value.
+    the call passes, or the key of the node that gives the value. origins: by node, a key of the part of its work that
+    another run has done with other inputs.
     """
     sources = _Sources(inputs, bindings)
     found: dict[str, NodeKey] = {}
@@ -45,6 +49,7 @@ def node_keys(order: RunOrder, inputs: Values, bindings: Values) -> dict[str, No
             *((port, sources.value(value)) for port, value in (*line.args, *line.knobs)),
             *((f"component {name}", sources.component(name)) for name in _component_names(line)),
             ("pure", sources.purity(line)),
+            *((("resumed from", (origins[line.name], "")),) if line.name in origins else ()),
         ):
             parts[name] = key
             if reason:

@@ -38,10 +38,10 @@ class Reuse:
     _keys: dict[str, NodeKey] = field(default_factory=dict[str, NodeKey])
 
     def start(
-        self, order: RunOrder, inputs: Values, bindings: Values
+        self, order: RunOrder, inputs: Values, bindings: Values, origins: Mapping[str, str]
     ) -> tuple[RunOrder, dict[str, dict[str, Any]], list[str]]:
         """The part of a run order that the run needs, the outputs of the reused nodes, and notes."""
-        keys = self._keys = node_keys(order, inputs, bindings)
+        keys = self._keys = node_keys(order, inputs, bindings, origins)
         notes: list[str] = []
         reused: dict[str, dict[str, Any]] = {}
         needed = {value[0] for _, value in order.outputs}

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
         ConfigError as ConfigError, Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError,
         GraphFileError as GraphFileError, InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError,
         Loop as Loop, Malformed as Malformed, Map as Map, Memory as Memory, NotFinite as NotFinite, Outputs as Outputs,
-        Paused as Paused, PictureError as PictureError, Port as Port, Problem as Problem, Run as Run, Running as Running,
-        SaveError as SaveError, SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound,
-        UnfitValue as UnfitValue, WireError as WireError,
+        Paused as Paused, PictureError as PictureError, Port as Port, Problem as Problem, Run as Run,
+        Running as Running, RunState as RunState, SaveError as SaveError, SfumatoError as SfumatoError,
+        Switch as Switch, Unbound as Unbound, UnfitValue as UnfitValue, WireError as WireError,
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
     from .graph.memo import memo as memo
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from .presets.records.picture import Picture as Picture
     from .presets.records.replay import Replay as Replay
     from .presets.records.replay import replay as replay
+    from .presets.resume import resume as resume
     from .registry import UnknownName as UnknownName
 
     presets = names
@@ -55,8 +56,8 @@ __version__ = "0.1.0"
 _GRAPH = (
     "Block", "BlockFailed", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph",
     "GraphError", "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
-    "NotFinite", "Outputs", "Paused", "PictureError", "Port", "Problem", "Run", "Running", "SaveError", "SfumatoError",
-    "Switch", "Unbound", "UnfitValue", "WireError", "assignable", "component", "debug", "knob", "named",
+    "NotFinite", "Outputs", "Paused", "PictureError", "Port", "Problem", "Run", "Running", "RunState", "SaveError",
+    "SfumatoError", "Switch", "Unbound", "UnfitValue", "WireError", "assignable", "component", "debug", "knob", "named",
 )  # fmt: skip
 
 _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and attribute if it is not the module
@@ -87,6 +88,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "Picture": (".presets.records.picture", "Picture"),
     "Replay": (".presets.records.replay", "Replay"),
     "replay": (".presets.records.replay", "replay"),
+    "resume": (".presets.resume", "resume"),
     "schedulers": (".components.schedulers", None),
     "taps": (".components.taps", None),
 }

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -9,8 +10,8 @@ import pytest
 
 import sfumato as sf
 from sfumato import Block, Cancelled, Graph, InputError, Loop, Map, Memory, Switch, WireError, named
-from sfumato.graph.call import prepare
 from sfumato.graph.events import BlockFinished, TurnFinished
+from sfumato.graph.resuming import resumed
 
 from .fakes import CALLS, Add, AddItem, MakeY, Sum, Tool, UseTool, X, XToY, Y, Z
 
@@ -90,8 +91,7 @@ def test_a_run_resumes_from_every_cut() -> None:
         run = graph.stream(**values)
         for _ in range(cut):
             next(run)
-        again = prepare(graph, (), values)
-        again.state = pickle.loads(pickle.dumps(run.state))
+        again = resumed(replace(run.state, reached=pickle.loads(pickle.dumps(run.state.reached))), {})
         assert again.result().x == [6, 1, 4], f"cut after {cut} events"
 
 

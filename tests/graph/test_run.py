@@ -3,6 +3,7 @@
 import pickle
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import pytest
@@ -22,9 +23,9 @@ from sfumato.graph import (
     component,
     named,
 )
-from sfumato.graph.call import prepare
 from sfumato.graph.events import BlockFinished, BlockStarted, Note, RunFinished, TurnFinished
 from sfumato.graph.ports import ALONE
+from sfumato.graph.resuming import resumed
 
 from .fakes import (
     CALLS,
@@ -158,7 +159,7 @@ def test_memory_is_carried_by_turns_and_begins_anew_with_each_loop_run() -> None
     assert graph(x=0, items=[0, 0, 0]).x == 3 + 3
     run = graph.stream(x=0, items=[0, 0, 0])
     run.result()
-    assert not run.state.memory and not run.state.turns
+    assert not run.state.reached.memory and not run.state.reached.turns
 
 
 def test_memory_of_an_inner_loop_begins_anew_each_turn_of_the_outer() -> None:
@@ -188,7 +189,7 @@ class Cache(Block):
 def test_what_is_written_while_a_function_runs_is_frozen_at_the_end_of_its_turn() -> None:
     graph = Graph(y=MakeY(), model=MakePredict(), loop=loop(cache=Cache(), use=CallPredict()))
     run = graph.stream(x=1, items=[0, 1, 2])
-    seen = [dict(run.state.memory) for event in run if isinstance(event, TurnFinished)]
+    seen = [dict(run.state.reached.memory) for event in run if isinstance(event, TurnFinished)]
     assert seen == [{"loop.cache": {"past": 30}}, {"loop.cache": {"past": 30}}, {"loop.cache": {"past": 930}}]
 
 
@@ -307,9 +308,8 @@ def test_a_run_resumes_exactly_from_every_cut() -> None:
         run = graph.stream(**values)
         for _ in range(cut):
             next(run)
-        saved = pickle.dumps(run.state)
-        again = prepare(graph, (), values)
-        again.state = pickle.loads(saved)
+        saved = pickle.dumps(run.state.reached)  # plain data
+        again = resumed(replace(run.state, reached=pickle.loads(saved)), {})
         assert again.result().x == want, f"cut after {cut} events"
         assert run.result().x == want  # and the paused one goes on
 

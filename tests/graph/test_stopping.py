@@ -131,13 +131,13 @@ def test_a_run_that_is_cancelled_in_a_block_stops_before_the_next() -> None:
 def test_a_pause_stops_before_the_next_block_or_after_the_turn() -> None:
     graph = Graph(gate=Gate(), double=XToY())
     run = graph.start(x=4)
-    assert opened_after(run.pause).done == {"gate": {"x": 4}}
+    assert opened_after(run.pause).reached.done == {"gate": {"x": 4}}
     with pytest.raises(Paused, match=r"^The run was paused before double\.$"):
         run.result()
     GO_ON.clear()
     REACHED.clear()
     run = Graph(loop=loop(gate=Gate(at=2), step=AddItem())).start(x=0, items=[1, 2, 3])
-    assert opened_after(run.pause).turns == {"loop": (2, {"x": 3})}
+    assert opened_after(run.pause).reached.turns == {"loop": (2, {"x": 3})}
     with pytest.raises(Paused, match=r"^The run was paused after turn 2 of 3 of loop\.$"):
         run.result()
 
@@ -147,7 +147,7 @@ def test_a_streamed_run_is_paused_where_it_stands() -> None:
     for event in run:
         if isinstance(event, TurnFinished) and event.turn == 2:
             break
-    assert run.pause().turns == {"loop": (2, {"x": 6})}
+    assert run.pause().reached.turns == {"loop": (2, {"x": 6})}
     with pytest.raises(Paused, match="before loop"):
         run.result()
 
