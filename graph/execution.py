@@ -5,6 +5,7 @@ that their makers read live as long as they do.
 """
 
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
@@ -95,6 +96,8 @@ class Execution:
         self.drawn = drawn
         """Inputs with a new random number: a memo keeps nothing that is made of them."""
         self.state = State()
+        self.turn_ends = threading.Lock()
+        """Held while a turn ends, since its number and its memory change together."""
         self.history: History | None = History()
         self.takeovers: dict[str, Takeover] = {}
         self.reuse = None if memo is None else Reuse(memo)
@@ -378,8 +381,9 @@ class _Inside:
                 error.add_note(f"  in turn {k + 1} of {len(items)} of {path!r}")
                 raise
             state = merge(state, out)
-            run.end_turn(prefix, remember=carries)
-            turns[path] = (k + 1, state)
+            with run.turn_ends:
+                run.end_turn(prefix, remember=carries)
+                turns[path] = (k + 1, state)
             if run.history is not None:
                 run.history.add(path, run.state)
             clean = run.take_clean()

@@ -76,8 +76,9 @@ class Run:
     @property
     def state(self) -> RunState:
         """The state of the run at this moment, also after an error. `sf.resume(run.state)` goes on from it."""
-        history = self._execution.history
-        return RunState.of(self.call, self._execution.state, history.moments if history is not None else ())
+        run = self._execution
+        with run.turn_ends:
+            return RunState.of(self.call, run.state, run.history.moments if run.history is not None else ())
 
     def go_on_from(self, state: State, takeovers: Mapping[str, Takeover]) -> None:
         """Begin with the state of another run. takeovers: its loops that go on under changes, by path."""

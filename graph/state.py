@@ -26,8 +26,8 @@ class State:
 
     def copy(self) -> "State":
         """A copy that does not change with this one. Values are shared, since nothing changes them."""
-        done = {node: dict(values) for node, values in self.done.items()}
-        memory = {node: dict(values) for node, values in self.memory.items()}
+        done = {node: dict(values) for node, values in [*self.done.items()]}
+        memory = {node: dict(values) for node, values in [*self.memory.items()]}
         return State(done, dict(self.turns), memory, dict(self.origins))
 
     def forget_loop(self, path: str) -> None:
