@@ -21,7 +21,6 @@ from .errors import Unbound as Unbound
 from .errors import UnfitValue as UnfitValue
 from .errors import WireError as WireError
 from .events import Event as Event
-from .execution import Cell as Cell
 from .fields import Above as Above
 from .fields import Lazy as Lazy
 from .fields import component as component
@@ -37,6 +36,7 @@ from .run import Run as Run
 from .run_state import RunState as RunState
 from .space import ANY_SPACE as ANY_SPACE
 from .space import LatentSpace as LatentSpace
+from .state import Cell as Cell
 from .switch import Switch as Switch
 from .typing import Port as Port
 from .typing import assignable as assignable

@@ -38,7 +38,7 @@ from .ports import Outputs
 from .requests import Requests
 from .run_order import Line, RunOrder, Value, run_order, turn_orders
 from .sizes import value_bytes
-from .state import History, State
+from .state import Cell, History, State
 from .structure import Container, Inside, Structure, Values
 from .takeover import Takeover
 from .typing import type_text
@@ -55,13 +55,6 @@ def run_alone(name: str, block: Block, inputs: Values) -> Outputs:
             next(events)
         except StopIteration as stop:
             return Outputs(stop.value)
-
-
-class Cell:
-    """A place that a function made by a block may write to; a loop freezes its value into memory after each turn."""
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
 
 
 def _no_grad() -> AbstractContextManager[Any]:

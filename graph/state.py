@@ -78,3 +78,10 @@ class History:
         while self._bytes > self._limit and len(self._moments) > 1:
             self._moments = self._moments[::-2][::-1]
             self._bytes = sum(moment.bytes for moment in self._moments)
+
+
+class Cell:
+    """A place that a function made by a block may write to; a loop freezes its value into memory after each turn."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
