@@ -17,6 +17,7 @@ from ..graph.limits import LIMITS
 from ..graph.space import ANY_SPACE
 from ..graph.typing import Port
 from .conditioning import Conditioning as Conditioning
+from .halfway import HalfwayLatents as HalfwayLatents
 from .models.image_attention import ImageTokens
 from .random import Random as Random
 from .schedulers.schedule import Schedule, Step
@@ -37,6 +38,9 @@ LatentMask = Annotated[Float[Tensor, "batch 1 height width"], Port("latent_mask"
 """A mask at the size of the latents."""
 Steps = Annotated[Schedule, Port("steps")]
 """The steps of a denoising loop."""
+
+Halfway: TypeAlias = HalfwayLatents | Latents | None
+"""Latents of a run that stopped between two steps, with what the next steps need; or the latents alone."""
 
 Count = Annotated[int, Ge(1)]
 """A whole number, at least 1."""

@@ -27,6 +27,7 @@ from .fields import component as component
 from .fields import knob as knob
 from .graph import Graph as Graph
 from .loop import Loop as Loop
+from .loop_memory import LoopMemory as LoopMemory
 from .map import Map as Map
 from .named import named as named
 from .ports import Memory as Memory

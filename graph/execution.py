@@ -32,6 +32,7 @@ from .failures import failure_in
 from .fields import Lazy
 from .finite import FiniteFlags, not_finite_text
 from .leases import RunLeases
+from .loop_memory import memory_below, placed_memory
 from .memo import Memo
 from .memo.reuse import Reuse
 from .ports import Outputs
@@ -355,6 +356,8 @@ class _Inside:
             first, state = takeover.placed(path, items, first, start, state, run.state)
         latents = inside.latents
         before, turn = turn_orders(inside)
+        if inside.memory and path not in turns:
+            run.state.memory |= placed_memory(prefix, inside.graph, values.get(inside.memory, {}), run.note)
         constant: dict[Value, Any] = {}
         if first < len(items):
             yield from run.run_lines(before, prefix, values, bindings, constant, keep=False, leased=self.leased)
@@ -390,6 +393,8 @@ class _Inside:
             if run.requests.pause:
                 raise Paused(f"The run was paused after turn {k + 1} of {len(items)} of {path}.")
         run.requests.another_turn = around
+        if inside.memory:
+            state = {**state, inside.memory: memory_below(prefix, run.state.memory)}
         run.end_loop(path)
         return dict(state)
 

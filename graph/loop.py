@@ -11,6 +11,7 @@ from .edits import edited
 from .errors import Problem, WireError
 from .events import Events
 from .execution import run_alone
+from .loop_memory import LoopMemory
 from .ports import VARIES, Input, Output, Outputs, Signature
 from .structure import Container, Inside, Runner, Structure
 from .typing import assignable, meet, type_text, untagged
@@ -22,12 +23,16 @@ class Loop(Container, name="Loop"):
 
     `carry` names what flows from one turn to the next: each is an input and an output of the body, of types that fit,
     and an output of the loop. Blocks of the body that depend on neither the item nor on what is carried run once.
+
+    `memory` names an input and output of the loop: what the nodes of the body remember before the first turn, and after
+    the last one. So another loop can go on where this one stopped. "" is for a loop whose nodes begin without memory.
     """
 
     over: str
     each: str
     carry: tuple[str, ...]
     body: Structure
+    memory: str = ""
 
     def __post_init__(self) -> None:
         if isinstance(self.carry, str):
@@ -80,6 +85,9 @@ class Loop(Container, name="Loop"):
             elif takes[name].default is VARIES:
                 text = f"the readers of {name!r} have different defaults, and a loop needs one. Give them the same."
                 problems.append(Problem("carry", "carry", text, name))
+        if self.memory and (self.memory in takes or self.memory in gives or self.memory == self.over):
+            text = f"{self.memory!r} is also a port of the body. Choose another name for the memory."
+            problems.append(Problem("memory", "memory", text, self.memory))
         if not problems and self.over in takes and meet(takes[self.over].type, self._items) is None:
             mine = type_text(takes[self.over].type)
             text = (
@@ -103,7 +111,11 @@ class Loop(Container, name="Loop"):
         both = meet(s.inputs[self.over].type, self._items) if self.over in s.inputs else self._items
         inputs = {self.over: Input(both)}
         inputs |= {n: p for n, p in s.inputs.items() if n not in (self.each, self.over)}
-        return Signature(inputs, {n: Output(s.outputs[n].type) for n in self.carry}, s.components)
+        outputs = {n: Output(s.outputs[n].type) for n in self.carry}
+        if self.memory:
+            inputs[self.memory] = Input(LoopMemory, {})
+            outputs[self.memory] = Output(LoopMemory)
+        return Signature(inputs, outputs, s.components)
 
     def __call__(self, **values: Any) -> Outputs:
         """Run the loop by itself."""
@@ -111,7 +123,7 @@ class Loop(Container, name="Loop"):
 
     def insides(self) -> tuple[Inside, ...]:
         """The body, once for each item."""
-        return (Inside(self.body, self.carry, over=self.over, item=self.each, carried=self.carry),)
+        return (Inside(self.body, self.carry, over=self.over, item=self.each, carried=self.carry, memory=self.memory),)
 
     def run_inside(self, runner: Runner, values: dict[str, Any]) -> Events:
         """Run the body for each item. A carried input that is not passed begins with its default."""

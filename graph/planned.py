@@ -90,8 +90,8 @@ def foreign_values(graph: Structure, values: Mapping[str, Any]) -> Iterable[Prob
         if own and made_by not in own:
             maker, kinds = made_by.partition("(")[0], [text.partition("(")[0] for text in own]
             same = " with other settings" if maker in kinds else ""
-            text = f"is a {work} of {maker}{same}, and this graph has {' and '.join(dict.fromkeys(kinds))}. "
-            yield Problem("component", name, f"{text}Pass a {work} that was made by the same one.", maker, kinds[0])
+            text = f"was made by {maker}{same}, and this graph has {' and '.join(dict.fromkeys(kinds))}. "
+            yield Problem("component", name, f"{text}Pass a value that was made by the same one.", maker, kinds[0])
 
 
 def work_of(component: Any) -> str | None:  # Any: a component, bound or not

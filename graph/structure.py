@@ -39,7 +39,8 @@ class Runner(Protocol):
 
         The state begins as `start`; after each turn it is `merge(state, outputs)`. It is saved between turns, and a
         resumed run goes on from it. For a graph that carries, it is the values of the carried inputs. Nodes that depend
-        on neither the item nor a carried port run once.
+        on neither the item nor a carried port run once. `values[inside.memory]` is the memory of the first turn, and
+        the last state has the memory after the last turn under that name.
         """
         ...
 
@@ -61,6 +62,9 @@ class Inside(NamedTuple):
     """The graph's input that is such an element."""
     carried: tuple[str, ...] = ()
     """Inputs of the graph that take the output of that name of the turn before."""
+    memory: str = ""
+    """The container's input with the memory that the nodes of the graph begin with, and the key of their memory in the
+    last state; "" for none."""
 
     @property
     def repeated(self) -> bool:

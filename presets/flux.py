@@ -5,6 +5,7 @@ from ..blocks.denoise.flux import PredictFlow
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.image.read import ReadImage
 from ..blocks.latents.flow import CutSchedule, MakeSchedule
+from ..blocks.latents.parts import BeginPart, EndPart, KeepSeed
 from ..blocks.latents.start import CountRows, DrawNoise, ScaleNoise, SeedRandom
 from ..blocks.text.flux import EncodePrompt, MatchNegative
 from ..blocks.text.rows import ExpandRows
@@ -35,12 +36,15 @@ def text2image(settings: FluxSettings = FluxSettings(), *, guidance_scale: float
         expand_positive=named(ExpandRows(), conditioning="positive"),
         expand_negative=named(ExpandRows(), conditioning="negative"),
         random=SeedRandom(),
+        keep_seed=KeepSeed(),
         noise=DrawNoise(channels=settings.channels, factor=settings.factor, patch=patch, height=size, width=size),
         schedule=MakeSchedule(patch=patch),
         start=ScaleNoise(),
+        begin=BeginPart(),
         denoise=denoising_loop(
             PredictFlow(guidance_scale=guidance_scale if settings.embeds_guidance else None), _true_guidance()
         ),
+        end=EndPart(),
         decode=DecodeLatents(),
         finish=FinishImages(),
         outputs=("images",),

@@ -3,6 +3,7 @@
 from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.pixart import PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
+from ..blocks.latents.parts import BeginPart, EndPart, KeepSeed
 from ..blocks.latents.start import CountRows, DrawNoise, MakeSchedule, NoiseImageFully, ScaleNoise, SeedRandom
 from ..blocks.text.pixart import EncodePrompt
 from ..blocks.text.rows import ExpandRows, MatchNegative
@@ -24,10 +25,13 @@ def text2image(settings: PixArtSettings = PixArtSettings()) -> Graph:
         expand_positive=named(ExpandRows(), conditioning="positive"),
         expand_negative=named(ExpandRows(), conditioning="negative"),
         random=SeedRandom(),
+        keep_seed=KeepSeed(),
         schedule=MakeSchedule(num_inference_steps=20),
         noise=DrawNoise(channels=settings.channels, factor=factor, patch=settings.patch, height=size, width=size),
         start=ScaleNoise(),
+        begin=BeginPart(),
         denoise=denoising_loop(PredictNoise(factor=factor), ClassifierFreeGuidance(guidance_scale=4.5)),
+        end=EndPart(),
         decode=DecodeLatents(),
         finish=FinishImages(),
         outputs=("images",),

@@ -3,6 +3,7 @@
 from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.unet import PredictDistilled, PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
+from ..blocks.latents.parts import BeginPart, EndPart, KeepSeed
 from ..blocks.latents.start import (
     CountRows,
     CutSchedule,
@@ -33,10 +34,13 @@ def text2image(settings: SDSettings = SDSettings()) -> Graph:
         expand_positive=named(ExpandRows(), conditioning="positive"),
         expand_negative=named(ExpandRows(), conditioning="negative"),
         random=SeedRandom(),
+        keep_seed=KeepSeed(),
         schedule=MakeSchedule(),
         noise=DrawNoise(channels=settings.channels, factor=factor, height=size, width=size),
         start=ScaleNoise(),
+        begin=BeginPart(),
         denoise=denoising_loop(PredictNoise(), ClassifierFreeGuidance()),
+        end=EndPart(),
         decode=DecodeLatents(),
         finish=FinishImages(),
         outputs=("images",),

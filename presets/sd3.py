@@ -6,6 +6,7 @@ from ..blocks.denoise.sd3 import PredictFlow
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.image.read import ReadImage
 from ..blocks.latents.flow import CutSchedule, MakeSchedule
+from ..blocks.latents.parts import BeginPart, EndPart, KeepSeed
 from ..blocks.latents.start import CountRows, DrawNoise, NoiseImageFully, ScaleNoise, SeedRandom
 from ..blocks.text.rows import ExpandRows
 from ..blocks.text.sd3 import EncodePrompt, EncodePromptWithoutT5, MatchNegative
@@ -29,10 +30,13 @@ def text2image(settings: SD3Settings = SD3Settings()) -> Graph:
         expand_positive=named(ExpandRows(), conditioning="positive"),
         expand_negative=named(ExpandRows(), conditioning="negative"),
         random=SeedRandom(),
+        keep_seed=KeepSeed(),
         noise=DrawNoise(channels=settings.channels, factor=factor, patch=patch, height=size, width=size),
         schedule=MakeSchedule(even=False, patch=patch),
         start=ScaleNoise(),
+        begin=BeginPart(),
         denoise=denoising_loop(PredictFlow(), ClassifierFreeGuidance(guidance_scale=7.0)),
+        end=EndPart(),
         decode=DecodeLatents(),
         finish=FinishImages(),
         outputs=("images",),

@@ -3,7 +3,8 @@
 from ..blocks.decode.images import DecodeLatents, FinishImages
 from ..blocks.denoise.unet import PredictDistilled, PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
-from ..blocks.latents.denoising_range import BeginSchedule, ContinueOrNoise, DrawNoiseToBegin, EndSchedule
+from ..blocks.latents.denoising_range import BeginSchedule, ContinueOrNoise, DrawNoiseToBegin
+from ..blocks.latents.parts import BeginPart, EndPart, KeepSeed
 from ..blocks.latents.start import CountRows, DrawNoise, DrawNoiseLike, MakeSchedule, ScaleNoise, SeedRandom
 from ..blocks.text.micro_conditioning import AddSizes, ChooseSizes, UseAestheticScore
 from ..blocks.text.rows import ExpandRows
@@ -30,8 +31,8 @@ def _text2image(settings: SDXLSettings, guidance_scale: float) -> Graph:
         match=MatchNegative(force_zeros_for_empty_prompt=settings.force_zeros_for_empty_prompt),
         negative=named(encode, text="negative", **NEGATIVE),
         random=SeedRandom(),
+        keep_seed=KeepSeed(),
         schedule=MakeSchedule(),
-        end=EndSchedule(),
         noise=DrawNoise(channels=settings.channels, factor=factor, height=size, width=size),
         sizes=ChooseSizes(factor=factor),
         size_positive=named(AddSizes(), text="positive", conditioning="positive"),
@@ -39,7 +40,9 @@ def _text2image(settings: SDXLSettings, guidance_scale: float) -> Graph:
         expand_positive=named(ExpandRows(), conditioning="positive"),
         expand_negative=named(ExpandRows(), conditioning="negative"),
         start=ScaleNoise(),
+        begin=BeginPart(),
         denoise=denoising_loop(PredictNoise(), ClassifierFreeGuidance(guidance_scale=guidance_scale)),
+        end=EndPart(),
         decode=DecodeLatents(),
         finish=FinishImages(),
         outputs=("images",),

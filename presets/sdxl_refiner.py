@@ -1,12 +1,15 @@
 """SDXL's base and refiner as one graph: one schedule in two parts, and latents that go from one to the other."""
 
+from dataclasses import replace
+from typing import cast
+
 from ..blocks.denoise.unet import PredictNoise
 from ..blocks.guiders.cfg import ClassifierFreeGuidance
 from ..blocks.latents.denoising_range import SplitSchedule
 from ..blocks.text.micro_conditioning import AddSizes, UseAestheticScore
 from ..blocks.text.rows import ExpandRows
 from ..blocks.text.sdxl import EncodeRefinerPrompt, MatchNegative
-from ..graph import Block, Graph, named
+from ..graph import Block, Graph, Loop, named
 from .denoising import denoising_loop
 from .tasks import NEGATIVE
 
@@ -17,14 +20,15 @@ def with_refiner(base: Graph) -> Graph:
     The refiner reads the second text encoder alone, and an aesthetic score in place of the target size.
     """
     last = ("start", "denoise", "decode", "finish")
-    first = {name: block for name, block in base.nodes.items() if name not in (*last, "end")}
+    parts = ("keep_seed", "begin", "end")  # of a single model's run
+    first = {name: block for name, block in base.nodes.items() if name not in (*last, *parts)}
     predict = named(PredictNoise(), unet="refiner")
-    refine = denoising_loop(predict, ClassifierFreeGuidance(guidance_scale=5.0), over="refine_steps")
+    refine = denoising_loop(predict, ClassifierFreeGuidance(guidance_scale=5.0), over="refine_steps", memory="")
     return Graph(
         {**first, **_refiner_prompts()},
         start=base["start"],
-        split=SplitSchedule(),
-        denoise=base["denoise"],
+        split=named(SplitSchedule(), split_at="denoising_end"),
+        denoise=replace(cast(Loop, base["denoise"]), memory=""),
         refine=named(refine, positive="refine_positive", negative="refine_negative"),
         decode=base["decode"],
         finish=base["finish"],

@@ -1,52 +1,24 @@
-"""A part of the denoising: `denoising_end` leaves the last steps to another model, `denoising_start` the first ones."""
+"""SDXL's own ways to divide the steps: noisy latents in place of a picture, and a base and a refiner in one graph."""
 
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import torch
-from annotated_types import Ge, Gt, Le, Lt
 
 from ...components.random import Random
 from ...components.schedulers import Scheduler
-from ...components.schedulers.schedule import Schedule
-from ...components.types import Conditioning, ImageLatents, Latents, Rows, Steps
+from ...components.types import Conditioning, Halfway, ImageLatents, Latents, Rows, Steps
 from ...graph import Block, component, knob
 from ...graph.errors import UnfitValue
 from ...registry import counted
-from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started, exact
-
-End = Annotated[float, Gt(0), Le(1)]
-"""A fraction of the training timesteps, counted from the noisiest; 1 is all of them."""
-Start = Annotated[float, Ge(0), Lt(1)]
-"""The same; 0 is the beginning."""
-
-
-class EndSchedule(Block):
-    """Stop early, so that another model removes the rest of the noise, as SDXL's refiner does.
-
-    denoising_end: a fraction of the training timesteps, counted from the noisiest. The latents are then still noisy.
-
-    Raises:
-        UnfitValue: no step is left.
-    """
-
-    scheduler: Scheduler = component()
-    denoising_end: End = knob(1.0)
-
-    def __call__(self, steps: Steps) -> Scheduled:
-        kept = steps[: _count_before(steps, self.scheduler, self.denoising_end)]
-        if not kept:
-            raise UnfitValue(
-                f"denoising_end={self.denoising_end} leaves none of the {counted(len(steps), 'step')}. Give a larger "
-                "one, or more steps; with denoising_start it must lie above that."
-            )
-        return Scheduled(kept)
+from .parts import End, Start, steps_before
+from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started
 
 
 class BeginSchedule(Block):
     """Leave out the first steps: those before `denoising_start`, or as many as `strength` says.
 
     denoising_start: the `denoising_end` of the run that this one continues; `strength` is then not read. strength: as
-    in `CutSchedule`.
+    in `CutSchedule`. halfway: the latents of a run that `BeginPart` continues; then it leaves out the first steps.
 
     Raises:
         UnfitValue: no step is left.
@@ -56,10 +28,10 @@ class BeginSchedule(Block):
     strength: End = knob(0.3)
     denoising_start: Start = knob(0.0)
 
-    def __call__(self, steps: Steps) -> Scheduled:
-        if not self.denoising_start:
+    def __call__(self, steps: Steps, halfway: Halfway = None) -> Scheduled:
+        if not self.denoising_start or halfway is not None:
             return CutSchedule(strength=self.strength)(steps)
-        kept = steps[_count_before(steps, self.scheduler, self.denoising_start) :]
+        kept = steps[steps_before(steps, self.scheduler, self.denoising_start) :]
         if not kept:
             raise UnfitValue(
                 f"denoising_start={self.denoising_start} leaves none of the {counted(len(steps), 'step')}. "
@@ -76,32 +48,35 @@ class Split(NamedTuple):
 
 
 class SplitSchedule(Block):
-    """Split the steps between two models, SDXL's base and its refiner. denoising_end: where the second takes over."""
+    """Split the steps between two models, SDXL's base and its refiner.
+
+    split_at: where the second model takes over, as a fraction of the training timesteps, counted from the noisiest.
+    """
 
     scheduler: Scheduler = component()
-    denoising_end: End = knob(0.8)
+    split_at: End = knob(0.8)
 
     def __call__(self, steps: Steps) -> Split:
-        count = _count_before(steps, self.scheduler, self.denoising_end)
+        count = steps_before(steps, self.scheduler, self.split_at)
         return Split(steps[:count], steps[count:])
 
 
 class DrawNoiseToBegin(Block):
-    """Draw noise of the shape of an image's latents; zeros for a run that continues another, which has noise."""
+    """Draw noise of the shape of an image's latents; zeros where these are noisy already (`denoising_start`)."""
 
     denoising_start: Start = knob(0.0)
 
-    def __call__(self, image_latents: ImageLatents, random: Random) -> Drawn:
-        if self.denoising_start:
+    def __call__(self, image_latents: ImageLatents, random: Random, halfway: Halfway = None) -> Drawn:
+        if self.denoising_start and halfway is None:
             return Drawn(torch.zeros_like(image_latents), random)
         return DrawNoiseLike()(image_latents, random)
 
 
 class ContinueOrNoise(Block):
-    """Start from an image, noised to the first step; or continue another run, from its noisy latents.
+    """Start from an image, noised to the first step; or with `denoising_start` from an image that is noisy already.
 
-    A run with a `denoising_start` continues: from `noisy_latents`, or without them from the latents of the image.
-    from_noise_alone: a schedule with all its steps starts from noise alone.
+    As published for SDXL: a solver that remembers earlier steps begins without memory. To continue a run exactly, pass
+    `halfway`, which `BeginPart` reads. from_noise_alone: a schedule with all its steps starts from noise alone.
 
     Raises:
         UnfitValue: another number of rows than pictures.
@@ -118,27 +93,15 @@ class ContinueOrNoise(Block):
         steps: Steps,
         positive: Conditioning,
         rows: Rows,
-        noisy_latents: Latents | None = None,
+        halfway: Halfway = None,
     ) -> Started:
-        if not self.denoising_start:
+        if not self.denoising_start or halfway is not None:
             start = NoiseImageFully if self.from_noise_alone else NoiseImage
             return start(scheduler=self.scheduler)(image_latents, latents, steps, positive, rows)
-        noisy = image_latents if noisy_latents is None else noisy_latents
-        if len(noisy) != rows.total:
+        if len(image_latents) != rows.total:
             raise UnfitValue(
-                f"Got {counted(len(noisy), 'row')} of latents for {counted(rows.total, 'picture')}. Give one each."
+                f"Got {counted(len(image_latents), 'row')} of latents for {counted(rows.total, 'picture')}. "
+                "Give one each."
             )
         device = positive.tokens.device
-        return Started(noisy.to(device).float(), steps.to(device))
-
-
-def _count_before(steps: Schedule, scheduler: Scheduler, fraction: float) -> int:
-    """The number of steps before this fraction of the training timesteps. Whole steps of a solver stay together."""
-    if fraction == 1:
-        return len(steps)
-    total: int = getattr(scheduler, "num_train_timesteps", 1000)  # for schedulers that have no such config key
-    cutoff = round(total * (1 - exact(fraction)))
-    whole = steps.whole_step_of
-    begins = (step for step in steps if step.first or whole[step.index] != whole[step.index - 1])
-    first = next((step.index for step in begins if step.timestep < cutoff), steps.end)
-    return first - steps.begin
+        return Started(image_latents.to(device).float(), steps.to(device))

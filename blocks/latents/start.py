@@ -222,10 +222,15 @@ class ScaleNoise(Block):
     """Scale pure noise to the first level of the schedule.
 
     Raises:
-        UnfitValue: another number of rows than pictures.
+        UnfitValue: another number of rows than pictures, or steps that begin later.
     """
 
     def __call__(self, latents: Latents, steps: Steps, positive: Conditioning, rows: Rows) -> Started:
+        if steps.begin:
+            raise UnfitValue(
+                f"The steps begin with step {steps.whole_step_of[steps.begin]}, and noise belongs before the first. To "
+                "continue a run, pass all steps, and its output halfway as halfway=."
+            )
         if len(latents) != rows.total:
             raise UnfitValue(
                 f"latents has {counted(len(latents), 'row')} for {counted(rows.total, 'picture')}. Give one each."

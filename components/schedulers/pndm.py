@@ -101,7 +101,7 @@ class PNDMScheduler(DiffusionScheduler, SpacingKeys, UnpublishedZeroSNRKeys):
         sample, output = sample.float(), prediction.float()
         if not self.skip_prk_steps and step.index < 12:
             return self._runge_kutta(sample, output, step, history)
-        begin = step.schedule.begin if self.published_restart else 0
+        begin = step.schedule.run[0] if self.published_restart else 0
         stride = self.num_train_timesteps // (step.schedule.whole_step_of[-1] + 1)
         if self.skip_prk_steps and step.index == begin + 1 and len(history) == 2:  # the first step again, by both ends
             above = self._level(int(step.timestep) + stride)

@@ -2,7 +2,8 @@
 
 A schedule is a sequence of steps; a step is one call of the model. A solver of second order takes two steps for one
 whole step. Slices are views that keep absolute indices, so `schedule[k:]` is how strength, a refiner and a resumed run
-start in the middle: each number of a step is the one that it has in the whole run.
+start in the middle: each number of a step is the one that it has in the whole schedule. A slice is a run of its own. A
+`part` is a run that stops early or goes on, and knows the whole run.
 """
 
 import math
@@ -152,6 +153,8 @@ class Schedule(Sequence[Step]):
     """Whether each step needs noise. Default: none does."""
     whole_step_of: tuple[int, ...] = ()
     """The whole step that each step belongs to, from 0. Default: each step is one."""
+    run: tuple[int, int] = (-1, -1)
+    """The slice that the whole run goes through; `part` takes a slice of it. Default: begin and end."""
     made_by: str = field(default="", compare=False)
     """The scheduler that made it, as text, which a call compares with its own; "" where it was written by hand."""
     device_timesteps: Tensor = field(init=False, compare=False)
@@ -199,6 +202,10 @@ class Schedule(Sequence[Step]):
             )
         if not 0 <= self.begin <= self.end <= n:
             raise UnfitValue(f"A schedule of {n} steps has no slice {self.begin}..{self.end}.")
+        if self.run == (-1, -1):
+            self.__dict__["run"] = self.begin, self.end
+        if not 0 <= self.run[0] <= self.begin <= self.end <= self.run[1] <= n:
+            raise UnfitValue(f"The run {self.run[0]}..{self.run[1]} of {n} steps has no part {self.begin}..{self.end}.")
         whole = all(isinstance(t, int) for t in self.timesteps)
         with torch.inference_mode(False):  # so that a schedule made in one mode serves in any
             self._set_device_timesteps(
@@ -251,6 +258,18 @@ class Schedule(Sequence[Step]):
         latents = carried["latents"]
         return found - self.begin, {**carried, "latents": latents if factor == 1.0 else latents * factor}
 
+    def part(self, begin: int, end: int) -> "Schedule":
+        """The steps begin <= index < end of this run, as a part of it: `run` stays. UnfitValue outside of the run."""
+        if not self.run[0] <= begin <= end <= self.run[1]:
+            raise UnfitValue(f"A run through the steps {self.run[0]}..{self.run[1]} has no part {begin}..{end}.")
+        return self._with(begin=begin, end=end)
+
+    @property
+    def whole(self) -> "Schedule":
+        """All steps, whatever slice this is."""
+        n = len(self.timesteps)
+        return self._with(begin=0, end=n, run=(0, n))
+
     def __len__(self) -> int:
         return self.end - self.begin
 
@@ -266,7 +285,8 @@ class Schedule(Sequence[Step]):
             start, stop, stride = index.indices(len(self))
             if stride != 1:
                 raise UnfitValue(f"A schedule has slices of stride 1 only: a stride of {stride} skips noise levels.")
-            return self._with(begin=self.begin + start, end=self.begin + max(start, stop))
+            begin, end = self.begin + start, self.begin + max(start, stop)
+            return self._with(begin=begin, end=end, run=(begin, end))
         if not -len(self) <= index < len(self):
             raise IndexError(f"A schedule of {len(self)} steps has no step {index}.")
         return Step(self, self.begin + index % len(self))

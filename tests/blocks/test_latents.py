@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import sfumato as sf
 from sfumato.blocks.latents import flow
-from sfumato.blocks.latents.denoising_range import EndSchedule
+from sfumato.blocks.latents.parts import steps_before
 from sfumato.blocks.latents.start import (
     CountRows,
     CutSchedule,
@@ -142,8 +142,7 @@ def test_a_strength_is_the_decimal_that_was_typed() -> None:
                 assert len(CutSchedule(strength=percent / 100)(steps).steps) == kept
             assert flow.CutSchedule(strength=percent / 100)(steps).steps.begin == left_out
             if percent < 100:
-                end = EndSchedule(scheduler=DDIM, denoising_end=percent / 100)(DDIM.steps(100)).steps
-                assert len(end) == percent
+                assert steps_before(DDIM.steps(100), DDIM, percent / 100) == percent
 
 
 def test_a_consistency_model_spreads_its_steps_over_the_strength() -> None:

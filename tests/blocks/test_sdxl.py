@@ -18,9 +18,9 @@ from sfumato.blocks.latents.denoising_range import (
     BeginSchedule,
     ContinueOrNoise,
     DrawNoiseToBegin,
-    EndSchedule,
     SplitSchedule,
 )
+from sfumato.blocks.latents.parts import steps_before
 from sfumato.blocks.text.micro_conditioning import AddSizes, ChooseSizes, UseAestheticScore
 from sfumato.blocks.text.sdxl import EncodePrompt, EncodeRefinerPrompt, MatchNegative
 from sfumato.components.conditioning import SDXLConditioning, SDXLText
@@ -174,22 +174,21 @@ def test_each_row_is_told_the_sizes() -> None:
 def test_two_parts_are_the_whole(scheduler: Any, n: int, share: float) -> None:
     """Whatever the scheduler: no turn is lost or taken twice, and no step of two turns is cut in the middle."""
     whole = scheduler.steps(n)
-    first, rest = SplitSchedule(scheduler=scheduler, denoising_end=share)(whole)
+    first, rest = SplitSchedule(scheduler=scheduler, split_at=share)(whole)
     assert [step.index for step in (*first, *rest)] == [step.index for step in whole]
     if first and rest:
         assert whole.whole_step_of[first.end - 1] != whole.whole_step_of[rest.begin]
-        assert EndSchedule(scheduler=scheduler, denoising_end=share)(whole).steps == first
+        assert steps_before(whole, scheduler, share) == len(first)
         assert BeginSchedule(scheduler=scheduler, denoising_start=share)(whole).steps == rest
 
 
 def test_a_share_is_one_of_the_training_timesteps_not_of_the_steps() -> None:
     scheduler = EulerDiscreteScheduler(timestep_spacing="leading")
     whole = scheduler.steps(2, timesteps=[999, 100])
-    assert len(EndSchedule(scheduler=scheduler, denoising_end=0.5)(whole).steps) == 1
-    assert len(EndSchedule(scheduler=scheduler, denoising_end=0.95)(whole).steps) == 2
-    assert EndSchedule(scheduler=scheduler)(whole).steps == whole
+    assert steps_before(whole, scheduler, 0.5) == 1
+    assert steps_before(whole, scheduler, 0.95) == steps_before(whole, scheduler, 1.0) == 2
     whole = scheduler.steps(3, timesteps=[999, 500, 100])  # a timestep at the border belongs to the first part
-    assert [s.timestep for s in EndSchedule(scheduler=scheduler, denoising_end=0.5)(whole).steps] == [999, 500]
+    assert [s.timestep for s in whole[: steps_before(whole, scheduler, 0.5)]] == [999, 500]
     assert [s.timestep for s in BeginSchedule(scheduler=scheduler, denoising_start=0.5)(whole).steps] == [100]
 
 
@@ -210,13 +209,12 @@ def test_where_a_run_goes_on_nothing_is_drawn_or_added() -> None:
     words = SDXLText(torch.ones(1, 3, 4), torch.ones(1, 5))
     going = ContinueOrNoise(scheduler=scheduler, denoising_start=0.5)
     assert torch.equal(going(image, latents, steps, words, Rows(1, 1)).latents, image)
-    assert torch.equal(going(image, latents, steps, words, Rows(1, 1), image * 2).latents, image * 2)
     noise, after = DrawNoiseToBegin()(image, random)
     assert after is not random
     noised = ContinueOrNoise(scheduler=scheduler)(image, noise, steps, words, Rows(1, 1)).latents
     assert torch.equal(noised, scheduler.add_noise(image, noise, steps[0]))
     with pytest.raises(ValueError, match="Got 2 rows of latents for 1 picture"):
-        going(image, latents, steps, words, Rows(1, 1), torch.ones(2, 4, 2, 2))
+        going(torch.ones(2, 4, 2, 2), latents, steps, words, Rows(1, 1))
 
 
 # ------------------------------------------------------------------------------------------------------------- cut-outs

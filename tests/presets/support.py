@@ -46,6 +46,12 @@ def run(pipe: Graph, **inputs: Any) -> Result:
     return Result(out.latents, out.images)
 
 
+def run_in_parts(pipe: Graph, stop: int, seed: Any, **inputs: Any) -> Result:
+    """Ours: stopped before a step, then gone on with. The second run gets the same inputs without the seed."""
+    half = pipe.only("halfway")(stop_step=stop, seed=seed, **inputs).halfway
+    return run(pipe, halfway=half, **inputs)
+
+
 @contextmanager
 def quiet() -> Generator[None]:
     """The reference warns of its own deprecations."""

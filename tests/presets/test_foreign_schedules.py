@@ -44,9 +44,7 @@ def test_a_schedule_of_another_scheduler_is_refused_before_anything_runs(
     for maker, said in ((other, "EulerDiscreteScheduler"), (sf.schedulers.DDIMScheduler(), r"DDIMScheduler\b.*")):
         steps = maker.steps(3)
         steps = saved(steps, tmp_path) if in_file else steps
-        with pytest.raises(
-            sf.InputError, match=rf"steps  is a schedule of {said}.* and this graph has .*Scheduler\. Pass"
-        ):
+        with pytest.raises(sf.InputError, match=rf"steps  was made by {said}.* and this graph has .*Scheduler\. Pass"):
             pipe(**CALL, steps=steps)
     euler = pipe.using(scheduler=other)
     assert euler(**CALL, steps=saved(other.steps(3), tmp_path)).images.isfinite().all()
@@ -55,7 +53,7 @@ def test_a_schedule_of_another_scheduler_is_refused_before_anything_runs(
 
 def test_other_settings_are_named(own: Any) -> None:
     other = own.from_scheduler(own, timestep_spacing="trailing" if own.timestep_spacing != "trailing" else "leading")
-    with pytest.raises(sf.InputError, match=rf"a schedule of {type(own).__name__} with other settings, and this graph"):
+    with pytest.raises(sf.InputError, match=rf"was made by {type(own).__name__} with other settings, and this graph"):
         sf.load("emoji")(**CALL, steps=other.steps(3))
 
 

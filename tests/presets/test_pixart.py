@@ -18,7 +18,7 @@ from sfumato import WireError
 from sfumato.blocks.denoise.unet import PredictNoise
 
 from . import checkpoints
-from .support import Result, half, picture, quiet, run
+from .support import Result, apart, half, picture, quiet, run, run_in_parts
 
 Same = Callable[..., object]
 STEPS = 4
@@ -108,6 +108,16 @@ def test_the_pictures_of_the_reference(
     assert pipe.preset == (KINDS[name][0], "text2image")
     ours = run(pipe, **given)
     same(ours, theirs(name, **given), latents=1e-5 * float(ours.latents.abs().max()))
+
+
+@pytest.mark.parametrize("task", ["text2image", "image2image", "inpaint"])
+def test_a_run_in_parts_is_the_whole(folder: Callable[[str], Path], task: str) -> None:
+    """The second part has the history of DPM++ 2M, PixArt's scheduler."""
+    given: dict[str, Any] = {"prompt": "a fish", "num_inference_steps": 5, "strength": 0.8, "image": picture()}
+    given |= {"mask_image": half()} if task == "inpaint" else {}
+    pipe = sf.load(folder("sigma"), task)
+    given = {name: value for name, value in given.items() if name in pipe.inputs}
+    assert apart(run_in_parts(pipe, 3, 2, **given), run(pipe, seed=2, **given)).latents == 0
 
 
 def test_the_prompt_and_its_mask_matter(folder: Callable[[str], Path]) -> None:

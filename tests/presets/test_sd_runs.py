@@ -84,9 +84,10 @@ def test_a_stream_tells_what_happens_and_where() -> None:
     stream = sf.load(EMBEDDED, manager=fresh()).stream(**GIVEN)
     events = list(stream)
     paths = [e.path for e in events if isinstance(e, BlockStarted)]
-    once = ["positive", "rows", "match", "negative", "expand_positive", "expand_negative", "random", "schedule"]
+    prompts = ["positive", "rows", "match", "negative", "expand_positive", "expand_negative"]
+    before = ["random", "keep_seed", "schedule", "noise", "start", "begin", "denoise.predict"]
     turn = ["denoise.guider", "denoise.advance"]
-    assert paths == [*once, "noise", "start", "denoise.predict", *turn * 4, "decode", "finish"]
+    assert paths == [*prompts, *before, *turn * 4, "end", "decode", "finish"]
     assert [e.path for e in events if isinstance(e, BlockFinished)] == paths
     loaded = [(e.path, e.name) for e in events if isinstance(e, ComponentLoaded)]
     assert loaded[:2] == [("positive", "text_encoder"), ("positive", "tokenizer")]

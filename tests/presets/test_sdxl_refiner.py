@@ -71,7 +71,7 @@ def test_inpainting_goes_on_from_what_was_left_noisy(xl: XL) -> None:
     }  # fmt: skip
     whole = run(pipe, seed=1, **given)
     first = run(pipe, seed=1, denoising_end=0.5, **given)
-    last = run(pipe, seed=1, denoising_start=0.5, noisy_latents=first.latents, **given)
+    last = run(pipe, seed=1, denoising_start=0.5, halfway=first.latents, **given)
     assert (last.latents - whole.latents).abs().max() < 1e-4
 
 
