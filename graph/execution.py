@@ -4,18 +4,17 @@ The state lies in plain fields, so that saving is copying them. Functions are no
 that their makers read live as long as they do.
 """
 
-import sys
 import threading
 import time
 import warnings
 from collections.abc import Callable, Generator, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from typing import Any
 from uuid import uuid4
 
 from ..registry import printable_lines
 from .block import Block, ports_of
-from .debug import check_values, debugging, watched
+from .debug import check_values, debugging, no_grad, watched
 from .errors import BrokenBlock, Cancelled, Paused
 from .events import (
     BlockFinished,
@@ -56,11 +55,6 @@ def run_alone(name: str, block: Block, inputs: Values) -> Outputs:
             next(events)
         except StopIteration as stop:
             return Outputs(stop.value)
-
-
-def _no_grad() -> AbstractContextManager[Any]:
-    torch = sys.modules.get("torch")
-    return torch.no_grad() if torch is not None and hasattr(torch, "no_grad") else nullcontext()
 
 
 def _read(wires: tuple[tuple[str, Value], ...], inputs: Values, env: Mapping[Value, Any]) -> dict[str, Any]:
@@ -267,7 +261,7 @@ class Execution:
         yield BlockStarted(path)
         began = time.perf_counter()
         try:
-            with _no_grad(), watched(block, self._models()) if self._debug else nullcontext():
+            with no_grad(), watched(block, self._models()) if self._debug else nullcontext():
                 out = block(**args)
             seconds = time.perf_counter() - began
             if self._debug:
