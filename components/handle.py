@@ -21,6 +21,9 @@ from .device_map import DeviceMap
 from .loading.spaces import layout_of, space_of
 from .spec import ComponentSpec
 
+_QUANTIZED_BY = ("bitsandbytes", "torchao", "quanto")
+"""The libraries whose tensors hold quantized weights."""
+
 
 class Loader(Lender, Protocol):
     """An object that makes handles, loads them and lends them to runs: a `ComponentsManager`."""
@@ -110,8 +113,9 @@ class Handle(Lazy):
 
     @property
     def is_quantized(self) -> bool:
-        """Whether its weights are quantized when they are read, by its spec or its config."""
-        return self.spec.quantization is not None or "quantization_config" in self.config
+        """Whether its weights are quantized by a library when they are read. Packed weights of GGUF are plain bytes."""
+        found = self.spec.quantization or self.config.get("quantization_config")
+        return isinstance(found, dict) and found.get("quant_method") in _QUANTIZED_BY
 
     @property
     def class_name(self) -> str:

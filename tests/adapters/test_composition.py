@@ -6,6 +6,7 @@ the whole product.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import cache
 from importlib import import_module
@@ -20,6 +21,8 @@ from torch import Tensor, nn
 import sfumato as sf
 from sfumato import Adapter, ConfigError, Graph
 from sfumato.blocks.control.controlnet import ApplyControlNet
+from sfumato.blocks.control.image_prompt import ImagePrompt
+from sfumato.blocks.control.taps import ApplyTap
 from sfumato.components.adapters.reading import adapter_of
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.quantization.gguf.layers import packed_in
@@ -74,7 +77,7 @@ KINDS: Mapping[str, Callable[[Tensor], Tensors]] = {
 }
 STORAGES = ("float32", "bfloat16", "Q4_0", "Q8_0", "nf4", "llm_int8", "int8_weight_only", "float8")
 PLACES = ("whole", "blocks", "leaves", "two devices")
-GUIDANCE = ("CFG", "PAG", "control net")
+GUIDANCE = ("CFG", "PAG", "control net", "tap", "image prompt")
 AXES = (tuple(KINDS), STORAGES, PLACES, GUIDANCE)
 NARROW = ("nf4", "llm_int8", "int8_weight_only")
 REFUSED: Mapping[tuple[str, str], str] = {
@@ -214,6 +217,17 @@ def controlled(pipe: Graph) -> Graph:
     return pipe.insert("control", ApplyControlNet(), before="denoise.guider").bind(controlnet=net.eval())
 
 
+@cache
+def image_adapter() -> Any:  # an ImagePromptAdapter
+    """A random IP-Adapter for the tiny U-Net, which reads ready-made features of 16 numbers."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        unet = UNet2DConditionModel(**CONFIG)
+        reading = [unet.get_submodule(path) for path in unet.numbered_attention()[1::2]]
+        channels: list[Any] = [layer.to_q.out_features for layer in reading]
+        return sf.models.ImagePromptAdapter(image_width=16, token_width=128, channels=channels).requires_grad_(False)
+
+
 def latents(pipe: Graph, guidance: str, **more: Any) -> Tensor:
     call: dict[str, Any] = {**conditioning(), "seed": 3, "num_inference_steps": 1, "height": 64, "width": 64, **more}
     if guidance == "PAG":
@@ -221,6 +235,11 @@ def latents(pipe: Graph, guidance: str, **more: Any) -> Tensor:
     if guidance == "control net":
         pipe = controlled(pipe)
         call["control_image"] = torch.linspace(0, 1, 3 * 64 * 64).reshape(1, 3, 64, 64)
+    if guidance == "tap":
+        pipe = pipe.insert("freeu", ApplyTap(change=sf.taps.FreeU(b1=1.5, b2=1.6)), before="denoise.guider")
+    if guidance == "image prompt":
+        pipe = pipe.insert("image", ImagePrompt(), before="denoise.guider").bind(ip_adapter=image_adapter())
+        call["ip_adapter_image_embeds"] = torch.linspace(-2, 2, 16)[None]
     with torch.no_grad():
         return pipe(**call).latents.to("cpu").float()
 
@@ -257,3 +276,17 @@ def test_an_adapter_gives_what_a_dense_merged_model_gives(
     own, error, effect = ((a - b).abs().max().item() for a, b in ((plain, base), (ours, merged), (merged, base)))
     assert error <= 3 * own + 1e-5 * merged.abs().max()
     assert error < effect / 4
+
+
+def test_threads_with_other_guidance_and_adapters_are_bit_for_bit_the_serial_runs(parts: Parts) -> None:
+    pipe = loaded(parts.folder, "float32", "whole")
+    jobs = [(guidance, parts.adapters[kind]) for guidance, kind in zip(GUIDANCE * 2, KINDS, strict=False)]
+
+    def drawn_with(job: tuple[str, Adapter]) -> Tensor:
+        guidance, one = job
+        return latents(pipe, guidance, adapters=[one], num_inference_steps=2)
+
+    serial = [drawn_with(job) for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(map(torch.equal, pool.map(drawn_with, jobs), serial))
+    assert len({float(made.sum()) for made in serial}) == len(jobs)
