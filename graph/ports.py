@@ -168,6 +168,11 @@ class Outputs(Mapping[str, Any]):
     def __repr__(self) -> str:
         return f"Outputs({', '.join(self.__dict__)})"
 
+    def _repr_html_(self) -> str:
+        from .notebook import mapping_html  # here, since programs outside notebooks need none of it
+
+        return mapping_html(self)
+
 
 refuse_changes(Outputs)
 

@@ -14,7 +14,7 @@ from ...graph.keywords import Call
 from ...registry.log import LOG
 from ..a1111.writing import parameters
 from .keys import Json, pixels_key
-from .record import Made, to_text
+from .record import Made, seed_of, to_text
 
 SWITCH = "SFUMATO_RECORD"
 """The environment variable that turns records off: `SFUMATO_RECORD=0`."""
@@ -54,6 +54,12 @@ class Picture(Image.Image):
     def record(self) -> Mapping[str, Any] | None:  # JSON values
         """The record that a file of this picture has; None if its pixels were changed."""
         return None if (origin := self._current()) is None else origin.record()
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of this picture, or the one of all pictures of its run; None if its run had none."""
+        origin = self._origin
+        return None if origin is None else seed_of(origin.made.values, origin.row, origin.rows)
 
     def copy(self) -> Image.Image:
         """A copy, which has the same record."""

@@ -73,10 +73,11 @@ class Made:
         given = inputs.to_json(self.graph, values, private)
         own = {name: keys.json_key(data) for name, data in given.items()}
         shared = self.shared
+        seed = seed_of(values, picture["row"], picture["rows"])
         return {
             "format": FORMAT,
             "versions": keys.versions(),
-            "picture": {**picture, **({} if "seed" in private else _seed(values, picture))},
+            "picture": {**picture, **({} if seed is None or "seed" in private else {"seed": seed})},
             "inputs": given,
             "defaults": {name: value for name, value in shared["defaults"].items() if name not in private},
             "adapters": shared["adapters"],
@@ -85,12 +86,12 @@ class Made:
         }
 
 
-def _seed(values: Mapping[str, Any], picture: Mapping[str, Any]) -> Json:
-    """The seed of a picture: that of its row, or the one of all rows."""
+def seed_of(values: Mapping[str, Any], row: int, rows: int) -> int | None:
+    """The seed of a picture: that of its row, or the one of all rows; None where the values have none for it."""
     seed = values.get("seed")
     if isinstance(seed, list | tuple):
-        return {"seed": int(seed[picture["row"]])} if len(seed) == picture["rows"] else {}
-    return {} if seed is None else {"seed": int(seed)}
+        return int(seed[row]) if len(seed) == rows else None
+    return None if seed is None else int(seed)
 
 
 def _graph_file(graph: Structure) -> tuple[Json | None, str]:

@@ -91,6 +91,9 @@ def test_picture_three_of_three_is_made_again(emoji: Graph, tmp_path: Path, seed
     own = again.record["picture"]
     assert (own["row"], own["rows"]) == (2, 3)
     assert own["seed"] == (5 if isinstance(seed, list) else again.inputs["seed"])
+    if seed is not None:
+        assert [picture.seed for picture in pictures] == (seed if isinstance(seed, list) else [seed] * 3)
+        assert ">seed 7<" in emoji(**CALL)._repr_html_()
 
 
 def test_what_a_call_swaps_is_in_the_record(emoji: Graph, tmp_path: Path) -> None:
