@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .presets import bridge as bridge
     from .presets.adapter import load_adapter as load_adapter
     from .presets.bridge.comfyui import from_comfyui as from_comfyui
+    from .presets.bridge.comfyui import to_comfyui as to_comfyui
     from .presets.embedding import load_embedding as load_embedding
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
@@ -66,6 +67,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "adapters": (".presets.adapters", None),
     "bridge": (".presets.bridge", None),
     "from_comfyui": (".presets.bridge.comfyui", "from_comfyui"),
+    "to_comfyui": (".presets.bridge.comfyui", "to_comfyui"),
     "Access": (".components.storage.hub", "Access"),
     "ComponentSpec": (".components.spec", "ComponentSpec"),
     "ComponentsManager": (".components.manager", "ComponentsManager"),

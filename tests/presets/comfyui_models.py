@@ -1,9 +1,8 @@
-"""Tiny models in ComfyUI's folder `models`, under the names of its published templates; and its default workflow."""
+"""Tiny models in ComfyUI's folder `models`, under the names of its published templates."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,9 @@ from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato.components.loading.single_file.writing import write_checkpoint
-from sfumato.graph import json_text
 
-from .whole_files import VOCABULARY, flux_models, sd3_models
+from .whole_files import VOCABULARY
 
-TEMPLATES = Path(str(files("comfyui_workflow_templates_json"))) / "templates"
-BLUEPRINTS = Path(str(files("comfyui_subgraph_blueprints"))) / "blueprints"
 _UNET: dict[str, Any] = {
     "sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 1,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
@@ -88,10 +84,8 @@ def _made(family: str) -> dict[str, nn.Module]:
         case "sdxl_refiner":
             second = sf.models.CLIPTextModelWithProjection(**_clip(128, hidden_act="gelu"))
             return {"unet": _xl_unet(128, 5), "vae": _vae(scaling_factor=0.13025), "text_encoder_2": second}
-        case "flux":
-            return flux_models()
         case _:
-            return sd3_models()
+            raise AssertionError(family)
 
 
 def _drawn(model: nn.Module) -> nn.Module:
@@ -105,7 +99,7 @@ def _drawn(model: nn.Module) -> nn.Module:
 
 
 @pytest.fixture(scope="session")
-def comfy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def comfy_models(tmp_path_factory: pytest.TempPathFactory, whole_file: Callable[[str], Path]) -> Path:
     """A folder `models` with all files of `NAMED`, made when it is first wanted; equal ones are links to one file."""
     root = tmp_path_factory.mktemp("comfyui")
     made = root / "made"
@@ -113,15 +107,21 @@ def comfy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     @cache
     def whole(family: str) -> Path:
+        if family in ("flux", "sd3"):
+            return whole_file(family)
         with torch.random.fork_rng():
             torch.manual_seed(0)
             models = {name: _drawn(model) for name, model in _made(family).items()}
         return write_checkpoint(made / f"{family}.safetensors", family, models)
 
     @cache
+    def read(family: str) -> dict[str, Tensor]:
+        return load_file(whole(family))
+
+    @cache
     def part(family: str, name: str) -> Path:
         tensors: dict[str, Tensor] = {}
-        for key, tensor in load_file(whole(family)).items():
+        for key, tensor in read(family).items():
             for prefix in _PARTS[name]:
                 if key.startswith(prefix):
                     tensors[key.removeprefix(prefix)] = tensor.clone()
@@ -132,35 +132,15 @@ def comfy_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         family, _, name = kind.partition(" ")
         (root / "models" / path).parent.mkdir(parents=True, exist_ok=True)
         os.link(part(family, name) if name else whole(family), root / "models" / path)
+    (root / "models" / "loras").mkdir()
+    names = (
+        "unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q",
+        "te_text_model_encoder_layers_0_self_attn_q_proj",
+    )
+    tensors: dict[str, Tensor] = {}
+    for name, width in zip(names, (32, 64), strict=True):
+        tensors |= {f"lora_{name}.lora_down.weight": torch.full((2, width), 0.3),
+                    f"lora_{name}.lora_up.weight": torch.full((width, 2), 0.3),
+                    f"lora_{name}.alpha": torch.tensor(2.0)}  # fmt: skip
+    save_file(tensors, root / "models" / "loras" / "tiny.safetensors")
     return root / "models"
-
-
-def api(**changes: Mapping[str, Any]) -> dict[str, Any]:
-    """ComfyUI's default workflow in the API format, with changes: node to inputs, or to a whole node."""
-    nodes: dict[str, Any] = {
-        "checkpoint": {"class_type": "CheckpointLoaderSimple",
-                       "inputs": {"ckpt_name": "v1-5-pruned-emaonly.safetensors"}},
-        "positive": {"class_type": "CLIPTextEncode", "inputs": {"text": "a (red:1.3) fox", "clip": ["checkpoint", 1]}},
-        "negative": {"class_type": "CLIPTextEncode", "inputs": {"text": "blurry", "clip": ["checkpoint", 1]}},
-        "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
-        "sample": {"class_type": "KSampler", "inputs": {
-            "seed": 7, "steps": 3, "cfg": 6.5, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0,
-            "model": ["checkpoint", 0], "positive": ["positive", 0], "negative": ["negative", 0],
-            "latent_image": ["latent", 0]}},
-        "decode": {"class_type": "VAEDecode", "inputs": {"samples": ["sample", 0], "vae": ["checkpoint", 2]}},
-        "save": {"class_type": "SaveImage", "inputs": {"images": ["decode", 0], "filename_prefix": "x"}},
-    }  # fmt: skip
-    for name, change in changes.items():
-        if "class_type" in change:
-            nodes[name] = change
-        else:
-            nodes[name]["inputs"] = {**nodes[name]["inputs"], **change}
-    return nodes
-
-
-@cache
-def local_templates() -> tuple[str, ...]:
-    """The templates of the index's category Image that need no paid service."""
-    index = json_text.parse((TEMPLATES / "index.json").read_text(encoding="utf-8"))
-    image = next(group for group in index if group["title"] == "Image")
-    return tuple(one["name"] for one in image["templates"] if one.get("openSource") is not False)

@@ -14,10 +14,12 @@ import sfumato as sf
 from sfumato import Graph
 
 from .checkpoints import TEXT, VAE, clip, clip_tokenizer, loaded_by_them, loaded_by_us, saved
+from .comfyui_models import comfy_models as comfy_models
 from .sdxl import xl as xl
 from .sdxl import xl_checkpoint as xl_checkpoint
 from .sdxl import xl_reference as xl_reference
 from .support import EMBEDDED, Apart, Reference, Result, apart
+from .whole_files import whole_file as whole_file
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,7 @@ from sfumato.presets.bridge.comfyui.preset_form import single_of
 from sfumato.presets.bridge.comfyui.reading import known_of
 from sfumato.presets.bridge.comfyui.sampling import kept_by_floor, kept_by_flow, part_of
 
-from .comfyui_models import TEMPLATES, api, local_templates
-from .comfyui_models import comfy_models as comfy_models
+from .comfyui_workflows import TEMPLATES, api, local_templates, lora_loader, pixels
 
 RUN = (
     "image_sdxl_simple",
@@ -39,10 +38,6 @@ RUN = (
 
 
 # ------------------------------------------------------------------------------------------------- a plain workflow
-def pixels(graph: sf.Graph, **inputs: Any) -> np.ndarray[Any, Any]:
-    return graph(**inputs, output_type="np").images
-
-
 def test_a_plain_workflow_is_the_preset_called_by_hand(comfy_models: Path) -> None:
     graph, inputs, report = from_comfyui(api(), models=comfy_models)
     assert graph.preset == ("sd", "text2image")
@@ -67,6 +62,16 @@ def test_the_noise_of_a_full_run_has_the_variance_of_latents(comfy_models: Path)
     assert torch.allclose(latents, torch.full_like(latents, (steps.sigmas[0] ** 2 + 1) ** 0.5))
     rest, _ = ScaleNoiseFully()(noise, steps[1:], positive, Rows(1, 1))
     assert torch.equal(rest, torch.full_like(rest, steps.noise_scale))
+
+
+def test_adapters_have_a_strength_for_the_denoiser_and_one_for_the_text_encoder(comfy_models: Path) -> None:
+    graph, inputs, report = from_comfyui(api(**lora_loader()), models=comfy_models)
+    assert not report.notes
+    plain = from_comfyui(api(), models=comfy_models).graph
+    adapter = sf.load_adapter(comfy_models / "loras" / "tiny.safetensors").scaled(unet=0.8, text_encoder=0.5)
+    wanted = pixels(plain.with_adapters(adapter), **inputs)
+    assert np.array_equal(pixels(graph, **inputs), wanted)
+    assert not np.array_equal(wanted, pixels(plain, **inputs))
 
 
 def test_image_to_image_has_comfyuis_steps_and_first_draw(comfy_models: Path, tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ from sfumato.graph import GraphFileError
 from sfumato.presets.bridge.comfyui import Workflow, read_workflow
 from sfumato.presets.bridge.comfyui.reading import known_of
 
-from .comfyui_models import BLUEPRINTS, TEMPLATES, api, local_templates
-from .comfyui_models import comfy_models as comfy_models
+from .comfyui_workflows import BLUEPRINTS, TEMPLATES, api, local_templates
 
 PUBLISHED = tuple(
     sorted(p for folder in (TEMPLATES, BLUEPRINTS) for p in folder.glob("*.json")

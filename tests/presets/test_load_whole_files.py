@@ -19,7 +19,6 @@ from sfumato.components.quantization.gguf.writer import write_gguf
 
 from .support import fresh, held
 from .whole_files import in_blocks
-from .whole_files import whole_file as whole_file
 
 CALL: dict[str, Any] = {"num_inference_steps": 2, "seed": 0, "output_type": "pt", "max_sequence_length": 16}
 SIZE = {"height": 32, "width": 32}

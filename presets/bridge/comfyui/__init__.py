@@ -1,4 +1,4 @@
-"""Workflows of ComfyUI: read (`read_workflow`), turned into graphs (`from_comfyui`), and node types of your own."""
+"""Workflows of ComfyUI: read, turned into graphs, and written; and blocks for node types of your own."""
 
 from .hole import Hole as Hole
 from .importing import Imported as Imported
@@ -8,5 +8,6 @@ from .report import Report as Report
 from .run_blocks import BLOCKS as BLOCKS
 from .run_blocks import node as node
 from .workflow import Workflow as Workflow
+from .writing import to_comfyui as to_comfyui
 
-__all__ = ["BLOCKS", "Hole", "Imported", "Report", "Workflow", "from_comfyui", "node", "read_workflow"]
+__all__ = ["BLOCKS", "Hole", "Imported", "Report", "Workflow", "from_comfyui", "node", "read_workflow", "to_comfyui"]

@@ -113,5 +113,5 @@ class Parts:
             self.notes.append("several models have different adapters, and none is applied. Pass adapters=")
             return graph
         for model, clip in models.values():
-            graph = with_adapters(graph, model.loras, clip.loras, self.files, self.notes)
+            graph = with_adapters(graph, model.family, model.loras, clip.loras, self.files, self.notes)
         return graph

@@ -93,7 +93,7 @@ def preset_graph(single: Single, files: Files, settings: Mapping[str, Any], note
     if model.family == "flux" and positive.shown is not None and positive.shown.mask is None:
         graph = graph if "control_image" in graph.inputs else _with_shown(graph, model, files)
     graph = _with_styles(graph, single, files)
-    graph = with_adapters(graph, model.loras, positive.clip.loras, files, notes)
+    graph = with_adapters(graph, model.family, model.loras, positive.clip.loras, files, notes)
     graph = _with_negative(graph, single)
     graph = as_comfy(graph, single.positive.clip, model)
     if single.decoded.tile:
@@ -141,7 +141,7 @@ def with_defaults(graph: Graph, inputs: Mapping[str, Any]) -> Graph:
 
 
 def with_adapters(
-    graph: Graph, on_model: Sequence[Lora], on_clip: Sequence[Lora], files: Files, notes: list[str]
+    graph: Graph, family: str, on_model: Sequence[Lora], on_clip: Sequence[Lora], files: Files, notes: list[str]
 ) -> Graph:
     """The graph with the adapters whose files were found. Those of text encoders hold where the prompt has them."""
     made: list[Adapter] = []
@@ -151,10 +151,10 @@ def with_adapters(
             notes.append(f"the adapter {lora.file.name!r} was not found, so it is not applied")
             continue
         adapter = load_adapter(path)
-        clip = lora.clip if lora in on_clip else 0.0
-        encoders = dict.fromkeys(("text_encoder", "text_encoder_2", "text_encoder_3"), clip)
-        denoisers = dict.fromkeys(("unet", "transformer"), lora.model)
-        made.append(replace(adapter, by_component={**encoders, **denoisers}))
+        strengths = {name: lora.clip if lora in on_clip else 0.0 for name, _ in ENCODERS[family]}
+        strengths |= dict.fromkeys(("unet", "transformer"), lora.model)
+        known = {name: value for name, value in strengths.items() if name in graph.bindings}
+        made.append(replace(adapter, by_component=known))
     if not made:
         return graph
     if not graph.bindings:

@@ -15,7 +15,7 @@ from .values import Model, Sampler, Sigmas
 
 PROCESS = {"sd": "diffusion", "sdxl": "diffusion", "sd3": "flow", "flux": "flow"}
 _LATENT_DIFFUSION: Mapping[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-_SHIFT = {"sd3": 3.0, "flux": exp(1.15)}
+SHIFT = {"sd3": 3.0, "flux": exp(1.15)}
 """ComfyUI's shift where no node sets one. Flux schnell has none."""
 _SAME_HERE = {"dpmpp_sde_gpu": "dpmpp_sde", "dpmpp_2m_sde_gpu": "dpmpp_2m_sde", "dpmpp_3m_sde_gpu": "dpmpp_3m_sde",
               "dpmpp_2m_sde_heun_gpu": "dpmpp_2m_sde_heun", "uni_pc_bh1": "uni_pc"}  # fmt: skip
@@ -65,7 +65,7 @@ def with_scheduler(graph: Graph, component: str, name: str, model: Model) -> Gra
     keys = dict(model.scheduler)
     if PROCESS[model.family] == "flow":
         schnell = model.family == "flux" and "schnell" in model.file.name.lower()
-        keys = {"shift": 1.0 if schnell else _SHIFT[model.family], "use_dynamic_shifting": False, **keys}
+        keys = {"shift": 1.0 if schnell else SHIFT[model.family], "use_dynamic_shifting": False, **keys}
     bound = graph.bindings.get(component)
     current: Any = bound.load() if isinstance(bound, Handle) else bound or _default(model.family)
     current = Scheduler.coerce(keys, current) if keys else current
