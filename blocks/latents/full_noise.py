@@ -20,5 +20,5 @@ class ScaleNoiseFully(Block):
     def __call__(self, latents: Latents, steps: Steps, positive: Conditioning, rows: Rows) -> Started:
         latents, steps = ScaleNoise()(latents, steps, positive, rows)
         scale = steps.noise_scale
-        adds = steps.begin == 0 and steps[0].scale_in != 1 and scale == steps.sigmas[0]
+        adds = steps[0].scale_in != 1 and scale == steps.sigmas[0]
         return Started(latents * (hypot(scale, 1) / scale) if adds else latents, steps)

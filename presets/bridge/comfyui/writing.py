@@ -17,7 +17,7 @@ from ....blocks.guiders.cfg import ClassifierFreeGuidance
 from ....blocks.guiders.none import NoGuidance
 from ....blocks.image.encode import EncodeImage
 from ....blocks.image.read import ReadImage
-from ....blocks.latents import denoising_range, flow, start
+from ....blocks.latents import denoising_range, flow, parts, start
 from ....blocks.latents.full_noise import ScaleNoiseFully
 from ....blocks.text import flux as flux_text
 from ....blocks.text import rows as rows
@@ -40,7 +40,7 @@ _COVERED: frozenset[type[Block]] = frozenset({
     flux_text.EncodePrompt, rows.MatchNegative, rows.ExpandRows, sdxl_text.MatchNegative, sd3_text.MatchNegative,
     flux_text.MatchNegative, AddSizes, ChooseSizes, ZeroConditioning, start.CountRows, start.SeedRandom,
     start.DrawNoise, start.DrawNoiseLike, start.MakeSchedule, start.CutSchedule, start.ScaleNoise, start.NoiseImage,
-    ScaleNoiseFully, denoising_range.EndSchedule, denoising_range.BeginSchedule, denoising_range.DrawNoiseToBegin,
+    ScaleNoiseFully, parts.KeepSeed, parts.BeginPart, parts.EndPart, denoising_range.BeginSchedule, denoising_range.DrawNoiseToBegin,
     denoising_range.ContinueOrNoise, flow.MakeSchedule, flow.CutSchedule, PredictNoise, flux_denoise.PredictFlow,
     sd3_denoise.PredictFlow, ClassifierFreeGuidance, NoGuidance, AdvanceLatents, DecodeLatents, FinishImages,
     EncodeImage, ReadImage, unet_control.ApplyControlNet, sd3_control.ApplyControlNet, flux_control.ApplyControlNet,
