@@ -2,8 +2,8 @@
 
 import copyreg
 import reprlib
-import threading
 from collections.abc import Iterable, Mapping, Sequence
+from threading import Event, Lock
 from typing import Any
 from uuid import uuid4
 from weakref import WeakKeyDictionary
@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import torch
 
 from ..graph.errors import ConfigError, LoadError
+from ..graph.lender import Waits
 from .catalog import Catalog, Pattern
 from .device_map import DeviceMap
 from .handle import Added as Added
@@ -61,7 +62,7 @@ class ComponentsManager:
         self._memory = ManagedMemory(self.budget, self._mover, self._catalog)
         self._checked: set[tuple[str, bool]] = set()
         self._added = 0
-        self._lock = threading.Lock()  # for adding objects; never held during loading or waiting
+        self._lock = Lock()  # for adding objects; never held during loading or waiting
 
     # ------------------------------------------------------------------------------------------ components
     def handle(
@@ -193,19 +194,19 @@ class ComponentsManager:
 
     # ------------------------------------------------------------------------------------------ memory
     def lease(
-        self, components: "Sequence[Handle] | str", owner: str = "you", stop: threading.Event | None = None
+        self, components: "Sequence[Handle] | str", owner: str = "you", stop: Event | None = None, waits: Waits = None
     ) -> Lease[Handle]:
         """Keep components in memory until the lease is released, or its `with` block ends.
 
         Waits until they fit beside what others have leased. It loads none of them. Runs lease what they need by
-        themselves. components: handles, or a pattern. owner: a name for `summary` and error texts.
+        themselves. components: handles, or a pattern. owner: for `summary` and errors. waits: called before it waits.
 
         Raises:
             LoadError: they can never fit.
             Cancelled: `stop` was set while it waited.
         """
         handles = self.search(components) if isinstance(components, str) else list(components)
-        return self._memory.lease(handles, owner, stop)
+        return self._memory.lease(handles, owner, stop, waits)
 
     def numbers_of(self, handle: Handle) -> str:
         """The dtype, device and storage that a component has now, since they change its results."""

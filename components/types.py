@@ -86,7 +86,7 @@ class Pass:
     prompt; of one that changes over the steps, that of this step. role: why the guider asks. channels: more input
     channels, appended after the scaling, each (batch, c, height, width). references: clean latents of reference images,
     each (batch, channels, h, w). residuals: of control nets, added inside the model. taps: changes of layers. images:
-    image prompts.
+    image prompts. guidance: the guidance scale that a distilled denoiser reads; None for that of its block.
     """
 
     latents: Tensor
@@ -98,6 +98,7 @@ class Pass:
     residuals: tuple[Residuals, ...] = ()
     taps: Taps = NO_TAPS
     images: tuple[ImageTokens, ...] = ()
+    guidance: float | None = None
 
     def __post_init__(self) -> None:
         if self.conditioning.over_steps is not None:

@@ -32,6 +32,7 @@ from .fields import Lazy
 from .finite import FiniteFlags, not_finite_text
 from .leases import RunLeases
 from .loop_memory import memory_below, placed_memory
+from .member import TakesTurns
 from .memo import Memo
 from .memo.reuse import Reuse
 from .ports import Outputs
@@ -68,7 +69,7 @@ def _read(wires: tuple[tuple[str, Value], ...], inputs: Values, env: Mapping[Val
     return args
 
 
-class Execution:
+class Execution(TakesTurns):
     """The interpreter of one run. Blocks that take a `Running` get it."""
 
     def __init__(

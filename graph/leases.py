@@ -11,6 +11,7 @@ from typing import Any
 from .errors import Cancelled, Paused
 from .fields import Lazy
 from .lender import Lease, Lender
+from .member import Member
 from .requests import Requests
 from .run_order import Line, run_order
 
@@ -41,6 +42,8 @@ class RunLeases:
         self._leases: dict[int, list[Lease]] = {}
         self._next = 0
         self._waiting_for: Lender | None = None
+        self.member: Member | None = None
+        """Its place among runs side by side, which go on while it waits."""
 
     def take(self, lines: Sequence[Line], bindings: Mapping[str, Any], path: str) -> int:
         """Lease the components of these lines. Gives the number that `release` takes."""
@@ -49,14 +52,22 @@ class RunLeases:
         by_lender = lenders(lines, bindings)
         for lender in sorted(by_lender, key=id):  # one order for all runs, so that two managers cannot lock two runs
             self._waiting_for = lender
+            owner, leave = f"{self._owner}{path}", self._requests.leave
             try:
-                leases.append(lender.lease(by_lender[lender], f"{self._owner}{path}", self._requests.leave))
+                leases.append(lender.lease(by_lender[lender], owner, leave, self._let_others_go_on))
             except Cancelled:
                 if self._requests.stop.is_set():
                     raise
                 raise Paused(f"The run was paused while {path} waited for memory.") from None
+            finally:
+                if self.member is not None:
+                    self.member.go_on()
         self._waiting_for = None
         return self._next
+
+    def _let_others_go_on(self) -> None:
+        if self.member is not None:
+            self.member.wait_for_memory()
 
     def wake(self) -> None:
         """Wake the lender that the run waits for, so that it sees that the run is to stop."""

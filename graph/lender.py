@@ -1,8 +1,11 @@
 """Lenders: objects that lease components to runs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Event
 from typing import Any, Protocol
+
+Waits = Callable[[], None] | None
+"""A function that a lender calls each time before it waits."""
 
 
 class Lease(Protocol):
@@ -15,10 +18,11 @@ class Lease(Protocol):
 class Lender(Protocol):
     """An object that moves components in and out of memory, such as a `ComponentsManager`."""
 
-    def lease(self, components: Sequence[Any], owner: str, stop: Event | None = None) -> Lease:
+    def lease(self, components: Sequence[Any], owner: str, stop: Event | None = None, waits: Waits = None) -> Lease:
         """Make sure that these can be in memory together until the lease ends; waits for other runs if need be.
 
-        Raises `Cancelled` if `stop` is set while it waits; `wake` makes it look at `stop`.
+        Calls `waits` each time before it waits. Raises `Cancelled` if `stop` is set while it waits; `wake` makes it
+        look at `stop`.
         """
         ...
 

@@ -1,7 +1,7 @@
 """Ports: the named and typed inputs and outputs of a block, read once from its `__call__`."""
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol, TypeVar, get_type_hints
 
@@ -11,6 +11,8 @@ from .frozen import refuse_changes
 from .typing import Port, tags_of, type_text
 
 T = TypeVar("T")
+Q = TypeVar("Q")
+A = TypeVar("A")
 
 
 class _Required:
@@ -69,6 +71,16 @@ class Running(Protocol):
     def preview(self, clean: Callable[[], Any]) -> None:
         """Offer the clean latents that this turn points to. They are computed only if somebody looks at a preview."""
 
+    def shared(self, key: Hashable, request: Q, answer: Callable[[Sequence[Q]], Sequence[A]]) -> A:
+        """The answer to a request, computed in one call with the requests of runs side by side (`sf.together`).
+
+        Args:
+            key: requests of other runs with equal keys are answered with this one.
+            request: any value.
+            answer: computes one answer for each of several requests, of any of these runs.
+        """
+        ...
+
 
 class _Alone:
     """The `Running` of a block that is called directly."""
@@ -85,6 +97,9 @@ class _Alone:
 
     def preview(self, clean: Callable[[], Any]) -> None:
         pass
+
+    def shared(self, key: Hashable, request: Q, answer: Callable[[Sequence[Q]], Sequence[A]]) -> A:
+        return answer([request])[0]
 
 
 ALONE: Running = _Alone()

@@ -12,6 +12,7 @@ from .events import Event, RunFinished
 from .execution import Execution
 from .keywords import Call
 from .listeners import Listeners, OnEvent, in_thread
+from .member import Member
 from .memo import Memo
 from .memo.reuse import explained
 from .ports import Outputs
@@ -55,6 +56,7 @@ class Run:
         self._advancing = threading.RLock()  # held by the thread that runs blocks
         self._is_advancing = False
         self._thread: threading.Thread | None = None
+        self._joining = threading.Lock()  # held when the run joins others, and when its thread ends
         self._ended = threading.Event()  # of the thread; waiting for it, unlike a join, sees Ctrl-C on all systems
         self._error: BaseException | None = None  # that ended the thread
 
@@ -72,6 +74,21 @@ class Run:
                 "This run has no outputs yet, because it has not ended. Iterate it to its end, or call run.result()."
             )
         return self._outputs
+
+    @property
+    def error(self) -> BaseException | None:
+        """The error that ended a run with its own thread; None for a run that has not failed."""
+        return self._error
+
+    @property
+    def has_thread(self) -> bool:
+        """Whether the run was started in a thread of its own."""
+        return self._thread is not None
+
+    @property
+    def is_cancelled(self) -> bool:
+        """Whether the run was cancelled."""
+        return self._execution.requests.stop.is_set()
 
     @property
     def state(self) -> RunState:
@@ -136,6 +153,8 @@ class Run:
 
     def _run_in_thread(self) -> None:
         try:
+            if self._execution.member is not None:
+                self._execution.member.wait_for_turn()
             for _ in self:
                 pass
         except Cancelled as error:
@@ -143,7 +162,10 @@ class Run:
         except BaseException as error:  # `result` raises it
             self._error = error
         finally:
-            self._ended.set()
+            with self._joining:
+                self._ended.set()
+                if self._execution.member is not None:
+                    self._execution.member.end()
 
     def _with_records(self, outputs: Values) -> Values:
         """The outputs, with pictures that know the call that made them."""
@@ -221,6 +243,24 @@ class Run:
                     self.close()
             finally:
                 self._advancing.release()
+
+    def take_turns(self, member: Member) -> None:
+        """Go on side by side with others. Starts a run that was not started; one with its own thread joins them later.
+
+        Raises:
+            GraphError: a run that does so already.
+        """
+        run = self._execution
+        with self._joining:
+            if run.member is not None:
+                raise GraphError("This run goes on side by side with others already. Pass it to one group.")
+            run.member = run.leases.member = member
+            if self._ended.is_set():
+                member.end()
+        if self._thread is None:
+            self.start()
+        else:
+            run.wake()
 
     def check(self) -> None:
         """Raise `Cancelled` if the run was cancelled."""

@@ -15,6 +15,7 @@ from ...components.types import Number, Pass, Residuals, Rows
 from ...graph import Running, component, knob
 from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
+from ..denoise.passes import scaled_latents, timesteps
 from ..denoise.unet import Predict
 from .images import read_control
 from .residuals import ControlBlock
@@ -109,10 +110,8 @@ def _on_net(net: ControlEncoder[Any], pixels: Tensor) -> tuple[Tensor]:
 
 def _inputs(net: ControlEncoder[Any], passes: Sequence[Pass]) -> tuple[Tensor, Tensor, Tensor]:
     """Latents, time and tokens of all passes. A control net never reads the channels that blocks add to the latents."""
-    step = passes[0].step
-    sample = torch.cat([p.latents * step.scale_in for p in passes])
     tokens = torch.cat([p.conditioning.tokens for p in passes])
-    return sample.to(net.dtype), step.t, tokens.to(net.dtype)
+    return scaled_latents(passes).to(net.dtype), timesteps(passes), tokens.to(net.dtype)
 
 
 def _added(net: ControlEncoder[Any], passes: Sequence[Pass]) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ from ...graph import Block, Running, component, knob
 from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ..denoise.flux import Predict, packed, token_ids
+from ..denoise.passes import timesteps
 from ..image.encode import row_for_each
 from ..image.read import ReadImage
 from .images import pixel_size, read_control
@@ -67,7 +68,7 @@ class FluxControlBlock(ControlBlock, abstract=True):
             size, count = (latents.shape[2], latents.shape[3]), conditioning.tokens.shape[1] + (mode is not None)
             if (key := (count, size, device)) not in rotations:
                 rotations[key] = net.rotary(torch.zeros(count, 3, device=device), token_ids((size,), device))
-            times = (passes[0].step.t / 1000).expand(len(latents))
+            times = (timesteps(passes) / 1000).expand(len(latents))
             out = net(
                 packed(latents).to(net.dtype),
                 pixels if net.reads_pixels else packed(pixels),

@@ -18,6 +18,7 @@ from ...graph import Running, component, knob
 from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ...registry import counted
+from ..denoise.passes import scaled_latents, timesteps
 from ..denoise.sd3 import PLACE, Predict
 from ..image.read import ReadMask
 from .images import pixel_size, read_control
@@ -141,11 +142,11 @@ def _forward(
     zero_pooled: bool,
 ) -> tuple[Tensor, ...]:
     """The net's residuals for the rows of all passes."""
-    step = passes[0].step
     conditioning = SD3Conditioning.cat([p.conditioning for p in passes])
-    sample = torch.cat([p.latents * step.scale_in for p in passes]).to(net.dtype)
+    sample = scaled_latents(passes).to(net.dtype)
     if net.pos_embed is None:  # nets of SD 3.5 large use the transformer's patch embedding
         sample = transformer.pos_embed(sample.to(transformer.device, transformer.dtype)).to(net.device, net.dtype)
     pooled = conditioning.pooled.to(net.dtype)
     pooled = torch.zeros_like(pooled) if zero_pooled else pooled
-    return net(sample, picture, conditioning.tokens.to(net.dtype), pooled, step.t.expand(len(sample)), scale)
+    times = timesteps(passes).expand(len(sample))
+    return net(sample, picture, conditioning.tokens.to(net.dtype), pooled, times, scale)

@@ -1,6 +1,7 @@
 """Flux's transformer as a function of passes, with packing, token ids and embedded guidance."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, NamedTuple
 
@@ -16,7 +17,8 @@ from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, make_predict, scaled_latents
+from .denoiser import Batching, make_predict
+from .passes import input_of, timesteps
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=FluxConditioning)]
 """Flux's transformer as a function."""
@@ -56,36 +58,46 @@ class PredictFlow(Block):
                 f"guidance_scale={scale:g} is not read: this transformer was not distilled to. "
                 "true_cfg_scale moves away from a negative prompt."
             )
-        rotations: dict[object, Tensor] = {}  # as long-lived as the function
+        guidance = scale if reads else None
+        return Predictor(make_predict(self.transformer, _Forward(), self.batching, running, guidance))
 
-        def forward(model: FluxTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
-            step = passes[0].step
-            conditioning = FluxConditioning.cat([p.conditioning for p in passes])
-            latents = scaled_latents(passes)
-            references = [torch.cat(rows) for rows in zip(*(p.references for p in passes), strict=True)]
-            sizes = tuple((t.shape[2], t.shape[3]) for t in (latents, *references))
-            tokens = packed(latents)
-            if tokens.shape[2] != model.config.in_channels:
-                raise UnfitValue(_channels(latents.shape[1], passes[0].latents.shape[1], model.config.in_channels))
-            count, device = conditioning.tokens.shape[1], latents.device
-            if (key := (count, sizes, device)) not in rotations:
-                rotations[key] = model.rotary(torch.zeros(count, 3, device=device), token_ids(sizes, device))
-            times = (step.t / 1000).expand(len(tokens))
-            extra = sum(height * width // 4 for height, width in sizes[1:])  # control nets read no reference images
-            added = {place: _padded(t, extra) for place, t in sum_residuals(passes, _repeats(model)).items()}
-            out = model(
-                torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
-                conditioning.tokens.to(model.dtype),
-                conditioning.pooled.to(model.dtype),
-                times,
-                guidance=torch.full_like(times, scale) if reads and scale is not None else None,
-                image_rotary_emb=rotations[key],
-                controlnet_block_samples=_double(added, _repeats(model)),
-                controlnet_single_block_samples=added.get("single_blocks"),
-            )
-            return unpacked(out[:, : tokens.shape[1]], *sizes[0])
 
-        return Predictor(make_predict(self.transformer, forward, self.batching, running))
+@dataclass(frozen=True)
+class _Forward:
+    """One forward for the rows of all passes. rotations: those of the tokens of each shape."""
+
+    rotations: dict[object, Tensor] = field(default_factory=dict[object, Tensor], compare=False)
+
+    def __call__(self, model: FluxTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
+        conditioning = FluxConditioning.cat([p.conditioning for p in passes])
+        latents = input_of(passes)
+        references = [torch.cat(rows) for rows in zip(*(p.references for p in passes), strict=True)]
+        sizes = tuple((t.shape[2], t.shape[3]) for t in (latents, *references))
+        tokens = packed(latents)
+        if tokens.shape[2] != model.config.in_channels:
+            raise UnfitValue(_channels(latents.shape[1], passes[0].latents.shape[1], model.config.in_channels))
+        count, device = conditioning.tokens.shape[1], latents.device
+        if (key := (count, sizes, device)) not in self.rotations:
+            self.rotations[key] = model.rotary(torch.zeros(count, 3, device=device), token_ids(sizes, device))
+        extra = sum(height * width // 4 for height, width in sizes[1:])  # control nets read no reference images
+        added = {place: _padded(t, extra) for place, t in sum_residuals(passes, _repeats(model)).items()}
+        out = model(
+            torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
+            conditioning.tokens.to(model.dtype),
+            conditioning.pooled.to(model.dtype),
+            (timesteps(passes) / 1000).expand(len(tokens)),
+            guidance=_guidance(passes),
+            image_rotary_emb=self.rotations[key],
+            controlnet_block_samples=_double(added, _repeats(model)),
+            controlnet_single_block_samples=added.get("single_blocks"),
+        )
+        return unpacked(out[:, : tokens.shape[1]], *sizes[0])
+
+
+def _guidance(passes: Sequence[Pass]) -> Tensor | None:
+    """The guidance scale of each row, (rows,); None for a transformer that reads none."""
+    scales = [torch.full((len(p.latents),), p.guidance) for p in passes if p.guidance is not None]
+    return torch.cat(scales).to(passes[0].latents.device) if scales else None
 
 
 def packed(latents: Tensor) -> Tensor:

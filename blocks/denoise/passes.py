@@ -1,67 +1,18 @@
-"""Passes that share a forward of the denoiser: the one place that groups them, for every family."""
+"""Passes that share a forward: which do, and their inputs, row by row."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from itertools import accumulate
-from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...components.adapters.adapted import for_run
 from ...components.conditioning import Conditioning
-from ...components.memory.tensors import device_of
 from ...components.schedulers.schedule import Schedule, Step
-from ...components.taps.place import Forward, PassRows
-from ...components.types import Pass, Predict, RowSlice
-from ...graph import Running
+from ...components.types import Pass, RowSlice
 from ...graph.errors import UnfitValue
 from ...registry import counted
-from .image_views import ImageViews
-
-M = TypeVar("M", bound=nn.Module)
-Compute = Callable[[M, Sequence[Pass]], Tensor]
-"""The prediction of a model for passes that go together: (rows of all passes, channels, height, width)."""
 
 _CONDITIONINGS = 16  # kept on the model's device, where they are passed on another
-
-Batching = Literal["together", "apart"]
-"""`"together"` runs passes of equal shapes and taps in one forward; `"apart"` runs each by itself, which is slower on
-most machines and has a lower peak of memory."""
-
-
-def make_predict(model: M, compute: Compute[M], batching: Batching, running: Running) -> Predict:
-    """The denoiser as a function of passes.
-
-    Passes with taps go through a view of the model. Passes may be on another device than the model: the predictions
-    are on the device of the passes, in float32.
-    """
-    model, strengths = for_run(model)
-    on_device = OnDevice(torch.device(device_of(model)))
-    views = ImageViews(model)  # as long-lived as the function
-
-    def predict(passes: Sequence[Pass]) -> Sequence[Tensor]:
-        predictions: dict[int, Tensor] = {}
-        memory: dict[Any, Any] = {}  # of the changes of layers in this call
-        for group in groups(passes, batching):
-            running.check()
-            together = [with_rows(on_device.moved(passes[i])) for i in group]
-            if strengths is not None:
-                strengths.set(together[0].step, [len(p.latents) for p in together])
-            height, width = together[0].latents.shape[2:]
-            size, taps = (height, width), together[0].taps
-            with views.view(together, size) as tapped, tapped.view(taps, size, _forward_of(together, memory)) as view:
-                rows = compute(view, together).float().to(passes[group[0]].latents.device)
-            predictions.update(zip(group, rows.split([len(p.latents) for p in together]), strict=True))
-        return [predictions[i] for i in range(len(passes))]
-
-    return predict
-
-
-def _forward_of(passes: Sequence[Pass], memory: dict[Any, Any]) -> Forward:
-    ends = list(accumulate(len(p.latents) for p in passes))
-    rows = (PassRows(p.role, end - len(p.latents), end) for p, end in zip(passes, ends, strict=True))
-    return Forward(tuple(rows), passes[0].step, memory)
 
 
 def with_rows(p: Pass) -> Pass:
@@ -138,9 +89,21 @@ def _devices(p: Pass) -> set[torch.device]:
 
 
 def scaled_latents(passes: Sequence[Pass]) -> Tensor:
-    """The latents of all passes scaled for the model, with the channels that blocks add: (rows, channels, h, w)."""
-    scale = passes[0].step.scale_in
-    return torch.cat([torch.cat([p.latents * scale, *p.channels], 1) for p in passes])
+    """The latents of all passes, each scaled for the model in its own step: (rows, channels, h, w)."""
+    return torch.cat([p.latents * p.step.scale_in for p in passes])
+
+
+def input_of(passes: Sequence[Pass]) -> Tensor:
+    """The scaled latents of all passes with the channels that blocks add: (rows, channels, h, w)."""
+    return torch.cat([torch.cat([p.latents * p.step.scale_in, *p.channels], 1) for p in passes])
+
+
+def timesteps(passes: Sequence[Pass]) -> Tensor:
+    """The timestep of all rows, (); (rows,) where passes are in steps with different ones."""
+    first = passes[0].step
+    if all(p.step.timestep == first.timestep for p in passes):
+        return first.t
+    return torch.cat([p.step.t.float().expand(len(p.latents)) for p in passes])
 
 
 def check_channels(sample: Tensor, needed: int, model: str, hint: str = "") -> None:
@@ -151,15 +114,26 @@ def check_channels(sample: Tensor, needed: int, model: str, hint: str = "") -> N
         )
 
 
-def groups(passes: Sequence[Pass], batching: Batching = "together") -> list[list[int]]:
-    """The indices of passes that go through a model together: equal shapes, step, taps, images and residuals."""
-    if batching == "apart":
-        return [[i] for i in range(len(passes))]
+def groups(passes: Sequence[Pass]) -> list[list[int]]:
+    """The indices of passes that go through a model together."""
+    return grouped([group_key(p) for p in passes])
+
+
+def grouped(keys: Sequence[Hashable]) -> list[list[int]]:
+    """The indices of equal keys, in the order of their first one."""
     found: dict[Hashable, list[int]] = {}
-    for i, p in enumerate(passes):
-        added = tuple(t.shape[1:] for t in p.channels), tuple(t.shape[1:] for t in p.references)
-        places = frozenset(place for residuals in p.residuals for place in residuals)
-        images = tuple((one.branch, tuple(t.shape[1:] for t in one.layers)) for one in p.images)
-        key = p.latents.shape[1:], p.conditioning.row_shape, added, places, p.step.index, p.taps, images
+    for i, key in enumerate(keys):
         found.setdefault(key, []).append(i)
     return list(found.values())
+
+
+def group_key(p: Pass) -> Hashable:
+    """Passes with equal ones can share a forward: equal shapes, taps, image prompts and places of residuals.
+
+    Steps may differ, but not those of passes with taps, since a tap may read the step.
+    """
+    added = tuple(t.shape[1:] for t in p.channels), tuple(t.shape[1:] for t in p.references)
+    places = frozenset(place for residuals in p.residuals for place in residuals)
+    images = tuple((one.branch, tuple(t.shape[1:] for t in one.layers)) for one in p.images)
+    tapped = (p.taps, p.step.index) if p.taps else None
+    return p.latents.shape[1:], p.conditioning.row_shape, added, places, tapped, images

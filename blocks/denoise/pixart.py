@@ -1,6 +1,7 @@
 """PixArt's transformer as a function of passes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, check_channels, make_predict, scaled_latents
+from .denoiser import Batching, make_predict
+from .passes import check_channels, input_of, timesteps
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=PixArtConditioning)]
 """PixArt's transformer as a function."""
@@ -41,26 +43,34 @@ class PredictNoise(Block):
     batching: Batching = "together"
 
     def __call__(self, running: Running = ALONE) -> Predictor:
-        made: dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]] = {}  # as long-lived as the function
+        return Predictor(make_predict(self.transformer, _Forward(self.factor), self.batching, running))
 
-        def forward(model: PixArtTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
-            step, sample = passes[0].step, scaled_latents(passes)
-            check_channels(sample, model.config.in_channels, "transformer")
-            conditioning = PixArtConditioning.cat([p.conditioning for p in passes])
-            sum_residuals(passes, places={})  # refuses residuals: the transformer has no place for them
-            if (key := (sample.shape[2:], sample.device)) not in made:
-                height, width = sample.shape[2:]
-                size = torch.tensor([height * self.factor, width * self.factor, height / width], device=sample.device)
-                made[key] = model.positions(height, width, sample.device), size
-            positions, sizes = made[key]
-            out = model(
-                sample.to(model.dtype),
-                conditioning.tokens.to(model.dtype),
-                step.t.expand(len(sample)),
-                conditioning.mask,
-                sizes.expand(len(sample), -1) if model.config.reads_sizes else None,
-                positions,
-            )
-            return out[:, : passes[0].latents.shape[1]]
 
-        return Predictor(make_predict(self.transformer, forward, self.batching, running))
+@dataclass(frozen=True)
+class _Forward:
+    """One forward for the rows of all passes. made: the positions and sizes of each shape."""
+
+    factor: int
+    made: dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]] = field(
+        default_factory=dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]], compare=False
+    )
+
+    def __call__(self, model: PixArtTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
+        sample = input_of(passes)
+        check_channels(sample, model.config.in_channels, "transformer")
+        conditioning = PixArtConditioning.cat([p.conditioning for p in passes])
+        sum_residuals(passes, places={})  # refuses residuals: the transformer has no place for them
+        if (key := (sample.shape[2:], sample.device)) not in self.made:
+            height, width = sample.shape[2:]
+            size = torch.tensor([height * self.factor, width * self.factor, height / width], device=sample.device)
+            self.made[key] = model.positions(height, width, sample.device), size
+        positions, sizes = self.made[key]
+        out = model(
+            sample.to(model.dtype),
+            conditioning.tokens.to(model.dtype),
+            timesteps(passes).expand(len(sample)),
+            conditioning.mask,
+            sizes.expand(len(sample), -1) if model.config.reads_sizes else None,
+            positions,
+        )
+        return out[:, : passes[0].latents.shape[1]]

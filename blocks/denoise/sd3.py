@@ -13,7 +13,8 @@ from ...graph import Block, Running, component
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, check_channels, make_predict, scaled_latents
+from .denoiser import Batching, make_predict
+from .passes import check_channels, input_of, timesteps
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=SD3Conditioning)]
 """Stable Diffusion 3's transformer as a function."""
@@ -46,14 +47,14 @@ class PredictFlow(Block):
 
 
 def _forward(model: SD3Transformer2DModel, passes: Sequence[Pass]) -> Tensor:
-    step, sample = passes[0].step, scaled_latents(passes)
+    sample = input_of(passes)
     check_channels(sample, model.config.in_channels, "transformer")
     conditioning = SD3Conditioning.cat([p.conditioning for p in passes])
     return model(
         sample.to(model.dtype),
         conditioning.tokens.to(model.dtype),
         conditioning.pooled.to(model.dtype),
-        step.t.expand(len(sample)),
+        timesteps(passes).expand(len(sample)),
         sum_residuals(passes, {PLACE: partial(_repeated, len(model.transformer_blocks))}).get(PLACE),
     )
 

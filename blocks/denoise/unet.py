@@ -1,7 +1,7 @@
 """The U-Nets of Stable Diffusion 1, 2 and XL as a function of passes."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Annotated, NamedTuple
 
 import torch
@@ -16,7 +16,8 @@ from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ...graph.space import ANY_SPACE
 from ...graph.typing import Port
-from .passes import Batching, check_channels, make_predict, scaled_latents
+from .denoiser import Batching, make_predict
+from .passes import check_channels, input_of, timesteps
 
 Predict = Annotated[PredictFunction, Port("predict", space=ANY_SPACE, family=(SDConditioning, SDXLConditioning))]
 """A U-Net as a function."""
@@ -45,7 +46,7 @@ class PredictNoise(Block):
     batching: Batching = "together"
 
     def __call__(self, running: Running = ALONE) -> Predictor:
-        return Predictor(make_predict(self.unet, forward, self.batching, running))
+        return Predictor(make_predict(self.unet, UNetForward(), self.batching, running))
 
 
 class PredictDistilled(Block):
@@ -63,34 +64,57 @@ class PredictDistilled(Block):
     guidance_scale: Number = knob(8.5)
 
     def __call__(self, running: Running = ALONE) -> Predictor:
-        guided = partial(forward, guidance=embedded_guidance(self.unet, self.guidance_scale))
-        return Predictor(make_predict(self.unet, guided, self.batching, running))
+        forward = UNetForward()
+        forward.embedded(self.unet, self.guidance_scale)
+        return Predictor(make_predict(self.unet, forward, self.batching, running, self.guidance_scale))
 
 
-def forward(unet: UNet2DConditionModel, passes: Sequence[Pass], guidance: Tensor | None = None) -> Tensor:
-    """One forward for the rows of all passes. guidance: the embedded guidance scale, for one row or for all.
+@dataclass(frozen=True)
+class UNetForward:
+    """One forward of a U-Net for the rows of all passes.
 
     Raises:
         UnfitValue: conditioning of another family than the U-Net reads.
         UnfitValue: latents with more or fewer channels than the U-Net reads.
     """
-    reads = SDConditioning if unet.config.addition_embed_type is None else SDXLConditioning
-    conditioning = reads.cat([p.conditioning for p in passes])
-    step, sample = passes[0].step, scaled_latents(passes)
-    inpaints = unet.config.in_channels == 2 * sample.shape[1] + 1
-    hint = ' It was trained to inpaint: use the task "inpaint".' if inpaints else ""
-    check_channels(sample, unet.config.in_channels, "U-Net", hint)
-    added = sum_residuals(passes, _PLACES)
-    return unet(
-        sample.to(unet.dtype),
-        step.t,
-        conditioning.tokens.to(unet.dtype),
-        timestep_cond=guidance,
-        added_cond_kwargs=conditioning.unet_inputs(unet.dtype),
-        down_block_additional_residuals=added.get("down"),
-        mid_block_additional_residual=added["mid"][0] if "mid" in added else None,
-        down_intrablock_additional_residuals=added.get("levels"),
-    )
+
+    _embedded: dict[float, Tensor] = field(default_factory=dict[float, Tensor], init=False, compare=False)
+
+    def __call__(self, unet: UNet2DConditionModel, passes: Sequence[Pass]) -> Tensor:
+        """The prediction for all rows."""
+        reads = SDConditioning if unet.config.addition_embed_type is None else SDXLConditioning
+        conditioning = reads.cat([p.conditioning for p in passes])
+        sample = input_of(passes)
+        inpaints = unet.config.in_channels == 2 * sample.shape[1] + 1
+        hint = ' It was trained to inpaint: use the task "inpaint".' if inpaints else ""
+        check_channels(sample, unet.config.in_channels, "U-Net", hint)
+        added = sum_residuals(passes, _PLACES)
+        return unet(
+            sample.to(unet.dtype),
+            timesteps(passes),
+            conditioning.tokens.to(unet.dtype),
+            timestep_cond=self._guidance(unet, passes),
+            added_cond_kwargs=conditioning.unet_inputs(unet.dtype),
+            down_block_additional_residuals=added.get("down"),
+            mid_block_additional_residual=added["mid"][0] if "mid" in added else None,
+            down_intrablock_additional_residuals=added.get("levels"),
+        )
+
+    def embedded(self, unet: UNet2DConditionModel, scale: float) -> Tensor:
+        """`embedded_guidance`, made once for each scale."""
+        if scale not in self._embedded:
+            self._embedded[scale] = embedded_guidance(unet, scale)
+        return self._embedded[scale]
+
+    def _guidance(self, unet: UNet2DConditionModel, passes: Sequence[Pass]) -> Tensor | None:
+        """The embedded guidance scales, for one row where all are equal; None for a U-Net that reads none."""
+        scales = [p.guidance for p in passes if p.guidance is not None]
+        if not scales:
+            return None
+        if len({*scales}) == 1:
+            return self.embedded(unet, scales[0])
+        parts = zip(scales, passes, strict=True)
+        return torch.cat([self.embedded(unet, scale).expand(len(p.latents), -1) for scale, p in parts])
 
 
 def embedded_guidance(unet: UNet2DConditionModel, scale: float) -> Tensor:

@@ -1,11 +1,11 @@
 """Components with adapters. A graph binds them in place of the components."""
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,6 @@ from ...graph.fields import Derivation, Lazy
 from ...graph.memo.code import digest
 from ...graph.memo.contents import content_key
 from ...graph.memo.library_values import NoContentKey
-from ...registry import counted
 from ..models.base import Model
 from ..models.token_table import with_rows
 from ..schedulers.schedule import Step
@@ -31,7 +30,6 @@ from .patch_set import PatchSet
 from .placing import Placed
 from .widening import wide_keys
 
-M = TypeVar("M", bound=nn.Module)
 Rows = tuple[tuple[Adapter, ...], ...]
 """The adapters of each prompt; a single row is that of all prompts."""
 
@@ -122,13 +120,14 @@ class Adapted(OverComponent):
             model = with_rows(model, self.words.path, self.words.extra)
         return model
 
-    def strengths(self, step: Step | None = None, path: str = "") -> Tensor:
-        """The strength of each file of patches for a layer: (files,), or (rows, files) where rows differ."""
+    def strengths(self, step: Step | None = None, path: str = "", files: Collection[PatchSet] | None = None) -> Tensor:
+        """The strength of each file of patches for a layer: (files,), or (rows, files) where rows differ.
+
+        files: the files of the columns; None for those of these adapters.
+        """
+        columns = self.placed if files is None else files
         table = [
-            [
-                sum(a.strength_of(self.component, step, path) for a in row if a.content is content)
-                for content in self.placed
-            ]
+            [sum(a.strength_of(self.component, step, path) for a in row if a.content is content) for content in columns]
             for row in self.rows
         ]
         return torch.tensor(table if table[1:] else table[0], dtype=torch.float32)
@@ -177,6 +176,11 @@ class Attached:
             by_factors.setdefault(tuple(factor_of(adapter.blocks, path) for adapter in adapters), []).append(path)
         return list(by_factors.values())
 
+    @property
+    def wide_keys(self) -> Mapping[str, Any]:
+        """The keys of the model's config that differ with the adapters."""
+        return self.adapted.wide_keys(self.model.to_config()) if isinstance(self.model, Model) else {}
+
     def view(self, strengths: Mapping[str, Strengths]) -> nn.Module:
         """A view of the model with the patches at these strengths, by the paths of the layers."""
         made = patched_view(self.model, self.patches, strengths)
@@ -195,50 +199,10 @@ def set_wide_config(made: nn.Module, adapted: Adapted) -> None:
 _ATTACHED = "attached_adapters"
 
 
-class RunStrengths:
-    """The strengths of one run's view. `set` chooses those of the next forward."""
-
-    def __init__(self, adapted: Adapted, strengths: Mapping[str, Strengths]) -> None:
-        self._adapted = adapted
-        self._shared = {id(one): (path, one) for path, one in strengths.items()}.values()
-
-    def set(self, step: Step, rows: Sequence[int]) -> None:
-        """Set the strengths for a forward of several passes.
-
-        Args:
-            step: of all passes.
-            rows: the number of rows of each pass. They are the pictures of the prompts, in the order of the prompts.
-
-        Raises:
-            ValueError: a number of rows that is no multiple of the number of prompts.
-        """
-        for path, strengths in self._shared:
-            strengths.values = self._table(step, rows, path)
-
-    def _table(self, step: Step, rows: Sequence[int], path: str) -> Tensor:
-        table = self._adapted.strengths(step, path)
-        if table.ndim > 1:
-            prompts = len(table)
-            if wrong := next((n for n in rows if n % prompts), 0):
-                raise ValueError(
-                    f"adapters= has adapters for {counted(prompts, 'prompt')}, and a pass has {counted(wrong, 'row')}. "
-                    "Pass one list for each prompt."
-                )
-            return torch.cat([table.repeat_interleave(n // prompts, 0) for n in rows])
-        return table
-
-
-def for_run(model: M) -> tuple[M, RunStrengths | None]:
-    """A model for one run: where its adapters' strengths differ between steps or rows, a view with its own strengths.
-
-    Args:
-        model: any model, with adapters or without.
-    """
+def attached_to(model: nn.Module) -> Attached | None:
+    """The adapters of a view, and the model that it is a view of; None for a model without adapters."""
     attached = model.__dict__.get(_ATTACHED)
-    if not isinstance(attached, Attached) or not attached.adapted.varies:
-        return model, None
-    strengths = attached.strengths()
-    return cast("M", attached.view(strengths)), RunStrengths(attached.adapted, strengths)
+    return attached if isinstance(attached, Attached) else None
 
 
 _KEYS: "weakref.WeakKeyDictionary[PatchSet, str]" = weakref.WeakKeyDictionary()

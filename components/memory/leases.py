@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Generic, Protocol, TypeVar
 
 from ...graph.errors import Cancelled, LoadError
+from ...graph.lender import Waits
 
 _PATIENCE = 1.0  # seconds to wait for room before the garbage collector looks for leases that nothing refers to
 
@@ -75,8 +76,10 @@ class Leases(Generic[H]):
         """While it is held, no lease is granted and none ends. Do not hold it for long."""
         return self._changed
 
-    def acquire(self, components: Sequence[H], owner: str, stop: threading.Event | None = None) -> Lease[H]:
-        """A lease of these components, as soon as there is room.
+    def acquire(
+        self, components: Sequence[H], owner: str, stop: threading.Event | None = None, waits: Waits = None
+    ) -> Lease[H]:
+        """A lease of these components, as soon as there is room. `waits` is called each time before it waits.
 
         Raises:
             LoadError: there will never be room.
@@ -89,6 +92,8 @@ class Leases(Generic[H]):
                     if stop is not None and stop.is_set():
                         raise Cancelled(f"The run was cancelled while {owner} waited for memory.")
                     never = self._never_fits(lease)
+                    if waits is not None and not never:
+                        waits()
                     if not collected and (never or not self._wait(lease, ticket, _PATIENCE)):
                         collected = True
                         gc.collect()  # a run that was left unfinished and that nothing refers to releases its leases

@@ -7,6 +7,7 @@ from contextlib import nullcontext, suppress
 from typing import Any, NamedTuple
 
 from ...graph.errors import ConfigError, LoadError
+from ...graph.lender import Waits
 from ..catalog import Catalog
 from ..device_map import DeviceMap
 from ..handle import Added, Derived, Handle
@@ -163,12 +164,14 @@ class ManagedMemory:
                             if one.key not in leased)  # fmt: skip
             return loaded
 
-    def lease(self, handles: Sequence[Handle], owner: str, stop: threading.Event | None = None) -> Lease[Handle]:
+    def lease(
+        self, handles: Sequence[Handle], owner: str, stop: threading.Event | None = None, waits: Waits = None
+    ) -> Lease[Handle]:
         """A lease of these components, as soon as they fit beside the leases of others; see
         `ComponentsManager.lease`."""
         for handle in handles:
             _ = self.entry(handle).estimate  # reads headers, before anybody waits for it under a lock
-        lease = self.leases.acquire(handles, owner, stop)
+        lease = self.leases.acquire(handles, owner, stop, waits)
         for handle in handles:
             self._restore(handle)
         return lease

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
     from .graph.memo import memo as memo
+    from .graph.together import RunGroup as RunGroup
+    from .graph.together import together as together
     from .presets import adapters as adapters
     from .presets import bridge as bridge
     from .presets.adapter import load_adapter as load_adapter
@@ -91,8 +93,10 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "Replay": (".presets.records.replay", "Replay"),
     "replay": (".presets.records.replay", "replay"),
     "resume": (".presets.resume", "resume"),
+    "RunGroup": (".graph.together", "RunGroup"),
     "schedulers": (".components.schedulers", None),
     "taps": (".components.taps", None),
+    "together": (".graph.together", "together"),
 }
 
 __all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  one list, not two

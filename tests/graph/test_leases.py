@@ -13,6 +13,7 @@ import sfumato as sf
 from sfumato import Graph, Loop
 from sfumato.graph import Lazy
 from sfumato.graph.events import BlockFinished, BlockStarted
+from sfumato.graph.lender import Waits
 
 Ask = Annotated[Callable[[int], int], sf.Port("ask")]
 
@@ -34,7 +35,7 @@ class Lending:
     asked: Event = field(default_factory=Event)
     _bell: Event = field(default_factory=Event)
 
-    def lease(self, components: Sequence[Any], owner: str, stop: Event | None = None) -> "Lent":
+    def lease(self, components: Sequence[Any], owner: str, stop: Event | None = None, waits: Waits = None) -> "Lent":
         names = " ".join(sorted(c.name for c in components))
         self.asked.set()
         while self.blocked:

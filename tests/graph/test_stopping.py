@@ -12,6 +12,7 @@ import pytest
 import sfumato as sf
 from sfumato.graph import Block, Cancelled, Graph, GraphError, Lazy, Map, Paused, Running, component
 from sfumato.graph.events import BlockStarted, TurnFinished
+from sfumato.graph.lender import Waits
 from sfumato.graph.ports import ALONE
 
 from .fakes import AddItem, Boom, MakeX, Notes, Tool, X, XToY, Y, loop
@@ -216,7 +217,9 @@ class Lender:
         self.room = True
         self._woken = threading.Event()
 
-    def lease(self, components: Sequence[Any], owner: str, stop: threading.Event | None = None) -> "Lender":
+    def lease(
+        self, components: Sequence[Any], owner: str, stop: threading.Event | None = None, waits: Waits = None
+    ) -> "Lender":
         while not self.room:
             self.waiting.set()
             assert self._woken.wait(10) and stop is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sfumato as sf
-from sfumato.blocks.denoise.passes import make_predict
+from sfumato.blocks.denoise.denoiser import make_predict
 from sfumato.components.conditioning import SDXLConditioning
 from sfumato.components.memory.estimate import estimated_bytes
 from sfumato.components.memory.mover import Mover

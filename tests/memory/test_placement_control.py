@@ -13,7 +13,7 @@ from sfumato.blocks.control.controlnet import ApplyControlNet
 from sfumato.blocks.control.flux import ApplyControlNet as ApplyFluxControlNet
 from sfumato.blocks.control.sd3 import ApplyControlNet as ApplySD3ControlNet
 from sfumato.blocks.control.t2i_adapter import ApplyT2IAdapter
-from sfumato.blocks.denoise.passes import make_predict
+from sfumato.blocks.denoise.denoiser import make_predict
 from sfumato.components.conditioning import Conditioning, FluxConditioning, SD3Conditioning, SDConditioning
 from sfumato.components.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 from sfumato.components.storage.weights import move
