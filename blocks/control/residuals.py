@@ -53,9 +53,9 @@ def is_inside(step: Step, start: float, end: float) -> bool:
     Whole steps are counted, of those that are left where strength cuts some off, as in the reference.
     """
     schedule = step.schedule
-    begin, end = schedule.run
-    before = schedule.whole_step_of[begin]
-    count = schedule.whole_step_of[end - 1] + 1 - before
+    first, stop = schedule.run
+    before = schedule.whole_step_of[first]
+    count = schedule.whole_step_of[stop - 1] + 1 - before
     number = schedule.whole_step_of[step.index] - before
     return number / count >= start and (number + 1) / count <= end
 
