@@ -75,12 +75,10 @@ def is_embedding(named: Mapping[str, object]) -> bool:
     """Whether the tensors of a file look like those of an embedding."""
     if any(mark in key for key in named for mark in _OF_WEIGHTS):
         return False
-    by_encoder = all(key.startswith(BUNDLE) or key.removesuffix(_OUT) in _ENCODERS for key in named)
-    return by_encoder or all(map(_is_word, named)) or (len(named) == 1 and _is_vectors(*named.values()))
-
-
-def _is_vectors(tensor: object) -> bool:
-    return isinstance(tensor, Tensor) and tensor.ndim in (1, 2)
+    if all(_is_word(key) or key.startswith(BUNDLE) or key.removesuffix(_OUT) in _ENCODERS for key in named):
+        return True
+    (first, *others) = named.items()
+    return not others and "." not in first[0] and isinstance(first[1], Tensor) and first[1].ndim in (1, 2)
 
 
 def bundled(named: Mapping[str, object], source: str) -> tuple[Embedding, ...]:

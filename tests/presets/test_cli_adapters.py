@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import sfumato as sf
+from sfumato.presets.cli.adapters import read_adapters
 
 from .test_cli import sfumato
 
@@ -45,6 +46,13 @@ def test_adapters_of_the_command_line_are_those_of_python(folder: Path) -> None:
     assert pixels("both.png") == image.tobytes()
     assert sfumato("run", "a fox", "-o", "plain.png", *FEW).code == 0
     assert pixels("plain.png") != pixels("both.png")
+
+
+def test_adapters_of_one_name_get_numbers(folder: Path) -> None:
+    pipe = sf.load("emoji").with_adapters(sf.load_adapter("one.safetensors"))
+    files = ["one.safetensors", "one.safetensors:0.5", "two.safetensors"]
+    assert [adapter.name for adapter in read_adapters(files, pipe)] == ["one-2", "one-3", "two"]
+    assert [adapter.name for adapter in read_adapters(files)] == ["one", "one-2", "two"]
 
 
 def test_the_picture_names_its_adapters(folder: Path) -> None:

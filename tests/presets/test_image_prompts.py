@@ -214,6 +214,11 @@ def test_unfit_inputs_are_refused(name: str, images: Images) -> None:
         run(images.ours(images.file(variant)[1]), **CALL, **inputs)
 
 
+def test_what_is_no_picture_is_refused(images: Images) -> None:
+    with pytest.raises(sf.InputError, match=r"^ip_adapter_image  takes Image .*, got 3 \(int\)\.$"):
+        run(images.ours(images.file("base")[1]), **CALL, ip_adapter_image=3)
+
+
 def test_an_adapter_of_another_unet_is_refused(images: Images) -> None:
     config = sf.load_component(images.file("base")[1]).to_config()
     other = sf.models.ImagePromptAdapter.from_config({**config, "channels": config["channels"][:-1]})
