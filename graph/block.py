@@ -167,6 +167,13 @@ class Block:
         """
         return None
 
+    def without_values(self) -> "Block":
+        """The block that a plan runs in place of this one, with tensors that have shapes and no values.
+
+        A block that reads numbers, such as one that makes PIL images, gives one here that does not.
+        """
+        return self
+
     def config(self) -> dict[str, Any]:
         """The fields that are not components."""
         return {f.name: getattr(self, f.name) for f in _fields(self) if not is_component(f)}

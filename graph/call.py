@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from inspect import iscoroutinefunction
 from typing import Any
 
@@ -29,11 +29,40 @@ AFTER_CHECKS: tuple[Rewrite, ...] = (simplify, prune)
 """A call is these rewrites of the graph, in this order, with the checks of its values between."""
 
 
+@dataclass(frozen=True)
+class Settled:
+    """A call after its checks. graph: the one that runs. notes: texts for the user."""
+
+    graph: Structure
+    call: Call
+    notes: tuple[str, ...]
+
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """The inputs that the graph takes."""
+        return {name: value for name, value in self.call.values.items() if name in self.graph.inputs}
+
+
 def prepare(graph: Structure, positional: Sequence[Any], keywords: Mapping[str, Any], *, progress: bool = False) -> Run:
     """A run of the graph with these values. Raises `InputError` with everything that is wrong, and `LoadError`.
 
     progress: whether a progress bar is shown, where the keywords do not say.
     """
+    settled = settle(graph, positional, keywords)
+    graph = settled.graph
+    _check_ready(graph)
+    drawn = drawn_inputs(graph, settled.call.values)
+    call = settled.call.with_values(drawn)
+    values = replace(settled, call=call).inputs
+    progress = progress if call.progress is None else call.progress
+    return Run(
+        graph, values, settled.notes, call.memo,
+        call=call, drawn=frozenset(drawn), on_event=call.on_event, progress=progress,
+    )  # fmt: skip
+
+
+def settle(graph: Structure, positional: Sequence[Any], keywords: Mapping[str, Any]) -> Settled:
+    """A call with everything about it checked but the files of its components. Raises `InputError`."""
     if graph.preset is not None and graph.preset[1] == AUTO:
         graph = graph_for(graph, keywords)
     call = Call.of(graph, positional, keywords)
@@ -45,14 +74,7 @@ def prepare(graph: Structure, positional: Sequence[Any], keywords: Mapping[str, 
     call = checked(graph, call)
     for rewrite in AFTER_CHECKS:
         graph = rewrite(graph, call)
-    _check_ready(graph)
-    drawn = drawn_inputs(graph, call.values)
-    call = call.with_values(drawn)
-    values = {name: value for name, value in call.values.items() if name in graph.inputs}
-    progress = progress if call.progress is None else call.progress
-    return Run(
-        graph, values, notes, call.memo, call=call, drawn=frozenset(drawn), on_event=call.on_event, progress=progress
-    )
+    return Settled(graph, call, notes)
 
 
 def _unfit_keywords(call: Call) -> Iterator[Problem]:

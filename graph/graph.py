@@ -188,6 +188,13 @@ class Graph(Structure, name="Graph"):
         """A run in a thread of its own: `run.result()` waits for it, and `run.pause()` stops it."""
         return prepare(self, first, values).start()
 
+    def plan(self, *first: Any, **values: Any) -> Any:  # a Plan of the room above
+        """What a call with these values would do and need: nodes, operations, memory, downloads. It prints as a table.
+
+        Loads no weights, and computes with shapes alone. Raises `InputError` as a call does.
+        """
+        return codecs["plan"](self, first, values)
+
     # ------------------------------------------------------------------------------------------- looking
     def check(self) -> list[Problem]:
         """Everything that stands between this graph and a run: unbound components, latent spaces, missing files."""

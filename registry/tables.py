@@ -175,6 +175,7 @@ codecs = Names(
         "component": "sfumato.components.bindings:from_json",
         "handle": "sfumato.components.bindings:handle_of",
         "merged": "sfumato.components.adapters.merging:merged",
+        "plan": "sfumato.components.planning.make:plan",
         "preview": "sfumato.blocks.decode.previews:preview",
         "record": "sfumato.presets.records.picture:recorded",
         "save_pretrained": "sfumato.presets.save:save_pretrained",
@@ -184,9 +185,9 @@ codecs = Names(
 call. "adapt_by_prompts": a graph and the values of a call -> the graph with the adapters that prompts name. "adapters":
 the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "component": the entry
 of a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters
-and a dtype -> the graph with merged models. "preview": clean latents, components and an autoencoder or None ->
-pictures. "record": a call and its outputs -> the outputs with pictures that know the call. "save_pretrained": a bound
-graph -> a folder with all of it."""
+and a dtype -> the graph with merged models. "plan": a graph and the values of a call -> its plan. "preview": clean
+latents, components and an autoencoder or None -> pictures. "record": a call and its outputs -> the outputs with pictures
+that know the call. "save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

@@ -56,6 +56,10 @@ class FinishImages(Block):
 
     output_type: Literal["pil", "np", "pt"] = knob("pil")
 
+    def without_values(self) -> "FinishImages":
+        """The same with tensors as pictures."""
+        return self.with_(output_type="pt")
+
     def __call__(self, images: Images) -> Finished:
         images = images.nan_to_num(0.0, 1.0, 0.0)
         if self.output_type == "pt":

@@ -1,6 +1,7 @@
 """The memory that a component will take, before it is loaded: its loading is done with tensors without values."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from ..quantization.packed_sizes import PackedSizes
 from ..quantization.paths import named
 from ..spec import ComponentSpec
 from ..storage.building import on_meta
+from ..storage.hub import Repo
 from ..storage.tensors import JoinedTensors, SafetensorFiles, Shape, Tensors
 from .offload import NO_OFFLOAD, Offload, prepare_weights, streaming_bytes
 from .tensors import tensors_of as model_tensors
@@ -83,19 +85,72 @@ def _meta_tensor(tensors: Tensors, name: str) -> Any:  # a Tensor, or a Packed
             return tensors.read(name).to("meta")
 
 
-def estimate(spec: ComponentSpec, dtype: str, offload: Offload = NO_OFFLOAD) -> Estimate:
+class OwnTensors:
+    """The tensors that a model needs, without their values, in place of files that are not on this machine."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tensors = model.state_dict()
+
+    def shapes(self) -> Mapping[str, Shape]:
+        """The shape of each tensor, by name."""
+        return {name: tuple(tensor.shape) for name, tensor in self._tensors.items()}
+
+    def where(self, name: str) -> str:
+        """The file of a tensor, for error texts."""
+        return "the config"
+
+    def read(self, name: str) -> Tensor:
+        """A tensor without values."""
+        return self._tensors[name].to("meta")
+
+
+def has_weights(spec: ComponentSpec) -> bool:
+    """Whether the weights of a model are on this machine. Reads no weights."""
+    if spec.pretrained_model_name_or_path is None or spec.file is not None:
+        return True
+    try:
+        names, location = weight_names_of(spec), spec.location
+    except LoadError:
+        return False
+    return not isinstance(location, Repo) or all(location.has(spec.subfolder, name) for name in names)
+
+
+def model_without_files(spec: ComponentSpec, dtype: torch.dtype) -> nn.Module:
+    """The model of a spec on the meta device in `dtype`, by its config alone, not quantized.
+
+    Raises:
+        LoadError: no config, or a class of transformers whose files are not on this machine.
+        ConfigError: a config that does not fit.
+    """
+    cls = spec.type
+    if is_of_transformers(cls):
+        return _of_theirs_unquantized(spec, cls, dtype)
+    with on_meta():
+        model = cls.from_config(spec.read_config())
+    model.load(OwnTensors(model), dtype=dtype, device="meta")
+    return model
+
+
+def estimate(spec: ComponentSpec, dtype: str, offload: Offload = NO_OFFLOAD, *, fetches: bool = True) -> Estimate:
     """The memory that a component will take in `dtype`, kept as `offload` says.
 
-    Reads headers; the files of a repo are fetched. Zero for a component without weights, and for one that cannot be
-    loaded: its loading will raise the error. The estimate of a model of ours is exact, with two exceptions: a torchao
-    config that has no short name, and torchao's int4. There it is an upper bound.
+    Reads headers; the files of a repo are fetched, unless `fetches` is False: then the config has to do. Zero for a
+    component without weights, and for one that cannot be loaded: its loading will raise the error. The estimate of a
+    model of ours is exact, with two exceptions: a torchao config that has no short name, and torchao's int4. There it
+    is an upper bound.
     """
     try:
         cls = spec.type
         if not is_model(cls):
             return Estimate()
         compute: torch.dtype = getattr(torch, dtype)
-        made = _of_theirs(spec, cls, compute) if is_of_transformers(cls) else _of_ours(spec, cls, compute)
+        by_files = fetches or has_weights(spec)
+        if is_of_transformers(cls):
+            if not by_files:
+                return Estimate()
+            made = _of_theirs(spec, cls, compute)
+        else:
+            made = _of_ours(spec, cls, compute, by_files=by_files)
         if isinstance(made, Estimate):
             return made
         read = model_bytes(made)
@@ -112,7 +167,9 @@ def estimated_bytes(spec: ComponentSpec, dtype: str) -> int:
     return estimate(spec, dtype).bytes
 
 
-def _of_ours(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Estimate | nn.Module:  # kind: a class of ours
+def _of_ours(
+    spec: ComponentSpec, kind: Any, dtype: torch.dtype, *, by_files: bool
+) -> Estimate | nn.Module:  # kind: a class of ours
     with on_meta():
         model = kind.from_config(spec.read_config())
     if spec.pretrained_model_name_or_path is None:
@@ -121,6 +178,8 @@ def _of_ours(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Estimate | n
         found = tensors_in(spec, model)
         assert isinstance(found.tensors, WholeTensors)
         found.tensors.tensors = MetaTensors(found.tensors.tensors)
+    elif not by_files:
+        found = OwnTensors(model)
     else:
         files = [fetch(spec) / name for name in weight_names_of(spec)]
         found = MetaTensors(open_tensors(files, allow_pickle=spec.access.allow_pickle))
@@ -147,8 +206,7 @@ def _of_theirs(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Estimate |
     if "quantization_config" in spec.read_config():
         tensors = MetaTensors(stored)
         return Estimate(sum(_bytes_in(dtype, name, tensors.read(name)) for name in tensors.shapes()))
-    with torch.device("meta"):
-        model = model_of_config(kind, spec, folder, stored).to(dtype)
+    model = _model_of_theirs(spec, kind, folder, stored, dtype)
     if (quantization := read_quantization(spec.quantization)) is None:
         return model
     sizes = PackedSizes()
@@ -160,6 +218,20 @@ def _of_theirs(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> Estimate |
             made._parameters["bias"] = bias
             model.set_submodule(path, made)
     return Estimate(model_bytes(model), sizes.working_bytes)
+
+
+def _of_theirs_unquantized(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -> nn.Module:
+    if not has_weights(spec):
+        raise LoadError(f"{spec}: its size is known from its files alone, and they are not on this machine.")
+    folder = fetch(spec)
+    return _model_of_theirs(spec, kind, folder, SafetensorFiles([folder / n for n in weight_names_of(spec)]), dtype)
+
+
+def _model_of_theirs(
+    spec: ComponentSpec, kind: Any, folder: Path, stored: SafetensorFiles, dtype: torch.dtype
+) -> nn.Module:
+    with torch.device("meta"):
+        return model_of_config(kind, spec, folder, stored).to(dtype)
 
 
 def _bytes_in(dtype: torch.dtype, name: str, tensor: Tensor) -> int:

@@ -74,14 +74,14 @@ def refuse_larger_than_memory(owner: str, make: Callable[[], object]) -> None:
     with torch.random.fork_rng(devices=()), on_meta() as made:
         make()
     needed = made.numbers * torch.get_default_dtype().itemsize
-    if (memory := _memory()) and needed > memory:
+    if (memory := machine_memory()) and needed > memory:
         raise ConfigError(
             f"{owner} has {needed / 1e9:.1f} GB of weights with this config, and this machine has {memory / 1e9:.1f} "
             "GB of memory. Check the config; to read weights, use from_pretrained, which maps them."
         )
 
 
-def _memory() -> int:
+def machine_memory() -> int:
     """Bytes of the machine's memory; 0 where the system does not say."""
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

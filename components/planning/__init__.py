@@ -1,0 +1,1 @@
+"""Plans: what a call would do and need, before it runs."""
