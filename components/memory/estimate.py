@@ -231,7 +231,8 @@ def _model_of_theirs(
     spec: ComponentSpec, kind: Any, folder: Path, stored: SafetensorFiles, dtype: torch.dtype
 ) -> nn.Module:
     with torch.device("meta"):
-        return model_of_config(kind, spec, folder, stored).to(dtype)
+        made: nn.Module = model_of_config(kind, spec, folder, stored)
+        return made.to(dtype)
 
 
 def _bytes_in(dtype: torch.dtype, name: str, tensor: Tensor) -> int:

@@ -27,6 +27,9 @@ if torch.ops.aten._scaled_dot_product_flash_attention_for_cpu not in flop_regist
 class NeedsValues(Exception):
     """A block reads numbers of a tensor that has none."""
 
+    def __init__(self, why: str = "reads numbers of its inputs") -> None:
+        super().__init__(why)
+
 
 class Count:
     """The operations of one node, and the most bytes of tensors without values that were alive while it ran."""
@@ -109,7 +112,7 @@ class _Operations(TorchDispatchMode):
             return func(*args, **kwargs)
         packet = func._overloadpacket
         if packet.__name__ in _READS:
-            raise NeedsValues(f"it reads numbers ({packet.__name__.lstrip('_')})")
+            raise NeedsValues
         if packet not in flop_registry:
             with self:
                 parts = func.decompose(*args, **kwargs)
@@ -117,11 +120,13 @@ class _Operations(TorchDispatchMode):
                 return parts
         for tensor in without_values:
             self._counting.watch(tensor, made=False)
-        args, kwargs = tree_unflatten([_empty_like(x) if isinstance(x, Tensor) else x for x in leaves], form)
-        if kwargs.get("device") is not None:
-            kwargs["device"] = torch.device("meta")
-        out = func(*args, **kwargs)
-        self._counting.add(packet, args, kwargs, out)
+        empty: tuple[Sequence[Any], dict[str, Any]]
+        empty = tree_unflatten([_empty_like(x) if isinstance(x, Tensor) else x for x in leaves], form)
+        args, named = empty
+        if named.get("device") is not None:
+            named["device"] = torch.device("meta")
+        out = func(*args, **named)
+        self._counting.add(packet, args, named, out)
         for leaf in tree_flatten(out)[0]:
             if isinstance(leaf, Tensor) and leaf.is_meta:
                 self._counting.watch(leaf, made=True)

@@ -10,6 +10,7 @@ from ...graph.errors import ConfigError, LoadError
 from ...graph.leases import lenders
 from ...graph.run_order import RunOrder, run_order
 from ...graph.structure import Structure
+from ..device_map import Parts
 from ..handle import Added, Handle
 from ..loading.component import is_model, weight_names_of
 from ..manager import ComponentsManager
@@ -72,6 +73,7 @@ class Needs:
     def residencies(self) -> Iterator[Residency]:
         """The component as the policy sees it while it is leased."""
         entry, reloadable = self.entry, not isinstance(self.handle, Added)
+        parts: dict[str, Parts]
         if self.offload.streams:
             parts = {CPU: {entry.key: self.estimate.bytes}}
         elif entry.device_map is not None:
@@ -81,7 +83,7 @@ class Needs:
         (device, own), *others = parts.items()
         yield Residency(entry.key, entry.name, device, own, 0, True, reloadable, other_parts=dict(others))
         if self.offload.streams:
-            work = {(entry.key, 0): self.estimate.streaming_bytes}
+            work: Parts = {(entry.key, 0): self.estimate.streaming_bytes}
             yield Residency(f"{entry.key} at work", f"{entry.name} at work", entry.device, work, leased=True)
 
     def planned(self, name: str) -> PlannedComponent:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ...graph.block import Block
-from ...graph.call import Settled
 from ...graph.edits import replaced
 from ...graph.errors import ConfigError, LoadError
 from ...graph.named import Named
@@ -24,22 +23,25 @@ _TILE = 512  # pixels a side
 def proposals(walked: Walked) -> Iterator[Proposal]:
     """Changes with which all stages of a walked call fit, the smallest change first.
 
-    Only single changes are tried: a budget, another way to keep the largest component of a stage, or tiles.
+    These are a budget, another way to keep the largest component of a stage that is too large with that budget, and
+    tiles.
     """
     stages = walked.stages(walked.needs)
-    too_large = [stage for stage in stages if stage.excess]
-    budget = _budget_for(stages)
-    if budget is not None:
-        yield from _fitting("components leave the device after use", walked.stages(walked.needs, budget), _code(budget))
+    if (budget := _budget_for(stages)) is not None:
+        with_budget = walked.stages(walked.needs, budget)
+        yield from _fitting("components leave the device after use", with_budget, _code(budget))
+    else:
+        with_budget = stages
     keys = {walked.needs[key].entry.name: (name, key) for name, key in walked.names.items()}
-    largest = dict.fromkeys(
-        max((name for name in stage.components if name in keys), key=lambda name: walked.needs[keys[name][1]].on_device)
-        for stage in too_large if any(name in keys for name in stage.components)
-    )  # fmt: skip
+    largest: dict[str, None] = {}
+    for stage in with_budget:
+        if stage.excess and (own := [name for name in stage.components if name in keys]):
+            largest[max(own, key=lambda name: walked.needs[keys[name][1]].on_device)] = None
     for name in largest:
         yield from _of_component(walked, *keys[name], budget)
-    for stage in too_large:
-        yield from _of_tiles(walked, stage, budget)
+    for stage in stages:
+        if stage.excess and stage.memory and stage.activations > stage.weights.get(stage.device, 0) // 8:
+            yield from _of_tiles(walked, stage)
 
 
 def _of_component(walked: Walked, name: str, key: str, budget: Budget | None) -> Iterator[Proposal]:
@@ -51,9 +53,9 @@ def _of_component(walked: Walked, name: str, key: str, budget: Budget | None) ->
 
     if not own.entry.device.startswith(CPU) and not own.offload.streams:
         changed = own.changed(offload=Offload("blocks"))
-        text = f"blocks of {name} are copied to {own.entry.device} while it runs, slowly"
+        text = f"{name} stays on the CPU, and its blocks are copied to {own.entry.device} while it runs (slower)"
         code = f"pipe.bindings[{name!r}].manager.offload({own.entry.name!r}, 'blocks')"
-        yield from _fitting(text, stages(changed), "; ".join(filter(None, (_code(budget), code))))
+        yield from _fitting(text, stages(changed), _both(budget, code))
     for method in _QUANTIZATIONS if own.handle.spec.quantization is None else ():
         try:
             changed = own.changed(quantization=method)
@@ -64,26 +66,17 @@ def _of_component(walked: Walked, name: str, key: str, budget: Budget | None) ->
         yield from _fitting(text, stages(changed), _code(budget, more) or f"sf.load(…, {more})")
 
 
-def _of_tiles(walked: Walked, stage: Stage, budget: Budget | None) -> Iterator[Proposal]:
+def _of_tiles(walked: Walked, stage: Stage) -> Iterator[Proposal]:
     """Tiles for a node that can work in tiles and does not."""
-    if stage.activations < stage.weights.get(stage.device, 0) // 8 or not any(stage.memory.values()):
-        return
     for path in stage.nodes:
         block = walked.call.graph[path]
-        if not hasattr(_plain(block), "tile") or _plain(block).tile is not None:
+        if getattr(_plain(block), "tile", 0) is not None:
             continue
-        tiled = _tiled(block)
-        graph = replaced(walked.call.graph, path, tiled, ())
-        again = Walked.of(replace_graph(walked.call, graph))
-        name = type(_plain(block)).__name__
-        code = f"pipe.replace({path!r}, {name}(tile={_TILE}))"
-        text = f"{path} in tiles of {_TILE} pixels"
-        yield from _fitting(text, again.stages(again.needs, budget), "; ".join(filter(None, (_code(budget), code))))
-
-
-def replace_graph(call: Settled, graph: object) -> Settled:
-    """A call of another graph."""
-    return replace(call, graph=graph)
+        again = Walked.of(replace(walked.call, graph=replaced(walked.call.graph, path, _tiled(block), ())))
+        budget = _budget_for(again.stages(again.needs))
+        code = f"pipe.replace({path!r}, {type(_plain(block)).__name__}(tile={_TILE}))"
+        stages = again.stages(again.needs, budget)
+        yield from _fitting(f"{path} in tiles of {_TILE} pixels", stages, _both(budget, code))
 
 
 def _plain(block: Block) -> Block:
@@ -116,8 +109,18 @@ def _budget_for(stages: tuple[Stage, ...]) -> Budget | None:
     return Budget(limits) if limits else None
 
 
+def _both(budget: Budget | None, code: str) -> str:
+    return f"{_code(budget)}; {code}" if budget is not None else code
+
+
 def _code(budget: Budget | None, more: str = "") -> str:
     if budget is None:
         return ""
-    limits = {device: show_size(limit // 10**8 * 10**8) for device, limit in budget.limits.items()}
+    limits = {device: show_size(_rounded_down(limit)) for device, limit in budget.limits.items()}
     return f"sf.load(…, manager=sf.ComponentsManager(budget={limits}){f', {more}' if more else ''})"
+
+
+def _rounded_down(size: int) -> int:
+    """A size that is shown with one digit behind the point, and is no larger than this one."""
+    unit = next((unit for unit in (10**9, 10**6, 10**3) if size >= unit), 10)
+    return size // (unit // 10) * (unit // 10)

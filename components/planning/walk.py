@@ -224,6 +224,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, NeedsValues):
         return str(error)
     text = str(error).strip().partition("\n")[0][:120]
-    if "meta" in text:
-        return "it reads numbers"
+    if "meta" in text:  # torch's own errors for tensors without values
+        return str(NeedsValues())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -56,11 +56,9 @@ class Walked:
 
     @property
     def names(self) -> Mapping[str, str]:
-        """The keys of the components of the walked nodes, by their names in the graph."""
-        bindings = self.call.graph.bindings
-        used = dict.fromkeys(name for node in self.nodes.values() for name in node.components)
-        bound = {name: value for name in used if isinstance(value := bindings.get(name), Handle)}
-        return {name: handle.key for name, handle in bound.items() if handle.key in self.needs}
+        """The keys of the components that the run needs, by their names in the graph, in the order of their use."""
+        bound = {value.key: name for name, value in self.call.graph.bindings.items() if isinstance(value, Handle)}
+        return {bound[key]: key for key in self.needs if key in bound}
 
     def stages(self, needs: Mapping[str, Needs], budget: Budget | None = None) -> tuple[Stage, ...]:
         """The stages, with components that need so much memory, and with this budget in place of the managers'."""
