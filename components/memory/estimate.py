@@ -229,10 +229,9 @@ def _of_theirs_unquantized(spec: ComponentSpec, kind: Any, dtype: torch.dtype) -
 
 def _model_of_theirs(
     spec: ComponentSpec, kind: Any, folder: Path, stored: SafetensorFiles, dtype: torch.dtype
-) -> nn.Module:
+) -> Any:  # kind: a class of transformers, and a model of it
     with torch.device("meta"):
-        made: nn.Module = model_of_config(kind, spec, folder, stored)
-        return made.to(dtype)
+        return model_of_config(kind, spec, folder, stored).to(dtype)
 
 
 def _bytes_in(dtype: torch.dtype, name: str, tensor: Tensor) -> int:

@@ -11,10 +11,11 @@ from ...graph.leases import lenders
 from ...graph.run_order import RunOrder, run_order
 from ...graph.structure import Structure
 from ..device_map import Parts
-from ..handle import Added, Handle
+from ..handle import Added, Derived, Handle
 from ..loading.component import is_model, weight_names_of
 from ..manager import ComponentsManager
 from ..memory.budget import Budget
+from ..memory.entries import estimate_of_derived
 from ..memory.entry import Entry
 from ..memory.estimate import Estimate, estimate, has_weights
 from ..memory.offload import NO_OFFLOAD, Offload
@@ -47,6 +48,8 @@ class Needs:
 
     @staticmethod
     def _estimated(handle: Handle, entry: Entry, offload: Offload) -> Estimate:
+        if isinstance(handle, Derived):
+            return estimate_of_derived(handle, entry.dtype)
         return Estimate() if isinstance(handle, Added) else estimate(handle.spec, entry.dtype, offload, fetches=False)
 
     def changed(self, *, offload: Offload | None = None, quantization: str | None = None) -> "Needs":
@@ -90,11 +93,11 @@ class Needs:
         """The component in a plan."""
         handle, spec = self.handle, self.handle.spec
         kind, entry = handle.type, self.entry
-        model = is_model(kind)
-        there = isinstance(handle, Added) or entry.component is not None or not model or has_weights(spec)
+        model = is_model(kind) or isinstance(handle, Derived)
+        there = isinstance(handle, Added | Derived) or entry.component is not None or not model or has_weights(spec)
         download = 0 if there else _download_bytes(spec)
         size = self.estimate.bytes if self.estimate.bytes or not model else None
-        type_name = getattr(kind, "__name__", "unknown")
+        type_name = kind.__name__ if isinstance(kind, type) else handle.class_name
         streaming = self.estimate.streaming_bytes if self.offload.streams else 0
         dtype = entry.dtype if model else ""
         device = str(entry.device_map or entry.device) if model else ""
@@ -138,7 +141,9 @@ def _together(order: RunOrder, prefix: str, bindings: Mapping[str, Any]) -> Iter
             names = [each.name for each in span.lines]
             done |= {*names}
             leased = [h for handles in lenders(span.lines, bindings).values() for h in handles]
-            if handles := tuple(h for h in leased if isinstance(h, Handle) and is_model(h.type)):
+            if handles := tuple(
+                h for h in leased if isinstance(h, Derived) or (isinstance(h, Handle) and is_model(h.type))
+            ):
                 yield Together(tuple(prefix + name for name in names), handles)
             continue
         inner = line.bindings_inside(bindings)

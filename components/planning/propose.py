@@ -35,8 +35,8 @@ def proposals(walked: Walked) -> Iterator[Proposal]:
     keys = {walked.needs[key].entry.name: (name, key) for name, key in walked.names.items()}
     largest: dict[str, None] = {}
     for stage in with_budget:
-        if stage.excess and (own := [name for name in stage.components if name in keys]):
-            largest[max(own, key=lambda name: walked.needs[keys[name][1]].on_device)] = None
+        if stage.excess:
+            largest[max(stage.components, key=lambda name: walked.needs[keys[name][1]].on_device)] = None
     for name in largest:
         yield from _of_component(walked, *keys[name], budget)
     for stage in stages:

@@ -10,9 +10,10 @@ import torch
 
 from ...graph.block import Block
 from ...graph.errors import SfumatoError
-from ...graph.execution import Cell
 from ...graph.fields import Lazy
+from ...graph.loop_memory import memory_below, placed_memory
 from ...graph.run_order import Line, RunOrder, Value, run_order, turn_orders
+from ...graph.state import Cell
 from ...graph.structure import Container, Inside, Structure, Values
 from ...graph.wiring import INPUTS
 from .counting import Count, Counting, NeedsValues
@@ -53,7 +54,7 @@ class Walk:
         self.notes: list[str] = []
         self.bindings_of = bindings_of
         self._counting = counting
-        self._memory: dict[str, dict[str, Any]] = {}
+        self.memory: dict[str, dict[str, Any]] = {}
         self._fresh: dict[str, dict[str, Any]] = {}
 
     def check(self) -> None:
@@ -62,6 +63,9 @@ class Walk:
     def note(self, text: str) -> None:
         """Keep a text for the user."""
         self.notes.append(text)
+
+    def preview(self, clean: Callable[[], Any]) -> None:
+        """Nobody looks at a preview."""
 
     def whole(self, graph: Structure, order: RunOrder, inputs: Values, done: Mapping[str, Mapping[str, Any]]) -> None:
         """Walk a graph. done: the outputs of nodes that do not run."""
@@ -87,11 +91,11 @@ class Walk:
         for path in [path for path in self._fresh if path.startswith(prefix)]:
             written = self._fresh.pop(path)
             if remember:
-                self._memory[path] = {n: v.value if isinstance(v, Cell) else v for n, v in written.items()}
+                self.memory[path] = {n: v.value if isinstance(v, Cell) else v for n, v in written.items()}
 
     def end_loop(self, prefix: str) -> None:
         """Drop the memory of a loop that has ended."""
-        self._memory = {path: value for path, value in self._memory.items() if not path.startswith(prefix)}
+        self.memory = {path: value for path, value in self.memory.items() if not path.startswith(prefix)}
 
     # ------------------------------------------------------------------------------------------ one node
     def _container(
@@ -115,7 +119,7 @@ class Walk:
         try:
             block = self._filled(line, {**args, **knobs}, bindings, knobs)
             if line.memory:
-                args |= self._memory.get(path, {})
+                args |= self.memory.get(path, {})
             if line.running:
                 args[line.running] = self
             out = self._called(node, block, args)
@@ -191,12 +195,16 @@ class _Inside:
         before, turn = turn_orders(inside)
         bindings = self._bindings(inside)
         constant: dict[Value, Any] = {}
+        if inside.memory:
+            self.walk.memory |= placed_memory(prefix, inside.graph, values.get(inside.memory, {}), self.walk.note)
         if len(items):
             yield from self.walk.lines(before, prefix, values, bindings, constant)
         for item in items:
             inputs = {**values, **(state if carries else {}), inside.item: item}
             state = merge(state, (yield from self.walk.lines(turn, prefix, inputs, bindings, dict(constant))))
             self.walk.end_turn(prefix, remember=carries)
+        if inside.memory:
+            state = {**state, inside.memory: memory_below(prefix, self.walk.memory)}
         self.walk.end_loop(prefix)
         return dict(state)
 

@@ -40,7 +40,7 @@ class Walked:
         reuse, reused, notes = None, dict[str, dict[str, Any]](), list[str]()
         if call.call.memo is not None:
             reuse = Reuse(call.call.memo)
-            order, reused, notes = reuse.start(order, call.inputs, graph.adapted_bindings)
+            order, reused, notes = reuse.start(order, call.inputs, graph.adapted_bindings, {})
         counting = Counting()
         walk = Walk(counting, EmptyComponents(counting).of)
         walk.whole(graph, order, call.inputs, reused)
@@ -58,7 +58,7 @@ class Walked:
     def names(self) -> Mapping[str, str]:
         """The keys of the components that the run needs, by their names in the graph, in the order of their use."""
         bound = {value.key: name for name, value in self.call.graph.bindings.items() if isinstance(value, Handle)}
-        return {bound[key]: key for key in self.needs if key in bound}
+        return {bound.get(key, one.entry.name): key for key, one in self.needs.items()}
 
     def stages(self, needs: Mapping[str, Needs], budget: Budget | None = None) -> tuple[Stage, ...]:
         """The stages, with components that need so much memory, and with this budget in place of the managers'."""
