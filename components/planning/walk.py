@@ -12,6 +12,7 @@ from ...graph.block import Block
 from ...graph.errors import SfumatoError
 from ...graph.fields import Lazy
 from ...graph.loop_memory import memory_below, placed_memory
+from ...graph.ports import ALONE
 from ...graph.run_order import Line, RunOrder, Value, run_order, turn_orders
 from ...graph.state import Cell
 from ...graph.structure import Container, Inside, Structure, Values
@@ -48,6 +49,7 @@ class Walk:
     """
 
     finishing = False
+    shared = ALONE.shared
 
     def __init__(self, counting: Counting, bindings_of: Callable[[Structure], Values]) -> None:
         self.nodes: dict[str, Node] = {}
