@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from ..registry import HINTS, UnknownName, closest, did_you_mean, hint_for_class
 from .edits import edited
 from .errors import ConfigError, LoadError, Problem, WireError
+from .extra_channels import lacking_channels
 from .fields import Lazy
 from .run_order import needed, unbound
 from .spaces import bound_conflicts
@@ -46,7 +47,7 @@ def bound(graph: S, components: Mapping[str, Any]) -> S:
             text = hint_for_class(value.type if isinstance(value, Lazy) else type(value)) or text
             problems.append(Problem("component", name, text, actual, type_text(kind)))
     bindings = {**graph.bindings, **made}
-    if problems := problems or bound_conflicts(graph, bindings):
+    if problems := problems or _conflicts(graph, bindings):
         raise WireError(problems)
     try:
         return edited(graph, bindings=bindings)
@@ -111,9 +112,14 @@ def check(graph: Structure) -> list[Problem]:
         kind = type_text(graph.components[name].type)
         text = f"no component is bound, and {', '.join(nodes)} needs {kind}. Write graph.bind({name}=…)."
         problems.append(Problem("unbound", name, text, needed=kind))
-    problems += bound_conflicts(graph, graph.bindings)
+    problems += _conflicts(graph, graph.bindings)
     problems += [Problem("not-ready", name, str(error)) for name, error in not_ready(graph)]
     return problems
+
+
+def _conflicts(graph: Structure, bindings: Mapping[str, Any]) -> list[Problem]:
+    """Components that do not fit each other, or the blocks that use them."""
+    return bound_conflicts(graph, bindings) or list(lacking_channels(graph, bindings))
 
 
 def not_ready(graph: Structure) -> Iterable[tuple[str, LoadError]]:

@@ -93,6 +93,8 @@ class Block:
     """Whether equal inputs always give equal outputs. A memo keeps no outputs of a block that is not pure."""
     random_without: ClassVar[tuple[str, ...]] = ()
     """Inputs without which, or with None for which, a pure block gives other outputs each time, such as a seed."""
+    adds_channels: ClassVar[bool] = False
+    """Whether a block that changes `predict` adds channels to the passes. A denoiser that reads a mask needs one."""
     no_file: ClassVar[str] = ""
     """Why no graph file can name the class; "" where one can."""
 

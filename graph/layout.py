@@ -61,7 +61,7 @@ class Measured:
         sums: dict[str, object] = {}
         names: list[str] = []
         for key, terms in self.sums.items():
-            numbers = [_number(parts, part) for part in terms]
+            numbers = [number_in(parts, part) for part in terms]
             known = [number for number in numbers if number is not None]
             if len(known) == len(numbers):
                 sums[key] = sum(known)
@@ -69,8 +69,8 @@ class Measured:
         return Layout(tuple(sums.items())), tuple(dict.fromkeys(names))
 
 
-def _number(parts: Mapping[str, Any], name: str) -> int | None:
-    """A field of a block, or a key of the config of a component that it holds: an object's, or a file's mapping."""
+def number_in(parts: Mapping[str, Any], name: str) -> int | None:
+    """A field of a block, or "component.key" of a config, of an object or in a file; None for what is no number."""
     holder, _, key = name.partition(".")
     value = parts.get(holder)
     if key:

@@ -59,21 +59,27 @@ def evidence_of(fields: Mapping[str, Any], read: Callable[[Any], Any | None]) ->
 
 def conflicts(graph: Structure, bindings: Mapping[str, Any], kind: Kind) -> list[Problem]:
     """Values that do not fit where they meet. Reads configs only, never weights."""
+    facts = meeting_facts(graph, bindings, kind)
+    return list(dict.fromkeys(problem for meeting in facts for problem in _conflicts(meeting, kind)))
+
+
+Fact = tuple[Any, str]
+"""A value, and the first place that has it."""
+
+
+def meeting_facts(graph: Structure, bindings: Mapping[str, Any], kind: Kind) -> Iterable[Sequence[Fact]]:
+    """The values that meet, variable by variable, each once. Reads configs only, never weights."""
     union = _Union(kind)
     _walk(graph, (), {**bindings}, union)
-    together: dict[Path, list[_Fact]] = {}
+    together: dict[Path, list[Fact]] = {}
     for at, value, who in union.facts:
         known = together.setdefault(union.find(at), [])
         if all(value != was for was, _ in known):
             known.append((value, who))
-    return list(dict.fromkeys(problem for facts in together.values() for problem in _conflicts(facts, kind)))
+    return together.values()
 
 
-_Fact = tuple[Any, str]
-"""A value, and the first place that has it."""
-
-
-def _conflicts(facts: Sequence[_Fact], kind: Kind) -> Iterable[Problem]:
+def _conflicts(facts: Sequence[Fact], kind: Kind) -> Iterable[Problem]:
     """One problem for each fact that must go: the one that fits the fewest others, of several the last one."""
     against = {
         i: dict.fromkeys(j for j, (other, _) in enumerate(facts) if not other.fits(value))

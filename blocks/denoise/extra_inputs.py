@@ -35,12 +35,16 @@ class AddReferenceImage(Block):
 class AddMaskChannels(Block):
     """Add the mask and the masked image as 1 + c channels, for a U-Net that was trained to inpaint."""
 
+    adds_channels = True
+
     def __call__(self, predict: Predict, latent_mask: LatentMask, masked_latents: ImageLatents) -> Extended:
         return Extended(_with_channels(predict, latent_mask, masked_latents))
 
 
 class AddFillChannels(Block):
     """Add the masked image and the mask as channels, for Flux Fill; the mask has one for each pixel of a latent."""
+
+    adds_channels = True
 
     def __call__(self, predict: Predict, masked_latents: ImageLatents, mask: Mask, rows: Rows) -> Extended:
         factor = mask.shape[2] // masked_latents.shape[2]
@@ -50,6 +54,8 @@ class AddFillChannels(Block):
 
 class AddControlChannels(Block):
     """Add a control picture as channels, for Flux Canny and Depth."""
+
+    adds_channels = True
 
     def __call__(self, predict: Predict, control_latents: ImageLatents) -> Extended:
         return Extended(_with_channels(predict, control_latents))
