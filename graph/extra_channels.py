@@ -66,8 +66,9 @@ def lacking_channels(graph: Structure, bindings: Mapping[str, Any]) -> Iterable[
 
 def _way(graph: Structure, bindings: Mapping[str, Any]) -> str:
     """How to load a task of the graph's family that these components serve, or to add the channels."""
-    family = presets.find(graph.preset[0]) if graph.preset is not None else None
+    name, own = graph.preset or ("", "")
+    family = presets.find(name)
     if family is None or not (served := family.served(bindings)):
         return "Insert a block that adds them. One of yours says so with adds_channels = True."
-    tasks = " or ".join(map(repr, served))
-    return f"It serves the task {tasks}: sf.load(…, {served[0]!r}, …) with this component."
+    task = own if own in served else served[0]
+    return f"Make a graph of the task {task!r} for it: sf.load(…, {task!r}, …) with this component."

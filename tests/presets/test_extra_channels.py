@@ -26,7 +26,7 @@ def test_a_unet_for_inpainting_is_sent_to_its_task(tiny: Load) -> None:
     pipe = tiny("sd")
     nine = unet(pipe, 9)
     text = r"denoise\.predict \(unet\)  reads 9 channels, the latents have 4, and no block adds the others\. "
-    text += r"It serves the task 'inpaint': sf\.load\(…, 'inpaint', …\) with this component\."
+    text += r"Make a graph of the task 'inpaint' for it: sf\.load\(…, 'inpaint', …\) with this component\."
     for graph in (pipe, pipe.task("image2image"), pipe.task("inpaint")):
         with pytest.raises(sf.WireError, match=text):
             graph.bind(unet=nine)

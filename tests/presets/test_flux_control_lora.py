@@ -172,7 +172,7 @@ def test_what_lacks_says_so(flux: Load, control: Path) -> None:
         with pytest.raises(InputError, match="control_image  needs a value"):
             graph(**without, **more)
     wide = pipe.with_adapters(canny).merged().bindings["transformer"]
-    with pytest.raises(SfumatoError, match=r"It reads a control picture\. Make a graph for it: sf\.load\(…, transfor"):
+    with pytest.raises(SfumatoError, match=r"reads 32 channels, .* Make a graph of the task 'text2image' for it"):
         pipe(**without, transformer=wide)
     with pytest.raises(WireError, match=r"reads a control picture and no mask\. Use the task 'inpaint'\."):
         pipe.with_adapters(canny).task("fill")

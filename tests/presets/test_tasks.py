@@ -10,6 +10,7 @@ import torch
 
 import sfumato as sf
 from sfumato import Graph, InputError, LoadError, WireError
+from sfumato.blocks.denoise.extra_inputs import AddControlChannels
 from sfumato.graph.tasks import graph_for
 from sfumato.presets.control import with_cropped_controls
 
@@ -77,7 +78,10 @@ def test_a_u_net_that_reads_other_channels_serves_no_task(checkpoint: Callable[[
     with pytest.raises(LoadError, match=r"reads 8 channels, and the latents have 4\. No task adds the others\."):
         sf.load(tmp_path / "ip2p")
     assert sf.inspect(tmp_path / "ip2p").tasks == ()
-    assert sf.load(tmp_path / "ip2p", graph=sf.load("sd")).bindings.keys() >= {"unet"}
+    with pytest.raises(WireError, match=r"no block adds the others\. Insert a block that adds them"):
+        sf.load(tmp_path / "ip2p", graph=sf.load("sd"))
+    graph = sf.load("sd").insert("add", AddControlChannels(), after="denoise.predict")
+    assert sf.load(tmp_path / "ip2p", graph=graph).bindings.keys() >= {"unet"}
 
 
 # ------------------------------------------------------------------------------------------------- what is carried over
