@@ -9,7 +9,7 @@ from typing import Annotated, Any, NamedTuple
 from annotated_types import Ge, Gt, Le
 
 from ...components.models.autoencoder import Autoencoder
-from ...components.random import Random
+from ...components.random import Noise, Random
 from ...components.schedulers import Scheduler
 from ...components.schedulers.lcm import DistilledKeys, timesteps_within
 from ...components.types import (
@@ -57,23 +57,28 @@ class Seeded(NamedTuple):
 class SeedRandom(Block):
     """Make the random numbers. seed: one for all pictures, a list with one for each, or None for a new one.
 
+    noise: "cpu" draws as torch does on a CPU. "gpu" draws the numbers that torch has on a CUDA device, for pictures of
+    programs that draw there; it works on any machine.
+
     Raises:
         UnfitValue: a list with another number of seeds than pictures.
     """
 
     random_without = ("seed",)
 
+    noise: Noise = knob("cpu")
+
     def __call__(self, rows: Rows, seed: Seed | Sequence[Seed] | None = None) -> Seeded:
         if seed is None:
-            return Seeded(Random.seeded([secrets.randbits(63)]))
+            return Seeded(Random.seeded([secrets.randbits(63)], self.noise))
         if isinstance(seed, int):
-            return Seeded(Random.seeded([seed]))
+            return Seeded(Random.seeded([seed], self.noise))
         if len(seed) != rows.total:
             raise UnfitValue(
                 f"seed has {counted(len(seed), 'number')} for {counted(rows.total, 'picture')}. "
                 "Give one for all, or one each."
             )
-        return Seeded(Random.seeded(list(seed)))
+        return Seeded(Random.seeded(list(seed), self.noise))
 
 
 class Drawn(NamedTuple):

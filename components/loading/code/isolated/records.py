@@ -1,11 +1,10 @@
 """Values of this library that may be sent to another process: records of plain values and tensors, by name."""
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from functools import cache
 from typing import Any, cast, get_type_hints
 
-import torch
 from torch import Tensor
 
 from .....graph.validate import fitted
@@ -50,7 +49,7 @@ def remade(name: str, parts: dict[str, Any]) -> Any:  # one of those records
         raise ValueError(f"is not a {name}: {error}") from None
     if isinstance(made, Schedule):
         return made.to(on_device.device) if isinstance(on_device, Tensor) else made
-    return Random(tuple(state.cpu() for state in made.states)) if isinstance(made, Random) else made
+    return replace(made, states=tuple(state.cpu() for state in made.states)) if isinstance(made, Random) else made
 
 
 def _check(made: object) -> None:
@@ -63,8 +62,7 @@ def _check(made: object) -> None:
             raise ValueError(f"step {made.index} of {len(made.schedule.timesteps)}")
         case Random(states) if not 0 < len(states) <= _MAX_ROWS:
             raise ValueError(f"{len(states)} states")
-        case Random(states):
-            for state in states:
-                torch.Generator("cpu").set_state(state.cpu())
+        case Random():
+            made.check()
         case _:
             pass
