@@ -58,7 +58,7 @@ def adapt_by_prompts(graph: Structure, values: Mapping[str, Any]) -> Structure: 
     )
 
     def make() -> Structure:
-        scaled = [[_scaled(adapter, tag, graph) for adapter, tag in row] for row in adapters]
+        scaled = [[with_strengths(adapter, tag, graph) for adapter, tag in row] for row in adapters]
         return attach(graph, scaled if len(scaled) > 1 else scaled[0])
 
     return cached(graph, "adapted by prompts", make, adapters)
@@ -164,7 +164,8 @@ def _read(file: str, name: str, time: int, size: int) -> Adapter:
     return load_adapter(file, name=name)
 
 
-def _scaled(adapter: Adapter, tag: LoraTag, graph: Structure) -> Adapter:
+def with_strengths(adapter: Adapter, tag: LoraTag, graph: Structure) -> Adapter:
+    """The adapter with the strengths of a tag."""
     if tag.text_encoders == tag.denoiser:
         return adapter.scaled(tag.denoiser)
     strengths: dict[str, Any] = {name: tag.denoiser for name in graph.components if name in DENOISERS}  # Any: floats

@@ -78,7 +78,7 @@ def without_guider(graph: Graph, predict: Block) -> Graph:
 def _keep_unmasked(graph: Graph) -> Graph:
     return (
         graph.insert("keep", KeepUnmasked(), after="denoise.advance")
-        .wire("denoise.noise", "noise.latents")
+        .wire("denoise.start_noise", "noise.latents")
         # The reference encodes the masked image here, and draws noise for it.
         .insert("discard_noise", DiscardNoise(), after="noise")
     )

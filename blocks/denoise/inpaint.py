@@ -18,7 +18,7 @@ class Blended(NamedTuple):
 class KeepUnmasked(Block):
     """Put the image back outside the mask, noised to the level of the next step (Lugmayr et al. 2022, equation 8).
 
-    In a run that finishes now, it is not noised, as the latents are clean.
+    start_noise: that of the first step. In a run that finishes now, it is not noised, as the latents are clean.
     """
 
     scheduler: Scheduler = component()
@@ -27,12 +27,12 @@ class KeepUnmasked(Block):
         self,
         latents: Latents,
         image_latents: ImageLatents,
-        noise: Latents,
+        start_noise: Latents,
         latent_mask: LatentMask,
         step: Step,
         running: Running = ALONE,
     ) -> Blended:
         known, mask = image_latents.to(latents.device), latent_mask.to(latents.device)
         if not (step.last or running.finishing):
-            known = self.scheduler.add_noise(known, noise.to(latents.device), step.next)
+            known = self.scheduler.add_noise(known, start_noise.to(latents.device), step.next)
         return Blended((1 - mask) * known + mask * latents)

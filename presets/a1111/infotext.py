@@ -12,6 +12,7 @@ _PAIR = re.compile(r'(\w[\w \-/]{0,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _LEAST_PAIRS = 3
 """A last line with fewer pairs is part of the prompt."""
 _NEGATIVE = "Negative prompt:"
+_OBJECTS = ("Hashes", "Civitai resources", "Civitai metadata")
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,10 @@ class Infotext:
         except AboveLimit as error:
             raise UnfitValue(f"The text {error}") from None
         *lines, last = text.strip().split("\n")
-        pairs = _PAIR.findall(last)
+        last, objects = _without_objects(last)
+        pairs = [*_PAIR.findall(last), *objects.items()]
         if len(pairs) < _LEAST_PAIRS:
-            lines, pairs = [*lines, last], []
+            lines, pairs = text.strip().split("\n"), []
         parts: dict[bool, list[str]] = {False: [], True: []}
         is_negative = False
         for line in map(str.strip, lines):
@@ -55,6 +57,22 @@ class Infotext:
         if self.negative:
             lines.append(f"{_NEGATIVE} {self.negative}")
         return "\n".join([*lines, ", ".join(f"{key}: {_quoted(value)}" for key, value in self.settings.items())])
+
+
+def _without_objects(line: str) -> tuple[str, dict[str, str]]:
+    """The line without the settings that are JSON objects or lists, as Civitai adds them, and these settings."""
+    found: dict[str, str] = {}
+    for key in _OBJECTS:
+        start = line.find(f"{key}: ")
+        begin = start + len(key) + 2
+        if start >= 0 and line[begin : begin + 1] in ("{", "["):
+            try:
+                _, end = json.JSONDecoder().raw_decode(line, begin)
+            except (ValueError, RecursionError):
+                continue
+            found[key] = line[begin:end]
+            line = line[:start].rstrip(", ") + line[end:]
+    return line, found
 
 
 def _quoted(value: str) -> str:

@@ -13,8 +13,8 @@ from ...registry import printable
 from ..adapter import from_json as adapters_from_json
 from ..adapter import load_adapter
 from ..embedding import load_embedding
+from ..search import found_path
 from . import keys
-from .find import found_path
 from .keys import Json
 
 

@@ -16,9 +16,9 @@ KEYS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.0
 
 def test_inpainting_becomes_repaint_with_noise_drawn_anew_in_each_turn(tiny: Callable[..., Graph]) -> None:
     plain = tiny("sd", "inpaint")
-    again = sf.named(DrawNoiseLike(), latents="noise")
-    graph = plain.wire("denoise.noise", None).insert("again", again, before="denoise.keep")
-    assert "again.noise" in graph.explain("denoise.keep.noise")
+    again = sf.named(DrawNoiseLike(), latents="start_noise")
+    graph = plain.wire("denoise.start_noise", None).insert("again", again, before="denoise.keep")
+    assert "again.start_noise" in graph.explain("denoise.keep.start_noise")
     picture, mask = Image.effect_noise((64, 64), 80).convert("RGB"), Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 32, 64))
     call = {"prompt": "a fox", "image": picture, "mask_image": mask, "seed": 3, "num_inference_steps": 6}

@@ -4,11 +4,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
-from ...graph import LoadError
-from ...graph.files.inside import path_inside
-from ...graph.limits import AboveLimit, check_limit
-from ...graph.memo.contents import file_key
-from ...registry import printable
+from ..graph import LoadError
+from ..graph.files.inside import path_inside
+from ..graph.limits import AboveLimit, check_limit
+from ..graph.memo.contents import file_key
+from ..registry import printable
 
 
 def found_path(name: str, folders: Sequence[Path], sha256: str | None) -> Path:
