@@ -71,13 +71,13 @@ class ResizeImages(Block):
         return max(round(rows * factor), 1), max(round(columns * factor), 1)
 
 
-def resized(pixels: Tensor, height: int, width: int, method: Filter) -> Tensor:
+def resized(pixels: Tensor, height: int, width: int, method: Filter, antialias: bool = False) -> Tensor:
     """Pixels or latents (b, c, rows, columns) at a size. "lanczos" takes pixels from 0 to 1, of three channels."""
     if tuple(pixels.shape[2:]) == (height, width):
         return pixels
     if method == "lanczos":
         return torch.cat([_lanczos(one, height, width) for one in pixels]).to(pixels)
-    return interpolate(pixels, size=(height, width), mode=method)
+    return interpolate(pixels, size=(height, width), mode=method, antialias=antialias)
 
 
 def _lanczos(pixels: Tensor, height: int, width: int) -> Tensor:
@@ -135,15 +135,19 @@ class EnlargedLatents(NamedTuple):
 
 
 class ResizeLatents(Block):
-    """Resize latents by a factor, or to a size in latents: the second of two passes draws details into them."""
+    """Resize latents by a factor, or to a size in latents: the second of two passes draws details into them.
+
+    antialias: whether "bilinear" and "bicubic" read all latents that a smaller size covers.
+    """
 
     factor: Factor = 1.5
     height: int = 0
     width: int = 0
     method: Filter = "nearest-exact"
+    antialias: bool = False
 
     def __call__(self, latents: Latents) -> EnlargedLatents:
         rows, columns = latents.shape[2:]
         height = self.height or max(round(rows * self.factor), 1)
         width = self.width or max(round(columns * self.factor), 1)
-        return EnlargedLatents(resized(latents, height, width, self.method))
+        return EnlargedLatents(resized(latents, height, width, self.method, self.antialias))

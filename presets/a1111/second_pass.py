@@ -5,8 +5,7 @@ from typing import Any
 
 from ...blocks.decode.images import DecodeLatents
 from ...blocks.image.encode import EncodeImage
-from ...blocks.image.enlarge import EnlargeImages
-from ...blocks.latents.enlarge import EnlargeLatents
+from ...blocks.image.resize import ResizeImages, ResizeLatents
 from ...blocks.latents.start import CutSchedule, DrawNoiseLike, MakeSchedule, NoiseImage, SeedRandom
 from ...graph import Block, Graph, named
 from ...graph.limits import limit
@@ -51,11 +50,13 @@ def with_second_pass(settings: Settings, graph: Graph) -> Graph:
     size = {} if resize is None else {"width": resize[0], "height": resize[1]}
     if latent is not None:
         sides = {name: side // noise.factor for name, side in size.items()}
-        enlarge: dict[str, Block] = {"enlarge": EnlargeLatents(factor=factor, **sides, **latent)}
+        enlarge: dict[str, Block] = {"enlarge": ResizeLatents(factor=factor, **sides, **latent)}
     else:
         enlarge = {
             "decode": DecodeLatents(),
-            "enlarge": EnlargeImages(factor=factor, multiple=noise.factor, **size),
+            "enlarge": ResizeImages(
+                rule="size" if size else "factor", number=factor, method="lanczos", multiple=noise.factor, **size
+            ),
             "encode": named(EncodeImage(), pixels="images"),
         }
         settings.mark("Hires upscaler", *_fate_of_upscaler(settings.values["Hires upscaler"]))

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import sfumato as sf
 from sfumato import FromA1111, Graph, LoadError, PictureError
-from sfumato.blocks.latents.enlarge import EnlargeLatents
+from sfumato.blocks.image.resize import ResizeLatents
 from sfumato.blocks.latents.seeds import slerp
 from sfumato.blocks.latents.start import CutSchedule, DrawNoiseLike, MakeSchedule, NoiseImage, SeedRandom
 from sfumato.components.philox import normal
@@ -188,10 +188,15 @@ def test_hires_fix_is_a_second_pass(emoji: Graph) -> None:
     found = read(emoji, "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 3, Hires upscaler: Latent")
     assert not found.report.problems
     second = sf.Graph(
-        random=SeedRandom(), enlarge=EnlargeLatents(), schedule=sf.named(MakeSchedule(), num_inference_steps="more"),
-        cut=CutSchedule(strength=0.5), noise=DrawNoiseLike(), start=NoiseImage(), denoise=emoji["denoise"],
+        random=SeedRandom(),
+        enlarge=ResizeLatents(factor=2.0, method="bilinear"),
+        schedule=sf.named(MakeSchedule(), num_inference_steps="more"),
+        cut=CutSchedule(strength=0.5),
+        noise=DrawNoiseLike(),
+        start=NoiseImage(),
+        denoise=emoji["denoise"],
         outputs=("latents",),
-    )  # fmt: skip
+    )
     by_hand = emoji.insert("second", second, after="denoise")
     picture = found.graph(**found.inputs).images[0]
     assert picture.size == (128, 128)
