@@ -48,6 +48,8 @@ class Listeners:
 
     def tell_each(self, events: Events) -> Events:
         """The same events and outputs; each event is given to the listeners first. An error closes the run."""
+        if self._progress is None and self._on_event is None:
+            return (yield from events)
         with closing(events):
             while True:
                 try:

@@ -16,6 +16,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Code that a page or test trusts is trusted in no other run of the tests.
 os.environ["SFUMATO_HOME"] = tempfile.mkdtemp(prefix="sfumato-tests-")
 
+# Tests that are run on a terminal show no bars between their lines.
+os.environ["SFUMATO_PROGRESS"] = "0"
+
 # A law says nothing of the clock, and a machine that does other work as well would break it.
 settings.register_profile("sfumato", deadline=None)
 settings.load_profile("sfumato")
