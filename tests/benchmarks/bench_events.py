@@ -1,9 +1,9 @@
 """What it costs to watch a run of the embedded model: a call without progress beside ways to get its events, in pairs.
 
-The seconds are of the CPU, of all threads of the process, since a busy machine changes those least. There are the median
-of the ratios of pairs, and the ratio of the least seconds of each side; one of them should be below the target. The first
-row is the plain call beside itself: the noise of the measurement. Previews are what a program asks for, so they have no
-target.
+The seconds are of the CPU, of all threads of the process, since a busy machine changes those least. There are the
+median of the ratios of pairs, and the ratio of the least seconds of each side; one of them should be below the target.
+The first row is the plain call beside itself: the noise of the measurement. Previews are what a program asks for, so
+they have no target.
 """
 
 import asyncio
