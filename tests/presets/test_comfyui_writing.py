@@ -17,9 +17,7 @@ from .comfyui_workflows import TEMPLATES, api, lora_loader, pixels
 SAME = (
     "image_sdxl_simple",
     "sd3.5_simple_example",
-    "flux_schnell",
     "flux_schnell_full_text_to_image",
-    "flux_dev_full_text_to_image",
     "flux1_krea_dev",
 )
 

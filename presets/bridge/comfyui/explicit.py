@@ -10,6 +10,8 @@ from ....blocks.image.resize import ResizeLatents
 from ....blocks.latents.continued import ReuseLatents
 from ....blocks.text.zero import ZeroConditioning
 from ....graph import Block, Graph, named
+from ....graph.errors import GraphFileError
+from ....registry import printable
 from .files import Files
 from .hole import Hole
 from .parts import Parts
@@ -42,6 +44,8 @@ class Explicit:
         for node, value in self.known.saved:
             name = "images" if not outputs else f"images_{len(outputs) + 1}"
             link = self.known.workflow.nodes[node].links
+            if value is None and not link:
+                raise GraphFileError(f"The node {self.known.workflow.nodes[node].place} has no picture to save.")
             port = self.image(value) if value is not None else self._producer(next(iter(link.values())))
             finish = FinishImages() if not outputs else named(FinishImages(), images=name)
             self.blocks[node] = self.wiring.add("finish", finish, {name: port})
@@ -151,11 +155,14 @@ class Explicit:
     # ------------------------------------------------------------------------------------------------- own nodes
     def port(self, value: Value) -> Port:
         """The output of a node that is a block of its own: one of the table, or a hole."""
-        assert isinstance(value, Out), value
+        if not isinstance(value, Out):
+            raise GraphFileError(
+                f"The workflow has {printable(repr(value))[:60]} where it needs the output of a node. Draw the link."
+            )
         node = self.known.workflow.nodes[value.node]
         entry = self.known.blocks.get(value.node)
         if entry is None:
-            return Port(self._hole(node), _port_names(outputs_of(self.known, node))[value.output])
+            return Port(self._hole(node), self._output_name(node, value.output))
         if value.node not in self.blocks:
             self._own(node, *entry)
         names = entry[0].outputs or tuple(entry[1].signature.outputs)
@@ -203,7 +210,7 @@ class Explicit:
 
     def _as_setting(self, link: Link) -> str | None:
         """A model or a part of a sampler as text, such as "LoadModel(name='x')"; None for what flows in a run."""
-        node = self.known.workflow.nodes[link.node]
+        node = self._node_of(link)
         kinds = [kind for _, kind in outputs_of(self.known, node)]
         if link.output >= len(kinds) or kinds[link.output] in FLOWS:
             return None
@@ -233,10 +240,21 @@ class Explicit:
                 return self._producer(link)
 
     def _producer(self, link: Link) -> Port:
-        node = self.known.workflow.nodes[link.node]
+        node = self._node_of(link)
+        return Port(self._hole(node), self._output_name(node, link.output))
+
+    def _node_of(self, link: Link) -> Node:
+        node = self.known.workflow.nodes.get(link.node)
+        if node is None:
+            raise GraphFileError(f"A link reads the node {printable(link.node)}, which the workflow does not have.")
+        return node
+
+    def _output_name(self, node: Node, place: int) -> str:
+        """The name of an output of a hole."""
         names = _port_names(outputs_of(self.known, node))
-        self.known.fates[node.id] = self.known.fates.get(node.id, ("hole", ""))
-        return Port(self._hole(node), names[link.output] if link.output < len(names) else "output")
+        if not 0 <= place < len(names):
+            raise GraphFileError(f"A link reads output {place} of the node {node.place}, which has {len(names)}.")
+        return names[place]
 
     def _kind(self, value: Value, link: Link) -> str:
         match value:
@@ -250,11 +268,14 @@ class Explicit:
                 return "CONDITIONING"
             case Out() if self.known.blocks.get(value.node) is not None:
                 return value.kind
+            case Out():
+                return self._own_kind(self.known.workflow.nodes[value.node], value.output)
             case _:
-                return self._own_kind(self.known.workflow.nodes[link.node], link.output)
+                return self._own_kind(self._node_of(link), link.output)
 
     def _own_kind(self, node: Node, place: int) -> str:
         """The type of an output of a hole. Prompts are those of the family that reads them."""
+        self._output_name(node, place)  # it refuses a place that the node does not have
         kind = outputs_of(self.known, node)[place][1]
         value = self.known.values.get(Link(node.id, place))
         family = getattr(value, "family", "")

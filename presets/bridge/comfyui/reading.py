@@ -38,7 +38,8 @@ class Known:
     """What is known of a workflow without a run.
 
     values: on each output, by node and place. fates: of each node, with a text. blocks: of nodes that are blocks of
-    their own; None for a hole. saved: the pictures that the workflow saves, each with the node that saves it.
+    their own; None for a hole. saved: the pictures that the workflow saves, each with the node that saves it. kinds:
+    the types of outputs, by the inputs that read them.
     """
 
     workflow: Workflow
@@ -46,6 +47,7 @@ class Known:
     fates: dict[str, tuple[Fate, str]] = field(default_factory=dict[str, tuple[Fate, str]])
     blocks: dict[str, tuple[BlockNode, Any] | None] = field(default_factory=dict[str, "tuple[BlockNode, Any] | None"])
     saved: list[tuple[str, Value]] = field(default_factory=list[tuple[str, Value]])
+    kinds: dict[Link, str] = field(default_factory=dict[Link, str])
 
     def input(self, node: Node, name: str) -> Value:
         """The value of an input; None where nothing is linked."""
@@ -56,6 +58,7 @@ class Known:
 def known_of(workflow: Workflow) -> Known:
     """Translate all nodes of a workflow, each once."""
     known = Known(workflow)
+    known.kinds = _kinds(known)
     shown: list[tuple[str, Value]] = []
     for node in workflow.nodes.values():
         if node.type in SAVES:
@@ -63,6 +66,7 @@ def known_of(workflow: Workflow) -> Known:
         elif node.type in SHOWS:
             shown.append((node.id, known.input(node, SHOWS[node.type])))
         _translate(known, node)
+    known.kinds = _kinds(known)
     if not known.saved:
         known.saved = [(name, value) for name, value in shown if _is_picture(value)][:1]
     return known
@@ -155,19 +159,32 @@ def outputs_of(known: Known, node: Node) -> tuple[tuple[str, str], ...]:
     the type, or it is "*"."""
     if node.outputs is not None:
         return node.outputs
-    kinds: dict[int, str] = {}
-    for one in known.workflow.nodes.values():
-        for name, link in one.links.items():
-            if link.node == node.id:
-                kinds[link.output] = _KIND_OF_INPUT.get(name, "*")
-    last = max(kinds, default=-1)
+    kinds = {place: kind for (name, place), kind in known.kinds.items() if name == node.id}
+    last = min(max(kinds, default=-1), _OUTPUTS - 1)
     return tuple((_name_of(kinds.get(place, "*"), place), kinds.get(place, "*")) for place in range(last + 1))
+
+
+def _kinds(known: Known) -> dict[Link, str]:
+    """The type of each output by the inputs that read it, also through nodes that only choose."""
+    found: dict[Link, str] = {}
+    for node in known.workflow.nodes.values():
+        entry = known.blocks.get(node.id)
+        for name, link in node.links.items():
+            kind = _KIND_OF_INPUT.get(name, "*")
+            if entry is not None and (port := entry[1].signature.inputs.get(entry[0].inputs.get(name, name))):
+                kind = kind_of(port.type)
+            value = known.values.get(link)
+            for one in (link, Link(value.node, value.output) if isinstance(value, Out) else link):
+                found[one] = found.get(one, "*") if kind == "*" else kind
+    return found
 
 
 def _name_of(kind: str, place: int) -> str:
     return f"output_{place}" if kind == "*" else kind.lower()
 
 
+_OUTPUTS = 64
+"""No node has more outputs."""
 _KIND_OF_INPUT: Mapping[str, str] = {
     "model": "MODEL", "clip": "CLIP", "vae": "VAE", "positive": "CONDITIONING", "negative": "CONDITIONING",
     "conditioning": "CONDITIONING", "latent_image": "LATENT", "samples": "LATENT", "latent": "LATENT",
