@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from .adapters import app as adapter
+from .importing import import_workflow
 from .messages import fail, print_text
 from .queries import check, inspect, presets, show
 from .replay import replay
@@ -64,6 +65,7 @@ app = typer.Typer(
 )
 for command in (run, replay, show, check, inspect, presets):
     app.command()(command)
+app.command("import")(import_workflow)
 app.add_typer(adapter, name="adapter")
 
 

@@ -239,3 +239,16 @@ Density = Annotated[
 DropSeed = Annotated[
     int, _option("--seed", metavar="NUMBER", show_default=True, help="Seed of the numbers that dare drops.")
 ]
+
+
+# ------------------------------------------------------------------------------------------------ import
+ImportedFile = Annotated[
+    str, typer.Argument(metavar="FILE", help="A workflow of ComfyUI: a JSON file, or a picture that ComfyUI made.")
+]
+ModelsFolder = Annotated[
+    str | None, _option("--models", metavar="PATH", help="ComfyUI's folder models. Its files are looked up by name.")
+]
+PictureFolder = Annotated[
+    str | None, _option("--images", metavar="PATH", help="ComfyUI's folder input, with the pictures that are loaded.")
+]
+ImportedFolder = Annotated[str | None, _option("--output", "-o", metavar="FOLDER", help="Write graph.json here.")]

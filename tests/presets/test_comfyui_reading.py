@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from PIL import Image, PngImagePlugin
+from typer.testing import CliRunner
 
+import sfumato as sf
 from sfumato.graph import GraphFileError
 from sfumato.presets.bridge.comfyui import Workflow, read_workflow
 from sfumato.presets.bridge.comfyui.reading import known_of
+from sfumato.presets.cli.app import app
 
 from .comfyui_workflows import BLUEPRINTS, TEMPLATES, api, local_templates
 
@@ -179,3 +182,15 @@ def test_a_picture_without_a_workflow_and_a_video_are_refused(tmp_path: Path) ->
         read_workflow(tmp_path / "x.png")
     with pytest.raises(GraphFileError, match="workflows in a video are not read"):
         read_workflow(tmp_path / "x.mp4")
+
+
+# ------------------------------------------------------------------------------------------------- the command
+def test_the_command_reports_and_writes_the_graph(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text(json.dumps(api()))
+    done = CliRunner().invoke(app, ["import", str(tmp_path / "x.json"), "-o", str(tmp_path / "out"), "--json"])
+    found = json.loads(done.stdout)
+    assert done.exit_code == 0 and found["preset"] == ["sd", "text2image"] and found["inputs"]["seed"] == 7
+    assert [node["fate"] for node in found["nodes"]] == ["mapped"] * 7
+    assert sf.Graph.load(tmp_path / "out").preset == ("sd", "text2image")
+    text = CliRunner().invoke(app, ["import", str(tmp_path / "x.json")]).stdout.splitlines()
+    assert text[0].endswith("x.json: sd/text2image") and "  seed=7" in text and "7 nodes: 7 mapped" in text
