@@ -47,7 +47,7 @@ def with_second_pass(settings: Settings, graph: Graph) -> Graph:
             settings.mark(name, "not supported", "a second pass is for Stable Diffusion 1, 2 and XL")
         return graph
     noise: Any = graph["noise"]
-    size = {} if resize is None else {"width": resize[0], "height": resize[1]}
+    size: dict[str, Any] = {} if resize is None else {"width": resize[0], "height": resize[1]}
     if latent is not None:
         sides = {name: side // noise.factor for name, side in size.items()}
         enlarge: dict[str, Block] = {"enlarge": ResizeLatents(factor=factor, **sides, **latent)}

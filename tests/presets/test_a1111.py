@@ -1,6 +1,8 @@
 """The texts of A1111's web UI: read, written, and drawn from."""
 
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ from sfumato.presets.a1111.infotext import Infotext
 from sfumato.presets.a1111.model_files import tensors_hash
 from sfumato.presets.a1111.names import SAMPLERS, SCHEDULES, names_of, split
 
+from .flux import flux_checkpoint as flux_checkpoint
 from .support import EMBEDDED
 
 FULL = """a (red:1.2) apple,
@@ -288,8 +291,6 @@ def test_a_model_is_found_by_name(tmp_path: Path) -> None:
     (tmp_path / "models" / "mine").symlink_to(EMBEDDED)  # a link to a folder is not followed
     assert fates(sf.from_a1111(FULL, folder=tmp_path))["Model"] == "missing"
     (tmp_path / "models" / "mine").unlink()
-    import shutil
-
     shutil.copytree(EMBEDDED, tmp_path / "models" / "mine")
     found = sf.from_a1111(FULL, folder=tmp_path)
     assert fates(found)["Model"] == "used"
@@ -338,3 +339,33 @@ def test_a_comment_of_other_programs_is_read(tmp_path: Path, emoji: Graph) -> No
         Image.new("RGB", (8, 8)).save(tmp_path / f"{number}.jpg", exif=exif)
         inputs.append(sf.from_a1111(tmp_path / f"{number}.jpg", model=emoji).inputs)
     assert all(one == inputs[0] for one in inputs) and json.dumps(inputs[0])
+
+
+def test_the_refiner_of_sdxl_is_found(xl_checkpoint: Callable[[str], Path], tmp_path: Path) -> None:
+    (tmp_path / "base").symlink_to(xl_checkpoint("base"))
+    shutil.copytree(xl_checkpoint("refiner"), tmp_path / "polish")
+    text = "a fox\nSteps: 4, Seed: 7, Size: 64x64, Clip skip: 2, Refiner: polish [0123456789], Refiner switch at: 0.5"
+    found = sf.from_a1111(text, model=tmp_path / "base", folder=tmp_path)
+    assert found.graph.preset == ("sdxl", "refined") and found.inputs["denoising_end"] == 0.5
+    assert (fates(found)["Refiner"], fates(found)["Clip skip"]) == ("used", "note") and not found.report.problems
+    assert found.graph(**found.inputs).images[0].size == (64, 64)
+    missing = sf.from_a1111(text.replace("polish", "gone"), model=tmp_path / "base", folder=tmp_path)
+    assert missing.graph.preset == ("sdxl", "text2image") and fates(missing)["Refiner"] == "missing"
+
+
+def test_the_modules_and_scales_of_forge_are_those_of_flux(
+    flux_checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    shutil.copytree(flux_checkpoint("dev") / "vae", tmp_path / "vae")
+    file = next((tmp_path / "vae").glob("*.safetensors"))
+    file.rename(tmp_path / "ae.safetensors")
+    shutil.rmtree(tmp_path / "vae")
+    text = (
+        "a fox\nSteps: 2, Sampler: Euler, Schedule type: Simple, CFG scale: 1, Distilled CFG Scale: 3.5, Seed: 7, "
+        "Size: 32x32, Module 1: ae, Module 2: t5xxl_fp16, Version: f2.0.1v1.10.1"
+    )
+    found = sf.from_a1111(text, model=flux_checkpoint("dev"), folder=tmp_path)
+    assert (found.inputs["guidance_scale"], found.inputs["true_cfg_scale"]) == (3.5, 1.0)
+    assert (fates(found)["Module 1"], fates(found)["Module 2"]) == ("used", "missing")
+    assert found.graph.bindings["vae"].spec.file == tmp_path / "ae.safetensors"
+    assert found.graph(**found.inputs).images[0].size == (32, 32)

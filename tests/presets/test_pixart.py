@@ -146,3 +146,11 @@ def test_other_tasks_and_guiders_come_with_the_vocabulary(
 def test_another_familys_denoiser_is_refused() -> None:
     with pytest.raises(WireError, match="SDConditioning"):
         sf.load("pixart").replace("denoise.predict", PredictNoise())
+
+
+def test_a_picture_is_made_again_from_its_file(folder: Callable[[str], Path], tmp_path: Path) -> None:
+    model = folder("sigma")
+    call: dict[str, Any] = {"prompt": PROMPTS[0], "seed": 7, "num_inference_steps": 2, "height": 16, "width": 16}
+    sf.load(model)(**call).images[0].save(tmp_path / "x.png")
+    again = sf.replay(tmp_path / "x.png", folder=model.parent)
+    assert (again.verdict, again.differences) == ("identical", ())
