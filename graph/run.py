@@ -168,7 +168,7 @@ class Run:
                     self._execution.member.end()
 
     def _with_records(self, outputs: Values) -> Values:
-        """The outputs, with pictures that know the call that made them."""
+        """The outputs, with pictures that know the call; not of a run that was changed or finished on its way."""
         if self._execution.state.origins or "PIL.Image" not in sys.modules:
             return outputs
         return codecs["record"](self.call, outputs)

@@ -371,3 +371,14 @@ def test_texts_of_a_record_change_no_terminal(saved: Path, tmp_path: Path) -> No
 
     text = str(sf.replay(rewritten(saved, hostile, tmp_path / "x.png")))
     assert "\x1b" not in text and text.count("\n") == 2
+
+
+def test_a_run_that_was_changed_on_its_way_has_no_record(emoji: Graph) -> None:
+    run = emoji.stream(**{**CALL, "num_inference_steps": 3})
+    for event in run:
+        if isinstance(event, sf.events.TurnFinished):
+            break
+    state = run.state
+    run.close()
+    same, other = sf.resume(state).result().images[0], sf.resume(state, guidance_scale=1.0).result().images[0]
+    assert same.record is not None and getattr(other, "record", None) is None
