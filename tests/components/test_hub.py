@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import sfumato as sf
@@ -218,3 +219,18 @@ def test_inspecting_a_component_and_a_saved_graph_of_a_repo(hub: Hub, repos: Pat
     pipe.bind({"vae": pipe.bindings["vae"].load()}).save(repos / "someone/graph")  # writes it beside graph.json
     told = {part.name: part for part in sf.inspect("someone/graph").components}["vae"]
     assert told.source == "someone/graph/vae" and told.missing == () and weights(hub) == []
+
+
+def test_the_image_encoder_beside_the_file_of_a_repo_is_found(hub: Hub, load: Load, repos: Path) -> None:
+    folder = repos / "someone/prompts/models"
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
+    encoder = sf.models.CLIPVisionModelWithProjection(**sizes, image_size=32, patch_size=16, projection_dim=16)
+    encoder.save_pretrained(folder / "image_encoder")
+    unet = sf.load("emoji").bindings["unet"].load()
+    channels = [unet.get_submodule(path).to_q.out_features for path in unet.numbered_attention()[1::2]]
+    adapter = sf.models.ImagePromptAdapter(image_width=16, token_width=128, channels=channels)
+    save_file(adapter.state_dict(), folder / "ip-adapter.safetensors")
+    pipe = load("someone/emoji", ip_adapter="someone/prompts/models/ip-adapter.safetensors")
+    found = pipe.bindings["image_encoder"].spec
+    assert (found.pretrained_model_name_or_path, found.subfolder) == ("someone/prompts", "models/image_encoder")
+    assert not any("image_encoder" in name for name in weights(hub))  # they are fetched at their first use
