@@ -4,6 +4,7 @@ Runs side by side share forwards too: `Running.shared` collects their requests, 
 """
 
 from collections.abc import Callable, Hashable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -102,12 +103,15 @@ class Denoiser(Generic[M]):
         together = [d._prepared(one.request.passes[one.number]) for d, one in zip(denoisers, asked, strict=True)]
         rows = [len(p.latents) for p in together]
         views, strengths = self._views_of(denoisers)
-        if strengths is not None:
-            adapted = [d._model.adapted for d in denoisers]
-            strengths.set([AdaptedRows(a, p.step, n) for a, p, n in zip(adapted, together, rows, strict=True)])
+        adapted = [d._model.adapted for d in denoisers]
+        chosen = [AdaptedRows(a, p.step, n) for a, p, n in zip(adapted, together, rows, strict=True)]
         height, width = together[0].latents.shape[2:]
         size, forward = (height, width), _forward_of(together, asked[0].request.memory)
-        with views.view(together, size) as tapped, tapped.view(together[0].taps, size, forward) as view:
+        with (
+            nullcontext() if strengths is None else strengths.chosen(chosen),
+            views.view(together, size) as tapped,
+            tapped.view(together[0].taps, size, forward) as view,
+        ):
             predictions = self._compute(view, together).float().split(rows)
         return [t.to(one.request.passes[one.number].latents.device) for t, one in zip(predictions, asked, strict=True)]
 

@@ -1,6 +1,8 @@
 """The model of a run with adapters, and one model for the rows of several runs whose adapters differ."""
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
@@ -25,14 +27,16 @@ class AdaptedRows(NamedTuple):
 
 
 class RunStrengths:
-    """The strengths of a view that belongs to one run, or to runs side by side. `set` chooses those of a forward."""
+    """The strengths of a view that belongs to one run, or to runs side by side. A forward has them for itself."""
 
     def __init__(self, adapted: Adapted, strengths: Mapping[str, Strengths]) -> None:
+        self._lock = threading.Lock()
         self._columns = tuple(adapted.placed)
         self._shared = {id(one): (path, one) for path, one in strengths.items()}.values()
 
-    def set(self, passes: Sequence[AdaptedRows]) -> None:
-        """Set the strengths for a forward of several passes.
+    @contextmanager
+    def chosen(self, passes: Sequence[AdaptedRows]) -> Generator[None]:
+        """Set the strengths for one forward of several passes. Other threads wait until it has ended.
 
         Args:
             passes: the rows of each pass are the pictures of the prompts of its run, in the order of the prompts.
@@ -40,8 +44,10 @@ class RunStrengths:
         Raises:
             ValueError: a number of rows that is no multiple of the number of prompts.
         """
-        for path, strengths in self._shared:
-            strengths.values = self._table(passes, path)
+        with self._lock:
+            for path, strengths in self._shared:
+                strengths.values = self._table(passes, path)
+            yield
 
     def _table(self, passes: Sequence[AdaptedRows], path: str) -> Tensor:
         first = passes[0]

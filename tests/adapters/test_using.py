@@ -14,8 +14,10 @@ from torch import Tensor, nn
 
 import sfumato as sf
 from sfumato import Adapter, ConfigError, Graph, InputError
+from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.components.adapters.reading import adapter_of
 from sfumato.components.models.views import shallow_copy, view
+from sfumato.components.types import Pass
 
 
 @pytest.fixture(scope="module")
@@ -325,3 +327,20 @@ def test_files_in_place_of_adapters_are_refused(pipe: Graph, adapters: tuple[Ada
         latents(pipe, adapters=one)
     with pytest.raises(InputError, match=r"or one list of adapters for each prompt\. Got lists and None"):
         latents(pipe, ["a", "b"], adapters=[[adapters[0]], None])
+
+
+def test_threads_that_share_one_predict_function_have_the_strengths_of_their_own_steps(
+    pipe: Graph, adapters: tuple[Adapter, Adapter]
+) -> None:
+    """As a guider that calls it from threads of its own."""
+    adapted = pipe.with_adapters(adapters[0].along((0, 1.0), (1, 0.0)))
+    predict = PredictNoise(unet=adapted.adapted_bindings["unet"].load())().predict
+    prompt = pipe.only("positive")(prompt="a red apple").positive
+    noise = torch.randn((1, 8, 8, 8), generator=torch.Generator().manual_seed(0))
+    passes = [Pass(noise, step, prompt) for step in pipe.bindings["scheduler"].load().steps(4)]
+    alone = [predict([one])[0] for one in passes]
+    assert not torch.equal(alone[0], alone[3])
+    order = [*range(4)] * 5
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: predict([passes[i]])[0], order))
+    assert all(torch.equal(one, alone[i]) for one, i in zip(found, order, strict=True))

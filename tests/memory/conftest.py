@@ -70,9 +70,10 @@ class Simulated(Mover):
     def parts(self, component: Any) -> Parts:  # any component
         if not isinstance(component, nn.Module):
             return {}
-        if component not in self._parts:  # measured often, and moves of a simulated device change nothing
-            self._parts[component] = parts_of(component)
-        return {(self._where.get(component, "cpu"), part): size for part, size in self._parts[component].items()}
+        known = self._parts.get(component)  # measured often, and moves of a simulated device change nothing
+        if known is None:
+            known = self._parts[component] = parts_of(component)
+        return {(self._where.get(component, "cpu"), part): size for part, size in known.items()}
 
     def _place(self, component: Any, device: str, what: str) -> None:
         if isinstance(component, nn.Module):
