@@ -340,7 +340,6 @@ def test_threads_that_share_one_predict_function_have_the_strengths_of_their_own
     passes = [Pass(noise, step, prompt) for step in pipe.bindings["scheduler"].load().steps(4)]
     alone = [predict([one])[0] for one in passes]
     assert not torch.equal(alone[0], alone[3])
-    order = [*range(4)] * 5
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda i: predict([passes[i]])[0], order))
-    assert all(torch.equal(one, alone[i]) for one, i in zip(found, order, strict=True))
+        found = list(pool.map(predict, [[one] for one in passes * 5]))
+    assert all(torch.equal(one, other) for (one,), other in zip(found, alone * 5, strict=True))
