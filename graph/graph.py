@@ -23,6 +23,8 @@ from .wiring import rule
 if TYPE_CHECKING:
     import networkx as nx
 
+    from .sweep import Sweep
+
 Slots = Mapping[str, Sequence[str]]
 
 
@@ -194,6 +196,24 @@ class Graph(Structure, name="Graph"):
         Loads no weights, and computes with shapes alone. Raises `InputError` as a call does.
         """
         return codecs["plan"](self, first, values)
+
+    def sweep(self, *, at_once: int = 8, **values: Any) -> "Sweep":
+        """Run all combinations of some values, side by side: `graph.sweep(prompt=["a fox", "a cat"], seed=range(4))`.
+
+        Equal parts of the runs are computed once, and what is left shares forwards of the denoiser.
+
+        Args:
+            at_once: so many runs go on side by side.
+            values: as of a call. Lists and ranges vary, and all else is one value for all runs. A list that is one
+                value is put in another list: `prompt=[["a fox", "a cat"]]` is one run with two prompts.
+
+        Raises:
+            InputError: an empty list, equal values, a list of adapters that may mean two things; or as a call.
+            ExceptionGroup: all runs failed. Where only some fail, their cells have the errors.
+        """
+        from .sweep import sweep  # here, since few programs sweep
+
+        return sweep(self, values, at_once)
 
     # ------------------------------------------------------------------------------------------- looking
     def check(self) -> list[Problem]:

@@ -85,6 +85,7 @@ LIMITS = {
     "prompt_windows": Limit(512, "windows", "the longest prompts that people write fill 40"),
     "prompt_variants": Limit(256, "combinations of texts over the steps", "people write at most ten changes"),
     "pictures": Limit(1_024, "pictures for each prompt", "what fits into one batch of the largest devices is less"),
+    "sweep_cells": Limit(10_000, "combinations", "a picture of all has 100 x 100 cells"),
     "pixels": Limit(2**30, "pixels", "that is a thousand pictures of 1024 x 1024"),
     # Pictures.
     "picture_bytes": Limit(2**28, "bytes", "a TIFF of 64 million pixels has 200 MB"),

@@ -16,7 +16,7 @@ from .run import Run
 from .validate import value_text
 
 
-def together(runs: Iterable[Run]) -> None:
+def together(runs: Iterable[Run], at_once: int | None = None) -> None:
     """Bring runs to their ends side by side. Then each has its `outputs`.
 
     Denoisers compute the passes that runs need at the same moment in one forward: of runs with one model, and of passes
@@ -24,13 +24,14 @@ def together(runs: Iterable[Run]) -> None:
 
     Args:
         runs: of `graph.stream(...)` or `graph.start(...)`, in the order in which they take turns.
+        at_once: so many go on side by side, and the next begins when one ends; None for all.
 
     Raises:
         ExceptionGroup: the errors of runs that failed, when all have ended. A run that was cancelled is not among them.
         InputError: a value that is no run.
         GraphError: a run that is passed twice.
     """
-    RunGroup(runs).advance()
+    RunGroup(runs, at_once).advance()
 
 
 class RunGroup:
@@ -39,9 +40,12 @@ class RunGroup:
     Each run has a thread, and one thread computes at a time, in the order in which the runs were added. A run goes on
     until its denoiser needs predictions. When all are there, one forward serves the passes that can share it. A run of
     `graph.start(...)` computes as it did until it is there.
+
+    at_once: so many runs go on side by side, and the next begins when one ends; None for all.
     """
 
-    def __init__(self, runs: Iterable[Run] = ()) -> None:
+    def __init__(self, runs: Iterable[Run] = (), at_once: int | None = None) -> None:
+        self._at_once = at_once
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._new: SimpleQueue[_Place] = SimpleQueue()
         self._places: dict[Member, _Place] = {}
@@ -90,15 +94,15 @@ class RunGroup:
 
     def _advance(self, ended: list["_Place"]) -> bool:
         """Give one thread its turn, or answer what all ask. Whether runs are left."""
-        while not self._new.empty():
-            place = self._new.get()
-            self._places[place.member] = place
-            place.start()
         while not self._messages.empty():
             self._read()
         for member in [member for member, place in self._places.items() if place.does == "ended"]:
             ended.append(place := self._places.pop(member))
             self._runs.discard(place.run)
+        while not self._new.empty() and (self._at_once is None or len(self._places) < self._at_once):
+            place = self._new.get()
+            self._places[place.member] = place
+            place.start()
         places = list(self._places.values())
         if not places:
             return False

@@ -13,6 +13,7 @@ from .messages import fail, print_text
 from .queries import check, inspect, presets, show
 from .replay import replay
 from .run import run
+from .sweep import sweep
 from .trust import with_value
 
 NAME = "sfumato"
@@ -63,7 +64,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make pictures with diffusion models, and inspect models and graphs. Start with: sfumato run 'a red apple'",
 )
-for command in (run, replay, show, check, inspect, presets):
+for command in (run, sweep, replay, show, check, inspect, presets):
     app.command()(command)
 app.command("import")(import_workflow)
 app.add_typer(adapter, name="adapter")

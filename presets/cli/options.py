@@ -158,6 +158,21 @@ NoRecord = Annotated[
     ),
 ]  # fmt: skip
 
+# ------------------------------------------------------------------------------------------------ sfumato sweep
+Vary = Annotated[
+    list[str] | None,
+    _option(
+        "--vary", panel=_PICTURE, metavar="NAME=VALUE",
+        help="One of several values of an input, guider, scheduler or lora. Repeat it for each; seed=0..7 is eight.",
+    ),
+]  # fmt: skip
+SweepOutput = Annotated[
+    str, typer.Option("--output", "-o", rich_help_panel=_OUTPUT, metavar="FOLDER", help="A new or empty folder.")
+]
+AtOnce = Annotated[
+    int, typer.Option(rich_help_panel=_MODEL, metavar="NUMBER", min=1, help="So many runs share forwards of the model.")
+]
+
 # ------------------------------------------------------------------------------------------------ sfumato replay
 Recorded = Annotated[str, typer.Argument(metavar="FILE", help="A PNG, JPEG or WebP file that sfumato saved.")]
 ModelFolders = Annotated[

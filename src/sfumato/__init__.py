@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         assignable as assignable, component as component, debug as debug, knob as knob, named as named,
     )  # fmt: skip
     from .graph.memo import memo as memo
+    from .graph.sweep import Sweep as Sweep
     from .graph.together import RunGroup as RunGroup
     from .graph.together import together as together
     from .presets import adapters as adapters
@@ -99,6 +100,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "resume": (".presets.resume", "resume"),
     "RunGroup": (".graph.together", "RunGroup"),
     "schedulers": (".components.schedulers", None),
+    "Sweep": (".graph.sweep", "Sweep"),
     "taps": (".components.taps", None),
     "together": (".graph.together", "together"),
 }
