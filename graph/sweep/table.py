@@ -1,6 +1,7 @@
 """The result of a sweep: a table of cells."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from ...registry import did_you_mean
@@ -9,7 +10,6 @@ from .axes import Axis, label_of
 from .grid import draw_grid
 
 if TYPE_CHECKING:
-    import pandas
     from PIL.Image import Image
 
 
@@ -101,14 +101,14 @@ class Sweep(Sequence[Cell]):
             )
         return draw_grid(self.axes, [(cell.labels, _picture(cell, output), cell.error) for cell in self], columns)
 
-    def to_pandas(self) -> "pandas.DataFrame":
+    def to_pandas(self) -> Any:  # pandas has no types of its own, and is optional
         """A data frame: a column for each axis, each output, and the errors.
 
         Raises:
             ImportError: pandas is not installed.
         """
         try:
-            import pandas
+            pandas: Any = import_module("pandas")
         except ImportError as error:
             raise ImportError("sweep.to_pandas() needs pandas. Install it: pip install pandas") from error
         names = list(dict.fromkeys(name for cell in self for name in cell.outputs))
