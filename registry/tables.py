@@ -186,8 +186,8 @@ call. "adapt_by_prompts": a graph and the values of a call -> the graph with the
 the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "component": the entry
 of a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters
 and a dtype -> the graph with merged models. "plan": a graph and the values of a call -> its plan. "preview": clean
-latents, components and an autoencoder or None -> pictures. "record": a call and its outputs -> the outputs with pictures
-that know the call. "save_pretrained": a bound graph -> a folder with all of it."""
+latents, components and an autoencoder or None -> pictures. "record": a call and its outputs -> the outputs with
+pictures that know the call. "save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

@@ -55,7 +55,7 @@ def _decoded_at_once(latents: Tensor, vae: Any) -> Tensor | None:
     never_wait = Event()
     never_wait.set()
     try:
-        lease = vae.lender.lease([vae.leased], "a preview", never_wait)
+        lease = vae.lender.lease(vae.leased, "a preview", never_wait)
     except Cancelled:
         return None
     try:
