@@ -10,6 +10,7 @@ from typer.core import TyperGroup
 from .adapters import app as adapter
 from .importing import import_workflow
 from .messages import fail, print_text
+from .plan import plan
 from .queries import check, inspect, presets, show
 from .replay import replay
 from .run import run
@@ -54,7 +55,8 @@ class Commands(TyperGroup):
             if not hasattr(error, "format_message"):  # click's errors of usage have it
                 raise
             command = getattr(getattr(error, "ctx", None), "command_path", NAME)
-            text = f"{str(error.format_message()).rstrip('. ')}. Try '{command} --help'."  # type: ignore[attr-defined]
+            said = str(error.format_message()).rstrip(". ")
+            text = f"{said}{'' if said.endswith('?') else '.'} Try '{command} --help'."  # type: ignore[attr-defined]
             fail("UsageError", text, as_json="--json" in args, code=2)
 
 
@@ -64,7 +66,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make pictures with diffusion models, and inspect models and graphs. Start with: sfumato run 'a red apple'",
 )
-for command in (run, sweep, replay, show, check, inspect, presets):
+for command in (run, sweep, plan, replay, show, check, inspect, presets):
     app.command()(command)
 app.command("import")(import_workflow)
 app.add_typer(adapter, name="adapter")

@@ -128,6 +128,13 @@ Dtype = Annotated[
         help="Number type of the weights: float32, float16, bfloat16.",
     ),
 ]
+Budget = Annotated[
+    str | None, _option(panel=_MODEL, metavar="SIZE", help="The most memory for weights on the device, such as 8GB.")
+]
+MemoFolder = Annotated[
+    str | None,
+    _option("--memo", panel=_MODEL, metavar="FOLDER", help="A folder with outputs of earlier runs, which are reused."),
+]
 Loras = Annotated[
     list[str] | None,
     _option(

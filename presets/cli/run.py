@@ -4,6 +4,7 @@ import time
 
 from .adapters import read_adapters
 from .arguments import arguments, for_graph, settings_of
+from .memo import memo_of
 from .messages import print_json, print_text, reported_errors
 from .options import (
     Count,
@@ -17,6 +18,7 @@ from .options import (
     Json,
     Loras,
     Mask,
+    MemoFolder,
     Model,
     Negative,
     NoRecord,
@@ -54,6 +56,7 @@ def run(
     scheduler: Scheduler = None,
     device: Device = None,
     dtype: Dtype = None,
+    memo: MemoFolder = None,
     trust_remote_code: Trust = None,
     folder: Folders = None,
     output: Output = None,
@@ -82,7 +85,7 @@ def run(
             call = for_graph(pipe, options)
         progress.stage("checking")
         began = time.perf_counter()
-        stream = pipe.stream(**call.inputs, **call.overlays)
+        stream = pipe.stream(**call.inputs, **call.overlays, **memo_of(memo))
         for event in stream:
             progress.show(event)
         pictures = as_pictures(stream.outputs["images"])

@@ -43,6 +43,7 @@ def open_pipeline(
     device: str | None,
     dtype: str | None,
     repo: Repo = Repo(),
+    budget: str | None = None,
 ) -> Any:  # a Graph
     """The graph to run: of the task, or of the first task whose inputs have these names.
 
@@ -51,7 +52,7 @@ def open_pipeline(
     from ...graph.run_order import unbound
     from ...graph.tasks import graph_for
 
-    manager = make_manager(device, dtype)
+    manager = make_manager(device, dtype, budget)
     if graph is not None and task is not None:
         raise CommandError("--task chooses a graph of the model's family, and --graph replaces it. Pass only one.")
     if graph is not None:
@@ -74,7 +75,9 @@ def open_pipeline(
     return pipe
 
 
-def make_manager(device: str | None, dtype: str | None) -> Any:  # a ComponentsManager; importing its class takes torch
+def make_manager(
+    device: str | None, dtype: str | None, budget: str | None = None
+) -> Any:  # a ComponentsManager; importing its class takes torch
     """A manager for this process. Refuses a device that torch cannot use."""
     import torch
 
@@ -92,7 +95,7 @@ def make_manager(device: str | None, dtype: str | None) -> Any:  # a ComponentsM
             reason = reason if len(reason) < 100 else "torch has no such device"
             text = f"--device {device}: cannot be used ({reason}). Available: {', '.join(available)}."
             raise CommandError(text) from error
-    return ComponentsManager(device=device or "cpu", dtype=dtype or "float32")
+    return ComponentsManager(budget, device=device or "cpu", dtype=dtype or "float32")
 
 
 def open_graph(

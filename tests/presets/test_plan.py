@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from typer.testing import CliRunner
 
 import sfumato as sf
 from sfumato import ComponentsManager, Graph, InputError
@@ -18,12 +19,15 @@ from sfumato.components.memory.mover import Mover
 from sfumato.components.planning import walked
 from sfumato.components.planning.plan import Plan
 from sfumato.components.types import Images, Latents, Steps
+from sfumato.presets.cli.app import app
 
+from ..components.hub_server import Hub
 from .flux import flux as flux
 from .flux import flux_checkpoint as flux_checkpoint
+from .remote import hub as hub
 from .sdxl import xl as xl
 from .sdxl import xl_checkpoint as xl_checkpoint
-from .support import half, picture
+from .support import EMBEDDED, half, picture
 from .test_adapters import diffusers_file
 
 CALL: dict[str, Any] = {"prompt": "a fox", "seed": 7, "num_inference_steps": 3}
@@ -301,3 +305,27 @@ def test_a_published_flux_is_planned_by_its_configs(tmp_path: Path) -> None:
     assert all(one.missing for one in plan.components) and not plan.unknown
     step = sum(node.flops or 0 for node in plan.nodes if node.path == "denoise.predict") / 4
     assert 59e12 < step < 80e12
+
+
+def test_a_plan_counts_the_bytes_to_download(hub: Hub) -> None:
+    shutil.copytree(EMBEDDED, hub.root / "owner" / "emoji")
+    pipe = sf.load("owner/emoji", manager=ComponentsManager())
+    plan = pipe.plan(**CALL)
+    files = [file for name in ("unet", "vae", "text_encoder") for file in (EMBEDDED / name).glob("*.safetensors")]
+    assert not [name for name in hub.given if name.endswith(".safetensors")]
+    assert plan.download_bytes == sum(file.stat().st_size for file in files) and not plan.unknown
+    assert dict(plan.weights) == dict(sf.load("emoji", manager=ComponentsManager()).plan(**CALL).weights)
+    pipe(**CALL)
+    assert pipe.plan(**CALL).download_bytes == 0
+
+
+def test_the_command_shows_a_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    few = ["--set", "num_inference_steps=2", "--seed", "3", "--memo", "kept"]
+    assert CliRunner().invoke(app, ["run", "a fox", "-o", "fox.png", *few]).exit_code == 0
+    shown = CliRunner().invoke(app, ["plan", "a fox", "--json", "--budget", "20MB", *few])
+    data = json.loads(shown.stdout)
+    assert (shown.exit_code, data["fits"], data["flops"]) == (0, True, 0)
+    assert {node["did"] for node in data["nodes"]} == {"reused", "skipped"}
+    other = CliRunner().invoke(app, ["plan", "a cat", "--budget", "20MB", *few])
+    assert other.exit_code == 1 and "9.0 MB too much" in other.stdout
