@@ -223,8 +223,8 @@ def image_adapter() -> Any:  # an ImagePromptAdapter
     with torch.random.fork_rng():
         torch.manual_seed(2)
         unet = UNet2DConditionModel(**CONFIG)
-        reading = [unet.get_submodule(path) for path in unet.numbered_attention()[1::2]]
-        channels: list[Any] = [layer.to_q.out_features for layer in reading]
+        reading: list[Any] = [unet.get_submodule(path) for path in unet.numbered_attention()[1::2]]
+        channels = [layer.to_q.out_features for layer in reading]
         return sf.models.ImagePromptAdapter(image_width=16, token_width=128, channels=channels).requires_grad_(False)
 
 
