@@ -135,11 +135,22 @@ class _Taking:
         self.read: set[str] = set()
         """The names of the changes that reach a node that is to run."""
 
-    def level(self, old: Side, new: Side, prefix: str, changes: dict[Value, frozenset[str]]) -> None:
-        """One graph: `changes` are those of its inputs, and get those of its nodes."""
+    def level(
+        self,
+        old: Side,
+        new: Side,
+        prefix: str,
+        changes: dict[Value, frozenset[str]],
+        of_loops: frozenset[str] = frozenset(),
+    ) -> None:
+        """One graph: `changes` are those of its inputs, and get those of its nodes.
+
+        of_loops: the inputs that come from loops.
+        """
         lines = {line.name: line for line in old.order.lines}
         going_on = [line for line in new.order.lines if self._goes_on(prefix + line.name)]
-        fixed = self._fixed(new.order, going_on)
+        loops = _of_loops(new.order, of_loops)
+        fixed = _fixed(going_on, loops)
         causes: dict[str, frozenset[str]] = {}
         for line in new.order.lines:
             if line.name in fixed:
@@ -162,9 +173,10 @@ class _Taking:
             if before is None:
                 self._forget(path)
                 continue
-            if any(node in fixed for _, (node, _) in line.args):
+            items = {inside.over for inside in line.insides if inside.repeated}
+            if any(name in items and node in fixed for name, (node, _) in line.args):
                 _check_work(line, path, old.bindings, new.bindings)
-            self._change_inside(before, line, path, old, new, changes)
+            self._change_inside(before, line, path, old, new, changes, loops)
             if not prefix and any(turn for turn, _ in self._turns_inside(path)):
                 self.state.origins[line.name] = self._origin(path)
 
@@ -174,22 +186,6 @@ class _Taking:
             return False
         dot = f"{path}."
         return any(turn for turn, _ in self._turns_inside(path)) or any(n.startswith(dot) for n in self.state.done)
-
-    def _fixed(self, order: RunOrder, going_on: Sequence[Line]) -> set[str]:
-        """The nodes that give the items and first values of loops in progress and that read from other loops.
-
-        They do not run again, since those loops would run again with them.
-        """
-        sources: dict[str, set[str]] = {}
-        loops: dict[str, bool] = {}  # whether a line is a loop or reads from one
-        for line in order.lines:
-            sources[line.name] = {node for _, (node, _) in (*line.args, *line.knobs) if node != INPUTS}
-            loops[line.name] = _repeats(line) or any(loops[node] for node in sources[line.name])
-        fixed: set[str] = set()
-        for line in going_on:
-            chosen = {name for inside in line.insides if inside.repeated for name in (inside.over, *inside.carried)}
-            fixed |= {node for name, (node, _) in line.args if name in chosen and loops.get(node)}
-        return fixed
 
     def _run_again(self, order: RunOrder, prefix: str, causes: Mapping[str, frozenset[str]]) -> None:
         """Let those nodes run again that a node to run reads, and that have changed or whose outputs are gone."""
@@ -207,7 +203,9 @@ class _Taking:
             self.read |= causes.get(line.name, frozenset())
             read.update(value for _, value in (*line.args, *line.knobs))
 
-    def _change_inside(self, before: Line, line: Line, path: str, old: Side, new: Side, changes: Changes) -> None:
+    def _change_inside(
+        self, before: Line, line: Line, path: str, old: Side, new: Side, changes: Changes, loops: frozenset[Value]
+    ) -> None:
         """The graphs inside a node that goes on."""
         inner_old, inner_new = before.bindings_inside(old.bindings), line.bindings_inside(new.bindings)
         parts, sources = {inside.part: inside for inside in before.insides}, dict(line.args)
@@ -219,7 +217,8 @@ class _Taking:
             sides = (_side(other, inner_old), _side(inside, inner_new))
             if not inside.repeated:
                 reached = {(INPUTS, name): changes[value] for name, value in sources.items() if value in changes}
-                self.level(*sides, f"{place}.", reached)
+                of_loops = frozenset(name for name, value in sources.items() if value in loops)
+                self.level(*sides, f"{place}.", reached, of_loops)
             elif place in self.state.turns:
                 values = self._values_of(before, old, path)
                 takeover = self.takeovers[place] = Takeover()
@@ -292,6 +291,29 @@ def _repeats(line: Line) -> bool:
     return any(
         inside.repeated or any(map(_repeats, run_order(inside.graph, inside.outputs).lines)) for inside in line.insides
     )
+
+
+def _of_loops(order: RunOrder, inputs: frozenset[str]) -> frozenset[Value]:
+    """The values that loops give, or nodes that read such values."""
+    found = {(INPUTS, name) for name in inputs}
+    for line in order.lines:
+        if _repeats(line) or any(value in found for _, value in line.args):
+            found.update(line.outputs)
+    return frozenset(found)
+
+
+def _fixed(going_on: Sequence[Line], loops: frozenset[Value]) -> set[str]:
+    """The nodes that do not run again for what goes on, since other loops would run again with them.
+
+    They give values of loops to what goes on: for a loop its items and first values, for a graph any input.
+    """
+    found: set[str] = set()
+    for line in going_on:
+        for name, value in line.args:
+            once = [inside for inside in line.insides if not inside.repeated]
+            if value in loops and (once or any(name in (i.over, *i.carried) for i in line.insides)):
+                found.add(value[0])
+    return found
 
 
 def _side(inside: Inside, bindings: Values) -> Side:
