@@ -140,7 +140,7 @@ def test_a_saved_run_goes_on_to_the_same_bits_in_every_family(
 CHILD = """
 import os, signal, sys
 import sfumato as sf
-run = sf.load("emoji").stream(prompt="a fox", negative_prompt="", seed=7, num_inference_steps=12, scheduler="euler_a")
+run = sf.load("emoji").stream(prompt="a fox", seed=7, num_inference_steps=12, scheduler="euler_a")
 for event in run:
     if isinstance(event, sf.events.TurnFinished):
         run.state.save(sys.argv[1])
@@ -149,14 +149,14 @@ for event in run:
 """
 
 
-def test_a_run_whose_process_is_killed_goes_on_in_another_one(emoji: Graph, tmp_path: Path) -> None:
+def test_a_run_whose_process_is_killed_goes_on_in_another_one(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     killed = subprocess.run([sys.executable, "-c", CHILD, str(folder)], env=env, timeout=300, check=False)
     assert killed.returncode == -signal.SIGKILL
     run = sf.resume(folder)
     assert sum(isinstance(event, TurnFinished) for event in run) == 5
-    assert pixels(run.outputs) == pixels(emoji(**FOX, scheduler="euler_a"))
+    assert pixels(run.outputs) == pixels(sf.load("emoji")(**FOX, scheduler="euler_a"))
 
 
 # ------------------------------------------------------------------------------------------------ branches
@@ -183,7 +183,7 @@ def test_a_branch_calls_the_denoiser_as_often_as_steps_are_left(counted: tuple[G
     run = pipe.stream(**FOX)
     run.result()
     branches: list[tuple[int, dict[str, Any], int]] = [
-        (7, {}, 0), (10, {"prompt": "a cat"}, 2), (11, {"guider": "none"}, 0), (9, {"scheduler": "dpmpp_2m"}, 0),
+        (7, {}, 0), (10, {"prompt": "a cat"}, 2), (11, {"guider": "none"}, 0), (9, {"scheduler": "euler"}, 1),
         (11, {"guidance_scale": 2.0}, 0), (11, {"negative_prompt": "red"}, 1),
     ]  # fmt: skip
     for k, changes, encoded in branches:
@@ -205,9 +205,8 @@ def test_a_branch_is_what_a_call_makes_of_its_steps(emoji: Graph) -> None:
 def test_another_scheduler_takes_the_latents_at_their_noise_level(emoji: Graph) -> None:
     """Latents of DDIM and of Euler differ by a factor: both solve one equation, and step 5 to 12 of one is that of the
     other."""
-    ddim = emoji.using(scheduler={"_class_name": "DDIMScheduler", "beta_start": 0.00085, "beta_end": 0.012,
-                                  "beta_schedule": "scaled_linear", "clip_sample": False, "timestep_spacing": "trailing",
-                                  "prediction_type": emoji.bindings["scheduler"].load().prediction_type})  # fmt: skip
+    keys = {"timestep_spacing": "trailing", "clip_sample": False}
+    ddim = emoji.using(scheduler="DDIMScheduler").using(scheduler=keys)
     run = ddim.stream(**FOX)
     run.result()
     changed = np.asarray(sf.resume(run.state.at(step=5), scheduler="euler").result().images[0], np.float32)
@@ -286,8 +285,6 @@ def test_a_second_loop_goes_on_and_takes_another_prompt_without_the_first(
         assert calls["unet"] == 2
     with pytest.raises(sf.InputError, match=r"^scheduler  cannot change inside second.denoise"):
         sf.resume(state, scheduler="euler")
-    with pytest.raises(sf.InputError, match=r"^seed  nothing reads it that is left to run"):
-        sf.resume(state, seed=8)
 
 
 # ------------------------------------------------------------------------------------------------ finishing now
@@ -306,8 +303,8 @@ def test_finish_now_decodes_the_clean_picture_that_the_last_step_points_to(emoji
 def test_finish_now_keeps_the_picture_outside_the_mask(emoji: Graph) -> None:
     inpaint = emoji.task("inpaint").only("latents")
     preset = PRESETS["sd inpaint"].inputs
-    given = {"prompt": "a fox", "negative_prompt": "", "seed": 1, "num_inference_steps": 12,
-             "image": preset["image"].resize((64, 64)), "mask_image": preset["mask_image"].resize((64, 64)), "strength": 1.0}  # fmt: skip
+    pictures = {name: preset[name].resize((64, 64)) for name in ("image", "mask_image")}
+    given = {**FOX, **pictures, "strength": 1.0}
     whole = inpaint(**given).latents
     run = inpaint.stream(**given)
     next(event for event in run if isinstance(event, TurnFinished) and event.turn == 5)
@@ -372,5 +369,5 @@ def test_a_broken_folder_is_refused_with_a_reason(emoji: Graph, tmp_path: Path) 
     (saved / "state.json").unlink()
     with pytest.raises(sf.LoadError, match=r"has no state of a run \(.*state.json\). state.save\(folder\) writes one"):
         sf.resume(saved)
-    with pytest.raises(sf.ConfigError, match="device: goes with a folder. The state has its components"):
+    with pytest.raises(sf.ConfigError, match=r"^device: goes with a folder\. The state has its components"):
         sf.resume(stopped(emoji, 1, {**FOX, "num_inference_steps": 2}), device="cpu")
