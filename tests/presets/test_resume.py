@@ -205,7 +205,7 @@ def test_a_branch_is_what_a_call_makes_of_its_steps(emoji: Graph) -> None:
 def test_another_scheduler_takes_the_latents_at_their_noise_level(emoji: Graph) -> None:
     """Latents of DDIM and of Euler differ by a factor: both solve one equation, and step 5 to 12 of one is that of the
     other."""
-    keys = {"timestep_spacing": "trailing", "clip_sample": False}
+    keys = {"timestep_spacing": "trailing", "clip_sample": False, "set_alpha_to_one": True}
     ddim = emoji.using(scheduler="DDIMScheduler").using(scheduler=keys)
     run = ddim.stream(**FOX)
     run.result()
