@@ -15,7 +15,7 @@ from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFull
 
 
 class BeginSchedule(Block):
-    """Leave out the first steps: those before `denoising_start`, or as many as `strength` says.
+    """Leave out the first steps: those before `denoising_start`, or as many as `strength` requires.
 
     denoising_start: the `denoising_end` of the run that this one continues; `strength` is then not read. strength: as
     in `CutSchedule`. halfway: the latents of a run that `BeginPart` continues; then it leaves out the first steps.

@@ -45,7 +45,7 @@ class MakeSchedule(Block):
 
 
 class CutSchedule(Block):
-    """Keep only the last steps, so that an image changes as much as `strength` says: above 0, and 1 is all of it.
+    """Keep only the last steps, so that an image changes by the share `strength`: above 0, and 1 is all of it.
 
     A step that `strength` cuts in two is kept, as published for Flux and SD 3; Stable Diffusion leaves it out.
     """

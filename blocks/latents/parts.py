@@ -47,7 +47,7 @@ class Begun(NamedTuple):
 
 
 class BeginPart(Block):
-    """Begin a run, or a part of it: go on from `halfway`, and stop before the last step where a call says so.
+    """Begin a run, or a part of it: from `halfway` if it is passed, up to `stop_step` or `denoising_end`.
 
     halfway: the output of that name of a run with `stop_step` or `denoising_end`; everything else is passed as in that
     run. Or plain latents of the step `start_step`, for schedulers that need nothing else of the steps before.
@@ -149,8 +149,8 @@ class BeginPart(Block):
         """The steps that plain latents go through. UnfitValue where they do not go on exactly, or have no step."""
         if start is None:
             raise UnfitValue(
-                "halfway= is plain latents, which do not say to which step they belong. Pass start_step= too, or the "
-                "output halfway of the run that made them."
+                "halfway= needs the step of plain latents. Pass start_step= too, or the output halfway of the run that "
+                "made them."
             )
         whole = steps if steps.run[0] <= start else steps.whole
         rest = whole.part(start, whole.run[1])

@@ -176,7 +176,7 @@ def exact(share: float) -> Fraction:
 
 
 class CutSchedule(Block):
-    """Keep only the last steps, so that an image changes as much as `strength` says: above 0, and 1 is all of it.
+    """Keep only the last steps, so that an image changes by the share `strength`: above 0, and 1 is all of it.
 
     Raises:
         UnfitValue: a strength that leaves no step.

@@ -6,4 +6,4 @@ import numpy as np
 from numpy.typing import NDArray
 
 Float32s = NDArray[np.float32]
-Floats = NDArray[np.floating[Any]]  # Any: float32 or float64, numpy's own way to say it
+Floats = NDArray[np.floating[Any]]  # Any: float32 or float64, as numpy writes it

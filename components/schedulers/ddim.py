@@ -47,7 +47,7 @@ class DDIM(Scheduler, BetaKeys, SpacingKeys, ZeroSNRKeys, ThresholdKeys, ClipKey
         return one_stride_down(timesteps, training, request, self.set_alpha_to_one, self.eta > 0)
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        """The clean sample that this prediction points to, thresholded or clipped as the config says."""
+        """The clean sample that this prediction points to, thresholded or clipped as the config chooses."""
         return clean_estimate(self, self.prediction_type, sample, prediction, step.level)
 
     def advance(

@@ -51,7 +51,7 @@ class DDPM(Scheduler, BetaKeys, SpacingKeys, ZeroSNRKeys, ThresholdKeys, ClipKey
         return to_the_next(timesteps, training, Level(1.0, 0.0), [t > 0 for t in timesteps])
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        """The clean sample that this prediction points to, thresholded or clipped as the config says."""
+        """The clean sample that this prediction points to, thresholded or clipped as the config chooses."""
         mean, _ = split_variance(type(self).__name__, self.variance_type, sample, prediction)
         return clean_estimate(self, self.prediction_type, sample, mean, step.level)
 

@@ -28,7 +28,7 @@ class DiffusionScheduler(Scheduler, BetaKeys):
         return TrainingNoise.of(self)
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        """The clean sample that this prediction points to, thresholded or clipped as the config says."""
+        """The clean sample that this prediction points to, thresholded or clipped as the config chooses."""
         return clean_estimate(self, self.prediction_type, sample, prediction, step.level)
 
     def noise_in(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:

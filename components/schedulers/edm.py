@@ -76,7 +76,7 @@ class EDM(Scheduler):
         return (top + ramp * (low - top)) ** self.rho
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        """D = c_skip x + c_out F, thresholded as the config says."""
+        """D = c_skip x + c_out F, thresholded as the config chooses."""
         return bounded(self, self.preconditioned(sample.float(), prediction.float(), step.sigma))
 
     def preconditioned(self, sample: Tensor, prediction: Tensor, sigma: float) -> Tensor:
@@ -105,7 +105,7 @@ class EDMEulerScheduler(EDM, ChurnKeys):
         return 0.25 * log(sigma)
 
     def adds_noise(self, sigma: float, calls: int) -> bool:
-        """Where churn raises sigma."""
+        """Whether churn raises this sigma."""
         return self._gamma(sigma, calls) > 0
 
     def _gamma(self, sigma: float, calls: int) -> float:

@@ -125,8 +125,8 @@ def multistep(
 ) -> Tensor:
     """One step of DPM-Solver or DPM-Solver++, through the last `order` outputs: Lu et al. 2022b, algorithm 2.
 
-    sample: float32. outputs: what the algorithm integrates, oldest first, this step's last. midpoint: the second order
-    takes phi1 / 2 for phi2, as published. A step of no length leaves the sample as it is.
+    sample: float32. outputs: the noise or clean samples that are integrated, oldest first, this step's last. midpoint:
+    the second order takes phi1 / 2 for phi2, as published. A step of no length leaves the sample as it is.
     """
     by = transfer(algorithm, step.level, step.target)
     if not by.h:

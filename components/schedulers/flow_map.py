@@ -1,4 +1,4 @@
-"""Straight paths taken otherwise: by a model that knows both ends of a step, and down with some noise up again."""
+"""Schedulers on straight paths: for a model that reads both ends of a step, and one that adds some noise in each."""
 
 from dataclasses import dataclass
 from typing import ClassVar

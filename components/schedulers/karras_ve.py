@@ -18,7 +18,7 @@ class KarrasVeScheduler(Scheduler):
 
     The last step, to no noise, is one call. The model predicts the noise with its sign turned, at the timestep sigma.
     The noise that the algorithm adds before it calls the model is added at the end of the step before, so the levels
-    are those that the model sees. The published levels go from sigma_max**2 to sigma_min**2 (the paper's times, of
+    are those that the model gets. The published levels go from sigma_max**2 to sigma_min**2 (the paper's times, of
     which sigma is the root), while a run starts from noise of sigma_max; they are kept. History: inside a whole step,
     the sample and the derivative that it started with.
     """

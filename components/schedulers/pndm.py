@@ -50,7 +50,7 @@ class PNDMScheduler(DiffusionScheduler, SpacingKeys, UnpublishedZeroSNRKeys):
     published_restart: bool = field(default=False, metadata=OWN_KEY)
     """Start a run in the middle as published: at the model call before, and with its first step taken twice there.
 
-    With `skip_prk_steps`. Its sample stays one level noisier than the model is told.
+    With `skip_prk_steps`. Its sample stays one level noisier than the level that the model gets.
     """
 
     accepts = "neither"

@@ -26,7 +26,7 @@ class RePaintScheduler(Scheduler, BetaKeys):
     variable, so one draw does. The known part is the other half of the algorithm and not the scheduler's: the block
     `KeepUnmasked` puts it back after each step, at the level that the step leads to, with noise drawn anew.
 
-    The reference adds noise by the betas of the stride above the one that it came down, which are the same only where
+    The reference adds noise by the betas of the stride above the last one, which are the same only where
     each training timestep is visited; here a jump ends at the level of the next step.
     """
 
@@ -61,7 +61,7 @@ class RePaintScheduler(Scheduler, BetaKeys):
         return to_the_next(timesteps, TrainingNoise.of(self), Level(1.0, 0.0), [*adds_noise, False])
 
     def _strides(self, n: int) -> list[int]:
-        """Where the model is called, in strides: down, and from the foot of each stretch up and down it once more."""
+        """The levels of the model calls, in strides: down, and each stretch up and down once more."""
         left = dict.fromkeys(range(0, n - self.jump_length, self.jump_length), self.jump_n_sample - 1)
         strides: list[int] = []
         stride = n
@@ -74,7 +74,7 @@ class RePaintScheduler(Scheduler, BetaKeys):
         return strides
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        """The clean sample that this prediction points to, clipped as the config says."""
+        """The clean sample that this prediction points to, clipped as the config chooses."""
         x0 = clean("epsilon", sample.float(), prediction.float(), step.level)
         return x0.clamp(-1, 1) if self.clip_sample else x0
 

@@ -3,7 +3,7 @@
 A schedule is a sequence of steps; a step is one call of the model. A solver of second order takes two steps for one
 whole step. Slices are views that keep absolute indices, so `schedule[k:]` is how strength, a refiner and a resumed run
 start in the middle: each number of a step is the one that it has in the whole schedule. A slice is a run of its own. A
-`part` is a run that stops early or goes on, and knows the whole run.
+`part` is a run that stops early or goes on; its field `run` is the whole run.
 """
 
 import math

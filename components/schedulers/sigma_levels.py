@@ -1,6 +1,6 @@
 """Plans noise levels as sigma, noise to signal, for solvers in the terms of Karras et al. 2022.
 
-There the sample is clean + sigma * noise, and the model sees it scaled to unit variance.
+There the sample is clean + sigma * noise, and the model gets it scaled to unit variance.
 """
 
 from collections.abc import Sequence

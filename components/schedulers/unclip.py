@@ -50,7 +50,7 @@ class UnCLIPScheduler(Scheduler, ClipKeys):
         return np.array([last]) if n == 1 else (np.arange(n) * (last / (n - 1)))[::-1]
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:
-        """The clean sample that this prediction points to, clipped as the config says."""
+        """The clean sample that this prediction points to, clipped as the config chooses."""
         mean, _ = split_variance(type(self).__name__, self.variance_type, sample, prediction)
         return clean_estimate(self, self.prediction_type, sample, mean, step.level)
 

@@ -195,9 +195,7 @@ def test_a_finished_run_and_a_start_without_latents_are_refused(half: HalfwayLat
         graph(**given, start_step=3)
     with pytest.raises(ValueError, match=r"denoising_start=0\.5 needs the latents of that step"):
         graph(**given, denoising_start=0.5)
-    with pytest.raises(
-        ValueError, match=r"plain latents, which do not say to which step they belong\. Pass start_step="
-    ):
+    with pytest.raises(ValueError, match=r"halfway= needs the step of plain latents\. Pass start_step="):
         graph(**given, halfway=half.latents)
     with pytest.raises(InputError, match="latents"):
         graph(**{**given, "latents": half})
