@@ -88,6 +88,24 @@ def test_image_to_image_has_comfyuis_steps_and_first_draw(comfy_models: Path, tm
     assert pixels(graph, **inputs).shape == (1, 64, 64, 3)
 
 
+def test_inpainting_has_the_size_of_the_picture_and_the_colours_under_its_mask(
+    comfy_models: Path, tmp_path: Path
+) -> None:
+    picture = Image.effect_noise((104, 72), 60).convert("RGBA")
+    picture.paste((200, 30, 30, 0), (40, 24, 72, 56))
+    picture.save(tmp_path / "start.png")
+    changes: dict[str, Any] = {
+        "load": {"class_type": "LoadImage", "inputs": {"image": "start.png"}},
+        "latent": {"class_type": "VAEEncodeForInpaint", "inputs": {
+            "pixels": ["load", 0], "vae": ["checkpoint", 2], "mask": ["load", 1], "grow_mask_by": 0}},
+    }  # fmt: skip
+    graph, inputs, _ = from_comfyui(api(**changes), models=comfy_models, images=tmp_path)
+    assert graph.preset == ("sd", "inpaint") and (inputs["height"], inputs["width"]) == (72, 104)
+    assert inputs["image"].getpixel((50, 40)) == (200, 30, 30)
+    assert [inputs["mask_image"].getpixel(at) for at in ((50, 40), (5, 5))] == [255, 0]
+    assert pixels(graph, **inputs).shape == (1, 72, 104, 3)
+
+
 @pytest.mark.parametrize("steps", [1, 4, 9, 20, 31])
 @pytest.mark.parametrize("denoise", [0.05, 0.3, 0.55, 0.7, 0.97])
 def test_a_strength_leaves_exactly_the_steps_that_a_sampler_asks_for(steps: int, denoise: float) -> None:

@@ -85,11 +85,11 @@ class Explicit:
                 block = self.parts.with_vae(EncodePixels(), vae)
                 return self._once(value, "", "encode_image", block, "image_latents", {"images": self.image(image)}, {})
             case Enlarged(node, latents, method, by, size):
-                sizes = {} if size is None else {"width": size[0] // 8, "height": size[1] // 8}
+                width, height = (0, 0) if size is None else (size[0] // 8, size[1] // 8)
                 kind: Any = method if method in ("nearest-exact", "bilinear", "area", "bicubic") else "bicubic"
                 if kind != method:
                     self.notes.append(f"latents are enlarged by {kind!r}; {method!r} is not here")
-                block = ResizeLatents(factor=by or 1.0, method=kind, **sizes)
+                block = ResizeLatents(factor=by or 1.0, width=width, height=height, method=kind)
                 return self._once(
                     value, node, "enlarge", block, "image_latents", {"latents": self.latents(latents)}, {}
                 )

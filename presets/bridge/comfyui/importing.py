@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ....blocks.image.read import ReadImage
+from ....components.picture_files import read_picture_file
 from ....graph import Graph
 from ....graph.errors import GraphFileError
 from .explicit import Explicit
@@ -64,6 +66,9 @@ def from_comfyui(
         builder = Explicit(known, files, settings, notes)
         graph, found, blocks = builder.graph(), builder.wiring.inputs, builder.blocks
     inputs = {name: _with_file(value, images, notes) for name, value in found.items()}
+    if single is not None:
+        inputs |= _size_of_picture(graph, inputs)
+        graph = with_defaults(graph, inputs)
     return Imported(graph, inputs, _report(known, files, notes, blocks))
 
 
@@ -75,7 +80,20 @@ def _preset(
     for name in [name for name in inputs if name not in graph.inputs]:
         notes.append(f"the input {name!r} is left out: the graph does not have it")
         del inputs[name]
-    return with_defaults(graph, inputs), inputs
+    return graph, inputs
+
+
+def _size_of_picture(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
+    """Height and width of the picture that a run starts from. ComfyUI draws at its size, and presets at their own."""
+    read, picture = graph.nodes.get("read"), inputs.get("image")
+    if not isinstance(read, ReadImage) or read.height is None or "height" in inputs or picture is None:
+        return {}
+    if isinstance(picture, str):
+        if not Path(picture).is_file():
+            return {}
+        picture = read_picture_file(picture)
+    width, height = (max(side // read.multiple, 1) * read.multiple for side in picture.size)
+    return {"height": height, "width": width}
 
 
 def _with_file(value: Value, images: str | os.PathLike[str] | None, notes: list[str]) -> Any:  # of any input
@@ -86,7 +104,9 @@ def _with_file(value: Value, images: str | os.PathLike[str] | None, notes: list[
         return value
     path = None if images is None else Path(images) / value.name
     if path is not None and ".." not in path.parts and path.is_file():
-        return str(path)
+        picture = read_picture_file(path)
+        # ComfyUI reads the colours of transparent parts, which a mask in the alpha channel covers.
+        return picture.convert("RGB") if picture.has_transparency_data else str(path)
     notes.append(f"the picture {value.name!r} was not found: pass images= with its folder")
     return value.name
 
@@ -95,12 +115,10 @@ def _mask(value: PictureMask, images: str | os.PathLike[str] | None, notes: list
     """The transparent part of a picture is what ComfyUI paints: its alpha channel, inverted."""
     from PIL import ImageOps
 
-    from ....components.picture_files import read_picture_file
-
-    path = _with_file(value.picture, images, notes)
-    if not Path(path).is_file():
-        return path
-    picture = read_picture_file(path).convert("RGBA")
+    found = _with_file(value.picture, images, notes)
+    if found == value.picture.name or images is None:
+        return value.picture.name
+    picture = read_picture_file(Path(images) / value.picture.name).convert("RGBA")
     if value.channel in ("red", "green", "blue"):
         return picture.getchannel(value.channel[0].upper())
     return ImageOps.invert(picture.getchannel("A"))
