@@ -27,11 +27,72 @@ FLOWS = ("IMAGE", "MASK", "LATENT", "CONDITIONING", "STRING", "INT", "FLOAT", "B
 _TEXTS = ("prompt", "prompt_2", "prompt_3")
 
 
-class Explicit:
+class _Types:
+    """The names and types of the outputs of a workflow's nodes."""
+
+    def __init__(self, known: Known) -> None:
+        self.known = known
+
+    def _as_setting(self, link: Link) -> str | None:
+        """A model or a part of a sampler as text, such as "LoadModel(name='x')"; None for what flows in a run."""
+        node = self._node_of(link)
+        kinds = [kind for _, kind in outputs_of(self.known, node)]
+        if link.output >= len(kinds) or kinds[link.output] in FLOWS:
+            return None
+        parts: list[str] = []
+        for name in node.inputs:
+            value, inner = self.known.input(node, name), node.links.get(name)
+            text = repr(value) if inner is None or _plain(value) else self._as_setting(inner)
+            if text is None:
+                return None
+            parts.append(f"{name}={text}")
+        return f"{node.type}({', '.join(parts)})"
+
+    def _node_of(self, link: Link) -> Node:
+        node = self.known.workflow.nodes.get(link.node)
+        if node is None:
+            raise GraphFileError(f"A link reads the node {printable(link.node)}, which the workflow does not have.")
+        return node
+
+    def _output_name(self, node: Node, place: int) -> str:
+        """The name of an output of a hole."""
+        names = _port_names(outputs_of(self.known, node))
+        if not 0 <= place < len(names):
+            raise GraphFileError(f"A link reads output {place} of the node {node.place}, which has {len(names)}.")
+        return names[place]
+
+    def _kind(self, value: Value, link: Link) -> str:
+        match value:
+            case Picture() | Decoded():
+                return "IMAGE"
+            case PictureMask():
+                return "MASK"
+            case Sampled():
+                return "LATENT"
+            case Cond():
+                return "CONDITIONING"
+            case Out() if self.known.blocks.get(value.node) is not None:
+                return value.kind
+            case Out():
+                return self._own_kind(self.known.workflow.nodes[value.node], value.output)
+            case _:
+                return self._own_kind(self._node_of(link), link.output)
+
+    def _own_kind(self, node: Node, place: int) -> str:
+        """The type of an output of a hole. Prompts are those of the family that reads them."""
+        self._output_name(node, place)  # it refuses a place that the node does not have
+        kind = outputs_of(self.known, node)[place][1]
+        value = self.known.values.get(Link(node.id, place))
+        family = getattr(value, "family", "")
+        return f"CONDITIONING {family}" if kind == "CONDITIONING" and family in Parts.FAMILIES else kind
+
+
+class Explicit(_Types):
     """Builds the graph of a workflow from what is known of it."""
 
     def __init__(self, known: Known, files: Files, settings: Mapping[str, Any], notes: list[str]) -> None:
-        self.known, self.notes = known, notes
+        super().__init__(known)
+        self.notes = notes
         self.wiring, self.parts = Wiring(), Parts(files, settings, notes)
         self.blocks: dict[str, str] = {}
         """The name in the graph of each node of the workflow that is a block of its own."""
@@ -208,21 +269,6 @@ class Explicit:
         self.blocks[node.id] = name
         return name
 
-    def _as_setting(self, link: Link) -> str | None:
-        """A model or a part of a sampler as text, such as "LoadModel(name='x')"; None for what flows in a run."""
-        node = self._node_of(link)
-        kinds = [kind for _, kind in outputs_of(self.known, node)]
-        if link.output >= len(kinds) or kinds[link.output] in FLOWS:
-            return None
-        parts: list[str] = []
-        for name in node.inputs:
-            value, inner = self.known.input(node, name), node.links.get(name)
-            text = repr(value) if inner is None or _plain(value) else self._as_setting(inner)
-            if text is None:
-                return None
-            parts.append(f"{name}={text}")
-        return f"{node.type}({', '.join(parts)})"
-
     def _any(self, value: Value, link: Link) -> Port:
         """The output that gives a value of any kind; of one that no block gives, the node itself as a hole."""
         match value:
@@ -242,44 +288,6 @@ class Explicit:
     def _producer(self, link: Link) -> Port:
         node = self._node_of(link)
         return Port(self._hole(node), self._output_name(node, link.output))
-
-    def _node_of(self, link: Link) -> Node:
-        node = self.known.workflow.nodes.get(link.node)
-        if node is None:
-            raise GraphFileError(f"A link reads the node {printable(link.node)}, which the workflow does not have.")
-        return node
-
-    def _output_name(self, node: Node, place: int) -> str:
-        """The name of an output of a hole."""
-        names = _port_names(outputs_of(self.known, node))
-        if not 0 <= place < len(names):
-            raise GraphFileError(f"A link reads output {place} of the node {node.place}, which has {len(names)}.")
-        return names[place]
-
-    def _kind(self, value: Value, link: Link) -> str:
-        match value:
-            case Picture() | Decoded():
-                return "IMAGE"
-            case PictureMask():
-                return "MASK"
-            case Sampled():
-                return "LATENT"
-            case Cond():
-                return "CONDITIONING"
-            case Out() if self.known.blocks.get(value.node) is not None:
-                return value.kind
-            case Out():
-                return self._own_kind(self.known.workflow.nodes[value.node], value.output)
-            case _:
-                return self._own_kind(self._node_of(link), link.output)
-
-    def _own_kind(self, node: Node, place: int) -> str:
-        """The type of an output of a hole. Prompts are those of the family that reads them."""
-        self._output_name(node, place)  # it refuses a place that the node does not have
-        kind = outputs_of(self.known, node)[place][1]
-        value = self.known.values.get(Link(node.id, place))
-        family = getattr(value, "family", "")
-        return f"CONDITIONING {family}" if kind == "CONDITIONING" and family in self.parts.FAMILIES else kind
 
     def _models(self) -> list[Model]:
         return [value for value in self.known.values.values() if isinstance(value, Model)]
