@@ -9,8 +9,6 @@ from typing import Any
 from .edits import edited
 from .errors import GraphFileError, LoadError, Problem, SaveError, UnfitValue
 from .fields import Lazy
-from .files.forms import FILE_NAME
-from .files.writing import write
 from .json_text import JsonTextError, pretty, read
 from .keywords import Call
 from .rewrites import adapt, swap
@@ -97,6 +95,9 @@ class RunState:
             GraphFileError: a graph that a file cannot hold.
             SaveError: a loop that carries a value that a file cannot have; a folder that cannot be written.
         """
+        from .files.forms import FILE_NAME  # here, since pydantic costs start-up time
+        from .files.writing import write
+
         place = Path(folder)
         missing = dict(self.missing)
         nameless = {name: value for name, value in self.graph.bindings.items() if not _is_named(value)}
