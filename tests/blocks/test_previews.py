@@ -118,7 +118,8 @@ class Tiny(Lazy):
         return self
 
     def lease(self, components: Sequence[Any], owner: str, stop: Event | None = None) -> "Tiny":
-        assert list(components) == [self] and stop is not None and stop.is_set()  # a run that waits must not hold others
+        # A run that waits must not hold others.
+        assert list(components) == [self] and stop is not None and stop.is_set()
         if not self.room:
             raise Cancelled("no room")
         self.held += 1
