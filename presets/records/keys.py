@@ -127,7 +127,7 @@ def is_saved(value: Any) -> bool:  # whatever a graph binds
 
 
 def adapter_key(adapter: Adapter | Embedding) -> Json:
-    """The name of an adapter or an embedding, its source, its strengths, and the sha256 of its file."""
+    """The name of an adapter or an embedding, its source, its strengths or vectors, and the sha256 of its file."""
     file = adapter.content.file if isinstance(adapter, Adapter) else Path(adapter.source)
     found: Json = {"name": adapter.name}
     if file is not None and file.is_file():
@@ -135,7 +135,7 @@ def adapter_key(adapter: Adapter | Embedding) -> Json:
     if adapter.source and not Path(adapter.source).exists():
         found["source"] = adapter.source  # a repo
     if isinstance(adapter, Embedding):
-        return found | {"token": adapter.token}
+        return found | {"token": adapter.token, "vectors": content_key(adapter.vectors)[:_LETTERS]}
     return found | {
         "strength": adapter.strength, "by_component": dict(adapter.by_component), "blocks": dict(adapter.blocks),
         "window": list(adapter.window), "curve": [list(point) for point in adapter.curve],

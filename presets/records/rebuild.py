@@ -128,9 +128,7 @@ def _with_adapters(graph: Any, recorded: Json, folders: Sequence[Path]) -> Any:
     def read(entry: Json) -> Any:
         source = entry.get("source")
         if source is None and "file" not in entry:
-            raise LoadError(
-                f"{printable(str(entry.get('name')))}: the adapter was made in memory. Pass graph= with it."
-            )
+            raise LoadError(f"{printable(str(entry.get('name')))}: was made in memory. Pass graph= with it.")
         file = found_path(f"./{entry['file']}", folders, entry.get("sha256")) if source is None else None
         if "token" in entry:
             return load_embedding(str(file or source), token=entry["token"], name=entry["name"])
@@ -147,7 +145,7 @@ def _with_adapters(graph: Any, recorded: Json, folders: Sequence[Path]) -> Any:
         return replace(made, content=known[key])
 
     rows = [[read(entry) for entry in row] for row in recorded.get("rows", [])]
-    embeddings = [read(entry) for entry in recorded.get("embeddings", []) if entry.get("file")]
+    embeddings = [read(entry) for entry in recorded.get("embeddings", [])]
     adapters = rows if len(rows) > 1 else [*(rows[0] if rows else []), *embeddings]
     graph = graph.with_adapters(*adapters) if adapters else graph
     return graph.with_adapters(*embeddings) if len(rows) > 1 and embeddings else graph
@@ -177,6 +175,11 @@ def _differences(graph: Structure, record: Json) -> Iterator[str]:
         for entry, adapter in zip(entries[row] if row < len(entries) else [], adapters, strict=False):
             if entry.get("sha256") != keys.adapter_key(adapter).get("sha256"):
                 yield f"adapter {printable(str(entry.get('name')))}: its file has other contents than the recorded one"
+    embeddings = attached.embeddings if attached is not None else ()
+    found = {one.token: keys.adapter_key(one)["vectors"] for one in embeddings}
+    for entry in before.get("embeddings", []):
+        if entry.get("vectors") != found.get(entry.get("token")):
+            yield f"embedding {printable(str(entry.get('name')))}: its vectors are not the recorded ones"
 
 
 def _python(versions: Json) -> str:

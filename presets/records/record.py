@@ -126,12 +126,14 @@ class _Entries(ComponentWriter):
 
 
 def _adapters(graph: Structure) -> Json:
-    """The adapters of a graph: a list for each prompt, and the embeddings."""
+    """The adapters of a graph: a list for each prompt, and the embeddings that are in none of their files."""
     attached: Any = graph.adapters
     if attached is None:
         return {}
     rows = [[keys.adapter_key(adapter) for adapter in row] for row in attached.rows]
-    return {"rows": rows, "embeddings": [keys.adapter_key(one) for one in attached.embeddings]}
+    in_files = {one for row in attached.rows for adapter in row for one in adapter.content.embeddings}
+    alone = [one for one in attached.embeddings if one not in in_files]
+    return {"rows": rows, "embeddings": [keys.adapter_key(one) for one in alone]}
 
 
 def to_text(record: Json) -> str:
