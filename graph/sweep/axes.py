@@ -13,6 +13,7 @@ from ..limits import AboveLimit, check_limit
 from ..validate import value_text
 
 _LONGEST = 60
+_PLAIN = str | int | float | bool | None
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,12 @@ def axes_of(values: Mapping[str, Any]) -> tuple[Axis, ...]:
         if problem := _problem(name, value):
             problems.append(problem)
             continue
-        labels = labels_of(list(value))
-        if again := [label for label, count in Counter(labels).items() if count > 1]:
-            text = f"has {again[0]!r} {labels.count(again[0])} times. Pass each value once."
-            problems.append(Problem("value", name, text, again[0]))
-        axes.append(Axis(name, tuple(value), labels))
+        counts = Counter(one for one in value if isinstance(one, _PLAIN))
+        most, count = next(iter(counts.most_common(1)), ("", 0))
+        if count > 1:
+            label = label_of(most)
+            problems.append(Problem("value", name, f"has {label!r} {count} times. Pass each value once.", label))
+        axes.append(Axis(name, tuple(value), labels_of(list(value))))
     count = prod(len(axis.values) for axis in axes)
     try:
         check_limit("sweep_cells", count)
@@ -71,19 +73,21 @@ def combinations(axes: Sequence[Axis]) -> Iterator[tuple[int, ...]]:
     return product(*(range(len(axis.values)) for axis in axes))
 
 
+def same_value(a: Any, b: Any) -> bool:
+    """Whether two values of an axis are one: the same object, or equal texts or numbers."""
+    return a is b or (isinstance(a, _PLAIN) and isinstance(b, _PLAIN) and a == b)
+
+
 def labels_of(values: Sequence[Any]) -> tuple[str, ...]:
     """A short label for each value. Values that are shown alike get numbers."""
     shown = [label_of(value) for value in values]
     alike = {label for label, count in Counter(shown).items() if count > 1}
-    plain = all(isinstance(value, str | int | float | bool | None) for value in values)
-    if plain:
-        return tuple(shown)
     return tuple(f"{label} {number}" if label in alike else label for number, label in enumerate(shown, 1))
 
 
 def label_of(value: Any) -> str:
     """A short label of a value of a call."""
-    if isinstance(value, str | int | float | bool | None):
+    if isinstance(value, _PLAIN):
         text = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     elif isinstance(value, Mapping):
         text = ", ".join(f"{key}={label_of(entry)}" for key, entry in value.items())

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from ...registry import did_you_mean
 from ..errors import InputError, Problem
-from .axes import Axis, label_of
+from .axes import Axis, label_of, same_value
 from .grid import draw_grid
 
 if TYPE_CHECKING:
@@ -77,10 +77,12 @@ class Sweep(Sequence[Cell]):
             text = f"is no axis of this sweep. {did_you_mean(name, self.axes)}"
             raise InputError(Problem("unknown", name, text, name))
         for value, label in zip(axis.values, axis.labels, strict=True):
-            if value is place or place == label:
+            if same_value(value, place):
                 return label
-        if (label := label_of(place)) in axis.labels:
-            return label
+        for label in (place, label_of(place)):
+            if label in axis.labels:
+                return label
+        label = label_of(place)
         raise InputError(Problem("value", name, f"has no {label!r}. {did_you_mean(label, axis.labels)}", label))
 
     def grid(self, columns: str | None = None, output: str = "images") -> "Image":

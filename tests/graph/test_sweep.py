@@ -53,6 +53,15 @@ def test_cells_are_found_by_labels_and_values() -> None:
         made.at(seed=9)
 
 
+def test_values_that_are_shown_alike_are_not_equal() -> None:
+    texts = [f"{'a detailed photograph of a small animal in a forest, ' * 2}{end}" for end in ("red", "blue")]
+    made = Graph(join=Join()).sweep(words=texts)
+    assert [made.at(words=text)[0].outputs["text"] for text in texts] == texts
+    near = CHAIN.sweep(seed=[1], factor=[3.0, 3.0000001])
+    assert [near.at(factor=factor)[0].values["factor"] for factor in (3.0, 3.0000001)] == [3.0, 3.0000001]
+    assert len({*made.axes["words"]}) == len({*near.axes["factor"]}) == 2
+
+
 def test_a_list_that_is_one_value_is_put_in_a_list() -> None:
     made = Graph(join=Join()).sweep(words=[["a", "b"], "c"])
     assert [cell.outputs["text"] for cell in made] == ["a b", "c"]
