@@ -21,7 +21,7 @@ _LEFT_OUT = {
     "Created Date": "a date",
     "Batch size": "of the batch",
     "Batch pos": "of the batch",
-    "Batch row": "of the batch",
+    "Batch row": "the seed draws the first row; sf.replay draws this one",
 }
 """Settings that change no picture."""
 

@@ -20,16 +20,17 @@ def parameters(graph: Structure, record: Mapping[str, Any]) -> str:
     values = {**record["defaults"], **record["inputs"]}
     row, rows = record["picture"]["row"], record["picture"]["rows"]
     found: dict[str, Any] = {}
-    found["Steps"] = values.get("num_inference_steps")
+    numbers = {name: _of_row(value, row, rows) for name, value in values.items()}
+    found["Steps"] = numbers.get("num_inference_steps")
     if (scheduler := graph.bindings.get("scheduler")) is not None:
         loaded = scheduler.load() if isinstance(scheduler, Handle) else scheduler
         found["Sampler"], found["Schedule type"] = names_of(loaded)
-    found["CFG scale"] = values.get("guidance_scale")
+    found["CFG scale"] = numbers.get("guidance_scale") if "guidance_scale" in graph.inputs else 1
     found["Seed"] = None if isinstance(values.get("seed"), Mapping) else record["picture"].get("seed")
     found["Size"] = "{}x{}".format(*record["picture"]["size"])
     found["Model hash"], found["Model"] = _model(record)
-    found["Denoising strength"] = values.get("strength")
-    if isinstance(skipped := values.get("clip_skip"), int) and skipped:
+    found["Denoising strength"] = numbers.get("strength")
+    if skipped := numbers.get("clip_skip"):
         found["Clip skip"] = skipped + 1
     found["RNG"] = {"cpu": "CPU", "gpu": "NV"}.get(str(values.get("noise", "cpu")))
     if rows > 1 and isinstance(values.get("seed"), int):
@@ -37,9 +38,18 @@ def parameters(graph: Structure, record: Mapping[str, Any]) -> str:
     if loras := _loras(record):
         found["Lora hashes"] = loras
     found["Version"] = f"sfumato {library_version()}"
-    settings = {key: f"{value:g}" if isinstance(value, float) else str(value) for key, value in found.items() if value}
+    settings = {
+        key: f"{value:g}" if isinstance(value, float) else str(value)
+        for key, value in found.items() if value is not None and value != ""
+    }  # fmt: skip
     prompt, negative = (_text(values.get(name), row, rows) for name in ("prompt", "negative_prompt"))
     return str(Infotext(" ".join(filter(None, [prompt, *_tags(record, row, rows)])), negative, settings))
+
+
+def _of_row(value: Any, row: int, rows: int) -> Any:
+    """The number of a row; None for a value that is none."""
+    value = value[row * len(value) // rows] if isinstance(value, list) and value else value
+    return value if isinstance(value, int | float) else None
 
 
 def _text(value: Any, row: int, rows: int) -> str:

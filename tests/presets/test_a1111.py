@@ -10,16 +10,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageChops
 from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 import sfumato as sf
-from sfumato import FromA1111, Graph, LoadError, PictureError
+from sfumato import FromA1111, Graph, LoadError, Picture, PictureError
 from sfumato.blocks.image.resize import ResizeLatents
 from sfumato.blocks.latents.seeds import slerp
 from sfumato.blocks.latents.start import CutSchedule, DrawNoiseLike, MakeSchedule, NoiseImage, SeedRandom
 from sfumato.components.philox import normal
+from sfumato.components.picture_texts import texts_of
 from sfumato.presets.a1111.infotext import Infotext
 from sfumato.presets.a1111.model_files import tensors_hash
 from sfumato.presets.a1111.names import SAMPLERS, SCHEDULES, names_of, split
@@ -369,3 +370,31 @@ def test_the_modules_and_scales_of_forge_are_those_of_flux(
     assert (fates(found)["Module 1"], fates(found)["Module 2"]) == ("used", "missing")
     assert found.graph.bindings["vae"].spec.file == tmp_path / "ae.safetensors"
     assert found.graph(**found.inputs).images[0].size == (32, 32)
+
+
+@pytest.mark.parametrize(
+    ("call", "setting"),
+    [
+        ({"seed": 0}, "Seed: 0,"),
+        ({"seed": 7, "guider": "none"}, "CFG scale: 1,"),
+        ({"seed": [6, 7], "prompt": ["a fox", "a cat"], "guidance_scale": (2.0, 6.5)}, "CFG scale: 6.5,"),
+    ],
+)
+def test_a_text_of_ours_has_the_numbers_of_its_row(
+    emoji: Graph, tmp_path: Path, call: dict[str, Any], setting: str
+) -> None:
+    picture = emoji(**{"prompt": "a fox", "num_inference_steps": 1, **call}).images[-1]
+    picture.save(tmp_path / "x.png")
+    with Image.open(tmp_path / "x.png") as file:
+        text = texts_of(file)["parameters"]
+    assert setting in text
+    found = sf.from_a1111(tmp_path / "x.png", model=emoji)
+    again = found.graph(**found.inputs).images[0]
+    assert max(ImageChops.difference(again, picture).tobytes()) <= 1
+
+
+def test_private_numbers_are_not_in_the_text(emoji: Graph, tmp_path: Path) -> None:
+    picture: Picture = emoji(prompt="a fox", seed=7, num_inference_steps=1, guidance_scale=3.5).images[0]
+    picture.save(tmp_path / "x.png", private=("guidance_scale", "num_inference_steps"))
+    with Image.open(tmp_path / "x.png") as file:
+        assert "CFG scale" not in (text := texts_of(file)["parameters"]) and "Steps" not in text
