@@ -4,7 +4,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ..stored.values import tensor_bytes
+from ..stored.values import is_plain, tensor_bytes
 
 Parts = Iterable[str | bytes]
 
@@ -27,7 +27,7 @@ def library_parts(value: Any) -> Parts | None:  # any value that flows in a grap
 
 def _of_torch(torch: Any, value: Any) -> Parts | None:
     if isinstance(value, torch.Tensor):
-        if type(value) not in (torch.Tensor, torch.nn.Parameter) or value.layout is not torch.strided or value.is_meta:
+        if type(value) not in (torch.Tensor, torch.nn.Parameter) or not is_plain(torch, value):
             raise NoContentKey(f"a tensor of the kind {type(value).__name__}")
         return str(value.dtype), repr(tuple(value.shape)), value.device.type, tensor_bytes(value)
     if isinstance(value, torch.dtype | torch.device):
@@ -48,9 +48,16 @@ def _of_pillow(image: Any, value: Any) -> Parts | None:
         return None
     palette = bytes(value.getpalette() or ())
     return (
-        value.mode, repr(value.size), value.tobytes(), value.getexif().tobytes(), palette,
+        value.mode, repr(value.size), value.tobytes(), _exif(value), palette,
         repr(value.info.get("transparency")),
     )  # fmt: skip
+
+
+def _exif(picture: Any) -> bytes:
+    try:
+        return picture.getexif().tobytes()
+    except Exception:  # broken Exif data; Pillow raises errors of many classes
+        return bytes(picture.info.get("exif", b""))
 
 
 _READERS: dict[str, Callable[[Any, Any], Parts | None]] = {

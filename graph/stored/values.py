@@ -69,6 +69,11 @@ def tensor_bytes(tensor: Any) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
+def is_plain(torch: Any, tensor: Any) -> bool:
+    """Whether a tensor is an array of numbers: not quantized, not sparse, and with contents."""
+    return tensor.layout is torch.strided and not tensor.is_quantized and not tensor.is_meta
+
+
 def _taken_apart(value: Any, tensors: list[Any]) -> Tree:
     if value is None or type(value) in (bool, str):
         return value
@@ -87,16 +92,19 @@ def _taken_apart(value: Any, tensors: list[Any]) -> Tree:
     if isinstance(value, Path):
         return {"path": str(value)}
     torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
-    if torch is not None and type(value) in (torch.Tensor, torch.nn.Parameter) and value.layout is torch.strided:
+    if torch is not None and type(value) in (torch.Tensor, torch.nn.Parameter) and is_plain(torch, value):
         tensors.append(value.detach().clone().contiguous())
         return {"tensor": len(tensors) - 1, "device": str(value.device)}
-    if torch is not None and numpy is not None and type(value) is numpy.ndarray and value.dtype.kind in "biuf":
+    if torch is not None and numpy is not None and type(value) is numpy.ndarray and _has_type_of_torch(value):
         tensors.append(torch.from_numpy(value.copy(order="C")))
         return {"array": len(tensors) - 1}
     image = sys.modules.get("PIL.Image")
     if torch is not None and image is not None and isinstance(value, image.Image) and value.mode in _MODES:
+        if "transparency" in value.info:
+            raise NotStored("a picture with a transparent colour")
         tensors.append(torch.frombuffer(bytearray(value.tobytes()), dtype=torch.uint8))
-        return {"picture": len(tensors) - 1, "mode": value.mode, "size": list(value.size)}
+        turned = {} if (orientation := _orientation(value)) == 1 else {"orientation": orientation}
+        return {"picture": len(tensors) - 1, "mode": value.mode, "size": list(value.size), **turned}
     if is_dataclass(value) and not isinstance(value, type):
         made = [f for f in fields(value) if f.init]
         return {
@@ -158,7 +166,7 @@ class _Maker:
             case {"array": int(number)}:
                 return self._tensor(number).numpy().copy()
             case {"picture": int(number), "mode": str(mode), "size": [int(width), int(height)]}:
-                return self._picture(self._tensor(number), mode, width, height)
+                return self._picture(self._tensor(number), mode, width, height, tree.get("orientation", 1))
             case {"named": str(name), "items": list(items)}:
                 return self._of_class(name, tuple, list(map(self.made, items)))
             case {"class": str(name), "fields": dict(parts)}:
@@ -173,13 +181,20 @@ class _Maker:
             raise ValueError(f"tensor {number} is there twice")
         return tensor
 
-    def _picture(self, pixels: Any, mode: str, width: int, height: int) -> Any:
+    def _picture(self, pixels: Any, mode: str, width: int, height: int, orientation: Any) -> Any:
         from PIL import Image  # here, since few graphs have pictures
 
         check_limit("picture_pixels", width * height)
         if mode not in _MODES or pixels.numel() != width * height * _MODES[mode]:
             raise ValueError(f"a picture of {width} x {height} in mode {mode} has other pixels")
-        return Image.frombytes(mode, (width, height), pixels.numpy().tobytes())
+        picture = Image.frombytes(mode, (width, height), pixels.numpy().tobytes())
+        if orientation != 1:
+            if orientation not in range(2, 9):
+                raise ValueError(f"a picture has the orientation {str(orientation)[:20]}")
+            exif = Image.Exif()
+            exif[_ORIENTATION] = orientation
+            picture.info["exif"] = exif.tobytes()
+        return picture
 
     def _of_class(self, name: str, base: type, parts: Any) -> Any:  # a list of items, or fields by name
         kind = _class_of(name) if name.partition(":")[0].partition(".")[0] in self.packages else None
@@ -197,6 +212,21 @@ class _Maker:
 
 _MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 """The modes of pictures that are stored, and their bytes for each pixel."""
+_ORIENTATION = 274
+"""The Exif tag of a picture whose pixels are stored turned."""
+
+
+def _orientation(picture: Any) -> int:
+    try:
+        found = picture.getexif().get(_ORIENTATION, 1)
+    except Exception:  # broken Exif data; Pillow raises errors of many classes, and readers go by the pixels
+        return 1
+    return found if found in range(1, 9) else 1
+
+
+def _has_type_of_torch(array: Any) -> bool:
+    """Whether a tensor can have the numbers of an array."""
+    return array.dtype.kind in "biuf" and array.dtype.isnative and array.dtype.itemsize <= 8
 
 
 def _is_value(kind: type) -> bool:

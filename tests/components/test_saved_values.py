@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 import sfumato as sf
 from sfumato.components.conditioning import SDConditioning, SDXLConditioning, StepPlan
+from sfumato.components.pictures import each_picture, size_of
 from sfumato.components.random import Random
 from sfumato.components.types import Rows
 from sfumato.graph.memo.contents import content_key
@@ -55,6 +56,37 @@ def test_what_is_no_value_is_refused(tmp_path: Path) -> None:
     with pytest.raises(sf.SaveError, match=r"^model: is torch.nn.modules.linear.Linear, which a file of values cannot"):
         sf.save_values(tmp_path / "x.safetensors", model=torch.nn.Linear(1, 1))
     assert not (tmp_path / "x.safetensors").exists()
+
+
+def test_a_picture_keeps_its_orientation(tmp_path: Path) -> None:
+    turned, exif = Image.linear_gradient("L").crop((0, 0, 3, 2)), Image.Exif()
+    exif[274] = 6
+    turned.info["exif"] = exif.tobytes()
+    back = sf.load_values(sf.save_values(tmp_path / "x.safetensors", image=turned))["image"]
+    assert content_key(back) == content_key(turned)
+    assert size_of(each_picture(back)[0]) == size_of(each_picture(turned)[0]) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [np.ones(2, dtype=">f4"), np.ones(2, dtype=np.longdouble), torch.ones(2, device="meta"), Image.new("P", (1, 1))],
+    ids=["big-endian", "long double", "meta", "palette"],
+)
+def test_numbers_that_no_tensor_has_are_refused(value: Any, tmp_path: Path) -> None:
+    with pytest.raises(sf.SaveError, match=r"^value: is .*, which a file of values cannot have\. Leave it out\.$"):
+        sf.save_values(tmp_path / "x.safetensors", value=value)
+
+
+def test_a_picture_with_broken_exif_or_a_transparent_colour_has_a_key_and_is_not_changed(tmp_path: Path) -> None:
+    broken = Image.new("RGB", (2, 2), "red")
+    broken.info["exif"] = b"Exif\0\0garbage"
+    assert content_key(broken) != content_key(Image.new("RGB", (2, 2), "red"))
+    assert (
+        sf.load_values(sf.save_values(tmp_path / "x.safetensors", image=broken))["image"].tobytes() == broken.tobytes()
+    )
+    broken.info["transparency"] = (255, 0, 0)
+    with pytest.raises(sf.SaveError, match=r"^image: is a picture with a transparent colour, which a file of values"):
+        sf.save_values(tmp_path / "x.safetensors", image=broken)
 
 
 # ------------------------------------------------------------------------------------------------ from strangers
