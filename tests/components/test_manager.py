@@ -178,7 +178,7 @@ def test_ready_names_a_missing_folder_variant_and_scheduler(emoji: Path, opened:
         return str(caught.value)
 
     here = TEXT.using(pretrained_model_name_or_path=str(emoji))
-    assert "Beside it: adapter, scheduler, text_encoder, tokenizer, unet, vae" in told(
+    assert "Beside it: adapter, adapters, scheduler, text_encoder, tokenizer, unet, vae" in told(
         here.using(subfolder="text_encoder_2")
     )
     assert "Looked for model.fp16.safetensors" in told(here.using(variant="fp16"))

@@ -206,13 +206,14 @@ def test_a_command_line_with_hostile_names_prints_no_control_characters(text: st
 
 
 def test_markup_in_the_bar_of_a_run_is_shown_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SFUMATO_PROGRESS", raising=False)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with Progress() as progress:
-        assert progress._bar is not None
+        shown_bar: Any = progress._shown
         for text in HOSTILE:
             progress.stage(text)
             screen = Console(file=io.StringIO(), width=200)
-            screen.print(progress._bar.get_renderable())
+            screen.print(shown_bar._bar.get_renderable())
             shown = screen.file.getvalue()  # type: ignore[attr-defined]
             check(shown)
             assert printable(text).strip() in shown
