@@ -12,7 +12,7 @@ from ...components.models.transformers_files import TransformersModel
 from ...components.schedulers import Scheduler
 from ...graph import Block, ConfigError, Graph, Lazy, LoadError, SaveError, component
 from ...graph.errors import BrokenBlock
-from ...graph.paths import blocks_inside
+from ...graph.paths import blocks_inside, without_names
 from ...graph.ports import REQUIRED, Input, Output
 from ...graph.validate import value_text
 from ...registry import hint_of
@@ -166,6 +166,7 @@ def to_diffusers(ours: Any) -> Any:  # Any: a graph or a component; an object of
         raise ConfigError("This graph has adapters. Merge them first: sf.bridge.to_diffusers(pipe.merged()).")
     kept = {name: value for name, value in ours.bindings.items() if name in ours.components and value is not None}
     cls = _class_of(ours, kept)
+    _check_blocks(ours)
     keys = {"requires_safety_checker": False, **index_keys(ours)}
     arguments: dict[str, Any] = {}
     for name, parameter in list(inspect.signature(cls.__init__).parameters.items())[1:]:
@@ -207,6 +208,26 @@ def _class_of(graph: Graph, components: Mapping[str, Any]) -> Any:
         f"diffusers has no pipeline for {family} {task} with the components {', '.join(components)}. Bind fewer, or "
         "convert single components: sf.bridge.to_diffusers(component)."
     )
+
+
+def _check_blocks(graph: Graph) -> None:
+    """ConfigError for blocks, other than the guider, that the graph of the preset does not have at their places."""
+    family, task = graph.preset or ("", "")
+    plain = families[family].make(task, graph.adapted_bindings, **index_keys(graph))
+    ours, theirs = _kinds(graph), _kinds(plain)
+    changed = [f"{path} ({ours[path].__name__})" for path in ours if theirs.get(path) is not ours[path]]
+    changed += [f"{path} (taken out)" for path in theirs if path not in ours]
+    if changed:
+        raise ConfigError(
+            f"Pipelines of diffusers have fixed steps, and this graph has others: {', '.join(changed)}. Pass the graph "
+            "of the preset, or convert single components: sf.bridge.to_diffusers(component)."
+        )
+
+
+def _kinds(graph: Graph) -> dict[str, type]:
+    """The classes of the blocks in a graph by path, without guiders."""
+    found = {".".join(path): type(without_names(block)[0]) for path, block in blocks_inside(graph) if path}
+    return {path: kind for path, kind in found.items() if not kind.__module__.startswith("sfumato.blocks.guiders")}
 
 
 def _object(value: Any, name: str = "") -> Any:

@@ -9,6 +9,7 @@ import torch
 
 import sfumato as sf
 from sfumato import ConfigError, Graph
+from sfumato.blocks.control.taps import ApplyTap
 from sfumato.graph.files.writing import blocks_without_source
 
 from .flux import flux as flux
@@ -161,6 +162,11 @@ def test_graphs_without_a_pipeline_there_are_refused(diffusers: Any, emoji: Grap
         sf.bridge.to_diffusers(emoji.using(guider="AdaptiveProjectedGuidance"))
     with pytest.raises(ConfigError, match="a graph of your own"):
         sf.bridge.to_diffusers(Graph(decode=emoji.nodes["decode"]))
+    tapped = emoji.insert("freeu", ApplyTap(change=sf.taps.FreeU()), before="denoise.guider")
+    with pytest.raises(
+        ConfigError, match=r"have fixed steps, and this graph has others: denoise\.freeu \(ApplyTap\)\."
+    ):
+        sf.bridge.to_diffusers(tapped)
 
 
 def test_a_step_of_a_loop_is_no_block(diffusers: Any) -> None:

@@ -108,3 +108,38 @@ def test_a_pipeline_from_a_folder_is_written_with_names_of_files() -> None:
     known = known_of(read_workflow(made))
     single = single_of(known.saved[0][1])
     assert single is not None and single.stage.sampler.name == "euler" and single.stage.sigmas.curve == "karras"
+
+
+GUIDER = sf.guiders.ClassifierFreeGuidance
+STYLE = sf.load_adapter("emoji/adapters/two-tone.safetensors", name="style")
+
+
+@pytest.mark.parametrize(
+    ("change", "inputs", "text"),
+    [
+        (None, {"noise": "gpu"}, "the input 'noise' is in no node"),
+        (None, {"stop_step": 2}, "the input 'stop_step' is in no node"),
+        (None, {"clip_skip": 1}, "clip_skip=1 and negative_clip_skip=None differ, and a node skips layers for both"),
+        (GUIDER(start=0.2), {}, "denoise.guider: start=0.2 is in no node"),
+        (STYLE.during(0, 0.5), {}, "the strength of the adapter 'style' changes over the steps"),
+        (STYLE.scaled(blocks={"mid": 0}), {}, "the strength of the adapter 'style' differs between blocks"),
+        (sf.load_embedding("emoji/adapters/soft.safetensors"), {}, "the embedding 'soft' is attached."),
+    ],
+)  # fmt: skip
+def test_what_no_node_has_is_refused(change: Any, inputs: dict[str, Any], text: str) -> None:
+    pipe = sf.load("emoji", scheduler="euler_normal")
+    if change is not None:
+        pipe = pipe.using(guider=change) if isinstance(change, GUIDER) else pipe.with_adapters(change)
+    with pytest.raises(sf.GraphError) as error:
+        to_comfyui(pipe, {"prompt": "a fox", **inputs}, files={"unet": "emoji.safetensors"})
+    assert str(error.value).splitlines()[1].startswith(f"  {text}") and "(1 problem)" in str(error.value)
+
+
+def test_parentheses_of_a_plain_prompt_are_no_weights() -> None:
+    pipe = sf.load("emoji", scheduler="euler_normal")
+    texts = {"prompt": "a fox (red:1.5)", "negative_prompt": "(bad)"}
+    made = to_comfyui(pipe, texts, files={"unet": "emoji.safetensors"})
+    written = [one["inputs"]["text"] for one in made.values() if one["class_type"] == "CLIPTextEncode"]
+    assert written == [r"a fox \(red:1.5\)", r"\(bad\)"]
+    weighted = to_comfyui(pipe, {**texts, "prompts": "comfy"}, files={"unet": "emoji.safetensors"})
+    assert [one["inputs"]["text"] for one in weighted.values() if "text" in one["inputs"]] == [*texts.values()]

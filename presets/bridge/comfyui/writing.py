@@ -33,6 +33,7 @@ from ....graph import Block, ConfigError, Graph, GraphError
 from ....graph.paths import blocks_inside, without_names
 from ....registry import counted
 from .sampling import SHIFT
+from .unwritten import unwritten_adapters, unwritten_fields, unwritten_inputs
 from .workflow import Link, Node, Workflow
 
 _COVERED: frozenset[type[Block]] = frozenset({
@@ -96,7 +97,8 @@ class _Writer:
     def __init__(self, graph: Graph, inputs: dict[str, Any], files: dict[str, str]) -> None:
         self.graph, self.inputs, self.files = graph, inputs, files
         self.nodes: dict[str, Node] = {}
-        self.problems = [*_foreign_blocks(graph)]
+        self.read: set[str] = set()  # names of inputs whose values nodes have
+        self.problems = [*_foreign_blocks(graph), *unwritten_adapters(graph)]
         family, task = graph.preset or ("", "")
         self.family = {"flux-kontext": "flux"}.get(family, family)
         if self.family not in _ENCODERS or task not in _TASKS:
@@ -117,6 +119,7 @@ class _Writer:
 
     def value(self, name: str, default: Any = None) -> Any:  # of any input
         """The value of an input: passed, or the graph's default."""
+        self.read.add(name)
         if name in self.inputs:
             return self.inputs[name]
         port = self.graph.inputs.get(name)
@@ -142,6 +145,10 @@ class _Writer:
         steps, strength = int(self.value("num_inference_steps")), self.value("strength", 1.0)
         total, denoise = self._part(steps, strength)
         cfg = self.value("true_cfg_scale" if self.family == "flux" else "guidance_scale", 1.0)
+        self.problems += [
+            *unwritten_inputs(self.graph, self.inputs, self.read),
+            *unwritten_fields(self.graph, self.read),
+        ]
         self._check()
         sample = self.add(
             "KSampler", model=model, positive=positive, negative=negative, latent_image=latents, seed=seed or 0,
@@ -217,7 +224,11 @@ class _Writer:
         return model, clip
 
     def _skip(self, clip: Link) -> Link:
-        skip = self.value("clip_skip")
+        skip, negative = self.value("clip_skip"), self.value("negative_clip_skip")
+        if "negative_clip_skip" in self.graph.inputs and (skip or 0) != (negative or 0) and not self._unguided():
+            self.problems.append(
+                f"clip_skip={skip} and negative_clip_skip={negative} differ, and a node skips layers for both prompts"
+            )
         if not skip:
             return clip
         layer = -(skip + (2 if self.family == "sdxl" else 1))
@@ -234,7 +245,7 @@ class _Writer:
         zeroed = "zero_negative" in self.graph.nodes or (self.family == "sdxl" and negative is None)
         if not guided or zeroed:
             return positive, Link(self.add("ConditioningZeroOut", conditioning=positive), 0)
-        return positive, self._encode(clip, [negative or ""], None)
+        return positive, self._encode(clip, [self._text("negative_prompt") or ""], None)
 
     def _text(self, name: str) -> str | None:
         text = self.value(name)
@@ -242,7 +253,10 @@ class _Writer:
             return None
         if not isinstance(text, str):
             self.problems.append(f"{name} is {type(text).__name__}. Pass inputs={{{name!r}: 'a text'}}")
-        return text if isinstance(text, str) else ""
+            return ""
+        if self.value("prompts", "plain") == "plain":  # ComfyUI reads weights in parentheses
+            text = text.replace("(", r"\(").replace(")", r"\)")
+        return text
 
     def _encode(self, clip: Link, texts: list[str | None], guidance: float | None) -> Link:
         first, *more = texts
