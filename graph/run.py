@@ -215,7 +215,7 @@ class Run:
         """Stop the run where none of its work is lost: before a node, or after a turn of a loop. Gives its state.
 
         The run raises `Paused`. Waits for a run with its own thread, unless the run itself calls it: in a function that
-        gets its events. A run that another thread iterates may go on to the end of its step, and has it in `state` then.
+        gets its events. A run that another thread iterates may go on to the end of its step; `state` has it then.
         """
         self._execution.requests.paused()
         self._execution.wake()

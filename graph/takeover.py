@@ -153,13 +153,14 @@ class _Taking:
         fixed = _fixed(going_on, loops)
         causes: dict[str, frozenset[str]] = {}
         for line in new.order.lines:
-            if line.name in fixed:
-                continue
             path, before = prefix + line.name, lines.get(line.name)
             found = _causes(line, before, old.bindings, new.bindings, path)
             for _, value in (*line.args, *line.knobs):
                 found |= changes.get(value, frozenset())
             if not found:
+                continue
+            if line.name in fixed:  # its outputs stay those of the other run
+                self._set_origin(path)
                 continue
             causes[line.name] = found
             changes.update(dict.fromkeys(line.outputs, found))
@@ -178,7 +179,7 @@ class _Taking:
                 _check_work(line, path, old.bindings, new.bindings)
             self._change_inside(before, line, path, old, new, changes, loops)
             if not prefix and any(turn for turn, _ in self._turns_inside(path)):
-                self.state.origins[line.name] = self._origin(path)
+                self._set_origin(path)
 
     def _goes_on(self, path: str) -> bool:
         """Whether a node has begun and not ended."""
@@ -266,16 +267,18 @@ class _Taking:
     def _turns_inside(self, path: str) -> list[tuple[int, Values]]:
         return [t for name, t in self.state.turns.items() if name == path or name.startswith(f"{path}.")]
 
-    def _origin(self, path: str) -> str:
-        """A key of the progress of a node."""
-        dot, state = f"{path}.", self.state
+    def _set_origin(self, path: str) -> None:
+        """Note that a node of the whole graph, or a part of it, has values that other inputs made."""
+        node = path.partition(".")[0]
+        dot, state = f"{node}.", self.state
         parts = [
-            {n: v for n, v in one.items() if n == path or n.startswith(dot)} for one in (state.turns, state.memory)
+            {n: v for n, v in one.items() if n == node or n.startswith(dot)}
+            for one in (state.done, state.turns, state.memory)
         ]
         try:
-            return digest(content_key(parts), state.origins.get(path, ""))
+            state.origins[node] = digest(content_key(parts), self.before.origins.get(node, ""))
         except NoContentKey:
-            return uuid4().hex
+            state.origins[node] = uuid4().hex
 
 
 def _check_work(line: Line, path: str, old: Values, new: Values) -> None:

@@ -339,6 +339,19 @@ def test_a_memo_tells_a_branch_from_a_plain_run() -> None:
     assert resumed(of_branch.pause(), {"memo": kept}).result().y == mixed, "a branch stays one"
 
 
+def test_a_memo_tells_apart_a_branch_before_the_first_turn_of_a_second_loop() -> None:
+    flat = two_loops()
+    inner = Graph(again=flat["again"], refine=flat["refine"], outputs=("x",))
+    graph = Graph(encode=Encode(), start=Start(), denoise=flat["denoise"], second=inner, finish=Finish())
+    run, kept = graph.stream(word="ab"), memo()
+    run.result()
+    state, plain = run.state.at(0, "second.refine"), graph(word="abcde").y
+    branch = resumed(state, {"word": "abcde", "memo": kept}).result().y
+    assert branch == resumed(state, {"word": "abcde"}).result().y != plain, "its first loop had the other word"
+    assert graph(word="abcde", memo=kept).y == plain, "so it left no entry that a plain run takes"
+    assert resumed(state, {"word": "abcde", "memo": kept}).result().y == branch, "and takes none of a plain run"
+
+
 def test_a_memo_serves_a_run_that_is_resumed_without_changes() -> None:
     kept, graph = memo(), pipeline()
     state = state_at(graph, 4, word="ab")
