@@ -92,6 +92,10 @@ SINGLES: dict[str, tuple[str, dict[str, Any]]] = {
     "light adapter": ("T2IAdapter", {"channels": (32, 64), "adapter_type": "light_adapter", "num_res_blocks": 4}),
     "adapter of SDXL": ("T2IAdapter", {"adapter_type": "full_adapter_xl", "downscale_factor": 16,
                                        "channels": (32, 64, 128, 128)}),
+    "image encoder": ("CLIPVisionModelWithProjection", {
+        "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 16, "num_hidden_layers": 2, "image_size": 32,
+        "patch_size": 8, "projection_dim": 24,
+    }),
     "tiny autoencoder": ("AutoencoderTiny", {
         "encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4, "latent_channels": 16,
     }),

@@ -88,7 +88,7 @@ def _made(family: str) -> dict[str, nn.Module]:
             raise AssertionError(family)
 
 
-def _drawn(model: nn.Module) -> nn.Module:
+def drawn(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
@@ -111,7 +111,7 @@ def comfy_models(tmp_path_factory: pytest.TempPathFactory, whole_file: Callable[
             return whole_file(family)
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            models = {name: _drawn(model) for name, model in _made(family).items()}
+            models = {name: drawn(model) for name, model in _made(family).items()}
         return write_checkpoint(made / f"{family}.safetensors", family, models)
 
     @cache

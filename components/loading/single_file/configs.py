@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any, cast
 
 from ....graph.errors import LoadError
-from .image_prompts import flux_ip_adapter, sd3_ip_adapter
+from .image_prompts import clip_vision, flux_ip_adapter, sd3_ip_adapter
 from .parts import Kind, Part, open_clip_layers
 from .sizes import Sizes, number_after
 
@@ -388,5 +388,5 @@ _DERIVED: Mapping[Kind, Callable[[Sizes, Mapping[str, Any]], Config]] = {
     "ip_adapter": _ip_adapter,
     "vae": _vae, "tiny_vae": _tiny_vae, "flux": _flux, "flux_controlnet": _flux_controlnet, "sd3": _sd3,
     "sd3_controlnet": _sd3_controlnet, "flux_ip_adapter": flux_ip_adapter, "sd3_ip_adapter": sd3_ip_adapter,
-    "clip": _clip, "open_clip": _open_clip, "t5": _t5,
+    "clip": _clip, "open_clip": _open_clip, "clip_vision": clip_vision, "t5": _t5,
 }  # fmt: skip

@@ -36,6 +36,7 @@ SINGLES: Mapping[Kind, Single] = {
     "tiny_vae": Single("vae", ("AutoencoderTiny",)),
     "clip": Single("text_encoder", TOWERS, "transformers", _CLIP),
     "open_clip": Single("text_encoder", TOWERS, "transformers", _CLIP),
+    "clip_vision": Single("image_encoder", ("CLIPVisionModelWithProjection",), "transformers"),
     # T5 of Flux and SD 3. Other T5 models are not published in one file.
     "t5": Single("t5", ("T5EncoderModel",), "transformers",
                  {"layer_norm_epsilon": 1e-06, "relative_attention_max_distance": 128}),

@@ -1,6 +1,7 @@
-"""IP-Adapters of transformers in one file: their configs by shapes, and XLabs' names of tensors."""
+"""IP-Adapters of transformers, and image encoders, in one file: their configs by shapes, and XLabs' names."""
 
 from collections.abc import Mapping
+from math import isqrt
 from typing import Any
 
 from .sizes import Sizes
@@ -47,4 +48,27 @@ def sd3_ip_adapter(sizes: Sizes, base: Mapping[str, Any]) -> dict[str, Any]:
         "width": sizes.of("image_proj.proj_out.weight", 2)[0],
         "attention_head_dim": sizes.of("ip_adapter.0.norm_q.weight", 1)[0],
         "num_layers": sizes.count("ip_adapter."),
+    }
+
+
+def clip_vision(sizes: Sizes, base: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a `CLIPVisionModelWithProjection`.
+
+    Shapes do not tell the heads. The published ViT-L, ViT-H and ViT-bigG have 16, ViT-B has 12.
+    """
+    head = "vision_model."
+    width, channels, patch, _ = sizes.of(f"{head}embeddings.patch_embedding.weight", 4)
+    positions = sizes.of(f"{head}embeddings.position_embedding.weight", 2)[0]
+    projected = sizes.of("visual_projection.weight", 2)[0]
+    return {
+        "hidden_size": width,
+        "num_channels": channels,
+        "patch_size": patch,
+        "image_size": isqrt(max(1, positions - 1)) * patch,
+        "intermediate_size": sizes.of(f"{head}encoder.layers.0.mlp.fc1.weight", 2)[0],
+        "num_hidden_layers": sizes.count(f"{head}encoder.layers."),
+        "num_attention_heads": 12 if width == 768 else 16,
+        "projection_dim": projected,
+        # OpenAI's encoders have at most 768 channels here, OpenCLIP's have more.
+        "hidden_act": "quick_gelu" if projected <= 768 else "gelu",
     }

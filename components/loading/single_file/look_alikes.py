@@ -102,7 +102,8 @@ LOOK_ALIKES: tuple[LookAlike, ...] = (
               ("/model.layers.0.self_attn.|language_model.|/blk.0.attn_q.|/layers.0.self_attn.q_proj",), _NO_FAMILY),
     LookAlike("an image encoder",
               ("vision_model.encoder.|/visual.transformer.|vision_model.embeddings.|/blocks.0.norm1.",),
-              "Pass its folder or repo with sf.load_component.", lacks=("text_model.", "token_embedding")),
+              "Pass its folder or repo with sf.load_component.", lacks=("text_model.", "token_embedding"),
+              not_beside=("clip_vision",)),
     LookAlike("Redux's image encoder", ("redux_up.",), "Pass its folder or repo with sf.load_component."),
 )  # fmt: skip
 

@@ -11,7 +11,7 @@ from .tables import Row, our_names, ties
 
 Kind = Literal[
     "unet", "controlnet", "controlnet_union", "flux_controlnet", "sd3_controlnet", "t2i_adapter", "ip_adapter",
-    "flux_ip_adapter", "sd3_ip_adapter", "vae", "tiny_vae", "flux", "sd3", "clip", "open_clip", "t5",
+    "flux_ip_adapter", "sd3_ip_adapter", "vae", "tiny_vae", "flux", "sd3", "clip", "open_clip", "clip_vision", "t5",
 ]  # fmt: skip
 Layout = Literal["original", "diffusers", "transformers", "llama.cpp"]
 

@@ -61,6 +61,11 @@ SIGNS: tuple[Sign, ...] = (
     )),
     Sign("clip", "transformers", "CLIP text tower", tuple(f"text_model.{name}" for name in _CLIP)),
     Sign("clip", "transformers", "CLIP text tower", _CLIP),
+    Sign("clip_vision", "transformers", "CLIP image encoder", (
+        "vision_model.embeddings.class_embedding", "vision_model.embeddings.patch_embedding.weight",
+        "vision_model.embeddings.position_embedding.weight", "vision_model.encoder.layers.0.mlp.fc1.weight",
+        "vision_model.pre_layrnorm.weight", "visual_projection.weight",
+    ), ("text_model.embeddings.token_embedding.weight",)),
     Sign("t5", "transformers", "T5 encoder", (
         "encoder.block.0.layer.0.SelfAttention.q.weight", "shared.weight|encoder.embed_tokens.weight",
         "encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",

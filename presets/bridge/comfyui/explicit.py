@@ -169,16 +169,12 @@ class Explicit(_Types):
             links["negative"] = self.cond(stage.guider.negative, made.encoder, negative=True)
         if not isinstance(stage.latents, Empty):
             links["image_latents"] = self._as_start(stage.latents)
-        literals = dict(made.inputs)
-        for port, value in made.images.items():
-            if isinstance(value, Picture):
-                literals[port] = value
-            else:
+        literals: dict[str, Value] = {}
+        for port, value in made.inputs.items():
+            if isinstance(value, Decoded | Out):
                 links[port] = self.image(value)
-        for port, value in [*literals.items()]:
-            if isinstance(value, Out):
-                links[port] = self.port(value)
-                del literals[port]
+            else:
+                literals[port] = value
         block = self.parts.named_for(made.graph, model, stage.node)
         name = self.wiring.add("sample", block, links, literals)
         self.blocks[stage.node] = name

@@ -8,11 +8,12 @@ from ... import sdxl
 from ...settings import SDXLSettings
 from .families import OURS
 from .files import Files
-from .pipelines import as_comfy, opened, with_adapters, with_guider
+from .pipelines import as_comfy, nets_of, opened, with_adapters, with_guider, with_nets
 from .sampling import chosen, with_scheduler
-from .values import Clip, Model, Stage, Vae
+from .values import Clip, Control, Model, Stage, Vae
 
 _DENOISERS = ("unet", "transformer")
+_NETS = ("controlnet", "ip_adapter", "image_encoder", "feature_extractor")
 
 
 class Parts:
@@ -58,7 +59,7 @@ class Parts:
         suffix, own = self._suffix("model", repr((model.file, model.loras))), self._suffix("stage", node)
         names = {name: f"{name}{suffix}" for name in _DENOISERS if name in graph.components and suffix}
         names |= {"scheduler": f"scheduler{own}"} if own else {}
-        names |= {name: f"{name}{own}" for name in graph.components if name.startswith("controlnet") and own}
+        names |= {name: f"{name}{own}" for name in graph.components if name.startswith(_NETS) and own}
         for name, bound in graph.bindings.items():
             if name in graph.components and name != "vae":
                 self._bindings[names.get(name, name)] = bound
@@ -73,14 +74,15 @@ class Parts:
         return (named(block, **names) if names else block), output
 
     # ------------------------------------------------------------------------------------------------- presets
-    def preset(self, model: Model, clip: Clip | None, task: str) -> Graph:
+    def preset(self, model: Model, clip: Clip | None, task: str, controls: Sequence[Control] = ()) -> Graph:
         """The preset's graph for a model, with ComfyUI's rules; bound where the files were found."""
         clip = clip or Clip((model.file,), model.family)
         if self.files.find(model.file) is None and model.family == "sdxl" and "refiner" in model.file.name.lower():
             settings = SDXLSettings(text_encoders=1, requires_aesthetics_score=True)
             graph = {"text2image": sdxl.text2image, "image2image": sdxl.image2image}[task](settings)
         else:
-            graph = opened(model, clip, None, task, self.files, self.settings)
+            graph = opened(model, clip, None, task, self.files, self.settings, **nets_of(model, controls, self.files))
+        graph = with_nets(graph, model, controls)
         self._keep_encoders(graph, clip)
         if model.loras:
             self._loras.append((model, clip))

@@ -8,6 +8,7 @@ from typing import Any
 from ....blocks.control import controlnet as unet_control
 from ....blocks.control import flux as flux_control
 from ....blocks.control import sd3 as sd3_control
+from ....blocks.control.image_prompt import ImagePrompt
 from ....blocks.image.encode import EncodeImage
 from ....blocks.latents.full_noise import ScaleNoiseFully
 from ....blocks.latents.start import ScaleNoise
@@ -25,7 +26,7 @@ from ...settings import FluxSettings
 from .files import Files
 from .preset_form import Single
 from .sampling import chosen, with_scheduler
-from .values import Clip, Lora, Model, ModelFile, Vae
+from .values import Clip, Control, Lora, Model, ModelFile, Vae
 
 ENCODERS: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "sd": (("text_encoder", ("",)),),
@@ -80,16 +81,12 @@ def opened(
 def preset_graph(single: Single, files: Files, settings: Mapping[str, Any], notes: list[str]) -> Graph:
     """The graph of a workflow with one sampler."""
     model, positive, task = single.model, single.positive, single.task
-    nets = {f"controlnet{f'_{i}' if i else ''}": files.find(c.net.file) for i, c in enumerate(positive.controls)}
-    found = {name: path for name, path in nets.items() if path is not None}
-    bound = files.find(model.file) is not None
-    if task == "inpaint" and not bound and "fill" in model.file.name.lower() and model.family == "flux":
+    named_fill = model.family == "flux" and "fill" in model.file.name.lower()
+    if task == "inpaint" and named_fill and files.find(model.file) is None:
         task = "fill"
-    graph = opened(model, positive.clip, single.decoded.vae, task, files, settings, **(found if bound else {}))
-    missing = [i for i, name in enumerate(nets) if name not in found or not bound]
-    for i in missing:
-        block = numbered(CONTROL[model.family](), str(i) if i else "")
-        graph = graph.insert(f"control{f'_{i}' if i else ''}", block, before="denoise.guider")
+    nets = nets_of(model, positive.controls, files)
+    graph = opened(model, positive.clip, single.decoded.vae, task, files, settings, **nets)
+    graph = with_nets(graph, model, positive.controls)
     if model.family == "flux" and positive.shown is not None and positive.shown.mask is None:
         graph = graph if "control_image" in graph.inputs else _with_shown(graph, model, files)
     graph = _with_styles(graph, single, files)
@@ -99,6 +96,33 @@ def preset_graph(single: Single, files: Files, settings: Mapping[str, Any], note
     if single.decoded.tile:
         graph = graph.replace("decode", graph["decode"].with_(tile=single.decoded.tile))
     return sampled_by(graph, single, notes)
+
+
+def nets_of(model: Model, controls: Sequence[Control], files: Files) -> dict[str, Path]:
+    """The path of each control net and image prompt that was found, by component."""
+    wanted = {f"controlnet{_number(i)}": control.net.file for i, control in enumerate(controls)}
+    wanted |= {f"ip_adapter{_number(i)}": prompt.adapter for i, prompt in enumerate(model.prompts)}
+    if model.prompts:
+        wanted["image_encoder"] = model.prompts[0].vision
+    found = {name: files.find(file) for name, file in wanted.items()}
+    return {name: path for name, path in found.items() if path is not None}
+
+
+def with_nets(graph: Graph, model: Model, controls: Sequence[Control]) -> Graph:
+    """The graph with blocks for the control nets and image prompts whose files were not loaded with it."""
+    blocks: dict[str, tuple[str, Block]] = {}
+    for i in range(len(controls)):
+        blocks[f"controlnet{_number(i)}"] = f"control{_number(i)}", numbered(CONTROL[model.family](), _number(i)[1:])
+    for i in range(len(model.prompts)):
+        blocks[f"ip_adapter{_number(i)}"] = f"image_prompt{_number(i)}", numbered(ImagePrompt(), _number(i)[1:])
+    for component, (name, block) in blocks.items():
+        if component not in graph.components:
+            graph = graph.insert(name, block, before="denoise.guider")
+    return graph
+
+
+def _number(place: int) -> str:
+    return f"_{place}" if place else ""
 
 
 def as_comfy(graph: Graph, clip: Clip, model: Model) -> Graph:

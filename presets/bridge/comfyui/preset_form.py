@@ -1,11 +1,11 @@
 """A workflow with one sampler as the preset of its family: loaders, prompts, latents, sampler, decoder, picture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from .sampling import PROCESS, kept_by_floor, kept_by_flow, part_of
-from .values import Cond, Decoded, Empty, Encoded, Model, Out, Picture, Sampled, Stage, Value
+from .values import Cond, Control, Decoded, Empty, Encoded, Model, Out, Picture, Sampled, Stage, Value
 
 
 class Single(NamedTuple):
@@ -88,7 +88,17 @@ def inputs_of(single: Single) -> dict[str, Any]:  # values of any input
     elif isinstance(latents, Encoded):
         made["image"] = latents.image
         made |= {"mask_image": latents.mask} if latents.mask is not None else {}
-    for i, control in enumerate(single.positive.controls):
+    made |= net_inputs(single.model, single.positive.controls)
+    for i, style in enumerate(single.positive.styles):
+        number = f"_{i + 1}" if i else ""
+        made[f"style_image{number}"] = style.image
+    return {name: value for name, value in made.items() if task or value is not None}
+
+
+def net_inputs(model: Model, controls: Sequence[Control]) -> dict[str, Any]:
+    """The inputs of control nets and image prompts."""
+    made: dict[str, Any] = {}
+    for i, control in enumerate(controls):
         number = f"_{i}" if i else ""
         made |= {
             f"control_image{number}": control.image,
@@ -97,10 +107,17 @@ def inputs_of(single: Single) -> dict[str, Any]:  # values of any input
             f"control_guidance_end{number}": control.end,
         }
         made |= {f"control_mask{number}": control.mask} if control.mask is not None else {}
-    for i, style in enumerate(single.positive.styles):
-        number = f"_{i + 1}" if i else ""
-        made[f"style_image{number}"] = style.image
-    return {name: value for name, value in made.items() if task or value is not None}
+    for i, prompt in enumerate(model.prompts):
+        number = f"_{i}" if i else ""
+        made |= {
+            f"ip_adapter_image{number}": prompt.image,
+            f"ip_adapter_scale{number}": prompt.scale,
+            f"ip_adapter_start{number}": prompt.start,
+            f"ip_adapter_end{number}": prompt.end,
+        }
+        made |= {f"negative_ip_adapter_image{number}": prompt.negative} if prompt.negative is not None else {}
+        made |= {f"ip_adapter_masks{number}": prompt.mask} if prompt.mask is not None else {}
+    return made
 
 
 def _pictures_of_flux(single: Single) -> dict[str, Any]:

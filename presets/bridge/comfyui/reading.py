@@ -1,10 +1,11 @@
 """Walk a workflow once: what each output stands for, and what becomes of each node."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ....graph.errors import SfumatoError
+from . import table_image_prompts as table_image_prompts  # it registers its nodes
 from .families import family_of_node, foreign
 from .given import TRANSLATE, Given, Unmapped, translates
 from .literals import FUNCTIONS
@@ -149,8 +150,7 @@ def _hole(known: Known, node: Node, values: Mapping[str, Value], fate: Fate, tex
         own = family if kind in _OF_A_FAMILY or kind == "*" else ""
         value: Value = Out(node.id, place, kind, own)
         if kind == "MODEL" and fate == "hole" and isinstance(model := values.get("model"), Model):
-            value = Model(model.file, model.family, model.loras, model.scheduler, model.guider, model.rescale,
-                          (*model.patches, Out(node.id, place, kind, own)))  # fmt: skip
+            value = replace(model, patches=(*model.patches, Out(node.id, place, kind, own)))
         known.values[Link(node.id, place)] = value
 
 

@@ -5,21 +5,19 @@ from typing import NamedTuple
 from ....blocks.guiders.none import NoGuidance
 from ....blocks.latents.continued import ContinueLatents, SliceSchedule
 from ....graph import Block, Graph
-from ...control import numbered
 from .hole import Hole
 from .parts import Parts
-from .pipelines import CONTROL
+from .preset_form import net_inputs
 from .sampling import PROCESS, kept_by_floor, kept_by_flow, part_of
-from .values import Cond, Empty, Encoded, Image, Stage, Value
+from .values import Cond, Empty, Encoded, Stage, Value
 
 
 class StageGraph(NamedTuple):
-    """A sampler. encoder: the preset's block for prompts. inputs: literals. images: pictures of control nets."""
+    """A sampler. encoder: the preset's block for prompts. inputs: literals, pictures, and outputs of other nodes."""
 
     graph: Graph
     encoder: Block
     inputs: dict[str, Value]
-    images: dict[str, Image]
 
 
 def stage_graph(stage: Stage, parts: Parts, notes: list[str], *, first: bool) -> StageGraph:
@@ -27,21 +25,11 @@ def stage_graph(stage: Stage, parts: Parts, notes: list[str], *, first: bool) ->
     guider, model = stage.guider, stage.guider.model
     positive = guider.positive if isinstance(guider.positive, Cond) else None
     task = "text2image" if isinstance(stage.latents, Empty) else "image2image"
-    graph = parts.preset(model, positive and positive.clip, task)
+    controls = positive.controls if positive else ()
+    graph = parts.preset(model, positive and positive.clip, task, controls)
     encoder = graph.nodes["positive"]
     graph = parts.scheduled(graph, stage)
-    images: dict[str, Image] = {}
-    inputs: dict[str, Value] = {}
-    for i, control in enumerate(positive.controls if positive else ()):
-        number = f"_{i}" if i else ""
-        block = numbered(CONTROL[model.family](), str(i) if i else "")
-        graph = graph.insert(f"control{number}", block, before="denoise.guider")
-        images[f"control_image{number}"] = control.image
-        inputs |= {
-            f"controlnet_conditioning_scale{number}": control.strength,
-            f"control_guidance_start{number}": control.start,
-            f"control_guidance_end{number}": control.end,
-        }
+    inputs: dict[str, Value] = net_inputs(model, controls)
     for i, patch in enumerate(model.patches):
         hole = Hole(node=patch.kind, title=patch.node, takes=(("predict", "MODEL"),), gives=(("predict", "MODEL"),))
         graph = graph.insert(f"patch{f'_{i + 1}' if i else ''}", hole, before="denoise.guider")
@@ -56,7 +44,7 @@ def stage_graph(stage: Stage, parts: Parts, notes: list[str], *, first: bool) ->
     if isinstance(stage.latents, Encoded) and stage.latents.mask is not None:
         notes.append(f"the mask of the sampler {stage.node} is left out: all of its picture is painted")
     inputs |= _settings(stage, graph)
-    return StageGraph(graph, encoder, {k: v for k, v in inputs.items() if k in graph.inputs}, images)
+    return StageGraph(graph, encoder, {name: value for name, value in inputs.items() if name in graph.inputs})
 
 
 def _with_part(graph: Graph, stage: Stage) -> Graph:

@@ -39,7 +39,7 @@ Setting: TypeAlias = int | float | str | bool | Out
 @dataclass(frozen=True)
 class Model:
     """A denoiser. scheduler: config keys that nodes set. guider: a guider's name and settings. patches: nodes that
-    change its answers and have no block."""
+    change its answers and have no block. prompts: pictures that it attends to."""
 
     file: ModelFile
     family: str
@@ -48,6 +48,7 @@ class Model:
     guider: tuple[str, Mapping[str, Any]] | None = None
     rescale: float = 0.0
     patches: tuple[Out, ...] = ()
+    prompts: "tuple[ImagePrompt, ...]" = ()
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,28 @@ class Style:
     vision: Net
     image: "Image"
     strength: Setting
+
+
+@dataclass(frozen=True)
+class ImageAdapter:
+    """An IP-Adapter. vision: the vision encoder that was loaded with it."""
+
+    file: ModelFile
+    vision: Net | None = None
+
+
+@dataclass(frozen=True)
+class ImagePrompt:
+    """A picture that the denoiser attends to over a part of the steps. scale: also a table of blocks."""
+
+    adapter: ModelFile
+    vision: ModelFile
+    image: "Image"
+    scale: Setting | Mapping[str, Any] = 1.0
+    start: Setting = 0.0
+    end: Setting = 1.0
+    negative: "Image | None" = None
+    mask: "Mask | None" = None
 
 
 @dataclass(frozen=True)
