@@ -76,12 +76,12 @@ def _check_family(model: Model) -> None:
 
 # ------------------------------------------------------------------------------------------------- weights of blocks
 class Place(NamedTuple):
-    """A transformer of a U-Net. number, count: in the order in which they run, and of all."""
+    """A transformer of a U-Net. number: in the order in which they run, of a total."""
 
     part: str
     block: str
     number: int
-    count: int
+    total: int
 
 
 def _places(down: Mapping[str, int], up: Mapping[str, int]) -> tuple[Place, ...]:
@@ -104,17 +104,17 @@ def _eased(part: float) -> float:
 
 
 def _from_middle(p: Place) -> float:
-    return abs(p.number - p.count / 2) / (p.count / 2)
+    return abs(p.number - p.total / 2) / (p.total / 2)
 
 
 def _only(sd: Mapping[int, float], sdxl: Mapping[int, float]) -> Callable[[Place], float]:
     """Weights by the number of the transformer; 0 for others."""
-    return lambda p: (sd if p.count == len(PLACES["sd"]) else sdxl).get(p.number, 0.0)
+    return lambda p: (sd if p.total == len(PLACES["sd"]) else sdxl).get(p.number, 0.0)
 
 
 WEIGHTS: Mapping[str, Callable[[Place], float]] = {
-    "ease in": lambda p: _eased(1 - p.number / p.count),
-    "ease out": lambda p: _eased(p.number / p.count),
+    "ease in": lambda p: _eased(1 - p.number / p.total),
+    "ease out": lambda p: _eased(p.number / p.total),
     "ease in-out": lambda p: _eased(1 - _from_middle(p)),
     "reverse in-out": lambda p: _eased(_from_middle(p)),
     "weak input": lambda p: 0.2 if p.part == "down" else 1.0,
