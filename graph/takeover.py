@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 from uuid import uuid4
 
+from ..registry import counted
 from .errors import InputError, Problem, UnfitValue
 from .fields import same_component
 from .memo.code import digest
@@ -71,7 +72,7 @@ class Takeover:
             except UnfitValue as error:
                 raise InputError(Problem("resume", path, f"{error} {_WAYS}")) from error
         if len(items) < turn or not all(map(same, before[:turn], items[:turn])):
-            text = f"has done {turn} turns, and their items are other ones now. {_WAYS}"
+            text = f"has done {counted(turn, 'turn')}, and their items are other ones now. {_WAYS}"
             raise InputError(Problem("resume", path, text))
         return turn, carried
 
@@ -80,7 +81,7 @@ _WAYS = "Go back to its start with state.at(step=0), or begin a new run."
 
 
 def _began_otherwise(path: str, name: str, turn: int, cause: str) -> Problem:
-    text = f"changes {name!r} at the start of {path}, which has done {turn} turns. Leave it out. {_WAYS}"
+    text = f"changes {name!r} at the start of {path}, which has done {counted(turn, 'turn')}. Leave it out. {_WAYS}"
     return Problem("resume", cause, text)
 
 

@@ -9,7 +9,7 @@ from ..components.storage.hub import Access
 from ..graph import ConfigError, Graph, GraphFileError, LoadError, Run
 from ..graph.files.faults import reads_files
 from ..graph.resuming import resumed
-from ..graph.run_state import RunState
+from ..graph.run_state import STATE_FILE, RunState
 from .load import load
 
 
@@ -49,10 +49,12 @@ def resume(
         if unused := [name for name, value in settings.items() if value is not None]:
             raise ConfigError(f"{', '.join(unused)}: goes with a folder. The state has its components.")
         return resumed(x, changes, graph)
+    if not (Path(x) / STATE_FILE).is_file():
+        raise LoadError(f"{x}: has no state of a run ({STATE_FILE}). state.save(folder) writes one.")
     try:
         saved = load(x, manager=manager, device=device, access=access, trust_remote_code=trust_remote_code)
     except (GraphFileError, LoadError):
-        if graph is None or not Path(x).is_dir():
+        if graph is None:
             raise
         saved = graph
     return resumed(RunState.load(x, saved, value_packages()), changes, graph)
