@@ -87,8 +87,11 @@ class Made:
 
 
 def seed_of(values: Mapping[str, Any], row: int, rows: int) -> int | None:
-    """The seed of a picture: that of its row, or the one of all rows; None where the values have none for it."""
-    seed = values.get("seed")
+    """The seed of a picture: that of its row, or the one of all rows; None where the values have none for it.
+
+    Half-way latents have random numbers of their own, so the seed of such a call does not count.
+    """
+    seed = values.get("seed") if values.get("halfway") is None else None
     if isinstance(seed, list | tuple):
         return int(seed[row]) if len(seed) == rows else None
     return None if seed is None else int(seed)

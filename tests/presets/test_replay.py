@@ -243,6 +243,15 @@ def test_a_picture_has_the_text_that_other_programs_read(emoji: Graph, tmp_path:
     )
 
 
+def test_a_picture_of_halfway_latents_has_no_seed(emoji: Graph, tmp_path: Path) -> None:
+    half = emoji.only("halfway")(**CALL, stop_step=1).halfway
+    picture: Picture = emoji(**{**CALL, "seed": 8}, halfway=half).images[0]
+    picture.save(tmp_path / "x.png")
+    assert picture.seed is None and "Seed" not in parameters(tmp_path / "x.png")
+    assert picture.tobytes() == emoji(**CALL).images[0].tobytes()
+    assert sf.replay(tmp_path / "x.png", halfway=half).verdict == "identical"
+
+
 def test_private_inputs_are_left_out_of_both_texts(emoji: Graph, tmp_path: Path) -> None:
     picture: Picture = emoji(**CALL).images[0]
     picture.save(tmp_path / "x.png", private=("prompt", "seed"))
