@@ -125,7 +125,7 @@ def replay(
 def _versions(record: Json) -> list[str]:
     now, before = keys.versions(), record["versions"]
     return [
-        f"{name}: {printable(str(before.get(name, 'none')))} made the picture, and here is {now.get(name, 'none')}"
+        f"{name}: {printable(str(before.get(name, 'none')))} made the picture, and this machine has {now.get(name, 'none')}"
         for name in keys.changed(before, now)
     ]
 
@@ -138,7 +138,7 @@ def _changed_inputs(record: Json, graph: Structure, read: inputs.Inputs) -> list
     defaults = inputs.defaults(graph, read.values)
     for name, value in record["defaults"].items():
         if name in defaults and defaults[name] != value:
-            found.append(f"input {name}: its default was {value!r}, and here is {defaults[name]!r}")
+            found.append(f"input {name}: its default was {value!r}, and is {defaults[name]!r} now")
     return found
 
 

@@ -189,8 +189,8 @@ def test_a_changed_block_is_named(emoji: Graph, saved: Path, monkeypatch: pytest
             "block decode: its config was changed in the record",
         ),
         (("graph", "graph", "edges", 0, "how"), "pinned", "graph: its wires were changed in the record"),
-        (("versions", "torch"), "1.13", f"torch: 1.13 made the picture, and here is {torch.__version__}"),
-        (("defaults", "guidance_scale"), 5.0, "input guidance_scale: its default was 5.0, and here is 4.0"),
+        (("versions", "torch"), "1.13", f"torch: 1.13 made the picture, and this machine has {torch.__version__}"),
+        (("defaults", "guidance_scale"), 5.0, "input guidance_scale: its default was 5.0, and is 4.0 now"),
     ],
 )
 def test_a_changed_record_is_named(

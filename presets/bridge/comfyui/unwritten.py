@@ -15,7 +15,7 @@ from ...save import index_keys
 _SAME_PICTURE = {"output_type", "batching", "slicing"}
 """Inputs and fields that change how a picture is made or passed on, and not the picture."""
 _WRITTEN = {"tile", "draws"}
-"""Fields that a node has by itself. VAEEncode takes the mean, as `draws=False` does."""
+"""Fields that a node has by itself. VAEEncode draws from no seed, so it is the node for both values of `draws`."""
 
 
 def unwritten_adapters(graph: Graph) -> Iterator[str]:
