@@ -124,10 +124,10 @@ def replay(
 
 def _versions(record: Json) -> list[str]:
     now, before = keys.versions(), record["versions"]
-    return [
-        f"{name}: {printable(str(before.get(name, 'none')))} made the picture, and this machine has {now.get(name, 'none')}"
-        for name in keys.changed(before, now)
-    ]
+    pairs = (
+        (name, printable(str(before.get(name, "none"))), now.get(name, "none")) for name in keys.changed(before, now)
+    )
+    return [f"{name}: {old} made the picture, and this machine has {new}" for name, old, new in pairs]
 
 
 def _changed_inputs(record: Json, graph: Structure, read: inputs.Inputs) -> list[str]:
