@@ -1,5 +1,6 @@
 """Workflows with control nets and image prompts: a run of each is the same call written by hand."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,8 +13,14 @@ from safetensors.torch import save_file
 from torch import nn
 
 import sfumato as sf
+from sfumato.blocks.text.flux import EncodePrompt
+from sfumato.components.image_processor import SiglipImageProcessor
+from sfumato.presets import flux
 from sfumato.presets.bridge.comfyui import from_comfyui
+from sfumato.presets.bridge.comfyui.padding import padded
 from sfumato.presets.bridge.comfyui.table_image_prompts import PLACES, WEIGHTS, table_of
+from sfumato.presets.bridge.comfyui.values import Padding
+from sfumato.presets.settings import FluxSettings
 
 from .comfyui_models import drawn
 from .comfyui_workflows import api, pixels
@@ -201,6 +208,92 @@ def test_settings_that_are_not_read_are_in_the_report() -> None:
     (noted,) = [node.text for node in report.nodes if node.type == "IPAdapterAdvanced"]
     assert noted == "combine_embeds='average' is not here; 'concat' is used; embeds_scaling='K+V' is not here; " \
         "'V only' is used"  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- Redux
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_a_style_model_is_redux_by_hand(strength: float, comfy_models: Path, pictures: Path) -> None:
+    """The strength scales the tokens of the picture alone: by hand, the last layer that makes them."""
+    files = {"text_encoder": "text_encoders/clip_l", "text_encoder_2": "text_encoders/t5xxl_fp16", "vae": "vae/ae"}
+    nodes: Changes = {
+        "unet": {"class_type": "UNETLoader",
+                 "inputs": {"unet_name": "flux1-dev.safetensors", "weight_dtype": "default"}},
+        "clip": {"class_type": "DualCLIPLoader", "inputs": {
+            "clip_name1": "clip_l.safetensors", "clip_name2": "t5xxl_fp16.safetensors", "type": "flux"}},
+        "vae": {"class_type": "VAELoader", "inputs": {"vae_name": "ae.safetensors"}},
+        "shown": loaded("one.png"),
+        "vision": {"class_type": "CLIPVisionLoader", "inputs": {"clip_name": "sigclip.safetensors"}},
+        "seen": {"class_type": "CLIPVisionEncode", "inputs": {"clip_vision": ["vision", 0], "image": ["shown", 0]}},
+        "redux": {"class_type": "StyleModelLoader", "inputs": {"style_model_name": "redux.safetensors"}},
+        "style": {"class_type": "StyleModelApply", "inputs": {
+            "conditioning": ["positive", 0], "style_model": ["redux", 0], "clip_vision_output": ["seen", 0],
+            "strength": strength, "strength_type": "multiply"}},
+        "positive": {"clip": ["clip", 0]}, "negative": {"clip": ["clip", 0]}, "decode": {"vae": ["vae", 0]},
+        "sample": {"model": ["unet", 0], "positive": ["style", 0], "cfg": 1.0, "steps": 2},
+    }  # fmt: skip
+    graph, inputs, report = from_comfyui(api(**nodes), models=comfy_models, images=pictures)
+    assert not report.notes and not report.holes
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        encoder = drawn(sf.models.SiglipVisionModel(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=32,
+            patch_size=8))  # fmt: skip
+        redux = drawn(sf.models.ReduxImageEncoder(redux_dim=16, txt_in_features=256))
+    parts = {"image_encoder": encoder, "feature_extractor": SiglipImageProcessor(size=(32, 32))}
+    made = pixels(graph.bind(parts, image_embedder=redux), **inputs)
+    plain: Any = {name: comfy_models / f"{file}.safetensors" for name, file in files.items()}
+    towers = sf.load(comfy_models / "diffusion_models" / "flux1-dev.safetensors", **plain).bindings
+    hand = redux_graph(towers)
+    last: Any = redux.redux_down
+    with torch.no_grad():
+        for parameter in last.parameters():
+            parameter.mul_(strength)
+    hand = hand.bind(parts, image_embedder=redux, scheduler=graph.bindings["scheduler"]).using(prompts="comfy")
+    call: dict[str, Any] = {**CALL, "num_inference_steps": 2, "guidance_scale": 3.5, "image": picture(0)}
+    del call["negative_prompt"]
+    assert np.array_equal(made, pixels(hand, **call))
+
+
+def redux_graph(bindings: Mapping[str, Any]) -> sf.Graph:
+    """The preset Redux, with a prompt beside the picture."""
+    encode = sf.named(EncodePrompt(), conditioning="positive")
+    made = flux.redux(FluxSettings(pooled_width=64)).replace("empty_prompt", encode)
+    return made.bind({name: bound for name, bound in bindings.items() if name in made.components})
+
+
+# ------------------------------------------------------------------------------------------------- outpainting
+def test_outpainting_is_inpainting_of_the_margins(models: dict[str, Path], pictures: Path) -> None:
+    changes: Changes = {
+        "load": loaded("one.png"),
+        "pad": {"class_type": "ImagePadForOutpaint", "inputs": {
+            "image": ["load", 0], "left": 0, "top": 16, "right": 24, "bottom": 0, "feathering": 8}},
+        "latent": {"class_type": "VAEEncodeForInpaint", "inputs": {
+            "pixels": ["pad", 0], "vae": ["checkpoint", 2], "mask": ["pad", 1], "grow_mask_by": 0}},
+    }  # fmt: skip
+    graph, inputs, report = from_comfyui(api(**changes), models=models, images=pictures)
+    assert graph.preset == ("sd", "inpaint") and not report.holes
+    assert (inputs["height"], inputs["width"]) == (80, 88)
+    image, mask = inputs["image"], np.asarray(inputs["mask_image"], np.float32) / 255
+    assert image.getpixel((2, 2)) == image.getpixel((80, 40)) == (128, 128, 128)
+    assert image.crop((0, 16, 64, 80)).tobytes() == picture(0).tobytes()
+    assert mask[:16].min() == mask[:, 64:].min() == 1 and mask[40, 0] == mask[79, 30] == 0
+    # The distance to the first row of the picture is 0, and to its last column 1.
+    assert mask[16, 0] == 1 and mask[18, 0] == pytest.approx((6 / 8) ** 2, abs=0.01)
+    assert mask[60, 63] == pytest.approx((7 / 8) ** 2, abs=0.01)
+    assert pixels(graph, **inputs).shape == (1, 80, 88, 3)
+
+
+def test_margins_beyond_the_limit_are_a_hole() -> None:
+    pad: Changes = {"class_type": "ImagePadForOutpaint", "inputs": {
+        "image": ["load", 0], "left": 10**9, "top": 0, "right": 0, "bottom": 0, "feathering": 0}}  # fmt: skip
+    latent: Changes = {"class_type": "VAEEncode", "inputs": {"pixels": ["pad", 0], "vae": ["checkpoint", 2]}}
+    (hole,) = from_comfyui(api(load=loaded("one.png"), pad=pad, latent=latent)).report.holes
+    assert hole.text == "a margin is not from 0 to 16384: (1000000000, 0, 0, 0, 0)"
+
+
+def test_a_padded_picture_beyond_the_limit_is_refused() -> None:
+    with pytest.raises(sf.GraphFileError, match=r"^The workflow's padded picture has 1,077,940,224 pixels"):
+        padded(picture(0), Padding(16384, 16384, 16384, 16384, 0))
 
 
 # ------------------------------------------------------------------------------------------------- weights

@@ -12,6 +12,7 @@ from ....graph.errors import GraphFileError
 from .explicit import Explicit
 from .files import Files, Models
 from .opening import read_workflow
+from .padding import margins, padded
 from .pipelines import preset_graph, with_defaults
 from .preset_form import Single, inputs_of, single_of
 from .reading import Known, known_of
@@ -105,6 +106,8 @@ def _with_file(value: Value, images: str | os.PathLike[str] | None, notes: list[
     path = None if images is None else Path(images) / value.name
     if path is not None and ".." not in path.parts and path.is_file():
         picture = read_picture_file(path)
+        if value.pad is not None:
+            return padded(picture, value.pad)
         # ComfyUI reads the colours of transparent parts, which a mask in the alpha channel covers.
         return picture.convert("RGB") if picture.has_transparency_data else str(path)
     notes.append(f"the picture {value.name!r} was not found: pass images= with its folder")
@@ -119,6 +122,8 @@ def _mask(value: PictureMask, images: str | os.PathLike[str] | None, notes: list
     if found == value.picture.name or images is None:
         return value.picture.name
     picture = read_picture_file(Path(images) / value.picture.name).convert("RGBA")
+    if value.picture.pad is not None:
+        return margins(picture, value.picture.pad)
     if value.channel in ("red", "green", "blue"):
         return picture.getchannel(value.channel[0].upper())
     return ImageOps.invert(picture.getchannel("A"))

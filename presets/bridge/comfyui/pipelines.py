@@ -25,6 +25,7 @@ from ...load import load
 from ...settings import FluxSettings
 from .files import Files
 from .preset_form import Single
+from .run_blocks import ScaleImageTokens
 from .sampling import chosen, with_scheduler
 from .values import Clip, Control, Lora, Model, ModelFile, Vae
 
@@ -205,6 +206,9 @@ def _with_styles(graph: Graph, single: Single, files: Files) -> Graph:
         add = named(AddImagePrompt(), conditioning="positive", image_tokens=f"image_tokens{number}", **scales)
         graph = graph.insert(f"style{number}", add, before="rows")
         graph = graph.insert(f"see{number}", encode, before=f"style{number}")
+        if isinstance(style.strength, int | float) and style.strength != 1:
+            scale = named(ScaleImageTokens(strength=style.strength), image_tokens=f"image_tokens{number}")
+            graph = graph.insert(f"scale{number}", scale, after=f"see{number}")
     return graph
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from ....blocks.image.resize import InvertImages, JoinImages, MeasureImages, ResizeImages
+from ....blocks.text.redux import ImageTokens
 from ....graph import Block, ConfigError
 from ....graph.typing.port import port_of
 from .given import Unmapped
@@ -88,6 +89,22 @@ class ReplaceText(Block, name="comfyui.ReplaceText"):
     def __call__(self, string: str, find: str, replace: str) -> Texted:
         """Replace it."""
         return Texted(string.replace(find, replace))
+
+
+class ScaledTokens(NamedTuple):
+    """Tokens of pictures."""
+
+    image_tokens: ImageTokens
+
+
+class ScaleImageTokens(Block, name="comfyui.ScaleImageTokens"):
+    """Multiply the tokens of pictures by a number, and not those of the prompt."""
+
+    strength: float = 1.0
+
+    def __call__(self, image_tokens: ImageTokens) -> ScaledTokens:
+        """Multiply them."""
+        return ScaledTokens(image_tokens * self.strength)
 
 
 # ------------------------------------------------------------------------------------------------- our own table

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ....graph.limits import limit
 from .given import Given, Unmapped, translates
 from .table_prompts import IMAGES, MASKS
 from .values import (
@@ -14,6 +15,7 @@ from .values import (
     Model,
     Noise,
     Out,
+    Padding,
     Picture,
     PictureMask,
     Sampled,
@@ -215,6 +217,20 @@ def _split(given: Given) -> tuple[Value, ...]:
 @translates("LoadImage", "LoadImageOutput")
 def _load(given: Given) -> tuple[Value, ...]:
     picture = Picture(given.node.id, given.text("image"))
+    return picture, PictureMask(picture)
+
+
+@translates("ImagePadForOutpaint")
+def _pad(given: Given) -> tuple[Value, ...]:
+    picture = given.get("image", Picture)
+    if picture.pad is not None:
+        raise Unmapped("its picture has margins already")
+    pad = Padding(*(given.whole(name, 0) for name in ("left", "top", "right", "bottom", "feathering")))
+    if min(pad) < 0 or max(pad) > limit("side"):
+        raise Unmapped(f"a margin is not from 0 to {limit('side')}: {tuple(pad)}")
+    if pad.feathering:
+        given.note("its mask is soft at the edge, and inpainting paints where it is more than one half")
+    picture = replace(picture, pad=pad)
     return picture, PictureMask(picture)
 
 

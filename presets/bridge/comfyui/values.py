@@ -79,16 +79,27 @@ class Net:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture file that a node loads."""
+    """A picture file that a node loads. pad: grey margins around it."""
 
     node: str
     name: str
     family: str = ""
+    pad: "Padding | None" = None
+
+
+class Padding(NamedTuple):
+    """Margins in pixels. feathering: the width of the strip inside that is painted in part."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+    feathering: int
 
 
 @dataclass(frozen=True)
 class PictureMask:
-    """The transparent part of a picture file, or one of its channels."""
+    """The transparent part of a picture file, or one of its channels; of a picture with margins, those."""
 
     picture: Picture
     channel: str = "alpha"
