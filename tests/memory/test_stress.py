@@ -265,7 +265,7 @@ def test_several_threads_with_random_requests() -> None:
 
     def work(seed: int) -> None:
         chance = random.Random(seed)
-        for _ in range(40):
+        for _ in range(15):
             try:
                 (use if chance.random() < 0.7 else change)(chance)
             except (sf.LoadError, sf.ConfigError) as error:
