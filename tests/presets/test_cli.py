@@ -329,8 +329,9 @@ def test_a_terminal_shows_progress_and_whole_notes(folder: Path) -> None:
 
     ours, theirs = pty.openpty()
     args = ["-m", "sfumato", "run", "a red apple", "-o", "x.png", "--guider", "none", "--negative", "a pear", *FEW]
+    shown = {**ENV, "SFUMATO_PROGRESS": "1"}
     with subprocess.Popen(
-        [sys.executable, *args], stdout=subprocess.PIPE, stderr=theirs, text=True, env=ENV
+        [sys.executable, *args], stdout=subprocess.PIPE, stderr=theirs, text=True, env=shown
     ) as running:
         os.close(theirs)
         data = b""
