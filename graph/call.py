@@ -130,7 +130,7 @@ def checked(graph: Structure, call: Call) -> Call:
         try:
             values[name] = fitted(value, kind)
         except Unfit as error:
-            way = HINTS.get(f"{name}={value!r}") if isinstance(value, str) else None
+            way = HINTS.get(f"{name}={value!r}" if isinstance(value, str) else f"{name}: {type(value).__name__}")
             text = f"{error}, got {_value_text(value)}.{f' {way}' if way else ''}"
             problems.append(Problem("value", name, text, type(value).__name__, type_text(kind)))
     if problems := problems or [*knob_problems(graph, values), *foreign_values(graph, values)]:

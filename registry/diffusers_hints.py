@@ -93,12 +93,13 @@ HINTS: Mapping[str, str] = {
     "image_processor": "Write pipe(…, output_type='pt'), or 'np', for pictures as tensors or arrays.",
     "vae_scale_factor": "Write pipe.bindings['vae'].config, which has the autoencoder's blocks.",
     "steps": "Write num_inference_steps=….",
+    "steps: int": "Write num_inference_steps=….",
     "cfg_scale": "Write guidance_scale=….",
     "sampler": "Write scheduler=…, such as scheduler='dpmpp_2m_karras'.",
     "sampler_name": "Write scheduler=…, such as scheduler='dpmpp_2m_karras'.",
     "output_type='latent'": "For latents write pipe.only('latents')(…).latents.",
 }
-"""Sentences of advice, by the name of a keyword or of an attribute of a pipeline, or by `name='value'`."""
+"""Sentences of advice, by the name of a keyword or of an attribute of a pipeline, by `name='value'`, or by `name: type` of a value."""
 
 
 def hint_for_class(cls: type) -> str:

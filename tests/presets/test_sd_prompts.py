@@ -70,7 +70,7 @@ def test_clip_skip_0_and_none_are_the_last_layer(emoji: Graph) -> None:
 def test_pictures_come_as_pil_as_an_array_or_as_a_tensor(emoji: Graph) -> None:
     given: dict[str, Any] = {"prompt": ["a fish", "a cat"], "num_inference_steps": 2, "seed": 1}
     pil, array, tensor = (emoji(output_type=kind, **given).images for kind in ("pil", "np", "pt"))
-    assert [(type(p), p.size, p.mode) for p in pil] == [(Image.Image, (64, 64), "RGB")] * 2
+    assert [(isinstance(p, Image.Image), p.size, p.mode) for p in pil] == [(True, (64, 64), "RGB")] * 2
     assert (array.shape, array.dtype) == ((2, 64, 64, 3), np.float32)
     assert (tensor.shape, tensor.dtype) == ((2, 3, 64, 64), torch.float32)
     assert np.array_equal(array, tensor.permute(0, 2, 3, 1).numpy())

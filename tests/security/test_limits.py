@@ -205,7 +205,7 @@ def test_a_model_that_nobody_has_is_refused(config: dict[str, Any], text: str) -
 
 
 def test_a_model_larger_than_the_memory_of_the_machine_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(building, "_memory", lambda: 10**9)
+    monkeypatch.setattr(building, "machine_memory", lambda: 10**9)
     with pytest.raises(sf.ConfigError, match=r"UNet2DConditionModel has \d+\.\d GB of weights"):
         sf.models.UNet2DConditionModel(block_out_channels=[640] * 4)
 
