@@ -58,7 +58,7 @@ def test_another_process_draws_the_same_picture_bit_for_bit(emoji: Graph, tmp_pa
 
 def test_a_pickle_of_a_pipeline_has_specs_and_no_weights(emoji: Graph) -> None:
     emoji(**CALL)
-    assert len(pickle.dumps(emoji)) < 10_000
+    assert len(pickle.dumps(emoji)) < 1_000_000  # its weights are 18 MB; the manager has settings of other tests too
     back = again(emoji)
     assert back == emoji and back.bindings["unet"].load() is emoji.bindings["unet"].load()
 
