@@ -2,7 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -193,4 +193,4 @@ def test_a_pass_keeps_what_else_it_has() -> None:
     p = a_pass(role="negative", channels=(noise(3, (1, 1, 8, 8)),))
     got: list[Pass] = []
     ApplyTap(change=Usual())(predict=lambda passes: got.extend(passes) or [p.latents for p in passes]).predict([p])
-    assert replace(got[0], taps=Taps()) == p
+    assert all(getattr(got[0], f.name) is getattr(p, f.name) for f in fields(p) if f.name != "taps")
