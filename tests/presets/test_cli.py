@@ -22,6 +22,7 @@ from .flux import flux_checkpoint as flux_checkpoint
 from .sd3 import sd3_checkpoint as sd3_checkpoint
 
 ENV = {
+WITH_PROGRESS = {**ENV, "SFUMATO_PROGRESS": "1"}
     **os.environ,
     "OMP_NUM_THREADS": "1",
 }  # two threads beside other tests wait for each other and take 10 times as long
@@ -329,9 +330,8 @@ def test_a_terminal_shows_progress_and_whole_notes(folder: Path) -> None:
 
     ours, theirs = pty.openpty()
     args = ["-m", "sfumato", "run", "a red apple", "-o", "x.png", "--guider", "none", "--negative", "a pear", *FEW]
-    shown = {**ENV, "SFUMATO_PROGRESS": "1"}
     with subprocess.Popen(
-        [sys.executable, *args], stdout=subprocess.PIPE, stderr=theirs, text=True, env=shown
+        [sys.executable, *args], stdout=subprocess.PIPE, stderr=theirs, text=True, env=WITH_PROGRESS
     ) as running:
         os.close(theirs)
         data = b""
@@ -357,7 +357,7 @@ def test_ctrl_c_stops_with_a_line_and_130(folder: Path) -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
     with subprocess.Popen(
-        args, stdout=subprocess.PIPE, stderr=theirs, text=True, env=ENV, preexec_fn=accept_interrupts
+        args, stdout=subprocess.PIPE, stderr=theirs, text=True, env=WITH_PROGRESS, preexec_fn=accept_interrupts
     ) as running:
         os.close(theirs)
         data, sent = b"", False
