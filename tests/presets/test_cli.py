@@ -22,10 +22,10 @@ from .flux import flux_checkpoint as flux_checkpoint
 from .sd3 import sd3_checkpoint as sd3_checkpoint
 
 ENV = {
-WITH_PROGRESS = {**ENV, "SFUMATO_PROGRESS": "1"}
     **os.environ,
     "OMP_NUM_THREADS": "1",
 }  # two threads beside other tests wait for each other and take 10 times as long
+WITH_PROGRESS = {**ENV, "SFUMATO_PROGRESS": "1"}
 FEW = ("--set", "num_inference_steps=2")
 
 
