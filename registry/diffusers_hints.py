@@ -99,7 +99,8 @@ HINTS: Mapping[str, str] = {
     "sampler_name": "Write scheduler=…, such as scheduler='dpmpp_2m_karras'.",
     "output_type='latent'": "For latents write pipe.only('latents')(…).latents.",
 }
-"""Sentences of advice, by the name of a keyword or of an attribute of a pipeline, by `name='value'`, or by `name: type` of a value."""
+"""Sentences of advice, by the name of a keyword or of an attribute of a pipeline, by `name='value'`, or by `name: type`
+of a value."""
 
 
 def hint_for_class(cls: type) -> str:
