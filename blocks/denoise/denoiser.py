@@ -56,7 +56,7 @@ class Request(Generic[M]):
     memory: dict[Any, Any] = field(default_factory=dict[Any, Any])  # Any: values that changes write
 
 
-class _Asked(NamedTuple, Generic[M]):
+class _RequestedPass(NamedTuple, Generic[M]):
     """One pass of a request. Passes with equal keys share a forward."""
 
     request: Request[M]
@@ -87,33 +87,35 @@ class Denoiser(Generic[M]):
 
     def answer(self, requests: Sequence[Request[M]]) -> Sequence[Sequence[Tensor]]:
         """The predictions for the passes of each request."""
-        asked = [one for number, request in enumerate(requests) for one in _passes_of(request, number)]
+        requested = [one for number, request in enumerate(requests) for one in _passes_of(request, number)]
         predictions: dict[tuple[int, int], Tensor] = {}
-        for group in grouped([one.key for one in asked]):
+        for group in grouped([one.key for one in requested]):
             if len(requests) == 1:  # else the runs were checked before, and one that stops does not stop the others
                 self._running.check()
-            together = [asked[i] for i in group]
+            together = [requested[i] for i in group]
             for one, prediction in zip(together, self._forward(together), strict=True):
                 predictions[id(one.request), one.number] = prediction
         return [[predictions[id(request), i] for i in range(len(request.passes))] for request in requests]
 
-    def _forward(self, asked: Sequence[_Asked[M]]) -> Sequence[Tensor]:
+    def _forward(self, requested: Sequence[_RequestedPass[M]]) -> Sequence[Tensor]:
         """One forward of the model for passes of one or several runs."""
-        denoisers = [one.request.denoiser for one in asked]
-        together = [d._prepared(one.request.passes[one.number]) for d, one in zip(denoisers, asked, strict=True)]
+        denoisers = [one.request.denoiser for one in requested]
+        together = [d._prepared(one.request.passes[one.number]) for d, one in zip(denoisers, requested, strict=True)]
         rows = [len(p.latents) for p in together]
         views, strengths = self._views_of(denoisers)
         adapted = [d._model.adapted for d in denoisers]
         chosen = [AdaptedRows(a, p.step, n) for a, p, n in zip(adapted, together, rows, strict=True)]
         height, width = together[0].latents.shape[2:]
-        size, forward = (height, width), _forward_of(together, asked[0].request.memory)
+        size, forward = (height, width), _forward_of(together, requested[0].request.memory)
         with (
             nullcontext() if strengths is None else strengths.chosen(chosen),
             views.view(together, size) as tapped,
             tapped.view(together[0].taps, size, forward) as view,
         ):
             predictions = self._compute(view, together).float().split(rows)
-        return [t.to(one.request.passes[one.number].latents.device) for t, one in zip(predictions, asked, strict=True)]
+        return [
+            t.to(one.request.passes[one.number].latents.device) for t, one in zip(predictions, requested, strict=True)
+        ]
 
     def _prepared(self, p: Pass) -> Pass:
         """The pass as the model reads it: on its device, with rows and a guidance scale of its own."""
@@ -135,11 +137,11 @@ class Denoiser(Generic[M]):
         return self._joined[adapted]
 
 
-def _passes_of(request: Request[M], number: int) -> Sequence[_Asked[M]]:
+def _passes_of(request: Request[M], number: int) -> Sequence[_RequestedPass[M]]:
     """The passes of a request, of which those with taps share no forward with those of other runs."""
     wide, guided = request.denoiser._wide, request.denoiser._guidance is not None
     keys = [(group_key(p), p.guidance is not None or guided, wide, number if p.taps else 0) for p in request.passes]
-    return [_Asked(request, i, key) for i, key in enumerate(keys)]
+    return [_RequestedPass(request, i, key) for i, key in enumerate(keys)]
 
 
 def _forward_of(passes: Sequence[Pass], memory: dict[Any, Any]) -> Forward:

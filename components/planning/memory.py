@@ -94,15 +94,15 @@ class Needs:
         handle, spec = self.handle, self.handle.spec
         kind, entry = handle.type, self.entry
         model = is_model(kind) or isinstance(handle, Derived)
-        there = isinstance(handle, Added | Derived) or entry.component is not None or not model or has_weights(spec)
-        download = 0 if there else _download_bytes(spec)
+        has_files = isinstance(handle, Added | Derived) or entry.component is not None or not model or has_weights(spec)
+        download = 0 if has_files else _download_bytes(spec)
         size = self.estimate.bytes if self.estimate.bytes or not model else None
         type_name = kind.__name__ if isinstance(kind, type) else handle.class_name
         streaming = self.estimate.streaming_bytes if self.offload.streams else 0
         dtype = entry.dtype if model else ""
         device = str(entry.device_map or entry.device) if model else ""
         return PlannedComponent(
-            name, type_name, dtype, device, size, streaming, download, missing=not there and not download
+            name, type_name, dtype, device, size, streaming, download, missing=not has_files and not download
         )
 
 

@@ -181,11 +181,11 @@ def _node_row(node: PlannedNode) -> Sequence[str]:
 
 
 def _component_row(one: PlannedComponent) -> Sequence[str]:
-    words = [f"{show_size(one.streaming_bytes)} at once"] if one.streaming_bytes else []
-    words += [f"{show_size(one.download_bytes)} to download"] if one.download_bytes else []
-    words += ["no weights on this machine"] if one.missing else []
+    notes = [f"{show_size(one.streaming_bytes)} at once"] if one.streaming_bytes else []
+    notes += [f"{show_size(one.download_bytes)} to download"] if one.download_bytes else []
+    notes += ["no weights on this machine"] if one.missing else []
     size = "unknown" if one.bytes is None else show_size(one.bytes)
-    return one.name, one.type, one.dtype, one.device, size, ", ".join(words)
+    return one.name, one.type, one.dtype, one.device, size, ", ".join(notes)
 
 
 def _stage_row(stage: Stage) -> Sequence[str]:

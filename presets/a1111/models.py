@@ -41,13 +41,13 @@ def model_of(settings: Settings) -> Path | str:
 
 def family_of(settings: Settings) -> str:
     """The family that a text without its model seems to be of."""
-    words = f"{settings.values.get('Model', '')} {' '.join(settings.values)}".lower()
-    if "flux" in words or "distilled cfg scale" in words or settings.is_civitai_flux:
+    searched = f"{settings.values.get('Model', '')} {' '.join(settings.values)}".lower()
+    if "flux" in searched or "distilled cfg scale" in searched or settings.is_civitai_flux:
         return "flux"
-    if "sd3" in words or "sd 3" in words:
+    if "sd3" in searched or "sd 3" in searched:
         return "sd3"
     is_large = min(settings.size("Size") or (0,)) >= _SIDE_OF_SDXL
-    return "sdxl" if re.search(r"xl|pony|illustrious|noob", words) or is_large else "sd"
+    return "sdxl" if re.search(r"xl|pony|illustrious|noob", searched) or is_large else "sd"
 
 
 def parts_of(settings: Settings) -> dict[str, str]:

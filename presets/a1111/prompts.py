@@ -27,8 +27,8 @@ def with_prompts(settings: Settings, graph: Graph) -> Graph:
     adapters = [
         with_strengths(load_adapter(file, name=tag.name), tag, graph) for tag, file in dict.fromkeys(named) if file
     ]
-    words = _pairs(settings.values.get("TI hashes", ""))
-    found = [(name, _file(settings, f"embedding {name}", name, hash)) for name, hash in words.items()]
+    hashes = _pairs(settings.values.get("TI hashes", ""))
+    found = [(name, _file(settings, f"embedding {name}", name, hash)) for name, hash in hashes.items()]
     embeddings = [load_embedding(file, token=name, name=name) for name, file in found if file]
     for setting in ("Lora hashes", "TI hashes"):
         settings.mark(setting, "used")

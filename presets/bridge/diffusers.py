@@ -99,7 +99,7 @@ def _call(
             raise BrokenBlock(f"{type(block).__name__} of diffusers did not set its output {', '.join(lacking)}.")
         return result(**{name: state.get(name) for name in result._fields})
 
-    none = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    receiver = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     named = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, annotation=taken.port.type,
@@ -107,7 +107,7 @@ def _call(
         )
         for name, taken in inputs.items()
     ]  # fmt: skip
-    call.__signature__ = inspect.Signature([none, *named], return_annotation=result)  # type: ignore[attr-defined]
+    call.__signature__ = inspect.Signature([receiver, *named], return_annotation=result)  # type: ignore[attr-defined]
     call.__annotations__ = {**{name: taken.port.type for name, taken in inputs.items()}, "return": result}
     return call
 

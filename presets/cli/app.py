@@ -55,8 +55,8 @@ class Commands(TyperGroup):
             if not hasattr(error, "format_message"):  # click's errors of usage have it
                 raise
             command = getattr(getattr(error, "ctx", None), "command_path", NAME)
-            said = str(error.format_message()).rstrip(". ")  # type: ignore[attr-defined]
-            text = f"{said}{'' if said.endswith('?') else '.'} Try '{command} --help'."
+            message = str(error.format_message()).rstrip(". ")  # type: ignore[attr-defined]
+            text = f"{message}{'' if message.endswith('?') else '.'} Try '{command} --help'."
             fail("UsageError", text, as_json="--json" in args, code=2)
 
 

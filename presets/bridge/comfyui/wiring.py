@@ -80,6 +80,6 @@ class Wiring:
 
 def identifier(text: str) -> str:
     """A name in small letters: "CLIPTextEncode" is "clip_text_encode"."""
-    words = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", text))
-    made = re.sub(r"\W+", "_", words, flags=re.ASCII).strip("_").lower()[:60]
+    divided = re.sub(r"([a-z0-9])([A-Z])", r"\1_\2", re.sub(r"([A-Z]+)([A-Z][a-z])", r"\1_\2", text))
+    made = re.sub(r"\W+", "_", divided, flags=re.ASCII).strip("_").lower()[:60]
     return made if made and made[0].isalpha() else f"node_{made}".rstrip("_")
