@@ -86,7 +86,8 @@ class Pass:
     prompt; of one that changes over the steps, that of this step. role: why the guider asks. channels: more input
     channels, appended after the scaling, each (batch, c, height, width). references: clean latents of reference images,
     each (batch, channels, h, w). residuals: of control nets, added inside the model. taps: changes of layers. images:
-    image prompts. guidance: the guidance scale that a distilled denoiser reads; None for that of its block.
+    image prompts. guidance: the guidance scale that a distilled denoiser reads; None for that of its block. row: the
+    first of its rows among those of the call; a pass has all of them, unless they are in different steps.
     """
 
     latents: Tensor
@@ -99,10 +100,16 @@ class Pass:
     taps: Taps = NO_TAPS
     images: tuple[ImageTokens, ...] = ()
     guidance: float | None = None
+    row: int = 0
 
     def __post_init__(self) -> None:
         if self.conditioning.over_steps is not None:
             object.__setattr__(self, "conditioning", self.conditioning.at(self.step))
+
+    def rows_of(self, t: Tensor) -> Tensor:
+        """The rows of a tensor for this pass. The tensor has a row for each row of the call, or one for all."""
+        count = len(self.latents)
+        return t.expand(count, *t.shape[1:]) if len(t) == 1 else t[self.row : self.row + count]
 
 
 class RowSlice(Mapping[str, tuple[Tensor, ...]]):

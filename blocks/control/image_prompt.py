@@ -85,7 +85,10 @@ class Branch:
                     "first, or pass image_encoder=."
                 )
             self._made[key] = ImageTokens(self._branch, self._adapter.layers(tokens, p.step.t))
-        return self._made[key]
+        made = self._made[key]
+        if all(len(t) in (1, len(p.latents)) for t in made.layers):
+            return made
+        return ImageTokens(made.branch, tuple(map(p.rows_of, made.layers)))
 
 
 class Prompted(NamedTuple):

@@ -50,7 +50,7 @@ def read_control(
             each = 1 if len(pixels) in (1, rows.total) else rows.each
             computed[height, width, device] = tuple(t.to(device).repeat_interleave(each, 0) for t in features(pixels))
         own = computed[height, width, device]
-        return tuple(torch.cat([t.expand(len(p.latents), -1, -1, -1) for p in passes]) for t in own)
+        return tuple(torch.cat([p.rows_of(t) for p in passes]) for t in own)
 
     return of
 

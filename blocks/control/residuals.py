@@ -85,7 +85,7 @@ def add_residuals(
         chosen = [p for p in passes if is_on(p.step) and not (spare_negative and p.role == "negative")]
         if positive_for_all:
             chosen.sort(key=lambda p: p.role == "positive")  # of passes with one key, the last is used
-        different = {key_of(p): Pass(p.latents, p.step, p.conditioning, p.role) for p in chosen}
+        different = {key_of(p): Pass(p.latents, p.step, p.conditioning, p.role, row=p.row) for p in chosen}
         keys, bare = list(different), list(different.values())
         found: dict[Key, Residuals] = {}
         for group in groups(bare):

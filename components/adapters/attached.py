@@ -168,7 +168,7 @@ def attach(graph: Structure, adapters: Sequence[Any]) -> Structure:
     for content, name in _contents(rows).items():
         _report(name, content, place(content, known, name))
     for embedding in passed:
-        report(embedding, _encoders(graph.bindings))
+        report(embedding, text_encoders_in(graph.bindings))
     return edited(graph, adapters=made)
 
 
@@ -316,10 +316,10 @@ def _report(name: str, content: PatchSet, found: Placement) -> None:
 
 def _words(embeddings: Sequence[Embedding], bindings: Mapping[str, Any]) -> Mapping[str, EncoderWords]:
     """The words of embeddings for each text encoder. ConfigError where they fit none."""
-    return words_of(embeddings, _encoders(bindings)) if embeddings else {}
+    return words_of(embeddings, text_encoders_in(bindings)) if embeddings else {}
 
 
-def _encoders(bindings: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
+def text_encoders_in(bindings: Mapping[str, Any]) -> Mapping[str, tuple[str, Mapping[str, Any]]]:
     """The class and the config of each text encoder that adapters may change."""
     return {
         name: (type_of(bindings[name]).__name__, config_of(bindings[name]))

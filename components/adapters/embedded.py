@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,13 +20,13 @@ from ..models.token_table import ExtraRows
 from .embedding import Embedding, EncoderName, Vectors
 from .over import OverComponent
 
-_PATHS = {
+TOKEN_TABLES = {
     "CLIPTextModel": "text_model.embeddings.token_embedding",
     "CLIPTextModelWithProjection": "text_model.embeddings.token_embedding",
     "T5EncoderModel": "shared",
     "UMT5EncoderModel": "shared",
 }
-"""The token table of each class of text encoders."""
+"""The path of the token table of each class of text encoders."""
 _FAMILIES = {
     768: "SD 1, or CLIP L of SDXL, SD 3 and Flux",
     1024: "SD 2",
@@ -105,6 +105,13 @@ def tokenizer_of(encoder: str) -> str:
     return encoder.replace("text_encoder", "tokenizer", 1)
 
 
+def encoder_name(component: str, class_name: str) -> EncoderName:
+    """The name that files of embeddings have for a text encoder: "text_encoder_2" of SDXL is "clip_g"."""
+    if "T5" in class_name:
+        return "t5"
+    return "clip_g" if component.endswith("_2") else "clip_l"
+
+
 def words_of(
     embeddings: Sequence[Embedding], encoders: Mapping[str, tuple[str, Mapping[str, Any]]]
 ) -> Mapping[str, EncoderWords]:
@@ -136,7 +143,7 @@ def report(embedding: Embedding, encoders: Mapping[str, tuple[str, Mapping[str, 
 
 
 def _seats(encoders: Mapping[str, tuple[str, Mapping[str, Any]]]) -> Mapping[str, "_Seat"]:
-    return {name: _Seat.of(name, kind, config) for name, (kind, config) in encoders.items() if kind in _PATHS}
+    return {name: _Seat.of(name, kind, config) for name, (kind, config) in encoders.items() if kind in TOKEN_TABLES}
 
 
 @dataclass(frozen=True)
@@ -149,10 +156,8 @@ class _Seat:
 
     @classmethod
     def of(cls, name: str, kind: str, config: Mapping[str, Any]) -> "_Seat":
-        if "T5" in kind:
-            return cls(_PATHS[kind], "t5", config.get("d_model", 512))
-        clip: Literal["clip_l", "clip_g"] = "clip_g" if name.endswith("_2") else "clip_l"
-        return cls(_PATHS[kind], clip, config.get("hidden_size", 512))
+        width = config.get("d_model" if "T5" in kind else "hidden_size", 512)
+        return cls(TOKEN_TABLES[kind], encoder_name(name, kind), width)
 
     def choose(self, embedding: Embedding) -> Vectors | None:
         """The vectors for this encoder: those that name it, else those of its width that name none."""

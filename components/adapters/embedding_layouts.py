@@ -114,6 +114,29 @@ def tensors_of(embedding: Embedding) -> dict[str, Tensor]:
     return found
 
 
+def file_of(embeddings: Sequence[Embedding], *, named: bool) -> dict[str, Tensor]:
+    """The content of a file of embeddings.
+
+    For one text encoder, that is the layout of diffusers (the key is the word), or without `named` that of A1111's web
+    UI, whose word is the name of the file. For several it is the one that all read, or OneTrainer's for several words.
+
+    Raises:
+        SaveError: several words that the layout cannot express.
+    """
+    one, *others = embeddings
+    several = len(one.vectors) > 1
+    if not others:
+        return tensors_of(one) if several else {one.token if named else "emb_params": one.vectors[0].inputs}
+    if several:
+        return {f"{BUNDLE}{e.token}.{key}": tensor for e in embeddings for key, tensor in tensors_of(e).items()}
+    if not named or not all(_is_word(e.token) for e in embeddings):
+        raise SaveError(
+            f"{', '.join(e.token for e in embeddings)}: a file can have several words only in the layout of diffusers, "
+            "and if they are written as <word>. Save each in a file of its own."
+        )
+    return {e.token: e.vectors[0].inputs for e in embeddings}
+
+
 def _made(origin: Origin, token: str, parts: Sequence[tuple[str, EncoderName, object]], *notes: str) -> Embedding:
     """An embedding of tensors: for each its key and its text encoder."""
     vectors = tuple(Vectors(encoder, vectors_of(origin.source, key, tensor)) for key, encoder, tensor in parts)

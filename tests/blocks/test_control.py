@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfumato.blocks.control.images import read_control
 from sfumato.blocks.control.residuals import add_residuals, is_inside
 from sfumato.components.conditioning import SDConditioning
 from sfumato.components.schedulers import HeunDiscreteScheduler
 from sfumato.components.schedulers.euler import EulerDiscreteScheduler
-from sfumato.components.types import Pass, RepeatLayers, Residuals, sum_residuals
+from sfumato.components.types import Pass, RepeatLayers, Residuals, Rows, sum_residuals
 from sfumato.graph.ports import ALONE
 
 STEPS = EulerDiscreteScheduler().steps(4)
@@ -102,3 +103,12 @@ def test_an_interval_counts_the_steps_of_this_run() -> None:
     assert on == [False, True, True, False]
     assert [is_inside(step, 0.0, 0.5) for step in STEPS[2:]] == [True, False]
     assert [is_inside(step, 0.0, 0.5) for step in HeunDiscreteScheduler().steps(4)] == [True] * 4 + [False] * 3
+
+
+def test_passes_of_single_rows_read_the_control_pictures_of_their_rows() -> None:
+    """As in training, where each row is at a step of its own."""
+    pictures = torch.rand(3, 3, 8, 8)
+    features = read_control(pictures, Rows(3, 1), lambda h, w: (h, w), 3, lambda pixels: (pixels,), "black")
+    passes = [Pass(LATENTS[:1], STEPS[i], WORDS[0][:1], row=i) for i in (2, 0)]
+    (found,) = features(passes)
+    assert torch.equal(found, pictures[[2, 0]])
