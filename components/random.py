@@ -48,6 +48,32 @@ class Random:
         drawn, after = zip(*(_DRAWN[self.noise](state, (each, *shape)) for state in self.states), strict=True)
         return (drawn[0] if self.single else torch.cat(drawn)), replace(self, states=after)
 
+    def uniform(self, rows: int) -> tuple[Tensor, "Random"]:
+        """Draw a float32 number in [0, 1) for each row: (rows,). Raises as `integers`."""
+        return self._numbers(rows, lambda count, generator: torch.rand(count, generator=generator))
+
+    def integers(self, rows: int, below: int) -> tuple[Tensor, "Random"]:
+        """Draw a whole number from 0 to below - 1 for each row: (rows,), int64.
+
+        Raises:
+            UnfitValue: another number of rows than of states, where each row has its own; `noise="gpu"`.
+        """
+        return self._numbers(rows, lambda count, generator: torch.randint(0, below, (count,), generator=generator))
+
+    def _numbers(self, rows: int, draw: Callable[[int, torch.Generator], Tensor]) -> tuple[Tensor, "Random"]:
+        if self.noise != "cpu":
+            raise UnfitValue('Random numbers of a CUDA device (noise="gpu") are noise alone. Use noise="cpu".')
+        if not self.single and rows != len(self.states):
+            raise UnfitValue(f"Needs one seed for all rows, or one for each of {rows}, got {len(self.states)} seeds.")
+        drawn: list[Tensor] = []
+        after: list[Tensor] = []
+        for state in self.states:
+            generator = torch.Generator("cpu")
+            generator.set_state(state)
+            drawn.append(draw(rows if self.single else 1, generator))
+            after.append(generator.get_state())
+        return torch.cat(drawn), replace(self, states=tuple(after))
+
     def check(self) -> None:
         """Raise RuntimeError or ValueError for states that no generator has."""
         for state in self.states:

@@ -25,6 +25,7 @@ from .fields import Above as Above
 from .fields import Lazy as Lazy
 from .fields import component as component
 from .fields import knob as knob
+from .gradients import gradients as gradients
 from .graph import Graph as Graph
 from .loop import Loop as Loop
 from .loop_memory import LoopMemory as LoopMemory

@@ -5,7 +5,7 @@ import reprlib
 import sys
 import threading
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -16,12 +16,6 @@ from .typing import is_array, type_text, union_members, untagged
 from .validate import Unfit, fitted
 
 _DEBUG: ContextVar[bool] = ContextVar("sfumato_debug", default=False)
-
-
-def no_grad() -> AbstractContextManager[Any]:
-    """The context in which blocks are called: torch, if it is imported, records nothing for gradients."""
-    torch = sys.modules.get("torch")
-    return torch.no_grad() if torch is not None and hasattr(torch, "no_grad") else nullcontext()
 
 
 def debugging() -> bool:

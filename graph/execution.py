@@ -14,7 +14,7 @@ from uuid import uuid4
 
 from ..registry import printable_lines
 from .block import Block, ports_of
-from .debug import check_values, debugging, no_grad, watched
+from .debug import check_values, debugging, watched
 from .errors import BrokenBlock, Cancelled, Paused
 from .events import (
     BlockFinished,
@@ -30,6 +30,7 @@ from .events import (
 from .failures import failure_in
 from .fields import Lazy
 from .finite import FiniteFlags, not_finite_text
+from .gradients import gradient_mode, gradients_recorded
 from .leases import RunLeases
 from .loop_memory import memory_below, placed_memory
 from .member import TakesTurns
@@ -99,7 +100,7 @@ class Execution(TakesTurns):
         self._clean: Callable[[], Any] | None = None  # the clean latents that the present turn points to
         self._fresh: dict[str, dict[str, Any]] = {}  # memory that this turn has written; its end makes it `memory`
         self._filled: dict[str, Block] = {}  # blocks with their components, by path
-        self._debug = debugging()
+        self._debug, self._gradients = debugging(), gradients_recorded()
         self._flags = FiniteFlags()
         self._dtypes: dict[str, dict[str, str]] = {}  # of the components of each node
 
@@ -262,7 +263,7 @@ class Execution(TakesTurns):
         yield BlockStarted(path)
         began = time.perf_counter()
         try:
-            with no_grad(), watched(block, self._models()) if self._debug else nullcontext():
+            with gradient_mode(self._gradients), watched(block, self._models()) if self._debug else nullcontext():
                 out = block(**args)
             seconds = time.perf_counter() - began
             if self._debug:

@@ -9,8 +9,8 @@ from weakref import WeakMethod
 
 from ..registry import counted
 from ..registry.log import LOG
-from .debug import no_grad
 from .errors import Cancelled, GraphError, InputError, Problem
+from .gradients import gradient_mode
 from .member import Answer, Does, Member, Message, Question, Reply
 from .run import Run
 from .validate import value_text
@@ -174,7 +174,7 @@ class _Place:
 def _replies(questions: Sequence[Question], answer: Answer[Any, Any]) -> Sequence[Reply]:
     """The replies to questions with equal keys. Where an answer to several fails, each is answered alone."""
     try:
-        with no_grad():
+        with gradient_mode(recorded=False):
             return [Reply(one) for one in answer([question.request for question in questions])]
     except Exception as error:  # whatever a block raises
         if len(questions) == 1:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
         Paused as Paused, PictureError as PictureError, Port as Port, Problem as Problem, Run as Run,
         Running as Running, RunState as RunState, SaveError as SaveError, SfumatoError as SfumatoError,
         Switch as Switch, Unbound as Unbound, UnfitValue as UnfitValue, WireError as WireError,
-        assignable as assignable, component as component, debug as debug, knob as knob, named as named,
+        assignable as assignable, component as component, debug as debug, gradients as gradients, knob as knob,
+        named as named,
     )  # fmt: skip
     from .graph.memo import memo as memo
     from .graph.sweep import Sweep as Sweep
@@ -63,7 +64,8 @@ _GRAPH = (
     "Block", "BlockFailed", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph",
     "GraphError", "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
     "NotFinite", "Outputs", "Paused", "PictureError", "Port", "Problem", "Run", "Running", "RunState", "SaveError",
-    "SfumatoError", "Switch", "Unbound", "UnfitValue", "WireError", "assignable", "component", "debug", "knob", "named",
+    "SfumatoError", "Switch", "Unbound", "UnfitValue", "WireError", "assignable", "component", "debug",
+    "gradients", "knob", "named",
 )  # fmt: skip
 
 _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and attribute if it is not the module

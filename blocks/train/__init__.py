@@ -1,0 +1,1 @@
+"""The blocks of training: noise at drawn timesteps, the prediction, its target, and the loss."""

@@ -1,0 +1,60 @@
+"""The prediction for noisy latents, and what it should be."""
+
+from typing import NamedTuple
+
+import torch
+
+from ...components.conditioning import Conditioning
+from ...components.schedulers import Scheduler
+from ...components.schedulers.training_schedule import prediction_kind
+from ...components.types import ImageLatents, Latents, Pass, Predict, Prediction
+from ...graph import Block, component
+from .noise import levels
+from .timesteps import RowSteps
+
+
+class Predicted(NamedTuple):
+    """The prediction of the denoiser (rows, channels, height, width), float32."""
+
+    prediction: Prediction
+
+
+class PredictRows(Block):
+    """Ask the denoiser for a prediction for each row, at the row's own step. All rows go through it together."""
+
+    def __call__(
+        self, predict: Predict, noisy_latents: Latents, row_steps: RowSteps, positive: Conditioning
+    ) -> Predicted:
+        passes = [
+            Pass(noisy_latents[i : i + 1], step, positive[i : i + 1] if positive.rows > 1 else positive)
+            for i, step in enumerate(row_steps)
+        ]
+        return Predicted(torch.cat(list(predict(passes))))
+
+
+class Target(NamedTuple):
+    """What the prediction should be."""
+
+    target: Prediction
+
+
+class MakeTarget(Block):
+    """Make what the denoiser should predict, by the kind of prediction that its scheduler states.
+
+    epsilon: the noise (Ho et al. 2020, equation 14). v_prediction: alpha * noise - sigma * clean (Salimans and Ho 2022,
+    appendix D). sample: the clean latents. flow: noise - clean (Lipman et al. 2023, equation 23).
+    """
+
+    scheduler: Scheduler = component()
+
+    def __call__(self, image_latents: ImageLatents, noise: Latents, row_steps: RowSteps) -> Target:
+        match prediction_kind(self.scheduler):
+            case "v_prediction":
+                alpha, sigma = levels(row_steps, image_latents)
+                return Target(alpha * noise - sigma * image_latents)
+            case "sample":
+                return Target(image_latents)
+            case "flow":
+                return Target(noise - image_latents)
+            case _:
+                return Target(noise)

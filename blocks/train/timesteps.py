@@ -1,0 +1,110 @@
+"""The timesteps of training: all of them as a schedule, and one drawn for each row."""
+
+import math
+from abc import abstractmethod
+from typing import Annotated, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...components.random import Random
+from ...components.schedulers import Scheduler
+from ...components.schedulers.schedule import Step
+from ...components.schedulers.training_schedule import training_schedule
+from ...components.types import ImageLatents, Number, Steps
+from ...graph import Block, Port, component, knob
+
+RowSteps = Annotated[tuple[Step, ...], Port("row_steps")]
+"""A step of the training schedule for each row."""
+
+
+class TrainingSteps(NamedTuple):
+    """All training timesteps, from most noise to least."""
+
+    steps: Steps
+
+
+class MakeTrainingSchedule(Block):
+    """Plan all noise levels at which the model learns; see `training_schedule`."""
+
+    scheduler: Scheduler = component()
+
+    def __call__(self) -> TrainingSteps:
+        return TrainingSteps(training_schedule(self.scheduler))
+
+
+class DrawnSteps(NamedTuple):
+    """A step for each row."""
+
+    row_steps: RowSteps
+    random: Random
+
+
+class DrawTimesteps(Block):
+    """Draw a timestep for each row, all of them equally often (Ho et al. 2020, algorithm 1).
+
+    first, last: the timesteps to draw from, both included; None for all.
+    """
+
+    first: int = 0
+    last: int | None = None
+
+    def __call__(self, image_latents: ImageLatents, steps: Steps, random: Random) -> DrawnSteps:
+        end = len(steps) if self.last is None else min(self.last + 1, len(steps))
+        drawn, random = random.integers(len(image_latents), end - self.first)
+        numbers = [len(steps) - 1 - self.first - int(number) for number in drawn]
+        return DrawnSteps(tuple(steps[number] for number in numbers), random)
+
+
+class DrawByDensity(Block, abstract=True):
+    """Base of blocks that draw a fraction u for each row, and take the step at `u * len(steps)` (Esser et al. 2024).
+
+    u counts from the noisiest step.
+    """
+
+    @abstractmethod
+    def fractions(self, rows: int, random: Random) -> tuple[Tensor, Random]:
+        """Draw u for each row: (rows,), in [0, 1)."""
+        ...
+
+    def __call__(self, image_latents: ImageLatents, steps: Steps, random: Random) -> DrawnSteps:
+        u, random = self.fractions(len(image_latents), random)
+        numbers = (u * len(steps)).long().clamp(0, len(steps) - 1).tolist()
+        return DrawnSteps(tuple(steps[number] for number in numbers), random)
+
+
+class DrawUniform(DrawByDensity):
+    """Draw steps that are uniform along the schedule."""
+
+    def fractions(self, rows: int, random: Random) -> tuple[Tensor, Random]:
+        """Draw u uniformly."""
+        return random.uniform(rows)
+
+
+class DrawLogitNormal(DrawByDensity):
+    """Draw steps by a logit-normal density: the middle of the path most often (Esser et al. 2024, section 3.1).
+
+    mean, std: of the normal distribution whose sigmoid is taken.
+    """
+
+    mean: Number = knob(0.0)
+    std: Number = knob(1.0)
+
+    def fractions(self, rows: int, random: Random) -> tuple[Tensor, Random]:
+        """The sigmoid of a normal number."""
+        normal, random = random.draw(rows, ())
+        return torch.sigmoid(normal * self.std + self.mean), random
+
+
+class DrawMode(DrawByDensity):
+    """Draw steps by the density with heavy tails (Esser et al. 2024, equation 20).
+
+    mode_scale: how often the middle is drawn; 0 is uniform.
+    """
+
+    mode_scale: Number = knob(1.29)
+
+    def fractions(self, rows: int, random: Random) -> tuple[Tensor, Random]:
+        """1 - u - s (cos^2(pi u / 2) - 1 + u)."""
+        u, random = random.uniform(rows)
+        return 1 - u - self.mode_scale * (torch.cos(math.pi * u / 2) ** 2 - 1 + u), random

@@ -1,0 +1,1 @@
+"""Training: recipes made from presets, what is trained, data, and the trainer."""

@@ -1,0 +1,83 @@
+"""A recipe: the graph of a training step, made from the graph that draws pictures.
+
+The nodes that encode the prompt and those that make the denoiser a function are those of the preset. The nodes around
+them encode pictures, add noise at drawn timesteps, and compare the prediction with its target.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from ...blocks.text.rows import ExpandRows
+from ...blocks.train.encode import EncodePosterior, SamplePosterior
+from ...blocks.train.losses import MeanSquaredError
+from ...blocks.train.noise import AddNoise, DrawTrainingNoise
+from ...blocks.train.predict import MakeTarget, PredictRows
+from ...blocks.train.timesteps import DrawTimesteps, MakeTrainingSchedule
+from ...blocks.train.weights import WeightEqually
+from ...graph import Block, ConfigError, Graph, Loop
+from ...graph.paths import without_names
+from ...graph.structure import Structure
+from ...graph.wiring import INPUTS
+
+LOOP, GUIDER = "denoise", "guider"
+"""The names that all presets give to the loop over the steps, and to the guider in it."""
+OUTPUTS = "loss", "losses", "random"
+
+
+def recipe(preset: Graph) -> Graph:
+    """The graph of a training step for the denoiser of a preset, bound to the preset's components.
+
+    Inputs: `pixels` (rows, 3, height, width) from 0 to 1, `random`, and those of the nodes that encode the prompt.
+    Outputs: `loss` (), `losses` (rows,) and `random`. Replace a node to train otherwise:
+    `recipe(pipe).replace("weight", WeightByMinSNR())`.
+
+    Raises:
+        ConfigError: a graph without a denoising loop.
+    """
+    loop = preset.nodes.get(LOOP)
+    if not isinstance(loop, Loop):
+        raise ConfigError(
+            f"A recipe is made from a graph with a loop named {LOOP!r}, got one with {', '.join(preset.nodes)}. "
+            "Use a graph of sf.load."
+        )
+    denoiser = _makers_of_predict(loop.body)
+    wanted = {e.input for e in loop.body.edges if e.taker in denoiser and e.giver == INPUTS} | {"positive"}
+    encoders = _before(preset, (e.giver for e in preset.edges if e.taker == LOOP and e.input in wanted))
+    before: Mapping[str, Block] = {
+        **{name: block for name, block in preset.nodes.items() if name in encoders},
+        "posterior": EncodePosterior(),
+        "sample": SamplePosterior(),
+        "noise": DrawTrainingNoise(),
+        "schedule": MakeTrainingSchedule(),
+        "timesteps": DrawTimesteps(),
+        "add_noise": AddNoise(),
+        "target": MakeTarget(),
+    }
+    after = {"predict_rows": PredictRows(), "weight": WeightEqually(), "loss": MeanSquaredError()}
+    graph = Graph({**before, **denoiser, **after}, outputs=OUTPUTS)
+    return graph.with_bindings({name: value for name, value in preset.bindings.items() if name in graph.components})
+
+
+def _makers_of_predict(body: Structure) -> Mapping[str, Block]:
+    """The nodes of the loop that make the function `predict` which the guider reads."""
+    kept = _before(body, (e.giver for e in body.edges if e.taker == GUIDER and e.input == "predict"))
+    return {name: block for name, block in body.nodes.items() if name in kept}
+
+
+def _before(graph: Structure, nodes: Iterable[str]) -> set[str]:
+    """These nodes, and all whose outputs they read, but those that make the first noise.
+
+    One that repeats rows is left out: a prompt has one picture.
+    """
+    found: set[str] = set()
+    waiting = [*nodes]
+    while waiting:
+        name = waiting.pop()
+        if name == INPUTS or name in found:
+            continue
+        block, _ = without_names(graph.nodes[name])
+        repeats = isinstance(block, ExpandRows)
+        if not repeats:
+            found.add(name)
+        unread = {"latents", "rows"} if repeats else {"latents"}
+        waiting += [e.giver for e in graph.edges if e.taker == name and e.input not in unread]
+    return found
