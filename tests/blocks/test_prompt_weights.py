@@ -280,9 +280,9 @@ def test_the_encoders_of_sdxl_change_together() -> None:
     block = sdxl.EncodePrompt(
         text_encoder=Tower(1), text_encoder_2=Tower(2), tokenizer=Letters(), tokenizer_2=Letters(), prompts="a1111"
     )
-    made = AddSizes()(block("[a:b:0.5]", prompt_2="[c|d]").text, (1.0,) * 6).conditioning
+    made = AddSizes()(block("[a:b:0.5]", prompt_2="[c|d]").text, ((1.0,) * 6,)).conditioning
     for step, (first, second) in zip(STEPS, [("a", "c"), ("a", "d"), ("b", "c"), ("b", "d")], strict=True):
-        alone = AddSizes()(block(first, prompt_2=second).text, (1.0,) * 6).conditioning
+        alone = AddSizes()(block(first, prompt_2=second).text, ((1.0,) * 6,)).conditioning
         now = made.at(step)
         assert torch.equal(now.tokens, alone.tokens) and torch.equal(now.pooled, alone.pooled)
         assert torch.equal(now.time_ids, alone.time_ids)

@@ -29,6 +29,7 @@ from sfumato.components.models.autoencoder_kl import AutoencoderKL
 from sfumato.components.random import Random
 from sfumato.components.schedulers import DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler
 from sfumato.components.types import Rows
+from sfumato.graph.errors import UnfitValue
 
 
 # -------------------------------------------------------------------------------------------------------------- prompts
@@ -144,25 +145,42 @@ LATENTS = torch.zeros(2, 4, 8, 6)
 
 
 def test_sizes_are_the_pictures_unless_said() -> None:
-    assert ChooseSizes()(LATENTS) == ((64, 48, 0, 0, 64, 48),) * 2
-    assert ChooseSizes(factor=4)(LATENTS, target_size=(1, 2)).sizes == (32, 24, 0, 0, 1, 2)
+    assert ChooseSizes()(LATENTS) == (((64, 48, 0, 0, 64, 48),),) * 2
+    assert ChooseSizes(factor=4)(LATENTS, target_size=(1, 2)).sizes == ((32, 24, 0, 0, 1, 2),)
 
 
 def test_the_negative_prompts_sizes_are_the_positives_unless_said() -> None:
     sizes, negative = ChooseSizes()(LATENTS, (1, 2), (3, 4), (5, 6), None, (7, 8), None)
-    assert sizes == (1, 2, 3, 4, 5, 6)
-    assert negative == (1, 2, 7, 8, 5, 6)
-    assert ChooseSizes()(LATENTS, crops_coords_top_left=(3, 4)).negative_sizes == (64, 48, 3, 4, 64, 48)
+    assert sizes == ((1, 2, 3, 4, 5, 6),)
+    assert negative == ((1, 2, 7, 8, 5, 6),)
+    assert ChooseSizes()(LATENTS, crops_coords_top_left=(3, 4)).negative_sizes == ((64, 48, 3, 4, 64, 48),)
 
 
 def test_a_score_stands_in_place_of_the_target() -> None:
     sizes = ChooseSizes()(LATENTS)
-    assert UseAestheticScore()(*sizes) == ((64, 48, 0, 0, 6.0), (64, 48, 0, 0, 2.5))
+    assert UseAestheticScore()(*sizes) == (((64, 48, 0, 0, 6.0),), ((64, 48, 0, 0, 2.5),))
+
+
+def test_each_prompt_may_have_its_own_sizes() -> None:
+    sizes, negative = ChooseSizes()(LATENTS, [(1, 2), (3, 4)], negative_target_size=(7, 8))
+    assert sizes == ((1, 2, 0, 0, 64, 48), (3, 4, 0, 0, 64, 48))
+    assert negative == ((1, 2, 0, 0, 7, 8), (3, 4, 0, 0, 7, 8))
+    text = SDXLText(torch.ones(2, 3, 4), torch.ones(2, 5))
+    assert AddSizes()(text, sizes).conditioning.time_ids[:, :2].tolist() == [[1, 2], [3, 4]]
+    assert AddSizes()(text[:1], sizes).conditioning.rows == 2
+    with pytest.raises(UnfitValue, match=r"Got 2 sizes for 3 prompts. Give one for all, or one each."):
+        AddSizes()(text[:1].expand(3, 1), sizes)
+    with pytest.raises(UnfitValue) as error:
+        ChooseSizes()(LATENTS, [(1, 2), (3, 4)], target_size=[(1, 2)] * 3)
+    assert str(error.value) == (
+        "original_size has 2 pairs, crops_coords_top_left has 1 pair, and target_size has 3 pairs. Give one for all "
+        "prompts, or one each."
+    )
 
 
 def test_each_row_is_told_the_sizes() -> None:
     text = SDXLText(torch.ones(2, 3, 4), torch.ones(2, 5))
-    conditioning = AddSizes()(text, (1.0, 2.0, 3.0)).conditioning
+    conditioning = AddSizes()(text, ((1.0, 2.0, 3.0),)).conditioning
     assert isinstance(conditioning, SDXLConditioning)
     assert conditioning.time_ids.tolist() == [[1, 2, 3]] * 2
     assert conditioning.expand(2, 3).time_ids.shape == (6, 3)
