@@ -95,9 +95,8 @@ class LayerPatches(nn.Module):
         """The output `y` of a layer for the input `x`, plus the outputs of its patches."""
         if self.down is not None:
             assert self.up is not None and self.columns is not None and self.scales is not None
-            y = y + self._low_rank(layer, x, self.down, self.up, strengths.of(self.columns, 2) * self.scales).to(
-                y.dtype
-            )
+            factor = strengths.of(self.columns, 2) * self.scales
+            y = y + low_rank_output(layer, x, self.down, self.up, factor).to(y.dtype)
         for column, extra in self.whole:
             read = x[..., : extra.weight.shape[1]] if isinstance(extra, nn.Linear) else x
             made = extra(read.to(next(extra.parameters()).dtype) if x.is_floating_point() else x)  # ids stay whole
@@ -105,14 +104,30 @@ class LayerPatches(nn.Module):
             y = y + (made * _for_axes(factor, made, 1 if _by_channel(layer) else -1)).to(y.dtype)
         return y
 
-    @staticmethod
-    def _low_rank(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor, factor: Tensor) -> Tensor:
-        x = x.to(down.dtype)
-        if isinstance(layer, nn.Conv2d):
-            inner = F.conv2d(x, down, None, layer.stride, cast("Any", layer.padding), layer.dilation)
-            return F.conv2d(inner * _for_axes(factor, inner, 1).to(inner.dtype), up[..., None, None])
-        inner = F.linear(x[..., : down.shape[1]], down)
-        return F.linear(inner * _for_axes(factor, inner, -1).to(inner.dtype), up)
+
+def low_rank_output(layer: nn.Module, x: Tensor, down: Tensor, up: Tensor, factor: Tensor | None = None) -> Tensor:
+    """What `up @ down` adds to the output of a layer for the input `x`.
+
+    down: (ranks, in[, height, width]). up: (out, ranks). factor: of each rank, (ranks,) or (rows, ranks); None for 1.
+    """
+    x = x.to(down.dtype)
+    if isinstance(layer, nn.Conv2d):
+        inner = F.conv2d(x, down, None, layer.stride, cast("Any", layer.padding), layer.dilation)
+        return F.conv2d(_scaled(inner, factor, 1), up[..., None, None])
+    inner = F.linear(x[..., : down.shape[1]], down)
+    return F.linear(_scaled(inner, factor, -1), up)
+
+
+def _scaled(inner: Tensor, factor: Tensor | None, axis: int) -> Tensor:
+    return inner if factor is None else inner * _for_axes(factor, inner, axis).to(inner.dtype)
+
+
+def difference_output(layer: nn.Module, x: Tensor, difference: Tensor) -> Tensor:
+    """What a difference of the matrix of a linear layer or convolution adds to its output for the input `x`."""
+    x = x.to(difference.dtype)
+    if isinstance(layer, nn.Conv2d):
+        return F.conv2d(x, difference, None, layer.stride, cast("Any", layer.padding), layer.dilation)
+    return F.linear(x, difference)
 
 
 def _by_channel(layer: nn.Module) -> bool:

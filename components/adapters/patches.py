@@ -6,8 +6,9 @@ those of convolutions (out, in, height, width).
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,10 +65,25 @@ class Patch(ABC):
         own = [value for value in vars(self).values() if isinstance(value, Tensor)]
         return [*own, *(t for value in vars(self).values() if isinstance(value, Patch) for t in value.tensors())]
 
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Return the same patch with each tensor replaced by what a function makes of it."""
+
+        def changed(value: Any) -> Any:  # the value of a field
+            match value:
+                case Tensor():
+                    return change(value)
+                case Patch():
+                    return value.mapped(change)
+                case tuple():
+                    return tuple(changed(part) for part in cast("tuple[Any, ...]", value))
+                case _:
+                    return value
+
+        return replace(self, **{name: changed(value) for name, value in vars(self).items()})
+
     def to(self, device: torch.device) -> Self:
         """Return the same patch with its tensors on a device."""
-        own = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor | Patch)}
-        return replace(self, **own)
+        return self.mapped(lambda tensor: tensor.to(device))
 
     @property
     def is_empty(self) -> bool:

@@ -36,6 +36,7 @@ def save_patches(
     name: str,
     strength_of: Callable[[str], float],
     pipe: Structure | None = None,
+    header: Mapping[str, str] | None = None,
 ) -> Path:
     """Write patches to a safetensors file; see `Adapter.save`.
 
@@ -46,7 +47,24 @@ def save_patches(
         name: that of the adapter.
         strength_of: the strength for a component.
         pipe: the graph whose matrices they change; None for that of a published family.
+        header: further entries of the file's header.
     """
+    tensors, own = saved_form(content, file, layout, name=name, strength_of=strength_of, pipe=pipe)
+    with saving_file(file) as draft:
+        write_safetensors(tensors, draft, {**own, **(header or {})})
+    return Path(file)
+
+
+def saved_form(
+    content: PatchSet,
+    file: str | Path,
+    layout: Layout,
+    *,
+    name: str,
+    strength_of: Callable[[str], float],
+    pipe: Structure | None = None,
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a file of patches by key, and its header; see `save_patches`. file: the path, for errors."""
     if layout not in LAYOUTS:
         raise SaveError(f"{file}: has no layout {layout!r}. {did_you_mean(str(layout), LAYOUTS)}")
     if pipe is None:
@@ -68,9 +86,7 @@ def save_patches(
     writer = _Writer(str(file), layout)
     for component, placed in found.placed.items():
         writer.add(component, placed, known[component], strength_of(component))
-    with saving_file(file) as draft:
-        write_safetensors({**writer.tensors(), **_bundle(content)}, draft, writer.header(name, known))
-    return Path(file)
+    return {**writer.tensors(), **_bundle(content)}, writer.header(name, known)
 
 
 def _bundle(content: PatchSet) -> dict[str, Tensor]:

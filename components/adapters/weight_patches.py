@@ -34,12 +34,27 @@ class Magnitude(Patch):
         """`m * V / ||V|| - W`."""
         whole = weight.float()
         changed = whole + self.inner.difference(weight)
-        axis = 1 if self.by_columns else 0
-        others = [i for i in range(whole.ndim) if i != axis]
-        norm = torch.linalg.vector_norm(changed, dim=others, keepdim=True).clamp_min(torch.finfo(torch.float32).eps)
-        shape = [1] * whole.ndim
-        shape[axis] = -1
-        return self.magnitude.float().reshape(shape) * changed / norm - whole
+        return self._by_axis(self.magnitude.float(), whole) * changed / self._norm(changed) - whole
+
+    def gain(self, weight: Tensor) -> Tensor:
+        """Return `m / ||V||`, in the shape in which it multiplies `V`; gradients flow through `m` alone (sec. 4.3)."""
+        with torch.no_grad():
+            norm = self._norm(weight.float() + self.inner.difference(weight))
+        return self._by_axis(self.magnitude.float(), weight) / norm
+
+    @property
+    def _axis(self) -> int:
+        return 1 if self.by_columns else 0
+
+    def _norm(self, changed: Tensor) -> Tensor:
+        others = [i for i in range(changed.ndim) if i != self._axis]
+        norm = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
+        return norm.clamp_min(torch.finfo(torch.float32).eps)
+
+    def _by_axis(self, numbers: Tensor, weight: Tensor) -> Tensor:
+        shape = [1] * weight.ndim
+        shape[self._axis] = -1
+        return numbers.reshape(shape)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -1,0 +1,1 @@
+"""What a training changes: adapters, whole models, words. Views are bound; the components do not change."""

@@ -1,0 +1,199 @@
+"""Train adapters: LoRA and its relatives, on frozen models of any kind, quantized ones included."""
+
+from collections.abc import Mapping, Sequence
+from math import sqrt
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+
+from ...graph.errors import ConfigError, SaveError
+from ...graph.graph import Graph
+from ...graph.structure import Structure
+from ...registry import models
+from ..adapters.adapter import Adapter
+from ..adapters.known_models import names_in
+from ..adapters.layouts import Layout
+from ..adapters.names import DENOISERS
+from ..adapters.over import config_of, type_of
+from ..adapters.patch_set import NamedPatch, PatchSet
+from ..adapters.patches import Patch
+from ..adapters.reading import adapter_of
+from ..adapters.saving import save_patches, saved_form
+from ..storage.building import on_meta
+from .component import TrainedComponent
+from .patch_parameters import Initialization, LowRankParameters, PatchParameters, trained
+from .paths import default_targets, matching, names_text, nested
+from .trained import NO_HEADER, ParameterGroup, Trained
+
+AdapterKind = Literal["lora"]
+Targets = Sequence[str] | Mapping[str, Sequence[str]]
+
+
+class TrainedAdapter(Trained):
+    """An adapter in training; `train_adapter` makes it.
+
+    Its modules have the names of the components and of their layers: `unet.….attn1.to_k.down`.
+    """
+
+    def __init__(
+        self,
+        pipe: Structure,
+        layers: Mapping[str, Mapping[str, PatchParameters]],
+        *,
+        name: str,
+        layout: Layout,
+        dtype: torch.dtype,
+        up_lr_factor: float,
+    ) -> None:
+        super().__init__()
+        self.name, self.dtype, self.up_lr_factor = name, dtype, up_lr_factor
+        self.layout: Layout = layout
+        self._pipe, self._layers = pipe, layers
+        for component, own in layers.items():
+            self.add_module(component, nested(own))
+
+    def bindings(self) -> Mapping[str, Any]:
+        """The trained components; see `Trained.bindings`."""
+        return {
+            component: TrainedComponent(
+                self._pipe.bindings[component], {path: trained(own) for path, own in layers.items()}
+            )
+            for component, layers in self._layers.items()
+        }
+
+    def groups(self) -> Sequence[ParameterGroup]:
+        """One group for each component, or two with LoRA+ (Hayou et al. 2024); see `Trained.groups`."""
+        found: list[ParameterGroup] = []
+        for component, layers in self._layers.items():
+            early, late = list[nn.Parameter](), list[nn.Parameter]()
+            for own in layers.values():
+                for name, parameter in own.named_parameters():
+                    fast = self.up_lr_factor != 1.0 and name in own.late()
+                    (late if fast else early).append(parameter)
+            found += [ParameterGroup(component, tuple(early))] if early else []
+            found += [ParameterGroup(component, tuple(late), self.up_lr_factor)] if late else []
+        return found
+
+    def adapter(self) -> Adapter | None:
+        """The adapter as `sf.load_adapter` reads it from the saved file; None while it changes nothing."""
+        content = self._content()
+        if all(named.patch.is_empty for named in content.patches):
+            return None
+        tensors, header = saved_form(
+            content, self.name, self.layout, name=self.name, strength_of=lambda _: 1.0, pipe=self._pipe
+        )
+        return adapter_of(tensors.items(), name=self.name, source=self.name, header=header)
+
+    def attached(self, pipe: Graph) -> Graph:
+        """The preset with the adapter; see `Trained.attached`."""
+        adapter = self.adapter()
+        return pipe if adapter is None else pipe.with_adapters(adapter)
+
+    def save(self, path: str | Path, *, layout: Layout | None = None, header: Mapping[str, str] = NO_HEADER) -> Path:
+        """Write the adapter to a safetensors file; see `Trained.save`."""
+        if Path(path).suffix != self.suffix:
+            raise SaveError(f"{path}: needs a name that ends with {self.suffix}. Other programs go by it.")
+        return save_patches(
+            self._content(), path, layout or self.layout, name=self.name, strength_of=lambda _: 1.0, pipe=self._pipe,
+            header=header,
+        )  # fmt: skip
+
+    def _content(self) -> PatchSet:
+        """The patches as they are now, in the dtype of the file. Later steps do not change them."""
+        return PatchSet(self.name, tuple(
+            NamedPatch(f"{component}.{path}", own.kind, _copied(own.patch(), self.dtype))
+            for component, layers in self._layers.items()
+            for path, own in layers.items()
+        ))  # fmt: skip
+
+
+def _copied(patch: Patch, dtype: torch.dtype) -> Patch:
+    return patch.mapped(lambda tensor: tensor.detach().to("cpu", dtype, copy=True))
+
+
+def train_adapter(
+    pipe: Structure,
+    components: Sequence[str] | None = None,
+    kind: AdapterKind = "lora",
+    *,
+    rank: int = 4,
+    alpha: float | None = None,
+    rslora: bool = False,
+    targets: Targets | None = None,
+    dropout: float = 0.0,
+    initialization: Initialization = "kaiming",
+    seed: int = 0,
+    up_lr_factor: float = 1.0,
+    name: str = "trained",
+    layout: Layout | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> TrainedAdapter:
+    """Train an adapter on components of a graph. The components stay as they are, also quantized ones.
+
+    Args:
+        pipe: the graph; its components need not be loaded.
+        components: names of a denoiser and of text encoders; None for the denoiser alone.
+        kind: "lora" (Hu et al. 2021).
+        rank: of each patch.
+        alpha: the scale times the rank; None for the rank, so that the scale is 1.
+        rslora: divide alpha by the square root of the rank (Kalajdzievski 2023).
+        targets: names of layers, their ends, or patterns with `*`; or these by component. None for those of
+            diffusers' training scripts.
+        dropout: the share of numbers of a layer's input that the patch does not see in training.
+        initialization: of `down`, as in PEFT: "kaiming" (uniform) or "gaussian" (of deviation 1 / rank).
+        seed: of the initial numbers.
+        up_lr_factor: the learning rate of `up` is so many times that of `down` (LoRA+).
+        name: of the adapter.
+        layout: of the saved file: "peft", "kohya" or "comfy"; None for "peft" where that can express the kind.
+        dtype: of the saved file.
+
+    Raises:
+        ConfigError: no such component, targets that match no layer, numbers out of range.
+    """
+    known = names_in(pipe.bindings)
+    chosen = [n for n in known if n in DENOISERS] if components is None else list(components)
+    if wrong := [n for n in chosen if n not in known]:
+        raise ConfigError(
+            f"components: the graph has no model {names_text(map(repr, wrong))} that adapters change. It has "
+            f"{names_text(known)}."
+        )
+    if not chosen:
+        raise ConfigError(f"components: the graph has no denoiser. Pass components=; it has {names_text(known)}.")
+    _check(rank, alpha, dropout)
+    scale = (rank if alpha is None else alpha) / (sqrt(rank) if rslora else rank)
+    generator = torch.Generator().manual_seed(seed)
+    layers: dict[str, dict[str, PatchParameters]] = {}
+    for component in chosen:
+        shapes = _shapes(pipe.bindings[component])
+        patterns = targets.get(component) if isinstance(targets, Mapping) else targets
+        if patterns is None:
+            patterns = default_targets(type_of(pipe.bindings[component]).__name__)
+        layers[component] = {
+            path: LowRankParameters(shapes[path], rank, scale, dropout, initialization, generator)
+            for path in matching(list(shapes), patterns, component)
+        }
+    return TrainedAdapter(
+        pipe, layers, name=name, layout=layout or "peft", dtype=dtype, up_lr_factor=up_lr_factor
+    )  # fmt: skip
+
+
+def _check(rank: int, alpha: float | None, dropout: float) -> None:
+    if type(rank) is not int or rank < 1:
+        raise ConfigError(f"rank: needs a whole number of 1 or more. Got {rank!r}.")
+    if alpha is not None and not 0 < alpha < float("inf"):
+        raise ConfigError(f"alpha: needs a number above 0. Got {alpha!r}.")
+    if not 0 <= dropout < 1:
+        raise ConfigError(f"dropout: needs a share from 0 to below 1. Got {dropout!r}.")
+
+
+def _shapes(component: Any) -> Mapping[str, torch.Size]:  # a model of ours or its handle
+    """The shapes of the matrices of all linear layers and convolutions of a model, by path. Loads no weights."""
+    with on_meta():
+        model = cast("nn.Module", models[type_of(component).__name__].from_config(config_of(component)))
+    return {
+        path: layer.weight.shape
+        for path, layer in model.named_modules()
+        if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1)
+    }

@@ -1,0 +1,94 @@
+"""What the tests of trained components share: tiny models, short trainings, and the same with diffusers and PEFT."""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+import sfumato as sf
+from sfumato import Graph
+from sfumato.components.training.trained import Trained
+
+TINY_UNET: Mapping[str, Any] = {
+    "block_out_channels": [16, 32], "layers_per_block": 1, "norm_num_groups": 4, "cross_attention_dim": 24,
+    "attention_head_dim": 2, "sample_size": 8,
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Steps:
+    """The losses of some steps of AdamW, and the weights after them."""
+
+    losses: Sequence[float]
+    weights: Mapping[str, Tensor]
+
+
+def preset(**components: Any) -> Graph:
+    """A preset of Stable Diffusion with these components."""
+    return sf.load("sd", **components)
+
+
+def unet_inputs(number: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The latents, time, prompt and target of a step."""
+    made = torch.Generator().manual_seed(number)
+    latents, target = (torch.randn(2, 4, 8, 8, generator=made) for _ in range(2))
+    return latents, torch.tensor([number * 37 % 1000] * 2), torch.randn(2, 5, 24, generator=made), target
+
+
+def unet_loss(model: Callable[..., Any], number: int) -> Tensor:
+    """The loss of a step of a U-Net, ours or theirs."""
+    latents, time, prompt, target = unet_inputs(number)
+    out = model(latents, time, prompt)
+    return nn.functional.mse_loss(getattr(out, "sample", out), target)
+
+
+def optimized(
+    model: Callable[..., Any], parameters: Mapping[str, nn.Parameter], count: int,
+    loss: Callable[[Callable[..., Any], int], Tensor] = unet_loss,
+) -> Steps:  # fmt: skip
+    """Steps of AdamW on a model. Random numbers of dropout are those of torch's generator from seed 0."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    losses: list[float] = []
+    for number in range(count):
+        value = loss(model, number)
+        value.backward()  # pyright: ignore[reportUnknownMemberType]  torch's own annotation
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(value.detach()))
+    return Steps(losses, {name: parameter.detach().clone() for name, parameter in parameters.items()})
+
+
+def view_of(trained: Trained, component: str = "unet") -> nn.Module:
+    """The view of a component that a recipe binds, loaded."""
+    bound = trained.bindings()[component]
+    return cast("nn.Module", bound if isinstance(bound, nn.Module) else bound.load())
+
+
+def trained_steps(trained: Trained, count: int, component: str = "unet") -> Steps:
+    """Steps on what is trained."""
+    named = {name.partition(".")[2]: parameter for name, parameter in trained.named_parameters()}
+    return optimized(view_of(trained, component), named, count)
+
+
+def fill(trained: Trained, seed: int = 0, size: float = 0.05) -> None:
+    """Put random numbers in place of the initial ones, as after some steps."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in trained.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
+
+
+def diffusers_unet(weights: nn.Module) -> Any:  # untyped
+    """The U-Net of diffusers with the weights of one of ours."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = cast("Any", import_module("diffusers")).UNet2DConditionModel(**TINY_UNET)
+    made.load_state_dict(weights.state_dict())
+    return made.requires_grad_(False)
