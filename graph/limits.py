@@ -92,6 +92,9 @@ LIMITS = {
     "picture_pixels": Limit(2**26, "pixels", "8192 x 8192, more than most cameras take and models draw"),
     "picture_scans": Limit(20, "scans", "progressive JPEG files have ten"),
     "record_bytes": Limit(_MIB, "bytes", "a record of a run has 30 kB, and Pillow reads no longer text of a PNG"),
+    # Training data.
+    "caption_bytes": Limit(_MIB, "bytes", "the longest captions that models write have 4 kB"),
+    "metadata_bytes": Limit(2**30, "bytes", "a row has 300 bytes, and a folder at most a few million pictures"),
     # Vocabularies.
     "pieces": Limit(2**19, "pieces", "UMT5 has 256,300, and larger vocabularies are not published for images"),
     "added_tokens": Limit(10_000, "added tokens", "published tokenizers of image models have at most 300"),

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from .presets.inspect import inspect as inspect
     from .presets.load import load as load
     from .presets.load import load_component as load_component
+    from .presets.training import data as data
+    from .presets.training.data.load import load_data as load_data
     from .presets.names import names
     from .presets.push import push_to_hub as push_to_hub
     from .presets.records.picture import Picture as Picture
@@ -88,6 +90,8 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "load_embedding": (".presets.embedding", "load_embedding"),
     "load_values": (".components.saved_values", "load_values"),
     "load_component": (".presets.load", "load_component"),
+    "data": (".presets.training.data", None),
+    "load_data": (".presets.training.data.load", "load_data"),
     "memo": (".graph.memo", "memo"),
     "models": (".components.models", None),
     "presets": (".presets", None),

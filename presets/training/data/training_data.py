@@ -1,0 +1,138 @@
+"""`TrainingData`: the pictures of all sources, and the samples that an epoch makes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import ceil
+
+from PIL import Image
+
+from ....blocks.image.place import Pair, Stored
+from .batches import Batches
+from .buckets import Buckets, Crop, place
+from .captions import Captions
+from .draws import Draws
+from .folder import Skipped
+from .order import rounds
+from .samples import Sample, Use
+from .source import Record, Source
+
+_WHITE = Image.new("L", (1, 1), 255)
+"""The mask of a picture that has none, where others have one: the whole of it counts."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The form in which pictures are read; for the fields see `load_data`."""
+
+    size: Pair | Buckets
+    crop: Crop = "center"
+    flip: float = 0.0
+    background: str = "white"
+    alpha_mask: bool = False
+
+    def size_for(self, own: Pair) -> Pair:
+        """The size at which a picture of its own size is read."""
+        return self.size.size_for(own) if isinstance(self.size, Buckets) else self.size
+
+
+@dataclass(frozen=True)
+class Part:
+    """The usable pictures of one source. own: their sizes as they are stored, upright."""
+
+    source: Source
+    records: Sequence[Record]
+    own: Sequence[Pair]
+    sizes: Sequence[Pair]
+    repeats: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Pictures for a training; `sf.load_data` makes it. `len(data)` is their number.
+
+    skipped: pictures and captions that are not used, with reasons.
+    """
+
+    parts: tuple[Part, ...]
+    layout: Layout
+    captions: Captions
+    has_captions: bool
+    has_masks: bool
+    skipped: tuple[Skipped, ...] = ()
+
+    def __len__(self) -> int:
+        return sum(len(part.records) for part in self.parts)
+
+    def __repr__(self) -> str:
+        return f"TrainingData({len(self)} pictures, {len(self.parts)} sources, {len(self.skipped)} skipped)"
+
+    @property
+    def sizes(self) -> dict[Pair, int]:
+        """The number of pictures of each size."""
+        counts: dict[Pair, int] = {}
+        for size in sorted(size for part in self.parts for size in part.sizes):
+            counts[size] = counts.get(size, 0) + 1
+        return counts
+
+    def batches(
+        self,
+        batch_size: int = 1,
+        *,
+        accumulation: int = 1,
+        processes: int = 1,
+        process: int = 0,
+        seed: int = 0,
+        shuffle: bool = True,
+    ) -> Batches:
+        """The batches of one process, epoch by epoch; see `Batches`."""
+        return Batches(self, batch_size, accumulation, processes, process, seed, shuffle)
+
+    def uses(self, seed: int, epoch: int) -> list[Use]:
+        """All uses of pictures in an epoch, in the order of the sources."""
+        return [
+            (number, record, use)
+            for number, part in enumerate(self.parts)
+            for record, count in sorted(
+                rounds(len(part.records), part.repeats, epoch, Draws((seed, "source", number))).items()
+            )
+            for use in range(count)
+        ]
+
+    def size_of(self, use: Use) -> Pair:
+        """The size at which a picture is read, whatever the epoch."""
+        return self.parts[use[0]].sizes[use[1]]
+
+    def sample(self, use: Use, seed: int, epoch: int) -> Sample:
+        """The sample of a use. All that is drawn for it depends on the seed, the epoch and the use alone."""
+        number, i, _ = use
+        part = self.parts[number]
+        record, own, index = part.records[i], part.own[i], self._index(use)
+        draws = Draws((seed, epoch, index))
+        prompt = None
+        if self.has_captions:
+            captions = record.captions or (part.source.prompt or "",)
+            prompt = (part.source.captions or self.captions).text(captions, draws)
+        return Sample(
+            index=index,
+            name=record.name,
+            picture=record.picture,
+            size=own,
+            placement=place(own, part.sizes[i], self.layout.crop, self.layout.flip, draws),
+            prompt=prompt,
+            seed=draws.at("noise").bits() >> 1,  # torch takes seeds of 63 bits everywhere
+            is_prior=part.source.is_prior,
+            mask=self._mask(record) if self.has_masks else None,
+            control=record.control,
+            background=self.layout.background,
+        )
+
+    def _mask(self, record: Record) -> Stored | str:
+        if record.mask is not None:
+            return record.mask
+        return "alpha" if self.layout.alpha_mask else _WHITE
+
+    def _index(self, use: Use) -> int:
+        number, record, turn = use
+        before = [0, *accumulate(len(part.records) * ceil(part.repeats) + len(part.records) for part in self.parts)]
+        return before[number] + turn * len(self.parts[number].records) + record
