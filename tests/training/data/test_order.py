@@ -83,10 +83,12 @@ def data(count: int = 14) -> TrainingData:
     return load_data(rows(count), size=Buckets(32, step=8), crop="random", flip=0.5, captions=captions)
 
 
-def chosen(pictures: TrainingData, epoch: int, **batches: int) -> dict[str, object]:
-    """All that an epoch chose at random about each picture, by name."""
-    processes = batches.get("processes", 1)
-    made = [pictures.batches(**batches, process=p, seed=5).epoch(epoch) for p in range(processes)]
+def chosen(pictures: TrainingData, epoch: int, batch: int = 1, more: int = 1, processes: int = 1) -> dict[str, object]:
+    """All that an epoch chose at random about each picture, by name. more: batches of a step."""
+    made = [
+        pictures.batches(batch, accumulation=more, processes=processes, process=p, seed=5).epoch(epoch)
+        for p in range(processes)
+    ]
     return {s.name: (s.index, s.placement, s.prompt, s.seed) for e in made for b in e for s in b.samples}
 
 
@@ -96,8 +98,7 @@ def test_what_is_chosen_for_a_picture_does_not_depend_on_its_batch(
     batch_size: int, accumulation: int, processes: int, epoch: int
 ):
     pictures = data(9)
-    alone = chosen(pictures, epoch, batch_size=1)
-    assert chosen(pictures, epoch, batch_size=batch_size, accumulation=accumulation, processes=processes) == alone
+    assert chosen(pictures, epoch, batch_size, accumulation, processes) == chosen(pictures, epoch)
 
 
 def test_epochs_differ_and_repeat():
