@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from ...components.types import LatentMask, Number, Prediction
+from ...components.types import ImageLatents, LatentMask, Mask, Number, Prediction, ZeroToOne
 from ...graph import Block, knob
 from .weights import RowWeights
 
@@ -59,3 +60,22 @@ class PseudoHuber(CompareRows):
     def compared(self, prediction: Tensor, target: Tensor) -> Tensor:
         """sqrt(d^2 + c^2) - c."""
         return ((prediction - target) ** 2 + self.huber_c**2).sqrt() - self.huber_c
+
+
+class LossMask(NamedTuple):
+    """Where the loss counts, at the size of the latents."""
+
+    loss_mask: LatentMask
+
+
+class ShrinkLossMask(Block):
+    """Resize masks of pictures to the latents: white counts.
+
+    unmasked_weight: black counts by it, from 0 to 1.
+    """
+
+    unmasked_weight: ZeroToOne = knob(0.0)
+
+    def __call__(self, mask: Mask, image_latents: ImageLatents) -> LossMask:
+        shrunk = interpolate(mask.to(image_latents), size=image_latents.shape[2:], mode="area")
+        return LossMask(self.unmasked_weight + (1 - self.unmasked_weight) * shrunk)

@@ -9,6 +9,7 @@ from ...components.schedulers import Scheduler
 from ...components.schedulers.training_schedule import prediction_kind
 from ...components.types import ImageLatents, Latents, Pass, Predict, Prediction
 from ...graph import Block, component
+from ...graph.errors import UnfitValue
 from .noise import levels
 from .timesteps import RowSteps
 
@@ -58,3 +59,42 @@ class MakeTarget(Block):
                 return Target(noise - image_latents)
             case _:
                 return Target(noise)
+
+
+class Clean(NamedTuple):
+    """The clean latents that the prediction points to, and the true ones."""
+
+    prediction: Prediction
+    target: Prediction
+
+
+class CompareClean(Block):
+    """Let the loss compare clean latents in place of predictions, as in section 5 of Karras et al. 2022.
+
+    With flow matching, an error counts by its sigma squared then.
+
+    Raises:
+        UnfitValue: a step without signal, of a model that predicts noise.
+    """
+
+    scheduler: Scheduler = component()
+
+    def __call__(
+        self, prediction: Prediction, noisy_latents: Latents, image_latents: ImageLatents, row_steps: RowSteps
+    ) -> Clean:
+        alpha, sigma = levels(row_steps, noisy_latents)
+        match prediction_kind(self.scheduler):
+            case "flow":
+                clean = prediction * -sigma + noisy_latents
+            case "v_prediction":
+                clean = alpha * noisy_latents - sigma * prediction
+            case "sample":
+                clean = prediction
+            case _:
+                if not bool((alpha > 0).all()):
+                    raise UnfitValue(
+                        "A step has no signal, so a prediction of noise points to no clean latents. Leave CompareClean "
+                        "out, or draw timesteps before the last one: DrawTimesteps(last=998)."
+                    )
+                clean = (noisy_latents - sigma * prediction) / alpha
+        return Clean(clean, image_latents)

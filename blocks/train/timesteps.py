@@ -5,6 +5,7 @@ from abc import abstractmethod
 from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Gt
 from torch import Tensor
 
 from ...components.random import Random
@@ -108,3 +109,29 @@ class DrawMode(DrawByDensity):
         """1 - u - s (cos^2(pi u / 2) - 1 + u)."""
         u, random = random.uniform(rows)
         return 1 - u - self.mode_scale * (torch.cos(math.pi * u / 2) ** 2 - 1 + u), random
+
+
+class DrawCosMap(DrawByDensity):
+    """Draw steps by the density of CosMap, which has a cosine's signal-to-noise ratio (Esser et al. 2024, eq. 21)."""
+
+    def fractions(self, rows: int, random: Random) -> tuple[Tensor, Random]:
+        """1 / (tan(pi u / 2) + 1)."""
+        u, random = random.uniform(rows)
+        return 1 / (torch.tan(math.pi * u / 2) + 1), random
+
+
+class DrawShifted(DrawByDensity):
+    """Draw steps by a logit-normal density that is shifted towards noise (Esser et al. 2024, equation 23).
+
+    shift: 1 shifts nothing; larger pictures need more. mean, std: of the normal distribution.
+    """
+
+    shift: Annotated[float, Gt(0)] = knob(3.0)
+    mean: Number = knob(0.0)
+    std: Number = knob(1.0)
+
+    def fractions(self, rows: int, random: Random) -> tuple[Tensor, Random]:
+        """1 - s t / (1 + (s - 1) t) of a noise level t whose logit is normal."""
+        normal, random = random.draw(rows, ())
+        t = torch.sigmoid(normal * self.std + self.mean)
+        return 1 - self.shift * t / (1 + (self.shift - 1) * t), random

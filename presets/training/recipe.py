@@ -13,7 +13,7 @@ from ...blocks.train.noise import AddNoise, DrawTrainingNoise
 from ...blocks.train.predict import MakeTarget, PredictRows
 from ...blocks.train.timesteps import DrawTimesteps, MakeTrainingSchedule
 from ...blocks.train.weights import WeightEqually
-from ...graph import Block, ConfigError, Graph, Loop
+from ...graph import Block, ConfigError, Graph, Loop, named
 from ...graph.paths import without_names
 from ...graph.structure import Structure
 from ...graph.wiring import INPUTS
@@ -42,11 +42,14 @@ def recipe(preset: Graph) -> Graph:
     denoiser = _makers_of_predict(loop.body)
     wanted = {e.input for e in loop.body.edges if e.taker in denoiser and e.giver == INPUTS} | {"positive"}
     encoders = _before(preset, (e.giver for e in preset.edges if e.taker == LOOP and e.input in wanted))
+    encode = {name: block for name, block in preset.nodes.items() if name in encoders}
+    sized = next((i for i, block in enumerate(encode.values()) if "latents" in block.signature.inputs), len(encode))
     before: Mapping[str, Block] = {
-        **{name: block for name, block in preset.nodes.items() if name in encoders},
+        **dict([*encode.items()][:sized]),
         "posterior": EncodePosterior(),
         "sample": SamplePosterior(),
         "noise": DrawTrainingNoise(),
+        **{name: _sized_by_noise(block) for name, block in [*encode.items()][sized:]},
         "schedule": MakeTrainingSchedule(),
         "timesteps": DrawTimesteps(),
         "add_noise": AddNoise(),
@@ -55,6 +58,11 @@ def recipe(preset: Graph) -> Graph:
     after = {"predict_rows": PredictRows(), "weight": WeightEqually(), "loss": MeanSquaredError()}
     graph = Graph({**before, **denoiser, **after}, outputs=OUTPUTS)
     return graph.with_bindings({name: value for name, value in preset.bindings.items() if name in graph.components})
+
+
+def _sized_by_noise(block: Block) -> Block:
+    """The block, with the size of the picture read from the noise of training, in place of that of the first step."""
+    return named(block, latents="noise") if "latents" in block.signature.inputs else block
 
 
 def _makers_of_predict(body: Structure) -> Mapping[str, Block]:
