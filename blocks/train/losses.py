@@ -22,8 +22,9 @@ class Loss(NamedTuple):
 class CompareRows(Block, abstract=True):
     """Base of losses that compare numbers one by one.
 
-    loss_mask: (rows, 1, height, width), at the size of the latents: how much each number counts; None counts all alike.
-    The loss of a row is a mean over the numbers that count, times the row's weight. The loss is the mean over rows.
+    weights: a factor for each row; None is 1. loss_mask: (rows, 1, height, width), at the size of the latents: how much
+    each number counts; None counts all alike. The loss of a row is a mean over the numbers that count, times the row's
+    weight. The loss is the mean over rows.
     """
 
     @abstractmethod
@@ -32,7 +33,11 @@ class CompareRows(Block, abstract=True):
         ...
 
     def __call__(
-        self, prediction: Prediction, target: Prediction, weights: RowWeights, loss_mask: LatentMask | None = None
+        self,
+        prediction: Prediction,
+        target: Prediction,
+        weights: RowWeights | None = None,
+        loss_mask: LatentMask | None = None,
     ) -> Loss:
         each = self.compared(prediction.float(), target.float())
         if loss_mask is None:
@@ -40,7 +45,8 @@ class CompareRows(Block, abstract=True):
         else:
             counted = loss_mask.to(each).expand_as(each).flatten(1)
             rows = (each.flatten(1) * counted).sum(1) / counted.sum(1).clamp(min=1e-8)
-        rows = rows * weights.to(rows.device)
+        if weights is not None:
+            rows = rows * weights.to(rows.device)
         return Loss(rows.mean(), rows.detach())
 
 
@@ -50,6 +56,14 @@ class MeanSquaredError(CompareRows):
     def compared(self, prediction: Tensor, target: Tensor) -> Tensor:
         """(prediction - target)^2."""
         return (prediction - target) ** 2
+
+
+class MeanAbsoluteError(CompareRows):
+    """The mean of absolute differences."""
+
+    def compared(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """|prediction - target|."""
+        return (prediction - target).abs()
 
 
 class PseudoHuber(CompareRows):

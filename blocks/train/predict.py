@@ -71,7 +71,7 @@ class Clean(NamedTuple):
 class CompareClean(Block):
     """Let the loss compare clean latents in place of predictions, as in section 5 of Karras et al. 2022.
 
-    With flow matching, an error counts by its sigma squared then.
+    It takes the place of `MakeTarget`. With flow matching, an error counts by its sigma squared then.
 
     Raises:
         UnfitValue: a step without signal, of a model that predicts noise.

@@ -21,7 +21,7 @@ RowWeights = Annotated[Float[Tensor, " rows"], Port("row_weights")]
 """A factor of the loss for each row."""
 
 
-IsPrior = Annotated[Bool[Tensor, "rows"], Port("is_prior")]
+IsPrior = Annotated[Bool[Tensor, " rows"], Port("is_prior")]
 """Which rows are pictures of the class, and not of the subject."""
 
 

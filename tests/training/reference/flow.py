@@ -17,6 +17,7 @@ def sd3_lora(
     *,
     rank: int = 4,
     start: Mapping[str, Tensor] | None = None,
+    max_sequence_length: int = 256,
 ) -> Trained:
     """A LoRA of SD 3's transformer."""
     transformer = deepcopy(pipe.transformer)
@@ -25,7 +26,8 @@ def sd3_lora(
     def predict(noisy: Tensor, timesteps: Tensor, batch: Batch) -> Tensor:
         with torch.no_grad():
             texts = list(batch["prompt"])
-            tokens, _, pooled, _ = pipe.encode_prompt(texts, None, None, do_classifier_free_guidance=False)
+            keys = {"do_classifier_free_guidance": False, "max_sequence_length": max_sequence_length}
+            tokens, _, pooled, _ = pipe.encode_prompt(texts, None, None, **keys)
         return transformer(noisy, tokens, pooled, timesteps).sample
 
     losses = train(transformer.parameters(), lambda b: _loss(pipe, predict, b, how), batches)

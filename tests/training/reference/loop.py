@@ -112,9 +112,13 @@ def tokens_of(pipe: Any, text_encoder: Any, batch: Batch) -> Tensor:
 
 
 def latents_of(vae: Any, batch: Batch) -> Tensor:
-    """A sample of the autoencoder's distribution, shifted and scaled. It is the first draw of a step."""
+    """A sample of the autoencoder's distribution, shifted and scaled. It is the first draw of a step.
+
+    It is contiguous: the scripts' `randn_like` would draw in the order of the memory, which depends on the convolutions
+    of the machine.
+    """
     with torch.no_grad():
-        z = vae.encode(batch["pixels"] * 2 - 1).latent_dist.sample()
+        z = vae.encode(batch["pixels"] * 2 - 1).latent_dist.sample().contiguous()
     return (z - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
