@@ -1,0 +1,75 @@
+"""A recipe is a graph: it is saved, drawn, and changed block by block."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import sfumato as sf
+from sfumato import Graph
+from sfumato.blocks.train.losses import Loss
+from sfumato.blocks.train.timesteps import DrawLogitNormal
+from sfumato.blocks.train.weights import WeightByMinSNR, WeightPrior
+from sfumato.components.random import Random
+from sfumato.components.types import Prediction
+from sfumato.presets.training.recipe import recipe
+
+Load = Callable[..., Graph]
+
+
+@pytest.fixture
+def batch() -> dict[str, Any]:
+    pixels = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return {"pixels": pixels, "prompt": ["a fox", "an apple"], "random": Random.seeded([7])}
+
+
+@pytest.mark.parametrize("family", ["sd", "sdxl", "sd3", "flux"])
+def test_a_saved_recipe_gives_the_same_loss(
+    request: pytest.FixtureRequest, tmp_path: Path, batch: dict[str, Any], family: str
+) -> None:
+    load: Load = request.getfixturevalue({"sd": "tiny", "sdxl": "xl"}.get(family, family))
+    graph = recipe(load()).replace("timesteps", DrawLogitNormal(std=1.5))
+    if family == "sd":
+        graph = graph.replace("weight", WeightByMinSNR()).insert("prior", WeightPrior(), after="weight")
+        batch = {**batch, "is_prior": torch.tensor([False, True])}
+    if family in ("sd3", "flux"):
+        batch = {**batch, "max_sequence_length": 24}
+    graph.with_bindings({}).save(tmp_path)  # a file may not name folders elsewhere, where tests have their models
+    loaded = Graph.load(tmp_path).with_bindings(graph.bindings)
+    assert loaded == graph
+    assert torch.equal(loaded(**batch).losses, graph(**batch).losses)
+
+
+def test_a_recipe_can_be_drawn(emoji: Graph) -> None:
+    text, drawing = recipe(emoji).show(), recipe(emoji).show("mermaid")
+    for name in ("positive", "posterior", "timesteps", "add_noise", "predict_rows", "loss"):
+        assert name in text and name in drawing
+
+
+class CompareColours(sf.Block, name="tests.CompareColours"):
+    """The mean squared error, and how far the mean of each channel is from the target's."""
+
+    share: float = 0.5
+
+    def __call__(self, prediction: Prediction, target: Prediction) -> Loss:
+        each = ((prediction - target) ** 2).flatten(1).mean(1)
+        colours: Tensor = ((prediction.mean((2, 3)) - target.mean((2, 3))) ** 2).mean(1)
+        rows = each + self.share * colours
+        return Loss(rows.mean(), rows.detach())
+
+
+def test_a_loss_of_ones_own_is_a_block(tiny: Load, batch: dict[str, Any]) -> None:
+    graph = recipe(tiny())
+    own = graph.remove("weight").replace("loss", CompareColours())
+    assert own(**batch).loss > graph(**batch).loss
+    assert own.replace("loss", CompareColours(share=0.0))(**batch).loss == pytest.approx(float(graph(**batch).loss))
+
+
+def test_each_picture_of_sdxl_has_its_sizes(xl: Load, batch: dict[str, Any]) -> None:
+    graph = recipe(xl()).only("positive")
+    sizes = {"original_size": [(64, 48), (32, 32)], "crops_coords_top_left": [(0, 8), (0, 0)]}
+    ids = graph(**batch, **sizes).positive.time_ids
+    assert ids.tolist() == [[64, 48, 0, 8, 32, 32], [32, 32, 0, 0, 32, 32]]
