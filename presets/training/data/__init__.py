@@ -1,7 +1,6 @@
 """Training data: pictures with captions from folders, tables, tar files and the Hub, in a repeatable order."""
 
 from .batches import Batches as Batches
-from .batches import Epoch as Epoch
 from .buckets import Buckets as Buckets
 from .captions import Captions as Captions
 from .load import load_data as load_data

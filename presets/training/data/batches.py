@@ -1,14 +1,13 @@
 """`Batches`: the batches of each epoch, in an order that depends on the seed and the epoch alone."""
 
-from collections.abc import Collection, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, overload
 
 from ....blocks.image.place import Pair
 from ....graph.errors import ConfigError
 from .draws import Draws
-from .order import Planned, plan
+from .order import batches_of
 from .samples import Batch, Sample, Use
 
 
@@ -28,20 +27,49 @@ class Samples(Protocol):
         ...
 
 
-class Epoch(Sequence[Batch]):
-    """The batches of one process in an epoch. Pictures are read when a batch's inputs are looked up."""
+@dataclass(frozen=True)
+class Batches:
+    """The batches of all epochs: a function of the seed and the epoch. A batch has pictures of one size.
 
-    def __init__(self, data: Samples, seed: int, number: int, uses: Sequence[Use], planned: Sequence[Planned]) -> None:
+    Args:
+        data: the pictures.
+        batch_size: the most rows of a batch.
+        inputs: the values that batches make, by their names as inputs of a recipe.
+        seed: of the order, and of all that is drawn for a sample.
+        shuffle: off, samples keep their order.
+
+    Raises:
+        ConfigError: a batch size below 1.
+    """
+
+    data: Samples
+    batch_size: int
+    inputs: tuple[str, ...]
+    seed: int = 0
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size: needs 1 or more, got {self.batch_size}.")
+
+    def epoch(self, number: int) -> "Epoch":
+        """The batches of an epoch, counted from 0. ConfigError for a number below 0."""
+        if number < 0:
+            raise ConfigError(f"epoch: needs 0 or more, got {number}.")
+        uses = self.data.uses(self.seed, number)
+        draws = Draws((self.seed, number)) if self.shuffle else None
+        return Epoch(self, number, uses, batches_of([self.data.size_of(u) for u in uses], self.batch_size, draws))
+
+
+class Epoch(Sequence[Batch]):
+    """The batches of an epoch. A batch is made when it is looked up, and reads its pictures when it is loaded."""
+
+    def __init__(self, batches: Batches, number: int, uses: Sequence[Use], planned: Sequence[tuple[int, ...]]) -> None:
         self.number = number
-        self._data, self._seed, self._uses, self._planned = data, seed, uses, planned
+        self._batches, self._uses, self._planned = batches, uses, planned
 
     def __len__(self) -> int:
         return len(self._planned)
-
-    @property
-    def steps(self) -> int:
-        """The number of optimizer steps. It is the same for all processes."""
-        return self._planned[-1].step + 1 if self._planned else 0
 
     @overload
     def __getitem__(self, index: int) -> Batch: ...
@@ -50,83 +78,6 @@ class Epoch(Sequence[Batch]):
     def __getitem__(self, index: int | slice) -> Batch | list[Batch]:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        number = range(len(self))[index]
-        planned = self._planned[number]
-        samples = tuple(self._data.sample(self._uses[i], self._seed, self.number) for i in planned.samples)
-        return Batch(samples, number, planned.step, planned.ends_step, planned.weight)
-
-    def load(
-        self, start: int = 0, *, inputs: Collection[str] = ("pixels",), workers: int = 2, ahead: int = 4
-    ) -> Iterator[Batch]:
-        """Go through the batches from number `start`, and read pictures ahead in threads.
-
-        Args:
-            start: where a resumed training goes on.
-            inputs: names of the inputs to read ahead; those that the data lacks are passed over.
-            workers: threads; 0 reads nothing ahead. The batches do not depend on it.
-            ahead: how many batches are read before they are needed.
-        """
-        if not workers:
-            yield from (self[number].read(inputs) for number in range(start, len(self)))
-            return
-        with ThreadPoolExecutor(workers, thread_name_prefix="sfumato-data") as pool:
-            waiting: list[Future[Batch]] = []
-            try:
-                for number in range(start, len(self)):
-                    waiting.append(pool.submit(self._read, number, inputs))
-                    if len(waiting) > ahead:
-                        yield waiting.pop(0).result()
-                while waiting:
-                    yield waiting.pop(0).result()
-            finally:  # also where the caller stops early, or a picture cannot be read
-                for future in waiting:
-                    future.cancel()
-
-    def _read(self, number: int, inputs: Collection[str]) -> Batch:
-        return self[number].read(inputs)
-
-
-@dataclass(frozen=True)
-class Batches:
-    """The batches of one process: a function of the seed and the epoch.
-
-    An optimizer step has `batch_size * accumulation * processes` samples; one step of an epoch may have fewer.
-    Which samples these are does not depend on how the product is divided. A batch has pictures of one size.
-
-    Args:
-        data: the pictures.
-        batch_size: the most rows of a batch.
-        accumulation: batches of a process in an optimizer step. Steps with pictures of several sizes may have more.
-        processes: their number.
-        process: the number of this one, from 0.
-        seed: of the order, and of all that is drawn for a sample.
-        shuffle: off, samples keep their order.
-
-    Raises:
-        ConfigError: a number out of its range.
-    """
-
-    data: Samples
-    batch_size: int = 1
-    accumulation: int = 1
-    processes: int = 1
-    process: int = 0
-    seed: int = 0
-    shuffle: bool = True
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "accumulation", "processes"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: needs 1 or more, got {getattr(self, name)}.")
-        if not 0 <= self.process < self.processes:
-            raise ConfigError(f"process: needs a number from 0 to {self.processes - 1}, got {self.process}.")
-
-    def epoch(self, number: int) -> Epoch:
-        """The batches of an epoch, counted from 0."""
-        if number < 0:
-            raise ConfigError(f"The number of an epoch needs to be 0 or more, got {number}.")
-        uses = self.data.uses(self.seed, number)
-        sizes = [self.data.size_of(use) for use in uses]
-        draws = Draws((self.seed, number)) if self.shuffle else None
-        planned = plan(sizes, self.batch_size, self.accumulation, self.processes, self.process, draws)
-        return Epoch(self.data, self.seed, number, uses, planned)
+        data, seed = self._batches.data, self._batches.seed
+        samples = tuple(data.sample(self._uses[i], seed, self.number) for i in self._planned[index])
+        return Batch(samples, self._batches.inputs)

@@ -1,74 +1,28 @@
-"""The order of an epoch: samples in optimizer steps, and the batches of each process in a step."""
+"""The order of an epoch: which pictures it uses, and which of them are together in a batch."""
 
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import chain, pairwise
 
 from .draws import Draws
 
 
-@dataclass(frozen=True)
-class Planned:
-    """A batch of an epoch before its pictures are read. samples: their numbers. For the rest see `Batch`."""
+def batches_of(sizes: Sequence[Hashable], rows: int, draws: Draws | None) -> list[tuple[int, ...]]:
+    """The numbers of the samples of each batch. Each sample is in exactly one, and a batch has samples of one size.
 
-    samples: tuple[int, ...]
-    step: int
-    ends_step: bool
-    weight: float
-
-
-def steps_of(sizes: Sequence[Hashable], rows: int, draws: Draws | None) -> list[list[int]]:
-    """The samples of each optimizer step. Each sample is in exactly one.
-
-    A step has samples of one size as long as there are enough. What is left of all sizes fills further steps.
+    The samples of a size that are left for its last batch may be fewer than `rows`. With one size, k batches one after
+    another are one batch of k times the rows.
 
     Args:
         sizes: of each sample.
-        rows: the samples of a step; one step may have fewer.
+        rows: the most samples of a batch.
         draws: for the order; None keeps the order of the samples.
     """
     order = range(len(sizes)) if draws is None else draws.at("order").order(len(sizes))
+    place = {sample: at for at, sample in enumerate(order)}
     groups: dict[Hashable, list[int]] = {}
     for sample in order:
         groups.setdefault(sizes[sample], []).append(sample)
-    whole = [g[i : i + rows] for g in groups.values() for i in range(0, len(g) - len(g) % rows, rows)]
-    left = list(chain.from_iterable(g[len(g) - len(g) % rows :] for g in groups.values()))
-    steps = [*whole, *(left[i : i + rows] for i in range(0, len(left), rows))]
-    if draws is None:
-        return sorted(steps)
-    return [steps[i] for i in draws.at("steps").order(len(steps))]
-
-
-def batches_of(step: Sequence[int], sizes: Sequence[Hashable], rows: int) -> list[tuple[int, ...]]:
-    """The samples of a step as batches of one size, each of at most `rows`, as equal as they can be."""
-    groups: dict[Hashable, list[int]] = {}
-    for sample in step:
-        groups.setdefault(sizes[sample], []).append(sample)
-    return [part for group in groups.values() for part in _split(group, -(-len(group) // rows))]
-
-
-def _split(group: Sequence[int], parts: int) -> list[tuple[int, ...]]:
-    bounds = [len(group) * i // parts for i in range(parts + 1)]
-    return [tuple(group[a:b]) for a, b in pairwise(bounds)]
-
-
-def plan(
-    sizes: Sequence[Hashable], batch_size: int, accumulation: int, processes: int, process: int, draws: Draws | None
-) -> list[Planned]:
-    """The batches of one process in an epoch.
-
-    In each step all processes have equally many. A process that has fewer takes a batch with weight 0.
-    """
-    planned: list[Planned] = []
-    for number, step in enumerate(steps_of(sizes, batch_size * accumulation * processes, draws)):
-        batches = batches_of(step, sizes, batch_size)
-        turns = -(-len(batches) // processes)
-        for turn in range(turns):
-            place = turn * processes + process
-            samples = batches[place] if place < len(batches) else batches[0][:1]
-            weight = len(samples) / len(step) if place < len(batches) else 0.0
-            planned.append(Planned(samples, number, turn == turns - 1, weight))
-    return planned
+    batches = (tuple(group[i : i + rows]) for group in groups.values() for i in range(0, len(group), rows))
+    return sorted(batches, key=lambda batch: place[batch[-1]])
 
 
 def rounds(count: int, repeats: float, epoch: int, draws: Draws) -> Mapping[int, int]:

@@ -1,8 +1,9 @@
-"""`Sample`: a picture as one epoch uses it. `Batch`: samples of one size, with the inputs of a recipe."""
+"""`Sample`: a picture as one epoch uses it. `Batch`: samples of one size, which make the inputs of a recipe."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
@@ -18,9 +19,8 @@ Use: TypeAlias = tuple[int, int, int]
 class Sample:
     """One use of a picture in one epoch, with all that was chosen at random for it.
 
-    index: of this use in the epoch, in the order of the sources; no other use has it. size: of the picture as it is
+    index: the number of this use in the epoch; no other use has it. size: of the picture as it is
     stored, upright, in pixels. prompt: None where the data has no captions. mask: "alpha" takes that of the picture.
-    seed: of its noise.
     """
 
     index: int
@@ -29,7 +29,6 @@ class Sample:
     size: Pair
     placement: Placement
     prompt: str | None
-    seed: int
     is_prior: bool = False
     mask: Stored | str | None = None
     control: Stored | None = None
@@ -63,76 +62,45 @@ class Sample:
         return pixels
 
 
-class Inputs(Mapping[str, Any]):
-    """The inputs of a batch by name. Pictures are read when their input is first looked up."""
-
-    def __init__(self, samples: Sequence[Sample]) -> None:
-        self._samples = samples
-        self._read: dict[str, Any] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in self._read:
-            self._read[name] = self._made(name)
-        return self._read[name]
-
-    def __iter__(self) -> Iterator[str]:
-        first = self._samples[0]
-        return iter((*first.readers, *first.values))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._samples[0].readers or name in self._samples[0].values
-
-    def _made(self, name: str) -> Any:
-        if name in self._samples[0].readers:
-            return torch.cat([sample.read(name) for sample in self._samples])
-        values = tuple(sample.values[name] for sample in self._samples)
-        return torch.tensor(values) if name == "is_prior" else values
-
-
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one size, which one process computes at once.
+    """Samples of one size. Their pictures are read by `load`.
 
     Args:
         samples: one for each row.
-        number: of the batch among those of its process in the epoch.
-        step: the number of its optimizer step in the epoch.
-        ends_step: whether it is the last batch of its step.
-        weight: its rows divided by all rows of the step, of all processes. 0 for a batch that another process has, and
-            that is computed for the sake of taking part alone.
+        inputs: the names of the values that `load` makes.
     """
 
     samples: tuple[Sample, ...]
-    number: int
-    step: int
-    ends_step: bool
-    weight: float
-    inputs: Inputs = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "inputs", Inputs(self.samples))
-
-    @property
-    def rows(self) -> int:
-        """The number of samples."""
-        return len(self.samples)
+    inputs: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the pictures."""
+        """The names of the pictures, one for each row."""
         return tuple(sample.name for sample in self.samples)
 
     @property
-    def seeds(self) -> tuple[int, ...]:
-        """A seed for each row."""
-        return tuple(sample.seed for sample in self.samples)
+    def places(self) -> tuple[int, ...]:
+        """The numbers of the samples in the epoch, one for each row. No other row of the epoch has the same."""
+        return tuple(sample.index for sample in self.samples)
 
-    def read(self, names: Collection[str]) -> "Batch":
-        """Read those of the inputs that the data has, and return the batch."""
-        for name in names:
-            if name in self.inputs:
-                self.inputs[name]
-        return self
+    def load(self) -> dict[str, Any]:
+        """The inputs of a recipe for these rows, by name. Pictures are read in threads.
+
+        `pixels`, `control_image` (rows, 3, height, width) and `mask` (rows, 1, height, width), from 0 to 1; `prompt`, a
+        text for each row; `original_size`, `crops_coords_top_left` and `target_size`, a pair (rows, columns) for each
+        row; `is_prior` (rows,).
+
+        Raises:
+            PictureError: a picture that can no longer be read.
+        """
+        return {name: self._value(name) for name in self.inputs}
+
+    def _value(self, name: str) -> Any:
+        if name not in self.samples[0].readers:
+            values = tuple(sample.values[name] for sample in self.samples)
+            return torch.tensor(values) if name == "is_prior" else values
+        if len(self.samples) == 1:
+            return self.samples[0].read(name)
+        with ThreadPoolExecutor(min(len(self.samples), 8), "sfumato-pictures") as pool:
+            return torch.cat(list(pool.map(partial(Sample.read, name=name), self.samples)))

@@ -8,6 +8,7 @@ from math import ceil
 from PIL import Image
 
 from ....blocks.image.place import Pair, Stored
+from ....graph import ConfigError, Graph
 from .batches import Batches
 from .buckets import Buckets, Crop, place
 from .captions import Captions
@@ -75,18 +76,33 @@ class TrainingData:
             counts[size] = counts.get(size, 0) + 1
         return counts
 
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The values that its batches can make, by their names as inputs of a recipe."""
+        sample = self.sample((0, 0, 0), 0, 0)
+        return (*sample.readers, *sample.values)
+
     def batches(
-        self,
-        batch_size: int = 1,
-        *,
-        accumulation: int = 1,
-        processes: int = 1,
-        process: int = 0,
-        seed: int = 0,
-        shuffle: bool = True,
+        self, batch_size: int = 1, *, recipe: Graph | None = None, seed: int = 0, shuffle: bool = True
     ) -> Batches:
-        """The batches of one process, epoch by epoch; see `Batches`."""
-        return Batches(self, batch_size, accumulation, processes, process, seed, shuffle)
+        """The batches of all epochs.
+
+        Args:
+            batch_size: the most rows of a batch.
+            recipe: the graph whose inputs the batches make; None makes all that the data has.
+            seed: of the order, and of all that is drawn for a sample.
+            shuffle: off, samples keep their order.
+
+        Raises:
+            ConfigError: a batch size below 1, or an input of the recipe that the data lacks.
+        """
+        inputs = self.inputs
+        if recipe is not None:
+            needed = {name for name, port in recipe.inputs.items() if port.required} - {"random"}
+            if lacking := sorted(needed - set(inputs)):
+                raise ConfigError("\n  ".join(["The data lacks inputs of the recipe.", *map(_advice, lacking)]))
+            inputs = tuple(name for name in inputs if name in recipe.inputs)
+        return Batches(self, batch_size, inputs, seed, shuffle)
 
     def uses(self, seed: int, epoch: int) -> list[Use]:
         """All uses of pictures in an epoch, in the order of the sources."""
@@ -120,7 +136,6 @@ class TrainingData:
             size=own,
             placement=place(own, part.sizes[i], self.layout.crop, self.layout.flip, draws),
             prompt=prompt,
-            seed=draws.at("noise").bits() >> 1,  # torch takes seeds of 63 bits everywhere
             is_prior=part.source.is_prior,
             mask=self._mask(record) if self.has_masks else None,
             control=record.control,
@@ -136,3 +151,14 @@ class TrainingData:
         number, record, turn = use
         before = [0, *accumulate(len(part.records) * ceil(part.repeats) + len(part.records) for part in self.parts)]
         return before[number] + turn * len(self.parts[number].records) + record
+
+
+_ADVICE = {
+    "prompt": "No picture has a caption. Put a .txt file beside each, or set prompt= of the Source.",
+    "mask": "No picture has a mask. Set masks= of the Source, or alpha_mask=True.",
+    "control_image": "No picture has a control picture. Set controls= of the Source.",
+}
+
+
+def _advice(name: str) -> str:
+    return f"{name}  {_ADVICE.get(name, 'Training data has no such value. Bind it, or make it in the recipe.')}"

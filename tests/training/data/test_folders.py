@@ -31,8 +31,8 @@ def test_a_caption_is_in_the_text_file_beside_its_picture(tmp_path: Path):
     data = load_data(tmp_path, size=8)
     assert prompts(data) == {"fox.png": "a fox", "more/owl.jpg": "an owl, at night"}
     batch = next(b for b in data.batches().epoch(0) if b.names == ("fox.png",))
-    assert torch.equal(batch.inputs["pixels"], torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 8, 8))
-    assert batch.inputs["prompt"] == ("a fox",) and set(batch.inputs) == {
+    assert torch.equal(batch.load()["pixels"], torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1).expand(1, 3, 8, 8))
+    assert batch.load()["prompt"] == ("a fox",) and set(batch.load()) == {
         "pixels", "prompt", "original_size", "crops_coords_top_left", "target_size", "is_prior",
     }  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_pictures_without_captions_have_that_of_the_source(tmp_path: Path):
 
 def test_pictures_without_any_caption_make_no_prompt(tmp_path: Path):
     save(tmp_path / "a.png")
-    assert "prompt" not in load_data(tmp_path).batches().epoch(0)[0].inputs
+    assert "prompt" not in load_data(tmp_path).inputs
 
 
 def test_orientation_tags_are_read_as_in_inference(tmp_path: Path):
@@ -70,8 +70,8 @@ def test_orientation_tags_are_read_as_in_inference(tmp_path: Path):
     picture.save(tmp_path / "a.png", exif=exif)
     data = load_data(tmp_path, size=(8, 4))
     (batch,) = data.batches().epoch(0)
-    assert batch.inputs["original_size"] == ((8, 4),)
-    top, bottom = batch.inputs["pixels"][0, :, 0, 0], batch.inputs["pixels"][0, :, -1, 0]
+    assert batch.load()["original_size"] == ((8, 4),)
+    top, bottom = batch.load()["pixels"][0, :, 0, 0], batch.load()["pixels"][0, :, -1, 0]
     assert (top.tolist(), bottom.tolist()) == ([0, 0, 1], [1, 0, 0])
 
 
@@ -80,9 +80,9 @@ def test_sdxl_sizes_are_those_of_each_row(tmp_path: Path):
     save(tmp_path / "a.png", size=(40, 20))
     save(tmp_path / "b.png", size=(16, 16))
     (batch,) = load_data(tmp_path, size=(8, 8)).batches(2, shuffle=False).epoch(0)
-    assert batch.inputs["original_size"] == ((20, 40), (16, 16))
-    assert batch.inputs["crops_coords_top_left"] == ((0, 4), (0, 0))
-    assert batch.inputs["target_size"] == ((8, 8), (8, 8))
+    assert batch.load()["original_size"] == ((20, 40), (16, 16))
+    assert batch.load()["crops_coords_top_left"] == ((0, 4), (0, 0))
+    assert batch.load()["target_size"] == ((8, 8), (8, 8))
 
 
 def test_a_random_crop_is_where_its_numbers_say(tmp_path: Path):
@@ -93,8 +93,8 @@ def test_a_random_crop_is_where_its_numbers_say(tmp_path: Path):
     seen = set[tuple[int, bool]]()
     for epoch in range(12):
         (batch,) = batches.epoch(epoch)
-        ((top, left),) = batch.inputs["crops_coords_top_left"]
-        row = (batch.inputs["pixels"][0, 0, 0] * 255).round().int().tolist()
+        ((top, left),) = batch.load()["crops_coords_top_left"]
+        row = (batch.load()["pixels"][0, 0, 0] * 255).round().int().tolist()
         mirrored = batch.samples[0].placement.mirrored  # the left edge of a crop is that of the mirrored picture
         assert top == 0 and row == [31 - left - i if mirrored else left + i for i in range(8)]
         seen.add((left, mirrored))
@@ -136,7 +136,7 @@ def test_a_setting_out_of_its_range_is_refused(wrong: Callable[[], object], text
 # ------------------------------------------------------------------------------------------------ captions
 def captions_over_epochs(captions: Captions, caption: str, epochs: int = 40) -> list[str]:
     batches = load_data([{"image": Image.new("L", (1, 1)), "text": caption}], size=1, captions=captions).batches()
-    return [batches.epoch(e)[0].inputs["prompt"][0] for e in range(epochs)]
+    return [batches.epoch(e)[0].load()["prompt"][0] for e in range(epochs)]
 
 
 def test_captions_are_dropped_in_their_share():
@@ -180,14 +180,14 @@ def test_masks_are_beside_pictures_in_a_folder_or_in_alpha(tmp_path: Path):
     wanted = (torch.arange(8) < 4).float().expand(1, 1, 8, 8)
     for data in (beside, folder, alpha):
         (batch,) = data.batches().epoch(0)
-        assert torch.equal(batch.inputs["mask"], wanted)
-    assert alpha.batches().epoch(0)[0].inputs["pixels"][0, :, 0].T.tolist() == [[1, 0, 0]] * 4 + [[1, 1, 1]] * 4
+        assert torch.equal(batch.load()["mask"], wanted)
+    assert alpha.batches().epoch(0)[0].load()["pixels"][0, :, 0].T.tolist() == [[1, 0, 0]] * 4 + [[1, 1, 1]] * 4
 
 
 def test_a_picture_without_a_mask_counts_whole_where_others_have_one():
     rows = [{"image": Image.new("RGB", (4, 4)), "mask": m} for m in (Image.new("L", (4, 4), 0), None)]
     (batch,) = load_data(rows, size=4).batches(2, shuffle=False).epoch(0)
-    assert batch.inputs["mask"].flatten(1).mean(1).tolist() == [0, 1]
+    assert batch.load()["mask"].flatten(1).mean(1).tolist() == [0, 1]
 
 
 def test_masks_and_control_pictures_are_placed_as_their_picture():
@@ -196,7 +196,7 @@ def test_masks_and_control_pictures_are_placed_as_their_picture():
     rows = [{"image": ramp, "mask": ramp.convert("L"), "control_image": ramp}]
     batches = load_data(rows, size=8, crop="random", flip=0.5).batches()
     for epoch in range(6):
-        inputs = batches.epoch(epoch)[0].inputs
+        inputs = batches.epoch(epoch)[0].load()
         assert torch.equal(inputs["pixels"], inputs["control_image"])
         assert torch.equal(inputs["pixels"][:, :1], inputs["mask"])
 
@@ -212,7 +212,6 @@ def test_repeats_weights_and_priors(tmp_path: Path):
     def counts(*sources: Source) -> list[int]:
         samples = [s for b in load_data(sources, size=8).batches().epoch(0) for s in b.samples]
         assert len({s.index for s in samples}) == len(samples)
-        assert len({s.seed for s in samples}) == len(samples)
         return [sum(s.is_prior is prior for s in samples) for prior in (False, True)]
 
     assert counts(dog, other) == [2, 6]
@@ -220,8 +219,8 @@ def test_repeats_weights_and_priors(tmp_path: Path):
     assert counts(dog, Source(other.data, prompt="a dog", is_prior=True, repeats=0.5)) == [2, 3]
     assert counts(Source(dog.data, "sks", weight=1), Source(other.data, "a dog", weight=1, is_prior=True)) == [6, 6]
     (batch,) = load_data([dog, other], size=8).batches(8, shuffle=False).epoch(0)
-    assert batch.inputs["is_prior"].tolist() == [False] * 2 + [True] * 6
-    assert batch.inputs["prompt"] == ("sks",) * 2 + ("a dog",) * 6
+    assert batch.load()["is_prior"].tolist() == [False] * 2 + [True] * 6
+    assert batch.load()["prompt"] == ("sks",) * 2 + ("a dog",) * 6
 
 
 # ------------------------------------------------------------------------------------------------ what is wrong
@@ -321,7 +320,7 @@ def test_a_picture_that_is_gone_later_is_an_error(tmp_path: Path):
     epoch = load_data(tmp_path, size=8).batches().epoch(0)
     file.unlink()
     with pytest.raises(PictureError, match=r"a\.png: cannot be read"):
-        list(epoch.load())
+        epoch[0].load()
 
 
 def test_a_background_needs_to_be_a_colour():

@@ -1,59 +1,38 @@
-"""The order of an epoch: a function of the seed and the epoch, whatever the batches, processes and threads."""
+"""The order of an epoch: a function of the seed and the epoch, whatever the size of batches and the threads."""
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-from hypothesis import given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sfumato.graph import ConfigError
 from sfumato.presets.training.data import Buckets, Captions, TrainingData, load_data
 from sfumato.presets.training.data.draws import Draws
-from sfumato.presets.training.data.order import plan, rounds, steps_of
+from sfumato.presets.training.data.order import batches_of, rounds
 from sfumato.presets.training.data.samples import Batch
 
 SIZES = st.lists(st.sampled_from([(64, 64), (32, 128), (128, 32), (48, 80)]), max_size=60)
-COUNTS = st.integers(1, 4)
 SEEDS = st.integers(0, 2**63)
 
 
-@given(SIZES, COUNTS, COUNTS, COUNTS, SEEDS)
-def test_buckets_use_each_sample_exactly_once_an_epoch(
-    sizes: list[tuple[int, int]], batch: int, accumulation: int, processes: int, seed: int
-):
-    each = [plan(sizes, batch, accumulation, processes, p, Draws((seed,))) for p in range(processes)]
-    counted = [b for planned in each for b in planned if b.weight]
-    assert Counter(i for b in counted for i in b.samples) == Counter(range(len(sizes)))
-    assert all(1 <= len(b.samples) <= batch and len({sizes[i] for i in b.samples}) == 1 for b in counted)
-    assert len({len(planned) for planned in each}) == 1  # all processes take part in each turn
-    for planned in zip(*each, strict=True):
-        assert len({(b.step, b.ends_step) for b in planned}) == 1
-    steps = [b.step for b in each[0] if b.ends_step]
-    assert steps == list(range(len(steps)))
-    weights = Counter[int]()
-    for b in counted:
-        weights[b.step] += b.weight  # pyright: ignore[reportArgumentType]  floats in a Counter
-    assert all(abs(weight - 1) < 1e-9 for weight in weights.values())
+@given(SIZES, st.integers(1, 8), SEEDS)
+def test_buckets_use_each_sample_exactly_once_an_epoch(sizes: list[tuple[int, int]], rows: int, seed: int):
+    batches = batches_of(sizes, rows, Draws((seed,)))
+    assert sorted(i for batch in batches for i in batch) == list(range(len(sizes)))
+    assert all(len({sizes[i] for i in batch}) == 1 <= len(batch) <= rows for batch in batches)
+    short = [sizes[batch[0]] for batch in batches if len(batch) < rows]
+    assert len(short) == len(set(short))  # at most one batch of a size is not full
 
 
-@given(SIZES, st.sampled_from([(1, 8), (8, 1), (2, 4), (4, 2)]), SEEDS)
-def test_the_samples_of_a_step_do_not_depend_on_how_it_is_divided(
-    sizes: list[tuple[int, int]], parts: tuple[int, int], seed: int
-):
-    draws, (batch, more) = Draws((seed,)), parts
-    whole = [set(step) for step in steps_of(sizes, 8, draws)]
-    for accumulation, processes in ((more, 1), (1, more)):
-        found: dict[int, set[int]] = {}
-        for process in range(processes):
-            for b in plan(sizes, batch, accumulation, processes, process, draws):
-                found.setdefault(b.step, set()).update(b.samples)
-        assert [found[step] for step in range(len(found))] == whole
-
-
-@given(SIZES, st.integers(1, 12))
-def test_steps_are_full_but_for_one(sizes: list[tuple[int, int]], rows: int):
-    lengths = sorted(map(len, steps_of(sizes, rows, Draws((0,)))), reverse=True)
-    assert all(length == rows for length in lengths[:-1])
+@given(st.integers(0, 40), st.integers(1, 4), st.integers(1, 4), SEEDS)
+def test_batches_one_after_another_are_one_larger_batch(count: int, rows: int, more: int, seed: int):
+    small = batches_of([0] * count, rows, Draws((seed,)))
+    joined = [tuple(i for batch in small[k : k + more] for i in batch) for k in range(0, len(small), more)]
+    assert joined == batches_of([0] * count, rows * more, Draws((seed,)))
 
 
 @given(st.integers(1, 30), st.sampled_from([0.1, 0.5, 1.0, 1.7, 2.0, 3.0]), st.integers(0, 9), SEEDS)
@@ -83,56 +62,48 @@ def data(count: int = 14) -> TrainingData:
     return load_data(rows(count), size=Buckets(32, step=8), crop="random", flip=0.5, captions=captions)
 
 
-def chosen(pictures: TrainingData, epoch: int, batch: int = 1, more: int = 1, processes: int = 1) -> dict[str, object]:
-    """All that an epoch chose at random about each picture, by name. more: batches of a step."""
-    made = [
-        pictures.batches(batch, accumulation=more, processes=processes, process=p, seed=5).epoch(epoch)
-        for p in range(processes)
-    ]
-    return {s.name: (s.index, s.placement, s.prompt, s.seed) for e in made for b in e for s in b.samples}
+def chosen(pictures: TrainingData, epoch: int, batch_size: int = 1, seed: int = 5) -> dict[str, object]:
+    """All that an epoch chose at random about each picture, by name."""
+    made = pictures.batches(batch_size, seed=seed).epoch(epoch)
+    return {s.name: (s.index, s.placement, s.prompt) for batch in made for s in batch.samples}
 
 
-@settings(max_examples=20)
-@given(st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.integers(0, 3))
-def test_what_is_chosen_for_a_picture_does_not_depend_on_its_batch(
-    batch_size: int, accumulation: int, processes: int, epoch: int
-):
-    pictures = data(9)
-    assert chosen(pictures, epoch, batch_size, accumulation, processes) == chosen(pictures, epoch)
+def test_what_is_chosen_for_a_picture_does_not_depend_on_its_batch():
+    pictures = data()
+    for epoch in range(3):
+        assert all(chosen(pictures, epoch, size) == chosen(pictures, epoch) for size in range(2, 6))
 
 
-def test_epochs_differ_and_repeat():
+def test_epochs_and_seeds_differ_and_repeat():
     pictures = data()
     first, second = chosen(pictures, 0), chosen(pictures, 1)
     assert first != second and first.keys() == second.keys()
-    assert chosen(pictures, 1) == second
+    assert chosen(pictures, 1) == second != chosen(pictures, 1, seed=6)
 
 
 def summary(batches: Sequence[Batch]) -> list[object]:
-    return [(b.number, b.names, b.inputs["pixels"].tolist(), b.inputs["prompt"]) for b in batches]
+    return [(b.names, b.places, loaded["pixels"].tolist(), loaded["prompt"]) for b in batches for loaded in [b.load()]]
 
 
-def test_a_resume_goes_on_in_the_middle_of_an_epoch_whatever_the_number_of_threads():
-    epoch = data().batches(3, seed=2).epoch(1)
-    whole = summary(list(epoch.load(workers=0)))
-    for workers in (0, 1, 3):
-        assert summary(list(epoch.load(2, workers=workers, inputs=("pixels", "prompt")))) == whole[2:]
-    assert summary([epoch[2]]) == whole[2:3] and summary(epoch[-1:]) == whole[-1:]
+def test_a_resume_goes_on_in_the_middle_of_an_epoch():
+    whole = summary(data().batches(3, seed=2).epoch(1))
+    again = data().batches(3, seed=2).epoch(1)
+    assert summary(again[2:]) == whole[2:] and summary([again[-1]]) == whole[-1:]
+
+
+def test_batches_that_threads_load_in_any_order_are_the_same():
+    epoch = data().batches(3, seed=2).epoch(0)
+    with ThreadPoolExecutor(4) as pool:
+        loaded = list(pool.map(summary, [[batch] for batch in reversed(epoch)]))
+    assert loaded[::-1] == [summary([batch]) for batch in epoch]
 
 
 def test_without_shuffling_pictures_keep_their_order():
     epoch = load_data(rows(7), size=8).batches(3, shuffle=False).epoch(0)
-    assert [b.names for b in epoch] == [("0", "1", "2"), ("3", "4", "5"), ("6",)] and epoch.steps == 3
+    assert [b.names for b in epoch] == [("0", "1", "2"), ("3", "4", "5"), ("6",)] and epoch.number == 0
 
 
-def test_a_process_without_samples_takes_part_with_weight_0():
-    made = [load_data(rows(5), size=8).batches(2, processes=2, process=p).epoch(0) for p in range(2)]
-    weights = [[batch.weight for batch in epoch] for epoch in made]
-    assert weights == [[1.0, 0.5], [0.0, 0.5]] and len({epoch.steps for epoch in made}) == 1
-
-
-def test_seeds_are_those_of_the_sample():
-    by_name = {s.name: s.seed for b in data().batches(1, seed=1).epoch(0) for s in b.samples}
-    again = {s.name: s.seed for b in data().batches(4, seed=1).epoch(0) for s in b.samples}
-    assert by_name == again and len(set(by_name.values())) == 14
-    assert all(0 <= seed < 2**63 for seed in by_name.values())
+@pytest.mark.parametrize(("size", "epoch", "text"), [(0, 0, "batch_size: needs 1"), (1, -1, "epoch: needs 0 or more")])
+def test_numbers_out_of_range_are_refused(size: int, epoch: int, text: str):
+    with pytest.raises(ConfigError, match=text):
+        data().batches(size).epoch(epoch)
