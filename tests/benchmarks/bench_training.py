@@ -1,6 +1,6 @@
 """Time a training step of a LoRA, and its peak of memory, beside a plain loop over diffusers' modules and peft.
 
-Both do the whole work of a step: encode pictures and prompts, draw noise and timesteps, predict, and step the optimizer.
+Both do all of a step: encode pictures and prompts, draw noise and timesteps, predict, and step the optimizer.
 """
 
 import argparse
