@@ -3,7 +3,6 @@
 Names in it come from files too. Each is escaped for the language in which it is used: YAML, Markdown, Python, a shell.
 """
 
-import re
 import shlex
 from collections.abc import Collection, Mapping
 from keyword import iskeyword
@@ -13,10 +12,10 @@ from ..components.spec import ComponentSpec
 from ..graph import Graph
 from ..graph.typing import type_text
 from ..registry import printable
+from .markdown import code_span, plain, table
 
 DRAWING = "graph.svg"
 _TAGS = {"text2image": "text-to-image", "image2image": "image-to-image", "inpaint": "image-to-image"}
-_MARKDOWN = re.compile(r"[\\`*\[\]<>&#|~$!]|(?<![^\W_])_|_(?![^\W_])")
 
 
 def card(
@@ -29,26 +28,32 @@ def card(
     """A README.md with the front matter that the Hub reads. `name` is what `sf.load` takes, `code` are the files of its
     blocks."""
     family, task = graph.preset or (None, None)
-    what = f"The task {_plain(task)} of the family {_plain(family)}" if family and task else "A graph of its own"
+    what = f"The task {plain(task)} of the family {plain(family)}" if family and task else "A graph of its own"
     inputs = [
-        (_code(port), _code(type_text(made.type)), "required" if made.required else _code(repr(made.default)))
+        (
+            code_span(port),
+            code_span(type_text(made.type)),
+            "required" if made.required else code_span(repr(made.default)),
+        )
         for port, made in graph.inputs.items()
     ]
-    parts = [(_code(n), _code(spec.type_hint[1] if spec.type_hint else ""), _note(spec)) for n, spec in specs.items()]
-    outputs = [(_code(port), _code(type_text(made.type))) for port, made in graph.outputs.items()]
-    files = ", ".join(f"[{_code(file)}]({quote(printable(file))})" for file in code)
-    slots = ", ".join(map(_code, graph.slots))
+    parts = [
+        (code_span(n), code_span(spec.type_hint[1] if spec.type_hint else ""), _note(spec)) for n, spec in specs.items()
+    ]
+    outputs = [(code_span(port), code_span(type_text(made.type))) for port, made in graph.outputs.items()]
+    files = ", ".join(f"[{code_span(file)}]({quote(printable(file))})" for file in code)
+    slots = ", ".join(map(code_span, graph.slots))
     lines = [
-        "---", _front(family, task, license), "---", "", f"# {_plain(name.rpartition('/')[2])}", "",
+        "---", _front(family, task, license), "---", "", f"# {plain(name.rpartition('/')[2])}", "",
         f"{what}, as a graph of typed blocks.", "",
         "## Run it", "", "```python", *_sample(graph, name, trusted=bool(code)), "```", "",
         *([f"It brings code of its own, which runs on your machine. Read it first: {files}.", ""] if code else
-          ["On a command line: " + _code(f"sfumato run '…' --model {shlex.quote(printable(name))}") + ".", ""]),
-        "## What it takes", "", *_table(("input", "type", "default"), inputs), "",
+          ["On a command line: " + code_span(f"sfumato run '…' --model {shlex.quote(printable(name))}") + ".", ""]),
+        "## What it takes", "", *table(("input", "type", "default"), inputs), "",
         *([f"A call may also swap {slots} and any component below.", ""] if slots else []),
-        "## What it gives", "", *_table(("output", "type"), outputs), "",
+        "## What it gives", "", *table(("output", "type"), outputs), "",
         "## The graph", "", f"![The graph]({DRAWING})", "",
-        "## What it is made of", "", *_table(("component", "class", "files"), parts), "",
+        "## What it is made of", "", *table(("component", "class", "files"), parts), "",
     ]  # fmt: skip
     return "\n".join(lines)
 
@@ -89,27 +94,4 @@ def _literal(text: str) -> str:
 
 def _note(spec: ComponentSpec) -> str:
     shown = ", ".join(part for part in (spec.subfolder, spec.variant, spec.dtype) if part)
-    return _code(shown) if shown else ""
-
-
-# ------------------------------------------------------------------------------------------------ markdown
-def _plain(text: str) -> str:
-    """Text in a line of Markdown, with its marks escaped."""
-    return _MARKDOWN.sub(r"\\\g<0>", printable(text))
-
-
-def _code(text: str) -> str:
-    """A code span. Its fence is longer than any row of backticks inside (CommonMark 0.31, section 6.1)."""
-    shown = printable(text) or " "
-    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    pad = " " if shown.startswith("`") or shown.endswith("`") else ""
-    return f"{fence}{pad}{shown}{pad}{fence}"
-
-
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    return [_line(head), _line(("---",) * len(head)), *map(_line, rows)]
-
-
-def _line(cells: tuple[str, ...]) -> str:
-    escaped = (cell.replace("|", "\\|") for cell in cells)
-    return f"| {' | '.join(escaped)} |"
+    return code_span(shown) if shown else ""
