@@ -5,7 +5,7 @@ import sys
 import sysconfig
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,12 +104,10 @@ def _source_of(root: Path, entry: str, changed: int) -> Source:
 @cache
 def _is_installed(top: str, file: str) -> bool:
     """Whether a module belongs to the standard library or to a package that pip knows, editable ones included."""
-    from importlib.metadata import packages_distributions
-
     if top in sys.stdlib_module_names:
         return True
     folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    return any(Path(file).is_relative_to(folder) for folder in folders) or top in packages_distributions()
+    return any(Path(file).is_relative_to(folder) for folder in folders) or top in _packages()
 
 
 @cache
@@ -121,15 +119,29 @@ def _is_local(top: str) -> bool:
     return file is not None and not _is_installed(top, file)
 
 
+def _packages() -> Mapping[str, list[str]]:
+    """The packages that pip knows, by the modules that they install."""
+    folders = [Path(entry or ".") for entry in sys.path]
+    return _packages_in(tuple((str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()))
+
+
+@lru_cache(1)
+def _packages_in(folders: tuple[tuple[str, int], ...]) -> Mapping[str, list[str]]:
+    """Read once while no package is installed or removed: it takes a second where there are two hundred."""
+    from importlib.metadata import packages_distributions
+
+    return packages_distributions()
+
+
 def _requirements(source: Source) -> dict[str, str]:
     """The packages that the files import and sfumato does not require, in any version."""
-    from importlib.metadata import packages_distributions, requires
+    from importlib.metadata import requires
 
     tops = {name.partition(".")[0] for imports in source.imports.values() for name in imports.outside}
     tops -= {*sys.stdlib_module_names, "sfumato"}
     if not tops:
         return {}
-    known = packages_distributions()
+    known = _packages()
     ours = {_distribution(line) for line in requires("sfumato") or () if "extra ==" not in line}
     found = {known[top][0] for top in sorted(tops) if top in known}
     return {name: "" for name in sorted(found) if _distribution(name) not in ours}

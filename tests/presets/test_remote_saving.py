@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +113,26 @@ def test_what_was_saved_before_is_written_over(module: Own, tmp_path: Path) -> N
     put(tmp_path / "other", {"acme_flip.py": DIM}, "acme_flip.Flip")
     trusted(tmp_path / "other").save(tmp_path / "mine")
     assert (tmp_path / "mine/acme_flip.py").read_text() == DIM
+
+
+def test_the_installed_packages_are_read_once_until_one_is_installed(
+    module: Own, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading them takes a second where there are hundreds."""
+    reads: list[Path] = []
+
+    def read() -> dict[str, list[str]]:
+        reads.append(tmp_path)
+        return {"numpy": ["numpy"], "torch": ["torch"]}
+
+    monkeypatch.setattr("importlib.metadata.packages_distributions", read)
+    monkeypatch.syspath_prepend(site := tmp_path / "site")
+    site.mkdir()
+    acme = module("acme_flip", f"import torch\n{FLIP}")
+    for name in ("one", "two"):
+        sf.Graph(flip=acme.Flip()).save(tmp_path / name)
+    assert len(reads) == 1
+    (site / "fresh.dist-info").mkdir()
+    os.utime(site, (0, 0))  # the clock of a file system may be coarse
+    sf.Graph(flip=acme.Flip()).save(tmp_path / "three")
+    assert len(reads) == 2
