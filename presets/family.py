@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Protocol, Self
 
 from ..graph import ConfigError, Graph
@@ -33,6 +34,12 @@ class Settings(Protocol):
     def unknown_keys(self, keys: Mapping[str, Any]) -> Mapping[str, str]:
         """Those of the plain keys that the family does not know, each with a text."""
         ...
+
+
+@lru_cache(maxsize=64)
+def _made(task: Callable[..., Graph], settings: Settings) -> Graph:
+    """The graph of a task, which is one object for equal settings: graphs do not change."""
+    return task(settings)
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ class Family:
         settings = self.settings().read(components).with_index(index)
         if why := settings.unserved(task):
             raise ConfigError(f"The task {task!r}: {why}")
-        graph = self.tasks[task](settings)
+        graph = _made(self.tasks[task], settings)
         return self.attach(graph, components).as_preset(self.name, task)
 
     def unserved(self, task: str, components: Mapping[str, Any]) -> str:

@@ -74,3 +74,10 @@ def test_an_unknown_pipeline_says_what_is_near(a_folder: Path, reconfigure: Reco
         sf.load(a_folder)
     assert sf.load(a_folder, graph=sf.load("sd")).bindings.keys() >= {"unet", "vae"}
     assert sf.presets()[0] == "emoji"
+
+
+def test_a_graph_is_made_once_for_equal_settings(emoji: sf.Graph) -> None:
+    """Making one takes longer than reading an index. Other settings make another one."""
+    again, other = sf.load("emoji"), sf.load("sd")
+    assert again["noise"] is emoji["noise"] and other["noise"] != emoji["noise"]
+    assert again.task("inpaint")["begin"] is emoji.task("inpaint")["begin"]
