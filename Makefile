@@ -19,7 +19,7 @@ demo: $(VENV)/.run  ## set up, then draw a picture with the embedded model, offl
 	HF_HUB_OFFLINE=1 $(BIN)/sfumato run "a red apple" --seed 7 -o apple.png
 
 test: $(VENV)/.dev  ## set up, then run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) -q  # a thread a worker: more would only wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal -q  # a thread a worker: more would only wait for each other
 
 check: $(VENV)/.dev  ## what CI runs: ruff, pyright strict, import-linter, the tests
 	$(BIN)/ruff check .
