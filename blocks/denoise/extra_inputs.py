@@ -27,7 +27,7 @@ class AddReferenceImage(Block):
 
         def extended(passes: Sequence[Pass]) -> Sequence[Tensor]:
             more = references.on(passes[0].latents.device)
-            return predict([replace(p, references=(*p.references, *more)) for p in passes])
+            return predict([replace(p, references=(*p.references, *map(p.rows_of, more))) for p in passes])
 
         return Extended(extended)
 
@@ -66,7 +66,7 @@ def _with_channels(predict: PredictFunction, *channels: Tensor) -> PredictFuncti
 
     def extended(passes: Sequence[Pass]) -> Sequence[Tensor]:
         more = added.on(passes[0].latents.device)
-        return predict([replace(p, channels=(*p.channels, *more)) for p in passes])
+        return predict([replace(p, channels=(*p.channels, *map(p.rows_of, more))) for p in passes])
 
     return extended
 

@@ -27,7 +27,7 @@ class PredictRows(Block):
         self, predict: Predict, noisy_latents: Latents, row_steps: RowSteps, positive: Conditioning
     ) -> Predicted:
         passes = [
-            Pass(noisy_latents[i : i + 1], step, positive[i : i + 1] if positive.rows > 1 else positive)
+            Pass(noisy_latents[i : i + 1], step, positive[i : i + 1] if positive.rows > 1 else positive, row=i)
             for i, step in enumerate(row_steps)
         ]
         return Predicted(torch.cat(list(predict(passes))))

@@ -4,7 +4,7 @@ The nodes that encode the prompt and those that make the denoiser a function are
 them encode pictures, add noise at drawn timesteps, and compare the prediction with its target.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from ...blocks.text.rows import ExpandRows
 from ...blocks.train.encode import EncodePosterior, SamplePosterior
@@ -17,6 +17,7 @@ from ...graph import Block, ConfigError, Graph, Loop, named
 from ...graph.paths import without_names
 from ...graph.structure import Structure
 from ...graph.wiring import INPUTS
+from .pictures import PICTURES, nodes_of_pictures
 
 LOOP, GUIDER = "denoise", "guider"
 """The names that all presets give to the loop over the steps, and to the guider in it."""
@@ -26,7 +27,9 @@ OUTPUTS = "loss", "losses", "random"
 def recipe(preset: Graph) -> Graph:
     """The graph of a training step for the denoiser of a preset, bound to the preset's components.
 
-    Inputs: `pixels` (rows, 3, height, width) from 0 to 1, `random`, and those of the nodes that encode the prompt.
+    Inputs: `pixels` (rows, 3, height, width) from 0 to 1, `random`, and those of the nodes that encode the prompt. A
+    denoiser that reads pictures besides has inputs for them: `mask` (rows, 1, height, width), or `control_image` (rows,
+    3, height, width), which is the reference image of Flux Kontext too.
     Outputs: `loss` (), `losses` (rows,) and `random`. Replace a node to train otherwise:
     `recipe(pipe).replace("weight", WeightByMinSNR())`.
 
@@ -41,13 +44,16 @@ def recipe(preset: Graph) -> Graph:
         )
     denoiser = _makers_of_predict(loop.body)
     wanted = {e.input for e in loop.body.edges if e.taker in denoiser and e.giver == INPUTS} | {"positive"}
-    encoders = _before(preset, (e.giver for e in preset.edges if e.taker == LOOP and e.input in wanted))
+    if "latent_mask" in wanted:
+        wanted.add("rows")
+    encoders = _before(preset, _makers(preset, wanted.difference(PICTURES)))
     encode = {name: block for name, block in preset.nodes.items() if name in encoders}
     sized = next((i for i, block in enumerate(encode.values()) if "latents" in block.signature.inputs), len(encode))
     before: Mapping[str, Block] = {
         **dict([*encode.items()][:sized]),
         "posterior": EncodePosterior(),
         "sample": SamplePosterior(),
+        **nodes_of_pictures(wanted),
         "noise": DrawTrainingNoise(),
         **{name: _sized_by_noise(block) for name, block in [*encode.items()][sized:]},
         "schedule": MakeTrainingSchedule(),
@@ -58,6 +64,13 @@ def recipe(preset: Graph) -> Graph:
     after = {"predict_rows": PredictRows(), "weight": WeightEqually(), "loss": MeanSquaredError()}
     graph = Graph({**before, **denoiser, **after}, outputs=OUTPUTS)
     return graph.with_bindings({name: value for name, value in preset.bindings.items() if name in graph.components})
+
+
+def _makers(preset: Structure, names: Collection[str]) -> Iterable[str]:
+    """The nodes that make values which the loop reads, or others by their names."""
+    read = {e.input: e.giver for e in preset.edges if e.taker == LOOP}
+    made = {name: node for node, block in preset.nodes.items() for name in block.signature.outputs}
+    return [read.get(name, made.get(name, INPUTS)) for name in names]
 
 
 def _sized_by_noise(block: Block) -> Block:

@@ -43,6 +43,36 @@ def test_a_saved_recipe_gives_the_same_loss(
     assert torch.equal(loaded(**batch).losses, graph(**batch).losses)
 
 
+@pytest.mark.parametrize(
+    ("family", "model", "task", "needs"),
+    [
+        ("tiny", "sd", "text2image", ()),
+        ("tiny", "sd-inpainting", "inpaint", ("mask",)),
+        ("xl", "base", "text2image", ()),
+        ("flux", "fill", "fill", ("mask",)),
+        ("flux", "depth", "text2image", ("control_image",)),
+        ("flux", "kontext", "kontext", ("control_image",)),
+    ],
+)
+def test_the_loss_of_a_row_does_not_depend_on_the_others(
+    request: pytest.FixtureRequest, batch: dict[str, Any], family: str, model: str, task: str, needs: tuple[str, ...]
+) -> None:
+    """Each row has its own seed, and its own mask and control picture where the denoiser reads them."""
+    graph = recipe(request.getfixturevalue(family)(model, task))
+    assert set(needs) == {n for n, port in graph.inputs.items() if port.required} - {"pixels", "prompt", "random"}
+    mask = torch.zeros(2, 1, 32, 32)
+    mask[0, :, :16], mask[1, :, :, 8:] = 1, 1
+    pictures = {"mask": mask, "control_image": 1 - batch["pixels"]}
+    tensors = {"pixels": batch["pixels"], **{name: pictures[name] for name in needs}}
+    more = {"max_sequence_length": 24} if family == "flux" else {}
+
+    def losses(rows: slice) -> Tensor:
+        own = {name: t[rows] for name, t in tensors.items()}
+        return graph(**own, **more, prompt=batch["prompt"][rows], random=Random.seeded([5, 6][rows])).losses
+
+    torch.testing.assert_close(losses(slice(0, 2)), torch.cat([losses(slice(0, 1)), losses(slice(1, 2))]))
+
+
 def test_a_recipe_can_be_drawn(emoji: Graph) -> None:
     text, drawing = recipe(emoji).show(), recipe(emoji).show("mermaid")
     for name in ("positive", "posterior", "timesteps", "add_noise", "predict_rows", "loss"):
