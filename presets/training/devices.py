@@ -1,0 +1,62 @@
+"""The accelerator of a training: device, precision, processes and trackers, all of accelerate."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ...graph import ConfigError
+from ...registry import did_you_mean
+from .settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+LOGS = "logs"
+"""The folder of the trackers in the output folder."""
+
+
+def make_accelerator(settings: TrainingSettings, output: Path | None = None, device: str | None = None) -> "Accelerator":
+    """Make the accelerator that a training uses.
+
+    What `accelerate launch` and its config file set (processes, FSDP, DeepSpeed) holds, because accelerate reads it from
+    the environment.
+
+    Args:
+        settings: those of the training.
+        output: the folder for trackers; without one nothing is tracked.
+        device: the device where the settings have none, such as that of the preset.
+
+    Raises:
+        ConfigError: a precision that the device does not have, or trackers that are not installed.
+    """
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from torch import distributed
+
+    device = settings.device or device
+    # accelerate keeps one state in each process, and it refuses another precision or device in a second training.
+    AcceleratorState._reset_state(reset_partial_state=not (distributed.is_available() and distributed.is_initialized()))
+    try:
+        return Accelerator(
+            cpu=device is not None and device.startswith("cpu"),
+            mixed_precision=settings.mixed_precision,
+            log_with=(list(_trackers(settings)) or None) if output is not None else None,
+            project_dir=output,
+        )
+    except ValueError as error:
+        raise ConfigError(f"mixed_precision {settings.mixed_precision!r} or device {device!r}: {error}") from error
+
+
+def _trackers(settings: TrainingSettings) -> tuple[str, ...]:
+    """The names of the trackers. ConfigError for one that is unknown or not installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    available = [str(each) for each in get_available_trackers()]
+    if settings.trackers is None:
+        return ("tensorboard",) if "tensorboard" in available else ()
+    for name in settings.trackers:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ConfigError(f"trackers: {name!r} is unknown. {did_you_mean(name, map(str, LOGGER_TYPE_TO_CLASS))}")
+        if name not in available:
+            pip = '"sfumato[train]"' if name == "tensorboard" else name
+            raise ConfigError(f"trackers: needs the package {name}. Install it: pip install {pip}")
+    return settings.trackers

@@ -1,0 +1,25 @@
+"""Sample pictures during a training. The preset itself draws them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ...graph import Graph
+
+
+def draw_samples(pipe: Graph, calls: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """Draw the pictures of some calls, and save them.
+
+    Args:
+        pipe: the preset, with what has been trained attached.
+        calls: inputs of the preset.
+        folder: where to save `0-0.png`: the number of the call, and of its picture.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    files = list[Path]()
+    for number, call in enumerate(calls):
+        for index, picture in enumerate(pipe(**call).images):
+            file = folder / f"{number}-{index}.png"
+            picture.save(file)
+            files.append(file)
+    return files

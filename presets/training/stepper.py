@@ -1,0 +1,223 @@
+"""`Stepper`: adds the gradients of batches, and makes steps of the optimizer from them."""
+
+import time
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from math import inf, isfinite
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...components.random import Random
+from ...graph import Graph, NotFinite
+from ...registry import printable
+from .batches import Batch, Position, Turn
+from .checkpoint import moved
+from .draws import generator_states, kept_generators, row_seeds, seed_generators, set_generator_states
+from .ema import EMA, own_weights_after, weights_in
+from .events import StepFinished
+from .lr_schedules import make_lr_schedule
+from .module import RecipeModule
+from .optimizers import make_optimizer
+from .settings import TrainingSettings
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+@dataclass(frozen=True)
+class _Added:
+    """A batch of the present step whose gradient was added."""
+
+    names: list[str]
+    share: float
+    loss: Tensor
+    losses: Tensor
+    """Of each row, where the recipe has them; else the loss."""
+
+    @property
+    def broken(self) -> list[str]:
+        """The names of the rows whose loss is NaN or infinite."""
+        finite = self.losses.isfinite().expand(len(self.names)).tolist()
+        return [name for name, is_finite in zip(self.names, finite, strict=True) if self.share and not is_finite]
+
+
+class Stepper:
+    """What a training changes: weights, gradients, optimizer, moving average and random numbers, and its position.
+
+    Args:
+        recipe: the graph whose output is the loss.
+        trained: a module that is `Trainable`.
+        settings: those of the training.
+        accelerator: of accelerate.
+        steps: those of the whole training.
+    """
+
+    def __init__(
+        self, recipe: Graph, trained: Any, settings: TrainingSettings, accelerator: "Accelerator", steps: int
+    ) -> None:
+        self.trained, self._settings, self._accelerator = trained, settings, accelerator
+        groups = trained.groups()
+        optimizer = make_optimizer(settings.optimizer, groups, settings.learning_rate, settings.learning_rates)
+        self._rates = [(group["name"], group["lr"]) for group in optimizer.param_groups]
+        self._factor = make_lr_schedule(settings.lr_schedule, steps, settings.warmup)
+        sequential = settings.draws == "sequential"
+        self._random = Random.seeded([settings.seed + accelerator.process_index]) if sequential else None
+        module = RecipeModule(recipe, trained, carries_random=sequential)
+        self._module, self._optimizer = accelerator.prepare(module, optimizer)
+        self._parameters = [parameter for group in groups for parameter in group.parameters]
+        self._ema = EMA.of(settings.ema)
+        self._average = [p.detach().clone() for p in self._parameters] if self._ema else []
+        self.position = Position()
+        """How far the training is."""
+        self._added = list[_Added]()
+        self._began = 0.0
+        self._generators = dict[str, Any]()
+
+    @contextmanager
+    def training(self) -> Generator[None]:
+        """The state of this process in which steps are made: its generators, and the modes of modules."""
+        with kept_generators():
+            if self._generators:
+                set_generator_states(self._generators)
+            else:
+                seed_generators(self._settings.seed + self._accelerator.process_index)
+            self._set_mode(training=True)
+            yield
+
+    # ------------------------------------------------------------------------------------------------ steps
+    def add(self, turn: Turn, inputs: Mapping[str, Any]) -> None:  # Any: the inputs of the recipe
+        """Add the gradient of a batch. The gradient of a step is the mean over the rows of all its batches."""
+        if not self._added:
+            self._began = time.perf_counter()
+        random = self._random or self._row_random(turn.position.epoch, turn.batch)
+        self._accelerator.sync_gradients = turn.last
+        with nullcontext() if turn.last else self._accelerator.no_sync(self._module):
+            outputs = self._module(**moved(dict(inputs), self._accelerator.device), random=random)
+            # torch takes the mean over processes, and the mean over rows is needed.
+            self._accelerator.backward(outputs["loss"] * (turn.share * self._accelerator.num_processes))
+        if self._random is not None:
+            self._random = outputs["random"]
+        loss = outputs["loss"].detach()
+        self._added.append(_Added(list(turn.batch.names), turn.share, loss, outputs.get("losses", loss).detach()))
+        if not turn.last:
+            self.position = turn.after
+
+    def finish(self, turn: Turn) -> StepFinished:
+        """Make the step after its last batch.
+
+        Raises:
+            NotFinite: a loss or a gradient that is NaN or infinite. The weights are those before the step.
+        """
+        loss = self.summed(sum(float(added.loss) * added.share for added in self._added if added.share))
+        if not isfinite(loss):
+            raise self._not_finite("loss", loss)
+        factor = self._factor(self.position.step)
+        for group, (_, rate) in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * factor
+        norm = float(self._accelerator.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm or inf) or 0)
+        if not isfinite(norm) and self._accelerator.scaler is None:  # a scaler leaves out the step, and tries a smaller scale
+            raise self._not_finite("gradient", norm)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.trained.after_step()
+        if self._ema:
+            self._ema.update(self._average, self._parameters, turn.after.step)
+        self._added.clear()
+        self.position = turn.after
+        rates = {name: rate * factor for name, rate in self._rates}
+        seconds = time.perf_counter() - self._began
+        return StepFinished(turn.after.step, turn.after.epoch, loss, rates, norm, seconds)
+
+    def summed(self, number: float) -> float:
+        """The sum of a number over all processes."""
+        if self._accelerator.num_processes == 1:
+            return number
+        tensor = torch.tensor(number, dtype=torch.float64, device=self._accelerator.device)
+        return float(self._accelerator.reduce(tensor, "sum"))
+
+    def _not_finite(self, what: str, value: float) -> NotFinite:
+        broken = [name for added in self._added for name in added.broken]
+        names = broken or [name for added in self._added for name in added.names if added.share]
+        if self._accelerator.num_processes > 1:
+            from accelerate.utils import gather_object
+
+            names = list(dict.fromkeys(gather_object(names)))
+        shown = ", ".join(map(printable, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
+        return NotFinite(f"Step {self.position.step + 1}: the {what} is {value} for the samples {shown}.")
+
+    def _row_random(self, epoch: int | str, batch: Batch) -> Random:
+        return Random.seeded(row_seeds(self._settings.seed, epoch, batch.places))
+
+    # ------------------------------------------------------------------------------------------------ weights in use
+    @contextmanager
+    def weights_in_use(self) -> Generator[None]:
+        """The weights with which pictures are drawn: the moving average, or the optimizer's, or the present ones.
+
+        At the end all is as before, to the bit: weights, modes and generators.
+        """
+        switches = not self._ema and hasattr(self._optimizer.optimizer, "eval")  # optimizers without a schedule
+        weights = nullcontext()
+        if self._ema:
+            weights = weights_in(self._parameters, self._average)
+        elif switches:
+            weights = own_weights_after(self._parameters)
+        with kept_generators(), weights:
+            self._set_mode(training=False, optimizer=switches)
+            try:
+                yield
+            finally:
+                self._set_mode(training=True, optimizer=switches)
+
+    @torch.no_grad()
+    def loss_on(self, batches: Iterable[Batch]) -> float:
+        """The mean loss over the rows of some batches, with the weights in use and the same noise each time."""
+        total = rows = 0.0
+        with self.weights_in_use():
+            for batch in batches:
+                inputs = moved(dict(batch.load()), self._accelerator.device)
+                loss = self._module(**inputs, random=self._row_random("validation", batch))["loss"]
+                total += float(loss) * len(batch.names)
+                rows += len(batch.names)
+        return self.summed(total) / self.summed(rows)
+
+    def _set_mode(self, *, training: bool, optimizer: bool = True) -> None:
+        self._module.train(training)
+        if optimizer:
+            (self._optimizer.train if training else self._optimizer.eval)()
+
+    # ------------------------------------------------------------------------------------------------ state
+    def parts(self) -> dict[str, Any]:
+        """The parts of a checkpoint that all processes share, by name."""
+        parts = {"trained": self.trained.state_dict(), "optimizer": self._optimizer.state_dict()}
+        if self._accelerator.scaler is not None:
+            parts["scaler"] = self._accelerator.scaler.state_dict()
+        return parts | ({"ema": self._average} if self._ema else {})
+
+    def process_part(self) -> dict[str, Any]:
+        """The part of a checkpoint of this process: its generators, and the unfinished step."""
+        return {
+            "generators": generator_states(),
+            "random": self._random and list(self._random.states),
+            "added": [[added.names, added.share, added.loss, added.losses] for added in self._added],
+            "gradients": [p.grad for p in self._parameters] if self._added else [],
+        }
+
+    def restore(self, position: Position, parts: Mapping[str, Any], process: Mapping[str, Any]) -> None:
+        """Set the state to that of a checkpoint."""
+        self.position = position
+        self.trained.load_state_dict(moved(parts["trained"], self._accelerator.device))
+        self._optimizer.load_state_dict(parts["optimizer"])
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(parts["scaler"])
+        for average, saved in zip(self._average, parts.get("ema", ()), strict=True):
+            average.copy_(saved)
+        self._generators = dict(process["generators"])
+        if self._random is not None:
+            self._random = Random(tuple(process["random"]), self._random.noise)
+        self._added = [_Added(*moved(added, self._accelerator.device)) for added in process["added"]]
+        gradients = process["gradients"] or [None] * len(self._parameters)
+        for parameter, gradient in zip(self._parameters, gradients, strict=True):
+            parameter.grad = moved(gradient, parameter.device)

@@ -1,0 +1,242 @@
+"""`Trainer`: runs a recipe on batches, and changes what is trained. It knows nothing of families and methods."""
+
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...graph import ConfigError, Graph, NotFinite
+from ...registry.progress import ProgressBar
+from .batches import Batches, Order, Position, Turn, loaded
+from .checkpoint import Checkpoint, best_of, checkpoints_in, place_of, remove_old, write_checkpoint
+from .devices import LOGS, make_accelerator
+from .events import BatchFinished, CheckpointSaved, Sampled, StepFinished, TrainingEvent, Validated
+from .interrupts import Interrupts
+from .resuming import check_resumable, find_checkpoint, plain_settings
+from .samples import draw_samples
+from .settings import TrainingSettings
+from .stepper import Stepper
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class Trainer:
+    """A training. `run` does all of it, and `stream` hands out what happens.
+
+    Args:
+        recipe: a graph with the output `loss`: the mean over its rows; `losses` of each row where it has them.
+        trained: what is trained, a module that is `Trainable`.
+        batches: the data.
+        settings: how it runs.
+        output: the folder for checkpoints, sample pictures and logs. Without one nothing is saved.
+        pipe: the preset that draws sample pictures.
+        validation: data for the validation loss; its epoch 0 is used, with the same noise each time.
+        accelerator: one of accelerate; by default one is made of the settings, on the device of what is trained.
+
+    Raises:
+        ConfigError: settings that do not fit what is trained, the data or this machine.
+        LoadError: a checkpoint that cannot be resumed.
+    """
+
+    def __init__(
+        self,
+        recipe: Graph,
+        trained: Any,  # an nn.Module that is Trainable
+        batches: Batches,
+        settings: TrainingSettings | None = None,
+        *,
+        output: str | Path | None = None,
+        pipe: Graph | None = None,
+        validation: Batches | None = None,
+        accelerator: "Accelerator | None" = None,
+    ) -> None:
+        self.settings = settings = settings or TrainingSettings()
+        self.output = Path(output) if output is not None else None
+        self.trained, self._pipe, self._validation = trained, pipe, validation
+        self._accelerator = accelerator or make_accelerator(settings, self.output, _device_of(trained))
+        self._order = Order(
+            batches, settings.accumulation, self._accelerator.num_processes, self._accelerator.process_index
+        )
+        self.steps = self._order.steps_of(settings.epochs) if settings.epochs else settings.steps or 1000
+        """The steps of the whole training."""
+        self._stepper = Stepper(recipe, trained, settings, self._accelerator, self.steps)
+        self._saved: Checkpoint | None = None
+        self._best: float | None = None
+        self._validated: tuple[int, float] | None = None  # the step and its loss
+        self._resume()
+
+    @property
+    def step(self) -> int:
+        """The finished steps."""
+        return self._stepper.position.step
+
+    # ------------------------------------------------------------------------------------------------ the whole
+    def run(self) -> None:
+        """Train to the end, with a progress bar in a terminal.
+
+        Raises:
+            NotFinite: a loss or gradient that is NaN or infinite; it names the samples and the last checkpoint.
+            SaveError: a checkpoint cannot be written.
+            KeyboardInterrupt: Ctrl-C was pressed; a checkpoint is saved before.
+        """
+        with ProgressBar() as bar:
+            for event in self.stream():
+                if isinstance(event, StepFinished):
+                    speed = f"loss {event.loss:.4f}  {event.seconds:.2f} s/step"
+                    bar.stage("training", event.step, self.steps, speed)
+
+    def stream(self) -> Generator[TrainingEvent]:
+        """Train to the end, and hand out what happens. Raises as `run`."""
+        with ExitStack() as stack:
+            stack.enter_context(self._stepper.training())
+            stack.enter_context(self._trackers())
+            interrupts = stack.enter_context(Interrupts())
+            turns = loaded(self._order.turns(self._stepper.position))
+            stack.callback(turns.close)
+            while self.step < self.steps:
+                turn, inputs = next(turns)
+                self._stepper.add(turn, inputs)
+                if turn.last:
+                    yield from self._finish(turn)
+                else:
+                    yield BatchFinished(turn.position.step, turn.after.batch)
+                if self._stopped(interrupts, turn):
+                    yield from self._save_present()
+                    raise KeyboardInterrupt(self._interrupted())
+            yield from self._save_present()
+
+    def _finish(self, turn: Turn) -> Iterator[TrainingEvent]:
+        """Make the step, and what follows it at certain steps."""
+        try:
+            finished = self._stepper.finish(turn)
+        except NotFinite as error:
+            raise NotFinite(f"{error} {self._advice()}") from None
+        yield finished
+        rates = {f"learning_rate/{name}": rate for name, rate in finished.learning_rates.items()}
+        self._log({"loss": finished.loss, "gradient_norm": finished.gradient_norm, "epoch": finished.epoch, **rates})
+        settings = self.settings
+        if self._is_due(settings.sample_every) and self._pipe is not None and self.output is not None:
+            yield from self._sample(self._pipe, self.output / "samples" / f"step-{self.step:08d}")
+        best = False
+        if self._is_due(settings.validate_every) and self._validation is not None:
+            validated = self.validate(self._validation)
+            best = validated.best
+            yield validated
+        if self._is_due(settings.save_every) or best:
+            yield from self._save_present()
+
+    def _is_due(self, every: int | None) -> bool:
+        return every is not None and self.step % every == 0
+
+    def _stopped(self, interrupts: Interrupts, turn: Turn) -> bool:
+        """Whether a process got Ctrl-C. Several agree on it at the end of a step."""
+        if self._accelerator.num_processes == 1:
+            return interrupts.noted
+        return turn.last and self._stepper.summed(interrupts.noted) > 0
+
+    def _interrupted(self) -> str:
+        where = f" Its checkpoint is {self._saved.folder}. resume=\"auto\" goes on from there." if self._saved else ""
+        return f"The training was interrupted after {self.step} of {self.steps} steps.{where}"
+
+    def _advice(self) -> str:
+        saved = (
+            f"The last checkpoint is {self._saved.folder}"
+            if self._saved
+            else "No checkpoint was saved (save_every=)"
+        )
+        return f"{saved}. Look at these samples, or lower the learning rate, and train again."
+
+    # ------------------------------------------------------------------------------------------------ at certain steps
+    def validate(self, batches: Batches) -> Validated:
+        """Measure the loss on data, with the weights in use and the same noise each time."""
+        mine = batches.epoch(0)[self._accelerator.process_index :: self._accelerator.num_processes]
+        loss = self._stepper.loss_on(mine)
+        self._log({"validation_loss": loss})
+        best = self._best is None or loss < self._best
+        self._best = loss if best else self._best
+        self._validated = (self.step, loss)
+        return Validated(self.step, loss, best)
+
+    def _sample(self, pipe: Graph, folder: Path) -> Iterator[TrainingEvent]:
+        if self._accelerator.is_main_process:
+            with self._stepper.weights_in_use():
+                files = draw_samples(self.trained.attached(pipe), self.settings.samples, folder)
+            yield Sampled(self.step, files)
+        self._accelerator.wait_for_everyone()
+
+    def save_trained(self, path: str | Path, **options: Any) -> Path:  # Any: those of Trainable.save
+        """Save what is trained in the form that users load, with the weights in use. Gives its path."""
+        with self._stepper.weights_in_use():
+            return self.trained.save(Path(path), **options)
+
+    # ------------------------------------------------------------------------------------------------ checkpoints
+    def save(self) -> Checkpoint:
+        """Save a checkpoint at the present position, and remove old ones. All processes call it.
+
+        Raises:
+            SaveError: it cannot be written. The older ones are unchanged.
+        """
+        folder, position = self._checkpoints, self._stepper.position
+        if folder is None:
+            raise ConfigError("A checkpoint needs an output folder. Pass output=.")
+        processes = _gathered(self._accelerator, self._stepper.process_part())
+        validated = self._validated[1] if self._validated and self._validated[0] == self.step else None
+        facts = {**self._facts(position), "validation_loss": validated}
+        self._saved = Checkpoint(place_of(folder, position), position, plain_settings(self.settings), facts)
+        if self._accelerator.is_main_process:
+            numbered = {f"process-{number}": part for number, part in enumerate(processes)}
+            write_checkpoint(self._saved, {**self._stepper.parts(), **numbered})
+            remove_old(folder, self.settings.keep)
+        self._accelerator.wait_for_everyone()
+        return self._saved
+
+    def _save_present(self) -> Iterator[TrainingEvent]:
+        """Save, unless there is no folder or it is saved already."""
+        if self.output is not None and (self._saved is None or self._saved.position != self._stepper.position):
+            yield CheckpointSaved(self.step, self.save().folder)
+
+    @property
+    def _checkpoints(self) -> Path | None:
+        return self.output / "checkpoints" if self.output is not None else None
+
+    def _facts(self, position: Position) -> dict[str, int]:
+        batches = len(self._order.epoch(position.epoch))
+        return {"processes": self._accelerator.num_processes, "batches": batches}
+
+    def _resume(self) -> None:
+        found = find_checkpoint(self.settings.resume, self._checkpoints, self._accelerator.process_index)
+        if found is not None:
+            self._saved, parts, process = found
+            check_resumable(self._saved, self.settings, self._facts(self._saved.position))
+            self._stepper.restore(self._saved.position, parts, process)
+            best = best_of(checkpoints_in(self._saved.folder.parent))
+            self._best = best and best.validation_loss
+
+    # ------------------------------------------------------------------------------------------------ trackers
+    @contextmanager
+    def _trackers(self) -> Generator[None]:
+        tracked = self.output is not None and bool(self._accelerator.log_with)
+        if tracked:
+            self._accelerator.init_trackers(LOGS)
+        try:
+            yield
+        finally:
+            if tracked:
+                self._accelerator.end_training()
+
+    def _log(self, values: dict[str, float]) -> None:
+        self._accelerator.log(values, step=self.step)
+
+
+def _device_of(trained: Any) -> str | None:  # an nn.Module
+    return next((str(parameter.device) for parameter in trained.parameters()), None)
+
+
+def _gathered(accelerator: "Accelerator", value: Any) -> list[Any]:  # a part of a checkpoint
+    """The values of all processes."""
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    return gather_object([value])
