@@ -53,14 +53,14 @@ def linear(z: float) -> float:
     return 1 - z
 
 
-def cosine(z: float, *, cycles: float = 0.5) -> float:
-    """From 1 to 0 in half a wave of the cosine. `cycles`: whole waves."""
-    return max(0.0, 0.5 * (1 + cos(pi * cycles * 2 * z)))
+def cosine(z: float) -> float:
+    """From 1 to 0 in half a wave of the cosine."""
+    return 0.5 * (1 + cos(pi * z))
 
 
 def cosine_with_restarts(z: float, *, cycles: int = 1) -> float:
     """From 1 to 0 in half a wave, `cycles` times (SGDR, Loshchilov and Hutter 2017, eq. 5)."""
-    return 0.0 if z >= 1 else max(0.0, 0.5 * (1 + cos(pi * (cycles * z % 1))))
+    return 0.0 if z >= 1 else 0.5 * (1 + cos(pi * (cycles * z % 1)))
 
 
 def polynomial(z: float, *, power: float = 1.0, end: float = 0.0) -> float:

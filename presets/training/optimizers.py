@@ -4,34 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
-from torch import nn
 from torch.optim import Optimizer
 
+from ...components.training.trained import ParameterGroup
 from ...graph import ConfigError
 from ...registry import Names, did_you_mean
 from .options import checked_options
 from .settings import Choice, named_choice
-
-
-class ParameterGroup(Protocol):
-    """Parameters with one learning rate."""
-
-    @property
-    def name(self) -> str:
-        """The name for `learning_rates`, such as "unet". Several groups may have one name."""
-        ...
-
-    @property
-    def parameters(self) -> Sequence[nn.Parameter]:
-        """The parameters, in a fixed order."""
-        ...
-
-    @property
-    def factor(self) -> float:
-        """The learning rate of the group is multiplied by it (LoRA+)."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -117,7 +98,7 @@ def make_optimizer(
     default = kind.learning_rate if learning_rate is None else learning_rate
     dicts = list[dict[str, Any]]()
     for group in groups:
-        rate = rates.get(group.name, default) * group.factor
+        rate = rates.get(group.name, default) * group.lr_factor
         dicts.append({"params": list(group.parameters), "lr": rate, "name": group.name})
     found = {each["lr"] for each in dicts}
     if kind.one_rate and len(found) > 1:
