@@ -1,6 +1,6 @@
 """The order of batches: which batch belongs to which step and process, from any position on."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
@@ -79,7 +79,7 @@ class Order:
     def epoch(self, number: int) -> Sequence[Batch]:
         """The batches of an epoch. ConfigError if there are none."""
         if not (found := self.batches.epoch(number)):
-            raise ConfigError("data: has no sample. Pass a folder or a data set with at least one picture.")
+            raise ConfigError("data: has no picture. Pass a folder or a data set with at least one.")
         return found
 
     @property
@@ -113,7 +113,7 @@ class Order:
             yield Turn(replace(position, batch=number), batch, len(batch.names) / rows * has_work, last, after)
 
 
-def loaded(turns: Iterator[Turn]) -> Iterator[tuple[Turn, Mapping[str, Any]]]:
+def loaded(turns: Iterator[Turn]) -> Generator[tuple[Turn, Mapping[str, Any]]]:
     """Each turn with the inputs of its batch. The next batch is read while the caller computes."""
     with ThreadPoolExecutor(1, "sfumato-data") as reader:
         turn = next(turns)

@@ -14,11 +14,13 @@ LOGS = "logs"
 """The folder of the trackers in the output folder."""
 
 
-def make_accelerator(settings: TrainingSettings, output: Path | None = None, device: str | None = None) -> "Accelerator":
+def make_accelerator(
+    settings: TrainingSettings, output: Path | None = None, device: str | None = None
+) -> "Accelerator":
     """Make the accelerator that a training uses.
 
-    What `accelerate launch` and its config file set (processes, FSDP, DeepSpeed) holds, because accelerate reads it from
-    the environment.
+    What `accelerate launch` and its config file set (processes, FSDP, DeepSpeed) holds, because accelerate reads it
+    from the environment.
 
     Args:
         settings: those of the training.

@@ -59,10 +59,8 @@ class EMA:
     def update(self, average: Sequence[Tensor], weights: Sequence[Tensor], step: int) -> None:
         """Change the average in place, after a step; 1 is the first."""
         new = 1 - self.decay(step)
-        if average:
-            changes = torch._foreach_sub(average, weights)
-            torch._foreach_mul_(changes, new)
-            torch._foreach_sub_(average, changes)
+        for old, weight in zip(average, weights, strict=True):
+            old.sub_((old - weight) * new)
 
 
 @contextmanager

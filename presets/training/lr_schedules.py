@@ -6,7 +6,6 @@ So a schedule has no state: it is the same with any accumulation, any number of 
 from collections.abc import Callable
 from functools import partial
 from math import cos, pi
-from typing import Any
 
 from ...registry import Names
 from .options import checked_options

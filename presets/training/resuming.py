@@ -70,8 +70,8 @@ def check_resumable(checkpoint: Checkpoint, settings: TrainingSettings, facts: M
     different = [f"{name} was {old!r} and is {new!r}" for name, (old, new) in fixed.items() if old != new]
     if different:
         raise ConfigError(
-            f"{checkpoint.folder}: cannot be resumed, because {', '.join(different)}. Pass the old values, or train into "
-            f"another output folder."
+            f"{checkpoint.folder}: cannot be resumed, because {', '.join(different)}. Pass the old values, or train "
+            f"into another output folder."
         )
     others = [name for name in now if name not in (*FIXED, *FREE) and before.get(name) != now[name]]
     if others:

@@ -94,8 +94,9 @@ class TrainingSettings:
     def of(cls, values: Mapping[str, Any]) -> Self:  # Any: the checked values
         """Make the settings of a mapping. Unknown names are a ConfigError that names similar ones."""
         known = cls.names()
-        unknown = [f"{printable(name)} is no setting. {did_you_mean(name, known)}" for name in values if name not in known]
-        raise_problems("the settings of a training", unknown)
+        unknown = [name for name in values if name not in known]
+        texts = [f"{printable(name)} is no setting. {did_you_mean(name, known)}" for name in unknown]
+        raise_problems("the settings of a training", texts)
         return cls(**values)
 
     @classmethod

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...components.random import Random
+from ...components.training.trained import Trained
 from ...graph import Graph, NotFinite
 from ...registry import printable
 from .batches import Batch, Position, Turn
@@ -49,14 +50,14 @@ class Stepper:
 
     Args:
         recipe: the graph whose output is the loss.
-        trained: a module that is `Trainable`.
+        trained: what is trained.
         settings: those of the training.
         accelerator: of accelerate.
         steps: those of the whole training.
     """
 
     def __init__(
-        self, recipe: Graph, trained: Any, settings: TrainingSettings, accelerator: "Accelerator", steps: int
+        self, recipe: Graph, trained: Trained, settings: TrainingSettings, accelerator: "Accelerator", steps: int
     ) -> None:
         self.trained, self._settings, self._accelerator = trained, settings, accelerator
         groups = trained.groups()
@@ -117,8 +118,8 @@ class Stepper:
         factor = self._factor(self.position.step)
         for group, (_, rate) in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * factor
-        norm = float(self._accelerator.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm or inf) or 0)
-        if not isfinite(norm) and self._accelerator.scaler is None:  # a scaler leaves out the step, and tries a smaller scale
+        norm = float(self._clipped())
+        if not isfinite(norm) and self._accelerator.scaler is None:  # a scaler leaves out such a step
             raise self._not_finite("gradient", norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
@@ -131,12 +132,18 @@ class Stepper:
         seconds = time.perf_counter() - self._began
         return StepFinished(turn.after.step, turn.after.epoch, loss, rates, norm, seconds)
 
+    def _clipped(self) -> Tensor | float:
+        """Clip the gradients, and return their norm before that; 0 where a library below clips them itself."""
+        norm = self._accelerator.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm or inf)
+        return norm if isinstance(norm, Tensor) else 0.0
+
     def summed(self, number: float) -> float:
         """The sum of a number over all processes."""
         if self._accelerator.num_processes == 1:
             return number
         tensor = torch.tensor(number, dtype=torch.float64, device=self._accelerator.device)
-        return float(self._accelerator.reduce(tensor, "sum"))
+        total: Any = self._accelerator.reduce(tensor, "sum")
+        return float(total)
 
     def _not_finite(self, what: str, value: float) -> NotFinite:
         broken = [name for added in self._added for name in added.broken]

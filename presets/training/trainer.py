@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...components.training.trained import Trained
 from ...graph import ConfigError, Graph, NotFinite
 from ...registry.progress import ProgressBar
 from .batches import Batches, Order, Position, Turn, loaded
@@ -26,7 +27,7 @@ class Trainer:
 
     Args:
         recipe: a graph with the output `loss`: the mean over its rows; `losses` of each row where it has them.
-        trained: what is trained, a module that is `Trainable`.
+        trained: what is trained.
         batches: the data.
         settings: how it runs.
         output: the folder for checkpoints, sample pictures and logs. Without one nothing is saved.
@@ -42,7 +43,7 @@ class Trainer:
     def __init__(
         self,
         recipe: Graph,
-        trained: Any,  # an nn.Module that is Trainable
+        trained: Trained,
         batches: Batches,
         settings: TrainingSettings | None = None,
         *,
@@ -136,14 +137,12 @@ class Trainer:
         return turn.last and self._stepper.summed(interrupts.noted) > 0
 
     def _interrupted(self) -> str:
-        where = f" Its checkpoint is {self._saved.folder}. resume=\"auto\" goes on from there." if self._saved else ""
+        where = f' Its checkpoint is {self._saved.folder}. resume="auto" goes on from there.' if self._saved else ""
         return f"The training was interrupted after {self.step} of {self.steps} steps.{where}"
 
     def _advice(self) -> str:
         saved = (
-            f"The last checkpoint is {self._saved.folder}"
-            if self._saved
-            else "No checkpoint was saved (save_every=)"
+            f"The last checkpoint is {self._saved.folder}" if self._saved else "No checkpoint was saved (save_every=)"
         )
         return f"{saved}. Look at these samples, or lower the learning rate, and train again."
 
@@ -165,7 +164,7 @@ class Trainer:
             yield Sampled(self.step, files)
         self._accelerator.wait_for_everyone()
 
-    def save_trained(self, path: str | Path, **options: Any) -> Path:  # Any: those of Trainable.save
+    def save_trained(self, path: str | Path, **options: Any) -> Path:  # Any: those of Trained.save
         """Save what is trained in the form that users load, with the weights in use. Gives its path."""
         with self._stepper.weights_in_use():
             return self.trained.save(Path(path), **options)
@@ -229,7 +228,7 @@ class Trainer:
         self._accelerator.log(values, step=self.step)
 
 
-def _device_of(trained: Any) -> str | None:  # an nn.Module
+def _device_of(trained: Trained) -> str | None:
     return next((str(parameter.device) for parameter in trained.parameters()), None)
 
 

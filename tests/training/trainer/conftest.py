@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from sfumato.components.random import Random
-from sfumato.presets.training.settings import TrainingSettings
-from sfumato.presets.training.trainer import Trainer
 from torch import Tensor, nn
 
 import sfumato as sf
+from sfumato.components.random import Random
+from sfumato.components.training.trained import ParameterGroup, Trained
+from sfumato.presets.training.settings import TrainingSettings
+from sfumato.presets.training.trainer import Trainer
 
 
 class Noisy(NamedTuple):
@@ -49,14 +50,7 @@ class MeanSquared(sf.Block):
         return Loss(losses.mean(), losses.detach())
 
 
-@dataclass(frozen=True)
-class Group:
-    name: str
-    parameters: Sequence[nn.Parameter]
-    factor: float = 1.0
-
-
-class Net(nn.Module):
+class Net(Trained):
     """What is trained: two layers with dropout between them, in two groups."""
 
     def __init__(self, dropout: float = 0.0, factor: float = 2.0) -> None:
@@ -64,16 +58,16 @@ class Net(nn.Module):
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.first, self.second = nn.Linear(3, 8), nn.Linear(8, 3)
-        self.net = nn.Sequential(self.first, nn.Tanh(), nn.Dropout(dropout), self.second)
+        self.net: nn.Module = nn.Sequential(self.first, nn.Tanh(), nn.Dropout(dropout), self.second)
         self.steps, self.factor = 0, factor
 
-    def bindings(self) -> Mapping[str, Any]:
+    def bindings(self, over: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         return {"net": self.net}
 
-    def groups(self) -> Sequence[Group]:
+    def groups(self) -> Sequence[ParameterGroup]:
         return [
-            Group("first", list(self.first.parameters())),
-            Group("second", list(self.second.parameters()), factor=self.factor),
+            ParameterGroup("first", tuple(self.first.parameters())),
+            ParameterGroup("second", tuple(self.second.parameters()), self.factor),
         ]
 
     def after_step(self) -> None:
@@ -82,9 +76,9 @@ class Net(nn.Module):
     def attached(self, pipe: sf.Graph) -> sf.Graph:
         return pipe.bind(net=self.net)
 
-    def save(self, path: Path, *, header: Mapping[str, str] | None = None) -> Path:
+    def save(self, path: str | Path, *, layout: Any = None, header: Mapping[str, str] | None = None) -> Path:
         torch.save(self.state_dict(), path)
-        return path
+        return Path(path)
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ RECIPE = sf.Graph(add_noise=AddNoise(), predict=Predict(), loss=MeanSquared(), o
 
 @pytest.fixture
 def make() -> Callable[..., Trainer]:
-    """Make a trainer of the toy recipe: settings by name, and `count`, `scales`, those of the net, and its own arguments."""
+    """Make a trainer of the toy recipe. Settings are passed by name, with those of the net and of the data."""
 
     def made(
         *, count: int = 10, dropout: float = 0.0, factor: float = 2.0, scales: Mapping[str, float] | None = None,

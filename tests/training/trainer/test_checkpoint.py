@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from sfumato.graph import saving
+
+import sfumato as sf
+from sfumato.graph.saving import disk
 from sfumato.presets.training.checkpoint import checkpoints_in
 from sfumato.presets.training.events import StepFinished, Validated
 from sfumato.presets.training.trainer import Trainer
 
-import sfumato as sf
-
 from .conftest import Shuffled
-from .test_trainer import steps_of, weights_of
+from .test_trainer import steps_of
 
 Make = Callable[..., Trainer]
 ALL = {
@@ -101,25 +101,21 @@ def test_the_newest_checkpoints_and_the_best_are_kept(make: Make, tmp_path: Path
     assert not resumed.validate(data).best
 
 
-def test_a_full_disk_leaves_the_old_checkpoints(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_old_checkpoints(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = make(output=tmp_path, save_every=2, keep=1)
 
     def full(path: Path) -> None:
         if len(list((tmp_path / "checkpoints").glob("step-*"))) and trainer.step == 4:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr(saving.disk, "sync", full)
-    with pytest.raises(sf.SaveError, match=r"step-00000004.*: cannot be written \(No space left on device\). Make room"):
+    monkeypatch.setattr(disk, "sync", full)
+    with pytest.raises(sf.SaveError, match=r"step-00000004.*: cannot be written \(No space left on device\). Make"):
         trainer.run()
     assert [each.position.step for each in checkpoints_in(tmp_path / "checkpoints")] == [2]
     assert make(output=tmp_path, resume="auto").step == 2
 
 
-def test_a_broken_checkpoint_is_passed_over(
-    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_broken_checkpoint_is_passed_over(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make(output=tmp_path, save_every=2, steps=4).run()
     newest = tmp_path / "checkpoints" / "step-00000004"
     (newest / "trained.safetensors").write_bytes(b"\0" * 100)
@@ -134,16 +130,14 @@ def test_a_broken_checkpoint_is_passed_over(
         make(resume=tmp_path / "nothing")
 
 
-def test_other_settings_are_refused_or_a_warning(
-    make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_other_settings_are_refused_or_a_warning(make: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     make(output=tmp_path, steps=2).run()
     folder = tmp_path / "checkpoints" / "step-00000002"
     with pytest.raises(sf.ConfigError) as error:
         make(output=tmp_path, resume="auto", batch_size=2, optimizer="sgd")
     assert str(error.value) == (
-        f"{folder}: cannot be resumed, because batch_size was 1 and is 2, optimizer was 'adamw' and is 'sgd', batches was "
-        "10 and is 5. Pass the old values, or train into another output folder."
+        f"{folder}: cannot be resumed, because batch_size was 1 and is 2, optimizer was 'adamw' and is 'sgd', batches "
+        "was 10 and is 5. Pass the old values, or train into another output folder."
     )
     assert make(output=tmp_path, resume="auto", steps=20, keep=5).step == 2
     assert not caplog.text

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers.optimization import get_scheduler
-from sfumato.presets.training.lr_schedules import make_lr_schedule
-from sfumato.registry import UnknownName
 
 import sfumato as sf
+from sfumato.presets.training.lr_schedules import make_lr_schedule
+from sfumato.registry import UnknownName
 
 
 @pytest.mark.parametrize("warmup", [0, 7])
@@ -26,8 +26,8 @@ def test_schedules_equal_those_of_diffusers(choice: Any, name: str, options: dic
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)  # diffusers' polynomial ends at 1e-7
     reference = get_scheduler(name, optimizer, num_warmup_steps=warmup, num_training_steps=40, **options)
     factor = make_lr_schedule(choice, 40, warmup)
-    assert [1e-3 * factor(step) for step in range(45)] == pytest.approx(
-        [reference.lr_lambdas[0](step) * 1e-3 for step in range(45)], abs=1e-9
+    assert [1e-3 * factor(step) for step in range(41)] == pytest.approx(
+        [reference.lr_lambdas[0](step) * 1e-3 for step in range(41)], abs=1e-9
     )
 
 

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from sfumato.presets.training.settings import TrainingSettings, named_choice, read_settings
 
 import sfumato as sf
+from sfumato.presets.training.settings import TrainingSettings, named_choice, read_settings
 
 
 def test_settings_are_read_from_toml_and_json(tmp_path: Path) -> None:
