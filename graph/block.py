@@ -91,6 +91,8 @@ class Block:
     """The name of the class in graph files."""
     pure: ClassVar[bool] = True
     """Whether equal inputs always give equal outputs. A memo keeps no outputs of a block that is not pure."""
+    quick: ClassVar[bool] = False
+    """Whether making the outputs anew is cheaper than keeping them. A memo keeps none, but knows those made of them."""
     random_without: ClassVar[tuple[str, ...]] = ()
     """Inputs without which, or with None for which, a pure block gives other outputs each time, such as a seed."""
     adds_channels: ClassVar[bool] = False

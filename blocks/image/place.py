@@ -42,6 +42,7 @@ class Placed(NamedTuple):
 class PlacePicture(Block):
     """Read a picture, resize, mirror and crop it. background: the colour under transparent parts."""
 
+    quick = True
     background: str = "white"
 
     def __call__(self, picture: Stored, placement: Placement) -> Placed:
@@ -57,12 +58,16 @@ class MaskPlaced(NamedTuple):
 class PlaceMask(Block):
     """Read a mask, as `ReadMask` does with greys, and place it as its picture: 1 where the loss counts."""
 
+    quick = True
+
     def __call__(self, mask_picture: Stored, placement: Placement) -> MaskPlaced:
         return MaskPlaced(placed(mask_of(in_range(open_stored(mask_picture))), placement, "L"))
 
 
 class PlaceAlpha(Block):
     """Read the alpha channel of a picture as its mask: 1 where it is opaque, and everywhere without alpha."""
+
+    quick = True
 
     def __call__(self, picture: Stored, placement: Placement) -> MaskPlaced:
         opened = open_stored(picture)

@@ -69,7 +69,7 @@ class Reuse:
         """Keep the outputs of a node that ran."""
         reason, node = self.reasons[line.name], self._keys[line.name]
         self.reasons[line.name] = replace(reason, seconds=seconds)
-        if line.makes_function or node.no_key:
+        if line.makes_function or line.block.quick or node.no_key:
             return
         try:
             outputs = {value[1]: store(values[value]) for value in line.outputs}
@@ -89,6 +89,8 @@ class Reuse:
     def _why(self, line: Line, node: NodeKey) -> str:
         if line.makes_function:
             return "it gives a function, which is not kept"
+        if line.block.quick:
+            return "its outputs are quick to make, and not kept"
         if node.no_key:
             return f"not kept: {node.no_key}"
         near = self.memo.nearest(line.name, node)

@@ -73,6 +73,16 @@ class Clock(Block):
         return Out(time.perf_counter())
 
 
+class Quick(Block):
+    """Make a value that costs less than keeping it."""
+
+    quick = True
+
+    def __call__(self, x: float) -> Out:
+        CALLS["quick"] += 1
+        return Out(x + 1)
+
+
 GRAPH = Graph(double=Double(), show=Show(), outputs=("text",))
 
 
@@ -293,3 +303,14 @@ def test_a_chain_of_a_thousand_blocks_is_keyed_quickly() -> None:
     for i in range(30_000):  # the machine's own speed
         hash((str(i), i, (i, i)))
     assert min(seconds) < 2 * (time.process_time() - began), "linear: about the work of hashing 30,000 small tuples"
+
+
+def test_outputs_of_quick_blocks_are_not_kept_but_what_is_made_of_them_is():
+    graph, kept = Graph(quick=Quick(), show=Show(), outputs=("text",)), memo()
+    first = count(graph, x=1.0, memo=kept)
+    assert first[1] == {"quick": 1, "show": 1} and len(kept) == 1
+    assert count(graph, x=1.0, memo=kept) == (first[0], {})
+    assert count(Graph(quick=Quick()), x=1.0, memo=kept)[1] == {"quick": 1}
+    run = graph.stream(x=2.0, memo=kept)
+    run.result()
+    assert "its outputs are quick to make, and not kept" in run.explain()

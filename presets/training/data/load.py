@@ -111,10 +111,9 @@ def _with_repeats(parts: Sequence[Part]) -> tuple[Part, ...]:
     weights = [part.source.weight for part in parts]
     if all(weight is None for weight in weights):
         return tuple(replace(part, repeats=part.source.repeats) for part in parts)
-    each = [(weight or 0) / len(part.records) for part, weight in zip(parts, weights, strict=True)]
-    if not all(each):
-        without = ", ".join(part.source.title for part in parts if part.source.weight is None)
-        raise ConfigError(f"weight: needs a number for all sources or for none. Without one: {without}.")
+    if both := [part.source.title for part in parts if part.source.repeats != 1]:
+        raise ConfigError(f"Sources need either weights or repeats, and {', '.join(both)} has repeats. Set its weight.")
+    each = [(1 if weight is None else weight) / len(part.records) for part, weight in zip(parts, weights, strict=True)]
     return tuple(replace(part, repeats=one / min(each)) for part, one in zip(parts, each, strict=True))
 
 

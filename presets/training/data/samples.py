@@ -14,6 +14,10 @@ from ....blocks.image.place import Pair, PlaceAlpha, PlaceMask, Placement, Place
 Use: TypeAlias = tuple[int, int, int]
 """One use of a picture in an epoch: the numbers of its part and of its record, and of the use."""
 
+PICTURES = "pixels", "control_image", "mask"
+VALUES = "prompt", "original_size", "crops_coords_top_left", "target_size", "is_prior"
+"""The inputs of a recipe that data makes, with pixels and without."""
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -96,7 +100,7 @@ class Batch:
         """
         return {name: self._value(name) for name in self.inputs}
 
-    def _value(self, name: str) -> Any:
+    def _value(self, name: str) -> Any:  # of an input
         if name not in self.samples[0].readers:
             values = tuple(sample.values[name] for sample in self.samples)
             return torch.tensor(values) if name == "is_prior" else values

@@ -25,8 +25,9 @@ class Source:
         captions: how captions change from epoch to epoch; None for that of `load_data`.
         repeats: how often each picture is used in an epoch. With 0.5, an epoch has one half of the pictures, and the
             next epoch the other half.
-        weight: the share of this source in an epoch, relative to the weights of the others, in place of `repeats`. The
-            source whose pictures are used least often then uses each picture once.
+        weight: the share of this source in an epoch, relative to the weights of the others, in place of `repeats`; 1
+            for a source without one, where another has one. The source whose pictures are used least often uses each
+            once.
         is_prior: whether these are pictures of a class (DreamBooth, Ruiz et al. 2022): the input `is_prior` says so.
         image, text, mask, control: the columns of a table; None finds them by their customary names.
         masks, controls: folders with a mask or a control picture for each picture, under the same name.

@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from PIL import Image
 
+from sfumato.components.types import Images, Mask
+from sfumato.graph import Block, Graph
 from sfumato.graph.errors import ConfigError, LoadError, PictureError, UnfitValue
 from sfumato.presets.training.data import Buckets, Captions, Source, TrainingData, load_data
 
@@ -217,10 +219,39 @@ def test_repeats_weights_and_priors(tmp_path: Path):
     assert counts(dog, other) == [2, 6]
     assert counts(Source(dog.data, prompt="sks", repeats=3), other) == [6, 6]
     assert counts(dog, Source(other.data, prompt="a dog", is_prior=True, repeats=0.5)) == [2, 3]
-    assert counts(Source(dog.data, "sks", weight=1), Source(other.data, "a dog", weight=1, is_prior=True)) == [6, 6]
+    assert counts(dog, Source(other.data, "a dog", weight=1, is_prior=True)) == [6, 6]
+    assert counts(Source(dog.data, "sks", weight=2), other) == [12, 6]
+    with pytest.raises(ConfigError, match=r"Sources need either weights or repeats, and .*dog has repeats"):
+        counts(Source(dog.data, "sks", repeats=2), Source(other.data, "a dog", weight=1))
     (batch,) = load_data([dog, other], size=8).batches(8, shuffle=False).epoch(0)
     assert batch.load()["is_prior"].tolist() == [False] * 2 + [True] * 6
     assert batch.load()["prompt"] == ("sks",) * 2 + ("a dog",) * 6
+
+
+# ------------------------------------------------------------------------------------------------ for a recipe
+class Reads(NamedTuple):
+    loss: torch.Tensor
+
+
+class Read(Block):
+    """Read a caption, and a mask."""
+
+    def __call__(self, prompt: tuple[str, ...], mask: Mask, control_image: Images | None = None) -> Reads:
+        return Reads(mask.mean())
+
+
+def test_batches_for_a_recipe_have_its_inputs_alone():
+    rows = [{"image": Image.new("RGB", (4, 4)), "mask": Image.new("L", (4, 4)), "text": "a fox"}]
+    recipe = Graph(read=Read())
+    (batch,) = load_data(rows, size=4).batches(recipe=recipe).epoch(0)
+    assert set(batch.load()) == {"prompt", "mask"}
+    with pytest.raises(ConfigError) as caught:
+        load_data([{"image": Image.new("RGB", (4, 4))}], size=4).batches(recipe=recipe)
+    assert str(caught.value) == (
+        "The data lacks inputs of the recipe.\n"
+        "  mask  No picture has a mask. Set masks= of the Source, or alpha_mask=True.\n"
+        "  prompt  No picture has a caption. Put a .txt file beside each, or set prompt= of the Source."
+    )
 
 
 # ------------------------------------------------------------------------------------------------ what is wrong
