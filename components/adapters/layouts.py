@@ -11,8 +11,8 @@ from .patches import Full, Hadamard, Kronecker, LowRank, Patch
 from .pieces import folded
 from .weight_patches import Generalized, Magnitude, Replacement, Rotation, Scaling
 
-Layout = Literal["peft", "kohya", "comfy"]
-LAYOUTS: tuple[Layout, ...] = ("peft", "kohya", "comfy")
+Layout = Literal["peft", "kohya", "comfy", "lycoris"]
+LAYOUTS: tuple[Layout, ...] = ("peft", "kohya", "comfy", "lycoris")
 Parts = dict[str, Tensor]
 """The tensors of a patch, by the ends of their keys."""
 
@@ -44,9 +44,10 @@ def _spelling(layout: Layout, component: str, names: ModelNames) -> Callable[[st
     match layout:
         case "peft":
             return lambda name: f"{component}.{name}"
-        case "kohya":
+        case "kohya" | "lycoris":
             number = "3" if t5 else component.removeprefix("text_encoder").strip("_") or "1"
-            prefix = "lora_unet_" if denoiser else f"lora_te{number}_"
+            plain = "lora_unet_" if layout == "kohya" else "lycoris_"
+            prefix = plain if denoiser else f"lora_te{number}_"
             return lambda name: prefix + name.replace(".", "_")
         case "comfy":
             tower = "t5xxl" if t5 else "clip_g" if component == "text_encoder_2" else _first_tower(names)

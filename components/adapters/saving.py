@@ -36,7 +36,6 @@ def save_patches(
     name: str,
     strength_of: Callable[[str], float],
     pipe: Structure | None = None,
-    header: Mapping[str, str] | None = None,
 ) -> Path:
     """Write patches to a safetensors file; see `Adapter.save`.
 
@@ -47,11 +46,10 @@ def save_patches(
         name: that of the adapter.
         strength_of: the strength for a component.
         pipe: the graph whose matrices they change; None for that of a published family.
-        header: further entries of the file's header.
     """
-    tensors, own = saved_form(content, file, layout, name=name, strength_of=strength_of, pipe=pipe)
+    tensors, header = saved_form(content, file, layout, name=name, strength_of=strength_of, pipe=pipe)
     with saving_file(file) as draft:
-        write_safetensors(tensors, draft, {**own, **(header or {})})
+        write_safetensors(tensors, draft, header)
     return Path(file)
 
 

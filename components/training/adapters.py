@@ -1,33 +1,47 @@
 """Train adapters: LoRA and its relatives, on frozen models of any kind, quantized ones included."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import sqrt
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ...graph.errors import ConfigError, SaveError
+from ...graph.fields import Lazy
 from ...graph.graph import Graph
+from ...graph.saving import saving_file
 from ...graph.structure import Structure
-from ...registry import models
+from ...registry import did_you_mean, models
 from ..adapters.adapter import Adapter
 from ..adapters.known_models import names_in
+from ..adapters.layers import weight_of
 from ..adapters.layouts import Layout
 from ..adapters.names import DENOISERS
 from ..adapters.over import config_of, type_of
 from ..adapters.patch_set import NamedPatch, PatchSet
 from ..adapters.patches import Patch
 from ..adapters.reading import adapter_of
-from ..adapters.saving import save_patches, saved_form
+from ..adapters.saving import saved_form
 from ..storage.building import on_meta
+from ..storage.weights import write_safetensors
 from .component import TrainedComponent
-from .patch_parameters import Initialization, LowRankParameters, PatchParameters, trained
+from .headers import hashes
+from .patch_parameters import (
+    HadamardParameters,
+    Initialization,
+    KroneckerParameters,
+    LowRankParameters,
+    MagnitudeParameters,
+    PatchParameters,
+    PatchSettings,
+    trained,
+)  # fmt: skip
 from .paths import default_targets, matching, names_text, nested
-from .trained import NO_HEADER, ParameterGroup, Trained
+from .trained import NO_BINDINGS, NO_HEADER, ParameterGroup, Trained
 
-AdapterKind = Literal["lora"]
+AdapterKind = Literal["lora", "dora", "loha", "lokr"]
 Targets = Sequence[str] | Mapping[str, Sequence[str]]
 
 
@@ -54,12 +68,11 @@ class TrainedAdapter(Trained):
         for component, own in layers.items():
             self.add_module(component, nested(own))
 
-    def bindings(self) -> Mapping[str, Any]:
-        """The trained components; see `Trained.bindings`."""
+    def bindings(self, over: Mapping[str, Any] = NO_BINDINGS) -> Mapping[str, Any]:
+        """The components with trained layers; see `Trained.bindings`."""
+        found = {**self._pipe.bindings, **over}
         return {
-            component: TrainedComponent(
-                self._pipe.bindings[component], {path: trained(own) for path, own in layers.items()}
-            )
+            component: TrainedComponent(found[component], {path: trained(own) for path, own in layers.items()})
             for component, layers in self._layers.items()
         }
 
@@ -67,13 +80,13 @@ class TrainedAdapter(Trained):
         """One group for each component, or two with LoRA+ (Hayou et al. 2024); see `Trained.groups`."""
         found: list[ParameterGroup] = []
         for component, layers in self._layers.items():
-            early, late = list[nn.Parameter](), list[nn.Parameter]()
+            plain, fast = list[nn.Parameter](), list[nn.Parameter]()
             for own in layers.values():
                 for name, parameter in own.named_parameters():
-                    fast = self.up_lr_factor != 1.0 and name in own.late()
-                    (late if fast else early).append(parameter)
-            found += [ParameterGroup(component, tuple(early))] if early else []
-            found += [ParameterGroup(component, tuple(late), self.up_lr_factor)] if late else []
+                    is_fast = self.up_lr_factor != 1.0 and name in own.fast()
+                    (fast if is_fast else plain).append(parameter)
+            found += [ParameterGroup(component, tuple(plain))] if plain else []
+            found += [ParameterGroup(component, tuple(fast), self.up_lr_factor)] if fast else []
         return found
 
     def adapter(self) -> Adapter | None:
@@ -81,9 +94,7 @@ class TrainedAdapter(Trained):
         content = self._content()
         if all(named.patch.is_empty for named in content.patches):
             return None
-        tensors, header = saved_form(
-            content, self.name, self.layout, name=self.name, strength_of=lambda _: 1.0, pipe=self._pipe
-        )
+        tensors, header = self._form(self.name, self.layout)
         return adapter_of(tensors.items(), name=self.name, source=self.name, header=header)
 
     def attached(self, pipe: Graph) -> Graph:
@@ -95,9 +106,16 @@ class TrainedAdapter(Trained):
         """Write the adapter to a safetensors file; see `Trained.save`."""
         if Path(path).suffix != self.suffix:
             raise SaveError(f"{path}: needs a name that ends with {self.suffix}. Other programs go by it.")
-        return save_patches(
-            self._content(), path, layout or self.layout, name=self.name, strength_of=lambda _: 1.0, pipe=self._pipe,
-            header=header,
+        tensors, own = self._form(str(path), layout or self.layout)
+        entries = {**own, **header}
+        with saving_file(path) as draft:
+            write_safetensors(tensors, draft, {**entries, **hashes(tensors, entries)})
+        return Path(path)
+
+    def _form(self, file: str, layout: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors and the header of the file."""
+        return saved_form(
+            self._content(), file, layout, name=self.name, strength_of=lambda _: 1.0, pipe=self._pipe
         )  # fmt: skip
 
     def _content(self) -> PatchSet:
@@ -125,6 +143,7 @@ def train_adapter(
     dropout: float = 0.0,
     initialization: Initialization = "kaiming",
     seed: int = 0,
+    factor: int = -1,
     up_lr_factor: float = 1.0,
     name: str = "trained",
     layout: Layout | None = None,
@@ -135,7 +154,8 @@ def train_adapter(
     Args:
         pipe: the graph; its components need not be loaded.
         components: names of a denoiser and of text encoders; None for the denoiser alone.
-        kind: "lora" (Hu et al. 2021).
+        kind: "lora" (Hu et al. 2021), "dora" (Liu et al. 2024), "loha" (Hyeon-Woo et al. 2022) or "lokr" (Yeh et al.
+            2024). Only "dora" loads the components, for the norms of their matrices.
         rank: of each patch.
         alpha: the scale times the rank; None for the rank, so that the scale is 1.
         rslora: divide alpha by the square root of the rank (Kalajdzievski 2023).
@@ -144,9 +164,10 @@ def train_adapter(
         dropout: the share of numbers of a layer's input that the patch does not see in training.
         initialization: of `down`, as in PEFT: "kaiming" (uniform) or "gaussian" (of deviation 1 / rank).
         seed: of the initial numbers.
+        factor: of LoKr, the sides of its small matrix; -1 for about the square root of those of the matrix.
         up_lr_factor: the learning rate of `up` is so many times that of `down` (LoRA+).
         name: of the adapter.
-        layout: of the saved file: "peft", "kohya" or "comfy"; None for "peft" where that can express the kind.
+        layout: of the saved file; None for "peft", or for LoHa and LoKr "kohya" or "lycoris".
         dtype: of the saved file.
 
     Raises:
@@ -161,22 +182,42 @@ def train_adapter(
         )
     if not chosen:
         raise ConfigError(f"components: the graph has no denoiser. Pass components=; it has {names_text(known)}.")
+    if kind not in _KINDS:
+        raise ConfigError(f"kind: has no adapter {kind!r}. {did_you_mean(kind, _KINDS)}")
     _check(rank, alpha, dropout)
     scale = (rank if alpha is None else alpha) / (sqrt(rank) if rslora else rank)
+    settings = PatchSettings(rank, scale, dropout, initialization, factor)
     generator = torch.Generator().manual_seed(seed)
     layers: dict[str, dict[str, PatchParameters]] = {}
     for component in chosen:
-        shapes = _shapes(pipe.bindings[component])
+        bound = pipe.bindings[component]
+        shapes = _shapes(bound)
         patterns = targets.get(component) if isinstance(targets, Mapping) else targets
         if patterns is None:
-            patterns = default_targets(type_of(pipe.bindings[component]).__name__)
-        layers[component] = {
-            path: LowRankParameters(shapes[path], rank, scale, dropout, initialization, generator)
-            for path in matching(list(shapes), patterns, component)
-        }
+            patterns = default_targets(type_of(bound).__name__)
+        paths = matching(list(shapes), patterns, component)
+        layers[component] = {path: _KINDS[kind](shapes[path], settings, generator) for path in paths}
+        if kind == "dora":
+            model = cast("nn.Module", bound.load() if isinstance(bound, Lazy) else bound)
+            layers[component] = {
+                path: MagnitudeParameters(inner, weight_of(model.get_submodule(path)), settings)
+                for path, inner in layers[component].items()
+            }
     return TrainedAdapter(
-        pipe, layers, name=name, layout=layout or "peft", dtype=dtype, up_lr_factor=up_lr_factor
-    )  # fmt: skip
+        pipe, layers, name=name, layout=layout or _layout(pipe, kind), dtype=dtype, up_lr_factor=up_lr_factor
+    )
+
+
+_KINDS: Mapping[str, Callable[[torch.Size, PatchSettings, torch.Generator], PatchParameters]] = {
+    "lora": LowRankParameters, "dora": LowRankParameters, "loha": HadamardParameters, "lokr": KroneckerParameters,
+}  # fmt: skip
+
+
+def _layout(pipe: Structure, kind: AdapterKind) -> Layout:
+    """The layout that most programs read. Kohya's has the fused matrices of transformers, and LoHa does not split."""
+    if kind in ("lora", "dora"):
+        return "peft"
+    return "kohya" if "unet" in pipe.bindings else "lycoris"
 
 
 def _check(rank: int, alpha: float | None, dropout: float) -> None:

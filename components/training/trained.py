@@ -12,6 +12,7 @@ from torch import nn
 from ...graph.graph import Graph
 from ..adapters.layouts import Layout
 
+NO_BINDINGS: Mapping[str, Any] = MappingProxyType({})
 NO_HEADER: Mapping[str, str] = MappingProxyType({})
 
 
@@ -38,8 +39,11 @@ class Trained(nn.Module, ABC):
     """The end of the path to which it is saved; "" for a folder."""
 
     @abstractmethod
-    def bindings(self) -> Mapping[str, Any]:
-        """Return by name what a recipe binds in place of components: views, models or lazy components."""
+    def bindings(self, over: Mapping[str, Any] = NO_BINDINGS) -> Mapping[str, Any]:
+        """Return by name what a recipe binds in place of components: views, models or lazy components.
+
+        over: what other parts of the training bind. They take the place of the preset's components.
+        """
 
     @abstractmethod
     def groups(self) -> Sequence[ParameterGroup]:

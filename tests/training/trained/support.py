@@ -1,5 +1,6 @@
 """What the tests of trained components share: tiny models, short trainings, and the same with diffusers and PEFT."""
 
+import hashlib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,14 +51,14 @@ def unet_loss(model: Callable[..., Any], number: int) -> Tensor:
 
 def optimized(
     model: Callable[..., Any], parameters: Mapping[str, nn.Parameter], count: int,
-    loss: Callable[[Callable[..., Any], int], Tensor] = unet_loss,
+    *, lr: float = 1e-2,
 ) -> Steps:  # fmt: skip
     """Steps of AdamW on a model. Random numbers of dropout are those of torch's generator from seed 0."""
     torch.manual_seed(0)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=1e-2)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=lr)
     losses: list[float] = []
     for number in range(count):
-        value = loss(model, number)
+        value = unet_loss(model, number)
         value.backward()  # pyright: ignore[reportUnknownMemberType]  torch's own annotation
         optimizer.step()
         optimizer.zero_grad()
@@ -71,10 +72,10 @@ def view_of(trained: Trained, component: str = "unet") -> nn.Module:
     return cast("nn.Module", bound if isinstance(bound, nn.Module) else bound.load())
 
 
-def trained_steps(trained: Trained, count: int, component: str = "unet") -> Steps:
-    """Steps on what is trained."""
+def trained_steps(trained: Trained, count: int, *, lr: float = 1e-2) -> Steps:
+    """Steps on what is trained of the U-Net."""
     named = {name.partition(".")[2]: parameter for name, parameter in trained.named_parameters()}
-    return optimized(view_of(trained, component), named, count)
+    return optimized(view_of(trained), named, count, lr=lr)
 
 
 def fill(trained: Trained, seed: int = 0, size: float = 0.05) -> None:
@@ -92,3 +93,39 @@ def diffusers_unet(weights: nn.Module) -> Any:  # untyped
         made = cast("Any", import_module("diffusers")).UNet2DConditionModel(**TINY_UNET)
     made.load_state_dict(weights.state_dict())
     return made.requires_grad_(False)
+
+
+PEFT_NAMES: Mapping[str, str] = {
+    "lora_A.default.weight": "down", "lora_B.default.weight": "up", "lora_magnitude_vector.default.weight": "magnitude",
+    "hada_w1_a.default": "a1", "hada_w1_b.default": "b1", "hada_w2_a.default": "a2", "hada_w2_b.default": "b2",
+    "lokr_w1.default": "left", "lokr_w2.default": "right.0", "lokr_w2_a.default": "right.0",
+    "lokr_w2_b.default": "right.1",
+}  # fmt: skip
+"""The ends of the names of PEFT's parameters, and those of ours."""
+
+
+def in_peft(base: nn.Module, trained: Trained, config: Any) -> tuple[Any, Mapping[str, nn.Parameter]]:
+    """The model of diffusers with PEFT's layers, which have the numbers of ours; its parameters by our names."""
+    theirs = diffusers_unet(base)
+    theirs.add_adapter(config)
+    ours = {name.removeprefix("unet."): parameter for name, parameter in trained.named_parameters()}
+    found: dict[str, nn.Parameter] = {}
+    for name, parameter in theirs.named_parameters():
+        if parameter.requires_grad:
+            end = next(end for end in PEFT_NAMES if name.endswith(f".{end}"))
+            path = name.removesuffix(end) + PEFT_NAMES[end]
+            found[path if path in ours else name.removesuffix(end) + f"inner.{PEFT_NAMES[end]}"] = parameter
+    assert found.keys() == ours.keys()
+    with torch.no_grad():
+        for name, parameter in ours.items():
+            found[name].copy_(parameter.reshape(found[name].shape))
+    return theirs.train(), {name: found[name] for name in ours}
+
+
+def digest(model: nn.Module) -> str:
+    """A hash of all weights, packed ones included."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            found.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()

@@ -1,7 +1,5 @@
 """LoRA in training: the numbers of PEFT, the base as it was, and the picture of the saved file."""
 
-import hashlib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,51 +12,12 @@ import sfumato as sf
 from sfumato import ConfigError, Graph, SaveError
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.training.adapters import train_adapter
-from sfumato.components.training.trained import Trained
 
-from .support import TINY_UNET, diffusers_unet, fill, optimized, preset, trained_steps, unet_loss, view_of
-
-NAMES = {"lora_A.default.weight": "down", "lora_B.default.weight": "up"}
-
-
-@pytest.fixture(scope="module")
-def unet() -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    return UNet2DConditionModel(**TINY_UNET).eval()
-
-
-@pytest.fixture(scope="module")
-def emoji() -> Graph:
-    return sf.load("emoji").only("latents")
+from .support import digest, fill, in_peft, optimized, preset, trained_steps, unet_loss, view_of
 
 
 def picture(pipe: Graph) -> Tensor:
     return pipe(prompt="a red apple", num_inference_steps=2, seed=1).latents
-
-
-def digest(model: nn.Module) -> str:
-    found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        found.update(name.encode() + tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
-
-
-def in_peft(base: nn.Module, trained: Trained, config: Any) -> tuple[Any, Mapping[str, nn.Parameter]]:
-    """The model of diffusers with PEFT's layers, which have the numbers of ours; its parameters by our names."""
-    theirs = diffusers_unet(base)
-    theirs.add_adapter(config)
-    names = dict(trained.named_parameters())
-    parameters: dict[str, nn.Parameter] = {}
-    for name, parameter in theirs.named_parameters():
-        if parameter.requires_grad:
-            end = next(end for end in NAMES if name.endswith(end))
-            parameters[name.removesuffix(end) + NAMES[end]] = parameter
-    assert {f"unet.{name}" for name in parameters} == names.keys()
-    with torch.no_grad():
-        for name, parameter in trained.named_parameters():
-            own = parameters[name.removeprefix("unet.")]
-            own.copy_(parameter.reshape(own.shape))
-    return theirs.train(), parameters
 
 
 @pytest.mark.parametrize("rslora", [False, True])
