@@ -145,7 +145,8 @@ class Adapter:
 
         Args:
             file: the path.
-            layout: "peft" (diffusers, PEFT), "kohya" (kohya's scripts, A1111) or "comfy" (ComfyUI).
+            layout: "peft" (diffusers, PEFT), "kohya" (kohya's scripts, A1111), "comfy" (ComfyUI) or "lycoris"
+                (SimpleTuner).
             pipe: the graph whose matrices it changes; by default the published family that its names and shapes fit.
 
         Raises:

@@ -13,6 +13,8 @@ from .weight_patches import Generalized, Magnitude, Replacement, Rotation, Scali
 
 Layout = Literal["peft", "kohya", "comfy", "lycoris"]
 LAYOUTS: tuple[Layout, ...] = ("peft", "kohya", "comfy", "lycoris")
+OF_OUR_LAYERS: tuple[Layout, ...] = ("peft", "lycoris")
+"""The layouts with a matrix for each layer of ours; the others have the authors' fused matrices."""
 Parts = dict[str, Tensor]
 """The tensors of a patch, by the ends of their keys."""
 

@@ -18,7 +18,7 @@ from ..storage.fits import shown_names
 from ..storage.weights import write_safetensors
 from .embedding_layouts import BUNDLE, tensors_of
 from .known_models import names_in, place_published
-from .layouts import LAYOUTS, Layout, Unfit, kind_text, layouts_for, matrices, parts_of
+from .layouts import LAYOUTS, OF_OUR_LAYERS, Layout, Unfit, kind_text, layouts_for, matrices, parts_of
 from .names import DENOISERS, ModelNames, Target
 from .patch_set import PatchSet
 from .patches import Additive, LowRank, Patch
@@ -124,7 +124,7 @@ class _Writer:
                 continue
             made = split(item, [names.shapes[layer][0] for layer in item.target.layers])
             if made is None:
-                raise self._fused(item)
+                raise self._fused(item, names)
             for layer, patch in zip(item.target.layers, made, strict=True):
                 pieces.setdefault(layer, []).append(patch)
                 columns[layer] = max(columns.get(layer, 0), item.columns)
@@ -136,7 +136,7 @@ class _Writer:
             sizes = [names.shapes[layer][0] for layer in target.layers]
             patch = _transposed(patches, target) or fused(patches, sizes, swap=target.how == "halves swapped")
             if patch is None:
-                raise self._fused(Placed(target, next(p for p in patches if p is not None), name))
+                raise self._fused(Placed(target, next(p for p in patches if p is not None), name), names)
             wider = columns.get(target.layers[0], 0)
             self._add(component, name, patch, wide_shape(names.source_shape(target), wider), name, wider=wider > 0)
 
@@ -172,12 +172,13 @@ class _Writer:
             raise SaveError(f"{self.file}: has several patches for {name}, which are not all LoRA. Save them apart.")
         return concatenated(low)
 
-    def _fused(self, item: Placed) -> SaveError:
-        ways: Mapping[bool, tuple[Layout, ...]] = {True: ("kohya", "comfy"), False: ("peft",)}
+    def _fused(self, item: Placed, names: ModelNames) -> SaveError:
+        known = layouts_for(item.patch, names.source_shape(item.target))
+        ways = [layout for layout in known if (layout in OF_OUR_LAYERS) != (self.layout in OF_OUR_LAYERS)]
         layers = ", ".join(item.target.layers)
         return SaveError(
             f"{self.file}: {item.body} is in another division of the matrices of {layers} than the layout "
-            f"{self.layout!r}, and its kind cannot be divided. {_way(ways[self.layout == 'peft'])}"
+            f"{self.layout!r}, and its kind cannot be divided. {_way(ways)}"
         )
 
     def tensors(self) -> dict[str, Tensor]:

@@ -196,7 +196,7 @@ def _save(adapter: Any, output: str, layout: str, model: str | None, *, as_json:
         print_text(f"{path}  ({layout}, {kinds}, {size_text(path.stat().st_size)})")
 
 
-_LAYOUTS = ("peft", "kohya", "comfy")
+_LAYOUTS = ("peft", "kohya", "comfy", "lycoris")
 
 
 def _data(adapter: Any) -> dict[str, Any]:  # an Adapter; JSON values

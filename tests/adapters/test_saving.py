@@ -169,6 +169,7 @@ def randoms(**shapes: tuple[int, ...]) -> dict[str, Tensor]:
 
 LORA = randoms(**{"lora_down.weight": (2, 16), "lora_up.weight": (16, 2), "alpha": ()})
 LOHA = randoms(hada_w1_a=(16, 2), hada_w1_b=(2, 16), hada_w2_a=(16, 2), hada_w2_b=(2, 16), alpha=())
+BY_LYCORIS: tuple[Layout, ...] = ("kohya", "comfy", "lycoris")
 KINDS: Mapping[str, tuple[str, dict[str, Tensor], tuple[Layout, ...]]] = {
     "LoRA": (BODY, LORA, LAYOUTS),
     "LoCon in Tucker's form": (CONV, randoms(**{
@@ -176,25 +177,25 @@ KINDS: Mapping[str, tuple[str, dict[str, Tensor], tuple[Layout, ...]]] = {
         "alpha": (),
     }), LAYOUTS),
     "DoRA on rows": (BODY, {**LORA, "dora_scale": torch.rand(16, 1) + 0.5}, LAYOUTS),
-    "DoRA on columns": (BODY, {**LORA, "dora_scale": torch.rand(1, 16) + 0.5}, ("kohya", "comfy")),
-    "DoRA of LoHa": (BODY, {**LOHA, "dora_scale": torch.rand(16, 1) + 0.5}, ("kohya", "comfy")),
-    "LoHa": (BODY, LOHA, ("kohya", "comfy")),
+    "DoRA on columns": (BODY, {**LORA, "dora_scale": torch.rand(1, 16) + 0.5}, BY_LYCORIS),
+    "DoRA of LoHa": (BODY, {**LOHA, "dora_scale": torch.rand(16, 1) + 0.5}, BY_LYCORIS),
+    "LoHa": (BODY, LOHA, BY_LYCORIS),
     "LoHa in Tucker's form": (CONV, randoms(
         hada_w1_a=(2, 16), hada_w1_b=(2, 16), hada_w2_a=(2, 16), hada_w2_b=(2, 16),
         hada_t1=(2, 2, 3, 3), hada_t2=(2, 2, 3, 3), alpha=(),
-    ), ("kohya", "comfy")),
-    "LoKr": (BODY, randoms(lokr_w1=(4, 4), lokr_w2_a=(4, 2), lokr_w2_b=(2, 4), alpha=()), ("kohya", "comfy")),
-    "LoKr of whole factors": (BODY, randoms(lokr_w1=(4, 4), lokr_w2=(4, 4)), ("kohya", "comfy")),
-    "OFT of LyCORIS": (BODY, randoms(oft_blocks=(4, 4, 4), rescale=(16, 1), alpha=()), ("kohya", "comfy")),
-    "BOFT of LyCORIS": (BODY, randoms(oft_blocks=(2, 4, 4, 4)), ("kohya", "comfy")),
+    ), BY_LYCORIS),
+    "LoKr": (BODY, randoms(lokr_w1=(4, 4), lokr_w2_a=(4, 2), lokr_w2_b=(2, 4), alpha=()), BY_LYCORIS),
+    "LoKr of whole factors": (BODY, randoms(lokr_w1=(4, 4), lokr_w2=(4, 4)), BY_LYCORIS),
+    "OFT of LyCORIS": (BODY, randoms(oft_blocks=(4, 4, 4), rescale=(16, 1), alpha=()), BY_LYCORIS),
+    "BOFT of LyCORIS": (BODY, randoms(oft_blocks=(2, 4, 4, 4)), BY_LYCORIS),
     "OFT of PEFT": (BODY, randoms(**{"oft_R.weight": (4, 6)}), ("peft",)),
     "BOFT of PEFT": (BODY, randoms(boft_R=(1, 4, 4, 4), boft_s=(16, 1)), ("peft",)),
     "IA3 of LyCORIS": (BODY, {**randoms(weight=(16,)), "on_input": torch.tensor(1)}, LAYOUTS),
     "IA3 of PEFT": (BODY, randoms(ia3_l=(16, 1)), ("peft",)),
     "GLoRA": (BODY, randoms(**{f"{n}.weight": s for n, s in {
-        "a1": (16, 2), "a2": (2, 16), "b1": (16, 2), "b2": (2, 16)}.items()}, alpha=()), ("kohya", "comfy")),
-    "a whole difference": (CONV, randoms(diff=(16, 16, 3, 3), diff_b=(16,)), ("kohya", "comfy")),
-    "a norm": ("lora_unet_conv_norm_out", randoms(w_norm=(16,), b_norm=(16,)), ("kohya", "comfy")),
+        "a1": (16, 2), "a2": (2, 16), "b1": (16, 2), "b2": (2, 16)}.items()}, alpha=()), BY_LYCORIS),
+    "a whole difference": (CONV, randoms(diff=(16, 16, 3, 3), diff_b=(16,)), BY_LYCORIS),
+    "a norm": ("lora_unet_conv_norm_out", randoms(w_norm=(16,), b_norm=(16,)), BY_LYCORIS),
     "a whole matrix": (BODY, randoms(set_weight=(16, 16)), ("comfy",)),
 }  # fmt: skip
 

@@ -82,7 +82,7 @@ FAMILIES: Mapping[str, Callable[[], tuple[nn.Module, Callable[[Any], Tensor]]]] 
     "unet": _unet, "sd3": _sd3, "flux": _flux, "pixart": _pixart, "clip": _clip, "t5": _t5, "decoder": _decoder,
 }  # fmt: skip
 BLOCKS = {
-    "unet": {"ResnetBlock", "BasicTransformerBlock"},
+    "unet": {"TimeResnetBlock2D", "BasicTransformerBlock"},
     "sd3": {"JointTransformerBlock"},
     "flux": {"FluxTransformerBlock", "FluxSingleTransformerBlock"},
 }
