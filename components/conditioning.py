@@ -228,3 +228,8 @@ class PixArtConditioning(Conditioning):
     """The conditioning of PixArt: tokens of T5. mask: (rows, tokens), 0 on padding."""
 
     mask: Float[Tensor, "rows tokens"]
+
+
+@dataclass(frozen=True)
+class NoConditioning(Conditioning):
+    """The conditioning of a model that reads no prompt: tokens are (rows, 0, 0)."""

@@ -108,6 +108,7 @@ guiders = Names(
 models = Names(
     "model",
     {
+        "UNet2DModel": f"{_MODELS}.unet_2d:UNet2DModel",
         "UNet2DConditionModel": f"{_MODELS}.unet_2d_condition:UNet2DConditionModel",
         "AutoencoderKL": f"{_MODELS}.autoencoder_kl:AutoencoderKL",
         "AutoencoderTiny": f"{_MODELS}.autoencoder_tiny:AutoencoderTiny",

@@ -42,6 +42,13 @@ class DecodeLatents(Block):
         return Decoded(pixels.add(1).div(2).clamp(0, 1))
 
 
+class UsePixels(Block):
+    """Use latents as pixels, for a model without an autoencoder: its latents are pixels from -1 to 1."""
+
+    def __call__(self, latents: Latents) -> Decoded:
+        return Decoded(latents.float().add(1).div(2).clamp(0, 1))
+
+
 class Finished(NamedTuple):
     """Pictures, as PIL images, an array or a tensor."""
 

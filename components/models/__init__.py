@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .t2i_adapter import T2IAdapter as T2IAdapter
     from .t5 import T5EncoderModel as T5EncoderModel
     from .t5 import UMT5EncoderModel as UMT5EncoderModel
+    from .unet_2d import UNet2DModel as UNet2DModel
     from .unet_2d_condition import UNet2DConditionModel as UNet2DConditionModel
     from .vision import CLIPVisionModelWithProjection as CLIPVisionModelWithProjection
     from .vision import SiglipVisionModel as SiglipVisionModel

@@ -44,11 +44,11 @@ class DiagonalGaussian:
 
 
 class PixelAttention(Attention):
-    """Attention with one head over the pixels of a feature map, added to the map."""
+    """Attention over the pixels of a feature map, added to the map."""
 
-    def __init__(self, channels: int, groups: int) -> None:
-        super().__init__(channels, heads=1, context_channels=channels, bias=True)
-        self.group_norm = nn.GroupNorm(groups, channels, eps=1e-6)
+    def __init__(self, channels: int, groups: int, heads: int = 1, eps: float = 1e-6) -> None:
+        super().__init__(channels, heads=heads, context_channels=channels, bias=True)
+        self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
 
     def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Map `b c h w`."""
