@@ -72,3 +72,16 @@ class SamplePosterior(Block):
             return Sampled(mean, random)
         noise, random = random.draw(len(mean), mean.shape[1:])
         return Sampled(mean + std * noise.to(mean.device), random)
+
+
+class Centred(NamedTuple):
+    """Pixels as clean latents, from -1 to 1."""
+
+    image_latents: ImageLatents
+
+
+class CentrePixels(Block):
+    """Use pixels as clean latents, for a model without an autoencoder."""
+
+    def __call__(self, pixels: Images) -> Centred:
+        return Centred(pixels * 2 - 1)

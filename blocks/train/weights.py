@@ -102,6 +102,14 @@ class WeightDebiased(WeightRows):
                 return root
 
 
+class WeightBySNR(WeightRows):
+    """Weight by the SNR, (alpha / sigma)^2: an error of the clean sample then counts as that of the noise does."""
+
+    def weight(self, step: Step) -> float:
+        """The SNR at a step."""
+        return signal_to_noise(step)
+
+
 class WeightBySigma(WeightRows):
     """Weight by 1 / sigma^2: the `sigma_sqrt` of the scripts for flow matching (Esser et al. 2024)."""
 

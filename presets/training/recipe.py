@@ -7,7 +7,7 @@ them encode pictures, add noise at drawn timesteps, and compare the prediction w
 from collections.abc import Collection, Iterable, Mapping
 
 from ...blocks.text.rows import ExpandRows
-from ...blocks.train.encode import EncodePosterior, SamplePosterior
+from ...blocks.train.encode import CentrePixels, EncodePosterior, SamplePosterior
 from ...blocks.train.losses import MeanSquaredError
 from ...blocks.train.noise import AddNoise, DrawTrainingNoise
 from ...blocks.train.predict import MakeTarget, PredictRows
@@ -51,8 +51,7 @@ def recipe(preset: Graph) -> Graph:
     sized = next((i for i, block in enumerate(encode.values()) if "latents" in block.signature.inputs), len(encode))
     before: Mapping[str, Block] = {
         **dict([*encode.items()][:sized]),
-        "posterior": EncodePosterior(),
-        "sample": SamplePosterior(),
+        **_makers_of_latents(preset),
         **nodes_of_pictures(wanted),
         "noise": DrawTrainingNoise(),
         **{name: _sized_by_noise(block) for name, block in [*encode.items()][sized:]},
@@ -64,6 +63,13 @@ def recipe(preset: Graph) -> Graph:
     after = {"predict_rows": PredictRows(), "weight": WeightEqually(), "loss": MeanSquaredError()}
     graph = Graph({**before, **denoiser, **after}, outputs=OUTPUTS)
     return graph.with_bindings({name: value for name, value in preset.bindings.items() if name in graph.components})
+
+
+def _makers_of_latents(preset: Structure) -> Mapping[str, Block]:
+    """The nodes that make clean latents of pixels."""
+    if "vae" not in preset.components:
+        return {"sample": CentrePixels()}
+    return {"posterior": EncodePosterior(), "sample": SamplePosterior()}
 
 
 def _makers(preset: Structure, names: Collection[str]) -> Iterable[str]:

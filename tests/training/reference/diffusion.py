@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from .loop import (
+    LR,
     Batch,
     Diffusion,
     Trained,
@@ -27,7 +28,7 @@ Predict = Callable[[Tensor, Tensor, Batch], Tensor]
 
 
 def text2image(
-    pipe: Any, batches: Sequence[Batch], how: Diffusion = Diffusion(), *, text_encoder: bool = False
+    pipe: Any, batches: Sequence[Batch], how: Diffusion = Diffusion(), *, text_encoder: bool = False, lr: float = LR
 ) -> Trained:
     """Fine-tune the U-Net of SD, and with `text_encoder` its text encoder too."""
     unet, text = deepcopy(pipe.unet), deepcopy(pipe.text_encoder).requires_grad_(text_encoder)
@@ -38,7 +39,7 @@ def text2image(
 
     parts = [unet, text] if text_encoder else [unet]
     parameters = [p for part in parts for p in part.parameters()]
-    losses = train(parameters, lambda b: latent_loss(pipe, scheduler, predict, b, how), batches)
+    losses = train(parameters, lambda b: latent_loss(pipe, scheduler, predict, b, how), batches, lr=lr)
     weights = {f"unet.{name}": t for name, t in weights_of(unet).items()}
     if text_encoder:
         weights |= {f"text_encoder.{name}": t for name, t in weights_of(text).items()}
@@ -88,7 +89,7 @@ def sdxl_lora(
     return Trained(losses, lora_of(unet))
 
 
-def unconditional(unet: Any, scheduler: Any, batches: Sequence[Batch]) -> Trained:
+def unconditional(unet: Any, scheduler: Any, batches: Sequence[Batch], *, lr: float = LR) -> Trained:
     """Train a U-Net without text on pixels."""
     unet = deepcopy(unet)
 
@@ -102,7 +103,7 @@ def unconditional(unet: Any, scheduler: Any, batches: Sequence[Batch]) -> Traine
         share = scheduler.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
         return (share / (1 - share) * mse_loss(predicted, clean, reduction="none")).mean()  # weighted by the SNR
 
-    losses = train(unet.parameters(), loss_of, batches)
+    losses = train(unet.parameters(), loss_of, batches, lr=lr)
     return Trained(losses, weights_of(unet))
 
 

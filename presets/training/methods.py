@@ -1,0 +1,73 @@
+"""The table of methods: by name, a function that makes the recipe and what is trained of a preset and settings."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+from ...graph import ConfigError, Graph
+from ...graph.validate import Unfit, fitted, value_text
+from ...registry import did_you_mean, printable
+from .decoder import decoder
+from .denoisers import dreambooth, finetune, lora, unconditional
+from .method import Method
+from .objective import Objective
+
+METHODS: Mapping[str, Callable[..., Method]] = {
+    "lora": lora,
+    "dreambooth": dreambooth,
+    "finetune": finetune,
+    "unconditional": unconditional,
+    "decoder": decoder,
+}
+"""Functions `(pipe, objective, *, settings) -> Method`. One without `objective` has a loss of its own."""
+
+
+def settings_of(name: str) -> Mapping[str, Any]:  # Any: type hints
+    """The settings of a method and their types, those of its objective among them.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    function = _function(name)
+    hints = get_type_hints(function, include_extras=True)
+    own = {p.name: hints[p.name] for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY}
+    return {**own, **(get_type_hints(Objective, include_extras=True) if "objective" in hints else {})}
+
+
+def make_method(name: str, pipe: Graph, settings: Mapping[str, Any]) -> Method:  # Any: values, which are checked
+    """Make a method for a preset.
+
+    Args:
+        name: of `METHODS`.
+        pipe: the preset, with its components.
+        settings: by name; see `settings_of`.
+
+    Raises:
+        ConfigError: an unknown name, an unknown setting, or values that do not fit. It lists all of them.
+    """
+    known = settings_of(name)
+    checked: dict[str, Any] = {}
+    problems: list[str] = []
+    for key, value in settings.items():
+        if key not in known:
+            problems.append(f"{printable(key)} is no setting of {name!r}. {did_you_mean(key, known)}")
+            continue
+        try:
+            checked[key] = fitted(value, known[key])
+        except Unfit as error:
+            problems.append(f"{key} {error}, got {value_text(value)}.")
+    if problems:
+        text = problems[0] if len(problems) == 1 else f"{len(problems)} problems\n  " + "\n  ".join(problems)
+        raise ConfigError(f"The settings of {name!r}: {text}")
+    function, of_objective = _function(name), {field.name for field in fields(Objective)}
+    if "objective" not in inspect.signature(function).parameters:
+        return function(pipe, **checked)
+    objective = Objective(**{key: value for key, value in checked.items() if key in of_objective})
+    return function(pipe, objective, **{key: value for key, value in checked.items() if key not in of_objective})
+
+
+def _function(name: str) -> Callable[..., Method]:
+    if name not in METHODS:
+        raise ConfigError(f"{printable(repr(name))} is no method of training. {did_you_mean(name, METHODS)}")
+    return METHODS[name]
