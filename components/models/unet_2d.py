@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import Field
@@ -167,7 +167,7 @@ class UNet2DModel(Model[UNet2DConfig]):
         self.time_embedding = TimestepEmbedding(channels[0], width)
         self.emb_act = activation(config.act_fn)
         skips = self._build_down(config, style)
-        middle = _Style(ResnetStyle(**{**vars(plain), "divisor": float(config.mid_block_scale_factor)}), style.head_dim)
+        middle = _Style(replace(plain, divisor=float(config.mid_block_scale_factor)), style.head_dim)
         groups = config.attn_norm_num_groups or config.norm_num_groups
         self.mid_block = _Middle(channels[-1], middle, groups, config.add_attention)
         self._build_up(config, style, skips)

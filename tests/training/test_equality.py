@@ -135,7 +135,7 @@ def test_a_lora_of_sd(
     pipe = tiny(model)
     trained = train_adapter(pipe, initialization="gaussian")
     theirs = diffusion.lora(tiny_reference(model).pipe, batches(), how, start=lora_of(trained))
-    more = {"is_prior": torch.tensor([False, True])} if how.prior_weight else {}
+    more: dict[str, Any] = {"is_prior": torch.tensor([False, True])} if how.prior_weight else {}
     losses = ours(change(recipe(pipe)), trained, batches(**more))
     same(losses, lora_of(trained), theirs)
 
@@ -149,7 +149,7 @@ def test_all_weights_of_sd_and_of_its_text_encoder(tiny: Load, tiny_reference: C
 
 
 def test_a_lora_of_sdxl(xl: Load, xl_reference: Callable[..., ReferenceXL]) -> None:
-    sizes = {
+    sizes: dict[str, Any] = {
         "original_size": [(32, 32), (64, 48)], "crops_coords_top_left": [(0, 0), (4, 8)], "target_size": [(32, 32)] * 2,
     }  # fmt: skip
     trained = train_adapter(xl())

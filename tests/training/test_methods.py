@@ -79,7 +79,7 @@ def test_choices_change_the_blocks_of_a_recipe(tiny: Load) -> None:
     graph = make_method("lora", tiny(), {**settings, "rank": 2}).recipe
     names = {name: type(block).__name__ for name, block in graph.nodes.items()}
     assert names["timesteps"] == "DrawShifted" and names["weight"] == "WeightByMinSNR"
-    assert names["loss"] == "PseudoHuber" and graph["timesteps"].shift == 2.0
+    assert names["loss"] == "PseudoHuber" and graph["timesteps"].config()["shift"] == 2.0
     assert [name for name in graph.nodes if name in ("noise", "offset", "perturb", "add_noise", "loss_mask")] == [
         "noise", "offset", "perturb", "add_noise", "loss_mask"
     ]  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -109,9 +110,8 @@ def unconditional(unet: Any, scheduler: Any, batches: Sequence[Batch], *, lr: fl
 
 def ddpm(pipe: Any) -> Any:
     """The scheduler that the scripts make of a checkpoint's config, of whichever class that is."""
-    from diffusers import DDPMScheduler
-
-    return DDPMScheduler.from_config(pipe.scheduler.config)
+    diffusers: Any = import_module("diffusers")
+    return diffusers.DDPMScheduler.from_config(pipe.scheduler.config)
 
 
 def latent_loss(pipe: Any, scheduler: Any, predict: Predict, batch: Batch, how: Diffusion) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -73,9 +74,8 @@ def flux_lora(
 
 def _loss(pipe: Any, predict: Any, batch: Batch, how: Flow) -> Tensor:
     """The loss of a batch. Draws: the autoencoder's sample, noise, the density of timesteps."""
-    from diffusers import FlowMatchEulerDiscreteScheduler
-
-    scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    diffusers: Any = import_module("diffusers")
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_config(pipe.scheduler.config)
     latents = latents_of(pipe.vae, batch)
     noise = torch.randn_like(latents)
     index = (draw_density(how, len(latents)) * scheduler.config.num_train_timesteps).long()
