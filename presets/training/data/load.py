@@ -180,7 +180,7 @@ def _look(records: Sequence[Record], number: int) -> Pair | Skipped | _Unequal:
 
 def _found(source: Source) -> Found:
     """The pictures of a source, by the kind of what it names."""
-    from .tables import read_repo, read_rows, read_table
+    from .tables import SAVED, read_repo, read_rows, read_saved, read_table
     from .tars import read_tars
 
     if not isinstance(source.data, str | Path):
@@ -190,13 +190,15 @@ def _found(source: Source) -> Found:
         files = sorted(f for f in path.rglob("*") if f.is_file())
         if any(f.suffix.lower() in PICTURES for f in files):
             return read_folder(path, source)
-        for ends, read in (((".parquet", ".arrow"), read_table), ((".tar",), read_tars)):
-            if some := [f for f in files if f.suffix.lower() in ends]:
+        if any(f.name in SAVED for f in files if f.parent == path):
+            return read_saved(path, source)
+        for end, read in ((".parquet", read_table), (".tar", read_tars)):
+            if some := [f for f in files if f.suffix.lower() == end]:
                 return read(some, source)
         raise LoadError(f"{path}: has no pictures. {_needs(source)}")
     if path.is_file():
         match path.suffix.lower():
-            case ".parquet" | ".arrow":
+            case ".parquet":
                 return read_table([path], source)
             case ".tar":
                 return read_tars([path], source)

@@ -1,7 +1,7 @@
 """Tables of pictures through Hugging Face's `datasets`: parquet files, repos of the Hub, and rows in memory."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,11 +20,19 @@ Table = Any
 """A `datasets.Dataset`, whose package may be missing, or a sequence of rows."""
 
 
+SAVED = "state.json", "dataset_dict.json"
+"""The files of a folder that `datasets.Dataset.save_to_disk` wrote."""
+
+
 def read_table(files: Sequence[Path], source: Source) -> Found:
-    """The pictures of parquet or Arrow files. Their contents are in the files themselves, or beside them."""
-    kind = "parquet" if files[0].suffix == ".parquet" else "arrow"
-    table = _loaded(source, kind, data_files={"train": list(map(str, files))}, split="train")
+    """The pictures of parquet files. Their contents are in the files themselves, or beside them."""
+    table = _loaded(source, _datasets().Dataset.from_parquet, list(map(str, files)))
     return Found(_Rows(table, source, (files[0].parent,)))
+
+
+def read_saved(folder: Path, source: Source) -> Found:
+    """The pictures of a folder that `save_to_disk` wrote."""
+    return Found(_Rows(_one_split(_loaded(source, _datasets().load_from_disk, str(folder)), source), source, (folder,)))
 
 
 def read_repo(source: Source) -> Found:
@@ -33,7 +41,7 @@ def read_repo(source: Source) -> Found:
     if not is_repo(name):
         raise LoadError(f"{printable(name)}: there is no such folder or file, and it is no repo of the Hub.")
     datasets = _datasets()
-    table = _loaded(source, name, split=source.split, revision=source.revision)
+    table = _loaded(source, datasets.load_dataset, name, split=source.split, revision=source.revision)
     caches = datasets.config.HF_CACHE_HOME, datasets.config.HF_DATASETS_CACHE
     return Found(_Rows(_one_split(table, source), source, tuple(map(Path, caches))))
 
@@ -62,17 +70,21 @@ def _datasets() -> Any:  # the module, whose types pyright does not know
     return datasets
 
 
-def _loaded(source: Source, kind: str, **keywords: Any) -> Table:
+def _loaded(source: Source, load: Callable[..., Table], name: str | Sequence[str], **keywords: Any) -> Table:
+    """What a function of `datasets` loads, without its progress bars and logs. LoadError for whatever it raises."""
     datasets = _datasets()
-    shown = datasets.is_progress_bar_enabled() if hasattr(datasets, "is_progress_bar_enabled") else True
+    level, bars = datasets.logging.get_verbosity(), datasets.are_progress_bars_disabled()
+    datasets.logging.set_verbosity(datasets.logging.CRITICAL)
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset(kind, **keywords)
+        return load(name, **keywords)
     except Exception as error:  # pyarrow, fsspec and the Hub's client raise errors of many classes
-        text = printable(str(error.__cause__ or error).split("\n")[0])
-        raise LoadError(f"{source.title}: cannot be read as a table ({text}).") from error
+        text = printable(str(error.__cause__ or error).partition("\n")[0].rstrip("."))
+        raise LoadError(f"{source.title}: cannot be read as a table ({text}). Look at the file, or load it with "
+                        "datasets and pass that.") from error  # fmt: skip
     finally:
-        if shown:
+        datasets.logging.set_verbosity(level)
+        if not bars:
             datasets.enable_progress_bars()
 
 
