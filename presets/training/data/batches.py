@@ -1,7 +1,9 @@
 """`Batches`: the batches of each epoch, in an order that depends on the seed and the epoch alone."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, overload
 
 from ....blocks.image.place import Pair
@@ -56,20 +58,29 @@ class Batches:
         """The batches of an epoch, counted from 0. ConfigError for a number below 0."""
         if number < 0:
             raise ConfigError(f"epoch: needs 0 or more, got {number}.")
-        uses = self.data.uses(self.seed, number)
-        draws = Draws((self.seed, number)) if self.shuffle else None
-        return Epoch(self, number, uses, batches_of([self.data.size_of(u) for u in uses], self.batch_size, draws))
+        return Epoch(self, number)
 
 
 class Epoch(Sequence[Batch]):
     """The batches of an epoch. A batch is made when it is looked up, and reads its pictures when it is loaded."""
 
-    def __init__(self, batches: Batches, number: int, uses: Sequence[Use], planned: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, batches: Batches, number: int) -> None:
         self.number = number
-        self._batches, self._uses, self._planned = batches, uses, planned
+        self._batches = batches
 
-    def __len__(self) -> int:
-        return len(self._planned)
+    @cached_property
+    def _uses(self) -> Sequence[Use]:
+        return self._batches.data.uses(self._batches.seed, self.number)
+
+    @cached_property
+    def _planned(self) -> Sequence[tuple[int, ...]]:
+        """The numbers of the samples of each batch."""
+        draws = Draws((self._batches.seed, self.number)) if self._batches.shuffle else None
+        return batches_of(list(map(self._batches.data.size_of, self._uses)), self._batches.batch_size, draws)
+
+    def __len__(self) -> int:  # without the order, so that the steps of a training are counted quickly
+        of_sizes = Counter(map(self._batches.data.size_of, self._uses))
+        return sum(-(-count // self._batches.batch_size) for count in of_sizes.values())
 
     @overload
     def __getitem__(self, index: int) -> Batch: ...

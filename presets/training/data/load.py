@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from ....blocks.image.place import Pair, open_stored
 from ....components.picture_files import name_of
-from ....components.pictures import ground_colour, size_of
+from ....components.pictures import ground_colour, in_range, size_of
 from ....graph.errors import ConfigError, LoadError, PictureError, UnfitValue
 from ....registry import counted
 from ....registry.log import LOG
@@ -18,7 +18,7 @@ from .buckets import Buckets, Crop
 from .captions import Captions
 from .folder import PICTURES, Found, Skipped, read_folder, read_listed, shown
 from .source import Record, Source, Where
-from .training_data import Layout, Part, TrainingData
+from .training_data import Layout, Part, SomeRecords, TrainingData
 
 _WAY = "Put a file with the same name and the end .txt beside each picture, or set prompt= of the Source."
 
@@ -132,21 +132,7 @@ def _part(source: Source, layout: Layout, skipped: list[Skipped]) -> Part:
     skipped.extend(one for one in looked if isinstance(one, Skipped))
     usable = [i for i, one in enumerate(looked) if isinstance(one, tuple)]
     own = [cast("Pair", looked[i]) for i in usable]
-    return Part(source, _Some(found.records, usable), own, [layout.size_for(one) for one in own])
-
-
-class _Some(Sequence[Record]):
-    """Some of the records of a source. Those of tables are read at each look-up, so they are not held in memory."""
-
-    def __init__(self, records: Sequence[Record], numbers: Sequence[int]) -> None:
-        self._records, self._numbers = records, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def __getitem__(self, index: Any) -> Any:  # a record, or a list of them for a slice
-        numbers = self._numbers[index]
-        return [self._records[i] for i in numbers] if isinstance(index, slice) else self._records[numbers]
+    return Part(source, SomeRecords(found.records, usable), own, [layout.size_for(one) for one in own])
 
 
 @dataclass(frozen=True)
@@ -167,7 +153,7 @@ def _look(records: Sequence[Record], number: int) -> Pair | Skipped | _Unequal:
         if stored is None:
             continue
         try:
-            sizes[kind] = size_of(open_stored(stored))
+            sizes[kind] = size_of(in_range(open_stored(stored)))
         except (PictureError, UnfitValue, OSError) as error:
             text = str(error).removeprefix(f"{name_of(stored)}: " if isinstance(stored, Path) else "the open file: ")
             return Skipped(record.name, text if kind == "picture" else f"its {kind} {text}")

@@ -1,9 +1,11 @@
 """`TrainingData`: the pictures of all sources, and the samples that an epoch makes of them."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import ceil
+from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -46,6 +48,25 @@ class Part:
     own: Sequence[Pair]
     sizes: Sequence[Pair]
     repeats: float = 1.0
+
+    def only(self, numbers: Sequence[int]) -> "Part":
+        """Some of the pictures."""
+        own, sizes = ([values[i] for i in numbers] for values in (self.own, self.sizes))
+        return replace(self, records=SomeRecords(self.records, numbers), own=own, sizes=sizes)
+
+
+class SomeRecords(Sequence[Record]):
+    """Some of the records of a source. Those of tables are read at each look-up, so they are not held in memory."""
+
+    def __init__(self, records: Sequence[Record], numbers: Sequence[int]) -> None:
+        self._records, self._numbers = records, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, index: Any) -> Any:  # a record, or a list of them for a slice
+        numbers = self._numbers[index]
+        return [self._records[i] for i in numbers] if isinstance(index, slice) else self._records[numbers]
 
 
 @dataclass(frozen=True)
@@ -104,6 +125,32 @@ class TrainingData:
             inputs = tuple(name for name in inputs if name in recipe.inputs)
         return Batches(self, batch_size, inputs, seed, shuffle)
 
+    def split(self, validation: float, seed: int = 0) -> "tuple[TrainingData, TrainingData]":
+        """The pictures for the training, and those for the validation.
+
+        Of each source but those of a class (`is_prior`), a share is drawn for the validation. There, captions keep
+        their words, and pictures are cropped at the center and not mirrored.
+
+        Args:
+            validation: the share, from 0 to 1.
+            seed: of the draw.
+
+        Raises:
+            ConfigError: a share that leaves no picture for one of the two.
+        """
+        drawn: list[tuple[Part, list[int], list[int]]] = []
+        for number, part in enumerate(self.parts):
+            order = Draws((seed, "validation", number)).order(len(part.records))
+            count = 0 if part.source.is_prior else round(len(order) * validation)
+            drawn.append((part, sorted(order[count:]), sorted(order[:count])))
+        train, held = ([part.only(both[i]) for part, *both in drawn if both[i]] for i in (0, 1))
+        if not held or len(train) < len(self.parts):
+            raise ConfigError(f"validation: {validation} of {len(self)} pictures leaves none for one of the two parts.")
+        plain = replace(self.captions, dropout=0.0, shuffle=False, tag_dropout=0.0)
+        sources = [replace(part, source=replace(part.source, captions=None), repeats=1.0) for part in held]
+        layout = replace(self.layout, crop="center", flip=0.0)
+        return replace(self, parts=tuple(train)), replace(self, parts=tuple(sources), captions=plain, layout=layout)
+
     def uses(self, seed: int, epoch: int) -> list[Use]:
         """All uses of pictures in an epoch, in the order of the sources."""
         return [
@@ -131,7 +178,7 @@ class TrainingData:
             prompt = (part.source.captions or self.captions).text(captions, draws)
         return Sample(
             index=index,
-            name=record.name,
+            name=self._name(part, record),
             picture=record.picture,
             size=own,
             placement=place(own, part.sizes[i], self.layout.crop, self.layout.flip, draws),
@@ -141,6 +188,13 @@ class TrainingData:
             control=record.control,
             background=self.layout.background,
         )
+
+    def _name(self, part: Part, record: Record) -> str:
+        """The name of a picture; with several folders or files, that of its own is before it."""
+        where = part.source.data
+        if len(self.parts) > 1 and isinstance(where, str | Path):
+            return f"{Path(where).name}/{record.name}"
+        return record.name
 
     def _mask(self, record: Record) -> Stored | str:
         if record.mask is not None:

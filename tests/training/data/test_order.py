@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from sfumato.blocks.image.place import Placement
 from sfumato.graph import ConfigError
 from sfumato.presets.training.data import Buckets, Captions, TrainingData, load_data
 from sfumato.presets.training.data.draws import Draws
@@ -62,7 +63,9 @@ def data(count: int = 14) -> TrainingData:
     return load_data(rows(count), size=Buckets(32, step=8), crop="random", flip=0.5, captions=captions)
 
 
-def chosen(pictures: TrainingData, epoch: int, batch_size: int = 1, seed: int = 5) -> dict[str, object]:
+def chosen(
+    pictures: TrainingData, epoch: int, batch_size: int = 1, seed: int = 5
+) -> dict[str, tuple[int, Placement, str | None]]:
     """All that an epoch chose at random about each picture, by name."""
     made = pictures.batches(batch_size, seed=seed).epoch(epoch)
     return {s.name: (s.index, s.placement, s.prompt) for batch in made for s in batch.samples}
@@ -107,3 +110,21 @@ def test_without_shuffling_pictures_keep_their_order():
 def test_numbers_out_of_range_are_refused(size: int, epoch: int, text: str):
     with pytest.raises(ConfigError, match=text):
         data().batches(size).epoch(epoch)
+
+
+def test_a_split_holds_pictures_out_and_reads_them_plainly():
+    pictures = data(20)
+    train, held = pictures.split(0.25, seed=3)
+    names = [{s.name for b in part.batches().epoch(0) for s in b.samples} for part in (train, held)]
+    assert len(held) == 5 and not names[0] & names[1] and names[0] | names[1] == {str(i) for i in range(20)}
+    assert chosen(held, 0) == chosen(held, 1)
+    assert {text for _, _, text in chosen(held, 0).values()} == {f"number {n}, red, round" for n in names[1]}
+    assert chosen(pictures.split(0.25, seed=3)[1], 0) == chosen(held, 0) != chosen(pictures.split(0.25, seed=4)[1], 0)
+    with pytest.raises(ConfigError) as caught:
+        pictures.split(0.01)
+    assert str(caught.value) == "validation: 0.01 of 20 pictures leaves none for one of the two parts."
+
+
+def test_the_number_of_batches_is_known_without_their_order():
+    epoch = data(14).batches(3).epoch(0)
+    assert len(epoch) == len(list(iter(epoch)))

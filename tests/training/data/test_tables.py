@@ -3,7 +3,7 @@
 import io
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +97,11 @@ def test_links_in_a_tar_file_are_no_pictures(tmp_path: Path):
 
 # ------------------------------------------------------------------------------------------------ parquet, data sets
 @pytest.fixture
-def datasets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def datasets(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:  # a module
     """The package, with a cache of the test."""
     module: Any = pytest.importorskip("datasets")
     monkeypatch.setattr(module.config, "HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
-    yield module
+    return module
 
 
 def parquet(file: Path, columns: dict[str, list[Any]]) -> Path:
@@ -164,9 +164,7 @@ def test_wrong_tables_are_refused(datasets: Any, tmp_path: Path):
     (tmp_path / "0.parquet").write_bytes(b"nothing")
     assert refused(tmp_path / "0.parquet").startswith(f"{tmp_path}/0.parquet: cannot be read as a table (")
     assert refused(3) == "Needs a folder, a repo, a datasets.Dataset or a list of rows, got int."
-    assert refused("there/is/none") == (
-        "there/is/none: there is no such folder or file, and it is no repo of the Hub."
-    )
+    assert refused("there/is/none") == ("there/is/none: there is no such folder or file, and it is no repo of the Hub.")
 
 
 def test_a_table_names_no_file_outside_its_folder(datasets: Any, tmp_path: Path):
@@ -188,7 +186,7 @@ def test_rows_in_memory_are_pictures_files_or_bytes(tmp_path: Path):
     assert [one[2] for one in contents(load_data(rows, size=4))] == [RED, RED, BLUE]
     with pytest.raises(LoadError, match="the list, row 0: needs a picture, its bytes or its path, got int"):
         load_data([{"image": 3}])
-    with pytest.raises(LoadError, match="the list, row 1: has no column 'text'. All rows need the columns of the first"):
+    with pytest.raises(LoadError, match="the list, row 1: has no column 'text'"):
         load_data([{"image": png("red"), "text": "a fox"}, {"image": png("red")}])
     with pytest.raises(LoadError, match="The list of sources is empty"):
         load_data([])
