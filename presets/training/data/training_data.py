@@ -11,6 +11,7 @@ from PIL import Image
 
 from ....blocks.image.place import Pair, Stored
 from ....graph import ConfigError, Graph
+from ....registry import counted
 from .batches import Batches
 from .buckets import Buckets, Crop, place
 from .captions import Captions
@@ -87,7 +88,8 @@ class TrainingData:
         return sum(len(part.records) for part in self.parts)
 
     def __repr__(self) -> str:
-        return f"TrainingData({len(self)} pictures, {len(self.parts)} sources, {len(self.skipped)} skipped)"
+        pictures, sources = counted(len(self), "picture"), counted(len(self.parts), "source")
+        return f"TrainingData({pictures}, {sources}, {len(self.skipped)} skipped)"
 
     @property
     def sizes(self) -> dict[Pair, int]:
