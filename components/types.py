@@ -69,6 +69,11 @@ class Rows(NamedTuple):
         """The number of images."""
         return self.prompts * self.each
 
+    @classmethod
+    def cat(cls, parts: "Sequence[Rows]") -> "Rows":
+        """The rows of all parts, which have as many images for each prompt."""
+        return cls(sum(part.prompts for part in parts), parts[0].each)
+
 
 Residuals: TypeAlias = Mapping[str, tuple[Tensor, ...]]
 """The residuals that a control net adds inside a denoiser: for each named place, a tensor for each layer there.

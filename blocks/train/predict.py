@@ -1,8 +1,10 @@
 """The prediction for noisy latents, and what it should be."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...components.conditioning import Conditioning
 from ...components.schedulers import Scheduler
@@ -26,11 +28,35 @@ class PredictRows(Block):
     def __call__(
         self, predict: Predict, noisy_latents: Latents, row_steps: RowSteps, positive: Conditioning
     ) -> Predicted:
-        passes = [
-            Pass(noisy_latents[i : i + 1], step, positive[i : i + 1] if positive.rows > 1 else positive, row=i)
-            for i, step in enumerate(row_steps)
-        ]
-        return Predicted(torch.cat(list(predict(passes))))
+        (prediction,) = predicted_rows(predict, noisy_latents, row_steps, [positive])
+        return Predicted(prediction)
+
+
+def predicted_rows(
+    predict: Predict,
+    latents: Tensor,
+    row_steps: RowSteps,
+    conditionings: Sequence[Conditioning],
+    scales: Sequence[float | None] | None = None,
+) -> list[Tensor]:
+    """The predictions for each conditioning, (rows, channels, height, width), each row at its own step.
+
+    All rows and conditionings go through the denoiser together. scales: the guidance scale that it reads, for each row.
+    """
+    passes = [
+        Pass(
+            latents[i : i + 1],
+            step,
+            conditioning[i : i + 1] if conditioning.rows > 1 else conditioning,
+            guidance=scales[i] if scales else None,
+            row=i,
+        )
+        for conditioning in conditionings
+        for i, step in enumerate(row_steps)
+    ]
+    predictions = predict(passes)
+    rows = len(row_steps)
+    return [torch.cat(list(predictions[k : k + rows])) for k in range(0, len(predictions), rows)]
 
 
 class Target(NamedTuple):

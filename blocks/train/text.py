@@ -2,8 +2,23 @@
 
 from typing import NamedTuple
 
+from ...components.random import Random
 from ...graph import Block
+from ...graph.errors import ConfigError
 from ..text.prompts import Prompt
+from .encode import PosteriorPort
+
+OBJECT = (
+    "a photo of {}", "a rendering of {}", "a close-up photo of {}", "a cropped photo of {}", "a bright photo of {}",
+    "a dark photo of {}", "a photo of one {}", "a photo of the {}", "a photo of my {}", "a good photo of {}",
+)  # fmt: skip
+"""Templates for a thing, after those of Gal et al. 2022."""
+STYLE = (
+    "a painting in the style of {}", "a picture in the style of {}", "a rendering in the style of {}",
+    "a cropped painting in the style of {}", "a close-up painting in the style of {}",
+    "a bright painting in the style of {}", "a dark painting in the style of {}", "an image in the style of {}",
+)  # fmt: skip
+"""Templates for a style, after those of Gal et al. 2022."""
 
 
 class Worded(NamedTuple):
@@ -19,3 +34,33 @@ class MakePrompt(Block):
 
     def __call__(self) -> Worded:
         return Worded(self.text)
+
+
+class DrawnPrompts(NamedTuple):
+    """A text for each row."""
+
+    prompt: tuple[str, ...]
+    random: Random
+
+
+class DrawPrompts(Block):
+    """Draw a template for each row, and write the words in it (Gal et al. 2022, section 4.1).
+
+    words: the text for "{}". templates: all of them are drawn equally often.
+
+    Raises:
+        ConfigError: no template, or one without "{}".
+    """
+
+    words: str
+    templates: tuple[str, ...] = OBJECT
+
+    def __post_init__(self) -> None:
+        wrong = [text for text in self.templates if "{}" not in text]
+        if wrong or not self.templates:
+            got = repr(wrong[0]) if wrong else "none"
+            raise ConfigError(f'templates: needs texts with "{{}}" for the word, got {got}. Write "a photo of {{}}".')
+
+    def __call__(self, posterior: PosteriorPort, random: Random) -> DrawnPrompts:
+        numbers, random = random.integers(len(posterior.mean), len(self.templates))
+        return DrawnPrompts(tuple(self.templates[i].replace("{}", self.words) for i in numbers.tolist()), random)

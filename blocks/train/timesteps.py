@@ -135,3 +135,12 @@ class DrawShifted(DrawByDensity):
         normal, random = random.draw(rows, ())
         t = torch.sigmoid(normal * self.std + self.mean)
         return 1 - self.shift * t / (1 + (self.shift - 1) * t), random
+
+
+class DrawCubic(DrawByDensity):
+    """Draw noisy steps most often, for nets that steer what is drawn first (Mou et al. 2023, section 3.4)."""
+
+    def fractions(self, rows: int, random: Random) -> tuple[Tensor, Random]:
+        """u^3."""
+        u, random = random.uniform(rows)
+        return u**3, random

@@ -1,7 +1,8 @@
 """The base of all models: a config with published keys, and reading and writing the published folder."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
@@ -125,13 +126,16 @@ class Model(nn.Module, Generic[C]):
 
     @property
     def dtype(self) -> torch.dtype:
-        """The dtype of the first floating-point parameter."""
-        return next((p.dtype for p in self.parameters() if p.is_floating_point()), torch.get_default_dtype())
+        """The dtype of the first floating-point parameter or buffer."""
+        return next((t.dtype for t in self._tensors() if t.is_floating_point()), torch.get_default_dtype())
 
     @property
     def device(self) -> torch.device:
-        """The device of the first parameter."""
-        return next((p.device for p in self.parameters()), torch.device("cpu"))
+        """The device of the first parameter or buffer."""
+        return next((t.device for t in self._tensors()), torch.device("cpu"))
+
+    def _tensors(self) -> Iterator[torch.Tensor]:
+        return chain(self.parameters(), self.buffers())
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Self:

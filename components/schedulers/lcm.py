@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...graph.errors import ConfigError
 from .arrays import Floats
+from .base import Scheduler
 from .diffusion import DiffusionScheduler
 from .history import History
 from .keys import (
@@ -28,7 +29,7 @@ from .predictions import Prediction
 from .request import Request
 from .schedule import Level, Schedule, Step
 from .spacing import Spacing, rounded, visited
-from .training_noise import require_signal
+from .training_noise import TrainingNoise, require_signal
 from .whole_timesteps import to_the_next
 
 
@@ -72,6 +73,39 @@ def timesteps_within(keys: DistilledKeys, n: int, share: Fraction) -> Floats:
     return falling[np.floor(np.linspace(0, distilled, n, endpoint=False)).astype(np.int64)].astype(np.float64)
 
 
+def distillation_schedule(scheduler: Scheduler, count: int) -> Schedule:
+    """The steps between which a consistency model is trained: `count` timesteps of training, and timestep 0 at the end.
+
+    Step i has the timestep (count - i) k - 1 for k = num_train_timesteps // count (Luo et al. 2023, section 4.3). The
+    step after one is that to which a teacher leads.
+
+    Raises:
+        ConfigError: a scheduler of another process, more steps than training has, or a first one without signal.
+    """
+    if scheduler.process != "diffusion" or not isinstance(scheduler, BetaKeys):
+        raise ConfigError(
+            f"{type(scheduler).__name__} has no table of betas, which the distillation of a consistency model needs. "
+            'Use the scheduler of a diffusion model, such as "ddim".'
+        )
+    if not 1 <= count <= scheduler.num_train_timesteps:
+        raise ConfigError(
+            f"original_inference_steps: needs 1 to {scheduler.num_train_timesteps}, the timesteps of training, got "
+            f"{count}."
+        )
+    stride, training = scheduler.num_train_timesteps // count, TrainingNoise.of(scheduler)
+    timesteps = [*(number * stride - 1 for number in range(count, 0, -1)), 0]
+    require_signal(
+        type(scheduler).__name__, str(getattr(scheduler, "prediction_type", "epsilon")), training.level(timesteps[0])
+    )
+    return Schedule.through([training.level(t) for t in (*timesteps, -1)], timesteps)
+
+
+def boundary_scalings(timestep: float, timestep_scaling: float) -> tuple[float, float]:
+    """c_skip and c_out of the consistency function, which is the identity at timestep 0 (Luo et al. 2023, appendix)."""
+    scaled, sigma_data = timestep * timestep_scaling, 0.5
+    return sigma_data**2 / (scaled**2 + sigma_data**2), scaled / (scaled**2 + sigma_data**2) ** 0.5
+
+
 @dataclass(frozen=True, kw_only=True)
 class LCMScheduler(DistilledKeys, DiffusionScheduler):
     """Latent consistency models (Luo et al. 2023, algorithm 3): to the clean sample, then fresh noise up again.
@@ -92,9 +126,7 @@ class LCMScheduler(DistilledKeys, DiffusionScheduler):
     ) -> tuple[Tensor, History]:
         """Algorithm 3, with the boundary scalings of the paper's appendix."""
         sample = sample.float()
-        scaled, sigma_data = step.timestep * self.timestep_scaling, 0.5  # Luo et al., appendix: as they were trained
-        skip = sigma_data**2 / (scaled**2 + sigma_data**2)
-        out = scaled / (scaled**2 + sigma_data**2) ** 0.5
+        skip, out = boundary_scalings(step.timestep, self.timestep_scaling)
         consistent = out * self.denoised(sample, prediction, step) + skip * sample
         if not step.noisy:
             return consistent, ()

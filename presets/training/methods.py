@@ -8,8 +8,12 @@ from typing import Any, get_type_hints
 from ...graph import ConfigError, Graph
 from ...graph.validate import Unfit, fitted, value_text
 from ...registry import did_you_mean, printable
+from .consistency import lcm, lcm_lora
+from .control import controlnet, t2i_adapter
 from .decoder import decoder
 from .denoisers import dreambooth, finetune, lora, unconditional
+from .embedding import embedding
+from .image_prompt import ip_adapter
 from .method import Method
 from .objective import Objective
 
@@ -19,6 +23,12 @@ METHODS: Mapping[str, Callable[..., Method]] = {
     "finetune": finetune,
     "unconditional": unconditional,
     "decoder": decoder,
+    "embedding": embedding,
+    "controlnet": controlnet,
+    "t2i_adapter": t2i_adapter,
+    "ip_adapter": ip_adapter,
+    "lcm": lcm,
+    "lcm_lora": lcm_lora,
 }
 """Functions `(pipe, objective, *, settings) -> Method`. One without `objective` has a loss of its own."""
 
@@ -44,7 +54,7 @@ def make_method(name: str, pipe: Graph, settings: Mapping[str, Any]) -> Method: 
         settings: by name; see `settings_of`.
 
     Raises:
-        ConfigError: an unknown name, an unknown setting, or values that do not fit. It lists all of them.
+        ConfigError: an unknown name, settings that are unknown or missing, or values that do not fit; all of them.
     """
     known = settings_of(name)
     checked: dict[str, Any] = {}
@@ -57,6 +67,9 @@ def make_method(name: str, pipe: Graph, settings: Mapping[str, Any]) -> Method: 
             checked[key] = fitted(value, known[key])
         except Unfit as error:
             problems.append(f"{key} {error}, got {value_text(value)}.")
+    parameters = inspect.signature(_function(name)).parameters.values()
+    needed = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.default is p.empty]
+    problems += [f"{key} is needed. Pass {key}=." for key in needed if key not in settings]
     if problems:
         text = problems[0] if len(problems) == 1 else f"{len(problems)} problems\n  " + "\n  ".join(problems)
         raise ConfigError(f"The settings of {name!r}: {text}")

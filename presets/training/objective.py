@@ -7,7 +7,15 @@ from typing import Any, Literal
 from ...blocks.train.losses import MeanAbsoluteError, MeanSquaredError, PseudoHuber, ShrinkLossMask
 from ...blocks.train.noise import OffsetNoise, PerturbNoise
 from ...blocks.train.predict import CompareClean
-from ...blocks.train.timesteps import DrawCosMap, DrawLogitNormal, DrawMode, DrawShifted, DrawTimesteps, DrawUniform
+from ...blocks.train.timesteps import (
+    DrawCosMap,
+    DrawCubic,
+    DrawLogitNormal,
+    DrawMode,
+    DrawShifted,
+    DrawTimesteps,
+    DrawUniform,
+)
 from ...blocks.train.weights import (
     WeightByCosMap,
     WeightByMinSNR,
@@ -24,7 +32,7 @@ Choice = str | Mapping[str, Any] | Block  # Any: fields of the block, which chec
 
 TIMESTEPS: Mapping[str, type[Block]] = {
     "uniform": DrawTimesteps, "uniform_density": DrawUniform, "logit_normal": DrawLogitNormal, "mode": DrawMode,
-    "cosmap": DrawCosMap, "shifted": DrawShifted,
+    "cosmap": DrawCosMap, "shifted": DrawShifted, "cubic": DrawCubic,
 }  # fmt: skip
 """Blocks that draw timesteps. "uniform" draws whole numbers, "uniform_density" fractions, as scripts for flow do."""
 WEIGHTS: Mapping[str, type[Block]] = {
@@ -44,8 +52,9 @@ class Objective:
         ConfigError: an unknown name, or fields that the block does not have.
     """
 
-    timesteps: Choice = "uniform"
-    """How timesteps are drawn: `TIMESTEPS`, such as `{"name": "logit_normal", "std": 1.5}`."""
+    timesteps: Choice | None = None
+    """How timesteps are drawn: `TIMESTEPS`, such as `{"name": "logit_normal", "std": 1.5}`. None is the choice of the
+    method: "uniform", and "cubic" for a T2I-Adapter."""
     weight: Choice = "none"
     """How rows are weighted by their timesteps: `WEIGHTS`, such as `{"name": "min_snr", "snr_gamma": 5.0}`."""
     loss: Choice = "mse"
@@ -63,11 +72,10 @@ class Objective:
 
     def changed(self, graph: Graph) -> Graph:
         """The recipe with the blocks of these choices."""
-        graph = (
-            graph.replace("timesteps", chosen("timesteps", self.timesteps, TIMESTEPS))
-            .replace("weight", chosen("weight", self.weight, WEIGHTS))
-            .replace("loss", chosen("loss", self.loss, LOSSES))
-        )
+        if self.timesteps is not None:
+            graph = graph.replace("timesteps", chosen("timesteps", self.timesteps, TIMESTEPS))
+        graph = graph.replace("weight", chosen("weight", self.weight, WEIGHTS))
+        graph = graph.replace("loss", chosen("loss", self.loss, LOSSES))
         if self.noise_offset:
             graph = graph.insert("offset", OffsetNoise(noise_offset=self.noise_offset), after="noise")
         if self.input_perturbation:

@@ -24,7 +24,7 @@ LOOP, GUIDER = "denoise", "guider"
 OUTPUTS = "loss", "losses", "random"
 
 
-def recipe(preset: Graph) -> Graph:
+def recipe(preset: Graph, more: Collection[str] = ()) -> Graph:
     """The graph of a training step for the denoiser of a preset, bound to the preset's components.
 
     Inputs: `pixels` (rows, 3, height, width) from 0 to 1, `random`, and those of the nodes that encode the prompt. A
@@ -32,6 +32,8 @@ def recipe(preset: Graph) -> Graph:
     3, height, width), which is the reference image of Flux Kontext too.
     Outputs: `loss` (), `losses` (rows,) and `random`. Replace a node to train otherwise:
     `recipe(pipe).replace("weight", WeightByMinSNR())`.
+
+    more: further values that the loop of the preset reads, and that the recipe makes too: "negative".
 
     Raises:
         ConfigError: a graph without a denoising loop.
@@ -43,7 +45,8 @@ def recipe(preset: Graph) -> Graph:
             "Use a graph of sf.load."
         )
     denoiser = _makers_of_predict(loop.body)
-    wanted = {e.input for e in loop.body.edges if e.taker in denoiser and e.giver == INPUTS} | {"positive"}
+    wanted = {e.input for e in loop.body.edges if e.taker in denoiser and e.giver == INPUTS}
+    wanted |= {"positive", *more}
     if "latent_mask" in wanted:
         wanted.add("rows")
     encoders = _before(preset, _makers(preset, wanted.difference(PICTURES)))
@@ -61,7 +64,7 @@ def recipe(preset: Graph) -> Graph:
         "target": MakeTarget(),
     }
     after = {"predict_rows": PredictRows(), "weight": WeightEqually(), "loss": MeanSquaredError()}
-    graph = Graph({**before, **denoiser, **after}, outputs=OUTPUTS)
+    graph = Graph({**before, **denoiser, **after}, outputs=(*OUTPUTS, *more))
     return graph.with_bindings({name: value for name, value in preset.bindings.items() if name in graph.components})
 
 
