@@ -138,3 +138,27 @@ def test_dreambooth_adds_pictures_of_the_class_to_the_data(tiny: Load, tmp_path:
     assert source.is_prior and source.prompt == "a dog"
     assert len(list(Path(source.data).iterdir())) == 2
     assert "is_prior" in method.needs
+
+
+@pytest.mark.parametrize(
+    ("family", "components"),
+    [
+        ("xl", ("unet", "text_encoder", "text_encoder_2")),
+        ("sd3", ("transformer", "text_encoder", "text_encoder_2", "text_encoder_3")),
+        ("flux", ("transformer", "text_encoder", "text_encoder_2")),
+        ("pixart", ("transformer", "text_encoder")),
+    ],
+)
+def test_adapters_of_denoisers_and_text_encoders_learn(
+    request: pytest.FixtureRequest, family: str, components: tuple[str, ...]
+) -> None:
+    method = make_method("lora", request.getfixturevalue(family)(), {"components": components, "rank": 2})
+    graph = method.recipe.bind(**method.trained.bindings())
+    more = {"max_sequence_length": 24} if family != "xl" else {}
+    with sf.gradients():
+        out = graph(pixels=BATCH["pixels"], prompt=BATCH["prompt"], random=Random.seeded([1, 2]), **more)
+    out.loss.backward()
+    learnt = {
+        name.split(".")[0] for name, p in method.trained.named_parameters() if p.grad is not None and p.grad.any()
+    }
+    assert learnt == {*components}
