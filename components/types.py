@@ -21,6 +21,7 @@ from .halfway import HalfwayLatents as HalfwayLatents
 from .models.image_attention import ImageTokens
 from .random import Random as Random
 from .schedulers.schedule import Schedule, Step
+from .taps.memory import PassMemory
 from .taps.tap import NO_TAPS
 from .taps.tap import Taps as Taps
 
@@ -93,6 +94,7 @@ class Pass:
     each (batch, channels, h, w). residuals: of control nets, added inside the model. taps: changes of layers. images:
     image prompts. guidance: the guidance scale that a distilled denoiser reads; None for that of its block. row: the
     first of its rows among those of the call; a pass has all of them, unless they are in different steps.
+    memories: of step caches, which their taps read and write.
     """
 
     latents: Tensor
@@ -106,6 +108,7 @@ class Pass:
     images: tuple[ImageTokens, ...] = ()
     guidance: float | None = None
     row: int = 0
+    memories: tuple[PassMemory, ...] = ()
 
     def __post_init__(self) -> None:
         if self.conditioning.over_steps is not None:

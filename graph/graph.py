@@ -165,6 +165,23 @@ class Graph(Structure, name="Graph"):
         """
         return codecs["merged"](self, dtype)
 
+    def cached(self, cache: Any, *, estimate_error: bool = False, **settings: Any) -> Self:
+        """The same graph, which skips layers of its denoiser in steps that differ little from those before.
+
+        A run has one more output: `skipped`, a report of the layers that each pass of each step skipped.
+
+        Args:
+            cache: a step cache of `sf.caches`, its name ("first_block"), or None for a graph without one. It replaces
+                the one that the graph has.
+            estimate_error: also compute the full predictions, and report how far the cached ones are from them.
+            settings: of the cache, where `cache` is a name: `pipe.cached("first_block", threshold=0.1)`.
+
+        Raises:
+            ConfigError: unfit settings, or a graph without a guider.
+            WireError: a denoiser to which the method does not apply.
+        """
+        return codecs["cached"](self, cache, settings, estimate_error)
+
     def task(self, name: str) -> Self:
         """The sister graph for another task of the family, with the same components: `pipe.task("inpaint")`."""
         return sister(self, name)

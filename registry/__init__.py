@@ -21,6 +21,7 @@ from .tables import presets as presets
 from .tables import prompt_rules as prompt_rules
 from .tables import resolve as resolve
 from .tables import schedulers as schedulers
+from .tables import step_caches as step_caches
 from .tables import table as table
 from .text import printable as printable
 from .text import printable_lines as printable_lines

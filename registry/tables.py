@@ -11,6 +11,7 @@ from .transformers_types import transformers_types
 _SCHEDULERS = "sfumato.components.schedulers"
 _MODELS = "sfumato.components.models"
 _TAPS = "sfumato.components.taps"
+_CACHES = "sfumato.components.caches"
 _IMAGES = "sfumato.components.image_processor"
 _BLOCKS = "sfumato.blocks"
 _FAMILIES = "sfumato.presets.families"
@@ -133,6 +134,16 @@ models = Names(
     },
     aliases={"Transformer2DModel": "PixArtTransformer2DModel"},  # as the first PixArt files name it
 )
+_STEP_CACHES = {
+    "DeepCacheConfig": f"{_CACHES}.scheduled:DeepCacheConfig",
+    "FasterCacheConfig": f"{_CACHES}.attention:FasterCacheConfig",
+    "FirstBlockCacheConfig": f"{_CACHES}.measured:FirstBlockCacheConfig",
+    "MagCacheConfig": f"{_CACHES}.scheduled:MagCacheConfig",
+    "PyramidAttentionBroadcastConfig": f"{_CACHES}.attention:PyramidAttentionBroadcastConfig",
+    "SeaCacheConfig": f"{_CACHES}.measured:SeaCacheConfig",
+    "TaylorSeerCacheConfig": f"{_CACHES}.scheduled:TaylorSeerCacheConfig",
+    "TeaCacheConfig": f"{_CACHES}.measured:TeaCacheConfig",
+}
 changes = Names(
     "change",
     {
@@ -141,6 +152,21 @@ changes = Names(
         "FreeU": f"{_TAPS}.freeu:FreeU",
         "Identity": f"{_TAPS}.perturb:Identity",
         "TokenMerging": f"{_TAPS}.merging:TokenMerging",
+        **_STEP_CACHES,
+    },
+)
+step_caches = Names(
+    "step cache",
+    _STEP_CACHES,
+    aliases={
+        "deepcache": "DeepCacheConfig",
+        "faster_cache": "FasterCacheConfig",
+        "first_block": "FirstBlockCacheConfig",
+        "magcache": "MagCacheConfig",
+        "pyramid_attention": "PyramidAttentionBroadcastConfig",
+        "seacache": "SeaCacheConfig",
+        "taylorseer": "TaylorSeerCacheConfig",
+        "teacache": "TeaCacheConfig",
     },
 )
 blocks = Names("block")
@@ -176,6 +202,7 @@ codecs = Names(
         "component": "sfumato.components.bindings:from_json",
         "handle": "sfumato.components.bindings:handle_of",
         "merged": "sfumato.components.adapters.merging:merged",
+        "cached": "sfumato.presets.caches:cached",
         "plan": "sfumato.components.planning.make:plan",
         "preview": "sfumato.blocks.decode.previews:preview",
         "record": "sfumato.presets.records.picture:recorded",

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...components.adapters.adapted import Adapted
 from ...components.adapters.runs import AdaptedRows, RunStrengths, for_run, for_runs
 from ...components.memory.tensors import device_of
+from ...components.taps.memory import UndecidedPasses
 from ...components.taps.place import Forward, PassRows
 from ...components.types import Pass, Predict
 from ...graph import Running
@@ -93,9 +94,17 @@ class Denoiser(Generic[M]):
             if len(requests) == 1:  # else the runs were checked before, and one that stops does not stop the others
                 self._running.check()
             together = [requested[i] for i in group]
-            for one, prediction in zip(together, self._forward(together), strict=True):
+            for one, prediction in self._forwards(together):
                 predictions[id(one.request), one.number] = prediction
         return [[predictions[id(request), i] for i in range(len(request.passes))] for request in requests]
+
+    def _forwards(self, requested: Sequence[_RequestedPass[M]]) -> Sequence[tuple[_RequestedPass[M], Tensor]]:
+        """One forward for these passes, or several where they decide in it to skip unlike layers."""
+        try:
+            return list(zip(requested, self._forward(requested), strict=True))
+        except UndecidedPasses:
+            keys = [group_key(one.request.passes[one.number]) for one in requested]
+            return [made for group in grouped(keys) for made in self._forwards([requested[i] for i in group])]
 
     def _forward(self, requested: Sequence[_RequestedPass[M]]) -> Sequence[Tensor]:
         """One forward of the model for passes of one or several runs."""
@@ -138,13 +147,13 @@ class Denoiser(Generic[M]):
 
 
 def _passes_of(request: Request[M], number: int) -> Sequence[_RequestedPass[M]]:
-    """The passes of a request, of which those with taps share no forward with those of other runs."""
+    """The passes of a request, of which those with taps share no forward with those of other runs, if a tap reads it."""
     wide, guided = request.denoiser._wide, request.denoiser._guidance is not None
-    keys = [(group_key(p), p.guidance is not None or guided, wide, number if p.taps else 0) for p in request.passes]
+    keys = [(group_key(p), p.guidance is not None or guided, wide, number if not p.taps.per_pass else 0) for p in request.passes]
     return [_RequestedPass(request, i, key) for i, key in enumerate(keys)]
 
 
 def _forward_of(passes: Sequence[Pass], memory: dict[Any, Any]) -> Forward:
     ends = list(accumulate(len(p.latents) for p in passes))
-    rows = (PassRows(p.role, end - len(p.latents), end) for p, end in zip(passes, ends, strict=True))
+    rows = (PassRows(p.role, end - len(p.latents), end, p.step, p.memories) for p, end in zip(passes, ends, strict=True))
     return Forward(tuple(rows), passes[0].step, memory)

@@ -130,10 +130,12 @@ def grouped(keys: Sequence[Hashable]) -> list[list[int]]:
 def group_key(p: Pass) -> Hashable:
     """Passes with equal ones can share a forward: equal shapes, taps, image prompts and places of residuals.
 
-    Steps may differ, but not those of passes with taps, since a tap may read the step.
+    Steps may differ, but not those of passes with taps that read the step of the forward. Passes that skip other layers
+    share none.
     """
     added = tuple(t.shape[1:] for t in p.channels), tuple(t.shape[1:] for t in p.references)
     places = frozenset(place for residuals in p.residuals for place in residuals)
     images = tuple((one.branch, tuple(t.shape[1:] for t in one.layers)) for one in p.images)
-    tapped = (p.taps, p.step.index) if p.taps else None
-    return p.latents.shape[1:], p.conditioning.row_shape, added, places, tapped, images
+    tapped = (p.taps, None if p.taps.per_pass else p.step.index) if p.taps else None
+    skips = tuple(None if memory.decision is None else memory.decision.skips for memory in p.memories)
+    return p.latents.shape[1:], p.conditioning.row_shape, added, places, tapped, images, skips

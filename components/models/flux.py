@@ -1,7 +1,7 @@
 """The transformer of Flux (Black Forest Labs 2024): blocks with two streams of tokens, then blocks with one."""
 
 from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,7 @@ from ...graph.errors import UnfitValue
 from .attention import FeedForward
 from .base import Model
 from .config import Layers, Width
+from .deep_layers import LayeredDenoiser
 from .embeddings import TimeTextEmbedding
 from .perturbable import PerturbableLayers, default_blocks
 from .transformer_layers import (
@@ -147,7 +148,19 @@ class FluxTrunk(Model[C]):
         return F.silu(self.time_text_embed(times.to(dtype) * 1000, pooled, scales))
 
 
-class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
+class FluxStream(NamedTuple):
+    """The values between two blocks. x, context: tokens of image and prompt; the rest are inputs of all blocks."""
+
+    x: Tensor
+    context: Tensor
+    emb: Tensor
+    rotary: Tensor
+    added: Sequence[Tensor]
+    added_single: Sequence[Tensor]
+    in_turn: bool
+
+
+class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig], LayeredDenoiser[FluxStream]):
     """Predicts velocity from packed latents, a time and a prompt. Parameter names and config keys are published.
 
     Blocks with two streams are from Esser et al. 2024 (section 4), those with one from Dehghani et al. 2023, rotary
@@ -204,28 +217,63 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig]):
         x = self.x_embedder(hidden_states)
         emb = self.embed(timestep, pooled_projections, guidance, x.dtype)
         context = self.context_embedder(encoder_hidden_states)
-        added = controlnet_block_samples or ()
-        for i, block in enumerate(self.transformer_blocks):
-            x, context = block(x, context, emb, rotary)
-            if added:
-                per = -(-len(self.transformer_blocks) // len(added))
-                x = x + added[i % len(added) if controlnet_blocks_repeat else i // per]
-        start = context.shape[1]
-        x = torch.cat([context, x], dim=1)
-        added = controlnet_single_block_samples or ()
-        for i, block in enumerate(self.single_transformer_blocks):
-            x = block(x, emb, rotary, start)
-            if added:
-                per = -(-len(self.single_transformer_blocks) // len(added))
-                x = torch.cat([x[:, :start], x[:, start:] + added[i // per]], dim=1)
-        return self.proj_out(self.norm_out(x[:, start:], emb))
+        stream = FluxStream(
+            x,
+            context,
+            emb,
+            rotary,
+            controlnet_block_samples or (),
+            controlnet_single_block_samples or (),
+            controlnet_blocks_repeat,
+        )
+        return self.proj_out(self.norm_out(self.run_layers(stream).x, emb))
+
+    def before_deep(self, stream: FluxStream, depth: int) -> FluxStream:
+        """Run the first blocks."""
+        return self._run(stream, 0, depth)
+
+    def run_deep(self, stream: FluxStream, depth: int) -> FluxStream:
+        """Run the other blocks."""
+        return self._run(stream, depth, len(self.transformer_blocks) + len(self.single_transformer_blocks))
+
+    def _run(self, s: FluxStream, first: int, stop: int) -> FluxStream:
+        """Run the blocks from `first` to before `stop`, those with two streams before those with one."""
+        x, context, two = s.x, s.context, len(self.transformer_blocks)
+        for i, block in enumerate([*self.transformer_blocks][first:stop], first):
+            x, context = block(x, context, s.emb, s.rotary)
+            if s.added:
+                per = -(-two // len(s.added))
+                x = x + s.added[i % len(s.added) if s.in_turn else i // per]
+        first, stop = max(first - two, 0), stop - two
+        if stop > first:
+            start = context.shape[1]
+            x = torch.cat([context, x], dim=1)
+            for i, block in enumerate([*self.single_transformer_blocks][first:stop], first):
+                x = block(x, s.emb, s.rotary, start)
+                if s.added_single:
+                    per = -(-len(self.single_transformer_blocks) // len(s.added_single))
+                    x = torch.cat([x[:, :start], x[:, start:] + s.added_single[i // per]], dim=1)
+            context, x = x[:, :start], x[:, start:]
+        return s._replace(x=x, context=context)
+
+    def modulated(self, stream: FluxStream) -> Tensor:
+        """Return the modulated input of the first block."""
+        if len(self.transformer_blocks):
+            return self.transformer_blocks[0].norm1(stream.x, stream.emb)[0]
+        return self.single_transformer_blocks[0].norm(stream.x, stream.emb)[0]
+
+    def deep_blocks(self, depth: int) -> list[str]:
+        """Return the paths of all blocks but the first `depth`."""
+        return [*self.perturbable_layers().blocks][depth:]
 
     def perturbable_layers(self) -> PerturbableLayers:
         """All blocks. By default some of those with two streams are perturbed."""
         first = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
         blocks = [*first, *(f"single_transformer_blocks.{i}" for i in range(len(self.single_transformer_blocks)))]
         default, feed_forward = default_blocks(first or blocks), ("ff", "ff_context", "act_mlp")
-        return PerturbableLayers(blocks, default, blocks, ("attn",), feed_forward, 2, (), ("attn",))
+        return PerturbableLayers(
+            blocks, default, blocks, ("attn",), feed_forward, 2, (), ("attn",), shallow=len(blocks) - 1, modulated=True
+        )
 
 
 def _clamp(x: Tensor) -> Tensor:

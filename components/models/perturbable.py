@@ -28,6 +28,10 @@ class PerturbableLayers(NamedTuple):
     """Those of `attention` in which tokens of the prompt take part too."""
     up_levels: Sequence[str] = ()
     """The levels of a U-Net that read skips, in forward order."""
+    shallow: int | None = None
+    """The largest number of shallow layers that leaves a deep one; None for a model that cannot skip deep layers."""
+    modulated: bool = False
+    """Whether the blocks modulate their input by an embedding of the time."""
 
 
 @runtime_checkable

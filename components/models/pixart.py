@@ -1,7 +1,7 @@
 """The transformer of PixArt (Chen et al. 2023) and PixArt-Sigma (Chen et al. 2024): one modulation for all blocks."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .attention import Attention, FeedForward
 from .base import Model
 from .config import Chance, Epsilon, Layers, Rows, Scale, Width
+from .deep_layers import LayeredDenoiser
 from .embeddings import Sinusoid, TimestepEmbedding, check_input
 from .initialization import init_normal
 from .patch_embedding import PatchEmbed, sincos_positions, unpatchify
@@ -88,7 +89,16 @@ class PixArtBlock(nn.Module):
         return add_gated(x, gate_ff, self.ff(modulate(x, shift_ff, scale_ff)))
 
 
-class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig]):
+class PixArtStream(NamedTuple):
+    """The values between two blocks. x, context: tokens of image and prompt. table: the modulation of all blocks."""
+
+    x: Tensor
+    context: Tensor
+    table: Tensor
+    mask: Tensor | None
+
+
+class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser[PixArtStream]):
     """Predicts noise from latents, a time and T5's tokens (Chen et al. 2023, section 2.3).
 
     Where `out_channels` is twice `in_channels` it predicts a variance too. Parameter names and config keys are
@@ -159,16 +169,42 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig]):
         mask = encoder_attention_mask
         if mask is not None:
             mask = ((1 - mask.to(x.dtype)) * -10000.0)[:, None, None]  # b 1 1 m
-        for block in self.transformer_blocks:
-            x = block(x, context, table, mask)
+        x = self.run_layers(PixArtStream(x, context, table, mask)).x
         shift, scale = (self.scale_shift_table + emb[:, None]).chunk(2, dim=1)
         x = self.proj_out(modulate(x, shift, scale))
         return unpatchify(x, (rows // patch, columns // patch), patch)
 
+    def before_deep(self, stream: PixArtStream, depth: int) -> PixArtStream:
+        """Run the first blocks."""
+        return self._run(stream, 0, depth)
+
+    def run_deep(self, stream: PixArtStream, depth: int) -> PixArtStream:
+        """Run the other blocks."""
+        return self._run(stream, depth, len(self.transformer_blocks))
+
+    def _run(self, s: PixArtStream, first: int, stop: int) -> PixArtStream:
+        """Run the blocks from `first` to before `stop`."""
+        x = s.x
+        for block in [*self.transformer_blocks][first:stop]:
+            x = block(x, s.context, s.table, s.mask)
+        return s._replace(x=x)
+
+    def modulated(self, stream: PixArtStream) -> Tensor:
+        """Return the modulated input of the first block."""
+        shift, scale = (self.transformer_blocks[0].scale_shift_table[:2] + stream.table[:, :2]).chunk(2, dim=1)
+        return modulate(stream.x, shift, scale)
+
+    def deep_blocks(self, depth: int) -> list[str]:
+        """Return the paths of all blocks but the first `depth`."""
+        return [*self.perturbable_layers().blocks][depth:]
+
     def perturbable_layers(self) -> PerturbableLayers:
         """All blocks. By default the seventh to ninth are perturbed, or the middle one of fewer."""
         blocks = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
-        return PerturbableLayers(blocks, default_blocks(blocks), blocks, patch=self.config.patch_size)
+        patch, last = self.config.patch_size, len(blocks) - 1
+        return PerturbableLayers(
+            blocks, default_blocks(blocks), blocks, patch=patch, shallow=last, modulated=True
+        )
 
 
 class _TimeModulation(nn.Module):

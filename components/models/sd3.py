@@ -1,7 +1,7 @@
 """The transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024): two streams of tokens with joint attention."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .attention import FeedForward
 from .base import Model
 from .config import Layers, Rows, Width
+from .deep_layers import LayeredDenoiser
 from .embeddings import TimeTextEmbedding
 from .patch_embedding import PatchEmbed, unpatchify
 from .perturbable import PerturbableLayers, default_blocks
@@ -129,7 +130,16 @@ def patch_embedding(config: SD3Config, positions: int | None) -> PatchEmbed:
     return PatchEmbed(config.in_channels, config.width, config.patch_size, positions=positions, side=side)
 
 
-class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
+class SD3Stream(NamedTuple):
+    """The values between two blocks. x, context: tokens of image and prompt; added: residuals of control nets."""
+
+    x: Tensor
+    context: Tensor
+    emb: Tensor
+    added: Sequence[Tensor]
+
+
+class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig], LayeredDenoiser[SD3Stream]):
     """Predicts velocity from latents, a time and a prompt (Esser et al. 2024, section 4).
 
     Parameter names and config keys are published. SD 3 has no norms of queries and keys (`qk_norm`); 3.5 has them, and
@@ -180,19 +190,40 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig]):
         x = self.pos_embed(hidden_states)
         emb = self.embed(timestep, pooled_projections)
         context = self.context_embedder(encoder_hidden_states)
-        added = block_controlnet_hidden_states or ()
-        count = len(self.transformer_blocks)
-        for i, block in enumerate(self.transformer_blocks):
-            x, context = block(x, context, emb)
-            if added and i + 1 < count:
-                # In floats, as published: i * len(added) // count is not always the same.
-                x = x + added[int(i / (count / len(added)))]
+        x = self.run_layers(SD3Stream(x, context, emb, block_controlnet_hidden_states or ())).x
         return unpatchify(self.proj_out(self.norm_out(x, emb)), size, patch)
+
+    def before_deep(self, stream: SD3Stream, depth: int) -> SD3Stream:
+        """Run the first blocks."""
+        return self._run(stream, 0, depth)
+
+    def run_deep(self, stream: SD3Stream, depth: int) -> SD3Stream:
+        """Run the other blocks."""
+        return self._run(stream, depth, len(self.transformer_blocks))
+
+    def _run(self, s: SD3Stream, first: int, stop: int) -> SD3Stream:
+        """Run the blocks from `first` to before `stop`."""
+        x, context, count = s.x, s.context, len(self.transformer_blocks)
+        for i, block in enumerate([*self.transformer_blocks][first:stop], first):
+            x, context = block(x, context, s.emb)
+            if s.added and i + 1 < count:
+                # In floats, as published: i * len(added) // count is not always the same.
+                x = x + s.added[int(i / (count / len(s.added)))]
+        return s._replace(x=x, context=context)
+
+    def modulated(self, stream: SD3Stream) -> Tensor:
+        """Return the modulated input of the first block."""
+        return self.transformer_blocks[0].norm1(stream.x, stream.emb)[0]
+
+    def deep_blocks(self, depth: int) -> list[str]:
+        """Return the paths of all blocks but the first `depth`."""
+        return [*self.perturbable_layers().blocks][depth:]
 
     def perturbable_layers(self) -> PerturbableLayers:
         """All blocks. By default the seventh to ninth are perturbed, as published with SD 3.5 medium."""
         blocks = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
         names, patch = ("attn", "attn2"), self.config.patch_size
+        feed_forward, default = ("ff", "ff_context"), default_blocks(blocks)
         return PerturbableLayers(
-            blocks, default_blocks(blocks), blocks, names, ("ff", "ff_context"), patch, (), ("attn",)
+            blocks, default, blocks, names, feed_forward, patch, (), ("attn",), shallow=len(blocks) - 1, modulated=True
         )

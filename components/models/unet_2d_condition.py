@@ -1,19 +1,34 @@
 """The U-Net of Stable Diffusion 1, 2 and XL."""
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
 from .activations import activation
 from .attention import BasicTransformerBlock
+from .deep_layers import LayeredDenoiser
 from .perturbable import PerturbableLayers
 from .unet_blocks import UpBlock, add_residual
 from .unet_config import UNet2DConditionConfig, up_levels
 from .unet_encoder import UNetEncoder, resnet_style, transformer_style
 
 
-class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
+class UNetStream(NamedTuple):
+    """The values between two layers. x: features; skips: of the layers before; the rest are inputs of many layers."""
+
+    x: Tensor
+    skips: list[Tensor]
+    emb: Tensor
+    context: Tensor
+    mask: Tensor | None
+    features: Sequence[Tensor] | None
+    residuals: Sequence[Tensor] | None
+    middle: Tensor | None
+
+
+class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig], LayeredDenoiser[UNetStream]):
     """Predicts noise (or velocity, or the sample) from noisy latents, a time and a prompt.
 
     Ronneberger et al. 2015, with the residual blocks of Ho et al. 2020 (appendix B) and the transformers of Rombach et
@@ -24,6 +39,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
     """
 
     config_class = UNet2DConditionConfig
+    deep_adds = False
 
     def build(self, config: UNet2DConditionConfig) -> None:
         """Make the layers."""
@@ -94,13 +110,57 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
             sample = 2 * sample - 1
         emb = self.embed(sample, timestep, class_labels, timestep_cond, added_cond_kwargs)
         context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
-        x, skips = self.encode(self.conv_in(sample), emb, context, mask, down_intrablock_additional_residuals)
-        if down_block_additional_residuals is not None:
-            skips = _add_residuals(skips, down_block_additional_residuals)
-        x = add_residual("mid_block_additional_residual", x, mid_block_additional_residual)
-        for block in self.up_blocks:
-            x = block(x, skips, emb, context, mask)
-        return self.conv_out(self.conv_act(self.conv_norm_out(x)))
+        x = self.conv_in(sample)
+        stream = UNetStream(
+            x,
+            [x],
+            emb,
+            context,
+            mask,
+            down_intrablock_additional_residuals,
+            down_block_additional_residuals,
+            mid_block_additional_residual,
+        )
+        return self.conv_out(self.conv_act(self.conv_norm_out(self.run_layers(stream).x)))
+
+    def before_deep(self, stream: UNetStream, depth: int) -> UNetStream:
+        """Run the first `depth` residual blocks of the first level, with their transformers."""
+        if not depth:
+            return stream
+        s = stream
+        return s._replace(x=self.down_blocks[0](s.x, s.skips, s.emb, s.context, s.mask, stop=depth))
+
+    def run_deep(self, stream: UNetStream, depth: int) -> UNetStream:
+        """Run all layers up to those that read the skips of the shallow ones (Ma et al. 2023, section 3.2)."""
+        s = stream
+        x, skips = self.encode(s.x, s.emb, s.context, s.mask, s.features, s.skips)
+        if s.residuals is not None:
+            skips = _add_residuals(skips, s.residuals)
+        x = add_residual("mid_block_additional_residual", x, s.middle)
+        *levels, last = self.up_blocks
+        for block in levels:
+            x = block(x, skips, s.emb, s.context, s.mask)
+        x = last(x, skips, s.emb, s.context, s.mask, stop=self._last_layers(depth))
+        return s._replace(x=x, skips=skips, residuals=None)
+
+    def after_deep(self, stream: UNetStream, depth: int) -> UNetStream:
+        """Run the last `depth` + 1 residual blocks of the last level, with their transformers."""
+        s, skips = stream, stream.skips
+        if s.residuals is not None:  # the deep layers did not run
+            skips = _add_residuals(skips, s.residuals[: len(skips)])
+        x = self.up_blocks[-1](s.x, skips, s.emb, s.context, s.mask, start=self._last_layers(depth))
+        return s._replace(x=x)
+
+    def _last_layers(self, depth: int) -> int:
+        """The number of residual blocks of the last level that are deep."""
+        return len(self.up_blocks[-1].resnets) - 1 - depth
+
+    def deep_blocks(self, depth: int) -> list[str]:
+        """Return the paths of the transformer blocks between the shallow layers and the last ones."""
+        last, stop = f"up_blocks.{len(self.up_blocks) - 1}.attentions.", self._last_layers(depth)
+        shallow = tuple(f"down_blocks.0.attentions.{i}." for i in range(depth))
+        shallow += tuple(f"{last}{i}." for i in range(stop, stop + depth + 1))
+        return [path for path in self.perturbable_layers().blocks if not path.startswith(shallow)]
 
     def numbered_attention(self) -> list[str]:
         """All attention, in the order in which IP-Adapter's files number it: down, up, middle."""
@@ -121,7 +181,8 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig]):
         with_self_attention = [path for path, block in blocks.items() if not block.only_cross_attention]
         levels = [f"up_blocks.{i}" for i in range(len(self.up_blocks))]
         default = middle or deepest or list(blocks)[:1]
-        return PerturbableLayers(list(blocks), default, with_self_attention, up_levels=levels)
+        shallow = len(self.down_blocks[0].resnets)
+        return PerturbableLayers(list(blocks), default, with_self_attention, up_levels=levels, shallow=shallow)
 
 
 def _add_residuals(skips: Sequence[Tensor], residuals: Sequence[Tensor]) -> list[Tensor]:

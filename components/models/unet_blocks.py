@@ -63,15 +63,21 @@ class DownBlock(nn.Module):
         context: Tensor,
         mask: Tensor | None,
         feature: Tensor | None = None,
+        start: int = 0,
+        stop: int | None = None,
     ) -> Tensor:
         """Map `b channels_in h w`, and append each result to `skips`, in the published order.
+
+        With `start` the first residual blocks are left out; with `stop` only those before it run, and nothing else.
 
         `feature` is added before the size is halved, or after it in a level without attention. The published adapters
         were trained so (Mou et al. 2023, section 3.2).
         """
-        for block, attention in zip(self.resnets, self.attentions, strict=True):
+        for block, attention in [*zip(self.resnets, self.attentions, strict=True)][start:stop]:
             x = attention(block(x, emb), context, mask)
             skips.append(x)
+        if stop is not None:
+            return x
         if self.attends:
             x = skips[-1] = add_residual("down_intrablock_additional_residuals", x, feature)
         for down in self.downsamplers:
@@ -103,10 +109,24 @@ class UpBlock(nn.Module):
         self.resnets = nn.ModuleList(resnet(n + skip, channels, style) for n, skip in zip(inputs, skips, strict=True))
         self.upsamplers = nn.ModuleList([Upsample2D(channels)] if grows else [])
 
-    def forward(self, x: Tensor, skips: list[Tensor], emb: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
-        """Map `b channels_in h w`. Skips are removed from the end of `skips`; the next one sets the new size."""
-        for block, attention in zip(self.resnets, self.attentions, strict=True):
+    def forward(
+        self,
+        x: Tensor,
+        skips: list[Tensor],
+        emb: Tensor,
+        context: Tensor,
+        mask: Tensor | None,
+        start: int = 0,
+        stop: int | None = None,
+    ) -> Tensor:
+        """Map `b channels_in h w`. Skips are removed from the end of `skips`; the next one sets the new size.
+
+        With `start` the first residual blocks are left out; with `stop` only those before it run, and nothing else.
+        """
+        for block, attention in [*zip(self.resnets, self.attentions, strict=True)][start:stop]:
             x = attention(block(self.joined(x, skips.pop()), emb), context, mask)
+        if stop is not None:
+            return x
         for up in self.upsamplers:
             x = up(x, skips[-1].shape[2:])
         return x

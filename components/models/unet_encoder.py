@@ -138,9 +138,11 @@ class UNetEncoder(Model[C]):
         context: Tensor,
         mask: Tensor | None = None,
         features: Sequence[Tensor] | None = None,
+        skips: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
         """Return the output of the middle and the skips, the largest first.
 
+        `skips` are those of the first residual blocks, where these ran already, and that of the input convolution.
         `features` are added inside the levels: one for each, and optionally one more for the output of the middle.
 
         Raises:
@@ -153,9 +155,11 @@ class UNetEncoder(Model[C]):
                 f"{len(features)}: the adapter was made for another U-Net."
             )
         *inside, middle = [*(features or ()), *[None] * (levels + 1)][: levels + 1]
-        skips = [x]
+        skips = [x] if skips is None else skips
+        start = len(skips) - 1
         for block, feature in zip(self.down_blocks, inside, strict=True):
-            x = block(x, skips, emb, context, mask, feature)
+            x = block(x, skips, emb, context, mask, feature, start)
+            start = 0
         if self.mid_block is not None:
             x = self.mid_block(x, emb, context, mask)
         return add_residual("down_intrablock_additional_residuals", x, middle), skips

@@ -46,6 +46,9 @@ class Change:
     """The part of each block that `replaced` is called for."""
     perturbs: ClassVar[bool] = False
     """Whether a tap without layers changes the layers that guiders perturb by default, and not all layers."""
+    per_pass: ClassVar[bool] = False
+    """Whether it reads rows, step and memory of each pass by itself, so that passes of other runs and steps may share
+    the forward."""
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

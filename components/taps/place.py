@@ -10,6 +10,7 @@ from ...graph.errors import UnfitValue
 from ..models.levels import Size
 from ..models.perturbable import PerturbableLayers
 from ..schedulers.schedule import Step
+from .memory import PassMemory
 
 Part = Literal["block", "self", "cross", "attention", "feed_forward"]
 """A part of a transformer block: all of it, its self-attention (joint attention too), its attention to the prompt, all
@@ -20,11 +21,16 @@ Kind = Literal["self", "cross", "joint"]
 
 @dataclass(frozen=True)
 class PassRows:
-    """The rows of one pass among all rows of a forward: from `start` to before `stop`."""
+    """The rows of one pass among all rows of a forward: from `start` to before `stop`.
+
+    step: of the pass. memories: of the changes that keep something for it from step to step.
+    """
 
     role: str
     start: int
     stop: int
+    step: Step | None = None
+    memories: tuple[PassMemory, ...] = ()
 
     @property
     def rows(self) -> slice:
@@ -36,7 +42,8 @@ class PassRows:
 class Forward:
     """One forward of the denoiser.
 
-    passes: those that share it, in the order of their rows. All rows of a pass are in one forward. step: of all passes.
+    passes: those that share it, in the order of their rows. All rows of a pass are in one forward. step: of all passes,
+    where a change does not read the step of each.
     memory: empty at the start of a call of `predict`, and shared by all forwards of that call. These run in the order
     of their first pass. So what a pass with one tap writes, a later pass with another tap reads, in the same step.
     """
@@ -44,6 +51,11 @@ class Forward:
     passes: tuple[PassRows, ...]
     step: Step
     memory: dict[Any, Any] = field(default_factory=dict[Any, Any])  # Any: values that changes write
+
+    def memories_of(self, owner: object) -> Sequence[PassMemory]:
+        """Return the memory of a change for each pass; none where a pass has no such memory."""
+        found = [memory for p in self.passes for memory in p.memories if memory.owner == owner]
+        return found if len(found) == len(self.passes) else ()
 
     @property
     def first_rows(self) -> list[int]:

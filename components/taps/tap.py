@@ -50,6 +50,11 @@ class Taps:
     def __bool__(self) -> bool:
         return bool(self.taps)
 
+    @property
+    def per_pass(self) -> bool:
+        """Whether all changes are: see `Change.per_pass`."""
+        return all(tap.change.per_pass for tap in self.taps)
+
     def __add__(self, other: "Taps") -> "Taps":
         """Add the changes of another: they are made after these."""
         return Taps((*self.taps, *other.taps))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .blocks import guiders as guiders
     from .blocks import prompts as prompts
+    from .components import caches as caches
     from .components import models as models
     from .components import schedulers as schedulers
     from .components import taps as taps
@@ -75,6 +76,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "Adapter": (".components.adapters.adapter", "Adapter"),
     "adapters": (".presets.adapters", None),
     "bridge": (".presets.bridge", None),
+    "caches": (".components.caches", None),
     "from_comfyui": (".presets.bridge.comfyui", "from_comfyui"),
     "to_comfyui": (".presets.bridge.comfyui", "to_comfyui"),
     "Access": (".components.storage.hub", "Access"),

@@ -1,0 +1,59 @@
+"""`pipe.cached`: a graph whose denoisers use what they computed in the steps before."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..blocks.denoise.caches import CacheSteps, ReportSkipped
+from ..components.caches.cache import StepCache
+from ..graph import ConfigError, Graph, InputError, Problem
+from ..graph.paths import blocks_inside
+from ..graph.validate import value_text
+from ..registry import step_caches
+
+CACHE, REPORT = "cache", "report_skipped"
+"""The names of the nodes."""
+
+
+def cached(graph: Graph, cache: Any, settings: Mapping[str, Any], estimate_error: bool) -> Graph:
+    """Put a step cache before each guider, or take it out with None. See `Graph.cached`."""
+    graph = _without(graph)
+    if cache is None:
+        return graph
+    cache = _cache(cache, settings)
+    guiders = list(_guiders(graph))
+    if not guiders:
+        raise ConfigError("This graph has no guider that reads predict in a loop, so there are no steps to cache.")
+    for path in guiders:
+        block = CacheSteps(cache=cache, estimate_error=estimate_error)
+        graph = graph.insert(CACHE, block, before=path)
+        graph = graph.insert(REPORT, ReportSkipped(unit=cache.unit), after=path, outputs=("skipped",))
+    return graph
+
+
+def _cache(cache: Any, settings: Mapping[str, Any]) -> StepCache:
+    if isinstance(cache, StepCache):
+        if settings:
+            raise ConfigError(
+                f"Got a {type(cache).__name__} and also {', '.join(settings)}. Set them in the value: "
+                f"{type(cache).__name__}({', '.join(f'{name}=…' for name in settings)})."
+            )
+        return cache
+    if not isinstance(cache, str):
+        text = f"needs a step cache, its name, or None. Got {value_text(cache)}."
+        raise InputError(Problem("value", "cache", text))
+    return step_caches[cache](**settings)
+
+
+def _guiders(graph: Graph) -> Iterator[str]:
+    """The paths of the blocks in loops that read `predict` and make a prediction."""
+    for names, block in blocks_inside(graph):
+        ports = block.signature
+        if "predict" in ports.inputs and "prediction" in ports.outputs:
+            yield ".".join(names)
+
+
+def _without(graph: Graph) -> Graph:
+    for names, block in [*blocks_inside(graph)]:
+        if isinstance(block, CacheSteps | ReportSkipped):
+            graph = graph.remove(".".join(names))
+    return graph
