@@ -198,11 +198,11 @@ codecs = Names(
         "adapt": "sfumato.components.adapters.attached:adapt",
         "adapt_by_prompts": "sfumato.presets.prompt_loras:adapt_by_prompts",
         "adapters": "sfumato.presets.adapter:from_json",
+        "cached": "sfumato.presets.caches:cached",
         "attach": "sfumato.components.adapters.attached:attach",
         "component": "sfumato.components.bindings:from_json",
         "handle": "sfumato.components.bindings:handle_of",
         "merged": "sfumato.components.adapters.merging:merged",
-        "cached": "sfumato.presets.caches:cached",
         "plan": "sfumato.components.planning.make:plan",
         "preview": "sfumato.blocks.decode.previews:preview",
         "record": "sfumato.presets.records.picture:recorded",
@@ -213,8 +213,9 @@ codecs = Names(
 call. "adapt_by_prompts": a graph and the values of a call -> the graph with the adapters that prompts name. "adapters":
 the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "component": the entry
 of a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters
-and a dtype -> the graph with merged models. "plan": a graph and the values of a call -> its plan. "preview": clean
-latents, components and an autoencoder or None -> pictures. "record": a call and its outputs -> the outputs with
+and a dtype -> the graph with merged models. "cached": a graph, a step cache or its name, its settings, and whether to
+estimate errors -> the graph with it. "plan": a graph and the values of a call -> its plan. "preview": clean latents,
+components and an autoencoder or None -> pictures. "record": a call and its outputs -> the outputs with
 pictures that know the call. "save_pretrained": a bound graph -> a folder with all of it."""
 
 native: dict[tuple[str, str], str] = {

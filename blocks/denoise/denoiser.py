@@ -147,13 +147,18 @@ class Denoiser(Generic[M]):
 
 
 def _passes_of(request: Request[M], number: int) -> Sequence[_RequestedPass[M]]:
-    """The passes of a request, of which those with taps share no forward with those of other runs, if a tap reads it."""
+    """The passes of a request. Those with taps that read the forward share it with no pass of other runs."""
     wide, guided = request.denoiser._wide, request.denoiser._guidance is not None
-    keys = [(group_key(p), p.guidance is not None or guided, wide, number if not p.taps.per_pass else 0) for p in request.passes]
+    keys = [
+        (group_key(p), p.guidance is not None or guided, wide, number if not p.taps.per_pass else 0)
+        for p in request.passes
+    ]
     return [_RequestedPass(request, i, key) for i, key in enumerate(keys)]
 
 
 def _forward_of(passes: Sequence[Pass], memory: dict[Any, Any]) -> Forward:
     ends = list(accumulate(len(p.latents) for p in passes))
-    rows = (PassRows(p.role, end - len(p.latents), end, p.step, p.memories) for p, end in zip(passes, ends, strict=True))
+    rows = (
+        PassRows(p.role, end - len(p.latents), end, p.step, p.memories) for p, end in zip(passes, ends, strict=True)
+    )
     return Forward(tuple(rows), passes[0].step, memory)

@@ -221,9 +221,7 @@ class FasterCacheConfig(AttentionCache):
                 deltas = [a - b for a, b in zip(split_frequencies(found[i].float()), positive, strict=True)]
             else:
                 kept = p.memory.before[ENTRY].results
-                deltas = [
-                    torch.view_as_complex(t) * weight for t, weight in zip(kept, self._weights(p), strict=True)
-                ]
+                deltas = [torch.view_as_complex(t) * weight for t, weight in zip(kept, self._weights(p), strict=True)]
                 low, high = (delta + part for delta, part in zip(deltas, positive, strict=True))
                 found[i] = torch.fft.ifft2(torch.fft.ifftshift(low + high)).real.to(found[partner].dtype)
                 p.memory.skipped = p.memory.layers = passes[partner].memory.layers
@@ -252,7 +250,10 @@ def _partner(p: CachedPass, passes: Sequence[CachedPass]) -> int | None:
 
 
 def split_frequencies(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The low and the high frequencies of `b c h w`, the lowest in the middle. Low: within a fifth of the shorter side."""
+    """The low and the high frequencies of `b c h w`, the lowest in the middle.
+
+    Low ones are within a fifth of the shorter side.
+    """
     spectrum = torch.fft.fftshift(torch.fft.fft2(x))
     height, width = x.shape[-2:]
     rows, columns = (torch.arange(side, device=x.device) - side // 2 for side in (height, width))

@@ -47,7 +47,9 @@ class DeepCacheConfig(DeepLayerCache):
     def select(self, layers: PerturbableLayers, chosen: Chosen, model: str) -> Sequence[str]:
         """Return the path of the U-Net itself."""
         if not layers.up_levels:
-            raise ConfigError(f"DeepCacheConfig needs a U-Net, and {model} has no skips. Use first_block or taylorseer.")
+            raise ConfigError(
+                f"DeepCacheConfig needs a U-Net, and {model} has no skips. Use first_block or taylorseer."
+            )
         return super().select(layers, chosen, model)
 
     def plan(self, p: CachedPass, others: Any) -> Decision:
@@ -135,7 +137,7 @@ class MagCacheConfig(DeepLayerCache):
         at_least(self, threshold=0, max_skip_steps=0, retention_ratio=0)
         if not self.mag_ratios and not self.calibrate:
             raise ConfigError(
-                "MagCacheConfig needs mag_ratios, which are measured for a model. Pass them (FLUX_MAG_RATIOS for Flux), "
+                "MagCacheConfig needs mag_ratios, measured for a model. Pass them (FLUX_MAG_RATIOS for Flux), "
                 "or measure them in a run with calibrate=True."
             )
 

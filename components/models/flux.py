@@ -1,7 +1,7 @@
 """The transformer of Flux (Black Forest Labs 2024): blocks with two streams of tokens, then blocks with one."""
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -258,9 +258,9 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig], LayeredDenoiser
 
     def modulated(self, stream: FluxStream) -> Tensor:
         """Return the modulated input of the first block."""
-        if len(self.transformer_blocks):
-            return self.transformer_blocks[0].norm1(stream.x, stream.emb)[0]
-        return self.single_transformer_blocks[0].norm(stream.x, stream.emb)[0]
+        first: Any = [*self.transformer_blocks, *self.single_transformer_blocks][0]  # of either class
+        norm = first.norm1 if len(self.transformer_blocks) else first.norm
+        return norm(stream.x, stream.emb)[0]
 
     def deep_blocks(self, depth: int) -> list[str]:
         """Return the paths of all blocks but the first `depth`."""

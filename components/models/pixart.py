@@ -1,7 +1,7 @@
 """The transformer of PixArt (Chen et al. 2023) and PixArt-Sigma (Chen et al. 2024): one modulation for all blocks."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -191,7 +191,8 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser
 
     def modulated(self, stream: PixArtStream) -> Tensor:
         """Return the modulated input of the first block."""
-        shift, scale = (self.transformer_blocks[0].scale_shift_table[:2] + stream.table[:, :2]).chunk(2, dim=1)
+        first = cast("PixArtBlock", self.transformer_blocks[0])
+        shift, scale = (first.scale_shift_table[:2] + stream.table[:, :2]).chunk(2, dim=1)
         return modulate(stream.x, shift, scale)
 
     def deep_blocks(self, depth: int) -> list[str]:
@@ -202,9 +203,7 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser
         """All blocks. By default the seventh to ninth are perturbed, or the middle one of fewer."""
         blocks = [f"transformer_blocks.{i}" for i in range(len(self.transformer_blocks))]
         patch, last = self.config.patch_size, len(blocks) - 1
-        return PerturbableLayers(
-            blocks, default_blocks(blocks), blocks, patch=patch, shallow=last, modulated=True
-        )
+        return PerturbableLayers(blocks, default_blocks(blocks), blocks, patch=patch, shallow=last, modulated=True)
 
 
 class _TimeModulation(nn.Module):

@@ -1,7 +1,7 @@
 """The transformer of Stable Diffusion 3 and 3.5 (Esser et al. 2024): two streams of tokens with joint attention."""
 
 from collections.abc import Iterator, Sequence
-from typing import Literal, NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -213,7 +213,7 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig], LayeredDenoiser[SD
 
     def modulated(self, stream: SD3Stream) -> Tensor:
         """Return the modulated input of the first block."""
-        return self.transformer_blocks[0].norm1(stream.x, stream.emb)[0]
+        return cast("JointTransformerBlock", self.transformer_blocks[0]).norm1(stream.x, stream.emb)[0]
 
     def deep_blocks(self, depth: int) -> list[str]:
         """Return the paths of all blocks but the first `depth`."""

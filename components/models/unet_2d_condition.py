@@ -1,7 +1,7 @@
 """The U-Net of Stable Diffusion 1, 2 and XL."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import Tensor, nn
 
@@ -10,7 +10,7 @@ from .activations import activation
 from .attention import BasicTransformerBlock
 from .deep_layers import LayeredDenoiser
 from .perturbable import PerturbableLayers
-from .unet_blocks import UpBlock, add_residual
+from .unet_blocks import DownBlock, UpBlock, add_residual
 from .unet_config import UNet2DConditionConfig, up_levels
 from .unet_encoder import UNetEncoder, resnet_style, transformer_style
 
@@ -153,7 +153,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig], LayeredDenoiser[U
 
     def _last_layers(self, depth: int) -> int:
         """The number of residual blocks of the last level that are deep."""
-        return len(self.up_blocks[-1].resnets) - 1 - depth
+        return len(cast("UpBlock", self.up_blocks[-1]).resnets) - 1 - depth
 
     def deep_blocks(self, depth: int) -> list[str]:
         """Return the paths of the transformer blocks between the shallow layers and the last ones."""
@@ -181,7 +181,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig], LayeredDenoiser[U
         with_self_attention = [path for path, block in blocks.items() if not block.only_cross_attention]
         levels = [f"up_blocks.{i}" for i in range(len(self.up_blocks))]
         default = middle or deepest or list(blocks)[:1]
-        shallow = len(self.down_blocks[0].resnets)
+        shallow = len(cast("DownBlock", self.down_blocks[0]).resnets)
         return PerturbableLayers(list(blocks), default, with_self_attention, up_levels=levels, shallow=shallow)
 
 
