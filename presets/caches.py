@@ -1,12 +1,15 @@
 """`pipe.cached`: a graph whose denoisers use what they computed in the steps before."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 from ..blocks.denoise.caches import CacheSteps, ReportSkipped
 from ..components.caches.cache import StepCache
-from ..graph import ConfigError, Graph, InputError, Problem
+from ..graph import Block, ConfigError, Graph, InputError, Loop, Problem
+from ..graph.edits import edited
 from ..graph.paths import blocks_inside
+from ..graph.structure import Structure
 from ..graph.validate import value_text
 from ..registry import step_caches
 
@@ -53,7 +56,21 @@ def _guiders(graph: Graph) -> Iterator[str]:
 
 
 def _without(graph: Graph) -> Graph:
-    for names, block in [*blocks_inside(graph)]:
-        if isinstance(block, CacheSteps | ReportSkipped):
-            graph = graph.remove(".".join(names))
-    return graph
+    has = any(isinstance(block, CacheSteps | ReportSkipped) for _, block in blocks_inside(graph))
+    return cast("Graph", _stripped(graph)) if has else graph
+
+
+def _stripped(block: Block) -> Block:
+    """A block without step caches inside, and without their report among its outputs."""
+    children = {
+        name: _stripped(child)
+        for name, child in block.children().items()
+        if not isinstance(child, CacheSteps | ReportSkipped)
+    }
+    if isinstance(block, Structure):
+        left = [name for name in block.declared if name != "skipped"]
+        return edited(block, nodes=children, declared=tuple(left))
+    if isinstance(block, Loop):
+        carry = tuple(name for name in block.carry if name != "skipped")
+        return replace(block, carry=carry, body=cast("Structure", children[""]))
+    return block.with_children(children) if children else block

@@ -80,7 +80,7 @@ def test_layers_are_skipped_and_counted(name: str, family: str) -> None:
 
 @pytest.mark.parametrize("name", ["first_block", "deepcache", "pyramid_attention", "faster_cache"])
 def test_operations_of_a_unet_fall(name: str) -> None:
-    assert flops("sd", CACHES[name][0]) < 0.9 * flops("sd", CACHES[name][1])
+    assert flops("sd", CACHES[name][0]) < 0.97 * flops("sd", CACHES[name][1])
 
 
 @pytest.mark.parametrize("family", TRANSFORMERS)
