@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ...components.conditioning import SDXLConditioning
-from ...components.models.controlnet import ControlEncoder, ControlNetModel, ControlNetOutput
+from ...components.models.controlnet import ControlEncoder, ControlNetModel, ControlNetOutput, EmbeddedImage
 from ...components.models.controlnet_union import ControlNetUnionModel
 from ...components.pictures import PictureInput
 from ...components.types import Number, Pass, Residuals, Rows
@@ -48,12 +48,12 @@ class ApplyControlNet(ControlBlock):
     ) -> Controlled:
         net, scale = self.controlnet, self.controlnet_conditioning_scale
         size, channels = net.image_size, net.config.conditioning_channels
-        features = read_control(control_image, rows, size, channels, partial(_on_net, net), self.background)
+        features = read_control(control_image, rows, size, channels, partial(_embedded, net), self.background)
         # Published: a net whose residuals are pooled over the picture (shuffle) leaves negative passes alone.
         guess = self.guess_mode or net.config.global_pool_conditions
 
         def control(passes: Sequence[Pass]) -> Residuals:
-            picture = features(passes)[0]
+            picture = EmbeddedImage(features(passes)[0])
             return _residuals(net(*_inputs(net, passes), picture, scale, **_added(net, passes), guess_mode=guess))
 
         controlled = self.controlled(predict, control, running, device=net.device, spare_negative=guess)
@@ -88,24 +88,27 @@ class ApplyControlNetUnion(ControlBlock):
         scales = [scale] * len(kinds) if isinstance(scale, int | float) else list(scale)
         _check_kinds(net, images, kinds, scales)
         size, channels = net.image_size, net.config.conditioning_channels
+        own = scales if len(kinds) > 1 else [1.0]  # the scale of a single picture multiplies all residuals
         features = [
-            read_control(image, rows, size, channels, partial(_on_net, net), self.background) for image in images
+            read_control(image, rows, size, channels, partial(_embedded, net, kind=kind, scale=one), self.background)
+            for image, kind, one in zip(images, kinds, own, strict=True)
         ]
         one_hot = torch.zeros(1, net.config.num_control_type, device=net.device)
         one_hot[0, kinds] = 1
         guess = self.guess_mode or net.config.global_pool_conditions
 
         def control(passes: Sequence[Pass]) -> Residuals:
-            pictures = [of(passes)[0] for of in features]
-            inputs = *_inputs(net, passes), pictures, one_hot.expand(len(pictures[0]), -1), kinds, scales
+            pictures = [EmbeddedImage(of(passes)[0]) for of in features]
+            inputs = *_inputs(net, passes), pictures, one_hot.expand(len(pictures[0].features), -1), kinds, scales
             return _residuals(net(*inputs, **_added(net, passes), guess_mode=guess))
 
         controlled = self.controlled(predict, control, running, device=net.device, spare_negative=guess)
         return Controlled(controlled if any(scales) else predict)
 
 
-def _on_net(net: ControlEncoder[Any], pixels: Tensor) -> tuple[Tensor]:
-    return (pixels.to(net.device, net.dtype),)
+def _embedded(net: ControlNetModel | ControlNetUnionModel, pixels: Tensor, **of_kind: Any) -> tuple[Tensor]:
+    """The features of control pictures, which no step changes. of_kind: what a union reads besides."""
+    return (net.embed_image(pixels.to(net.device, net.dtype), **of_kind).features,)
 
 
 def _inputs(net: ControlEncoder[Any], passes: Sequence[Pass]) -> tuple[Tensor, Tensor, Tensor]:

@@ -43,6 +43,12 @@ class ControlNetOutput(NamedTuple):
     mid_block_res_sample: Tensor
 
 
+class EmbeddedImage(NamedTuple):
+    """A control image as the net adds it to its input, `b channels h w`. It depends on no step: make it once a run."""
+
+    features: Tensor
+
+
 C = TypeVar("C", bound=ControlConfig)
 
 
@@ -134,7 +140,7 @@ class ControlNetModel(ControlEncoder[ControlNetConfig]):
         sample: Tensor,
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
-        controlnet_cond: Tensor,
+        controlnet_cond: Tensor | EmbeddedImage,
         conditioning_scale: float = 1.0,
         *,
         class_labels: Tensor | None = None,
@@ -148,7 +154,7 @@ class ControlNetModel(ControlEncoder[ControlNetConfig]):
             sample, timestep, encoder_hidden_states, class_labels, encoder_attention_mask, added_cond_kwargs: as the
                 U-Net takes them.
             controlnet_cond: the control image, `b c rows columns` from 0 to 1, of `image_size(h, w)`. Nets trained for
-                inpainting take -1 where the image is to be painted.
+                inpainting take -1 where the image is to be painted. Or the result of `embed_image`.
             conditioning_scale: a factor of all residuals.
             guess_mode: scale residuals of larger feature maps down, so that the image can steer without a prompt.
 
@@ -158,11 +164,16 @@ class ControlNetModel(ControlEncoder[ControlNetConfig]):
         """
         emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs)
         context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
-        check_control_image(self, controlnet_cond, sample)
-        if self.config.controlnet_conditioning_channel_order == "bgr":
-            controlnet_cond = controlnet_cond.flip(1)
-        x = self.conv_in(sample) + self.controlnet_cond_embedding(controlnet_cond)
+        if not isinstance(controlnet_cond, EmbeddedImage):
+            check_control_image(self, controlnet_cond, sample)
+            controlnet_cond = self.embed_image(controlnet_cond)
+        x = self.conv_in(sample) + controlnet_cond.features
         return self.residuals(x, emb, context, mask, conditioning_scale, guess_mode)
+
+    def embed_image(self, image: Tensor) -> EmbeddedImage:
+        """Embed control images `b c rows columns`, to pass them in every step."""
+        bgr = self.config.controlnet_conditioning_channel_order == "bgr"
+        return EmbeddedImage(self.controlnet_cond_embedding(image.flip(1) if bgr else image))
 
 
 class ControlImageEmbedding(nn.Module):

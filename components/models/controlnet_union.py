@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
 from .config import Layers, Width
-from .controlnet import ControlConfig, ControlEncoder, ControlNetOutput, check_control_image
+from .controlnet import ControlConfig, ControlEncoder, ControlNetOutput, EmbeddedImage, check_control_image
 from .embeddings import Sinusoid, TimestepEmbedding
 from .encoder_layers import quick_gelu
 from .initialization import zero_init
@@ -65,7 +65,7 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
         sample: Tensor,
         timestep: Tensor | float,
         encoder_hidden_states: Tensor,
-        controlnet_cond: Sequence[Tensor],
+        controlnet_cond: Sequence[Tensor | EmbeddedImage],
         control_type: Tensor,
         control_type_idx: Sequence[int],
         conditioning_scale: float | Sequence[float] = 1.0,
@@ -80,7 +80,8 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
         The arguments that are not listed are those of `ControlNetModel`.
 
         Args:
-            controlnet_cond: the control images, each `b c rows columns` as `ControlNetModel` takes one.
+            controlnet_cond: the control images, each `b c rows columns` as `ControlNetModel` takes one, or results of
+                `embed_image`.
             control_type: `b k`, 1 for the kinds of these images and 0 for the others.
             control_type_idx: the kind of each image.
             conditioning_scale: one for all, or one for each image. It is a factor of the features of each image, or for
@@ -103,21 +104,25 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
         more = self.control_add_embedding(kinds.to(sample.dtype))
         emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs, more=more)
         context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
-        for image in controlnet_cond:
-            check_control_image(self, image, sample)
-        x = self.conv_in(sample)
-        x = x + self._sum_features(controlnet_cond, control_type_idx, scales)
+        parts: list[Tensor] = []
+        for image, kind, scale in zip(controlnet_cond, control_type_idx, scales, strict=True):
+            if not isinstance(image, EmbeddedImage):
+                check_control_image(self, image, sample)
+                image = self.embed_image(image, kind, scale)
+            parts.append(image.features)
+        x = self.conv_in(sample) + torch.stack(parts).sum(0)
         return self.residuals(x, emb, context, mask, total, guess_mode)
 
-    def _sum_features(self, images: Sequence[Tensor], kinds: Sequence[int], scales: Sequence[float]) -> Tensor:
-        parts: list[Tensor] = []
-        for image, kind, scale in zip(images, kinds, scales, strict=True):
-            features = self.controlnet_cond_embedding(image)  # b c h w
-            token = (features.mean((2, 3)) + self.task_embedding[kind]) * scale  # b c
-            for layer in self.transformer_layes:
-                token = layer(token)
-            parts.append((features + self.spatial_ch_projs(token)[:, :, None, None]) * scale)
-        return torch.stack(parts).sum(0)
+    def embed_image(self, image: Tensor, kind: int, scale: float) -> EmbeddedImage:
+        """Embed control images `b c rows columns` of one kind, to pass them in every step.
+
+        scale: of several images; 1 for a single one, whose scale is a factor of all residuals.
+        """
+        features = self.controlnet_cond_embedding(image)  # b c h w
+        token = (features.mean((2, 3)) + self.task_embedding[kind]) * scale  # b c
+        for layer in self.transformer_layes:
+            token = layer(token)
+        return EmbeddedImage((features + self.spatial_ch_projs(token)[:, :, None, None]) * scale)
 
 
 class TokenBlock(nn.Module):
