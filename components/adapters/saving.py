@@ -206,7 +206,7 @@ class _Writer:
         plain = all("lora_up.weight" in saved.parts for saved in self.saved)
         header["ss_network_module"] = "networks.lora" if plain else "lycoris.kohya"
         header |= {"modelspec.sai_model_spec": "1.0.0", "modelspec.title": name}
-        if architecture := _architecture(known):
+        if architecture := architecture_of(known):
             header |= {
                 "modelspec.architecture": f"{architecture}/lora",
                 "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
@@ -255,7 +255,7 @@ def _commonest(values: Iterable[Any]) -> Any:  # numbers
     return Counter(values).most_common(1)[0][0]
 
 
-def _architecture(known: Mapping[str, ModelNames]) -> str:
+def architecture_of(known: Mapping[str, ModelNames]) -> str:
     """The name of the family in Stability's modelspec; "" for others."""
     for component in DENOISERS:
         if (names := known.get(component)) is None:

@@ -22,12 +22,12 @@ from ..adapters.names import DENOISERS
 from ..adapters.over import config_of, type_of
 from ..adapters.patch_set import NamedPatch, PatchSet
 from ..adapters.patches import Patch
-from ..adapters.reading import adapter_of
-from ..adapters.saving import saved_form
+from ..adapters.reading import adapter_of, read_adapter
+from ..adapters.saving import architecture_of, saved_form
 from ..storage.building import on_meta
 from ..storage.weights import write_safetensors
 from .component import TrainedComponent
-from .headers import hashes
+from .headers import BASE_VERSIONS, hashes
 from .patch_parameters import (
     HadamardParameters,
     Initialization,
@@ -38,7 +38,7 @@ from .patch_parameters import (
     PatchSettings,
     trained,
 )  # fmt: skip
-from .paths import default_targets, matching, names_text, nested
+from .paths import names_text, nested, target_layers
 from .trained import NO_BINDINGS, NO_HEADER, ParameterGroup, Trained
 
 AdapterKind = Literal["lora", "dora", "loha", "lokr"]
@@ -64,7 +64,7 @@ class TrainedAdapter(Trained):
         super().__init__()
         self.name, self.dtype, self.up_lr_factor = name, dtype, up_lr_factor
         self.layout: Layout = layout
-        self._pipe, self._layers = pipe, layers
+        self._pipe, self.layers = pipe, layers
         for component, own in layers.items():
             self.add_module(component, nested(own))
 
@@ -73,13 +73,13 @@ class TrainedAdapter(Trained):
         found = {**self._pipe.bindings, **over}
         return {
             component: TrainedComponent(found[component], {path: trained(own) for path, own in layers.items()})
-            for component, layers in self._layers.items()
+            for component, layers in self.layers.items()
         }
 
     def groups(self) -> Sequence[ParameterGroup]:
         """One group for each component, or two with LoRA+ (Hayou et al. 2024); see `Trained.groups`."""
         found: list[ParameterGroup] = []
-        for component, layers in self._layers.items():
+        for component, layers in self.layers.items():
             plain, fast = list[nn.Parameter](), list[nn.Parameter]()
             for own in layers.values():
                 for name, parameter in own.named_parameters():
@@ -107,10 +107,15 @@ class TrainedAdapter(Trained):
         if Path(path).suffix != self.suffix:
             raise SaveError(f"{path}: needs a name that ends with {self.suffix}. Other programs go by it.")
         tensors, own = self._form(str(path), layout or self.layout)
-        entries = {**own, **header}
+        family = BASE_VERSIONS.get(architecture_of(names_in(self._pipe.bindings)))
+        entries = {**own, **({"ss_base_model_version": family} if family else {}), **header}
         with saving_file(path) as draft:
             write_safetensors(tensors, draft, {**entries, **hashes(tensors, entries)})
         return Path(path)
+
+    def load(self, path: str | Path) -> Adapter:
+        """The adapter of a saved file; see `Trained.load`."""
+        return read_adapter(Path(path), name=Path(path).stem, source=str(path))
 
     def _form(self, file: str, layout: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
         """The tensors and the header of the file."""
@@ -122,7 +127,7 @@ class TrainedAdapter(Trained):
         """The patches as they are now, in the dtype of the file. Later steps do not change them."""
         return PatchSet(self.name, tuple(
             NamedPatch(f"{component}.{path}", own.kind, _copied(own.patch(), self.dtype))
-            for component, layers in self._layers.items()
+            for component, layers in self.layers.items()
             for path, own in layers.items()
         ))  # fmt: skip
 
@@ -188,14 +193,14 @@ def train_adapter(
     scale = (rank if alpha is None else alpha) / (sqrt(rank) if rslora else rank)
     settings = PatchSettings(rank, scale, dropout, initialization, factor)
     generator = torch.Generator().manual_seed(seed)
+    own = targets if isinstance(targets, Mapping) else dict.fromkeys(chosen, targets)
+    if lost := [component for component in own if component not in chosen]:
+        raise ConfigError(f"targets: {names_text(lost)} is not trained. Name it in components=.")
     layers: dict[str, dict[str, PatchParameters]] = {}
     for component in chosen:
         bound = pipe.bindings[component]
         shapes = _shapes(bound)
-        patterns = targets.get(component) if isinstance(targets, Mapping) else targets
-        if patterns is None:
-            patterns = default_targets(type_of(bound).__name__)
-        paths = matching(list(shapes), patterns, component)
+        paths = target_layers(list(shapes), own.get(component), component, type_of(bound).__name__)
         layers[component] = {path: _KINDS[kind](shapes[path], settings, generator) for path in paths}
         if kind == "dora":
             model = cast("nn.Module", bound.load() if isinstance(bound, Lazy) else bound)

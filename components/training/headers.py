@@ -4,11 +4,17 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import UTC, datetime
 from typing import Any
 
 from safetensors.torch import save
 from torch import Tensor
 
+BASE_VERSIONS: Mapping[str, str] = {
+    "stable-diffusion-v1": "sd_v1", "stable-diffusion-v2-512": "sd_v2",
+    "stable-diffusion-xl-v1-base": "sdxl_base_v1-0", "flux-1-dev": "flux1",
+}  # fmt: skip
+"""The names of families in kohya's scripts, by those of Stability's modelspec."""
 _LEGACY_START, _LEGACY_BYTES, _LEGACY_DIGITS = 0x100000, 0x10000, 8
 """The first hash of A1111's web UI is of these bytes of a file."""
 
@@ -67,6 +73,9 @@ class TrainingHeader:
         }
         if self.resolution is not None:
             found["modelspec.resolution"] = "x".join(map(str, self.resolution))
+        if self.training_finished_at is not None:
+            finished = datetime.fromtimestamp(self.training_finished_at, UTC)
+            found["modelspec.date"] = finished.isoformat(timespec="seconds")
         return {**found, **self.more}
 
 

@@ -27,31 +27,34 @@ _DEFAULTS: Mapping[str, Sequence[str]] = {
 """The layers that diffusers' training scripts change, by the class of the model."""
 
 
-def default_targets(class_name: str) -> Sequence[str]:
-    """The names of the layers that adapters of a class change by default: those of diffusers' training scripts.
-
-    Other classes have those of attention.
-    """
-    return _DEFAULTS.get(class_name, _ATTENTION)
-
-
 def matches(path: str, pattern: str) -> bool:
     """Whether a pattern is the path of a layer or its end. `*` stands for any text."""
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}")
 
 
-def matching(paths: Sequence[str], patterns: Sequence[str], component: str) -> list[str]:
-    """The paths that match a pattern, in their own order.
+def target_layers(
+    paths: Sequence[str], patterns: Sequence[str] | None, component: str, class_name: str
+) -> Sequence[str]:
+    """The layers that an adapter changes, in the order of the model.
+
+    Args:
+        paths: of all layers that it may change.
+        patterns: names of layers, their ends, or patterns with `*`; None for the layers of diffusers' training
+            scripts, which are those of attention for other classes.
+        component: the name of the model.
+        class_name: of the model.
 
     Raises:
-        ConfigError: patterns that no path matches.
+        ConfigError: patterns that no path matches, or a model without any of the default layers.
     """
-    if lost := [pattern for pattern in patterns if not any(matches(path, pattern) for path in paths)]:
-        near = did_you_mean(lost[0], dict.fromkeys(path.rpartition(".")[2] for path in paths))
+    chosen = _DEFAULTS.get(class_name, _ATTENTION) if patterns is None else patterns
+    lost = [pattern for pattern in chosen if not any(matches(path, pattern) for path in paths)]
+    if (lost and patterns is not None) or len(lost) == len(chosen):
+        near = did_you_mean(lost[0] if lost else "", dict.fromkeys(path.rpartition(".")[2] for path in paths))
         raise ConfigError(
-            f"targets: no linear layer or convolution of {component} has the name {', '.join(map(repr, lost))}. {near}"
+            f"targets: no linear layer or convolution of {component} has the name {names_text(map(repr, lost))}. {near}"
         )
-    return [path for path in paths if any(matches(path, pattern) for pattern in patterns)]
+    return [path for path in paths if any(matches(path, pattern) for pattern in chosen)]
 
 
 def nested(modules: Mapping[str, nn.Module]) -> nn.Module:

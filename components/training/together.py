@@ -49,6 +49,10 @@ class TrainedTogether(Trained):
                 part.save(draft.path / f"{name}{part.suffix}", layout=layout, header=header)
         return Path(path)
 
+    def load(self, path: str | Path) -> Mapping[str, Any]:
+        """What each part has saved, by its name; see `Trained.load`."""
+        return {name: part.load(Path(path, f"{name}{part.suffix}")) for name, part in self._parts.items()}
+
     def after_step(self) -> None:
         """Do what follows each step, for each part."""
         for part in self._parts.values():

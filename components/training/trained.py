@@ -66,5 +66,13 @@ class Trained(nn.Module, ABC):
             SaveError: a path that cannot be written, or a layout that cannot express what is trained.
         """
 
+    @abstractmethod
+    def load(self, path: str | Path) -> Any:
+        """Read what `save` wrote: the adapter, embedding or models that a user gets.
+
+        Raises:
+            LoadError: no such file, or a damaged one.
+        """
+
     def after_step(self) -> None:
         """Do what follows each step of the optimizer."""

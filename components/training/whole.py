@@ -52,7 +52,7 @@ class TrainedWhole(Trained):
 
     def attached(self, pipe: Graph) -> Graph:
         """The preset with the models in training themselves: further steps change them; see `Trained.attached`."""
-        return pipe.with_bindings(dict(self.models))
+        return pipe.bind(self.models)
 
     def save(self, path: str | Path, *, layout: Layout | None = None, header: Mapping[str, str] = NO_HEADER) -> Path:
         """Write each model to the folder of its name, as `save_pretrained` does; see `Trained.save`.
@@ -63,6 +63,10 @@ class TrainedWhole(Trained):
             for component, model in self.models.items():
                 model.save_pretrained(draft.path / component)
         return Path(path)
+
+    def load(self, path: str | Path) -> Mapping[str, Model[Any]]:
+        """The saved models by component, for `pipe.bind(models)`; see `Trained.load`."""
+        return {name: type(model).from_pretrained(Path(path, name)) for name, model in self.models.items()}
 
 
 def train_whole(

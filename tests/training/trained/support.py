@@ -51,14 +51,14 @@ def unet_loss(model: Callable[..., Any], number: int) -> Tensor:
 
 def optimized(
     model: Callable[..., Any], parameters: Mapping[str, nn.Parameter], count: int,
-    *, lr: float = 1e-2,
+    *, lr: float = 1e-2, loss: Callable[[Callable[..., Any], int], Tensor] = unet_loss,
 ) -> Steps:  # fmt: skip
     """Steps of AdamW on a model. Random numbers of dropout are those of torch's generator from seed 0."""
     torch.manual_seed(0)
     optimizer = torch.optim.AdamW(parameters.values(), lr=lr)
     losses: list[float] = []
     for number in range(count):
-        value = unet_loss(model, number)
+        value = loss(model, number)
         value.backward()  # pyright: ignore[reportUnknownMemberType]  torch's own annotation
         optimizer.step()
         optimizer.zero_grad()
@@ -125,7 +125,14 @@ def in_peft(base: nn.Module, trained: Trained, config: Any) -> tuple[Any, Mappin
 def digest(model: nn.Module) -> str:
     """A hash of all weights, packed ones included."""
     found = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if isinstance(tensor, Tensor):
-            found.update(name.encode() + tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    for name, tensor in sorted({**dict(model.named_parameters()), **dict(model.named_buffers())}.items()):
+        for plain in _plain(tensor):
+            found.update(name.encode() + plain.detach().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
+
+
+def _plain(tensor: Any) -> list[Tensor]:  # packed ones of any library
+    """The plain tensors that a packed one is made of."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return [plain for name in tensor.__tensor_flatten__()[0] for plain in _plain(getattr(tensor, name))]
+    return [tensor]

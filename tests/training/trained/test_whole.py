@@ -48,6 +48,9 @@ def test_the_decoder_alone_is_trained(emoji: Graph, tmp_path: Path) -> None:
     assert {name.partition(".")[0] for name in names} == {"decoder", "post_quant_conv"}
     assert {f"vae.{name}" for name in names} == trained.state_dict().keys()
     fill(trained)
+    attached = trained.attached(pipe)
+    assert attached.bindings["vae"] is vae
+    assert attached.bindings["unet"] is pipe.bindings["unet"]
     again = sf.load_component(trained.save(tmp_path / "vae") / "vae")
     assert digest(again) == digest(vae)
 

@@ -80,6 +80,9 @@ class Net(Trained):
         torch.save(self.state_dict(), path)
         return Path(path)
 
+    def load(self, path: str | Path) -> Any:
+        return torch.load(path)
+
 
 @dataclass(frozen=True)
 class Points:
