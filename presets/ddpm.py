@@ -14,7 +14,7 @@ from .denoising import denoising_loop
 def unconditional(size: int = 64, channels: int = 3) -> Graph:
     """Make pictures of the kind that the model was trained on. size: pixels a side. channels: of the U-Net's input.
 
-    Bind its `unet` and `scheduler`: `unconditional(32).bind(unet=…, scheduler=…)`.
+    A folder of `DDPMPipeline` or `DDIMPipeline` has its components: `sf.load(folder, graph=unconditional(32))`.
     """
     return Graph(
         positive=named(UseNoPrompt(), conditioning="positive"),
@@ -32,5 +32,4 @@ def unconditional(size: int = 64, channels: int = 3) -> Graph:
         finish=FinishImages(),
         outputs=("images",),
         slots={"guider": ["denoise.guider"]},
-        preset=("ddpm", "unconditional"),
     )
