@@ -113,13 +113,15 @@ class _Handler(BaseHTTPRequestHandler):
     def _get(self, *, body: bool) -> None:
         self.server.asked += 1
         path = unquote(self.path.partition("?")[0]).strip("/")
-        if found := re.fullmatch(r"api/models/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?(/.*)?", path):
-            repo, kind, revision = found[1], found[2], found[3] or "main"
+        if found := re.fullmatch(r"api/(?:models|datasets)/([^/]+/[^/]+)(?:/(revision|tree)/([^/]+))?(/.*)?", path):
+            repo, kind, revision, below = found[1], found[2], found[3] or "main", (found[4] or "").strip("/")
             if repo in self.server.moved:
                 return self._moved(repo)
             if (folder := self._folder(repo, revision)) is None:
                 return None
             files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+            if kind == "tree" and "recursive=false" in self.path:
+                return self._entries(folder, below)
             if kind == "tree":
                 tree = [{"type": "file", "path": f, "size": (folder / f).stat().st_size, "oid": "0"} for f in files]
                 return self._json(tree)
@@ -127,7 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json(
                 {"id": repo, "sha": OLD if folder.name.endswith("@old") else COMMIT, "siblings": siblings}
             )
-        if found := re.fullmatch(r"([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        if found := re.fullmatch(r"(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             repo, revision, name = found.groups()
             if repo in self.server.moved:
                 return self._moved(repo)
@@ -137,6 +139,17 @@ class _Handler(BaseHTTPRequestHandler):
                 self._file(folder, name, body=body)
             return None
         return self._fail(404, "RepoNotFound")
+
+    def _entries(self, folder: Path, below: str) -> None:
+        """The files and folders in one folder of a repo, as the file system of the Hub's client asks for them."""
+        if not (folder / below).is_dir():
+            return self._fail(404, "EntryNotFound")
+        entries = sorted((folder / below).iterdir())
+        kinds = [{"type": "directory", "size": 0} if e.is_dir() else {"type": "file", "size": e.stat().st_size}
+                 for e in entries]  # fmt: skip
+        return self._json(
+            [{**k, "path": e.relative_to(folder).as_posix(), "oid": "0"} for e, k in zip(entries, kinds, strict=True)]
+        )
 
     def _folder(self, repo: str, revision: str) -> Path | None:
         if not (self.server.root / repo).is_dir():

@@ -14,6 +14,8 @@ from PIL import Image
 from sfumato.graph.errors import LoadError
 from sfumato.presets.training.data import Source, TrainingData, load_data
 
+from ...components.hub_server import asked_here
+
 
 def png(colour: str, size: tuple[int, int] = (4, 4)) -> bytes:
     file = io.BytesIO()
@@ -190,3 +192,24 @@ def test_rows_in_memory_are_pictures_files_or_bytes(tmp_path: Path):
         load_data([{"image": png("red"), "text": "a fox"}, {"image": png("red")}])
     with pytest.raises(LoadError, match="The list of sources is empty"):
         load_data([])
+
+
+def test_a_repo_of_the_hub(datasets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for split, colour, text in (("train", "red", "a fox"), ("test", "blue", "an owl")):
+        folder = tmp_path / "hub" / "someone" / "foxes" / "data"
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / f"{split}-00000-of-00001.parquet"
+        parquet(file, {"image": [cell(colour, f"{split}.png")], "text": [text]})
+    with asked_here(tmp_path / "hub", tmp_path / "cache", monkeypatch) as hub:
+        monkeypatch.setattr(datasets.config, "HF_ENDPOINT", hub.url)
+        monkeypatch.setattr(datasets.config, "HF_UPDATE_DOWNLOAD_COUNTS", False)
+        address = hub.url + "/datasets/{repo_id}/resolve/{revision}/{path}"
+        monkeypatch.setattr(datasets.config, "HUB_DATASETS_URL", address)
+        monkeypatch.setattr(datasets.config, "USE_PARQUET_EXPORT", False)  # another server, at an address of its own
+        assert contents(load_data("someone/foxes", size=4)) == [("train.png", "a fox", RED)]
+        owls = Source("someone/foxes", split="test")
+        assert contents(load_data(owls, size=4)) == [("test.png", "an owl", BLUE)]
+        with pytest.raises(
+            LoadError, match=r"someone/none: cannot be read as a table \(Dataset 'someone/none' doesn't"
+        ):
+            load_data("someone/none")
