@@ -12,6 +12,7 @@ from ...components.schedulers.training_schedule import prediction_kind
 from ...components.types import ImageLatents, Latents, Pass, Predict, Prediction
 from ...graph import Block, component
 from ...graph.errors import UnfitValue
+from ...registry import counted
 from .noise import levels
 from .timesteps import RowSteps
 
@@ -23,7 +24,11 @@ class Predicted(NamedTuple):
 
 
 class PredictRows(Block):
-    """Ask the denoiser for a prediction for each row, at the row's own step. All rows go through it together."""
+    """Ask the denoiser for a prediction for each row, at the row's own step. All rows go through it together.
+
+    Raises:
+        UnfitValue: neither one prompt, nor one for each picture.
+    """
 
     def __call__(
         self, predict: Predict, noisy_latents: Latents, row_steps: RowSteps, positive: Conditioning
@@ -42,7 +47,15 @@ def predicted_rows(
     """The predictions for each conditioning, (rows, channels, height, width), each row at its own step.
 
     All rows and conditionings go through the denoiser together. scales: the guidance scale that it reads, for each row.
+
+    Raises:
+        UnfitValue: neither one row of conditioning, nor one for each row.
     """
+    for got in {conditioning.rows for conditioning in conditionings}:
+        if got not in (1, len(row_steps)):
+            raise UnfitValue(
+                f"Got {counted(got, 'prompt')} for {counted(len(row_steps), 'picture')}. Give one for all, or one each."
+            )
     passes = [
         Pass(
             latents[i : i + 1],

@@ -15,6 +15,8 @@ from ...components.schedulers.schedule import Step
 from ...components.schedulers.training_schedule import prediction_kind
 from ...components.types import Number
 from ...graph import Block, Port, component, knob
+from ...graph.errors import UnfitValue
+from ...registry import counted
 from .timesteps import RowSteps
 
 RowWeights = Annotated[Float[Tensor, " rows"], Port("row_weights")]
@@ -132,11 +134,16 @@ class WeightPrior(Block):
 
     A batch has as many of both, in any order. So that the loss is the mean over the subject's rows plus `prior_weight`
     times the mean over those of the class, each row counts twice. prior_weight: lambda of the paper's equation 2.
+
+    Raises:
+        UnfitValue: another number of rows.
     """
 
     prior_weight: Number = knob(1.0)
 
     def __call__(self, weights: RowWeights, is_prior: IsPrior) -> Weights:
+        if len(is_prior) != len(weights):
+            raise UnfitValue(f"is_prior has {counted(len(is_prior), 'row')} for {counted(len(weights), 'picture')}.")
         return Weights(weights * torch.where(is_prior.to(weights.device), 2 * self.prior_weight, 2.0))
 
 

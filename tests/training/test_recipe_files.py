@@ -73,6 +73,13 @@ def test_the_loss_of_a_row_does_not_depend_on_the_others(
     torch.testing.assert_close(losses(slice(0, 2)), torch.cat([losses(slice(0, 1)), losses(slice(1, 2))]))
 
 
+def test_a_recipe_needs_a_prompt_for_each_picture(tiny: Load, batch: dict[str, Any]) -> None:
+    with pytest.raises(sf.UnfitValue, match=r"Got 3 prompts for 2 pictures\. Give one for all, or one each\."):
+        recipe(tiny())(**{**batch, "prompt": ["a fox", "an apple", "a hare"]})
+    with pytest.raises(sf.UnfitValue, match="is_prior has 1 row for 2 pictures"):
+        WeightPrior()(torch.ones(2), torch.tensor([True]))
+
+
 def test_a_recipe_can_be_drawn(emoji: Graph) -> None:
     text, drawing = recipe(emoji).show(), recipe(emoji).show("mermaid")
     for name in ("positive", "posterior", "timesteps", "add_noise", "predict_rows", "loss"):
