@@ -74,7 +74,7 @@ class Order:
 
     def steps_of(self, epochs: int) -> int:
         """The steps of these epochs."""
-        return sum(ceil(len(self.epoch(number)) / self._group) for number in range(epochs))
+        return sum(ceil(len(self.epoch(number)) / self.batches_of_step) for number in range(epochs))
 
     def epoch(self, number: int) -> Sequence[Batch]:
         """The batches of an epoch. ConfigError if there are none."""
@@ -83,16 +83,17 @@ class Order:
         return found
 
     @property
-    def _group(self) -> int:
+    def batches_of_step(self) -> int:
+        """The batches of a step, of all processes. The last step of an epoch may have fewer."""
         return self.accumulation * self.processes
 
     def turns(self, position: Position) -> Iterator[Turn]:
         """The turns of this process from a position on, without an end."""
         while True:
             all_batches = self.epoch(position.epoch)
-            groups = range(0, len(all_batches), self._group)
+            groups = range(0, len(all_batches), self.batches_of_step)
             for start in groups[position.step_in_epoch :]:
-                for turn in self._turns_of_step(all_batches[start : start + self._group], position):
+                for turn in self._turns_of_step(all_batches[start : start + self.batches_of_step], position):
                     yield turn
                     position = turn.after
             position = replace(position, epoch=position.epoch + 1, step_in_epoch=0)

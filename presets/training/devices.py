@@ -1,5 +1,7 @@
 """The accelerator of a training: device, precision, processes and trackers, all of accelerate."""
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,6 +48,19 @@ def make_accelerator(
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision {settings.mixed_precision!r} or device {device!r}: {error}") from error
+
+
+@contextmanager
+def tracking(accelerator: "Accelerator", output: Path | None) -> Generator[None]:
+    """Let the trackers of an accelerator write into the output folder, if there is one."""
+    if output is None or not accelerator.log_with:
+        yield
+        return
+    accelerator.init_trackers(LOGS)
+    try:
+        yield
+    finally:
+        accelerator.end_training()
 
 
 def _trackers(settings: TrainingSettings) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from ...components.training.trained import Trained
 from ...graph import Graph, NotFinite
 from ...registry import printable
 from .batches import Batch, Position, Turn
-from .checkpoint import moved
+from .checkpoint import bytes_of, moved
 from .draws import generator_states, kept_generators, row_seeds, seed_generators, set_generator_states
 from .ema import EMA, own_weights_after, weights_in
 from .events import StepFinished
@@ -211,6 +211,12 @@ class Stepper:
             "added": [[added.names, added.share, added.loss, added.losses] for added in self._added],
             "gradients": [p.grad for p in self._parameters] if self._added else [],
         }
+
+    def sizes(self) -> dict[str, int]:
+        """The bytes of what is trained, of its gradients, of the optimizer and of the moving average."""
+        weights = bytes_of(self._parameters)
+        optimizer = bytes_of(self._optimizer.state_dict())
+        return {"trained": weights, "gradients": weights, "optimizer": optimizer, "ema": bytes_of(self._average)}
 
     def restore(self, position: Position, parts: Mapping[str, Any], process: Mapping[str, Any]) -> None:
         """Set the state to that of a checkpoint."""

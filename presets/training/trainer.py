@@ -1,7 +1,7 @@
 """`Trainer`: runs a recipe on batches, and changes what is trained. It knows nothing of families and methods."""
 
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from ...graph import ConfigError, Graph, NotFinite
 from ...registry.progress import ProgressBar
 from .batches import Batches, Order, Position, Turn, loaded
 from .checkpoint import Checkpoint, best_of, checkpoints_in, place_of, remove_old, write_checkpoint
-from .devices import LOGS, make_accelerator
+from .devices import make_accelerator, tracking
 from .events import BatchFinished, CheckpointSaved, Sampled, StepFinished, TrainingEvent, Validated
 from .interrupts import Interrupts
 from .resuming import check_resumable, find_checkpoint, plain_settings
@@ -55,13 +55,13 @@ class Trainer:
         self.settings = settings = settings or TrainingSettings()
         self.output = Path(output) if output is not None else None
         self.trained, self._pipe, self._validation = trained, pipe, validation
-        self._accelerator = accelerator or make_accelerator(settings, self.output, _device_of(trained))
-        self._order = Order(
-            batches, settings.accumulation, self._accelerator.num_processes, self._accelerator.process_index
+        self.accelerator = accelerator or make_accelerator(settings, self.output, _device_of(trained))
+        self.order = Order(
+            batches, settings.accumulation, self.accelerator.num_processes, self.accelerator.process_index
         )
-        self.steps = self._order.steps_of(settings.epochs) if settings.epochs else settings.steps or 1000
+        self.steps = self.order.steps_of(settings.epochs) if settings.epochs else settings.steps or 1000
         """The steps of the whole training."""
-        self._stepper = Stepper(recipe, trained, settings, self._accelerator, self.steps)
+        self.stepper = Stepper(recipe, trained, settings, self.accelerator, self.steps)
         self._saved: Checkpoint | None = None
         self._best: float | None = None
         self._validated: tuple[int, float] | None = None  # the step and its loss
@@ -70,34 +70,39 @@ class Trainer:
     @property
     def step(self) -> int:
         """The finished steps."""
-        return self._stepper.position.step
+        return self.stepper.position.step
 
     # ------------------------------------------------------------------------------------------------ the whole
-    def run(self) -> None:
+    def run(self, on_event: Callable[[TrainingEvent], None] | None = None) -> None:
         """Train to the end, with a progress bar in a terminal.
+
+        Args:
+            on_event: gets each event. With it no bar is shown.
 
         Raises:
             NotFinite: a loss or gradient that is NaN or infinite; it names the samples and the last checkpoint.
             SaveError: a checkpoint cannot be written.
             KeyboardInterrupt: Ctrl-C was pressed; a checkpoint is saved before.
         """
-        with ProgressBar() as bar:
+        with ProgressBar() if on_event is None else nullcontext() as bar:
             for event in self.stream():
-                if isinstance(event, StepFinished):
+                if on_event is not None:
+                    on_event(event)
+                if bar is not None and isinstance(event, StepFinished):
                     speed = f"loss {event.loss:.4f}  {event.seconds:.2f} s/step"
                     bar.stage("training", event.step, self.steps, speed)
 
     def stream(self) -> Generator[TrainingEvent]:
         """Train to the end, and hand out what happens. Raises as `run`."""
         with ExitStack() as stack:
-            stack.enter_context(self._stepper.training())
-            stack.enter_context(self._trackers())
+            stack.enter_context(self.stepper.training())
+            stack.enter_context(tracking(self.accelerator, self.output))
             interrupts = stack.enter_context(Interrupts())
-            turns = loaded(self._order.turns(self._stepper.position))
+            turns = loaded(self.order.turns(self.stepper.position))
             stack.callback(turns.close)
             while self.step < self.steps:
                 turn, inputs = next(turns)
-                self._stepper.add(turn, inputs)
+                self.stepper.add(turn, inputs)
                 if turn.last:
                     yield from self._finish(turn)
                 else:
@@ -110,7 +115,7 @@ class Trainer:
     def _finish(self, turn: Turn) -> Iterator[TrainingEvent]:
         """Make the step, and what follows it at certain steps."""
         try:
-            finished = self._stepper.finish(turn)
+            finished = self.stepper.finish(turn)
         except NotFinite as error:
             raise NotFinite(f"{error} {self._advice()}") from None
         yield finished
@@ -118,7 +123,7 @@ class Trainer:
         self._log({"loss": finished.loss, "gradient_norm": finished.gradient_norm, "epoch": finished.epoch, **rates})
         settings = self.settings
         if self._is_due(settings.sample_every) and self._pipe is not None and self.output is not None:
-            yield from self._sample(self._pipe, self.output / "samples" / f"step-{self.step:08d}")
+            yield Sampled(self.step, self.sample(self._pipe, self.output / "samples" / f"step-{self.step:08d}"))
         best = False
         if self._is_due(settings.validate_every) and self._validation is not None:
             validated = self.validate(self._validation)
@@ -132,9 +137,9 @@ class Trainer:
 
     def _stopped(self, interrupts: Interrupts, turn: Turn) -> bool:
         """Whether a process got Ctrl-C. Several agree on it at the end of a step."""
-        if self._accelerator.num_processes == 1:
+        if self.accelerator.num_processes == 1:
             return interrupts.noted
-        return turn.last and self._stepper.summed(interrupts.noted) > 0
+        return turn.last and self.stepper.summed(interrupts.noted) > 0
 
     def _interrupted(self) -> str:
         where = f' Its checkpoint is {self._saved.folder}. resume="auto" goes on from there.' if self._saved else ""
@@ -149,24 +154,29 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ at certain steps
     def validate(self, batches: Batches) -> Validated:
         """Measure the loss on data, with the weights in use and the same noise each time."""
-        mine = batches.epoch(0)[self._accelerator.process_index :: self._accelerator.num_processes]
-        loss = self._stepper.loss_on(mine)
+        mine = batches.epoch(0)[self.accelerator.process_index :: self.accelerator.num_processes]
+        loss = self.stepper.loss_on(mine)
         self._log({"validation_loss": loss})
         best = self._best is None or loss < self._best
         self._best = loss if best else self._best
         self._validated = (self.step, loss)
         return Validated(self.step, loss, best)
 
-    def _sample(self, pipe: Graph, folder: Path) -> Iterator[TrainingEvent]:
-        if self._accelerator.is_main_process:
-            with self._stepper.weights_in_use():
+    def sample(self, pipe: Graph, folder: Path) -> Sequence[Path]:
+        """Draw the sample pictures of the settings with a preset, and save them. One process does it.
+
+        They are what the preset draws with the saved file, to the bit.
+        """
+        files: Sequence[Path] = ()
+        if self.accelerator.is_main_process and self.settings.samples:
+            with self.stepper.weights_in_use():
                 files = draw_samples(self.trained.attached(pipe), self.settings.samples, folder)
-            yield Sampled(self.step, files)
-        self._accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
+        return files
 
     def save_trained(self, path: str | Path, **options: Any) -> Path:  # Any: those of Trained.save
         """Save what is trained in the form that users load, with the weights in use. Gives its path."""
-        with self._stepper.weights_in_use():
+        with self.stepper.weights_in_use():
             return self.trained.save(Path(path), **options)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
@@ -176,23 +186,23 @@ class Trainer:
         Raises:
             SaveError: it cannot be written. The older ones are unchanged.
         """
-        folder, position = self._checkpoints, self._stepper.position
+        folder, position = self._checkpoints, self.stepper.position
         if folder is None:
             raise ConfigError("A checkpoint needs an output folder. Pass output=.")
-        processes = _gathered(self._accelerator, self._stepper.process_part())
+        processes = _gathered(self.accelerator, self.stepper.process_part())
         validated = self._validated[1] if self._validated and self._validated[0] == self.step else None
         facts = {**self._facts(position), "validation_loss": validated}
         self._saved = Checkpoint(place_of(folder, position), position, plain_settings(self.settings), facts)
-        if self._accelerator.is_main_process:
+        if self.accelerator.is_main_process:
             numbered = {f"process-{number}": part for number, part in enumerate(processes)}
-            write_checkpoint(self._saved, {**self._stepper.parts(), **numbered})
+            write_checkpoint(self._saved, {**self.stepper.parts(), **numbered})
             remove_old(folder, self.settings.keep)
-        self._accelerator.wait_for_everyone()
+        self.accelerator.wait_for_everyone()
         return self._saved
 
     def _save_present(self) -> Iterator[TrainingEvent]:
         """Save, unless there is no folder or it is saved already."""
-        if self.output is not None and (self._saved is None or self._saved.position != self._stepper.position):
+        if self.output is not None and (self._saved is None or self._saved.position != self.stepper.position):
             yield CheckpointSaved(self.step, self.save().folder)
 
     @property
@@ -200,32 +210,20 @@ class Trainer:
         return self.output / "checkpoints" if self.output is not None else None
 
     def _facts(self, position: Position) -> dict[str, int]:
-        batches = len(self._order.epoch(position.epoch))
-        return {"processes": self._accelerator.num_processes, "batches": batches}
+        batches = len(self.order.epoch(position.epoch))
+        return {"processes": self.accelerator.num_processes, "batches": batches}
 
     def _resume(self) -> None:
-        found = find_checkpoint(self.settings.resume, self._checkpoints, self._accelerator.process_index)
+        found = find_checkpoint(self.settings.resume, self._checkpoints, self.accelerator.process_index)
         if found is not None:
             self._saved, parts, process = found
             check_resumable(self._saved, self.settings, self._facts(self._saved.position))
-            self._stepper.restore(self._saved.position, parts, process)
+            self.stepper.restore(self._saved.position, parts, process)
             best = best_of(checkpoints_in(self._saved.folder.parent))
             self._best = best and best.validation_loss
 
-    # ------------------------------------------------------------------------------------------------ trackers
-    @contextmanager
-    def _trackers(self) -> Generator[None]:
-        tracked = self.output is not None and bool(self._accelerator.log_with)
-        if tracked:
-            self._accelerator.init_trackers(LOGS)
-        try:
-            yield
-        finally:
-            if tracked:
-                self._accelerator.end_training()
-
     def _log(self, values: dict[str, float]) -> None:
-        self._accelerator.log(values, step=self.step)
+        self.accelerator.log(values, step=self.step)
 
 
 def _device_of(trained: Trained) -> str | None:

@@ -30,7 +30,7 @@ ALL = {
 def state_of(trainer: Trainer) -> str:
     """All tensors and numbers of a training, as text."""
     torch.set_printoptions(precision=20)
-    return repr((trainer._stepper.parts(), trainer._stepper.position))
+    return repr((trainer.stepper.parts(), trainer.stepper.position))
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,96 @@
+"""The settings of a training in one namespace: those of the trainer, of the data and of the method."""
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast, get_type_hints
+
+from ...graph import Graph
+from ...graph.validate import Unfit, fitted, value_text
+from ...registry import did_you_mean, printable
+from .data import Buckets, Captions, Source, TrainingData, load_data
+from .options import checked_options
+from .settings import TrainingSettings, raise_problems
+
+_OF_SOURCES = ("prompt", "image", "text", "mask", "control", "masks", "controls", "split", "revision")
+"""Fields of `Source` that are settings where the data is one source."""
+
+Values = Mapping[str, Any]  # Any: values of settings
+
+
+@dataclass(frozen=True)
+class Divided:
+    """Settings by whom they are for. Some, such as `seed`, are for several."""
+
+    training: TrainingSettings
+    method: Values
+    data: Values
+    source: Values
+
+
+def divided(values: Values, of_method: Mapping[str, Any]) -> Divided:  # Any: type hints
+    """Divide settings, and check those of the trainer and of the data.
+
+    Args:
+        values: by name.
+        of_method: the settings of the method, which checks them itself.
+
+    Raises:
+        ConfigError: unknown names, and values of other types. It lists all of them.
+    """
+    data = {name: hint for name, hint in get_type_hints(load_data).items() if name in _keywords(load_data)}
+    source = {name: hint for name, hint in get_type_hints(Source).items() if name in _OF_SOURCES}
+    training = TrainingSettings.names()
+    known = dict.fromkeys((*training, *of_method, *data, *source))
+    problems = [
+        f"{printable(name)} is no setting. {did_you_mean(name, known)}" for name in values if name not in known
+    ]
+    read = {**values, **{name: _read(name, values[name]) for name in ("size", "captions") if name in values}}
+    for name, hint in {**source, **data}.items():
+        if name in read and name not in of_method:
+            try:
+                read[name] = fitted(read[name], hint)
+            except Unfit as error:
+                problems.append(f"{name} {error}, got {value_text(read[name])}.")
+    raise_problems("the settings of a training", problems)
+    return Divided(
+        TrainingSettings(**{name: values[name] for name in training if name in values}),
+        {name: values[name] for name in of_method if name in values},
+        {name: read[name] for name in data if name in values},
+        {name: read[name] for name in source if name in values and name not in of_method},
+    )
+
+
+def _keywords(function: Any) -> set[str]:
+    return {p.name for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY}
+
+
+def _read(name: str, value: Any) -> Any:
+    """`size` and `captions` as files have them: a table of the fields of their class."""
+    if not isinstance(value, Mapping):
+        return value
+    kind = {"size": Buckets, "captions": Captions}[name]
+    return kind(**checked_options(name, kind, cast("Values", value)))
+
+
+def read_data(data: Any, more: list[Source], divided: Divided, pipe: Graph) -> TrainingData:
+    """The data of a training, at the size that the preset draws where none is set.
+
+    Args:
+        data: what `load_data` takes, or `TrainingData`, which is used as it is.
+        more: further sources.
+        divided: the settings.
+        pipe: the preset.
+    """
+    if isinstance(data, TrainingData):
+        return data
+    sources = data if isinstance(data, list | tuple) and data and isinstance(data[0], Source) else [data]
+    shares = {"weight": 1.0} if more else {}
+    own = [each if isinstance(each, Source) else Source(each, **divided.source, **shares) for each in sources]
+    return load_data([*own, *more], **{"size": _drawn_size(pipe), **divided.data})
+
+
+def _drawn_size(pipe: Graph) -> Any:
+    """The size that a preset draws by itself: (rows, columns)."""
+    sides = [pipe.inputs[name].default for name in ("height", "width") if name in pipe.inputs]
+    return tuple(sides) if len(sides) == 2 and all(isinstance(side, int) for side in sides) else 512

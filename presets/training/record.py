@@ -1,0 +1,45 @@
+"""The record of a training: a file in the output folder with the arguments of `sf.train`, for resuming."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ...graph import ConfigError, LoadError
+from ...graph.json_text import JsonTextError, pretty, read
+from ...graph.saving import saving_file
+
+RECORD, FORM = "training.json", "sfumato training record 1"
+
+
+def write_record(folder: Path, arguments: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Write how the training was started. Objects that no file can have are written as None."""
+    record = {
+        "form": FORM,
+        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
+        "settings": {name: value for name, value in settings.items() if value is not None and name != "resume"},
+    }
+    try:
+        text = pretty(record)
+    except (TypeError, ValueError):
+        text = pretty({"form": FORM, "arguments": None, "settings": None})
+    with saving_file(folder / RECORD) as draft:
+        draft.write_text(text + "\n", encoding="utf-8")
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """The arguments with which the training in a folder was started. Raises as `resume_training`."""
+    file = Path(folder) / RECORD
+    try:
+        record = read(file, "config_bytes")
+        if record["form"] != FORM:
+            raise LoadError(f"{file}: its form is {record['form']!r}, and this version reads {FORM!r}.")
+        if record["arguments"] is None:
+            raise ConfigError(
+                f"{file}: the training was started in Python, with objects that no file has. Call sf.train again with "
+                'the same arguments and resume="auto".'
+            )
+        return {**record["arguments"], **record["settings"]}
+    except OSError as error:
+        raise LoadError(f"{file}: cannot be read ({error.strerror or error}). Pass the output folder.") from None
+    except (JsonTextError, KeyError, TypeError) as error:
+        raise LoadError(f"{file}: is broken: {error}. Start the training again.") from None

@@ -1,0 +1,208 @@
+"""`sf.train`: from a method, data and a model to an adapter, an embedding or a model."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ...components.training.trained import Trained
+from ...graph import Graph
+from ...graph.memo import Memo, memo
+from ..adapter import load_adapter
+from ..load import load, load_component
+from .batches import Batches
+from .card import write_card
+from .data import TrainingData, freeze
+from .devices import make_accelerator
+from .events import TrainingEvent
+from .method import Method
+from .methods import make_method, settings_of
+from .namespaces import divided, read_data
+from .plan import TrainingPlan, measure
+from .record import read_record, write_record
+from .trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training that is ready to run."""
+
+    method: str
+    model: str
+    recipe: Graph
+    """The whole recipe; the trainer runs its part that is not frozen."""
+    pipe: Graph
+    trained: Trained
+    trainer: Trainer
+    prompt: str
+    """That of the first sample picture."""
+    frozen: tuple[str, ...]
+    """The nodes of the recipe whose values are computed once for each sample."""
+    pictures: int
+
+
+def train(
+    method: str | Method | Graph,
+    *,
+    data: Any,  # whatever load_data takes
+    model: str | Path | Graph = "emoji",
+    output: str | Path,
+    validation: Any = None,  # whatever load_data takes
+    name: str | None = None,
+    layout: Any = None,
+    cache: bool | str | Path = True,
+    model_options: Mapping[str, Any] | None = None,
+    on_event: Callable[[TrainingEvent], None] | None = None,
+    **settings: Any,
+) -> Any:
+    """Train, and give the adapter, the embedding or the model, as it is loaded from the saved file.
+
+    Args:
+        method: the name of a method ("lora", "dreambooth", "embedding" …); a `Method`; or a recipe, which trains a LoRA.
+        data: a folder, a file, a repo of datasets, rows, sources, or what `sf.load_data` gives.
+        model: a preset, a folder, a repo or a file, as `sf.load` takes it; or a loaded preset.
+        output: the folder for the result, its card, checkpoints, sample pictures and logs.
+        validation: pictures for the validation loss, as `data`.
+        name: the name of the result's file or folder; by default that of the method.
+        layout: the names of tensors in an adapter's file: "peft", "kohya" or "comfyui".
+        cache: whether values that training does not change, such as latents and encoded prompts, are computed once for
+            each sample. A folder keeps them for later trainings.
+        model_options: further arguments of `sf.load`, such as `{"quantization": {"unet": "nf4"}}`.
+        on_event: gets each event. Without it, a terminal shows a progress bar.
+        settings: those of `TrainingSettings`, of the method, and of `sf.load_data`, by name.
+
+    Raises:
+        ConfigError: unknown settings, or values that do not fit. It lists all of them.
+        LoadError: data, a model or a checkpoint that cannot be read.
+        NotFinite: a loss that is NaN or infinite; names the samples and the last checkpoint.
+        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint is saved before. `resume="auto"` goes on from it.
+    """
+    folder = Path(output)
+    training = prepare(method, data, model, folder, validation, cache, model_options or {}, settings)
+    trainer, main = training.trainer, training.trainer.accelerator.is_main_process
+    if main:
+        given = {"name": name, "layout": layout, "cache": cache, "model_options": model_options, **settings}
+        write_record(folder, {"method": method, "data": data, "model": model, "validation": validation}, given)
+    trainer.run(on_event)
+    file = folder / f"{name or training.method}{training.trained.suffix}"
+    if main:
+        trainer.save_trained(file, layout=layout)
+    pictures = trainer.sample(training.pipe, folder / "samples" / "final")
+    found = load_result(file)
+    if main:
+        write_card(
+            folder, method=training.method, model=training.model, file=file, trained=found, recipe=training.recipe,
+            settings=settings, samples=pictures, prompt=training.prompt,
+        )  # fmt: skip
+    return found
+
+
+def resume_training(
+    folder: str | Path, *, on_event: Callable[[TrainingEvent], None] | None = None, **changes: Any
+) -> Any:
+    """Go on with a training that `train` began in a folder, from its newest checkpoint. Gives what `train` gives.
+
+    Args:
+        folder: the output folder.
+        on_event: as for `train`.
+        changes: other values of its arguments and settings, such as `steps=2000`.
+
+    Raises:
+        LoadError: no training was started there.
+        ConfigError: the training was started with objects of Python, which no file has.
+    """
+    return train(**{**read_record(folder), "resume": "auto", **changes}, output=folder, on_event=on_event)
+
+
+def plan_training(
+    method: str | Method | Graph,
+    *,
+    data: Any,  # whatever load_data takes
+    model: str | Path | Graph = "emoji",
+    output: str | Path | None = None,
+    cache: bool | str | Path = True,
+    model_options: Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> TrainingPlan:
+    """Say what a training would do and need, from two steps that are made and thrown away. Nothing is saved.
+
+    It takes the arguments of `train`. The folder `output` is not read or written, unless a method draws pictures of a
+    class there. Raises as `train`.
+    """
+    ignored = ("validation", "name", "layout", "on_event")
+    kept = {name: value for name, value in settings.items() if name not in ignored}
+    training = prepare(method, data, model, Path(output or "."), None, cache, model_options or {}, kept, saves=False)
+    return measure(training.trainer, training.pictures, training.frozen)
+
+
+# ------------------------------------------------------------------------------------------------ making ready
+def prepare(
+    method: str | Method | Graph,
+    data: Any,  # whatever load_data takes
+    model: str | Path | Graph,
+    output: Path,
+    validation: Any,  # whatever load_data takes
+    cache: bool | str | Path,
+    model_options: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    *,
+    saves: bool = True,
+) -> Training:
+    """Make a training of the arguments of `train`; see there. saves: whether it writes into the output folder."""
+    name = method if isinstance(method, str) else "lora"
+    parts = divided(settings, {} if isinstance(method, Method) else settings_of(name))
+    accelerator = make_accelerator(parts.training, output if saves else None)
+    pipe = model if isinstance(model, Graph) else load(model, **{"device": str(accelerator.device), **model_options})
+    made = method if isinstance(method, Method) else make_method(name, pipe, parts.method)
+    if isinstance(method, Graph):
+        made = replace(made, recipe=method)
+    with accelerator.main_process_first():
+        more = made.more_data(output)
+    read = read_data(data, list(more), parts, pipe)
+    frozen = freeze(made.recipe, tuple(made.trained.bindings()), _memo(cache)) if cache is not False else None
+
+    def batches_of(pictures: TrainingData, *, shuffle: bool = True) -> Batches:
+        batches = pictures.batches(
+            parts.training.batch_size, recipe=made.recipe, seed=parts.training.seed, shuffle=shuffle
+        )
+        return batches if frozen is None else frozen.batches(batches)
+
+    calls = tuple({**made.draws_with, **call} for call in parts.training.samples)
+    trainer = Trainer(
+        made.recipe if frozen is None else frozen.recipe,
+        made.trained,
+        batches_of(read),
+        replace(parts.training, samples=calls),
+        output=output if saves else None,
+        pipe=pipe,
+        validation=None if validation is None else batches_of(read_data(validation, [], parts, pipe), shuffle=False),
+        accelerator=accelerator,
+    )
+    return Training(
+        method=name if not isinstance(method, Method) else "training",
+        model=str(model) if not isinstance(model, Graph) else "",
+        recipe=made.recipe,
+        pipe=pipe,
+        trained=made.trained,
+        trainer=trainer,
+        prompt=next((str(call["prompt"]) for call in calls if "prompt" in call), ""),
+        frozen=() if frozen is None or frozen.graph is None else tuple(frozen.graph.nodes),
+        pictures=len(read),
+    )
+
+
+def _memo(cache: bool | str | Path) -> Memo:
+    return memo() if cache is True else memo(cache)
+
+
+def load_result(path: Path) -> Any:  # an adapter, a model, or several of them by name
+    """What users load from a saved file or folder."""
+    if path.is_file():
+        return load_adapter(path)
+    if (path / "config.json").exists():
+        return load_component(path)
+    parts = {each.stem: load_result(each) for each in sorted(path.iterdir()) if each.is_dir() or each.suffix in _FILES}
+    return next(iter(parts.values())) if len(parts) == 1 else parts
+
+
+_FILES = (".safetensors",)
