@@ -1,0 +1,82 @@
+"""`sf.train` on the embedded model: the result, its pictures, its record, and how it goes on."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import sfumato as sf
+from sfumato.presets.training.events import CheckpointSaved, Sampled, StepFinished
+from sfumato.presets.training.namespaces import divided
+from sfumato.presets.training.train import plan_training, resume_training, train
+
+CALL = {"prompt": "a fox", "seed": 7, "num_inference_steps": 2}
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    """Three pictures of one colour each, with captions."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name in ("red", "green", "blue"):
+        Image.new("RGB", (64, 64), name).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a {name} square")
+    return folder
+
+
+def test_training_gives_the_adapter_that_draws_the_sample_pictures(rows: Path, tmp_path: Path) -> None:
+    output, events = tmp_path / "out", list[Any]()
+    adapter = train(
+        "lora", data=rows, output=output, rank=2, steps=2, batch_size=2, learning_rate=0.01, samples=[CALL],
+        sample_every=2, trackers=["tensorboard"], on_event=events.append,
+    )  # fmt: skip
+    assert [type(event) for event in events] == [StepFinished, StepFinished, Sampled, CheckpointSaved]
+    drawn = sf.load("emoji").with_adapters(adapter)(**CALL).images[0]
+    for file in (events[2].files[0], output / "samples" / "final" / "0-0.png"):
+        assert Image.open(file).convert("RGB").tobytes() == drawn.convert("RGB").tobytes()
+    plain = sf.load("emoji")(**CALL).images[0]
+    assert plain.convert("RGB").tobytes() != drawn.convert("RGB").tobytes()
+    assert {"lora.safetensors", "README.md", "recipe.svg", "training.json", "checkpoints", "logs"} <= {
+        file.name for file in output.iterdir()
+    }
+    more = resume_training(output, steps=3, on_event=events.append)
+    assert events[-2].step == 3 and isinstance(more, sf.Adapter)
+
+
+def test_a_plan_says_what_a_training_needs(rows: Path, tmp_path: Path) -> None:
+    plan = plan_training("lora", data=rows, output=tmp_path / "out", rank=2, batch_size=2, epochs=3, ema=True)
+    assert (plan.steps, plan.epochs, plan.pictures, plan.batches, plan.rows) == (6, 3, 3, 2, 2)
+    assert plan.memory["trained"] == plan.memory["ema"] == plan.parameters * 4
+    assert plan.memory["optimizer"] >= plan.parameters * 8
+    assert set(plan.frozen) == {"positive", "posterior"}
+    assert plan.seconds == 6 * plan.seconds_per_step > 0
+    assert str(plan).startswith("steps         6 of 2 rows, 3 epochs\ndata          3 pictures, 2 batches in an epoch\n")
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(sf.ConfigError, match=r"^A plan is measured on two steps, and the training has 1. Pass more"):
+        plan_training("lora", data=rows, steps=1, rank=2)
+
+
+def test_settings_of_all_parts_are_checked_together() -> None:
+    parts = divided(
+        {"steps": 3, "seed": 5, "rank": 8, "size": {"size": 128, "step": 32}, "captions": {"dropout": 0.5}, "prompt": "a"},
+        {"rank": int, "seed": int},
+    )
+    assert parts.training.steps == 3 and parts.training.seed == 5
+    assert parts.method == {"rank": 8, "seed": 5}
+    assert parts.data == {"size": sf.data.Buckets(128, step=32), "captions": sf.data.Captions(dropout=0.5)}
+    assert parts.source == {"prompt": "a"}
+    with pytest.raises(sf.ConfigError) as error:
+        divided({"rnk": 8, "flip": "yes"}, {"rank": int})
+    assert str(error.value).startswith(
+        "the settings of a training: 2 problems\n  rnk is no setting. Did you mean 'rank'? There are: steps, "
+    )
+    assert str(error.value).endswith("\n  flip takes float, got 'yes'.")
+
+
+def test_only_a_training_of_plain_values_can_be_resumed_from_its_folder(tmp_path: Path) -> None:
+    with pytest.raises(sf.LoadError, match=r"training.json: cannot be read \(No such file or directory\). Pass the output"):
+        resume_training(tmp_path)
+    (tmp_path / "training.json").write_text('{"form": "sfumato training record 1", "arguments": null, "settings": null}')
+    with pytest.raises(sf.ConfigError, match=r"with objects that no file has\. Call sf\.train again with the same"):
+        resume_training(tmp_path)
