@@ -148,5 +148,7 @@ def bytes_of(value: Any) -> int:  # a value of tensors, lists and mappings
     """The bytes of all tensors in a value."""
     if isinstance(value, Tensor):
         return value.numel() * value.element_size()
-    inner: Iterable[Any] = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    inner: Iterable[Any] = (
+        value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    )
     return sum(map(bytes_of, inner))

@@ -42,9 +42,7 @@ def divided(values: Values, of_method: Mapping[str, Any]) -> Divided:  # Any: ty
     source = {name: hint for name, hint in get_type_hints(Source).items() if name in _OF_SOURCES}
     training = TrainingSettings.names()
     known = dict.fromkeys((*training, *of_method, *data, *source))
-    problems = [
-        f"{printable(name)} is no setting. {did_you_mean(name, known)}" for name in values if name not in known
-    ]
+    problems = [f"{printable(name)} is no setting. {did_you_mean(name, known)}" for name in values if name not in known]
     read = {**values, **{name: _read(name, values[name]) for name in ("size", "captions") if name in values}}
     for name, hint in {**source, **data}.items():
         if name in read and name not in of_method:
@@ -85,7 +83,7 @@ def read_data(data: Any, more: list[Source], divided: Divided, pipe: Graph) -> T
     if isinstance(data, TrainingData):
         return data
     sources = data if isinstance(data, list | tuple) and data and isinstance(data[0], Source) else [data]
-    shares = {"weight": 1.0} if more else {}
+    shares: dict[str, Any] = {"weight": 1.0} if more else {}
     own = [each if isinstance(each, Source) else Source(each, **divided.source, **shares) for each in sources]
     return load_data([*own, *more], **{"size": _drawn_size(pipe), **divided.data})
 

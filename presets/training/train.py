@@ -58,7 +58,7 @@ def train(
     """Train, and give the adapter, the embedding or the model, as it is loaded from the saved file.
 
     Args:
-        method: the name of a method ("lora", "dreambooth", "embedding" …); a `Method`; or a recipe, which trains a LoRA.
+        method: the name of a method ("lora", "dreambooth", "embedding" …); a `Method`; or a recipe, to train a LoRA.
         data: a folder, a file, a repo of datasets, rows, sources, or what `sf.load_data` gives.
         model: a preset, a folder, a repo or a file, as `sf.load` takes it; or a loaded preset.
         output: the folder for the result, its card, checkpoints, sample pictures and logs.
@@ -111,7 +111,8 @@ def resume_training(
         LoadError: no training was started there.
         ConfigError: the training was started with objects of Python, which no file has.
     """
-    return train(**{**read_record(folder), "resume": "auto", **changes}, output=folder, on_event=on_event)
+    arguments: dict[str, Any] = {**read_record(folder), "resume": "auto", **changes}
+    return train(**arguments, output=folder, on_event=on_event)
 
 
 def plan_training(
@@ -152,7 +153,8 @@ def prepare(
     name = method if isinstance(method, str) else "lora"
     parts = divided(settings, {} if isinstance(method, Method) else settings_of(name))
     accelerator = make_accelerator(parts.training, output if saves else None)
-    pipe = model if isinstance(model, Graph) else load(model, **{"device": str(accelerator.device), **model_options})
+    options: dict[str, Any] = {"device": str(accelerator.device), **model_options}
+    pipe = model if isinstance(model, Graph) else load(model, **options)
     made = method if isinstance(method, Method) else make_method(name, pipe, parts.method)
     if isinstance(method, Graph):
         made = replace(made, recipe=method)
@@ -192,7 +194,7 @@ def prepare(
 
 
 def _memo(cache: bool | str | Path) -> Memo:
-    return memo() if cache is True else memo(cache)
+    return memo() if isinstance(cache, bool) else memo(cache)
 
 
 def load_result(path: Path) -> Any:  # an adapter, a model, or several of them by name

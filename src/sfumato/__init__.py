@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     from .presets.load import load_component as load_component
     from .presets.training import data as data
     from .presets.training.data.load import load_data as load_data
+    from .presets.training.plan import TrainingPlan as TrainingPlan
+    from .presets.training.settings import TrainingSettings as TrainingSettings
+    from .presets.training.train import plan_training as plan_training
+    from .presets.training.train import resume_training as resume_training
+    from .presets.training.train import train as train
+    from .presets.training.trainer import Trainer as Trainer
     from .presets.names import names
     from .presets.push import push_to_hub as push_to_hub
     from .presets.records.picture import Picture as Picture
@@ -111,6 +117,12 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "Sweep": (".graph.sweep", "Sweep"),
     "taps": (".components.taps", None),
     "together": (".graph.together", "together"),
+    "plan_training": (".presets.training.train", "plan_training"),
+    "resume_training": (".presets.training.train", "resume_training"),
+    "train": (".presets.training.train", "train"),
+    "Trainer": (".presets.training.trainer", "Trainer"),
+    "TrainingPlan": (".presets.training.plan", "TrainingPlan"),
+    "TrainingSettings": (".presets.training.settings", "TrainingSettings"),
 }
 
 __all__ = [*_MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]  one list, not two
