@@ -5,15 +5,17 @@ from abc import abstractmethod
 from typing import Annotated, NamedTuple
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from ...components.random import Random
 from ...components.schedulers import Scheduler
+from ...components.schedulers.flow_match import ShiftKeys, dynamic_shift
 from ...components.schedulers.schedule import Step
 from ...components.schedulers.training_schedule import training_schedule
 from ...components.types import ImageLatents, Number, Steps
 from ...graph import Block, Port, component, knob
+from ...graph.errors import ConfigError
 
 RowSteps = Annotated[tuple[Step, ...], Port("row_steps")]
 """A step of the training schedule for each row."""
@@ -123,7 +125,8 @@ class DrawCosMap(DrawByDensity):
 class DrawShifted(DrawByDensity):
     """Draw steps by a logit-normal density that is shifted towards noise (Esser et al. 2024, equation 23).
 
-    shift: 1 shifts nothing; larger pictures need more. mean, std: of the normal distribution.
+    shift: 1 shifts nothing; larger pictures need more. It is added to the constant shift of the scheduler's own levels.
+    mean, std: of the normal distribution.
     """
 
     shift: Annotated[float, Gt(0)] = knob(3.0)
@@ -135,6 +138,33 @@ class DrawShifted(DrawByDensity):
         normal, random = random.draw(rows, ())
         t = torch.sigmoid(normal * self.std + self.mean)
         return 1 - self.shift * t / (1 + (self.shift - 1) * t), random
+
+
+class DrawShiftedBySize(Block):
+    """`DrawShifted` with the shift that the scheduler has for pictures of this size when it draws (dynamic shifting).
+
+    patch: latents a side of a token of the denoiser. mean, std: of the normal distribution.
+
+    Raises:
+        ConfigError: a scheduler without dynamic shifting.
+    """
+
+    scheduler: Scheduler = component()
+    patch: Annotated[int, Ge(1)] = 2
+    mean: Number = knob(0.0)
+    std: Number = knob(1.0)
+
+    def __call__(self, image_latents: ImageLatents, steps: Steps, random: Random) -> DrawnSteps:
+        keys = self.scheduler
+        if not (isinstance(keys, ShiftKeys) and keys.use_dynamic_shifting):
+            raise ConfigError(
+                f"The shift of {type(keys).__name__} does not depend on the size of the picture: use_dynamic_shifting "
+                "is not set. Use DrawShifted(shift=…)."
+            )
+        tokens = image_latents.shape[2] * image_latents.shape[3] // self.patch**2
+        return DrawShifted(shift=dynamic_shift(keys, tokens), mean=self.mean, std=self.std)(
+            image_latents, steps, random
+        )
 
 
 class DrawCubic(DrawByDensity):

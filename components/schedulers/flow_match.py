@@ -125,15 +125,20 @@ class ShiftedLevels:
     def _shift(self, request: Request) -> float:
         if not self.keys.use_dynamic_shifting:
             return self.flow.shift
-        return resolution_shift(
-            request.scheduler,
-            request.image_tokens,
-            self.keys.base_image_seq_len,
-            self.keys.max_image_seq_len,
-            0.5 if self.keys.base_shift is None else self.keys.base_shift,
-            1.15 if self.keys.max_shift is None else self.keys.max_shift,
-            self.keys.time_shift_type,
-        )
+        return dynamic_shift(self.keys, request.image_tokens)
+
+
+def dynamic_shift(keys: ShiftKeys, image_tokens: int | None) -> float:
+    """The shift that these keys have for an image of so many tokens. ConfigError for None."""
+    return resolution_shift(
+        type(keys).__name__,
+        image_tokens,
+        keys.base_image_seq_len,
+        keys.max_image_seq_len,
+        0.5 if keys.base_shift is None else keys.base_shift,
+        1.15 if keys.max_shift is None else keys.max_shift,
+        keys.time_shift_type,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

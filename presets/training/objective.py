@@ -13,6 +13,7 @@ from ...blocks.train.timesteps import (
     DrawLogitNormal,
     DrawMode,
     DrawShifted,
+    DrawShiftedBySize,
     DrawTimesteps,
     DrawUniform,
 )
@@ -32,7 +33,7 @@ Choice = str | Mapping[str, Any] | Block  # Any: fields of the block, which chec
 
 TIMESTEPS: Mapping[str, type[Block]] = {
     "uniform": DrawTimesteps, "uniform_density": DrawUniform, "logit_normal": DrawLogitNormal, "mode": DrawMode,
-    "cosmap": DrawCosMap, "shifted": DrawShifted, "cubic": DrawCubic,
+    "cosmap": DrawCosMap, "shifted": DrawShifted, "shifted_by_size": DrawShiftedBySize, "cubic": DrawCubic,
 }  # fmt: skip
 """Blocks that draw timesteps. "uniform" draws whole numbers, "uniform_density" fractions, as scripts for flow do."""
 WEIGHTS: Mapping[str, type[Block]] = {

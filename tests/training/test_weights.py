@@ -1,5 +1,6 @@
 """Weights, masks and densities of training against their formulas."""
 
+import math
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 import sfumato as sf
 from sfumato.blocks.train.losses import MeanAbsoluteError, MeanSquaredError, ShrinkLossMask
 from sfumato.blocks.train.predict import CompareClean, MakeTarget
-from sfumato.blocks.train.timesteps import DrawCosMap, DrawShifted
+from sfumato.blocks.train.timesteps import DrawCosMap, DrawShifted, DrawShiftedBySize
 from sfumato.blocks.train.weights import WeightByMinSNR, WeightDebiased, WeightPrior
 from sfumato.components.random import Random
 from sfumato.components.schedulers.training_schedule import training_schedule
@@ -105,3 +106,12 @@ def test_shifted_timesteps_and_cosmap_follow_their_densities() -> None:
     t = sigmas(DrawCosMap())
     cumulative = 2 / torch.pi * torch.atan(t / (1 - t))  # of the density 2 / (pi (1 - 2 t + 2 t^2))
     assert abs(cumulative.mean() - 0.5) < 0.02 and abs(cumulative.std() - 12**-0.5) < 0.01
+
+
+def test_timesteps_are_shifted_as_the_scheduler_shifts_for_the_size() -> None:
+    scheduler = sf.schedulers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    steps, latents, random = training_schedule(scheduler), torch.zeros(64, 4, 32, 32), Random.seeded([3])
+    by_size = DrawShiftedBySize(scheduler=scheduler)(latents, steps, random).row_steps  # 256 tokens: base_shift
+    assert by_size == DrawShifted(shift=math.exp(0.5))(latents, steps, random).row_steps
+    with pytest.raises(sf.ConfigError, match="does not depend on the size of the picture: use_dynamic_shifting is"):
+        DrawShiftedBySize(scheduler=sf.schedulers.FlowMatchEulerDiscreteScheduler())(latents, steps, random)
