@@ -1,26 +1,31 @@
 """`load_data`: pictures and captions of all sources, each opened once and checked."""
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
-from ....blocks.image.place import Pair, open_stored
-from ....components.picture_files import name_of
-from ....components.pictures import ground_colour, in_range, size_of
-from ....graph.errors import ConfigError, LoadError, PictureError, UnfitValue
+from ....blocks.image.place import Pair
+from ....components.pictures import ground_colour
+from ....graph.errors import ConfigError, LoadError
+from ....graph.validate import value_text
 from ....registry import counted
 from ....registry.log import LOG
 from .buckets import Buckets, Crop
 from .captions import Captions
 from .folder import PICTURES, Found, Skipped, read_folder, read_listed, shown
+from .looking import Seen, look
 from .source import Record, Source, Where
 from .training_data import Layout, Part, SomeRecords, TrainingData
 
-_WAY = "Put a file with the same name and the end .txt beside each picture, or set prompt= of the Source."
+_NEEDS = (
+    f"Needs a folder with files that end in {', '.join(PICTURES)}; or files of .parquet, .tar, .csv or .jsonl; "
+    "or a repo of datasets on the Hub."
+)
+_WITHOUT = {
+    "caption": "Put a file with the same name and the end .txt beside each picture, or set prompt= of the Source.",
+    "control picture": "Others have one. Add those that are missing.",
+}
 
 
 def load_data(
@@ -55,23 +60,32 @@ def load_data(
         ConfigError: a setting out of its range.
     """
     layout = Layout(_size(size), crop, flip, background, alpha_mask)
-    _check(layout)
+    _check(layout, captions)
     sources = _sources(data)
-    skipped: list[Skipped] = []
-    parts = [_part(source, layout, skipped) for source in sources]
+    found = [_found(source) for source in sources]
+    looked = [look(*each) for each in zip(found, sources, strict=True)]
+    skipped = [one for each in looked for one in each.skipped]
     if strict and skipped:
         raise LoadError(_listing(f"{counted(len(skipped), 'file')} cannot be used.", skipped))
     if skipped:
         LOG.warning(_listing(f"{counted(len(skipped), 'file')} cannot be used and will be skipped.", skipped))
-    for part in parts:
-        if not part.records:
-            raise LoadError(f"{part.source.title}: has no picture that can be read. {_needs(part.source)}")
-    has_captions = any(_has_caption(part.source, record) for part in parts for record in part.records)
-    if has_captions:
-        _check_captions(parts)
-    _check_controls(parts)
-    has_masks = alpha_mask or any(record.mask is not None for part in parts for record in part.records)
-    return TrainingData(_with_repeats(parts), layout, captions, has_captions, has_masks, tuple(skipped))
+    for source, each in zip(sources, looked, strict=True):
+        if not each.seen:
+            raise LoadError(f"{source.title}: has no picture that can be read. {_NEEDS}")
+    seen = [one for each in looked for one in each.seen]
+    _check_all("caption", [one.name for one in seen if not one.has_caption], len(seen))
+    _check_all("control picture", [one.name for one in seen if not one.has_control], len(seen))
+    parts = [
+        _part(source, each.records, own.seen, layout) for source, each, own in zip(sources, found, looked, strict=True)
+    ]
+    return TrainingData(
+        _with_repeats(parts),
+        layout,
+        captions,
+        has_captions=seen[0].has_caption,
+        has_masks=alpha_mask or any(one.has_mask for one in seen),
+        skipped=tuple(skipped),
+    )
 
 
 # ------------------------------------------------------------------------------------------------ settings
@@ -84,7 +98,9 @@ def _size(size: int | Pair | Buckets) -> Pair | Buckets:
     return rows, columns
 
 
-def _check(layout: Layout) -> None:
+def _check(layout: Layout, captions: Captions) -> None:
+    if not isinstance(captions, Captions):  # pyright: ignore[reportUnnecessaryIsInstance]  users pass anything
+        raise ConfigError(f"captions: needs sf.data.Captions(…), got {value_text(captions)}.")
     if layout.crop not in ("center", "random"):
         raise ConfigError(f"crop: needs 'center' or 'random', got {layout.crop!r}.")
     if not 0 <= layout.flip <= 1:
@@ -118,50 +134,9 @@ def _with_repeats(parts: Sequence[Part]) -> tuple[Part, ...]:
 
 
 # ------------------------------------------------------------------------------------------------ one source
-def _part(source: Source, layout: Layout, skipped: list[Skipped]) -> Part:
-    found = _found(source)
-    skipped.extend(found.skipped)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 16)) as pool:
-        looked = list(pool.map(partial(_look, found.records), range(len(found.records))))
-    unequal = [text for text in looked if isinstance(text, _Unequal)]
-    if unequal:
-        raise LoadError(
-            f"{source.title}: masks and control pictures need the size of their picture. Save these anew: "
-            f"{shown([one.text for one in unequal])}."
-        )
-    skipped.extend(one for one in looked if isinstance(one, Skipped))
-    usable = [i for i, one in enumerate(looked) if isinstance(one, tuple)]
-    own = [cast("Pair", looked[i]) for i in usable]
-    return Part(source, SomeRecords(found.records, usable), own, [layout.size_for(one) for one in own])
-
-
-@dataclass(frozen=True)
-class _Unequal:
-    """A mask or a control picture that has another size than its picture."""
-
-    text: str
-
-
-def _look(records: Sequence[Record], number: int) -> Pair | Skipped | _Unequal:
-    """The size of a picture; or what is wrong with it, its mask or its control picture."""
-    try:
-        record = records[number]
-    except PictureError as error:
-        return Skipped(str(error).partition(":")[0], str(error))
-    sizes: dict[str, Pair] = {}
-    for kind, stored in (("picture", record.picture), ("mask", record.mask), ("control picture", record.control)):
-        if stored is None:
-            continue
-        try:
-            sizes[kind] = size_of(in_range(open_stored(stored)))
-        except (PictureError, UnfitValue, OSError) as error:
-            text = str(error).removeprefix(f"{name_of(stored)}: " if isinstance(stored, Path) else "the open file: ")
-            return Skipped(record.name, text if kind == "picture" else f"its {kind} {text}")
-    own = sizes["picture"]
-    for kind, (rows, columns) in sizes.items():
-        if (rows, columns) != own:
-            return _Unequal(f"{record.name} has {own[0]}x{own[1]} (rows x columns), its {kind} {rows}x{columns}")
-    return own
+def _part(source: Source, records: Sequence[Record], seen: Sequence[Seen], layout: Layout) -> Part:
+    own = [one.size for one in seen]
+    return Part(source, SomeRecords(records, [one.number for one in seen]), own, [layout.size_for(one) for one in own])
 
 
 def _found(source: Source) -> Found:
@@ -181,7 +156,7 @@ def _found(source: Source) -> Found:
         for end, read in ((".parquet", read_table), (".tar", read_tars)):
             if some := [f for f in files if f.suffix.lower() == end]:
                 return read(some, source)
-        raise LoadError(f"{path}: has no pictures. {_needs(source)}")
+        raise LoadError(f"{path}: has no pictures. {_NEEDS}")
     if path.is_file():
         match path.suffix.lower():
             case ".parquet":
@@ -191,38 +166,15 @@ def _found(source: Source) -> Found:
             case ".jsonl" | ".csv":
                 return read_listed(path, source)
             case _:
-                raise LoadError(f"{path}: is no source of pictures. {_needs(source)}")
+                raise LoadError(f"{path}: is no source of pictures. {_NEEDS}")
     return read_repo(source)
 
 
-def _needs(source: Source) -> str:
-    return (
-        f"Needs a folder with files that end in {', '.join(PICTURES)}; or files of .parquet, .tar, .csv or .jsonl; "
-        "or a repo of datasets on the Hub."
-    )
-
-
 # ------------------------------------------------------------------------------------------------ all sources
-def _has_caption(source: Source, record: Record) -> bool:
-    return bool(record.captions) or source.prompt is not None
-
-
-def _check_captions(parts: Iterable[Part]) -> None:
-    """LoadError where some pictures have a caption and others have none."""
-    without = [r.name for part in parts for r in part.records if not _has_caption(part.source, r)]
-    if without:
-        raise LoadError(f"{counted(len(without), 'picture')} without a caption: {shown(without)}. {_WAY}")
-
-
-def _check_controls(parts: Iterable[Part]) -> None:
-    """LoadError where some pictures have a control picture and others have none."""
-    records = [record for part in parts for record in part.records]
-    without = [record.name for record in records if record.control is None]
-    if 0 < len(without) < len(records):
-        raise LoadError(
-            f"{counted(len(without), 'picture')} without a control picture: {shown(without)}. "
-            "Others have one, and a training needs one for each."
-        )
+def _check_all(what: str, without: Sequence[str], count: int) -> None:
+    """LoadError where some of `count` pictures have something, and others are without."""
+    if 0 < len(without) < count:
+        raise LoadError(f"{counted(len(without), 'picture')} without a {what}: {shown(without)}. {_WITHOUT[what]}")
 
 
 def _listing(first: str, skipped: Sequence[Skipped]) -> str:

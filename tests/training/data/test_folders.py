@@ -125,6 +125,7 @@ def test_buckets_keep_the_area_and_take_the_closest_shape():
         (lambda: Source("x", repeats=0), "repeats: needs a number above 0, got 0."),
         (lambda: Source("x", repeats=2, weight=1), "A source needs either repeats or weight, got both. Leave one out."),
         (lambda: load_data("x", crop="left"), "crop: needs 'center' or 'random', got 'left'."),  # pyright: ignore[reportArgumentType]
+        (lambda: load_data("x", captions="a fox"), "captions: needs sf.data.Captions(…), got 'a fox'."),  # pyright: ignore[reportArgumentType]
         (lambda: load_data("x", flip=3), "flip: needs a share from 0 to 1, got 3."),
         (lambda: load_data("x", size=0), "size: needs pixels, got 0x0."),
     ],
@@ -316,7 +317,7 @@ def test_a_picture_without_its_control_picture_is_refused(tmp_path: Path):
     )
     picture = Image.new("L", (4, 4))
     assert refused([{"image": picture, "control_image": picture}, {"image": picture, "control_image": None}]) == (
-        "1 picture without a control picture: the list, row 1. Others have one, and a training needs one for each."
+        "1 picture without a control picture: the list, row 1. Others have one. Add those that are missing."
     )
 
 
