@@ -117,6 +117,8 @@ class Pass:
     def rows_of(self, t: Tensor) -> Tensor:
         """The rows of a tensor for this pass. The tensor has a row for each row of the call, or one for all."""
         count = len(self.latents)
+        if len(t) == count:
+            return t
         return t.expand(count, *t.shape[1:]) if len(t) == 1 else t[self.row : self.row + count]
 
 
