@@ -13,7 +13,7 @@ from ...components.models.t2i_adapter import T2IAdapter
 from ...components.models.unet_2d_condition import UNet2DConditionModel
 from ...graph import ConfigError, Graph, Lazy, named
 from .method import Method
-from .new_nets import TrainedNet
+from .new_nets import TrainedNet, first_weights
 from .objective import Objective
 from .recipe import recipe
 
@@ -28,6 +28,7 @@ def controlnet(
     conditioning_channels: int = 3,
     channel_order: Literal["rgb", "bgr"] = "rgb",
     embedding_widths: Sequence[int] | None = None,
+    seed: int = 0,
 ) -> Method:
     """Train a control net for a U-Net (Zhang et al. 2023): a copy of its encoder, whose output is zero at the start.
 
@@ -40,16 +41,18 @@ def controlnet(
         conditioning_channels: of a new net: channels of the control picture, 3 or 1 for grey.
         channel_order: of a new net: "bgr" reads blue first.
         embedding_widths: of a new net: widths of the picture's embedding; None is the published default.
+        seed: of the first weights of a new net.
 
     Raises:
         ConfigError: a preset of another family.
     """
-    made = loaded(net, ControlNetModel) or ControlNetModel.from_unet(
-        unet_of(pipe),
-        conditioning_channels=conditioning_channels,
-        controlnet_conditioning_channel_order=channel_order,
-        conditioning_embedding_out_channels=embedding_widths,
-    )
+    with first_weights(seed):
+        made = loaded(net, ControlNetModel) or ControlNetModel.from_unet(
+            unet_of(pipe),
+            conditioning_channels=conditioning_channels,
+            controlnet_conditioning_channel_order=channel_order,
+            conditioning_embedding_out_channels=embedding_widths,
+        )
     trained = TrainedNet("controlnet", made)
     return Method(objective.changed(recipe(trained.attached(pipe))), trained)
 
@@ -62,6 +65,7 @@ def t2i_adapter(
     channels: int = 3,
     res_blocks: int = 2,
     adapter_type: Literal["full_adapter", "full_adapter_xl", "light_adapter"] | None = None,
+    seed: int = 0,
 ) -> Method:
     """Train a T2I-Adapter for a U-Net (Mou et al. 2023): a small net that reads the picture once.
 
@@ -75,19 +79,21 @@ def t2i_adapter(
         channels: of a new adapter: channels of the control picture.
         res_blocks: of a new adapter: residual blocks in each level.
         adapter_type: of a new adapter; None is that of diffusers' script for the family.
+        seed: of the first weights of a new adapter.
 
     Raises:
         ConfigError: a preset of another family, or sizes that do not fit.
     """
     keys = config_of(bound_unet(pipe))
     wide = keys.get("addition_embed_type") is not None
-    made = loaded(net, T2IAdapter) or T2IAdapter(
-        in_channels=channels,
-        channels=keys["block_out_channels"],
-        num_res_blocks=res_blocks,
-        adapter_type=adapter_type or ("full_adapter_xl" if wide else "full_adapter"),
-        downscale_factor=16 if wide else 8,
-    )
+    with first_weights(seed):
+        made = loaded(net, T2IAdapter) or T2IAdapter(
+            in_channels=channels,
+            channels=keys["block_out_channels"],
+            num_res_blocks=res_blocks,
+            adapter_type=adapter_type or ("full_adapter_xl" if wide else "full_adapter"),
+            downscale_factor=16 if wide else 8,
+        )
     trained = TrainedNet("adapter", made)
     graph = recipe(trained.attached(pipe)).replace("timesteps", DrawCubic())
     graph = graph.replace("adapt", named(ApplyT2IAdapter(), adapter_image="control_image"))

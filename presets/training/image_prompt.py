@@ -19,7 +19,7 @@ from ...graph.saving import saving_file
 from ..load import load_component
 from .control import unet_of
 from .method import Method
-from .new_nets import TrainedNet
+from .new_nets import TrainedNet, first_weights
 from .objective import Objective
 from .recipe import recipe
 
@@ -55,6 +55,7 @@ def ip_adapter(
     drop_images: float = 0.05,
     projector: Literal["linear", "full", "perceiver"] = "linear",
     config: Mapping[str, Any] | None = None,
+    seed: int = 0,
 ) -> Method:
     """Train an image prompt for a U-Net: the pictures of the data are prompts for themselves.
 
@@ -70,6 +71,7 @@ def ip_adapter(
         drop_images: the share of pictures that are left out.
         projector: of a new adapter: "linear" is IP-Adapter, "perceiver" is IP-Adapter Plus.
         config: further keys of a new adapter, such as {"tokens": 16}; see `ImagePromptAdapterConfig`.
+        seed: of the first weights of a new adapter's projector.
 
     Raises:
         ConfigError: a preset of another family, or a config that does not fit.
@@ -78,7 +80,8 @@ def ip_adapter(
         image_encoder = load_component(image_encoder)
     made: Any = load_component(net) if isinstance(net, str | Path) else net
     if made is None:
-        made = new_image_prompt(unet_of(pipe), image_encoder, projector=projector, **(config or {}))
+        with first_weights(seed):
+            made = new_image_prompt(unet_of(pipe), image_encoder, projector=projector, **(config or {}))
     elif isinstance(net, str | Path):
         made = copy.deepcopy(made)  # the one that was loaded belongs to all
     if not isinstance(made, ImagePromptAdapter) or made.reads_faces:

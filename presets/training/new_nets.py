@@ -1,8 +1,11 @@
 """Nets that are trained beside a model: control nets, adapters, image prompts. The model does not change."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from ...components.adapters.layouts import Layout
 from ...components.models.base import Model
@@ -42,6 +45,14 @@ class TrainedNet(Trained):
         """Write the folder of the net with its config, which has no place for a header."""
         self.net.save_pretrained(path)
         return Path(path)
+
+
+@contextmanager
+def first_weights(seed: int) -> Generator[None]:
+    """Draw the weights of models that are made within it from a seed, and leave torch's global generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def with_net(pipe: Graph, components: Mapping[str, Any]) -> Graph:

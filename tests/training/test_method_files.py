@@ -20,10 +20,15 @@ from sfumato.components.types import Rows
 from sfumato.graph.paths import block_at
 from sfumato.presets.training.consistency import lcm, lcm_lora
 from sfumato.presets.training.control import controlnet, t2i_adapter
+from sfumato.presets.training.data import freeze
 from sfumato.presets.training.data.frozen import joined
 from sfumato.presets.training.embedding import embedding
+from sfumato.presets.training.events import StepFinished
 from sfumato.presets.training.image_prompt import ip_adapter
 from sfumato.presets.training.method import Method
+from sfumato.presets.training.methods import make_method
+from sfumato.presets.training.settings import TrainingSettings
+from sfumato.presets.training.trainer import Trainer
 
 from ..presets.image_prompts import vision
 from ..presets.support import picture
@@ -219,6 +224,40 @@ def test_methods_that_need_a_u_net() -> None:
 def test_a_distilled_model_is_no_teacher(tiny: Load) -> None:
     with pytest.raises(sf.ConfigError, match="Consistency distillation needs a U-Net that reads no guidance scale"):
         lcm_lora(tiny("sd-lcm"))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "kept"),
+    [
+        ("controlnet", {"embedding_widths": (4, 8, 8, 8)}, ["positive", "rows", "posterior"]),
+        ("ip_adapter", {"image_encoder": "image_encoder"}, ["positive", "rows", "posterior", "images"]),
+        ("lcm", {"guidance_width": 12}, ["positive", "rows", "match", "negative", "posterior"]),
+    ],
+)
+def test_training_with_kept_values_is_training_without_them(
+    tiny: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, settings: dict[str, Any], kept: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    vision(tmp_path / "image_encoder")
+    for folder in ("data", "controls"):
+        (tmp_path / folder).mkdir()
+        for i in range(3):
+            picture(i + len(folder), 32, 32).save(tmp_path / folder / f"{i}.png")
+    data = sf.load_data(sf.data.Source(tmp_path / "data", prompt="a fox", controls=tmp_path / "controls"), size=32)
+    losses: list[list[float]] = []
+    for keeps in (False, True):
+        method = make_method(name, tiny(), settings)
+        batches: Any = data.batches(2, recipe=method.recipe)
+        graph = method.recipe
+        if keeps:
+            frozen = freeze(graph, tuple(method.trained.bindings()), sf.memo())
+            assert frozen.graph is not None and list(frozen.graph.nodes) == kept
+            batches, graph = frozen.batches(batches), frozen.recipe
+        chosen = TrainingSettings(steps=3, learning_rate=1e-3, trackers=())
+        events = [*Trainer(graph, method.trained, batches, chosen).stream()]
+        losses.append([event.loss for event in events if isinstance(event, StepFinished)])
+    assert len(losses[0]) == 3
+    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=0, atol=1e-6)
 
 
 def test_rows_of_kept_values_are_counted_together() -> None:
