@@ -17,7 +17,8 @@ from ...registry import did_you_mean
 from ..adapters.attached import text_encoders_in
 from ..adapters.embedded import TOKEN_TABLES, AdaptedTokenizer, EncoderWords, encoder_name, tokenizer_of, words_of
 from ..adapters.embedding import Embedding, EncoderName, Vectors
-from ..adapters.embedding_layouts import file_of
+from ..adapters.embedding_files import read_content
+from ..adapters.embedding_layouts import Origin, embedding_of, file_of
 from ..adapters.layouts import Layout
 from ..adapters.over import type_of
 from ..loading.tokenizer_base import FastTokenizer
@@ -96,6 +97,12 @@ class TrainedWords(Trained):
         with saving_file(path) as draft:
             write_safetensors(tensors, draft, dict(header))
         return Path(path)
+
+    def load(self, path: str | Path) -> Embedding | tuple[Embedding, ...]:
+        """The embedding of a saved file, or those of several words; see `Trained.load`."""
+        content, origin = read_content(Path(path)), Origin(str(path), Path(path).stem)
+        found = tuple(embedding_of(content, origin, word) for word in self.words)
+        return found[0] if len(found) == 1 else found
 
 
 def train_words(

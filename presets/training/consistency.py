@@ -143,6 +143,10 @@ class DistilledUNet(Trained):
         self.unet.save_pretrained(path)
         return Path(path)
 
+    def load(self, path: str | Path) -> UNet2DConditionModel:
+        """The student of a saved folder; see `Trained.load`."""
+        return UNet2DConditionModel.from_pretrained(path)
+
     def after_step(self) -> None:
         """Move the average towards the student."""
         average = dict(self.target_unet.named_buffers())

@@ -44,6 +44,10 @@ class TrainedImagePrompt(TrainedNet):
             write_safetensors(tensors, draft, dict(header))
         return Path(path)
 
+    def load(self, path: str | Path) -> Any:
+        """The adapter of a saved file; see `Trained.load`."""
+        return load_component(path)
+
 
 def ip_adapter(
     pipe: Graph,

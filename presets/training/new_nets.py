@@ -46,6 +46,10 @@ class TrainedNet(Trained):
         self.net.save_pretrained(path)
         return Path(path)
 
+    def load(self, path: str | Path) -> Model[Any]:
+        """The net of a saved folder; see `Trained.load`."""
+        return type(self.net).from_pretrained(path)
+
 
 @contextmanager
 def first_weights(seed: int) -> Generator[None]:

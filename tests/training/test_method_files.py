@@ -91,7 +91,7 @@ def test_a_control_net(tiny: Load, tmp_path: Path) -> None:
     assert set(method.needs) == {"prompt", "pixels", "control_image"}
     folder = method.trained.save(tmp_path / "net")
     assert tiny(controlnet=folder).nodes == method.trained.attached(tiny()).nodes
-    net = fresh(sf.models.ControlNetModel.from_pretrained(folder))
+    net = fresh(method.trained.load(folder))
     equal(method, tiny(), tiny(controlnet=net), control_image=PICTURE)
 
 
@@ -101,7 +101,7 @@ def test_a_t2i_adapter(tiny: Load, tmp_path: Path) -> None:
     assert set(method.needs) == {"prompt", "pixels", "control_image"}
     folder = method.trained.save(tmp_path / "net")
     assert tiny(adapter=folder).nodes == method.trained.attached(tiny()).nodes
-    net = fresh(sf.models.T2IAdapter.from_pretrained(folder))
+    net = fresh(method.trained.load(folder))
     equal(method, tiny(), tiny(adapter=net), adapter_image=PICTURE)
 
 
@@ -114,7 +114,7 @@ def test_an_image_prompt(tiny: Load, tmp_path: Path, projector: Any) -> None:
     assert set(method.needs) == {"prompt", "pixels"}
     file = method.trained.save(tmp_path / "prompt.safetensors", header={"note": "trained"})
     loaded = tiny(ip_adapter=file)  # it finds the image encoder beside the file
-    loaded = loaded.bind(ip_adapter=fresh(loaded.bindings["ip_adapter"].load()), image_encoder=encoder)
+    loaded = loaded.bind(ip_adapter=fresh(method.trained.load(file)), image_encoder=encoder)
     equal(method, tiny(), loaded, ip_adapter_image=PICTURE)
 
 
@@ -126,6 +126,7 @@ def test_words(tiny: Load, tmp_path: Path, layout: Any) -> None:
     file = method.trained.save(tmp_path / "toy.safetensors", layout=layout)
     loaded = tiny().with_adapters(sf.load_embedding(file, token=None if layout is None else "<cat-toy>"))
     equal(method, tiny(), loaded, prompt="a <cat-toy> hat")
+    equal(method, tiny(), tiny().with_adapters(method.trained.load(file)), prompt="a <cat-toy> hat")
 
 
 def test_a_lora_that_draws_in_a_few_steps(tiny: Load, tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_u_net_that_draws_in_a_few_steps(tiny: Load, tmp_path: Path) -> None:
     assert losses[0] > 0 and "target_unet" in method.recipe.components
     folder = method.trained.save(tmp_path / "unet")
     assert tiny(unet=folder).nodes == method.trained.attached(tiny()).nodes
-    loaded = tiny(unet=fresh(sf.models.UNet2DConditionModel.from_pretrained(folder)))
+    loaded = tiny(unet=fresh(method.trained.load(folder)))
     assert block_at(loaded, "denoise.predict") == PredictDistilled()
     equal(method, tiny(), loaded)
 
@@ -158,7 +159,7 @@ def test_several_words_are_in_one_file(tiny: Load, tmp_path: Path) -> None:
     trained = train_words(tiny(), ["<one>", "<two>"], 2, initializer="red")
     file = trained.save(tmp_path / "words.safetensors")
     loaded = [sf.load_embedding(file, token=word) for word in trained.words]
-    assert [one.token for one in loaded] == ["<one>", "<two>"]
+    assert [one.token for one in loaded] == ["<one>", "<two>"] == [one.token for one in trained.load(file)]
     assert all(
         torch.equal(one.vectors[0].inputs, mine.vectors[0].inputs)
         for one, mine in zip(loaded, trained.embeddings(), strict=True)
