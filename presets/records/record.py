@@ -59,7 +59,7 @@ class Made:
             found |= {"blocks": keys.config_keys(data["graph"]), "wires": keys.edges_key(data["graph"])}
         return {
             "keys": found,
-            "adapters": _adapters(graph),
+            "adapters": attached_adapters(graph),
             "graph": data if data is not None else {"reason": reason},
             "defaults": inputs.defaults(graph, self.values),
         }
@@ -128,7 +128,7 @@ class _Entries(ComponentWriter):
         return f"./{Path(source).name}"
 
 
-def _adapters(graph: Structure) -> Json:
+def attached_adapters(graph: Structure) -> Json:
     """The adapters of a graph: a list for each prompt, and the embeddings that are in none of their files."""
     attached: Any = graph.adapters
     if attached is None:

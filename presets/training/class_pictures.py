@@ -7,9 +7,12 @@ from typing import Any
 from PIL import Image
 
 from ...graph import Graph
+from ...graph.edits import edited
+from ...graph.files.writing import to_json
 from ...graph.saving import saving_file
 from ..records.keys import code_keys, component_key, json_key
 from ..records.picture import Picture
+from ..records.record import attached_adapters
 
 _AT_ONCE = 4
 """Pictures of one call."""
@@ -61,8 +64,9 @@ def _key(pipe: Graph, prompt: str, inputs: Mapping[str, Any]) -> str:
     return json_key(
         {
             "components": {name: component_key(value) for name, value in pipe.bindings.items()},
-            "blocks": code_keys(pipe),
-            "graph": repr([(name, block) for name, block in pipe.nodes.items()]),
+            "code": code_keys(pipe),
+            "graph": to_json(edited(pipe, bindings={}, adapters=None)),
+            "adapters": attached_adapters(pipe),
             "prompt": prompt,
             "inputs": {name: repr(value) for name, value in inputs.items()},
         }

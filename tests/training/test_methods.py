@@ -128,7 +128,11 @@ def test_pictures_of_a_class_are_drawn_once(tiny: Load, tmp_path: Path) -> None:
         assert pixels_in(place) == first
         assert draw_class_pictures(pipe, "a dog", 5, tmp_path, inputs) == place
         assert counts.unet == drawn + 1
-    assert draw_class_pictures(pipe, "a cat", 1, tmp_path, inputs) != place
+    assert draw_class_pictures(pipe, "a cat", 0, tmp_path, inputs) != place
+    other = pipe.replace("denoise.guider", sf.guiders.ClassifierFreeGuidance(guidance_scale=2.0))
+    assert draw_class_pictures(other, "a dog", 0, tmp_path, inputs) != place
+    assert draw_class_pictures(tiny("sd2"), "a dog", 0, tmp_path, inputs) != place
+    assert draw_class_pictures(tiny(), "a dog", 0, tmp_path, inputs) == place
 
 
 def test_dreambooth_adds_pictures_of_the_class_to_the_data(tiny: Load, tmp_path: Path) -> None:
