@@ -1,7 +1,9 @@
 """Keys of the nodes of a run order, made of everything that their outputs are computed from."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +17,18 @@ from ..wiring import INPUTS
 from .code import code_key, digest, digest_texts
 from .contents import content_key, held_components
 from .library_values import NoContentKey
+
+_COMPONENT_KEYS: ContextVar[dict[int, tuple[str, str]] | None] = ContextVar("sfumato_component_keys", default=None)
+
+
+@contextmanager
+def unchanged_components() -> Generator[None]:
+    """Make the key of each component once for all runs within it. No component may change meanwhile."""
+    token = _COMPONENT_KEYS.set({})
+    try:
+        yield
+    finally:
+        _COMPONENT_KEYS.reset(token)
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ class _Sources:
     def component(self, name: str) -> tuple[str, str]:
         """The key of a component that the graph binds."""
         if name not in self._components:
-            self._components[name] = _key_of(self._bindings[name]) if name in self._bindings else ("", "")
+            self._components[name] = _component_key(self._bindings[name]) if name in self._bindings else ("", "")
         return self._components[name]
 
     def purity(self, line: Line) -> tuple[str, str]:
@@ -132,6 +146,15 @@ def _key_of(value: Any) -> tuple[str, str]:  # any value that flows in a graph
         return content_key(value), ""
     except NoContentKey as error:
         return uuid4().hex, f"{error} has no key"
+
+
+def _component_key(component: Any) -> tuple[str, str]:
+    known = _COMPONENT_KEYS.get()
+    if known is None:
+        return _key_of(component)
+    if id(component) not in known:
+        known[id(component)] = _key_of(component)
+    return known[id(component)]
 
 
 def _blocks(block: Block) -> list[Block]:

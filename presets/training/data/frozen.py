@@ -12,6 +12,7 @@ from ....graph import Block, Edge, Graph, UnfitValue, named
 from ....graph.analysis import nodes_to_run
 from ....graph.edits import edited
 from ....graph.memo import Memo
+from ....graph.memo.node_keys import unchanged_components
 from ....graph.run_order import gives_function
 from ....graph.typing import union_members, untagged
 from ....graph.wiring import INPUTS, last_givers
@@ -214,7 +215,8 @@ class FrozenBatch:
 
     def load(self) -> dict[str, Any]:
         """The inputs of `FrozenPart.recipe` for these rows."""
-        rows = [self.part.values(sample) for sample in self.batch.samples]
+        with unchanged_components():
+            rows = [self.part.values(sample) for sample in self.batch.samples]
         read = tuple(name for name in self.batch.inputs if name in self.part.recipe.inputs)
         return {
             **replace(self.batch, inputs=read).load(),

@@ -145,6 +145,22 @@ def test_a_change_never_meets_a_stale_value(emoji: Graph, tmp_path: Path, forwar
         assert encoded(pictures(tmp_path, crop="center")) == {"vae": 5}
 
 
+def test_models_are_looked_at_once_for_a_batch(emoji: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    whole = recipe(emoji)
+    (batch,) = freeze(whole, ["unet"], memo()).batches(pictures(tmp_path).batches(5, recipe=whole)).epoch(0)
+    handle, looked = type(emoji.bindings["vae"]), Counter[str]()
+    plain = handle.content_key
+
+    def content_key(self: Any) -> Any:
+        looked[self.name] += 1
+        return plain(self)
+
+    monkeypatch.setattr(handle, "content_key", content_key)
+    for times in (1, 2):
+        batch.load()
+        assert looked.total() == 3 * times  # the autoencoder, the text encoder and the tokenizer
+
+
 # ------------------------------------------------------------------------------------------------ graphs of any kind
 class Made(NamedTuple):
     x: Latents
