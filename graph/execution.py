@@ -178,6 +178,9 @@ class Execution(TakesTurns):
                 env.update((value, done[value[1]]) for value in line.outputs if value[1] in done)
             elif keep and line.until and prefix + line.until in self.state.done:
                 continue  # all that could call its functions is done
+            elif self.reuse is not None and not prefix and self.reuse.take_equal(line, env, self._notes):
+                self.state.done[path] = {value[1]: env[value] for value in line.outputs}
+                yield BlockReused(path, self.reuse.reasons[path].seconds)
             else:
                 self._check_before(path, pausable=keep)
                 if span and span.whole and not lease:
@@ -263,7 +266,8 @@ class Execution(TakesTurns):
         yield BlockStarted(path)
         began = time.perf_counter()
         try:
-            with gradient_mode(self._gradients), watched(block, self._models()) if self._debug else nullcontext():
+            models = {n: getattr(b, n) for b in self._filled.values() for n in ports_of(type(b)).components}
+            with gradient_mode(self._gradients), watched(block, models) if self._debug else nullcontext():
                 out = block(**args)
             seconds = time.perf_counter() - began
             if self._debug:
@@ -307,10 +311,6 @@ class Execution(TakesTurns):
         self._filled[path] = line.block.filled(components)
         dtypes = {name: str(getattr(value, "dtype", "")) for name, value in components.items()}
         self._dtypes[path] = {name: dtype for name, dtype in dtypes.items() if dtype}
-
-    def _models(self) -> dict[str, Any]:
-        """The components of all blocks that have them now."""
-        return {n: getattr(b, n) for b in self._filled.values() for n in ports_of(type(b)).components}
 
     def _send_notes(self, path: str) -> Generator[Event, None, None]:
         notes, self._notes = self._notes, []

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ class Memo:
         self.folder = folder
         self.memory_bytes = memory_bytes
         self._entries: dict[str, Entry] = {}
+        self._other_keys: dict[str, str] = {}  # each with the key of its entry
         self._used = 0
         self._lock = threading.Lock()
 
@@ -40,16 +42,22 @@ class Memo:
     def get(self, key: str, notes: list[str]) -> Entry | None:
         """The entry of a key. A file that is broken is removed, and a note says so."""
         with self._lock:
-            entry = self._entries.get(key)
+            entry = self._entries.get(self._other_keys.get(key, key))
         if entry is None and self.folder is not None and (entry := self.folder.read(key, notes)) is not None:
             self._keep(entry)
         return entry
 
-    def put(self, entry: Entry) -> None:
-        """Keep an entry."""
+    def put(self, entry: Entry, by_values: NodeKey | None = None) -> None:
+        """Keep an entry. by_values: another key that finds it."""
         self._keep(entry)
         if self.folder is not None:
             self.folder.write(entry)
+        if by_values is None:
+            return
+        with self._lock:
+            self._other_keys[by_values.key] = entry.node.key
+        if self.folder is not None:
+            self.folder.write(replace(entry, node=by_values))
 
     def nearest(self, name: str, node: NodeKey) -> Entry | None:
         """The entry of a node of this name that differs in the fewest parts; None without any."""
@@ -61,6 +69,7 @@ class Memo:
         """Drop all entries in memory, and remove the files of the folder."""
         with self._lock:
             self._entries.clear()
+            self._other_keys.clear()
             self._used = 0
         if self.folder is not None:
             self.folder.clear()
@@ -74,6 +83,7 @@ class Memo:
             while self._used > self.memory_bytes and self._entries:
                 least = min(self._entries.values(), key=lambda e: e.seconds / e.bytes)
                 self._used -= self._entries.pop(least.node.key).bytes
+                self._other_keys = {key: one for key, one in self._other_keys.items() if one != least.node.key}
 
 
 def memo(path: str | os.PathLike[str] | None = None, *, memory_bytes: int = GIB, folder_bytes: int = 20 * GIB) -> Memo:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
 from ..block import Block
@@ -72,6 +72,28 @@ def node_keys(
         found[line.name] = node
         sources.add(line, node)
     return found
+
+
+def key_by_values(line: Line, node: NodeKey, values: Mapping[Value, Any]) -> NodeKey | None:
+    """The key of a node by the values of its inputs, in place of the nodes that give them; None where it has none.
+
+    Other nodes may give the same values, such as the number of prompts of another prompt. Only plain values are read:
+    tensors would take longer than most blocks.
+    """
+    made = {port: values[value] for port, value in (*line.args, *line.knobs) if value[0] != INPUTS}
+    if node.no_key or not made or not all(map(_is_plain, made.values())):
+        return None
+    parts = {**node.parts, **{port: content_key(value) for port, value in made.items()}}
+    return NodeKey(digest_texts(("by values", *parts, *parts.values())), parts)
+
+
+def _is_plain(value: Any) -> bool:  # any value that flows in a graph
+    """Whether a value is a number, a text that is no address, None, or a tuple of such."""
+    if isinstance(value, tuple):
+        return all(map(_is_plain, cast("tuple[object, ...]", value)))
+    if type(value) is str:
+        return not value.startswith(("http://", "https://"))
+    return value is None or type(value) in (bool, int, float)
 
 
 class _Sources:

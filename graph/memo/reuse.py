@@ -10,7 +10,7 @@ from ..structure import Values
 from ..wiring import INPUTS
 from .entry import Entry
 from .memo import Memo, changed
-from .node_keys import NodeKey, node_keys
+from .node_keys import NodeKey, key_by_values, node_keys
 
 _LIBRARY = __name__.partition(".")[0]
 
@@ -31,11 +31,12 @@ class Reason:
 
 @dataclass
 class Reuse:
-    """One run's use of a memo. `start` chooses what is reused, and `add` keeps the outputs of a node."""
+    """One run's use of a memo. `start` and `take_equal` choose what is reused, and `add` keeps outputs."""
 
     memo: Memo
     reasons: dict[str, Reason] = field(default_factory=dict[str, Reason])
     _keys: dict[str, NodeKey] = field(default_factory=dict[str, NodeKey])
+    _by_values: dict[str, NodeKey] = field(default_factory=dict[str, NodeKey])
 
     def start(
         self, order: RunOrder, inputs: Values, bindings: Values, origins: Mapping[str, str]
@@ -65,6 +66,22 @@ class Reuse:
         self.reasons = {line.name: self.reasons[line.name] for line in order.lines}
         return _without(order, kept, reused), reused, notes
 
+    def take_equal(self, line: Line, values: dict[Value, Any], notes: list[str]) -> bool:
+        """Add the outputs of a node to the values of a run, if the memo has them for the values of its inputs.
+
+        `start` knows only which nodes give its inputs; when the node is next, their values are known.
+        """
+        if line.makes_function or (node := key_by_values(line, self._keys[line.name], values)) is None:
+            return False
+        self._by_values[line.name] = node
+        entry = self.memo.get(node.key, notes)
+        if entry is None or (found := self._values(line, entry, notes)) is None:
+            return False
+        notes.extend(entry.notes)
+        values.update((value, found[value[1]]) for value in line.outputs)
+        self.reasons[line.name] = Reason(line.name, "reused", "its inputs have equal values", entry.seconds)
+        return True
+
     def add(self, line: Line, values: Mapping[Value, Any], seconds: float, notes: tuple[str, ...]) -> None:
         """Keep the outputs of a node that ran."""
         reason, node = self.reasons[line.name], self._keys[line.name]
@@ -76,7 +93,7 @@ class Reuse:
         except NotStored as error:
             self.reasons[line.name] = replace(reason, why=f"{reason.why}; not kept: {error} cannot be stored")
             return
-        self.memo.put(Entry(line.name, node, seconds, outputs, notes))
+        self.memo.put(Entry(line.name, node, seconds, outputs, notes), self._by_values.get(line.name))
 
     def _values(self, line: Line, entry: Entry, notes: list[str]) -> dict[str, Any] | None:
         package = type(line.block).__module__.partition(".")[0]

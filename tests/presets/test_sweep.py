@@ -46,6 +46,28 @@ def test_each_text_tower_runs_once_for_each_prompt(xl: Callable[[str], Graph]) -
     assert [len(calls) for calls in towers] == [2, 2]
 
 
+def test_the_empty_negative_prompt_is_encoded_once_for_all_prompts(emoji: Graph) -> None:
+    """Its block reads the number of rows, which is made of the prompt. Numbers and texts count by their values."""
+    with counted(emoji) as did:
+        made = emoji.sweep(prompt=["a fox", "a sun", "a cat"], seed=range(2), num_inference_steps=1, output_type="pt")
+    assert did.text_encoder == 4
+    alone = emoji(prompt="a cat", seed=1, num_inference_steps=1, output_type="pt").images
+    assert float((made[5].outputs["images"] - alone).abs().max()) < PIXELS
+
+
+def test_a_negative_prompt_for_each_prompt_is_matched_anew(emoji: Graph) -> None:
+    memo, few = sf.memo(), {"seed": 1, "num_inference_steps": 1, "output_type": "pt"}
+    emoji(prompt="a fox", memo=memo, **few)
+    run = emoji.stream(prompt=["a fox", "a sun"], memo=memo, **few)
+    run.result()
+    assert (run.outputs.images - emoji(prompt=["a fox", "a sun"], **few).images).abs().max() == 0
+    once = emoji.stream(prompt="a sun", memo=memo, **few)
+    once.result()
+    said = {line.split()[0]: line for line in once.explain().splitlines()}
+    assert "reused" in said["negative"] and said["negative"].endswith("its inputs have equal values")
+    assert said["positive"].split()[1] == "ran"
+
+
 def tokens_of(stack: ExitStack, tower: nn.Module) -> list[int]:
     """Fills with the rows of each forward of a text tower."""
     return rows_of_forwards(stack, next(iter(tower.children())))
