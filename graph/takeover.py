@@ -80,6 +80,11 @@ class Takeover:
 _WAYS = "Go back to its start with state.at(step=0), or begin a new run."
 
 
+def _ended_otherwise(path: str, name: str, cause: str) -> Problem:
+    text = f"changes {name!r} at the start of {path}, which has ended. Leave it out, or begin a new run."
+    return Problem("resume", cause, text)
+
+
 def _began_otherwise(path: str, name: str, turn: int, cause: str) -> Problem:
     text = f"changes {name!r} at the start of {path}, which has done {counted(turn, 'turn')}. Leave it out. {_WAYS}"
     return Problem("resume", cause, text)
@@ -121,6 +126,8 @@ def take_over(old: Side, new: Side, state: State) -> tuple[State, dict[str, Take
     taking = _Taking(state)
     changed = {name for _, name in changes} & {*new.inputs}
     taking.level(old, new, "", changes)
+    if ended := [problem for problem in taking.ended if problem.place not in taking.seeds_left]:
+        raise InputError(ended)
     if without := sorted(changed - taking.read):
         raise InputError(
             [Problem("resume", name, f"nothing reads it that is left to run. {_WAYS}") for name in without]
@@ -135,6 +142,12 @@ class _Taking:
         self.takeovers: dict[str, Takeover] = {}
         self.read: set[str] = set()
         """The names of the changes that reach a node that is to run."""
+        self.seeds: set[str] = set()
+        """The names of the changes that are seeds."""
+        self.seeds_left: set[str] = set()
+        """Those that a node reads which has not run before."""
+        self.ended: list[Problem] = []
+        """The loops that have ended and began with random numbers of another seed."""
 
     def level(
         self,
@@ -153,14 +166,20 @@ class _Taking:
         loops = _of_loops(new.order, of_loops)
         fixed = _fixed(going_on, loops)
         causes: dict[str, frozenset[str]] = {}
+        kept: dict[str, frozenset[str]] = {}  # of nodes that do not run again
         for line in new.order.lines:
             path, before = prefix + line.name, lines.get(line.name)
+            for port in line.block.random_without:
+                self.seeds |= changes.get(dict(line.args).get(port, ("", "")), frozenset())
             found = _causes(line, before, old.bindings, new.bindings, path)
             for _, value in (*line.args, *line.knobs):
                 found |= changes.get(value, frozenset())
             if not found:
                 continue
             if line.name in fixed:  # its outputs stay those of the other run
+                kept[line.name] = found
+                began = {cause: name for name, value in _carried(line) for cause in changes.get(value, ())}
+                self.ended += [_ended_otherwise(path, began[cause], cause) for cause in began.keys() & self.seeds]
                 self._set_origin(path)
                 continue
             causes[line.name] = found
@@ -168,8 +187,16 @@ class _Taking:
             if path not in self.state.done and not self._goes_on(path):
                 self._forget(path)  # a loop before its first turn
         self._run_again(new.order, prefix, causes)
+        for line in new.order.lines:
+            if prefix + line.name not in self.before.done:
+                read = [changes.get(value, frozenset()) for _, value in line.args if value[0] == INPUTS]
+                self.seeds_left |= self.seeds.intersection(*[frozenset().union(*read)])
         for line in going_on:
             path, before = prefix + line.name, lines.get(line.name)
+            for name, (node, _) in _carried(line):
+                if seeds := kept.get(node, frozenset()) & self.seeds:
+                    turn = self.state.turns[path][0]
+                    raise InputError([_began_otherwise(path, name, turn, cause) for cause in sorted(seeds)])
             if line.name not in causes:
                 continue
             if before is None:
@@ -318,6 +345,12 @@ def _fixed(going_on: Sequence[Line], loops: frozenset[Value]) -> set[str]:
             if value in loops and (once or any(name in (i.over, *i.carried) for i in line.insides)):
                 found.add(value[0])
     return found
+
+
+def _carried(line: Line) -> list[tuple[str, Value]]:
+    """The values that a loop begins with, and their sources; none for other nodes."""
+    names = {name for inside in line.insides if inside.repeated for name in inside.carried}
+    return [(name, value) for name, value in line.args if name in names]
 
 
 def _side(inside: Inside, bindings: Values) -> Side:
