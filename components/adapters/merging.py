@@ -32,12 +32,17 @@ def merged(graph: Structure, dtype: Any = None) -> Structure:  # a torch.dtype, 
     adapted = {name: v for name, v in graph.adapted_bindings.items() if isinstance(v, Adapted) and v.placed}
     if not adapted:
         raise ConfigError("merged: the graph has no adapters. Write pipe.with_adapters(…).merged().")
-    copies = {name: _merged(name, value, kind) for name, value in adapted.items()}
+    copies = {name: merged_model(name, value, kind) for name, value in adapted.items()}
     embeddings = cast("AttachedAdapters", graph.adapters).alone()  # no weight of a published model has them
     return edited(graph, bindings={**graph.bindings, **copies}, adapters=embeddings)
 
 
-def _merged(name: str, adapted: Adapted, dtype: torch.dtype | None) -> nn.Module:
+def merged_model(name: str, adapted: Adapted, dtype: torch.dtype | None = None) -> nn.Module:
+    """A copy of a component, whose weights have its adapters added.
+
+    Raises:
+        ConfigError: adapters that differ between prompts or steps, or a quantized model.
+    """
     if adapted.varies:
         raise ConfigError(f"merged: the adapters of {name} differ between prompts or steps. Call the graph as it is.")
     model: Any = adapted.base.load() if isinstance(adapted.base, Lazy) else adapted.base  # a model of ours

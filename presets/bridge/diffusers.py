@@ -7,6 +7,10 @@ from importlib import import_module
 from types import new_class
 from typing import Any, ClassVar, NamedTuple, cast
 
+from torch import nn
+
+from ...components.adapters.adapted import Adapted, attached_to
+from ...components.adapters.merging import merged_model
 from ...components.models.base import Model
 from ...components.models.transformers_files import TransformersModel
 from ...components.schedulers import Scheduler
@@ -149,7 +153,8 @@ def _outputs_of(block: Any) -> dict[str, Output]:
 def to_diffusers(ours: Any) -> Any:  # Any: a graph or a component; an object of another library
     """Make an object of diffusers or transformers: a pipeline for a bound preset graph, a model for one of our models.
 
-    Weights are copied, so that changes there, such as `fuse_lora`, change nothing here. A pipeline has the class that
+    Weights are copied, so that changes there, such as `fuse_lora`, change nothing here. Adapters of a component are
+    merged into the copy. A pipeline has the class that
     its family and task have there; settings of blocks are arguments of its call there.
 
     Args:
@@ -232,9 +237,10 @@ def _kinds(graph: Graph) -> dict[str, type]:
 
 def _object(value: Any, name: str = "") -> Any:
     """The object of diffusers or transformers for a component of ours."""
+    where = f"{name}: " if name else ""
+    value = _with_adapters_merged(value, where)
     value = value.load() if isinstance(value, Lazy) else value
     hint = hint_of(type(value))
-    where = f"{name}: " if name else ""
     if hint is None or hint[0] not in ("diffusers", "transformers"):
         raise ConfigError(f"{where}diffusers has no class for {value_text(value)}.")
     library = _diffusers() if hint[0] == "diffusers" else import_module("transformers")
@@ -254,6 +260,20 @@ def _object(value: Any, name: str = "") -> Any:
         except SaveError as error:
             raise ConfigError(f"{where}{error}") from error
         return cls.from_pretrained(folder)
+
+
+def _with_adapters_merged(value: Any, where: str) -> Any:  # a component
+    """A copy of a component with adapters, whose weights have them added; other components as they are."""
+    attached = attached_to(value) if isinstance(value, nn.Module) else None
+    adapted = value if attached is None else attached.adapted
+    if not isinstance(adapted, Adapted):
+        return value
+    if adapted.embeddings:
+        raise ConfigError(
+            f"{where}has words with embeddings, which are no weights of a published model. Convert it without them, "
+            "and load them there: pipeline.load_textual_inversion(file)."
+        )
+    return merged_model(adapted.component, adapted)
 
 
 def _model(cls: Any, ours: Model[Any], weights: Mapping[str, Any], where: str) -> Any:

@@ -1,6 +1,7 @@
 """The bridge to diffusers: its blocks in our graphs, and our pipelines and models as objects of diffusers."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from .flux import flux_checkpoint as flux_checkpoint
 from .sd3 import sd3 as sd3
 from .sd3 import sd3_checkpoint as sd3_checkpoint
 from .support import picture, quiet, run
+from .test_adapters import diffusers_file
 
 Load = Callable[..., Graph]
 
@@ -147,6 +149,18 @@ def test_weights_are_copied(diffusers: Any, emoji: Graph) -> None:
     with torch.no_grad():
         theirs.decoder.conv_in.weight.zero_()
     assert torch.equal(ours.decoder.conv_in.weight, before)
+
+
+def test_the_adapters_of_a_component_are_merged_into_the_copy(diffusers: Any, emoji: Graph, tmp_path: Path) -> None:
+    """As a binding, and as the view that it loads. The weights of a view are those without patches."""
+    diffusers_file(emoji, file := tmp_path / "style.safetensors")
+    adapted = emoji.with_adapters(sf.load_adapter(file)).adapted_bindings["unet"]
+    wanted = emoji.with_adapters(sf.load_adapter(file)).merged().bindings["unet"].state_dict()
+    for ours in (adapted, adapted.load()):
+        made = sf.bridge.to_diffusers(ours).state_dict()
+        assert all(torch.equal(made[name], tensor) for name, tensor in wanted.items())
+    plain = emoji.bindings["unet"].load().state_dict()
+    assert not all(torch.equal(plain[name], tensor) for name, tensor in wanted.items())
 
 
 @pytest.mark.parametrize("value", [3, "unet"])
