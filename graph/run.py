@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections import deque
 from collections.abc import AsyncIterator, Generator, Iterator, Mapping
 from contextvars import copy_context
 from typing import NoReturn, Self
@@ -53,6 +54,7 @@ class Run:
         self._on_event = on_event
         self._progress = progress
         self._events: Generator[Event, None, None] | None = None
+        self._events_left = deque[Event]()  # of a run that another thread has paused
         self._advancing = threading.RLock()  # held by the thread that runs blocks
         self._is_advancing = False
         self._thread: threading.Thread | None = None
@@ -120,6 +122,8 @@ class Run:
         if self._thread is not None and not self._in_own_thread:
             raise GraphError("This run has its own thread, so it cannot be iterated. Call run.result() to wait for it.")
         with self._advancing:
+            if self._events_left:
+                return self._events_left.popleft()
             if self._events is None:
                 self._events = self._run()
             self._is_advancing = True
@@ -135,7 +139,9 @@ class Run:
 
     def _run(self) -> Generator[Event, None, None]:
         with Listeners(self._on_event, self._progress) as listeners:
-            self._outputs = Outputs(self._with_records((yield from listeners.tell_each(self._execution.run()))))
+            self._outputs = Outputs(
+                _with_records((yield from listeners.tell_each(self._execution.run())), self._execution.state, self.call)
+            )
             yield listeners.tell(RunFinished("", self._outputs))
 
     def __aiter__(self) -> AsyncIterator[Event]:
@@ -166,12 +172,6 @@ class Run:
                 self._ended.set()
                 if self._execution.member is not None:
                     self._execution.member.end()
-
-    def _with_records(self, outputs: Values) -> Values:
-        """The outputs, with pictures that know the call; not of a run that was changed or finished on its way."""
-        if self._execution.state.origins or "PIL.Image" not in sys.modules:
-            return outputs
-        return codecs["record"](self.call, outputs)
 
     def result(self) -> Outputs:
         """Run to the end, or wait for the end of a run with its own thread. Gives the outputs.
@@ -214,14 +214,15 @@ class Run:
     def pause(self) -> RunState:
         """Stop the run where none of its work is lost: before a node, or after a turn of a loop. Gives its state.
 
-        The run raises `Paused`. Waits for a run with its own thread, unless the run itself calls it: in a function that
-        gets its events. A run that another thread iterates may go on to the end of its step; `state` has it then.
+        The run raises `Paused`. Waits until it has stopped, unless the run itself calls it: in a function that gets its
+        events. Another thread that iterates the run gets the events until then.
         """
         self._execution.requests.paused()
         self._execution.wake()
-        if self._thread is None:
-            self._release_if_idle()
-        elif not self._in_own_thread:
+        if self._thread is None and not self._release_if_idle():
+            with self._advancing:
+                self._events = _rest(self._events, self._events_left)
+        elif self._thread is not None and not self._in_own_thread:
             self._ended.wait()
         return self.state
 
@@ -236,14 +237,16 @@ class Run:
     def _in_own_thread(self) -> bool:
         return threading.current_thread() is self._thread
 
-    def _release_if_idle(self) -> None:
-        """Release the components of a run that nobody iterates at the moment."""
-        if self._thread is None and self._advancing.acquire(blocking=False):
-            try:
-                if not self._is_advancing:  # else a block of the run has called
-                    self.close()
-            finally:
-                self._advancing.release()
+    def _release_if_idle(self) -> bool:
+        """Release the components of a run that nobody iterates at the moment. False if somebody does."""
+        if self._thread is not None or not self._advancing.acquire(blocking=False):
+            return False
+        try:
+            if not self._is_advancing:  # else a block of the run has called
+                self.close()
+        finally:
+            self._advancing.release()
+        return True
 
     def take_turns(self, member: Member) -> None:
         """Go on side by side with others. Starts a run that was not started; one with its own thread joins them later.
@@ -270,3 +273,19 @@ class Run:
     def note(self, text: str) -> None:
         """Send a text to whoever listens to the run; without listeners it becomes a Python warning."""
         self._execution.note(text)
+
+
+def _with_records(outputs: Values, state: State, call: Call) -> Values:
+    """The outputs, with pictures that know the call; not of a run that was changed or finished on its way."""
+    if state.origins or "PIL.Image" not in sys.modules:
+        return outputs
+    return codecs["record"](call, outputs)
+
+
+def _rest(events: Generator[Event, None, None] | None, left: deque[Event]) -> Generator[Event, None, None] | None:
+    """Take the events until a run ends, pauses or fails. Gives the generator; None after an error."""
+    try:
+        left.extend(events or ())
+    except BaseException:  # of any class
+        return None
+    return events

@@ -385,3 +385,12 @@ def test_a_state_goes_through_a_folder(tmp_path: Path) -> None:
     assert resumed(back, {}).result().y == by_hand(*["ab"] * 6)
     assert CALLS == ["turn 5", "turn 6", "finish"]
     assert resumed(back, {"word": "abc"}).result().y == by_hand(*["ab"] * 4, *["abc"] * 2)
+
+
+def test_a_run_that_goes_on_tells_its_events_and_shows_its_bar() -> None:
+    events: list[Any] = []
+    state = state_at(pipeline(), 4, word="fox")
+    run = resumed(state, {"on_event": events.append, "progress": True})
+    assert run.call.progress is True
+    assert run.result().y == resumed(state, {}).result().y
+    assert [event.turn for event in events if isinstance(event, TurnFinished)] == [5, 6]

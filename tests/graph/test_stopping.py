@@ -153,6 +153,40 @@ def test_a_streamed_run_is_paused_where_it_stands() -> None:
         run.result()
 
 
+def test_a_pause_waits_for_the_thread_that_iterates_the_run() -> None:
+    """No finished block runs again, and the thread gets all events before it gets the error."""
+    run = Graph(loop=loop(gate=Gate(at=2), step=AddItem()), double=XToY()).stream(x=0, items=[1, 2, 3])
+    events: list[Any] = []
+    errors: list[Exception] = []
+
+    def iterate() -> None:
+        try:
+            for event in run:
+                events.append(event)
+                time.sleep(0.01)  # the other thread takes the lock here
+        except Paused as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=iterate)
+    thread.start()
+    state = opened_after(run.pause)
+    assert state.reached.turns == {"loop": (2, {"x": 3})}
+    thread.join()
+    assert [event.turn for event in events if isinstance(event, TurnFinished)] == [1, 2]
+    assert len(errors) == 1
+    assert sf.resume(state).result().y == 12
+
+
+def test_a_pause_after_the_last_place_leaves_the_run_to_its_end() -> None:
+    run = Graph(gate=Gate()).stream(x=1)
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(run.result().x))
+    thread.start()
+    opened_after(run.pause)
+    thread.join()
+    assert results == [1]
+
+
 def test_a_block_may_pause_its_own_run() -> None:
     runs: list[sf.Run] = []
 
