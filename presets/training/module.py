@@ -4,6 +4,7 @@ from typing import Any
 
 from torch import nn
 
+from ...components.training.checkpointing import checkpointed
 from ...components.training.trained import Trained
 from ...graph import ConfigError, Graph, gradients
 from ...registry import did_you_mean
@@ -16,16 +17,22 @@ class RecipeModule(nn.Module):
         recipe: a graph with the output `loss`, and `losses` of each row where it has them.
         trained: what is trained.
         carries_random: whether the states of `random` after the batch are needed.
+        checkpointing: whether layers are computed again in the backward pass.
     """
 
-    def __init__(self, recipe: Graph, trained: Trained, *, carries_random: bool = False) -> None:
+    def __init__(
+        self, recipe: Graph, trained: Trained, *, carries_random: bool = False, checkpointing: bool = False
+    ) -> None:
         super().__init__()
         self.trained = trained
         outputs = ["loss", *(["losses"] if "losses" in recipe.outputs else []), *(["random"] if carries_random else [])]
         for name in outputs:
             if name not in recipe.outputs:
                 raise ConfigError(f"recipe: needs the output {name!r}. {did_you_mean(name, recipe.outputs)}")
-        self._recipe = recipe.bind(**trained.bindings()).only(*outputs)
+        bound = recipe.bind(**trained.bindings()).only(*outputs)
+        if checkpointing:
+            bound = bound.bind({name: checkpointed(bound.bindings[name]) for name in bound.components})
+        self._recipe = bound
         self.inputs = tuple(name for name in self._recipe.inputs if name != "random")
         """The names of the inputs that data gives."""
 

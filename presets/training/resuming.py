@@ -13,8 +13,8 @@ from .settings import TrainingSettings
 FIXED = ("batch_size", "accumulation", "seed", "draws", "optimizer", "ema")
 """Settings without whose old values a checkpoint has no meaning."""
 FREE = (
-    "steps", "epochs", "device", "validate_every", "sample_every", "samples", "save_every", "keep", "resume",
-    "trackers",
+    "steps", "epochs", "gradient_checkpointing", "device", "validate_every", "sample_every", "samples", "save_every",
+    "keep", "resume", "trackers",
 )  # fmt: skip
 """Settings that change nothing in the steps that were made."""
 

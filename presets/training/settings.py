@@ -60,6 +60,8 @@ class TrainingSettings:
     """Keep a moving average of the weights, for pictures, validation and the result: True, or its options."""
     mixed_precision: Literal["no", "fp16", "bf16"] = "no"
     """The dtype of autocast. What is trained stays in float32."""
+    gradient_checkpointing: bool = False
+    """Compute layers again in the backward pass, in place of keeping their values. Gradients are the same."""
     device: str | None = None
     """By default the first accelerator, or the CPU where there is none."""
     validate_every: Count | None = None

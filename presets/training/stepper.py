@@ -66,7 +66,7 @@ class Stepper:
         self._factor = make_lr_schedule(settings.lr_schedule, steps, settings.warmup)
         sequential = settings.draws == "sequential"
         self._random = Random.seeded([settings.seed + accelerator.process_index]) if sequential else None
-        module = RecipeModule(recipe, trained, carries_random=sequential)
+        module = RecipeModule(recipe, trained, carries_random=sequential, checkpointing=settings.gradient_checkpointing)
         self._module, self._optimizer = accelerator.prepare(module, optimizer)
         self._parameters = [parameter for group in groups for parameter in group.parameters]
         self._ema = EMA.of(settings.ema)
@@ -136,6 +136,11 @@ class Stepper:
         """Clip the gradients, and return their norm before that; 0 where a library below clips them itself."""
         norm = self._accelerator.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm or inf)
         return norm if isinstance(norm, Tensor) else 0.0
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The full learning rate of each group, by name."""
+        return dict(self._rates)
 
     def summed(self, number: float) -> float:
         """The sum of a number over all processes."""

@@ -1,5 +1,6 @@
 """`sf.train`: from a method, data and a model to an adapter, an embedding or a model."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,16 +9,16 @@ from typing import Any
 from ...components.training.trained import Trained
 from ...graph import Graph
 from ...graph.memo import Memo, memo
-from ..adapter import load_adapter
-from ..load import load, load_component
+from ..load import load
 from .batches import Batches
 from .card import write_card
 from .data import TrainingData, freeze
 from .devices import make_accelerator
 from .events import TrainingEvent
+from .header import header_of
 from .method import Method
 from .methods import make_method, settings_of
-from .namespaces import divided, read_data
+from .namespaces import Divided, divided, read_data
 from .plan import TrainingPlan, measure
 from .record import read_record, write_record
 from .trainer import Trainer
@@ -38,7 +39,8 @@ class Training:
     """That of the first sample picture."""
     frozen: tuple[str, ...]
     """The nodes of the recipe whose values are computed once for each sample."""
-    pictures: int
+    data: TrainingData
+    values: Divided
 
 
 def train(
@@ -83,12 +85,13 @@ def train(
     if main:
         given = {"name": name, "layout": layout, "cache": cache, "model_options": model_options, **settings}
         write_record(folder, {"method": method, "data": data, "model": model, "validation": validation}, given)
+    began = time.time()
     trainer.run(on_event)
     file = folder / f"{name or training.method}{training.trained.suffix}"
     if main:
-        trainer.save_trained(file, layout=layout)
+        trainer.save_trained(file, layout=layout, header=header_of(trainer, training.data, training.values, began))
     pictures = trainer.sample(training.pipe, folder / "samples" / "final")
-    found = load_result(file)
+    found = training.trained.load(file)
     if main:
         write_card(
             folder, method=training.method, model=training.model, file=file, trained=found, recipe=training.recipe,
@@ -133,7 +136,7 @@ def plan_training(
     ignored = ("validation", "name", "layout", "on_event")
     kept = {name: value for name, value in settings.items() if name not in ignored}
     training = prepare(method, data, model, Path(output or "."), None, cache, model_options or {}, kept, saves=False)
-    return measure(training.trainer, training.pictures, training.frozen)
+    return measure(training.trainer, len(training.data), training.frozen)
 
 
 # ------------------------------------------------------------------------------------------------ making ready
@@ -189,22 +192,10 @@ def prepare(
         trainer=trainer,
         prompt=next((str(call["prompt"]) for call in calls if "prompt" in call), ""),
         frozen=() if frozen is None or frozen.graph is None else tuple(frozen.graph.nodes),
-        pictures=len(read),
+        data=read,
+        values=parts,
     )
 
 
 def _memo(cache: bool | str | Path) -> Memo:
     return memo() if isinstance(cache, bool) else memo(cache)
-
-
-def load_result(path: Path) -> Any:  # an adapter, a model, or several of them by name
-    """What users load from a saved file or folder."""
-    if path.is_file():
-        return load_adapter(path)
-    if (path / "config.json").exists():
-        return load_component(path)
-    parts = {each.stem: load_result(each) for each in sorted(path.iterdir()) if each.is_dir() or each.suffix in _FILES}
-    return next(iter(parts.values())) if len(parts) == 1 else parts
-
-
-_FILES = (".safetensors",)

@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 import sfumato as sf
 from sfumato.presets.training.events import CheckpointSaved, Sampled, StepFinished
@@ -17,20 +20,24 @@ CALL = {"prompt": "a fox", "seed": 7, "num_inference_steps": 2}
 
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
-    """Three pictures of one colour each, with captions."""
+    """Three pictures of one colour each, in two shapes, with captions."""
     folder = tmp_path / "pictures"
     folder.mkdir()
-    for name in ("red", "green", "blue"):
-        Image.new("RGB", (64, 64), name).save(folder / f"{name}.png")
+    for name, width in (("red", 64), ("green", 128), ("blue", 64)):
+        Image.new("RGB", (width, 64), name).save(folder / f"{name}.png")
         (folder / f"{name}.txt").write_text(f"a {name} square")
     return folder
 
 
 def test_training_gives_the_adapter_that_draws_the_sample_pictures(rows: Path, tmp_path: Path) -> None:
     output, events = tmp_path / "out", list[Any]()
+    settings: dict[str, Any] = {
+        "data": rows, "rank": 2, "batch_size": 2, "learning_rate": 0.01, "size": {"size": 64, "step": 32}, "flip": 0.5,
+        "dropout": 0.1, "ema": True, "warmup": 1,
+    }  # fmt: skip
     adapter = train(
-        "lora", data=rows, output=output, rank=2, steps=2, batch_size=2, learning_rate=0.01, samples=[CALL],
-        sample_every=2, trackers=["tensorboard"], on_event=events.append,
+        "lora", **settings, output=output, steps=2, samples=[CALL], sample_every=2, trackers=["tensorboard"],
+        on_event=events.append,
     )  # fmt: skip
     assert [type(event) for event in events] == [StepFinished, StepFinished, Sampled, CheckpointSaved]
     drawn = sf.load("emoji").with_adapters(adapter)(**CALL).images[0]
@@ -41,8 +48,16 @@ def test_training_gives_the_adapter_that_draws_the_sample_pictures(rows: Path, t
     assert {"lora.safetensors", "README.md", "recipe.svg", "training.json", "checkpoints", "logs"} <= {
         file.name for file in output.iterdir()
     }
-    more = resume_training(output, steps=3, on_event=events.append)
-    assert events[-2].step == 3 and isinstance(more, sf.Adapter)
+    with safe_open(output / "lora.safetensors", "pt") as file:  # pyright: ignore[reportUnknownVariableType]
+        header: dict[str, str] = file.metadata()
+    wanted = {"ss_learning_rate": "0.01", "ss_steps": "2", "ss_num_train_images": "3", "ss_optimizer": "adamw"}
+    assert wanted.items() <= header.items() and "a red square" in header["ss_tag_frequency"]
+    resumed = resume_training(output, steps=3, on_event=events.append)
+    whole = train("lora", **settings, output=tmp_path / "whole", steps=3, trackers=[], on_event=events.append)
+    assert isinstance(resumed, sf.Adapter) and isinstance(whole, sf.Adapter)
+    assert events[4].loss == events[-2].loss and events[4].step == 3  # of the second epoch
+    files = [load_file(folder / "lora.safetensors") for folder in (output, tmp_path / "whole")]
+    assert all(torch.equal(tensor, files[1][name]) for name, tensor in files[0].items())
 
 
 def test_a_plan_says_what_a_training_needs(rows: Path, tmp_path: Path) -> None:
