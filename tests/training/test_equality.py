@@ -39,7 +39,8 @@ Change = Callable[[Graph], Graph]
 STEPS = 10
 SMALL_LR = 5e-6
 """For whole models: AdamW divides the rounding errors of gradients near zero by their own size."""
-SHORT = {"max_sequence_length": 24}
+IS_PRIOR = torch.tensor([False, True])
+SHORT: dict[str, Any] = {"max_sequence_length": 24}
 """Tokens of T5, which no prompt of these tests fills."""
 UNET_2D: dict[str, Any] = {
     "sample_size": 16, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4,
@@ -135,7 +136,7 @@ def test_a_lora_of_sd(
     pipe = tiny(model)
     trained = train_adapter(pipe, initialization="gaussian")
     theirs = diffusion.lora(tiny_reference(model).pipe, batches(), how, start=lora_of(trained))
-    more: dict[str, Any] = {"is_prior": torch.tensor([False, True])} if how.prior_weight else {}
+    more: dict[str, Any] = {"is_prior": IS_PRIOR} if how.prior_weight else {}
     losses = ours(change(recipe(pipe)), trained, batches(**more))
     same(losses, lora_of(trained), theirs)
 
@@ -169,12 +170,12 @@ def test_a_lora_of_sd3(sd3: Load, sd3_reference: Callable[..., Reference3]) -> N
     same(losses, lora_of(trained), theirs)
 
 
-def test_a_lora_of_flux(flux: Load, flux_reference: Callable[..., ReferenceFlux]) -> None:
+def test_a_lora_of_flux_with_prior_preservation(flux: Load, flux_reference: Callable[..., ReferenceFlux]) -> None:
     trained = train_adapter(flux(), targets=loop.TARGETS)
-    how = Flow("mode", "sigma_sqrt")
+    how = Flow("mode", "sigma_sqrt", prior_weight=0.7)
     theirs = flow.flux_lora(flux_reference().pipe, batches(), how, start=lora_of(trained), **SHORT)
-    graph = recipe(flux()).replace("timesteps", DrawMode()).replace("weight", WeightBySigma())
-    losses = ours(graph, trained, batches(**SHORT))
+    graph = with_prior(recipe(flux()).replace("timesteps", DrawMode()).replace("weight", WeightBySigma()))
+    losses = ours(graph, trained, batches(**SHORT, is_prior=IS_PRIOR))
     same(losses, lora_of(trained), theirs)
 
 

@@ -20,6 +20,7 @@ from .loop import (
     min_snr_weight,
     row_means,
     tokens_of,
+    total,
     train,
     weights_of,
 )  # fmt: skip
@@ -129,7 +130,4 @@ def latent_loss(pipe: Any, scheduler: Any, predict: Predict, batch: Batch, how: 
     if how.min_snr is not None:
         share = scheduler.alphas_cumprod[timesteps]
         losses = losses * min_snr_weight(share / (1 - share), how.min_snr, kind)
-    if how.prior_weight is None:
-        return losses.mean()
-    instances, prior = losses.chunk(2)
-    return instances.mean() + how.prior_weight * prior.mean()
+    return total(losses, how.prior_weight)

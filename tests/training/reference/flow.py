@@ -8,7 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .loop import Batch, Flow, Trained, add_lora, draw_density, flow_weight, latents_of, lora_of, row_means, train
+from .loop import (
+    Batch,
+    Flow,
+    Trained,
+    add_lora,
+    draw_density,
+    flow_weight,
+    latents_of,
+    lora_of,
+    row_means,
+    total,
+    train,
+)
 
 
 def sd3_lora(
@@ -84,4 +96,4 @@ def _loss(pipe: Any, predict: Any, batch: Batch, how: Flow) -> Tensor:
     predicted, target = predict(noisy, scheduler.timesteps[index], batch), noise - latents
     if how.preconditioned:
         predicted, target = predicted * -sigmas + noisy, latents
-    return row_means(flow_weight(how, sigmas) * (predicted - target) ** 2).mean()
+    return total(row_means(flow_weight(how, sigmas) * (predicted - target) ** 2), how.prior_weight)

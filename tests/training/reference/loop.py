@@ -52,6 +52,7 @@ class Flow:
     mode_scale: float = 1.29
     preconditioned: bool = False
     guidance: float = 3.5
+    prior_weight: float | None = None
 
 
 def train(
@@ -144,6 +145,14 @@ def flow_weight(how: Flow, sigmas: Tensor) -> Tensor:
     if how.weighting == "cosmap":
         return 2 / (math.pi * (1 - 2 * sigmas + 2 * sigmas**2))
     return torch.ones_like(sigmas)
+
+
+def total(losses: Tensor, prior_weight: float | None) -> Tensor:
+    """The loss of rows: their mean, or with a prior that of the first half plus the weighted one of the second half."""
+    if prior_weight is None:
+        return losses.mean()
+    instances, prior = losses.chunk(2)
+    return instances.mean() + prior_weight * prior.mean()
 
 
 def row_means(t: Tensor) -> Tensor:
