@@ -18,6 +18,7 @@ from sfumato.components.schedulers.lcm import distillation_schedule
 from sfumato.components.training.words import train_words
 from sfumato.components.types import Rows
 from sfumato.graph.paths import block_at
+from sfumato.presets.training.card import write_card
 from sfumato.presets.training.consistency import lcm, lcm_lora
 from sfumato.presets.training.control import controlnet, t2i_adapter
 from sfumato.presets.training.data import freeze
@@ -159,7 +160,9 @@ def test_several_words_are_in_one_file(tiny: Load, tmp_path: Path) -> None:
     trained = train_words(tiny(), ["<one>", "<two>"], 2, initializer="red")
     file = trained.save(tmp_path / "words.safetensors")
     loaded = [sf.load_embedding(file, token=word) for word in trained.words]
-    assert [one.token for one in loaded] == ["<one>", "<two>"] == [one.token for one in trained.load(file)]
+    assert [one.token for one in loaded] == ["<one>", "<two>"]
+    both = trained.load(file)
+    assert isinstance(both, tuple) and [one.token for one in both] == ["<one>", "<two>"]
     assert all(
         torch.equal(one.vectors[0].inputs, mine.vectors[0].inputs)
         for one, mine in zip(loaded, trained.embeddings(), strict=True)
@@ -278,3 +281,15 @@ def test_sdxl_has_the_methods_too(xl: Load, tmp_path: Path) -> None:
     assert set(made["words"].trained.state_dict()) == {"rows.text_encoder", "rows.text_encoder_2"}
     file = made["words"].trained.save(tmp_path / "<cat-toy>.safetensors")
     equal(made["words"], xl(), xl().with_adapters(sf.load_embedding(file)), prompt="a <cat-toy> hat")
+
+
+def test_the_card_of_a_net_says_how_it_is_used(tiny: Load, tmp_path: Path) -> None:
+    method = controlnet(tiny(), embedding_widths=(4, 8, 8, 8))
+    (net,) = method.trained.bindings().values()
+    write_card(
+        tmp_path, method="controlnet", model="owner/name", file=tmp_path / "edges", trained=net, recipe=method.recipe,
+        settings={}, prompt="a fox", draws_with={"num_inference_steps": 4},
+    )  # fmt: skip
+    text = (tmp_path / "README.md").read_text()
+    assert "pipe = sf.load('owner/name', controlnet='edges')\n" in text
+    assert "pipe(prompt='a fox', control_image='control.png', num_inference_steps=4).images[0]\n" in text
