@@ -15,6 +15,7 @@ from .queries import check, inspect, presets, show
 from .replay import replay
 from .run import run
 from .sweep import sweep
+from .training import app as training
 from .trust import with_value
 
 NAME = "sfumato"
@@ -70,6 +71,7 @@ for command in (run, sweep, plan, replay, show, check, inspect, presets):
     app.command()(command)
 app.command("import")(import_workflow)
 app.add_typer(adapter, name="adapter")
+app.add_typer(training, name="train")
 
 
 def _print_version(requested: bool) -> None:
