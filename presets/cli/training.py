@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -146,22 +147,19 @@ def _read(file: str | None) -> dict[str, Any]:
 
 def _list(method: str, *, as_json: bool) -> None:
     """Print the settings of a method with their types and defaults."""
-    from ..training.namespaces import all_settings
+    from ..training.listing import listed_settings  # takes seconds
 
-    rows = all_settings(method)
+    rows = listed_settings(method)
     if as_json:
-        print_json([{"name": one.name, "type": one.type, "default": one.default} for one in rows])
+        print_json([asdict(one) for one in rows])
         return
     width = max(len(one.name) for one in rows)
-    print_text(
-        *(f"{one.name:<{width}}  {one.type}{'' if one.default is None else f' = {one.default}'}" for one in rows)
-    )
+    defaults = [f" = {one.default}" if one.default else " (required)" for one in rows]
+    print_text(*(f"{one.name:<{width}}  {one.type}{default}" for one, default in zip(rows, defaults, strict=True)))
 
 
 # ------------------------------------------------------------------------------------------------ results
 def _plan(method: str, data: str, model: str, output: str, values: Mapping[str, Any], *, as_json: bool) -> None:
-    from dataclasses import asdict
-
     from ..training.train import plan_training
 
     plan = plan_training(method, data=data, model=model, output=output, **values)

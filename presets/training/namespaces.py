@@ -12,7 +12,7 @@ from .data import Buckets, Captions, Source, TrainingData, load_data
 from .options import checked_options
 from .settings import TrainingSettings, raise_problems
 
-_OF_SOURCES = ("prompt", "image", "text", "mask", "control", "masks", "controls", "split", "revision")
+OF_SOURCES = ("prompt", "image", "text", "mask", "control", "masks", "controls", "split", "revision")
 """Fields of `Source` that are settings where the data is one source."""
 
 Values = Mapping[str, Any]  # Any: values of settings
@@ -39,7 +39,7 @@ def divided(values: Values, of_method: Mapping[str, Any]) -> Divided:  # Any: ty
         ConfigError: unknown names, and values of other types. It lists all of them.
     """
     data = {name: hint for name, hint in get_type_hints(load_data).items() if name in _keywords(load_data)}
-    source = {name: hint for name, hint in get_type_hints(Source).items() if name in _OF_SOURCES}
+    source = {name: hint for name, hint in get_type_hints(Source).items() if name in OF_SOURCES}
     training = TrainingSettings.names()
     known = dict.fromkeys((*training, *of_method, *data, *source))
     problems = [f"{printable(name)} is no setting. {did_you_mean(name, known)}" for name in values if name not in known]
