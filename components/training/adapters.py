@@ -70,7 +70,7 @@ class TrainedAdapter(Trained):
 
     def bindings(self, over: Mapping[str, Any] = NO_BINDINGS) -> Mapping[str, Any]:
         """The components with trained layers; see `Trained.bindings`."""
-        found = {**self._pipe.bindings, **over}
+        found = {**self._pipe.adapted_bindings, **over}
         return {
             component: TrainedComponent(found[component], {path: trained(own) for path, own in layers.items()})
             for component, layers in self.layers.items()

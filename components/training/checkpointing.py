@@ -4,7 +4,7 @@ It is a view: a model needs no switch for it. The blocks are the members of the 
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
 import torch
@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from ...graph.fields import Lazy
 from ..adapters.over import OverComponent
 from ..models.views import as_class, combined_class, view
+from .component import ViewCache
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -32,13 +33,15 @@ class CheckpointedBlock(nn.Module):
 class CheckpointedComponent(OverComponent):
     """A component whose blocks are checkpointed once it is loaded. It computes the same numbers."""
 
+    views: ViewCache = field(default_factory=ViewCache, init=False, repr=False)
+
     def content_key(self) -> str | None:
         """The key of the component."""
         return cast("Lazy", self.base).content_key()
 
     def load(self) -> Any:
         """A view of the loaded component."""
-        return checkpointed_model(self.loaded_base())
+        return self.views.of(self.loaded_base(), checkpointed_model)
 
 
 def checkpointed(component: Any) -> Any:  # any component of a graph

@@ -1,6 +1,6 @@
 """Layers whose weight stays packed and is decoded at each call."""
 
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,24 @@ class GGUFLinear(_PackedWeight, nn.Linear):  # pyright: ignore[reportIncompatibl
     def forward(self, input: Tensor) -> Tensor:
         """The layer\'s result in the dtype of the input."""
         dtype = self.compute_dtype or input.dtype
+        if input.requires_grad and torch.is_grad_enabled():
+            return cast("Tensor", _LinearOfPacked.apply(input.to(dtype), self)).to(input.dtype)
         return F.linear(input.to(dtype), *self._weight_and_bias(dtype)).to(input.dtype)
+
+
+class _LinearOfPacked(torch.autograd.Function):
+    """The output of a packed layer. The backward pass decodes the weight again, so that no decoded one is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: GGUFLinear) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """`x W^T + b`."""
+        ctx.layer, ctx.dtype = layer, x.dtype
+        return F.linear(x, *layer._weight_and_bias(x.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """`grad W`."""
+        return grad @ ctx.layer.packed.dequantize(grad.dtype), None
 
 
 class GGUFConv2d(_PackedWeight, nn.Conv2d):  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -12,6 +12,7 @@ import sfumato as sf
 from sfumato import ConfigError, Graph, SaveError
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.training.adapters import train_adapter
+from sfumato.components.training.checkpointing import checkpointed
 
 from .support import digest, fill, in_peft, optimized, preset, trained_steps, unet_loss, view_of
 
@@ -97,6 +98,35 @@ def test_training_and_attached_compute_the_same(emoji: Graph) -> None:
         one = view_of(trained)(latents, 3, prompt)
         other = trained.attached(emoji).adapted_bindings["unet"].load()(latents, 3, prompt)
     assert torch.allclose(one, other, atol=1e-5)
+
+
+def test_a_view_is_made_once_and_again_after_a_move(unet: UNet2DConditionModel) -> None:
+    model = UNet2DConditionModel.from_config(unet.to_config()).requires_grad_(False)
+    component = train_adapter(preset(unet=model)).bindings()["unet"]
+    lazy = checkpointed(component)
+    first, second = component.load(), lazy.load()
+    assert component.load() is first and lazy.load() is second
+    model.to(torch.float64)
+    assert component.load().dtype == lazy.load().dtype == torch.float64
+    path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    layer = model.get_submodule(path)
+    layer.register_parameter("weight", nn.Parameter(torch.zeros(16, 16), requires_grad=False))
+    assert component.load() is component.load()
+    assert not component.load().get_submodule(path).weight.any()
+
+
+def test_an_adapter_is_trained_over_those_of_the_preset(emoji: Graph) -> None:
+    first = train_adapter(emoji, name="first")
+    fill(first, size=0.2)
+    styled = first.attached(emoji)
+    second = train_adapter(styled, name="second")
+    latents, prompt = torch.randn(1, 8, 8, 8), torch.randn(1, 4, 128)
+    with torch.no_grad():
+        trained, drawn = view_of(second)(latents, 3, prompt), styled.adapted_bindings["unet"].load()(latents, 3, prompt)
+    assert torch.equal(trained, drawn)
+    assert (trained - emoji.bindings["unet"].load()(latents, 3, prompt)).abs().max() > 0.01
+    fill(second)
+    assert str(second.attached(styled).adapters).count("Adapter(") == 2
 
 
 def test_groups_have_each_parameter_once(emoji: Graph) -> None:
