@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .call import prepare
+from .keywords import ADAPTERS
 from .run import Run
 from .run_state import RunState
 from .structure import Structure
@@ -24,7 +25,9 @@ def resumed(state: RunState, changes: Mapping[str, Any], graph: Structure | None
     Raises:
         InputError: changes that do not fit, or that nothing reads which is left to run.
     """
-    state = state.complete(changes)
+    state, missing = state.complete(changes), state.missing
+    if ADAPTERS in missing:  # the state has them now, and further ones would be added to them
+        changes = {name: value for name, value in changes.items() if name != ADAPTERS}
     before = prepare(state.graph, (), state.values)
     run = prepare(state.graph if graph is None else graph, (), {**state.values, **changes})
     sides = Side.of(before.graph, before.inputs), Side.of(run.graph, run.inputs)

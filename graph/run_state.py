@@ -10,7 +10,7 @@ from .edits import edited
 from .errors import GraphFileError, LoadError, Problem, SaveError, UnfitValue
 from .fields import Lazy
 from .json_text import JsonTextError, pretty, read
-from .keywords import Call
+from .keywords import ADAPTERS, Call
 from .rewrites import adapt, swap
 from .saving import saving_folder
 from .state import Moment, State
@@ -88,8 +88,8 @@ class RunState:
         """Write it into a folder, whole or not at all, beside the `graph.json` of its graph. Gives the folder.
 
         Components are written by their specs, without weights; adapters with theirs. Components that were bound as
-        objects, and values that a file cannot have, are named in the file and are passed to `sf.resume` again. Finished
-        nodes with such outputs run again.
+        objects, lists of adapters for each prompt, and values that a file cannot have, are named in the file and are
+        passed to `sf.resume` again. Finished nodes with such outputs run again.
 
         Raises:
             GraphFileError: a graph that a file cannot hold.
@@ -103,6 +103,9 @@ class RunState:
         nameless = {name: value for name, value in self.graph.bindings.items() if not _is_named(value)}
         missing |= {name: type(value).__name__ for name, value in nameless.items()}
         graph = self.graph
+        if graph.adapters is not None and graph.adapters.prompts > 1:  # a graph file has one list
+            missing[ADAPTERS] = f"lists of adapters for {graph.adapters.prompts} prompts"
+            graph = edited(graph, adapters=None)
         if nameless:
             graph = edited(graph, bindings={n: v for n, v in graph.bindings.items() if n not in nameless})
         values: dict[str, Stored] = {}
@@ -179,8 +182,10 @@ class RunState:
             again = ", ".join(f"{p.place}=…" for p in lost)
             raise LoadError(f"The state was saved without {names}. Pass it again: sf.resume(folder, {again}).")
         components = {name: passed[name] for name in self.missing if name in self.graph.components}
-        values = {name: passed[name] for name in self.missing if name not in components}
+        values = {name: passed[name] for name in self.missing if name not in components and name != ADAPTERS}
         graph = self.graph.bind(components) if components else self.graph
+        if ADAPTERS in self.missing:
+            graph = adapt(graph, Call(graph, {}, {}, adapters=passed[ADAPTERS]))
         return replace(self, graph=graph, values={**self.values, **values}, missing={})
 
 
