@@ -12,6 +12,8 @@ from .settings import TrainingSettings
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+_DIVIDES_WEIGHTS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+"""Kinds of distribution of accelerate whose weights are not whole in each process."""
 LOGS = "logs"
 """The folder of the trackers in the output folder."""
 
@@ -21,7 +23,7 @@ def make_accelerator(
 ) -> "Accelerator":
     """Make the accelerator that a training uses.
 
-    What `accelerate launch` and its config file set (processes, FSDP, DeepSpeed) holds, because accelerate reads it
+    What `accelerate launch` and its config file set (processes, devices, precision) holds, because accelerate reads it
     from the environment.
 
     Args:
@@ -30,24 +32,33 @@ def make_accelerator(
         device: the device where the settings have none, such as that of the preset.
 
     Raises:
-        ConfigError: a precision that the device does not have, or trackers that are not installed.
+        ConfigError: a precision that the device does not have, trackers that are not installed, or a config that
+            divides weights over processes.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from torch import distributed
 
     device = settings.device or device
+    trackers = [*_trackers(settings)] if output is not None else []
     # accelerate keeps one state in each process, and it refuses another precision or device in a second training.
     AcceleratorState._reset_state(reset_partial_state=not (distributed.is_available() and distributed.is_initialized()))
     try:
-        return Accelerator(
+        made = Accelerator(
             cpu=device is not None and device.startswith("cpu"),
             mixed_precision=settings.mixed_precision,
-            log_with=(list(_trackers(settings)) or None) if output is not None else None,
+            log_with=trackers or None,
             project_dir=output,
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision {settings.mixed_precision!r} or device {device!r}: {error}") from error
+    if (kind := made.distributed_type.value) in _DIVIDES_WEIGHTS:
+        raise ConfigError(
+            f"The config of accelerate sets {kind}, which divides weights over processes. An adapter shares its "
+            "weights with views of models, which would not see the parts. Run `accelerate launch --multi_gpu`, with "
+            "which each process has all weights."
+        )
+    return made
 
 
 @contextmanager

@@ -37,6 +37,8 @@ class Training:
     trainer: Trainer
     prompt: str
     """That of the first sample picture."""
+    draws_with: Mapping[str, Any]
+    """Inputs of the preset with which it draws what is trained."""
     frozen: tuple[str, ...]
     """The nodes of the recipe whose values are computed once for each sample."""
     data: TrainingData
@@ -191,6 +193,7 @@ def prepare(
         trained=made.trained,
         trainer=trainer,
         prompt=next((str(call["prompt"]) for call in calls if "prompt" in call), ""),
+        draws_with=made.draws_with,
         frozen=() if frozen is None or frozen.graph is None else tuple(frozen.graph.nodes),
         data=read,
         values=parts,

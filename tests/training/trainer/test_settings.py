@@ -2,9 +2,12 @@
 
 from pathlib import Path
 
+import accelerate
 import pytest
+from accelerate import DistributedType
 
 import sfumato as sf
+from sfumato.presets.training.devices import make_accelerator
 from sfumato.presets.training.settings import TrainingSettings, named_choice, read_settings
 
 
@@ -59,3 +62,18 @@ def test_all_problems_come_at_once() -> None:
         TrainingSettings(sample_every=10)
     with pytest.raises(sf.ConfigError, match=r"^optimizer: needs a name, got \{'lr': 1\}\. Pass"):
         named_choice("optimizer", {"lr": 1})
+
+
+def test_weights_that_are_divided_over_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accelerate.Accelerator, "distributed_type", DistributedType.FSDP)
+    with pytest.raises(sf.ConfigError, match=r"^The config of accelerate sets FSDP, which divides weights over"):
+        make_accelerator(TrainingSettings(trackers=()))
+
+
+def test_unknown_trackers_and_missing_ones_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(sf.ConfigError, match=r"^trackers: 'tensorbord' is unknown. Did you mean 'tensorboard'\?"):
+        make_accelerator(TrainingSettings(trackers=("tensorbord",)), tmp_path)
+    monkeypatch.setattr("accelerate.tracking.get_available_trackers", list)
+    with pytest.raises(sf.ConfigError) as error:
+        make_accelerator(TrainingSettings(trackers=("tensorboard",)), tmp_path)
+    assert str(error.value) == 'trackers: needs the package tensorboard. Install it: pip install "sfumato[train]"'

@@ -13,7 +13,7 @@ import sfumato as sf
 from sfumato.presets.training.events import CheckpointSaved, Sampled, StepFinished
 from sfumato.presets.training.namespaces import divided
 from sfumato.presets.training.record import write_record
-from sfumato.presets.training.train import plan_training, resume_training, train
+from sfumato.presets.training.train import plan_training, prepare, resume_training, train
 
 CALL = {"prompt": "a fox", "seed": 7, "num_inference_steps": 2}
 
@@ -71,6 +71,16 @@ def test_a_plan_says_what_a_training_needs(rows: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     with pytest.raises(sf.ConfigError, match=r"^A plan is measured on two steps, and the training has 1. Pass more"):
         plan_training("lora", data=rows, steps=1, rank=2)
+
+
+def test_layers_that_are_computed_again_give_the_same_gradients(rows: Path) -> None:
+    def norms(checkpointing: bool) -> list[float]:
+        settings = {"rank": 2, "batch_size": 2, "steps": 2, "gradient_checkpointing": checkpointing}
+        training = prepare("lora", rows, "emoji", rows, None, True, {}, settings, saves=False)
+        events = training.trainer.stream()
+        return [event.gradient_norm for event in events if isinstance(event, StepFinished)]
+
+    assert norms(True) == norms(False)
 
 
 def test_settings_of_all_parts_are_checked_together() -> None:
