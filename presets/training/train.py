@@ -97,7 +97,7 @@ def train(
     if main:
         write_card(
             folder, method=training.method, model=training.model, file=file, trained=found, recipe=training.recipe,
-            settings=settings, samples=pictures, prompt=training.prompt,
+            settings=settings, samples=pictures, prompt=training.prompt, draws_with=training.draws_with,
         )  # fmt: skip
     return found
 
