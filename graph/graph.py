@@ -182,6 +182,21 @@ class Graph(Structure, name="Graph"):
         """
         return codecs["cached"](self, cache, settings, estimate_error)
 
+    def optimize(self, engine: Any, components: "Sequence[str] | str | None" = None, **settings: Any) -> Self:
+        """The same graph with an engine for its heavy components: "openvino", "compile", "graphs" or "max".
+
+        The models do not change. A call that an engine cannot run is run by torch; `sf.engines.report(graph)` says why.
+
+        Args:
+            engine: its name, a value of `sf.engines`, or None for a graph without engines.
+            components: names of the components to run; None for those that the engine chooses.
+            settings: fields of an engine that is named: `weights="int8"`.
+
+        Raises:
+            ConfigError: an unknown engine, setting or component, or a component that the engine cannot run, with why.
+        """
+        return codecs["optimized"](self, engine, components, settings)
+
     def task(self, name: str) -> Self:
         """The sister graph for another task of the family, with the same components: `pipe.task("inpaint")`."""
         return sister(self, name)

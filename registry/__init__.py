@@ -12,6 +12,7 @@ from .names import with_article as with_article
 from .tables import blocks as blocks
 from .tables import changes as changes
 from .tables import codecs as codecs
+from .tables import engines as engines
 from .tables import find_block as find_block
 from .tables import guiders as guiders
 from .tables import hint_of as hint_of

@@ -10,6 +10,7 @@ from .transformers_types import transformers_types
 
 _SCHEDULERS = "sfumato.components.schedulers"
 _MODELS = "sfumato.components.models"
+_ENGINES = "sfumato.components.engines"
 _TAPS = "sfumato.components.taps"
 _CACHES = "sfumato.components.caches"
 _IMAGES = "sfumato.components.image_processor"
@@ -144,6 +145,15 @@ _STEP_CACHES = {
     "TaylorSeerCacheConfig": f"{_CACHES}.scheduled:TaylorSeerCacheConfig",
     "TeaCacheConfig": f"{_CACHES}.measured:TeaCacheConfig",
 }
+engines = Names(
+    "engine",
+    {
+        "compile": f"{_ENGINES}.compiled:Compile",
+        "graphs": f"{_ENGINES}.graphs:Graphs",
+        "max": f"{_ENGINES}.graphs:Max",
+        "openvino": f"{_ENGINES}.openvino:OpenVINO",
+    },
+)
 changes = Names(
     "change",
     {
@@ -203,6 +213,7 @@ codecs = Names(
         "component": "sfumato.components.bindings:from_json",
         "handle": "sfumato.components.bindings:handle_of",
         "merged": "sfumato.components.adapters.merging:merged",
+        "optimized": "sfumato.components.engines.optimize:optimized",
         "plan": "sfumato.components.planning.make:plan",
         "preview": "sfumato.blocks.decode.previews:preview",
         "record": "sfumato.presets.records.picture:recorded",
@@ -214,7 +225,8 @@ call. "adapt_by_prompts": a graph and the values of a call -> the graph with the
 the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "component": the entry
 of a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters
 and a dtype -> the graph with merged models. "cached": a graph, a step cache or its name, its settings, and whether to
-estimate errors -> the graph with it. "plan": a graph and the values of a call -> its plan. "preview": clean latents,
+estimate errors -> the graph with it. "optimized": a graph, an engine, components and settings ->
+the graph with the engine. "plan": a graph and the values of a call -> its plan. "preview": clean latents,
 components and an autoencoder or None -> pictures. "record": a call and its outputs -> the outputs with
 pictures that know the call. "save_pretrained": a bound graph -> a folder with all of it."""
 

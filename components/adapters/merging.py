@@ -1,6 +1,8 @@
 """Merge adapters into copies of models, for speed: a copy needs no second product in any layer."""
 
 import copy
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -10,9 +12,11 @@ from ...graph.edits import edited
 from ...graph.errors import ConfigError
 from ...graph.fields import Lazy
 from ...graph.structure import Structure
+from ..models.views import Replacement, view
 from .adapted import Adapted, set_wide_config
 from .attached import AttachedAdapters
 from .layers import LayerPatches
+from .over import OverComponent
 from .widening import summed
 
 
@@ -37,6 +41,12 @@ def merged(graph: Structure, dtype: Any = None) -> Structure:  # a torch.dtype, 
     return edited(graph, bindings={**graph.bindings, **copies}, adapters=embeddings)
 
 
+def _merged(name: str, adapted: Adapted, dtype: torch.dtype | None) -> Any:  # a model, or a component over one
+    if isinstance(adapted.base, OverComponent):  # an engine, which runs the copy too
+        return replace(adapted.base, base=_merged(name, replace(adapted, base=adapted.base.base), dtype))
+    return merged_model(name, adapted, dtype)
+
+
 def merged_model(name: str, adapted: Adapted, dtype: torch.dtype | None = None) -> nn.Module:
     """A copy of a component, whose weights have its adapters added.
 
@@ -53,6 +63,28 @@ def merged_model(name: str, adapted: Adapted, dtype: torch.dtype | None = None) 
         _add(twin.get_submodule(path), patches, adapted.strengths(path=path))
     set_wide_config(twin, adapted)
     return twin if dtype is None else twin.to(dtype)
+
+
+def merged_view(model: nn.Module, layers: Mapping[str, LayerPatches], adapted: Adapted) -> nn.Module:
+    """A view of a model with copies of the layers that have patches, whose weights have them added.
+
+    Args:
+        model: the model without adapters.
+        layers: the patches, by the path of the layer.
+        adapted: the adapters, whose strengths differ neither between prompts nor between steps.
+    """
+
+    def merge(path: str, patches: LayerPatches) -> Replacement:
+        def change(layer: nn.Module) -> nn.Module:
+            twin = copy.deepcopy(layer)
+            _add(twin, patches, adapted.strengths(path=path))
+            return twin
+
+        return change
+
+    made = view(model, {path: merge(path, patches) for path, patches in layers.items()})
+    set_wide_config(made, adapted)
+    return made
 
 
 def _add(layer: nn.Module, patches: LayerPatches, strengths: Tensor) -> None:

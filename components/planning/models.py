@@ -13,6 +13,7 @@ from ...graph.fields import Lazy
 from ...graph.layout import Layout
 from ...graph.space import LatentSpace
 from ...graph.structure import Structure
+from ..adapters.over import OverComponent
 from ..handle import Handle
 from ..loading.component import is_model
 from ..memory.estimate import model_without_files
@@ -39,6 +40,8 @@ class EmptyComponents:
 
     def load(self, component: Any) -> Any:  # any component
         """The component itself if it has no weights; else one like it on the meta device; or `Unknown`."""
+        while isinstance(component, OverComponent):  # an engine computes the same
+            component = component.base
         key = component if isinstance(component, Handle) else id(component)
         if key not in self._made:
             try:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .blocks import guiders as guiders
     from .blocks import prompts as prompts
     from .components import caches as caches
+    from .components import engines as engines
     from .components import models as models
     from .components import schedulers as schedulers
     from .components import taps as taps
@@ -101,6 +102,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "data": (".presets.training.data", None),
     "load_data": (".presets.training.data.load", "load_data"),
     "memo": (".graph.memo", "memo"),
+    "engines": (".components.engines", None),
     "models": (".components.models", None),
     "presets": (".presets", None),
     "prompts": (".blocks.prompts", None),

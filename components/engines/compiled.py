@@ -1,0 +1,151 @@
+"""torch.compile of the blocks that a model repeats."""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import nn
+
+from ...graph.errors import ConfigError
+from ..models.views import Replacement, shallow_copy, view
+from .engine import DENOISERS, Candidate, Engine
+from .layer import EngineLayer, engine_class
+from .programs import Programs
+from .tree import Changes, changes
+
+CompileShapes = Literal["automatic", "fixed", "dynamic"]
+"""`"automatic"`: for the first shape alone, and at a second one for all shapes. `"fixed"`: again for each shape.
+`"dynamic"`: for all shapes at once."""
+
+_MOST_FORMS = 64  # of one block: a U-Net has up to 20 residual blocks of other widths
+
+
+@dataclass(frozen=True)
+class Compile(Engine):
+    """Compile the blocks that a model repeats, and leave the rest to torch. Equal blocks share one artefact.
+
+    The first call takes 5 to 60 seconds, a later process less: torch keeps artefacts in `TORCHINDUCTOR_CACHE_DIR`.
+    Adapters, strengths, guiders, schedulers, steps and seeds compile nothing again. shapes: see `CompileShapes`.
+    autotune: try several kernels for each product, which takes minutes. backend: torch's name of the compiler.
+
+    Raises:
+        ConfigError: a setting that is none of these.
+    """
+
+    name: ClassVar[str] = "compile"
+    shapes: CompileShapes = "automatic"
+    autotune: bool = False
+    backend: str = "inductor"
+
+    def __post_init__(self) -> None:
+        if self.shapes not in get_args(CompileShapes):
+            raise ConfigError(f"compile: shapes needs one of {', '.join(get_args(CompileShapes))}. Got {self.shapes!r}.")
+        if self.backend not in (known := torch.compiler.list_backends(exclude_tags=())):
+            raise ConfigError(f"compile: backend needs one of {', '.join(known)}. Got {self.backend!r}.")
+
+    @property
+    def tolerance(self) -> float:
+        """1e-4 in float32: a compiled block sums in another order."""
+        return 1e-4
+
+    def chosen(self, candidate: Candidate) -> bool:
+        """The denoiser, which runs at every step."""
+        return candidate.is_model and candidate.name in DENOISERS
+
+    def view(self, model: nn.Module, programs: Programs) -> nn.Module:
+        """A view whose repeated blocks are compiled."""
+        compiler = programs.keep(_Compiler, lambda: _Compiler(self, programs))
+        return view(model, {path: compiler.block(path) for path in repeated_blocks(model)})
+
+
+def repeated_blocks(model: nn.Module) -> Iterator[str]:
+    """The paths of the blocks that a model repeats: the innermost members of its module lists, but for single layers."""
+    for path, module in model.named_modules():
+        if isinstance(module, nn.ModuleList):
+            for name, member in module.named_children():
+                is_inner = not any(isinstance(part, nn.ModuleList) for part in member.modules())
+                if is_inner and any(True for _ in member.parameters()) and not type(member).__module__.startswith("torch."):
+                    yield f"{path}.{name}"
+
+
+class _Compiler:
+    """The compiled forwards of one component, by class. Blocks of one class share one, and so torch's artefacts."""
+
+    def __init__(self, engine: Compile, programs: Programs) -> None:
+        self.engine, self.programs = engine, programs
+        self._forwards: dict[type[nn.Module], Callable[..., Any]] = {}
+
+    def block(self, path: str) -> Replacement:
+        """A change that compiles a block."""
+
+        def change(module: nn.Module) -> nn.Module:
+            kind = type(module)
+            if kind not in self._forwards:
+                self._forwards[kind] = self._compiled(kind)
+            twin = shallow_copy(module, engine_class(CompiledBlock, kind))
+            twin.__dict__["engine_site"] = CompiledSite(path, self._forwards[kind], self.programs, twin)
+            return twin
+
+        return change
+
+    def _compiled(self, kind: type[nn.Module]) -> Callable[..., Any]:
+        dynamic = {"automatic": None, "fixed": False, "dynamic": True}[self.engine.shapes]
+        return torch.compile(
+            kind.forward, backend=self._backend, dynamic=dynamic, recompile_limit=_MOST_FORMS, isolate_recompiles=True
+        )
+
+    def _backend(self, graph: Any, inputs: Any) -> Any:  # torch's protocol of backends
+        self.programs.report.made += 1
+        return self._lower(graph, inputs)
+
+    @cached_property
+    def _lower(self) -> Callable[..., Any]:
+        if self.engine.backend != "inductor":
+            return torch._dynamo.lookup_backend(self.engine.backend)
+        from torch._inductor.compile_fx import compile_fx
+
+        options: Mapping[str, Any] = {}
+        if self.engine.autotune:
+            options = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
+        return lambda graph, inputs: compile_fx(graph, inputs, config_patches=dict(options))
+
+
+class CompiledSite:
+    """A compiled block, shared by all views of it."""
+
+    def __init__(self, path: str, forward: Callable[..., Any], programs: Programs, known: nn.Module) -> None:
+        self.path, self.forward, self.programs, self.known = path, forward, programs, known
+
+    def compiled(self, block: nn.Module) -> bool:
+        """Whether a view of the block has layers that may be compiled: those of the model, or with patches of LoRA."""
+        if block is self.known:
+            return True
+        if (found := block.__dict__.get("engine_changes")) is None:
+            found = block.__dict__["engine_changes"] = block, changes(self.known, block)
+        owner, seen = found
+        if owner is not block:  # a view of a view copied it
+            seen = changes(self.known, block)
+            block.__dict__["engine_changes"] = block, seen
+        return not seen.other
+
+    def __deepcopy__(self, memo: object) -> "CompiledSite":
+        return self
+
+
+class CompiledBlock(nn.Module):
+    """A block whose forward is compiled; the first of the classes that such a block inherits from."""
+
+    engine_site: CompiledSite
+
+    def forward(self, *args: Any, **named: Any) -> Any:  # as the block's own forward
+        """The output of the block."""
+        site = self.engine_site
+        if any(isinstance(arg, torch.Tensor) and arg.is_meta for arg in args):
+            return super().forward(*args, **named)
+        if not site.compiled(self):
+            site.programs.fall_back(f"the call changes layers of {site.path}")
+            return super().forward(*args, **named)
+        site.programs.report.ran += 1
+        return site.forward(self, *args, **named)

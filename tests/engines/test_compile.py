@@ -1,0 +1,76 @@
+"""Compiled blocks: equal results, and nothing compiled again at one shape."""
+
+import pytest
+import torch
+from torch import nn
+
+import sfumato as sf
+from sfumato import ConfigError, Graph
+from sfumato.components.engines.compiled import repeated_blocks
+from sfumato.components.models import FluxTransformer2DModel
+from sfumato.components.storage.building import on_meta
+
+from .conftest import lora, pictures, twenty_changes, used
+
+
+def test_blocks_that_a_model_repeats_are_its_residual_and_transformer_blocks(unet: nn.Module) -> None:
+    assert sorted(repeated_blocks(unet))[:2] == [
+        "down_blocks.0.attentions.0.transformer_blocks.0", "down_blocks.0.resnets.0",
+    ]  # fmt: skip
+    with on_meta():
+        flux = FluxTransformer2DModel(num_layers=2, num_single_layers=3)
+    names = [path.rpartition(".")[0] for path in repeated_blocks(flux)]
+    assert names == ["transformer_blocks"] * 2 + ["single_transformer_blocks"] * 3
+
+
+def test_twenty_changes_at_one_shape_compile_nothing_again(pipe: Graph, unet: nn.Module) -> None:
+    """The compiler here runs the traced operations as they are, so that results are equal bit for bit."""
+    fast = pipe.optimize("compile", backend="eager")
+    changes = twenty_changes(unet)
+    warm_up = pictures(fast), pictures(fast, adapters=[lora(unet, 3)])
+    made = used(fast).made
+    assert len(warm_up) == 2 and made > 0
+    for change in changes:
+        assert torch.equal(pictures(fast, **change), pictures(pipe, **change)), change
+    assert used(fast).made == made
+    assert not used(fast).fell_back
+
+
+def test_blocks_of_one_form_share_one_artefact(unet: nn.Module, pipe: Graph) -> None:
+    """Two forms of residual blocks (16 and 32 channels in) and one of transformer blocks."""
+    fast = pipe.optimize("compile", backend="eager", shapes="fixed")
+    pictures(fast)
+    assert used(fast).made == 3
+    assert used(fast).ran == 2 * len(list(repeated_blocks(unet)))
+
+
+def test_a_block_with_other_layers_runs_with_torch_and_the_others_stay_compiled(pipe: Graph) -> None:
+    fast = pipe.optimize("compile", backend="eager")
+    call = {"guider": "PerturbedAttentionGuidance"}
+    assert torch.equal(pictures(fast, **call), pictures(pipe, **call))
+    reasons = list(used(fast).fell_back)
+    assert reasons == ["the call changes layers of mid_block.attentions.0.transformer_blocks.0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"shapes": "any"}, "compile: shapes needs one of automatic, fixed, dynamic. Got 'any'."),
+        ({"shape": "fixed"}, "optimize: compile has no setting 'shape'. Did you mean 'shapes'? There are: shapes, autotune, backend."),
+    ],
+)  # fmt: skip
+def test_unfit_settings_are_refused(pipe: Graph, settings: dict[str, str], text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        pipe.optimize("compile", **settings)
+    assert str(caught.value) == text
+
+
+def test_max_records_compiled_blocks(pipe: Graph) -> None:
+    from .conftest import Recorder
+
+    recorder = Recorder()
+    engine = sf.engines.Max(recorder=recorder, compiled=sf.engines.Compile(backend="eager"))
+    fast = pipe.optimize(engine)
+    assert torch.equal(pictures(fast), pictures(pipe))
+    assert recorder.recorded == [1]
+    assert not used(fast).fell_back

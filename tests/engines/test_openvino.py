@@ -1,0 +1,112 @@
+"""OpenVINO: results near those of torch, models that are converted once, and torch where it cannot run a call."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import sfumato as sf
+from sfumato import ConfigError, Graph
+from sfumato.components.engines.openvino import OpenVINO
+from sfumato.components.engines.optimized import Optimized
+
+from .conftest import lora, pictures, used
+
+
+def inputs(rows: int, side: int, tokens: int) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(rows * side)
+    sample, prompt = torch.randn(rows, 8, side, side, generator=generator), torch.randn(
+        rows, tokens, 128, generator=generator
+    )
+    return sample, torch.full((rows,), 500.0), prompt
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The largest difference, as a fraction of the largest number."""
+    return float((a - b).abs().max() / a.abs().max())
+
+
+def test_one_program_serves_all_shapes(unet: nn.Module) -> None:
+    fast = Optimized(unet, "unet", OpenVINO())
+    model = fast.load()
+    with torch.no_grad():
+        for rows, side, tokens in ((2, 8, 5), (3, 16, 9), (1, 12, 77)):
+            call = inputs(rows, side, tokens)
+            assert distance(unet(*call), model(*call)) <= OpenVINO().tolerance
+    assert (fast.programs.report.made, fast.programs.report.ran) == (1, 3)
+    assert model is fast.load() and type(model).__name__ == "UNet2DConditionModel"
+
+
+def test_residuals_of_control_nets_have_a_program_of_their_own(unet: nn.Module) -> None:
+    fast = Optimized(unet, "unet", OpenVINO())
+    call = inputs(2, 8, 5)
+    more = {
+        "down_block_additional_residuals": [torch.randn(2, 16, 8, 8), torch.randn(2, 16, 8, 8)],
+        "mid_block_additional_residual": torch.randn(2, 16, 8, 8),
+    }
+    with torch.no_grad():
+        assert distance(unet(*call, **more), fast.load()(*call, **more)) <= OpenVINO().tolerance
+    assert not fast.programs.report.fell_back
+
+
+def test_a_pipeline_with_adapters_is_converted_once_for_each_of_their_strengths(pipe: Graph, unet: nn.Module) -> None:
+    """Guiders, scales, schedulers, prompts, seeds and steps convert nothing; adapters are merged before converting."""
+    fast = pipe.optimize("openvino", components="unet")
+    calls = [{}, {"seed": 8}, {"scheduler": "euler_a"}, {"guidance_scale": 2.0}, {"prompt": "a cat"}, {"guider": "none"}]
+    for call in calls:
+        assert (pictures(fast, **call) - pictures(pipe, **call)).abs().max() <= 1e-3
+    assert used(fast).made == 1
+    one = lora(unet, 1)
+    for call in ({"adapters": [one]}, {"adapters": [one], "seed": 8}):
+        assert (pictures(fast, **call) - pictures(pipe, **call)).abs().max() <= 1e-3
+    assert used(fast).made == 2
+    varying = {"adapters": [one.during(0, 0.5)]}
+    assert torch.equal(pictures(fast, **varying), pictures(pipe, **varying))
+    assert list(used(fast).fell_back) == ["the strengths of its adapters differ between steps or prompts"]
+
+
+def test_converted_models_are_read_from_the_cache(unet: nn.Module, tmp_path: Path) -> None:
+    call = inputs(2, 8, 5)
+    answers: list[torch.Tensor] = []
+    for _ in range(2):
+        fast = Optimized(unet, "unet", OpenVINO(cache=tmp_path))
+        with torch.no_grad():
+            answers.append(fast.load()(*call))
+    assert (fast.programs.report.made, fast.programs.report.read) == (0, 1)
+    assert torch.equal(*answers)
+    (folder,) = tmp_path.iterdir()
+    (folder / "model.xml").write_text("<net>")
+    again = Optimized(unet, "unet", OpenVINO(cache=tmp_path))
+    with torch.no_grad():
+        assert torch.equal(again.load()(*call), answers[0])
+    assert again.programs.report.made == 1
+
+
+def test_all_models_of_the_embedded_checkpoint(tmp_path: Path) -> None:
+    pipe = sf.load("emoji")
+    fast = pipe.optimize("openvino")
+    assert {*sf.engines.report(fast)} == {"text_encoder", "unet", "vae"}
+    assert (pictures(fast) - pictures(pipe)).abs().max() <= 1e-3
+    assert [str(one) for one in sf.engines.report(fast).values()] == [
+        "openvino: 1 made, 0 read, 2 calls", "openvino: 1 made, 0 read, 2 calls", "openvino: 1 made, 0 read, 1 calls",
+    ]  # fmt: skip
+
+
+def test_weights_in_8_bits(unet: nn.Module) -> None:
+    engine = OpenVINO(weights="int8", shapes="fixed")
+    call = inputs(2, 8, 5)
+    with torch.no_grad():
+        found = distance(unet(*call), Optimized(unet, "unet", engine).load()(*call))
+    assert 1e-5 < found <= engine.tolerance
+
+
+def test_what_cannot_run_is_refused_with_a_reason(pipe: Graph) -> None:
+    with pytest.raises(ConfigError) as caught:
+        pipe.optimize("openvino", components=["unet", "tokenizer"])
+    assert str(caught.value) == (
+        "optimize: openvino cannot run these components.\n"
+        "  tokenizer is a CLIPTokenizer, which is no model of this library."
+    )
+    with pytest.raises(ConfigError, match=r"^openvino: weights needs one of f32, bf16, int8, int4\. Got 'int2'\.$"):
+        pipe.optimize("openvino", weights="int2")
