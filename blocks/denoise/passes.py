@@ -99,10 +99,11 @@ def input_of(passes: Sequence[Pass]) -> Tensor:
 
 
 def timesteps(passes: Sequence[Pass]) -> Tensor:
-    """The timestep of all rows, (); (rows,) where passes are in steps with different ones."""
+    """The timestep of all rows, (); (rows,) where passes are in steps with different ones. float32 with any scheduler,
+    so that a change of the scheduler compiles nothing again."""
     first = passes[0].step
     if all(p.step.timestep == first.timestep for p in passes):
-        return first.t
+        return first.t.float()
     return torch.cat([p.step.t.float().expand(len(p.latents)) for p in passes])
 
 

@@ -91,7 +91,7 @@ class UNetForward:
         added = sum_residuals(passes, _PLACES)
         return unet(
             sample.to(unet.dtype),
-            timesteps(passes),
+            timesteps(passes).expand(len(sample)),
             conditioning.tokens.to(unet.dtype),
             timestep_cond=self._guidance(unet, passes),
             added_cond_kwargs=conditioning.unet_inputs(unet.dtype),

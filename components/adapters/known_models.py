@@ -92,6 +92,11 @@ _FAMILIES: Mapping[str, Mapping[str, tuple[str, Config]]] = {
 """The models of the published families, as far as their matrices need it."""
 
 
+def published_configs(family: str) -> Mapping[str, Config]:
+    """The keys of the models' configs of a published family that set the shapes of their weights, by component."""
+    return {component: config for component, (_, config) in _FAMILIES[family].items()}
+
+
 def place_published(content: PatchSet, name: str) -> tuple[Placement, Mapping[str, ModelNames]]:
     """Find the matrices of patches in the first published family that has all of them.
 

@@ -1,8 +1,9 @@
 """torch.compile of the blocks that a model repeats."""
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from inspect import signature
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -11,9 +12,9 @@ from torch import nn
 from ...graph.errors import ConfigError
 from ..models.views import Replacement, shallow_copy, view
 from .engine import DENOISERS, Candidate, Engine
-from .layer import EngineLayer, engine_class
+from .layer import engine_class
 from .programs import Programs
-from .tree import Changes, changes
+from .tree import changes
 
 CompileShapes = Literal["automatic", "fixed", "dynamic"]
 """`"automatic"`: for the first shape alone, and at a second one for all shapes. `"fixed"`: again for each shape.
@@ -41,7 +42,9 @@ class Compile(Engine):
 
     def __post_init__(self) -> None:
         if self.shapes not in get_args(CompileShapes):
-            raise ConfigError(f"compile: shapes needs one of {', '.join(get_args(CompileShapes))}. Got {self.shapes!r}.")
+            raise ConfigError(
+                f"compile: shapes needs one of {', '.join(get_args(CompileShapes))}. Got {self.shapes!r}."
+            )
         if self.backend not in (known := torch.compiler.list_backends(exclude_tags=())):
             raise ConfigError(f"compile: backend needs one of {', '.join(known)}. Got {self.backend!r}.")
 
@@ -61,12 +64,12 @@ class Compile(Engine):
 
 
 def repeated_blocks(model: nn.Module) -> Iterator[str]:
-    """The paths of the blocks that a model repeats: the innermost members of its module lists, but for single layers."""
+    """The paths of the blocks that a model repeats: the innermost members of its module lists."""
     for path, module in model.named_modules():
         if isinstance(module, nn.ModuleList):
             for name, member in module.named_children():
-                is_inner = not any(isinstance(part, nn.ModuleList) for part in member.modules())
-                if is_inner and any(True for _ in member.parameters()) and not type(member).__module__.startswith("torch."):
+                is_layer = type(member).__module__.startswith("torch.") or not any(True for _ in member.parameters())
+                if not is_layer and not any(isinstance(part, nn.ModuleList) for part in member.modules()):
                     yield f"{path}.{name}"
 
 
@@ -92,9 +95,11 @@ class _Compiler:
 
     def _compiled(self, kind: type[nn.Module]) -> Callable[..., Any]:
         dynamic = {"automatic": None, "fixed": False, "dynamic": True}[self.engine.shapes]
-        return torch.compile(
-            kind.forward, backend=self._backend, dynamic=dynamic, recompile_limit=_MOST_FORMS, isolate_recompiles=True
-        )
+        compile_function: Any = torch.compile  # its overloads know no function as backend
+        limits = {} if "recompile_limit" not in signature(torch.compile).parameters else {
+            "recompile_limit": _MOST_FORMS, "isolate_recompiles": True,
+        }  # fmt: skip
+        return compile_function(kind.forward, backend=self._backend, dynamic=dynamic, **limits)
 
     def _backend(self, graph: Any, inputs: Any) -> Any:  # torch's protocol of backends
         self.programs.report.made += 1
@@ -109,7 +114,7 @@ class _Compiler:
         options: Mapping[str, Any] = {}
         if self.engine.autotune:
             options = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
-        return lambda graph, inputs: compile_fx(graph, inputs, config_patches=dict(options))
+        return partial(compile_fx, config_patches=dict(options))
 
 
 class CompiledSite:

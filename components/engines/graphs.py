@@ -31,7 +31,7 @@ class Graphs(Engine):
 
     name: ClassVar[str] = "graphs"
     compiled: Compile | None = None
-    recorder: Recorder = CudaGraphs()
+    recorder: Recorder = field(default_factory=CudaGraphs)
 
     @property
     def tolerance(self) -> float:

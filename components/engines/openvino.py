@@ -1,11 +1,10 @@
 """OpenVINO: models converted from their modules, for CPUs and for GPUs and NPUs of Intel."""
 
-import logging
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast, get_args, get_type_hints
 
@@ -21,11 +20,12 @@ from .calls import Call, Layout, Rest, flattened, unflattened
 from .engine import Candidate, Engine, sites
 from .layer import Site, at_site
 from .openvino_files import read_ir, write_ir
+from .openvino_import import nncf, openvino, require
 from .programs import Program, Programs, Unmade
 from .tree import Changes
 
 Weights = Literal["f32", "bf16", "int8", "int4"]
-"""The numbers of weights: "f32" and "bf16" compute in them; "int8" and "int4" store weights so and compute in float32."""
+"""The numbers of weights: "f32" and "bf16" compute in them, "int8" and "int4" store weights so, for less memory."""
 ModelShapes = Literal["dynamic", "fixed"]
 """`"dynamic"`: one program for all shapes. `"fixed"`: one for each shape, which may be faster and takes more memory."""
 
@@ -55,7 +55,7 @@ class OpenVINO(Engine):
             if (value := getattr(self, setting)) not in allowed:
                 raise ConfigError(f"openvino: {setting} needs one of {', '.join(allowed)}. Got {value!r}.")
         for package in ("openvino", *(["nncf"] if self.weights in ("int8", "int4") else [])):
-            _require(package)
+            require(package)
 
     @property
     def tolerance(self) -> float:
@@ -94,9 +94,10 @@ class OpenVINO(Engine):
         return ""
 
     def program_key(self, call: Call, layer: nn.Module, found: Changes) -> Hashable:
-        """The adapters, and fixed shapes."""
+        """The adapters, and the shapes, or their numbers of axes."""
         attached = attached_to(layer) if found.patched else None
-        return None if attached is None else attached.adapted, call.shapes if self.shapes == "fixed" else None
+        axes = tuple(map(len, call.shapes))
+        return None if attached is None else attached.adapted, call.shapes if self.shapes == "fixed" else axes
 
     def program(self, call: Call, layer: nn.Module, plain: nn.Module, at: Site) -> Program:
         """A converted model: read from the cache, or converted now."""
@@ -113,20 +114,18 @@ class OpenVINO(Engine):
         return Converted(self._compiled(model), form, class_of_output(at.kind), call.tensors[0].dtype)
 
     def _file(self, call: Call, layer: nn.Module, at: Site) -> Path | None:
-        """The folder of the converted model in the cache; None without a cache, or for a model without a content key."""
+        """The folder of the converted model in the cache; None without a cache, or without a content key."""
         if self.cache is None or (content := at.programs.content()) is None:
             return None
         attached = attached_to(layer)
         adapters = "" if attached is None else attached.adapted.content_key()
         if adapters is None:
             return None
-        shapes = str(call.shapes) if self.shapes == "fixed" else ""
+        shapes = call.shapes if self.shapes == "fixed" else tuple(map(len, call.shapes))
         call_text = f"{call.rest} {call.dtypes} {shapes}"
         return Path(self.cache) / digest(self.key, content, adapters, at.path, call_text, code_key(at.kind))
 
     def _converted(self, call: Call, layer: nn.Module, plain: nn.Module, at: Site) -> tuple[Any, Layout]:
-        import openvino
-
         if (attached := attached_to(layer)) is not None:
             plain = merged_view(shallow_copy(attached.model, at.kind), attached.patches.layers, attached.adapted)
         flat = _Flat(deepcopy(plain).float() if _is_half(plain) else plain, call.rest)
@@ -134,7 +133,7 @@ class OpenVINO(Engine):
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # tracing warns at each check of a shape
-                model = openvino.convert_model(flat, example_input=examples)
+                model = openvino().convert_model(flat, example_input=examples)
         except Exception as error:  # whatever a converter raises: torch can run the model
             raise Unmade(f"OpenVINO cannot convert it: {str(error).splitlines()[0]}") from error
         if self.shapes == "fixed":
@@ -142,14 +141,12 @@ class OpenVINO(Engine):
         return _narrowed(model, self.weights), flat.form
 
     def _compiled(self, model: Any) -> Any:
-        import openvino
-
         hints = {
             "INFERENCE_PRECISION_HINT": "bf16" if self.weights == "bf16" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
         threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()} if self.device == "CPU" else {}
-        return openvino.Core().compile_model(model, self.device, {**hints, **threads})
+        return openvino().Core().compile_model(model, self.device, {**hints, **threads})
 
 
 class Converted:
@@ -159,12 +156,11 @@ class Converted:
         self._compiled, self._form, self._made = compiled, form, made
         self._dtype = dtype if dtype in (torch.bfloat16, torch.float16) else None
         self._free: list[Any] = []
+        self._tensor: Any = openvino().Tensor
 
     def __call__(self, tensors: Sequence[Tensor], layer: nn.Module) -> Any:
         """The output for these tensors."""
-        import openvino
-
-        arrays = [openvino.Tensor(_widened(t).detach().contiguous().numpy(), shared_memory=True) for t in tensors]
+        arrays = [self._tensor(_widened(t).detach().contiguous().numpy(), shared_memory=True) for t in tensors]
         try:
             request = self._free.pop()  # each thread has one alone
         except IndexError:
@@ -193,14 +189,11 @@ def _narrowed(model: Any, weights: Weights) -> Any:  # an openvino.Model
     """The converted model with weights in 8 or 4 bits, by groups of 128 numbers, or fewer where 128 does not divide."""
     if weights not in ("int8", "int4"):
         return model
-    import nncf
-    from nncf.quantization.advanced_parameters import AdvancedCompressionParameters, GroupSizeFallbackMode
-
-    nncf.set_log_level(logging.ERROR)
+    package = nncf()
     if weights == "int8":
-        return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_ASYM)
-    fewer = AdvancedCompressionParameters(group_size_fallback_mode=GroupSizeFallbackMode.ADJUST)
-    return nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT4_SYM, advanced_parameters=fewer)
+        return package.compress_weights(model, mode=package.CompressWeightsMode.INT8_ASYM)
+    fewer = package.AdvancedCompressionParameters(group_size_fallback_mode=package.GroupSizeFallbackMode.ADJUST)
+    return package.compress_weights(model, mode=package.CompressWeightsMode.INT4_SYM, advanced_parameters=fewer)
 
 
 def _widened(tensor: Tensor) -> Tensor:
@@ -215,12 +208,3 @@ def _is_half(module: nn.Module) -> bool:
 def class_of_output(kind: type[nn.Module]) -> Callable[..., Any]:
     """The class that a forward returns."""
     return cast("Callable[..., Any]", get_type_hints(kind.forward).get("return", tuple))
-
-
-def _require(package: str) -> None:
-    try:
-        version(package)
-    except PackageNotFoundError:
-        raise ConfigError(f"openvino: needs the package {package}. Install it: pip install sfumato[openvino].") from None
-
-

@@ -40,7 +40,9 @@ def engine_of(engine: Any, settings: Mapping[str, Any]) -> Engine:
     """The engine of a name and settings, or the engine itself. ConfigError for an unknown name or setting."""
     if isinstance(engine, Engine):
         if settings:
-            raise ConfigError(f"optimize: {type(engine).__name__} has its settings. Got {', '.join(settings)} beside it.")
+            raise ConfigError(
+                f"optimize: {type(engine).__name__} has its settings. Got {', '.join(settings)} beside it."
+            )
         return engine
     if not isinstance(engine, str) or engine not in engines:
         hint = did_you_mean(engine, engines) if isinstance(engine, str) else f"Pass one of {', '.join(engines)}."

@@ -35,7 +35,8 @@ class Optimized(OverComponent):
         if not isinstance(self.base, Lazy):
             return None
         return self.base.derived(
-            Derivation(self.engine.name, f"{self.component} {self.engine!r}", lambda _: self._programs(keeps_view=False),
+            Derivation(self.engine.name, f"{self.component} {self.engine!r}",
+                       self._programs_for,
                        lambda: self.engine.numbers(self._count_weights))
         )  # fmt: skip
 
@@ -71,7 +72,9 @@ class Optimized(OverComponent):
         """The entry of the component: engines belong to a machine, as devices do."""
         if isinstance(self.base, Lazy):
             return self.base.to_json()
-        raise GraphFileError(f"{self.component} is an object, which no file can name. Bind a ComponentSpec of its files.")
+        raise GraphFileError(
+            f"{self.component} is an object, which no file can name. Bind a ComponentSpec of its files."
+        )
 
     def _programs(self, *, keeps_view: bool) -> Programs:
         return Programs(self.component, self._base_content, keeps_view=keeps_view)
@@ -81,6 +84,9 @@ class Optimized(OverComponent):
             return content_key(self.base)
         except NoContentKey:
             return None
+
+    def _programs_for(self, model: nn.Module) -> Programs:
+        return self._programs(keeps_view=False)
 
     def _count_weights(self) -> int:
         with on_meta():

@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from .adapters import app as adapter
+from .bench import bench
 from .importing import import_workflow
 from .messages import fail, print_text
 from .plan import plan
@@ -67,7 +68,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make pictures with diffusion models, and inspect models and graphs. Start with: sfumato run 'a red apple'",
 )
-for command in (run, sweep, plan, replay, show, check, inspect, presets):
+for command in (run, sweep, plan, replay, bench, show, check, inspect, presets):
     app.command()(command)
 app.command("import")(import_workflow)
 app.add_typer(adapter, name="adapter")

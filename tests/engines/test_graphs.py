@@ -59,7 +59,7 @@ def test_layers_that_a_call_changes_run_with_torch(pipe: Graph, recorder: Record
     fast = pipe.optimize(sf.engines.Graphs(recorder=recorder))
     call = {"guider": "PerturbedAttentionGuidance"}
     assert torch.equal(pictures(fast, **call), pictures(pipe, **call))
-    (reason, count), = used(fast).fell_back.items()
+    ((reason, count),) = used(fast).fell_back.items()
     assert reason.startswith("the call changes layers: mid_block.attentions.0.")
     assert count == 1  # the pass of the first step; that of the second has no weight
 
@@ -86,6 +86,5 @@ def test_graphs_need_a_cuda_device(pipe: Graph) -> None:
     with pytest.raises(ConfigError) as caught:
         pipe.optimize("graphs")
     assert str(caught.value) == (
-        "optimize: graphs can run no component of this graph.\n"
-        "  unet is on cpu, and CUDA graphs need a CUDA device."
+        "optimize: graphs can run no component of this graph.\n  unet is on cpu, and CUDA graphs need a CUDA device."
     )

@@ -254,6 +254,19 @@ def facts_of(name: str) -> Mapping[str, Any]:
     return read_json(FAMILIES / f"{name}.json")
 
 
+def tokenizer_specs(facts: Mapping[str, Any]) -> Mapping[str, ComponentSpec]:
+    """The tokenizers of a family, of which this package has the vocabularies."""
+    made: dict[str, ComponentSpec] = {}
+    for name, tokenizer in facts["tokenizers"].items():
+        class_name, folder = _VOCABULARIES[tokenizer["kind"]]
+        made[name] = ComponentSpec(
+            type_hint=("transformers", class_name),
+            pretrained_model_name_or_path=str(FAMILIES.parent / folder),
+            config=tokenizer.get("config"),
+        )
+    return made
+
+
 def index_of(file: Path, access: Access, other: Index | None = None) -> Index:
     """The pipeline of a file, as an index of its components.
 
@@ -275,13 +288,7 @@ def index_of(file: Path, access: Access, other: Index | None = None) -> Index:
         scheduler = found.scheduler()
         hint = ("diffusers", str(scheduler["_class_name"]))
         components["scheduler"] = ComponentSpec(type_hint=hint, config=scheduler)
-        for name, tokenizer in found.family_facts["tokenizers"].items():
-            class_name, folder = _VOCABULARIES[tokenizer["kind"]]
-            components[name] = ComponentSpec(
-                type_hint=("transformers", class_name),
-                pretrained_model_name_or_path=str(FAMILIES.parent / folder),
-                config=tokenizer.get("config"),
-            )
+        components |= tokenizer_specs(found.family_facts)
     else:
         components |= other.components
     for name in found.models():

@@ -1,0 +1,1 @@
+"""Measurements of pipelines: seconds, operations and memory of each block, between engines, and over time."""
