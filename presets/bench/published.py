@@ -40,6 +40,7 @@ def random_pipeline(name: str, manager: ComponentsManager) -> Graph:
     specs["scheduler"] = ComponentSpec(type_hint=("diffusers", str(scheduler["_class_name"])), config=scheduler)
     for component, model in facts["models"].items():
         config = {**model["config"], **(vae if component == "vae" else sizes[component])}
+        config.pop("head_size", None)  # of the reader of single files: `sizes` has the number of heads
         specs[component] = ComponentSpec(type_hint=tuple(model["class"]), config=config)
     graph: Graph = load(name, manager=manager)
     handles = {component: manager.handle(spec, name=component) for component, spec in specs.items()}
