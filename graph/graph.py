@@ -158,42 +158,28 @@ class Graph(Structure, name="Graph"):
         return with_inputs_of_adapters(codecs["attach"](self, adapters), self)
 
     def merged(self, dtype: Any = None) -> Self:
-        """The same graph with copies of its models that have the adapters in their weights: faster, not changeable.
+        """The same graph with copies of its models that have the adapters in their weights, in `dtype` or their own.
 
-        dtype: of the copies; None for that of the models. Raises `ConfigError` for adapters that differ between prompts
-        or steps, and for quantized models.
+        Raises `ConfigError` for adapters that differ between prompts or steps, and for quantized models.
         """
         return codecs["merged"](self, dtype)
 
     def cached(self, cache: Any, *, estimate_error: bool = False, **settings: Any) -> Self:
         """The same graph, which skips layers of its denoiser in steps that differ little from those before.
 
-        A run has one more output: `skipped`, a report of the layers that each pass of each step skipped.
-
-        Args:
-            cache: a step cache of `sf.caches`, its name ("first_block"), or None for a graph without one. It replaces
-                the one that the graph has.
-            estimate_error: also compute the full predictions, and report how far the cached ones are from them.
-            settings: of the cache, where `cache` is a name: `pipe.cached("first_block", threshold=0.1)`.
-
-        Raises:
-            ConfigError: unfit settings, or a graph without a guider.
-            WireError: a denoiser to which the method does not apply.
+        A run has one more output: `skipped`, a report of the layers that each pass of each step skipped. cache: a step
+        cache of `sf.caches`, its name ("first_block"), or None for none. estimate_error: also compute the full
+        predictions, and report how far the cached ones are from them. settings: of a cache that is named. Raises
+        `ConfigError` for unfit settings and a graph without a guider, `WireError` for a denoiser that it does not fit.
         """
         return codecs["cached"](self, cache, settings, estimate_error)
 
     def optimize(self, engine: Any, components: "Sequence[str] | str | None" = None, **settings: Any) -> Self:
         """The same graph with an engine for its heavy components: "openvino", "compile", "graphs" or "max".
 
-        The models do not change. A call that an engine cannot run is run by torch; `sf.engines.report(graph)` says why.
-
-        Args:
-            engine: its name, a value of `sf.engines`, or None for a graph without engines.
-            components: names of the components to run; None for those that the engine chooses.
-            settings: fields of an engine that is named: `weights="int8"`.
-
-        Raises:
-            ConfigError: an unknown engine, setting or component, or a component that the engine cannot run, with why.
+        engine: its name, a value of `sf.engines`, or None for none. components: their names; by default the engine
+        chooses. settings: of an engine that is named. A call that it cannot run is run by torch, and
+        `sf.engines.report(graph)` says why. Raises `ConfigError` for components that it cannot run, with why.
         """
         return codecs["optimized"](self, engine, components, settings)
 
@@ -214,8 +200,7 @@ class Graph(Structure, name="Graph"):
     def stream(self, *first: Any, **values: Any) -> Run:
         """A run that hands out its events: `for event in (run := graph.stream(…)): …`, then `run.outputs`.
 
-        `async for event in graph.stream(…)` runs each step in a thread, so that the event loop goes on.
-        """
+        `async for event in graph.stream(…)` runs each step in a thread, so that the event loop goes on."""
         return prepare(self, first, values)
 
     def start(self, *first: Any, **values: Any) -> Run:
@@ -232,7 +217,7 @@ class Graph(Structure, name="Graph"):
     def sweep(self, *, at_once: int = 8, **values: Any) -> "Sweep":
         """Run all combinations of some values, side by side: `graph.sweep(prompt=["a fox", "a cat"], seed=range(4))`.
 
-        Equal parts of the runs are computed once, and what is left shares forwards of the denoiser.
+        Equal parts of the runs are computed once, and the rest shares forwards of the denoiser.
 
         Args:
             at_once: so many runs go on side by side.
