@@ -36,7 +36,7 @@ def merged(graph: Structure, dtype: Any = None) -> Structure:  # a torch.dtype, 
     adapted = {name: v for name, v in graph.adapted_bindings.items() if isinstance(v, Adapted) and v.placed}
     if not adapted:
         raise ConfigError("merged: the graph has no adapters. Write pipe.with_adapters(…).merged().")
-    copies = {name: merged_model(name, value, kind) for name, value in adapted.items()}
+    copies = {name: _merged(name, value, kind) for name, value in adapted.items()}
     embeddings = cast("AttachedAdapters", graph.adapters).alone()  # no weight of a published model has them
     return edited(graph, bindings={**graph.bindings, **copies}, adapters=embeddings)
 
