@@ -26,7 +26,8 @@ class AddsImages(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class ImageBranch:
-    """The part of an image prompt that all passes of a run share. Passes with the same branches may share a forward.
+    """The part of an image prompt that all passes of a run share. Passes with equal branches may share a forward: those
+    of one adapter with equal scales, without masks or with one mask.
 
     adapter: the model that makes the tokens. scale: the weight of the attention to them, a number or another form that
     the adapter reads. mask: their weight in each part of the picture, (1, 1, rows, columns) from 0 to 1; None for 1
@@ -36,6 +37,14 @@ class ImageBranch:
     adapter: AddsImages
     scale: Any  # a number, or a table that the adapter reads
     mask: Tensor | None = None
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, ImageBranch):
+            return NotImplemented
+        return self.adapter is other.adapter and self.mask is other.mask and self.scale == other.scale
+
+    def __hash__(self) -> int:
+        return hash((id(self.adapter), id(self.mask)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,8 @@ from sfumato.blocks.control.image_prompt import ImagePrompt
 from sfumato.presets.control import numbered
 
 from .image_prompts import FACE, FACES, ImageReference, Images, of_diffusers, two_dicts, vision
-from .support import Reference, half, picture, run
+from .support import Reference, counted, half, picture, run
+from .test_together import PIXELS
 
 Same = Callable[..., object]
 CALL: dict[str, Any] = {"prompt": "a red apple", "num_inference_steps": 2, "height": 64, "width": 64, "seed": 0}
@@ -239,3 +240,21 @@ def test_damaged_files_are_refused(change: str, images: Images, tmp_path: Path) 
     save_file(tensors, tmp_path / "odd.safetensors")
     with pytest.raises(sf.LoadError):
         sf.load_component(tmp_path / "odd.safetensors")
+
+
+def test_runs_side_by_side_share_forwards_at_equal_scales(images: Images) -> None:
+    pipe = images.ours(images.file("base")[1])
+    few: dict[str, Any] = {**CALL, "output_type": "pt"}
+    calls: list[dict[str, Any]] = [
+        {**few, "ip_adapter_image": picture(3)},
+        {**few, "ip_adapter_image": picture(4), "seed": 1, "prompt": "a small cat"},
+        {**few, "ip_adapter_image": picture(3), "ip_adapter_scale": 0.4},
+    ]
+    alone = [pipe(**call).images for call in calls]
+    runs = [pipe.stream(**call) for call in calls]
+    with counted(pipe) as did:
+        sf.together(runs)
+    assert did.unet == 4  # two steps: the first two runs together, and the third
+    for one, made in zip(runs, alone, strict=True):
+        assert float((one.outputs.images - made).abs().max()) < PIXELS
+    assert float((alone[0] - alone[2]).abs().max()) > PIXELS
