@@ -283,6 +283,19 @@ def test_sdxl_has_the_methods_too(xl: Load, tmp_path: Path) -> None:
     equal(made["words"], xl(), xl().with_adapters(sf.load_embedding(file)), prompt="a <cat-toy> hat")
 
 
+def test_diffusers_reads_the_folders_of_nets(tiny: Load, diffusers: Any, tmp_path: Path) -> None:
+    made = {
+        "ControlNetModel": controlnet(tiny(), embedding_widths=(4, 8, 8, 8)),
+        "T2IAdapter": t2i_adapter(tiny()),
+        "UNet2DConditionModel": lcm(tiny(), guidance_width=12),
+    }
+    for name, method in made.items():
+        folder = method.trained.save(tmp_path / name)
+        theirs = getattr(diffusers, name).from_pretrained(folder).state_dict()
+        mine = method.trained.load(folder).state_dict()
+        assert mine.keys() == theirs.keys() and all(torch.equal(mine[key], theirs[key]) for key in mine)
+
+
 def test_the_card_of_a_net_says_how_it_is_used(tiny: Load, tmp_path: Path) -> None:
     method = controlnet(tiny(), embedding_widths=(4, 8, 8, 8))
     (net,) = method.trained.bindings().values()
