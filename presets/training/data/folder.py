@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,11 +51,12 @@ def read_folder(folder: Path, source: Source) -> Found:
     for file in (f for f in files if f.name in METADATA):
         listed |= _listed(file, source, found.skipped)
     pictures = [f for f in files if f.suffix.lower() in PICTURES and not f.stem.endswith(_MASK_END)]
-    named = [path for record in listed.values() for path in (record.mask, record.control) if path is not None]
+    named = {path for record in listed.values() for path in (record.mask, record.control) if isinstance(path, Path)}
     texts = {(f.parent, f.stem): f for end in reversed(TEXTS) for f in files if f.suffix.lower() == end}
+    names = {f: f.relative_to(folder).as_posix() for f in pictures if f not in named}
     records = [
-        _beside(listed.get(f) or Record(f.relative_to(folder).as_posix(), f), f, texts)
-        for f in pictures if f not in named
+        _beside(replace(listed[f], name=name) if f in listed else Record(name, f), f, texts)
+        for f, name in names.items()
     ]  # fmt: skip
     stems = {(f.parent, f.stem) for f in pictures}
     for key, file in texts.items():
@@ -101,7 +103,7 @@ def _with_partners(records: Sequence[Record], folder: Path, source: Source) -> l
     for kind, where in (("mask", source.masks), ("control", source.controls)):
         if where is None:
             continue
-        other = Path(where).expanduser()
+        other = Path(os.path.abspath(Path(where).expanduser()))
         if not other.is_dir():
             raise LoadError(f"{kind}s={where}: there is no such folder.")
         partners = {f.relative_to(other).with_suffix("").as_posix(): f for f in _files(other) if _is_picture(f)}

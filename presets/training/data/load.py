@@ -1,5 +1,6 @@
 """`load_data`: pictures and captions of all sources, each opened once and checked."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +147,7 @@ def _found(source: Source) -> Found:
 
     if not isinstance(source.data, str | Path):
         return read_rows(source)
-    path = Path(source.data).expanduser()
+    path = Path(os.path.abspath(Path(source.data).expanduser()))  # files of metadata name places by such paths
     if path.is_dir():
         files = sorted(f for f in path.rglob("*") if f.is_file())
         if any(f.suffix.lower() in PICTURES for f in files):

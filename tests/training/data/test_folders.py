@@ -53,6 +53,15 @@ def test_captions_are_in_a_file_of_metadata(tmp_path: Path, kind: str):
     assert prompts(load_data(tmp_path)) == wanted == prompts(load_data(tmp_path / f"metadata.{kind}"))
 
 
+def test_a_folder_may_be_relative_and_metadata_in_a_folder_inside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    save(tmp_path / "data" / "sub" / "fox.png")
+    save(tmp_path / "data" / "masks" / "sub" / "fox.png", colour="white")
+    (tmp_path / "data" / "sub" / "metadata.csv").write_text("file_name,text\nfox.png,a fox\n")
+    monkeypatch.chdir(tmp_path)
+    data = load_data(Source("x/../data", masks="data/masks"), size=8)
+    assert prompts(data) == {"sub/fox.png": "a fox"} and data.batches().epoch(0)[0].load()["mask"].min() == 1
+
+
 def test_pictures_without_captions_have_that_of_the_source(tmp_path: Path):
     save(tmp_path / "a.png")
     save(tmp_path / "b.png", "a fox in snow")
