@@ -12,7 +12,7 @@ from ...components.picture_texts import FORMATS_WITH_TEXTS, PARAMETERS, RECORD, 
 from ...graph import SfumatoError
 from ...graph.keywords import Call
 from ...registry.log import LOG
-from ..a1111.writing import parameters
+from ..bridge.a1111.writing import parameters
 from .keys import Json, pixels_key
 from .record import Made, seed_of, to_text
 

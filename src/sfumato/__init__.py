@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from .graph.together import RunGroup as RunGroup
     from .graph.together import together as together
     from .presets import adapters as adapters
-    from .presets.a1111.importing import FromA1111 as FromA1111
-    from .presets.a1111.importing import from_a1111 as from_a1111
+    from .presets.bridge.a1111.importing import FromA1111 as FromA1111
+    from .presets.bridge.a1111.importing import from_a1111 as from_a1111
     from .presets import bridge as bridge
     from .presets.adapter import load_adapter as load_adapter
     from .presets.bridge.comfyui import from_comfyui as from_comfyui
@@ -108,8 +108,8 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "prompts": (".blocks.prompts", None),
     "push_to_hub": (".presets.push", "push_to_hub"),
     "save_values": (".components.saved_values", "save_values"),
-    "FromA1111": (".presets.a1111.importing", "FromA1111"),
-    "from_a1111": (".presets.a1111.importing", "from_a1111"),
+    "FromA1111": (".presets.bridge.a1111.importing", "FromA1111"),
+    "from_a1111": (".presets.bridge.a1111.importing", "from_a1111"),
     "Picture": (".presets.records.picture", "Picture"),
     "Replay": (".presets.records.replay", "Replay"),
     "replay": (".presets.records.replay", "replay"),

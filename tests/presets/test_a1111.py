@@ -21,9 +21,9 @@ from sfumato.blocks.latents.seeds import slerp
 from sfumato.blocks.latents.start import CutSchedule, DrawNoiseLike, MakeSchedule, NoiseImage, SeedRandom
 from sfumato.components.philox import normal
 from sfumato.components.picture_texts import texts_of
-from sfumato.presets.a1111.infotext import Infotext
-from sfumato.presets.a1111.model_files import tensors_hash
-from sfumato.presets.a1111.names import SAMPLERS, SCHEDULES, names_of, split
+from sfumato.presets.bridge.a1111.infotext import Infotext
+from sfumato.presets.bridge.a1111.model_files import tensors_hash
+from sfumato.presets.bridge.a1111.names import SAMPLERS, SCHEDULES, names_of, split
 
 from .flux import flux_checkpoint as flux_checkpoint
 from .support import EMBEDDED

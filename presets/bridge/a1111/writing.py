@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ...components.handle import Handle
-from ...graph.files.writing import library_version
-from ...graph.structure import Structure
+from ....components.handle import Handle
+from ....graph.files.writing import library_version
+from ....graph.structure import Structure
 from .infotext import Infotext
 from .names import names_of
 

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from ...registry import printable
+from ....registry import printable
 
 Fate = Literal["used", "note", "missing", "not supported"]
 

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from ...graph import LoadError
-from ...graph.memo.contents import file_key
-from ..search import walk
+from ....graph import LoadError
+from ....graph.memo.contents import file_key
+from ...search import walk
 
 WEIGHTS = (".safetensors", ".sft", ".ckpt", ".pt", ".bin", ".gguf")
 _INDEXES = ("model_index.json", "modular_model_index.json")

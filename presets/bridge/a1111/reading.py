@@ -3,9 +3,9 @@
 import re
 from collections.abc import Callable, Mapping
 
-from ...blocks.control.taps import ApplyTap
-from ...components.taps.merging import TokenMerging
-from ...graph import Graph
+from ....blocks.control.taps import ApplyTap
+from ....components.taps.merging import TokenMerging
+from ....graph import Graph
 from .models import task_of, with_refiner
 from .prompts import with_prompts
 from .sampling import with_noise, with_numbers, with_sampler

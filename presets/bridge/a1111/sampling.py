@@ -1,7 +1,7 @@
 """The sampler of a text, its numbers, and its noise."""
 
-from ...blocks.latents.seeds import ReseedRandom, VaryNoise
-from ...graph import Graph, SfumatoError
+from ....blocks.latents.seeds import ReseedRandom, VaryNoise
+from ....graph import Graph, SfumatoError
 from .names import AUTOMATIC, SAMPLERS, SCHEDULES, UNMAPPED_SAMPLERS, split
 from .settings import Settings
 

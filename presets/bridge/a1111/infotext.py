@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...graph import UnfitValue
-from ...graph.limits import AboveLimit, check_limit
+from ....graph import UnfitValue
+from ....graph.limits import AboveLimit, check_limit
 
 _PAIR = re.compile(r'(\w[\w \-/]{0,99}):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _LEAST_PAIRS = 3

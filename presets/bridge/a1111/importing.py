@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ...components.picture_files import name_of, read_picture_file
-from ...components.picture_texts import PARAMETERS, texts_of
-from ...graph import Graph, LoadError, PictureError
-from ..load import load
+from ....components.picture_files import name_of, read_picture_file
+from ....components.picture_texts import PARAMETERS, texts_of
+from ....graph import Graph, LoadError, PictureError
+from ...load import load
 from .infotext import Infotext
 from .model_files import ModelFiles
 from .models import model_of, parts_of, task_of

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-from ...blocks.prompts.loras import loras_in, without_loras
-from ...graph import Graph, UnfitValue
-from ..adapter import load_adapter
-from ..embedding import load_embedding
-from ..prompt_loras import with_strengths
+from ....blocks.prompts.loras import loras_in, without_loras
+from ....graph import Graph, UnfitValue
+from ...adapter import load_adapter
+from ...embedding import load_embedding
+from ...prompt_loras import with_strengths
 from .settings import Settings
 
 _AND = re.compile(r"\bAND\b")

@@ -3,10 +3,10 @@
 import re
 from pathlib import Path
 
-from ...components.loading.single_file.checkpoint import component_of
-from ...components.spec import ComponentSpec
-from ...components.storage.hub import Access
-from ...graph import Graph
+from ....components.loading.single_file.checkpoint import component_of
+from ....components.spec import ComponentSpec
+from ....components.storage.hub import Access
+from ....graph import Graph
 from .settings import Settings
 
 _INPAINT = ("Mask blur", "Mask mode", "Inpaint area", "Masked content", "Masked area padding")

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from ...components.schedulers.customary_names import find
-from ...components.schedulers.keys import SigmaCurve
-from ...registry import UnknownName
+from ....components.schedulers.customary_names import find
+from ....components.schedulers.keys import SigmaCurve
+from ....registry import UnknownName
 
 
 class Sampler(NamedTuple):

@@ -3,12 +3,12 @@
 from math import ceil
 from typing import Any
 
-from ...blocks.decode.images import DecodeLatents
-from ...blocks.image.encode import EncodeImage
-from ...blocks.image.resize import ResizeImages, ResizeLatents
-from ...blocks.latents.start import CutSchedule, DrawNoiseLike, MakeSchedule, NoiseImage, SeedRandom
-from ...graph import Block, Graph, named
-from ...graph.limits import limit
+from ....blocks.decode.images import DecodeLatents
+from ....blocks.image.encode import EncodeImage
+from ....blocks.image.resize import ResizeImages, ResizeLatents
+from ....blocks.latents.start import CutSchedule, DrawNoiseLike, MakeSchedule, NoiseImage, SeedRandom
+from ....graph import Block, Graph, named
+from ....graph.limits import limit
 from .names import AUTOMATIC, split
 from .report import Fate
 from .sampling import with_scheduler
