@@ -21,7 +21,6 @@ from ..adapters.layouts import Layout
 from ..adapters.names import DENOISERS
 from ..adapters.over import config_of, type_of
 from ..adapters.patch_set import NamedPatch, PatchSet
-from ..adapters.patches import Patch
 from ..adapters.reading import adapter_of, read_adapter
 from ..adapters.saving import architecture_of, saved_form
 from ..storage.building import on_meta
@@ -91,8 +90,7 @@ class TrainedAdapter(Trained):
 
     def adapter(self) -> Adapter | None:
         """The adapter as `sf.load_adapter` reads it from the saved file; None while it changes nothing."""
-        content = self._content()
-        if all(named.patch.is_empty for named in content.patches):
+        if all(own.patch().is_empty for layers in self.layers.values() for own in layers.values()):
             return None
         tensors, header = self._form(self.name, self.layout)
         return adapter_of(tensors.items(), name=self.name, source=self.name, header=header)
@@ -117,23 +115,34 @@ class TrainedAdapter(Trained):
         """The adapter of a saved file; see `Trained.load`."""
         return read_adapter(Path(path), name=Path(path).stem, source=str(path))
 
-    def _form(self, file: str, layout: Layout) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The tensors and the header of the file."""
-        return saved_form(
-            self._content(), file, layout, name=self.name, strength_of=lambda _: 1.0, pipe=self._pipe
-        )  # fmt: skip
+    def check_layout(self) -> None:
+        """Check that the layout can express the adapter: before the training, and not at its end.
 
-    def _content(self) -> PatchSet:
-        """The patches as they are now, in the dtype of the file. Later steps do not change them."""
+        Raises:
+            ConfigError: it cannot.
+        """
+        try:
+            self._form("layout", self.layout, lambda tensor: torch.ones(()).expand(tensor.shape))
+        except SaveError as error:
+            raise ConfigError(str(error)) from None
+
+    def _form(
+        self, file: str, layout: Layout, numbers: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """The tensors and the header of the file. numbers: makes other tensors than those of now."""
+        content = self._content(numbers or self._copied)
+        return saved_form(content, file, layout, name=self.name, strength_of=lambda _: 1.0, pipe=self._pipe)
+
+    def _content(self, numbers: Callable[[Tensor], Tensor]) -> PatchSet:
         return PatchSet(self.name, tuple(
-            NamedPatch(f"{component}.{path}", own.kind, _copied(own.patch(), self.dtype))
+            NamedPatch(f"{component}.{path}", own.kind, own.patch().mapped(numbers))
             for component, layers in self.layers.items()
             for path, own in layers.items()
         ))  # fmt: skip
 
-
-def _copied(patch: Patch, dtype: torch.dtype) -> Patch:
-    return patch.mapped(lambda tensor: tensor.detach().to("cpu", dtype, copy=True))
+    def _copied(self, tensor: Tensor) -> Tensor:
+        """A tensor in the dtype of the file. Later steps do not change it."""
+        return tensor.detach().to("cpu", self.dtype, copy=True)
 
 
 def train_adapter(
@@ -176,7 +185,8 @@ def train_adapter(
         dtype: of the saved file.
 
     Raises:
-        ConfigError: no such component, targets that match no layer, numbers out of range.
+        ConfigError: no such component, targets that match no layer, numbers out of range, or a layout that cannot
+            express the kind.
     """
     known = names_in(pipe.bindings)
     chosen = [n for n in known if n in DENOISERS] if components is None else list(components)
@@ -189,7 +199,7 @@ def train_adapter(
         raise ConfigError(f"components: the graph has no denoiser. Pass components=; it has {names_text(known)}.")
     if kind not in _KINDS:
         raise ConfigError(f"kind: has no adapter {kind!r}. {did_you_mean(kind, _KINDS)}")
-    _check(rank, alpha, dropout)
+    _check(rank, alpha, dropout, up_lr_factor)
     scale = (rank if alpha is None else alpha) / (sqrt(rank) if rslora else rank)
     settings = PatchSettings(rank, scale, dropout, initialization, factor)
     generator = torch.Generator().manual_seed(seed)
@@ -208,9 +218,11 @@ def train_adapter(
                 path: MagnitudeParameters(inner, weight_of(model.get_submodule(path)), settings)
                 for path, inner in layers[component].items()
             }
-    return TrainedAdapter(
+    made = TrainedAdapter(
         pipe, layers, name=name, layout=layout or _layout(pipe, kind), dtype=dtype, up_lr_factor=up_lr_factor
     )
+    made.check_layout()
+    return made
 
 
 _KINDS: Mapping[str, Callable[[torch.Size, PatchSettings, torch.Generator], PatchParameters]] = {
@@ -225,11 +237,13 @@ def _layout(pipe: Structure, kind: AdapterKind) -> Layout:
     return "kohya" if "unet" in pipe.bindings else "lycoris"
 
 
-def _check(rank: int, alpha: float | None, dropout: float) -> None:
+def _check(rank: int, alpha: float | None, dropout: float, up_lr_factor: float) -> None:
     if type(rank) is not int or rank < 1:
         raise ConfigError(f"rank: needs a whole number of 1 or more. Got {rank!r}.")
     if alpha is not None and not 0 < alpha < float("inf"):
         raise ConfigError(f"alpha: needs a number above 0. Got {alpha!r}.")
+    if not 0 < up_lr_factor < float("inf"):
+        raise ConfigError(f"up_lr_factor: needs a number above 0. Got {up_lr_factor!r}.")
     if not 0 <= dropout < 1:
         raise ConfigError(f"dropout: needs a share from 0 to below 1. Got {dropout!r}.")
 

@@ -15,6 +15,7 @@ from sfumato.components.training.adapters import train_adapter
 from sfumato.components.training.patch_parameters import divided
 
 from .support import fill, in_peft, optimized, preset, trained_steps, view_of
+from .test_checkpointing import FAMILIES
 
 TARGETS = ["to_k", "to_out.0", "conv1"]
 CONFIGS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -91,6 +92,28 @@ def test_flux_has_loha_in_the_names_of_lycoris(tmp_path: Path) -> None:
 
 def test_sizes_are_divided_as_lycoris_does() -> None:
     assert [divided(128, 4), divided(128, -1), divided(127, 8), divided(24, 5)] == [(4, 32), (8, 16), (1, 127), (4, 6)]
+
+
+def test_a_layout_that_cannot_express_the_kind_is_refused_before_the_training(unet: UNet2DConditionModel) -> None:
+    with pytest.raises(ConfigError) as raised:
+        train_adapter(preset(unet=unet), kind="loha", targets=["attn2.to_k"], layout="peft")
+    assert str(raised.value) == (
+        "layout: the layout 'peft' cannot express LoHa (unet.down_blocks.0.attentions.0.transformer_blocks.0.attn2."
+        "to_k). Save it with layout='kohya' or layout='comfy' or layout='lycoris'."
+    )
+    with pytest.raises(ConfigError, match=r"^layout: has no layout 'kohia'. Did you mean 'kohya'\?"):
+        train_adapter(preset(unet=unet), layout="kohia")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("family", "count"), [("unet", 4 * 8), ("sd3", 2 * 8 - 1), ("flux", 2 * 12 + 2 * 3), ("pixart", 2 * 8)]
+)
+def test_default_layers_are_those_of_the_published_scripts(family: str, count: int) -> None:
+    model, _ = FAMILIES[family]()
+    name = "unet" if family == "unet" else "transformer"
+    components: dict[str, Any] = {name: model}
+    trained = train_adapter(sf.load("sd" if family == "unet" else family, **components))
+    assert len(trained.layers[name]) == count
 
 
 def test_an_unknown_kind_is_refused(unet: UNet2DConditionModel) -> None:

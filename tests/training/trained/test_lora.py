@@ -157,5 +157,7 @@ def test_bad_settings_are_refused(emoji: Graph, tmp_path: Path) -> None:
         train_adapter(emoji, alpha=-1)
     with pytest.raises(ConfigError, match=r"dropout: needs a share from 0 to below 1. Got 1."):
         train_adapter(emoji, dropout=1)
+    with pytest.raises(ConfigError, match=r"up_lr_factor: needs a number above 0. Got 0."):
+        train_adapter(emoji, up_lr_factor=0)
     with pytest.raises(SaveError, match=r"needs a name that ends with .safetensors"):
         train_adapter(emoji).save(tmp_path / "style.bin")

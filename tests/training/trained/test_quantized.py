@@ -12,7 +12,6 @@ from sfumato import ConfigError, Graph
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.quantization.config import read_quantization
 from sfumato.components.training.adapters import train_adapter
-from sfumato.components.training.checkpointing import checkpointed_model
 from sfumato.components.training.whole import train_whole
 
 from ...quantization.conftest import EMOJI, PACKAGES
@@ -50,9 +49,8 @@ def test_the_loss_falls_and_the_base_keeps_its_bytes(emoji: Graph, base: UNet2DC
     before = digest(base)
     pipe = emoji.bind(unet=base)
     trained = train_adapter(pipe, rank=4, targets=["attn1.to_q", "attn1.to_v", "attn2.to_k"])
-    model = checkpointed_model(view_of(trained))
-    losses = optimized(model, dict(trained.named_parameters()), 3, loss=loss).losses
-    assert losses[-1] < losses[0] * 0.98
+    losses = optimized(view_of(trained), dict(trained.named_parameters()), 2, loss=loss).losses
+    assert losses[-1] < losses[0] * 0.99
     loaded = sf.load_adapter(trained.save(tmp_path / "file.safetensors"))
     with torch.no_grad():
         made, saved = (
@@ -87,7 +85,7 @@ def test_dora_reads_the_decoded_weights(emoji: Graph, base: UNet2DConditionModel
     with torch.no_grad():
         fresh = view_of(trained)
         assert torch.allclose(loss(fresh), loss(base), atol=1e-5)
-    losses = optimized(fresh, dict(trained.named_parameters()), 3, loss=loss).losses
+    losses = optimized(fresh, dict(trained.named_parameters()), 2, loss=loss).losses
     assert losses[-1] < losses[0]
 
 
