@@ -379,3 +379,21 @@ def test_features_of_another_model_are_refused() -> None:
         )
     with pytest.raises(ValueError, match=r"Needs an image of 3 channels .*got 3 x 60 x 64"):
         T2IAdapter(channels=[16])(torch.zeros(2, 3, 60, 64))
+
+
+@pytest.mark.parametrize("kind", [ControlNetModel, ControlNetUnionModel])
+def test_an_image_that_is_embedded_once_gives_the_same_residuals(kind: Any) -> None:
+    net = kind(**(CONTROL["bgr"] if kind is ControlNetModel else UNION["sd1"]))
+    for parameter in net.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    x, prompt = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 24)
+    image = torch.rand(2, 3, *net.image_size(8, 8))
+    if kind is ControlNetModel:
+        plain, embedded = (net(x, 7, prompt, one) for one in (image, net.embed_image(image)))
+    else:
+        types = torch.zeros(2, net.config.num_control_type)
+        types[:, 1] = 1
+        plain, embedded = (net(x, 7, prompt, [one], types, [1]) for one in (image, net.embed_image(image, 1, 1.0)))
+    for a, b in zip(plain.down_block_res_samples, embedded.down_block_res_samples, strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(plain.mid_block_res_sample, embedded.mid_block_res_sample)

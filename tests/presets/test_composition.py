@@ -1,4 +1,4 @@
-"""Every preset with every guider, scheduler and control: it runs two steps, or is refused before anything runs.
+"""Every preset with every guider, scheduler, control and step cache: two steps run, or it is refused before they do.
 
 docs/composition.md shows what came out, and is compared with it. After a change that is meant, `SFUMATO_WRITE=1 pytest
 tests/presets/test_composition.py` writes the page anew.
@@ -22,7 +22,7 @@ from sfumato import Block, Graph, InputError, SfumatoError, WireError
 from sfumato.blocks.control import controlnet, t2i_adapter
 from sfumato.blocks.control import flux as flux_control
 from sfumato.blocks.control import sd3 as sd3_control
-from sfumato.registry import guiders, schedulers
+from sfumato.registry import guiders, schedulers, step_caches
 
 from .flux import flux as flux
 from .flux import flux_checkpoint as flux_checkpoint
@@ -123,6 +123,13 @@ CONTROLS = {
         sd3_control.ApplyControlNet, "controlnet", "SD3ControlNetModel", "SD3Transformer2DModel", {}, SEEN
     ),
 }
+CACHES: Mapping[str, Mapping[str, Any]] = {
+    **{name: {} for name in step_caches},
+    "MagCacheConfig": {"mag_ratios": (1.0, 1.0), "retention_ratio": 0.0},
+    "TaylorSeerCacheConfig": {"disable_cache_before_step": 1},
+}
+SOME_CACHES = ("FirstBlockCacheConfig", "DeepCacheConfig")
+"""Those that tasks from an image take."""
 BATCHES: Mapping[str, Mapping[str, Any]] = {
     "two prompts, two pictures each": {"prompt": ["a cat", "a red apple"], "num_images_per_prompt": 2},
     "a seed for each picture": {"num_images_per_prompt": 2, "seed": [1, 2]},
@@ -213,14 +220,20 @@ def controlled(preset: Preset, control: Control) -> Callable[[Graph], Any]:
     return ask
 
 
+def with_cache(preset: Preset, cache: str) -> Callable[[Graph], Any]:
+    return lambda pipe: call(preset)(pipe.cached(cache, **CACHES[cache]))
+
+
 def column(name: str, pipe: Graph) -> dict[str, dict[str, Outcome]]:
     """All that a preset is asked, by table and row. Tasks from an image take one scheduler of each kind."""
     preset = PRESETS[name]
     known = schedulers if preset.task == "text2image" else KINDS
+    caches = CACHES if preset.task == "text2image" else SOME_CACHES
     return {
         "Guiders": {g: outcome(pipe, call(preset, guider=g)) for g in guiders},
         "Schedulers": {s: outcome(pipe, call(preset, scheduler=s, **MORE.get(s, {}))) for s in known},
         "Control": {c: outcome(pipe, controlled(preset, control)) for c, control in CONTROLS.items()},
+        "Step caches": {c: outcome(pipe, with_cache(preset, c)) for c in caches},
         "Batches": {b: outcome(pipe, call(preset, **batch)) for b, batch in BATCHES.items()},
     }
 
@@ -231,9 +244,9 @@ FOUND: dict[str, dict[str, dict[str, Outcome]]] = {}
 """What came out, by preset, table and row: for writing the page."""
 HEAD = """# What goes with what
 
-Every preset with every guider, scheduler and control, for two steps on tiny models. **yes**: it runs. Anything else is
-the code of the error that refuses it before a denoiser runs; the codes are [below](#codes). A cell is for all tasks of
-its family; a task that differs is named.
+Every preset with every guider, scheduler, control and step cache, for two steps on tiny models. **yes**: it runs.
+Anything else is the code of the error that refuses it before a denoiser runs; the codes are [below](#codes). A cell is
+for all tasks of its family; a task that differs is named.
 
 {tasks}
 
