@@ -43,7 +43,7 @@ def test_a_cached_graph_is_saved_by_the_published_names(cached: Graph, tmp_path:
     assert Graph.load(tmp_path).only("images", "skipped") == cached.only("images", "skipped")
 
 
-@pytest.mark.parametrize("guider", ["none", "cfg", "apg", "pag"])
+@pytest.mark.parametrize("guider", ["none", "pag"])
 def test_each_pass_of_a_guider_has_a_memory_of_its_own(emoji: Graph, cached: Graph, guider: str) -> None:
     out = cached(**RUN, guider=guider)
     assert out.skipped.steps == (1, 3, 5)

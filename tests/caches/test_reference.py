@@ -69,6 +69,10 @@ def pair(read_random: Any) -> Callable[[str], tuple[Any, Any]]:
     return lambda family: read_random(*CONFIGS[family])
 
 
+def _no_context(_name: str) -> Any:
+    return nullcontext()
+
+
 class Theirs:
     """A transformer of diffusers with a hook, called as a pipeline calls it."""
 
@@ -83,7 +87,7 @@ class Theirs:
         if hook == "TaylorSeerCacheConfig":
             settings |= {"cache_identifiers": [LAST], "skip_predict_identifiers": [rf"(?!{LAST}$){BLOCKS}"]}
         config = getattr(hooks, hook)(**settings)
-        self.context: Any = getattr(model, "cache_context", lambda _: nullcontext())
+        self.context: Any = getattr(model, "cache_context", _no_context)
         hooks.apply_faster_cache(model, config) if family == "pixart" else model.enable_cache(config)
 
     def __call__(self, *passes: Any) -> Tensor:
