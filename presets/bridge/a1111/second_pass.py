@@ -63,8 +63,13 @@ def with_second_pass(settings: Settings, graph: Graph) -> Graph:
     other = _own_scheduler(graph, settings)
     names = {} if other is None else {"scheduler": "hires_scheduler"}
     schedule = MakeSchedule(num_inference_steps=total)
-    again = graph["denoise"], NoiseImage()
-    loop, start = again if other is None else (named(block, **names) for block in again)
+    scale = settings.number("Hires CFG Scale", float)
+    if has_scale := scale is not None and "guidance_scale" in graph["denoise"].signature.inputs:
+        settings.inputs["hires_guidance_scale"] = scale
+        settings.mark("Hires CFG Scale", "used")
+    again = {**names, **({"guidance_scale": "hires_guidance_scale"} if has_scale else {})}
+    loop = named(graph["denoise"], **again) if again else graph["denoise"]
+    start = named(NoiseImage(), **names) if names else NoiseImage()
     nodes = {
         "random": SeedRandom(),
         **enlarge,

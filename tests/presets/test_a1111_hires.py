@@ -1,0 +1,17 @@
+"""The second pass of a text of A1111: its own guidance scale."""
+
+import sfumato as sf
+
+TEXT = """a fox
+Steps: 2, Sampler: Euler, CFG scale: 4, Seed: 7, Size: 32x32, Denoising strength: 0.5, Hires upscale: 2,
+ Hires steps: 1, Hires upscaler: Latent""".replace(",\n", ",")
+
+
+def test_the_second_pass_has_its_own_scale() -> None:
+    plain, own = (sf.from_a1111(text, model="emoji") for text in (TEXT, f"{TEXT}, Hires CFG Scale: 1.5"))
+    assert own.inputs["hires_guidance_scale"] == 1.5 and own.inputs["guidance_scale"] == 4
+    assert [line.fate for line in own.report.lines if line.setting == "Hires CFG Scale"] == ["used"]
+    pictures = [found.graph(**found.inputs).images[0].tobytes() for found in (plain, own)]
+    assert pictures[0] != pictures[1]
+    own.inputs["hires_guidance_scale"] = 4
+    assert own.graph(**own.inputs).images[0].tobytes() == pictures[0]
