@@ -68,7 +68,7 @@ def train(
         output: the folder for the result, its card, checkpoints, sample pictures and logs.
         validation: pictures for the validation loss, as `data`.
         name: the name of the result's file or folder; by default that of the method.
-        layout: the names of tensors in an adapter's file: "peft", "kohya" or "comfyui".
+        layout: the names of tensors in an adapter's file: "peft", "kohya", "comfy" or "lycoris".
         cache: whether values that training does not change, such as latents and encoded prompts, are computed once for
             each sample. A folder keeps them for later trainings.
         model_options: further arguments of `sf.load`, such as `{"quantization": {"unet": "nf4"}}`.
