@@ -52,6 +52,11 @@ def make_accelerator(
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision {settings.mixed_precision!r} or device {device!r}: {error}") from error
+    if settings.mixed_precision != "no" and not made.native_amp:
+        raise ConfigError(
+            f"mixed_precision: {settings.mixed_precision!r} needs another device than "
+            f"{made.device}. Pass 'bf16', or 'no'."
+        )
     if (kind := made.distributed_type.value) in _DIVIDES_WEIGHTS:
         raise ConfigError(
             f"The config of accelerate sets {kind}, which divides weights over processes. An adapter shares its "
@@ -71,7 +76,8 @@ def tracking(accelerator: "Accelerator", output: Path | None) -> Generator[None]
     try:
         yield
     finally:
-        accelerator.end_training()
+        for tracker in accelerator.trackers:  # `end_training` would end the processes' connection too
+            tracker.finish()
 
 
 def _trackers(settings: TrainingSettings) -> tuple[str, ...]:

@@ -20,12 +20,13 @@ Make = Callable[..., Trainer]
 
 
 def _train(make: Make, rank: int, port: int, output: Path, settings: dict[str, Any]) -> None:
-    """One of two processes: train three steps, resume, and train on."""
+    """One of two processes: train three steps, resume, and train on, with a tracker."""
     environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ |= {name: str(value) for name, value in environment.items()} | {"ACCELERATE_USE_CPU": "true"}
-    first = make(**settings, output=output)
+    first = make(**settings, output=output, trackers=["tensorboard"])
     losses = [next(events) for events in [first.stream()] for _ in range(3)]
     first.save()
+    del first
     trainer = make(**settings, output=output, resume="auto")
     assert trainer.step == 3
     losses += steps_of(trainer)

@@ -70,6 +70,12 @@ def test_weights_that_are_divided_over_processes_are_refused(monkeypatch: pytest
         make_accelerator(TrainingSettings(trackers=()))
 
 
+def test_a_precision_that_the_device_lacks_is_refused() -> None:
+    with pytest.raises(sf.ConfigError) as error:
+        make_accelerator(TrainingSettings(mixed_precision="fp16", device="cpu", trackers=()))
+    assert str(error.value) == "mixed_precision: 'fp16' needs another device than cpu. Pass 'bf16', or 'no'."
+
+
 def test_unknown_trackers_and_missing_ones_say_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(sf.ConfigError, match=r"^trackers: 'tensorbord' is unknown. Did you mean 'tensorboard'\?"):
         make_accelerator(TrainingSettings(trackers=("tensorbord",)), tmp_path)
