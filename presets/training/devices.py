@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ...graph import ConfigError
 from ...registry import did_you_mean
@@ -40,7 +40,7 @@ def make_accelerator(
     from torch import distributed
 
     device = settings.device or device
-    trackers = [*_trackers(settings)] if output is not None else []
+    trackers: list[Any] = [*_trackers(settings)] if output is not None else []
     # accelerate keeps one state in each process, and it refuses another precision or device in a second training.
     AcceleratorState._reset_state(reset_partial_state=not (distributed.is_available() and distributed.is_initialized()))
     try:
