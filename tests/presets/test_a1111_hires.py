@@ -1,4 +1,4 @@
-"""The second pass of a text of A1111: its own guidance scale."""
+"""The second pass of a text of A1111: its own guidance scale and prompts."""
 
 import sfumato as sf
 
@@ -15,3 +15,17 @@ def test_the_second_pass_has_its_own_scale() -> None:
     assert pictures[0] != pictures[1]
     own.inputs["hires_guidance_scale"] = 4
     assert own.graph(**own.inputs).images[0].tobytes() == pictures[0]
+
+
+def test_the_second_pass_has_its_own_prompts() -> None:
+    own = f'{TEXT}, Hires prompt: "a cat, red <lora:x:1>", Hires negative prompt: blue'
+    plain, found = (sf.from_a1111(text, model="emoji") for text in (TEXT, own))
+    assert {name: found.inputs[f"hires_{name}"] for name in ("prompt", "negative_prompt")} == {
+        "prompt": "a cat, red", "negative_prompt": "blue",
+    }  # fmt: skip
+    fates = {line.setting: line.fate for line in found.report.lines}
+    assert (fates["Hires prompt"], fates["Hires negative prompt"]) == ("note", "used")
+    picture = plain.graph(**plain.inputs).images[0].tobytes()
+    assert found.graph(**found.inputs).images[0].tobytes() != picture
+    found.inputs.update(hires_prompt="a fox", hires_negative_prompt="")
+    assert found.graph(**found.inputs).images[0].tobytes() == picture

@@ -7,6 +7,7 @@ from ....blocks.decode.images import DecodeLatents
 from ....blocks.image.encode import EncodeImage
 from ....blocks.image.resize import ResizeImages, ResizeLatents
 from ....blocks.latents.start import CutSchedule, DrawNoiseLike, MakeSchedule, NoiseImage, SeedRandom
+from ....blocks.prompts.loras import without_loras
 from ....graph import Block, Graph, named
 from ....graph.limits import limit
 from .names import AUTOMATIC, split
@@ -71,6 +72,7 @@ def with_second_pass(settings: Settings, graph: Graph) -> Graph:
     loop = named(graph["denoise"], **again) if again else graph["denoise"]
     start = named(NoiseImage(), **names) if names else NoiseImage()
     nodes = {
+        **_own_prompts(graph, settings),
         "random": SeedRandom(),
         **enlarge,
         "schedule": named(schedule, num_inference_steps="hires_steps", **names),
@@ -85,6 +87,22 @@ def with_second_pass(settings: Settings, graph: Graph) -> Graph:
             settings.mark(name, "used")
     graph = graph.insert("second", Graph(nodes, outputs=("latents",)), after="denoise")
     return graph if other is None else graph.bind(hires_scheduler=other)
+
+
+def _own_prompts(graph: Graph, settings: Settings) -> dict[str, Block]:
+    """The nodes that encode the prompts of the second pass, of Stable Diffusion 1 and 2; none for equal prompts."""
+    nodes: dict[str, Block] = {}
+    for name, setting in (("positive", "Hires prompt"), ("negative", "Hires negative prompt")):
+        text = settings.values.get(setting, "")
+        if not text or graph.preset is None or graph.preset[0] != "sd" or f"expand_{name}" not in graph.nodes:
+            continue
+        port = "prompt" if name == "positive" else "negative_prompt"
+        nodes[name] = named(graph[name], **{port: f"hires_{port}"})
+        nodes[f"expand_{name}"] = graph[f"expand_{name}"]
+        settings.inputs[f"hires_{port}"] = without_loras(text).strip()
+        loras = without_loras(text) != text
+        settings.mark(setting, "note" if loras else "used", "LoRAs are those of the first pass" if loras else "")
+    return nodes
 
 
 def _fate_of_upscaler(name: str) -> tuple[Fate, str]:
