@@ -123,11 +123,15 @@ def best_of(checkpoints: Iterable[Checkpoint]) -> Checkpoint | None:
     return min(measured, key=lambda each: each.validation_loss or 0.0, default=None)
 
 
-def remove_old(folder: Path, keep: int) -> None:
-    """Remove all checkpoints but the newest `keep` and the best."""
-    found = checkpoints_in(folder)
+def remove_old(folder: Path, keep: int, present: Position) -> None:
+    """Remove all checkpoints but the newest `keep` and the best.
+
+    present: that of the newest one. Later ones are broken, since training went on from one before them.
+    """
+    every = checkpoints_in(folder)
+    found = [each for each in every if each.position <= present]
     kept = [*found[-keep:], best_of(found)]
-    for each in found:
+    for each in every:
         if each not in kept:
             (each.folder / _FACTS).unlink()  # from here on it is no checkpoint, whatever ends the process
             shutil.rmtree(each.folder)

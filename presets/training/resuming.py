@@ -5,8 +5,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ...graph import ConfigError, LoadError
 from ...registry.log import LOG
+from .batches import Position
 from .checkpoint import Checkpoint, checkpoints_in, read_checkpoint
 from .settings import TrainingSettings
 
@@ -77,6 +80,29 @@ def check_resumable(checkpoint: Checkpoint, settings: TrainingSettings, facts: M
     if others:
         texts = ", ".join(f"{name} was {before.get(name)!r} and is {now[name]!r}" for name in others)
         LOG.warning("%s: resumed with other settings: %s.", checkpoint.folder, texts)
+
+
+def check_no_later(folder: Path, start: Position) -> None:
+    """Raise ConfigError for a folder with checkpoints after the position at which a training starts."""
+    later = [each for each in checkpoints_in(folder) if each.position > start]
+    if later:
+        raise ConfigError(
+            f"{folder}: has the checkpoints of another training, up to step {later[-1].position.step}. Pass "
+            'resume="auto" to go on with that one, or pass another output folder.'
+        )
+
+
+def check_trained(checkpoint: Checkpoint, now: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> None:
+    """Raise ConfigError for a checkpoint of other weights than those that are trained now."""
+    sizes, old = ({name: tuple(each.shape) for name, each in some.items()} for some in (now, before))
+    if sizes == old:
+        return
+    name = min(name for name in sizes | old if sizes.get(name) != old.get(name))
+    was, now_is = (f"the shape {some[name]}" if name in some else "missing" for some in (old, sizes))
+    raise ConfigError(
+        f"{checkpoint.folder}: is of another training: {name} was {was}, and is now {now_is}. Pass the old settings of "
+        "the method, or train into another output folder."
+    )
 
 
 def plain_settings(settings: TrainingSettings) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """`Stepper`: adds the gradients of batches, and makes steps of the optimizer from them."""
 
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -157,8 +157,7 @@ class Stepper:
             from accelerate.utils import gather_object
 
             names = list(dict.fromkeys(gather_object(names)))
-        shown = ", ".join(map(printable, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
-        return NotFinite(f"Step {self.position.step + 1}: the {what} is {value} for the samples {shown}.")
+        return NotFinite(f"Step {self.position.step + 1}: the {what} is {value} for the samples {_shown(names)}.")
 
     def _row_random(self, epoch: int | str, batch: Batch) -> Random:
         return Random.seeded(row_seeds(self._settings.seed, epoch, batch.places))
@@ -185,13 +184,22 @@ class Stepper:
 
     @torch.no_grad()
     def loss_on(self, batches: Iterable[Batch]) -> float:
-        """The mean loss over the rows of some batches, with the weights in use and the same noise each time."""
+        """The mean loss over the rows of some batches, with the weights in use and the same noise each time.
+
+        Raises:
+            NotFinite: a loss that is NaN or infinite.
+        """
         total = rows = 0.0
         with self.weights_in_use():
             for batch in batches:
                 inputs = moved(dict(batch.load()), self._accelerator.device)
-                loss = self._module(**inputs, random=self._row_random("validation", batch))["loss"]
-                total += float(loss) * len(batch.names)
+                loss = float(self._module(**inputs, random=self._row_random("validation", batch))["loss"])
+                if not isfinite(loss):
+                    names = _shown(batch.names)
+                    raise NotFinite(
+                        f"Step {self.position.step}: the validation loss is {loss} for the samples {names}."
+                    )
+                total += loss * len(batch.names)
                 rows += len(batch.names)
         return self.summed(total) / self.summed(rows)
 
@@ -239,3 +247,8 @@ class Stepper:
         gradients = process["gradients"] or [None] * len(self._parameters)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
             parameter.grad = moved(gradient, parameter.device)
+
+
+def _shown(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    return ", ".join(map(printable, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

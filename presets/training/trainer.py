@@ -13,9 +13,9 @@ from .checkpoint import Checkpoint, best_of, checkpoints_in, place_of, remove_ol
 from .devices import make_accelerator, tracking
 from .events import BatchFinished, CheckpointSaved, Sampled, StepFinished, TrainingEvent, Validated
 from .interrupts import Interrupts
-from .resuming import check_resumable, find_checkpoint, plain_settings
+from .resuming import check_no_later, check_resumable, check_trained, find_checkpoint, plain_settings
 from .samples import draw_samples
-from .settings import TrainingSettings
+from .settings import TrainingSettings, raise_problems
 from .stepper import Stepper
 
 if TYPE_CHECKING:
@@ -32,7 +32,8 @@ class Trainer:
         settings: how it runs.
         output: the folder for checkpoints, sample pictures and logs. Without one nothing is saved.
         pipe: the preset that draws sample pictures.
-        validation: data for the validation loss; its epoch 0 is used, with the same noise each time.
+        validation: data for the validation loss, which is measured at the end, and where `validate_every` says so. Its
+            epoch 0 is used, with the same noise each time.
         accelerator: one of accelerate; by default one is made of the settings, on the device of what is trained.
 
     Raises:
@@ -61,6 +62,7 @@ class Trainer:
         )
         self.steps = self.order.steps_of(settings.epochs) if settings.epochs else settings.steps or 1000
         """The steps of the whole training."""
+        self._check(settings)
         self.stepper = Stepper(recipe, trained, settings, self.accelerator, self.steps)
         self._saved: Checkpoint | None = None
         self._best: float | None = None
@@ -80,7 +82,8 @@ class Trainer:
             on_event: gets each event. With it no bar is shown.
 
         Raises:
-            NotFinite: a loss or gradient that is NaN or infinite; it names the samples and the last checkpoint.
+            NotFinite: a loss or a gradient that is NaN or infinite, or a validation loss. It names the samples and the
+                last checkpoint.
             SaveError: a checkpoint cannot be written.
             KeyboardInterrupt: Ctrl-C was pressed; a checkpoint is saved before.
         """
@@ -125,12 +128,26 @@ class Trainer:
         if self._is_due(settings.sample_every) and self._pipe is not None and self.output is not None:
             yield Sampled(self.step, self.sample(self._pipe, self.output / "samples" / f"step-{self.step:08d}"))
         best = False
-        if self._is_due(settings.validate_every) and self._validation is not None:
-            validated = self.validate(self._validation)
+        if self._validation is not None and (self._is_due(settings.validate_every) or self.step == self.steps):
+            try:
+                validated = self.validate(self._validation)
+            except NotFinite as error:
+                raise NotFinite(f"{error} {self._advice()}") from None
             best = validated.best
             yield validated
         if self._is_due(settings.save_every) or best:
             yield from self._save_present()
+
+    def _check(self, settings: TrainingSettings) -> None:
+        problems = list[str]()
+        if settings.warmup >= self.steps:
+            problems.append(
+                f"warmup needs fewer steps than the whole training, which has {self.steps}, got {settings.warmup}. "
+                "Lower it, or pass more steps."
+            )
+        if settings.validate_every is not None and self._validation is None:
+            problems.append("validate_every needs data for the validation. Pass validation=.")
+        raise_problems("the settings of a training", problems)
 
     def _is_due(self, every: int | None) -> bool:
         return every is not None and self.step % every == 0
@@ -196,7 +213,7 @@ class Trainer:
         if self.accelerator.is_main_process:
             numbered = {f"process-{number}": part for number, part in enumerate(processes)}
             write_checkpoint(self._saved, {**self.stepper.parts(), **numbered})
-            remove_old(folder, self.settings.keep)
+            remove_old(folder, self.settings.keep, position)
         self.accelerator.wait_for_everyone()
         return self._saved
 
@@ -218,9 +235,12 @@ class Trainer:
         if found is not None:
             self._saved, parts, process = found
             check_resumable(self._saved, self.settings, self._facts(self._saved.position))
+            check_trained(self._saved, self.trained.state_dict(), parts["trained"])
             self.stepper.restore(self._saved.position, parts, process)
             best = best_of(checkpoints_in(self._saved.folder.parent))
             self._best = best and best.validation_loss
+        if self.settings.resume != "auto" and self._checkpoints is not None:
+            check_no_later(self._checkpoints, self.stepper.position)
 
     def _log(self, values: dict[str, float]) -> None:
         self.accelerator.log(values, step=self.step)

@@ -14,7 +14,8 @@ import torch
 import sfumato as sf
 from sfumato.graph.saving import disk
 from sfumato.presets.training.checkpoint import checkpoints_in
-from sfumato.presets.training.events import StepFinished, Validated
+from sfumato.presets.training.events import CheckpointSaved, StepFinished, Validated
+from sfumato.presets.training.resuming import check_trained
 from sfumato.presets.training.trainer import Trainer
 
 from .conftest import Shuffled
@@ -154,3 +155,45 @@ def test_the_facts_of_a_checkpoint_are_json(make: Make, tmp_path: Path) -> None:
     assert sorted(file.name for file in folder.glob("*.safetensors")) == [
         "optimizer.safetensors", "process-0.safetensors", "trained.safetensors",
     ]  # fmt: skip
+
+
+def test_a_folder_with_later_checkpoints_is_refused(make: Make, tmp_path: Path) -> None:
+    make(output=tmp_path, steps=3, save_every=1).run()
+    folder = tmp_path / "checkpoints"
+    for resume in (None, folder / "step-00000002"):
+        with pytest.raises(sf.ConfigError) as error:
+            make(output=tmp_path, steps=4, resume=resume)
+        assert str(error.value) == (
+            f"{folder}: has the checkpoints of another training, up to step 3. Pass resume=\"auto\" to go on with that "
+            "one, or pass another output folder."
+        )  # fmt: skip
+    assert [each.position.step for each in checkpoints_in(folder)] == [2, 3]
+
+
+def test_a_broken_checkpoint_never_takes_the_place_of_a_new_one(make: Make, tmp_path: Path) -> None:
+    make(output=tmp_path, save_every=2, steps=4).run()
+    folder = tmp_path / "checkpoints"
+    (folder / "step-00000004" / "trained.safetensors").write_bytes(b"\0" * 100)
+    events = make(output=tmp_path, resume="auto", save_every=1, keep=1).stream()
+    next(event for event in events if isinstance(event, CheckpointSaved))
+    events.close()
+    assert [each.position.step for each in checkpoints_in(folder)] == [3]
+
+
+def test_a_checkpoint_of_other_weights_is_refused(make: Make, tmp_path: Path) -> None:
+    make(output=tmp_path, steps=2).run()
+    folder = tmp_path / "checkpoints" / "step-00000002"
+    shapes = make().trained.state_dict()
+    less = {name: tensor for name, tensor in shapes.items() if name != "second.bias"}
+    more = {**shapes, "first.bias": torch.zeros(9)}
+    texts = (
+        "first.bias was the shape (8,), and is now the shape (9,)",
+        "second.bias was the shape (3,), and is now missing",
+    )
+    for now, text in zip((more, less), texts, strict=True):
+        with pytest.raises(sf.ConfigError) as error:
+            check_trained(checkpoints_in(folder.parent)[0], now, shapes)
+        assert str(error.value) == (
+            f"{folder}: is of another training: {text}. Pass the old settings of the method, or train into another "
+            "output folder."
+        )

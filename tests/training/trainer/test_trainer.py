@@ -166,3 +166,22 @@ def test_wrong_arguments_are_refused(make: Make, tmp_path: Path) -> None:
         make(count=0).run()
     with pytest.raises(sf.ConfigError, match=r"^recipe: needs the output 'loss'"):
         Trainer(sf.Graph(predict=Predict()), make().trained, Shuffled(2, 1))
+    with pytest.raises(sf.ConfigError) as error:
+        make(warmup=8, validate_every=2)
+    assert str(error.value) == (
+        "the settings of a training: 2 problems\n"
+        "  warmup needs fewer steps than the whole training, which has 8, got 8. Lower it, or pass more steps.\n"
+        "  validate_every needs data for the validation. Pass validation=."
+    )
+
+
+def test_validation_data_is_used_at_the_end(make: Make) -> None:
+    events = list(make(steps=3, validation=Shuffled(5, 2)).stream())
+    assert [(type(event), event.step) for event in events[-2:]] == [(StepFinished, 3), (Validated, 3)]
+
+
+@pytest.mark.filterwarnings("ignore:(The input|This run)")  # runs warn of such values themselves
+def test_a_validation_loss_that_is_nan_stops_with_the_names_of_the_samples(make: Make) -> None:
+    broken = Shuffled(4, 1, {"2": float("nan")})
+    with pytest.raises(sf.NotFinite, match=r"^Step 2: the validation loss is nan for the samples 2\. No checkpoint"):
+        make(steps=3, validate_every=2, validation=broken).run()
