@@ -43,7 +43,7 @@ class Optimized(OverComponent):
     @cached_property
     def own(self) -> Programs:
         """The same for a component without a lender."""
-        return self._programs(keeps_view=True)
+        return Programs(self.component, self._base_content, keeps_view=True)
 
     @property
     def programs(self) -> Programs:
@@ -76,9 +76,6 @@ class Optimized(OverComponent):
             f"{self.component} is an object, which no file can name. Bind a ComponentSpec of its files."
         )
 
-    def _programs(self, *, keeps_view: bool) -> Programs:
-        return Programs(self.component, self._base_content, keeps_view=keeps_view)
-
     def _base_content(self) -> str | None:
         try:
             return content_key(self.base)
@@ -86,7 +83,8 @@ class Optimized(OverComponent):
             return None
 
     def _programs_for(self, model: nn.Module) -> Programs:
-        return self._programs(keeps_view=False)
+        count, size = self.engine.numbers(self._count_weights), next(iter(model.parameters())).element_size()
+        return Programs(self.component, self._base_content, bytes=count * size)
 
     def _count_weights(self) -> int:
         with on_meta():

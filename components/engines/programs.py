@@ -3,7 +3,7 @@
 import threading
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
@@ -46,17 +46,25 @@ class Programs:
     """The programs of one component, made when a call first needs them. Threads share them.
 
     component: its name, for notes. content: gives the content key of the component; None if it has none. keeps_view:
-    whether the view of the component stays while nobody uses it. A manager must be able to drop a model.
+    whether the view of the component stays while nobody uses it. A manager must be able to drop a model. bytes: an
+    estimate of the memory that they take.
     """
 
-    def __init__(self, component: str, content: Callable[[], str | None], *, keeps_view: bool) -> None:
-        self.component, self.content, self._keeps_view = component, content, keeps_view
+    def __init__(
+        self, component: str, content: Callable[[], str | None], *, keeps_view: bool = False, bytes: int = 0
+    ) -> None:
+        self.component, self.content, self._keeps_view, self._bytes = component, content, keeps_view, bytes
         self.report = Report()
         self.lock = threading.RLock()
         self._made: OrderedDict[Hashable, Program | str] = OrderedDict()
         self._view: tuple[weakref.ref[nn.Module], weakref.ref[nn.Module]] | None = None
         self._kept: nn.Module | None = None
         self._shared: dict[Any, Any] = {}
+
+    @property
+    def memory_parts(self) -> Mapping[Hashable, int]:
+        """The estimate, for a manager."""
+        return {("programs", id(self)): self._bytes} if self._bytes else {}
 
     def view(self, model: nn.Module, make: Callable[[nn.Module, "Programs"], nn.Module]) -> nn.Module:
         """The view of a loaded model: the same one as long as somebody uses it."""

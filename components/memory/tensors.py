@@ -1,7 +1,7 @@
 """The tensors of a component: a list of them, their memory, and those of each block."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -47,11 +47,24 @@ def device_of(component: object) -> str:
     return next((str(tensor.device) for tensor in tensors_of(component)), "cpu")
 
 
+@runtime_checkable
+class HoldsMemory(Protocol):
+    """An object with memory that torch does not know, such as models that another library has converted."""
+
+    @property
+    def memory_parts(self) -> Parts:
+        """Its memory in bytes, by names of its own."""
+        ...
+
+
 def parts_of(component: object) -> Parts:
     """The memory of a component's tensors in bytes, each byte once. A part is named by its device and its address.
 
-    Only bytes that a tensor covers are counted: a storage may be a whole file that is memory-mapped.
+    Only bytes that a tensor covers are counted: a storage may be a whole file that is memory-mapped. An object with
+    memory that torch does not know says itself how much.
     """
+    if isinstance(component, HoldsMemory):
+        return component.memory_parts
     spans = sorted({span for tensor in tensors_of(component) if (span := _span(tensor)) is not None})
     parts: dict[Hashable, int] = {}
     device, begin, end = None, 0, -1

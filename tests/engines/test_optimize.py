@@ -49,6 +49,15 @@ def test_a_manager_keeps_what_an_engine_makes(recorder: Recorder) -> None:
     assert len(recorder.recorded) == 2
 
 
+def test_a_manager_counts_the_weights_of_converted_models() -> None:
+    manager = sf.ComponentsManager()
+    pipe = sf.load("emoji", manager=manager)
+    size = pipe.bindings["unet"].load() is not None and manager.bytes
+    assert pipe.optimize("openvino", components="unet").bindings["unet"].load() is not None
+    assert manager.bytes == 2 * size
+    assert manager.free() == 2 * size
+
+
 def test_merged_adapters_keep_the_engine(fast: Graph, pipe: Graph, unet: nn.Module) -> None:
     """Within 1e-4 of the range: merged weights sum in another order."""
     one = lora(unet, 1)
