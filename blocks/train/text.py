@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from ...components.random import Random
 from ...graph import Block
-from ...graph.errors import ConfigError
+from ...graph.errors import ConfigError, UnfitValue
+from ...registry import printable
 from ..text.prompts import Prompt
 from .encode import PosteriorPort
 
@@ -34,6 +35,25 @@ class MakePrompt(Block):
 
     def __call__(self) -> Worded:
         return Worded(self.text)
+
+
+class CheckCaptions(Block):
+    """Let captions pass that have a word which is learned, and empty ones. words: those that are learned.
+
+    Raises:
+        UnfitValue: another caption. The step would change nothing.
+    """
+
+    words: tuple[str, ...]
+
+    def __call__(self, prompt: Prompt) -> Worded:
+        texts = [prompt] if isinstance(prompt, str) else [*prompt]
+        if lost := [text for text in texts if text and not any(word in text for word in self.words)]:
+            raise UnfitValue(
+                f"The caption {printable(repr(lost[0]))} has no word that is learned: {', '.join(self.words)}. Write "
+                "one in it, or set trigger= of sf.data.Captions."
+            )
+        return Worded(prompt)
 
 
 class DrawnPrompts(NamedTuple):

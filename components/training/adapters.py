@@ -115,14 +115,10 @@ class TrainedAdapter(Trained):
         """The adapter of a saved file; see `Trained.load`."""
         return read_adapter(Path(path), name=Path(path).stem, source=str(path))
 
-    def check_layout(self) -> None:
-        """Check that the layout can express the adapter: before the training, and not at its end.
-
-        Raises:
-            ConfigError: it cannot.
-        """
+    def check_layout(self, layout: Layout | None = None) -> None:
+        """Check that a layout can express the adapter; see `Trained.check_layout`."""
         try:
-            self._form("layout", self.layout, lambda tensor: torch.ones(()).expand(tensor.shape))
+            self._form("layout", layout or self.layout, lambda tensor: torch.ones(()).expand(tensor.shape))
         except SaveError as error:
             raise ConfigError(str(error)) from None
 

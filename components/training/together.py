@@ -53,6 +53,11 @@ class TrainedTogether(Trained):
         """What each part has saved, by its name; see `Trained.load`."""
         return {name: part.load(Path(path, f"{name}{part.suffix}")) for name, part in self._parts.items()}
 
+    def check_layout(self, layout: Layout | None = None) -> None:
+        """For each part; see `Trained.check_layout`."""
+        for part in self._parts.values():
+            part.check_layout(layout)
+
     def after_step(self) -> None:
         """Do what follows each step, for each part."""
         for part in self._parts.values():

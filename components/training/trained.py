@@ -74,5 +74,12 @@ class Trained(nn.Module, ABC):
             LoadError: no such file, or a damaged one.
         """
 
+    def check_layout(self, layout: Layout | None = None) -> None:
+        """Check that it can be saved in a layout: before the training, and not at its end. Adapters alone have layouts.
+
+        Raises:
+            ConfigError: it cannot.
+        """
+
     def after_step(self) -> None:
         """Do what follows each step of the optimizer."""

@@ -5,7 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from ...graph import ConfigError
+from ...graph.validate import value_text
 from ...registry import did_you_mean
 from .settings import TrainingSettings
 
@@ -40,18 +43,24 @@ def make_accelerator(
     from torch import distributed
 
     device = settings.device or device
+    wanted = _device(device)
     trackers: list[Any] = [*_trackers(settings)] if output is not None else []
     # accelerate keeps one state in each process, and it refuses another precision or device in a second training.
     AcceleratorState._reset_state(reset_partial_state=not (distributed.is_available() and distributed.is_initialized()))
     try:
         made = Accelerator(
-            cpu=device is not None and device.startswith("cpu"),
+            cpu=wanted is not None and wanted.type == "cpu",
             mixed_precision=settings.mixed_precision,
             log_with=trackers or None,
             project_dir=output,
         )
     except ValueError as error:
         raise ConfigError(f"mixed_precision {settings.mixed_precision!r} or device {device!r}: {error}") from error
+    if settings.device is not None and wanted is not None and not _is(wanted, made):
+        raise ConfigError(
+            f"device: {settings.device!r} was passed, and accelerate uses {str(made.device)!r}. Pass that one; "
+            "environment variables such as CUDA_VISIBLE_DEVICES choose another."
+        )
     if settings.mixed_precision != "no" and not made.native_amp:
         raise ConfigError(
             f"mixed_precision: {settings.mixed_precision!r} needs another device than "
@@ -64,6 +73,20 @@ def make_accelerator(
             "which each process has all weights."
         )
     return made
+
+
+def _device(text: str | None) -> torch.device | None:
+    """The device of a text. ConfigError for one that names none."""
+    try:
+        return None if text is None else torch.device(text)
+    except RuntimeError:
+        raise ConfigError(f"device: needs a device of torch such as 'cuda' or 'cpu', got {value_text(text)}.") from None
+
+
+def _is(wanted: torch.device, accelerator: "Accelerator") -> bool:
+    """Whether an accelerator uses a device. With several processes, each has an index of its own."""
+    used, alone = accelerator.device, accelerator.num_processes == 1
+    return wanted.type == used.type and not (alone and wanted.index is not None and wanted.index != (used.index or 0))
 
 
 @contextmanager

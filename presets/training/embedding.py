@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from ...blocks.train.encode import EncodePosterior
-from ...blocks.train.text import OBJECT, STYLE, DrawPrompts
+from ...blocks.train.text import OBJECT, STYLE, CheckCaptions, DrawPrompts
 from ...components.training.adapters import train_adapter
 from ...components.training.together import TrainedTogether
 from ...components.training.trained import Trained
@@ -60,4 +60,7 @@ def embedding(
         first = next(iter(graph.nodes))  # the prompt is drawn before it is encoded, a text for each row of latents
         graph = graph.remove("posterior").insert("posterior", EncodePosterior(), before=first)
         graph = graph.insert("prompts", DrawPrompts(words=text, templates=chosen), after="posterior")
+    else:
+        known = (words,) if isinstance(words, str) else tuple(words)
+        graph = graph.insert("captions", CheckCaptions(words=known), before=next(iter(graph.nodes)))
     return Method(objective.changed(graph), trained)

@@ -33,8 +33,10 @@ METHODS: Mapping[str, Callable[..., Method]] = {
 """Functions `(pipe, objective, *, settings) -> Method`. One without `objective` has a loss of its own."""
 
 
-def settings_of(name: str) -> Mapping[str, Any]:  # Any: type hints
+def settings_of(name: str, *, objective: bool = True) -> Mapping[str, Any]:  # Any: type hints
     """The settings of a method and their types, those of its objective among them.
+
+    objective: off, without those of the objective, for a recipe that has its blocks.
 
     Raises:
         ConfigError: an unknown name.
@@ -42,7 +44,7 @@ def settings_of(name: str) -> Mapping[str, Any]:  # Any: type hints
     function = _function(name)
     hints = get_type_hints(function, include_extras=True)
     own = {p.name: hints[p.name] for p in inspect.signature(function).parameters.values() if p.kind == p.KEYWORD_ONLY}
-    return {**own, **(get_type_hints(Objective, include_extras=True) if "objective" in hints else {})}
+    return {**own, **(get_type_hints(Objective, include_extras=True) if objective and "objective" in hints else {})}
 
 
 def make_method(name: str, pipe: Graph, settings: Mapping[str, Any]) -> Method:  # Any: values, which are checked

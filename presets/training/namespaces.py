@@ -2,10 +2,10 @@
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, get_type_hints
 
-from ...graph import Graph
+from ...graph import ConfigError, Graph
 from ...graph.validate import Unfit, fitted, value_text
 from ...registry import did_you_mean, printable
 from .data import Buckets, Captions, Source, TrainingData, load_data
@@ -81,11 +81,36 @@ def read_data(data: Any, more: list[Source], divided: Divided, pipe: Graph) -> T
         pipe: the preset.
     """
     if isinstance(data, TrainingData):
+        if lost := [*divided.data, *divided.source, *(["class_prompt"] if more else [])]:
+            raise ConfigError(f"{', '.join(lost)}: has no use, because the data is read already. {_PASS}")
         return data
-    sources = data if isinstance(data, list | tuple) and data and isinstance(data[0], Source) else [data]
+    sources: Any = data if isinstance(data, list | tuple) and data and isinstance(data[0], Source) else [data]
+    if divided.source and all(isinstance(each, Source) for each in sources):
+        raise ConfigError(f"{', '.join(divided.source)}: is a setting of a source, and sources were passed. {_PASS}")
     shares: dict[str, Any] = {"weight": 1.0} if more else {}
     own = [each if isinstance(each, Source) else Source(each, **divided.source, **shares) for each in sources]
     return load_data([*own, *more], **{"size": _drawn_size(pipe), **divided.data})
+
+
+_PASS = "Pass a folder as data, or set it there: sf.load_data(…), sf.data.Source(…)."
+
+
+def read_validation(data: Any, divided: Divided, pipe: Graph) -> TrainingData:
+    """Data whose loss is measured: it is the same in each epoch, and captions keep their words."""
+    if isinstance(data, TrainingData):
+        return data
+    captions: Captions = divided.data.get("captions", Captions())
+    plain = {"crop": "center", "flip": 0.0, "captions": replace(captions, dropout=0.0, shuffle=False, tag_dropout=0.0)}
+    return read_data(data, [], replace(divided, data={**divided.data, **plain}), pipe)
+
+
+def check_prior(data: TrainingData, recipe: Graph) -> None:
+    """Raise ConfigError for a recipe with prior preservation and data without pictures of a class."""
+    if "is_prior" in recipe.inputs and not any(part.source.is_prior for part in data.parts):
+        raise ConfigError(
+            "The data has no pictures of the class of the subject. Pass class_prompt=, or a Source(…, is_prior=True); "
+            "prior_weight=0 needs none."
+        )
 
 
 def _drawn_size(pipe: Graph) -> Any:

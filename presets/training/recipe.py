@@ -36,13 +36,18 @@ def recipe(preset: Graph, more: Collection[str] = ()) -> Graph:
     more: further values that the loop of the preset reads, and that the recipe makes too: "negative".
 
     Raises:
-        ConfigError: a graph without a denoising loop.
+        ConfigError: a graph without a denoising loop, or one with adapters.
     """
     loop = preset.nodes.get(LOOP)
     if not isinstance(loop, Loop):
         raise ConfigError(
             f"A recipe is made from a graph with a loop named {LOOP!r}, got one with {', '.join(preset.nodes)}. "
             "Use a graph of sf.load."
+        )
+    if preset.adapters is not None:
+        raise ConfigError(
+            "A recipe is made from a graph without adapters, and this one has some. Put them into the weights: "
+            "pipe.merged()."
         )
     denoiser = _makers_of_predict(loop.body)
     wanted = {e.input for e in loop.body.edges if e.taker in denoiser and e.giver == INPUTS}

@@ -15,8 +15,8 @@ def write_record(folder: Path, arguments: Mapping[str, Any], settings: Mapping[s
     """Write how the training was started. Objects that no file can have are written as None."""
     record = {
         "form": FORM,
-        "arguments": {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()},
-        "settings": {name: value for name, value in settings.items() if value is not None and name != "resume"},
+        "arguments": _without_paths(arguments),
+        "settings": _without_paths({n: v for n, v in settings.items() if v is not None and n != "resume"}),
     }
     try:
         text = pretty(record)
@@ -24,6 +24,10 @@ def write_record(folder: Path, arguments: Mapping[str, Any], settings: Mapping[s
         text = pretty({"form": FORM, "arguments": None, "settings": None})
     with saving_file(folder / RECORD) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
+
+
+def _without_paths(values: Mapping[str, Any]) -> dict[str, Any]:  # Any: arguments of a user
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

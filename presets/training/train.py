@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ...components.training.trained import Trained
-from ...graph import Graph
+from ...graph import ConfigError, Graph
 from ...graph.memo import Memo, memo
 from ..load import load
+from ..records.keys import component_key
 from .batches import Batches
 from .card import write_card
 from .data import TrainingData, freeze
@@ -18,7 +19,7 @@ from .events import TrainingEvent
 from .header import header_of
 from .method import Method
 from .methods import make_method, settings_of
-from .namespaces import Divided, divided, read_data
+from .namespaces import Divided, check_prior, divided, read_data, read_validation
 from .plan import TrainingPlan, measure
 from .record import read_record, write_record
 from .trainer import Trainer
@@ -83,6 +84,7 @@ def train(
     """
     folder = Path(output)
     training = prepare(method, data, model, folder, validation, cache, model_options or {}, settings)
+    training.trained.check_layout(layout)
     trainer, main = training.trainer, training.trainer.accelerator.is_main_process
     if main:
         given = {"name": name, "layout": layout, "cache": cache, "model_options": model_options, **settings}
@@ -135,7 +137,7 @@ def plan_training(
     It takes the arguments of `train`. The folder `output` is not read or written, unless a method draws pictures of a
     class there. Raises as `train`.
     """
-    ignored = ("validation", "name", "layout", "on_event")
+    ignored = ("validation", "validate_every", "name", "layout", "on_event", "resume")
     kept = {name: value for name, value in settings.items() if name not in ignored}
     training = prepare(method, data, model, Path(output or "."), None, cache, model_options or {}, kept, saves=False)
     return measure(training.trainer, len(training.data), training.frozen)
@@ -156,16 +158,17 @@ def prepare(
 ) -> Training:
     """Make a training of the arguments of `train`; see there. saves: whether it writes into the output folder."""
     name = method if isinstance(method, str) else "lora"
-    parts = divided(settings, {} if isinstance(method, Method) else settings_of(name))
+    parts = divided(settings, {} if isinstance(method, Method) else settings_of(name, objective=name is method))
     accelerator = make_accelerator(parts.training, output if saves else None)
     options: dict[str, Any] = {"device": str(accelerator.device), **model_options}
     pipe = model if isinstance(model, Graph) else load(model, **options)
     made = method if isinstance(method, Method) else make_method(name, pipe, parts.method)
     if isinstance(method, Graph):
-        made = replace(made, recipe=method)
+        made = replace(made, recipe=_bound(method, made.trained, pipe))
     with accelerator.main_process_first():
         more = made.more_data(output)
     read = read_data(data, list(more), parts, pipe)
+    check_prior(read, made.recipe)
     frozen = freeze(made.recipe, tuple(made.trained.bindings()), _memo(cache)) if cache is not False else None
 
     def batches_of(pictures: TrainingData, *, shuffle: bool = True) -> Batches:
@@ -182,7 +185,7 @@ def prepare(
         replace(parts.training, samples=calls),
         output=output if saves else None,
         pipe=pipe,
-        validation=None if validation is None else batches_of(read_data(validation, [], parts, pipe), shuffle=False),
+        validation=None if validation is None else batches_of(read_validation(validation, parts, pipe), shuffle=False),
         accelerator=accelerator,
     )
     return Training(
@@ -198,6 +201,19 @@ def prepare(
         data=read,
         values=parts,
     )
+
+
+def _bound(recipe: Graph, trained: Trained, pipe: Graph) -> Graph:
+    """A recipe with the components of a preset where it has none. ConfigError if it has others that are trained."""
+    both = {n: (recipe.bindings[n], pipe.bindings[n]) for n in trained.bindings() if n in recipe.bindings}
+    others = [n for n, (own, bound) in both.items() if own is not bound and component_key(own) != component_key(bound)]
+    if others:
+        raise ConfigError(
+            f"The recipe is bound to another {', '.join(others)} than the model. Make it of the preset that is passed: "
+            "sf.train(recipe(pipe), model=pipe, …)."
+        )
+    own = {n: component for n, component in pipe.bindings.items() if n in recipe.components}
+    return recipe.with_bindings({**own, **recipe.bindings})
 
 
 def _memo(cache: bool | str | Path) -> Memo:
