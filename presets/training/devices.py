@@ -85,8 +85,8 @@ def _device(text: str | None) -> torch.device | None:
 
 def _is(wanted: torch.device, accelerator: "Accelerator") -> bool:
     """Whether an accelerator uses a device. With several processes, each has an index of its own."""
-    used, alone = accelerator.device, accelerator.num_processes == 1
-    return wanted.type == used.type and not (alone and wanted.index is not None and wanted.index != (used.index or 0))
+    used, numbered = accelerator.device, ":" in str(wanted) and accelerator.num_processes == 1
+    return wanted.type == used.type and not (numbered and wanted.index != (used.index or 0))
 
 
 @contextmanager
