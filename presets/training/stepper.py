@@ -5,6 +5,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import inf, isfinite
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,10 @@ from .settings import TrainingSettings
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+
+_alone = RLock()
+"""Generators and the flags of accelerate are of the process: of several threads, one training at a time changes them."""
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,21 @@ class Stepper:
 
     @contextmanager
     def training(self) -> Generator[None]:
-        """The state of this process in which steps are made: its generators, and the modes of modules."""
-        with kept_generators():
-            if self._generators:
-                set_generator_states(self._generators)
-            else:
+        """The state in which steps are made: the modes of modules, and generators of this training."""
+        if not self._generators:
+            with _alone, kept_generators():
                 seed_generators(self._settings.seed + self._accelerator.process_index)
-            self._set_mode(training=True)
+                self._generators = generator_states()
+        self._set_mode(training=True)
+        yield
+
+    @contextmanager
+    def _own_generators(self) -> Generator[None]:
+        """Let dropout draw from the generators of this training. At the end those of the process are as before."""
+        with _alone, kept_generators():
+            set_generator_states(self._generators)
             yield
+            self._generators = generator_states()
 
     # ------------------------------------------------------------------------------------------------ steps
     def add(self, turn: Turn, inputs: Mapping[str, Any]) -> None:  # Any: the inputs of the recipe
@@ -94,11 +106,12 @@ class Stepper:
         if not self._added:
             self._began = time.perf_counter()
         random = self._random or self._row_random(turn.position.epoch, turn.batch)
-        self._accelerator.sync_gradients = turn.last
-        with nullcontext() if turn.last else self._accelerator.no_sync(self._module):
-            outputs = self._module(**moved(dict(inputs), self._accelerator.device), random=random)
-            # torch takes the mean over processes, and the mean over rows is needed.
-            self._accelerator.backward(outputs["loss"] * (turn.share * self._accelerator.num_processes))
+        with self._own_generators():
+            self._accelerator.sync_gradients = turn.last
+            with nullcontext() if turn.last else self._accelerator.no_sync(self._module):
+                outputs = self._module(**moved(dict(inputs), self._accelerator.device), random=random)
+                # torch takes the mean over processes, and the mean over rows is needed.
+                self._accelerator.backward(outputs["loss"] * (turn.share * self._accelerator.num_processes))
         if self._random is not None:
             self._random = outputs["random"]
         loss = outputs["loss"].detach()
@@ -121,8 +134,10 @@ class Stepper:
         norm = float(self._clipped())
         if not isfinite(norm) and self._accelerator.scaler is None:  # a scaler leaves out such a step
             raise self._not_finite("gradient", norm)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        with self._own_generators():
+            self._accelerator.sync_gradients = True
+            self._optimizer.step()
+            self._optimizer.zero_grad()
         self.trained.after_step()
         if self._ema:
             self._ema.update(self._average, self._parameters, turn.after.step)
@@ -175,7 +190,7 @@ class Stepper:
             weights = weights_in(self._parameters, self._average)
         elif switches:
             weights = own_weights_after(self._parameters)
-        with kept_generators(), weights:
+        with _alone, kept_generators(), weights:
             self._set_mode(training=False, optimizer=switches)
             try:
                 yield
@@ -219,7 +234,7 @@ class Stepper:
     def process_part(self) -> dict[str, Any]:
         """The part of a checkpoint of this process: its generators, and the unfinished step."""
         return {
-            "generators": generator_states(),
+            "generators": self._generators or generator_states(),
             "random": self._random and list(self._random.states),
             "added": [[added.names, added.share, added.loss, added.losses] for added in self._added],
             "gradients": [p.grad for p in self._parameters] if self._added else [],

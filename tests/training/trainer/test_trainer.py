@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -185,3 +186,30 @@ def test_a_validation_loss_that_is_nan_stops_with_the_names_of_the_samples(make:
     broken = Shuffled(4, 1, {"2": float("nan")})
     with pytest.raises(sf.NotFinite, match=r"^Step 2: the validation loss is nan for the samples 2\. No checkpoint"):
         make(steps=3, validate_every=2, validation=broken).run()
+
+
+def test_what_a_program_draws_between_steps_changes_nothing_and_is_not_changed(make: Make) -> None:
+    plain = [step.loss for step in steps_of(make(dropout=0.5))]
+    torch.manual_seed(5)
+    expected = torch.rand(8)
+    torch.manual_seed(5)
+    mine, losses = list[torch.Tensor](), list[float]()
+    for event in make(dropout=0.5).stream():
+        if isinstance(event, StepFinished):
+            mine.append(torch.rand(1))
+            losses.append(event.loss)
+    assert losses == plain and torch.equal(torch.cat(mine), expected)
+
+
+def test_trainings_in_two_threads_are_those_of_one(make: Make) -> None:
+    settings = {"dropout": 0.5, "accumulation": 3, "batch_size": 2, "steps": 12}
+    alone = [weights_of(run(make(**settings, seed=seed))) for seed in (1, 2)]
+    both = [make(**settings, seed=seed) for seed in (1, 2)]
+    with ThreadPoolExecutor(2) as threads:
+        together = [weights_of(each) for each in threads.map(run, both)]
+    assert all(torch.equal(*pair) for pair in zip(alone, together, strict=True))
+
+
+def run(trainer: Trainer) -> Trainer:
+    list(trainer.stream())
+    return trainer
