@@ -15,7 +15,7 @@ from ...components.schedulers.schedule import Step
 from ...components.schedulers.training_schedule import training_schedule
 from ...components.types import ImageLatents, Number, Steps
 from ...graph import Block, Port, component, knob
-from ...graph.errors import ConfigError
+from ...graph.errors import ConfigError, UnfitValue
 
 RowSteps = Annotated[tuple[Step, ...], Port("row_steps")]
 """A step of the training schedule for each row."""
@@ -47,13 +47,20 @@ class DrawTimesteps(Block):
     """Draw a timestep for each row, all of them equally often (Ho et al. 2020, algorithm 1).
 
     first, last: the timesteps to draw from, both included; None for all.
+
+    Raises:
+        UnfitValue: no timestep between them.
     """
 
-    first: int = 0
-    last: int | None = None
+    first: Annotated[int, Ge(0)] = 0
+    last: Annotated[int, Ge(0)] | None = None
 
     def __call__(self, image_latents: ImageLatents, steps: Steps, random: Random) -> DrawnSteps:
         end = len(steps) if self.last is None else min(self.last + 1, len(steps))
+        if self.first >= end:
+            raise UnfitValue(
+                f"There is no timestep from {self.first} to {end - 1}, the last one to draw. Lower first=, or raise last=."
+            )
         drawn, random = random.integers(len(image_latents), end - self.first)
         numbers = [len(steps) - 1 - self.first - int(number) for number in drawn]
         return DrawnSteps(tuple(steps[number] for number in numbers), random)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 _alone = RLock()
-"""Generators and the flags of accelerate are of the process: of several threads, one training at a time changes them."""
+"""Generators and the flags of accelerate are of the process: one training at a time changes them, in any thread."""
 
 
 @dataclass(frozen=True)
