@@ -9,7 +9,7 @@ from torch import Tensor
 from ...components.models.autoencoder import Autoencoder, upcast_vae
 from ...components.random import Random
 from ...components.types import ImageLatents, Images
-from ...graph import Block, Port, component
+from ...graph import Block, Port, UnfitValue, component
 from ...graph.space import ANY_SPACE
 
 
@@ -43,12 +43,21 @@ class EncodePosterior(Block):
     """Turn pixels into the distribution of their latents (Rombach et al. 2022, section 3.1).
 
     It draws nothing, so it can be kept for all epochs.
+
+    Raises:
+        UnfitValue: sides that are no multiples of the pixels a side of a latent. Some pixels would be lost.
     """
 
     vae: Autoencoder[Any] = component()  # Any: whichever config its class has
 
     def __call__(self, pixels: Images) -> EncodedPosterior:
         vae = upcast_vae(self.vae)
+        rows, columns = pixels.shape[-2:]
+        if rows % vae.scale_factor or columns % vae.scale_factor:
+            raise UnfitValue(
+                f"Pictures of {rows}x{columns} (height x width) cannot be encoded: sides must be multiples of "
+                f"{vae.scale_factor}. Set size= of the data."
+            )
         latents = vae.distribution(vae.moments((pixels * 2 - 1).to(vae.device, vae.dtype)))
         mean, std = latents.mean.float(), latents.std.float()
         if not vae.samples:

@@ -59,7 +59,7 @@ class DrawTimesteps(Block):
         end = len(steps) if self.last is None else min(self.last + 1, len(steps))
         if self.first >= end:
             raise UnfitValue(
-                f"There is no timestep from {self.first} to {end - 1}, the last one to draw. Lower first=, or raise last=."
+                f"There is no timestep from {self.first} to {end - 1}, which is the last. Lower first=, or raise last=."
             )
         drawn, random = random.integers(len(image_latents), end - self.first)
         numbers = [len(steps) - 1 - self.first - int(number) for number in drawn]

@@ -162,3 +162,21 @@ def test_a_mask_leaves_numbers_out() -> None:
         torch.testing.assert_close(losses, each[..., :4].mean((1, 2, 3)) * weights)
         torch.testing.assert_close(loss, losses.mean())
         torch.testing.assert_close(block(prediction, target, weights).loss, (each.mean((1, 2, 3)) * weights).mean())
+
+
+def test_timesteps_that_cannot_be_drawn_are_refused() -> None:
+    with pytest.raises(sf.UnfitValue) as error:
+        drawn(DrawTimesteps(first=900, last=100))
+    assert str(error.value) == (
+        "There is no timestep from 900 to 100, which is the last. Lower first=, or raise last=."
+    )
+    with pytest.raises(sf.ConfigError, match=r"DrawTimesteps.first takes int .*, got -1\.$"):
+        DrawTimesteps(first=-1)
+
+
+def test_pictures_whose_edge_would_be_lost_are_refused(emoji: sf.Graph) -> None:
+    with pytest.raises(sf.UnfitValue) as error:
+        recipe(emoji)(pixels=torch.zeros(1, 3, 64, 60), prompt="a fox", random=Random.seeded([7]))
+    assert str(error.value) == (
+        "Pictures of 64x60 (height x width) cannot be encoded: sides must be multiples of 8. Set size= of the data."
+    )
