@@ -38,19 +38,19 @@ class MakePrompt(Block):
 
 
 class CheckCaptions(Block):
-    """Let captions pass that have a word which is learned, and empty ones. words: those that are learned.
+    """Let the captions of a batch pass if one of them has a word that is learned, or is empty. words: the learned ones.
 
     Raises:
-        UnfitValue: another caption. The step would change nothing.
+        UnfitValue: other captions. A step with them would change nothing.
     """
 
     words: tuple[str, ...]
 
     def __call__(self, prompt: Prompt) -> Worded:
         texts = [prompt] if isinstance(prompt, str) else [*prompt]
-        if lost := [text for text in texts if text and not any(word in text for word in self.words)]:
+        if all(text and not any(word in text for word in self.words) for text in texts):
             raise UnfitValue(
-                f"The caption {printable(repr(lost[0]))} has no word that is learned: {', '.join(self.words)}. Write "
+                f"The caption {printable(repr(texts[0]))} has no word that is learned: {', '.join(self.words)}. Write "
                 "one in it, or set trigger= of sf.data.Captions."
             )
         return Worded(prompt)

@@ -60,7 +60,7 @@ def embedding(
         first = next(iter(graph.nodes))  # the prompt is drawn before it is encoded, a text for each row of latents
         graph = graph.remove("posterior").insert("posterior", EncodePosterior(), before=first)
         graph = graph.insert("prompts", DrawPrompts(words=text, templates=chosen), after="posterior")
-    else:
+    elif not rank:
         known = (words,) if isinstance(words, str) else tuple(words)
         graph = graph.insert("captions", CheckCaptions(words=known), before=next(iter(graph.nodes)))
     return Method(objective.changed(graph), trained)
