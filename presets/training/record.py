@@ -1,12 +1,13 @@
 """The record of a training: a file in the output folder with the arguments of `sf.train`, for resuming."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ...graph import ConfigError, LoadError
 from ...graph.json_text import JsonTextError, pretty, read
 from ...graph.saving import saving_file
+from ...registry.log import LOG
 
 RECORD, FORM = "training.json", "sfumato training record 1"
 
@@ -24,6 +25,18 @@ def write_record(folder: Path, arguments: Mapping[str, Any], settings: Mapping[s
         text = pretty({"form": FORM, "arguments": None, "settings": None})
     with saving_file(folder / RECORD) as draft:
         draft.write_text(text + "\n", encoding="utf-8")
+
+
+def warn_of_changes(folder: Path, settings: Mapping[str, Any], method: Iterable[str]) -> None:
+    """Log the settings of a method that differ from those with which the training in a folder was started."""
+    try:
+        before, now = read_record(folder), _without_paths(settings)
+    except (LoadError, ConfigError):
+        return
+    names = [name for name in method if before.get(name) != now.get(name)]
+    if names:
+        texts = ", ".join(f"{name} was {before.get(name)!r} and is {now.get(name)!r}" for name in names)
+        LOG.warning("%s: resumed with other settings: %s.", folder, texts)
 
 
 def _without_paths(values: Mapping[str, Any]) -> dict[str, Any]:  # Any: arguments of a user

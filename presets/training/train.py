@@ -21,7 +21,7 @@ from .method import Method
 from .methods import make_method, settings_of
 from .namespaces import Divided, check_prior, divided, read_data, read_validation
 from .plan import TrainingPlan, measure
-from .record import read_record, write_record
+from .record import read_record, warn_of_changes, write_record
 from .trainer import Trainer
 
 
@@ -88,6 +88,8 @@ def train(
     trainer, main = training.trainer, training.trainer.accelerator.is_main_process
     if main:
         given = {"name": name, "layout": layout, "cache": cache, "model_options": model_options, **settings}
+        if trainer.step:
+            warn_of_changes(folder, given, settings_of(training.method) if isinstance(method, str) else ())
         write_record(folder, {"method": method, "data": data, "model": model, "validation": validation}, given)
     began = time.time()
     trainer.run(on_event)

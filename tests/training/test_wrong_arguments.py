@@ -11,7 +11,7 @@ import sfumato as sf
 from sfumato.presets.training.events import StepFinished
 from sfumato.presets.training.namespaces import divided, read_validation
 from sfumato.presets.training.recipe import recipe
-from sfumato.presets.training.record import read_record, write_record
+from sfumato.presets.training.record import read_record, warn_of_changes, write_record
 from sfumato.presets.training.train import plan_training, train
 
 
@@ -117,3 +117,13 @@ def test_a_record_has_paths_as_texts(tmp_path: Path) -> None:
     found = read_record(tmp_path)
     assert found == {"method": "lora", "data": str(tmp_path), "cache": str(tmp_path / "cache")}
     assert json.loads((tmp_path / "training.json").read_text())["settings"] == {"cache": str(tmp_path / "cache")}
+
+
+def test_other_settings_of_a_method_are_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_record(tmp_path, {"method": "lora", "data": "d"}, {"rank": 4, "alpha": 8, "steps": 2})
+    warn_of_changes(tmp_path, {"rank": 4, "alpha": 8, "steps": 5}, ("rank", "alpha", "dropout"))
+    assert not caplog.text
+    warn_of_changes(tmp_path, {"rank": 4, "dropout": 0.1}, ("rank", "alpha", "dropout"))
+    assert (
+        f"{tmp_path}: resumed with other settings: alpha was 8 and is None, dropout was None and is 0.1." in caplog.text
+    )
