@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -37,9 +38,9 @@ VAE: dict[str, Any] = {
 
 def save_checkpoint(folder: Path) -> None:
     """Save a random model of the size of the embedded one's relatives, with the embedded text encoder."""
-    import diffusers  # lazy: half a second
-
     import sfumato as sf
+
+    diffusers: Any = import_module("diffusers")
 
     emoji = Path(sf.__file__).parent / "presets/embedded/emoji"
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(emoji, safety_checker=None)
@@ -81,9 +82,9 @@ def ours(folder: Path) -> Callable[[], float]:
 
 def theirs(folder: Path) -> Callable[[], float]:
     """A step of a plain loop over the modules of diffusers."""
-    import diffusers
     from peft import LoraConfig
 
+    diffusers: Any = import_module("diffusers")
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
     vae, text, unet, tokenizer = pipeline.vae, pipeline.text_encoder, pipeline.unet, pipeline.tokenizer
     for model in (vae, text, unet):
