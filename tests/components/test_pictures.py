@@ -5,21 +5,23 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import sfumato as sf
 from sfumato.blocks.control.images import read_control
 from sfumato.blocks.image.crop import CropToMask
 from sfumato.blocks.image.kontext import ReadReference
 from sfumato.blocks.image.read import ReadImage, ReadMask
+from sfumato.components.conditioning import SDConditioning
 from sfumato.components.image_processor import CLIPImageProcessor
 from sfumato.components.pictures import each_picture, open_picture
 from sfumato.components.storage import web
-from sfumato.components.types import Rows
+from sfumato.components.types import Pass, Rows
 from sfumato.graph import limits
 from sfumato.graph.errors import PictureError
 
@@ -339,19 +341,13 @@ def test_a_transfer_ends_in_time(site: str) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------- control
-class Channels(NamedTuple):
-    """A pass of which only the latents are read."""
-
-    latents: torch.Tensor
-
-
 def control_pixels(picture: Any, channels: int = 3, background: str = "black") -> torch.Tensor:
     def size(height: int, width: int) -> tuple[int, int]:
         return height * 8, width * 8
 
     features = read_control(picture, Rows(1, 1), size, channels, lambda pixels: (pixels,), background)
-    passes: Any = [Channels(torch.zeros(1, 4, 8, 6))]
-    return features(passes)[0]
+    step = sf.schedulers.DDIMScheduler().steps(1)[0]
+    return features([Pass(torch.zeros(1, 4, 8, 6), step, SDConditioning(torch.zeros(1, 1, 1)))])[0]
 
 
 @pytest.mark.parametrize("tag", STORED)
