@@ -238,7 +238,7 @@ def test_a_missing_prompt_is_reported_with_an_example(folder: Path) -> None:
     ("args", "wanted"),
     [
         (["run", "--nonsense"], "error: No such option: --nonsense"),
-        (["paint"], "error: No such command 'paint'. Did you mean 'plan'? Try 'sfumato --help'."),
+        (["paint"], "error: No such command 'paint'. Did you mean 'plan', 'train'? Try 'sfumato --help'."),
         (["show"], "error: Missing argument 'MODEL'. Try 'sfumato show --help'."),
         (["run", "x", "--seed", "seven"], "error: Invalid value for '--seed'"),
     ],

@@ -104,4 +104,4 @@ def test_errors_name_the_option(folder: Path) -> None:
         "one.safetensors:much: 'much' is no strength. Write FILE:STRENGTH, such as one.safetensors:0.6." in result.err
     )
     assert sfumato("adapter").code == 2
-    assert "needs peft, kohya or comfy" in sfumato("adapter", "convert", "a", "-o", "b", "--layout", "x").err
+    assert "needs peft, kohya, comfy or lycoris" in sfumato("adapter", "convert", "a", "-o", "b", "--layout", "x").err
