@@ -66,7 +66,7 @@ def forwards(model: Any, call: tuple[Tensor, ...]) -> dict[str, Forward]:
     }
     flat = Flat(theirs.eval())
     return {
-        "eager": lambda: model(*call), "channels_last": lambda: last(*call), "diffusers": lambda: flat(*call),
+        "eager": partial(model, *call), "channels_last": partial(last, *call), "diffusers": partial(flat, *call),
         **{name: partial(view, *call) for name, view in fast.items()},
         "openvino by hand": by_hand(flat, call),
     }  # fmt: skip
