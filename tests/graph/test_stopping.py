@@ -106,15 +106,15 @@ def test_ctrl_c_cancels_the_run_that_the_main_thread_waits_for() -> None:
 
     def interrupt() -> None:
         REACHED.wait(10)
-        time.sleep(0.05)  # the main thread waits by now
+        time.sleep(0.3)  # the main thread waits by now, on a busy machine too
         signal.pthread_kill(main, signal.SIGINT)
         GO_ON.wait(0.05)
         GO_ON.set()
 
     main = threading.get_ident()
     thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # around the start too: an interrupt outside of it would end the process
+        thread.start()
         run.result()
     thread.join()
     with pytest.raises(Cancelled, match="The run was cancelled before double"):
