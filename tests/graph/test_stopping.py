@@ -113,7 +113,7 @@ def test_ctrl_c_cancels_the_run_that_the_main_thread_waits_for() -> None:
 
     main = threading.get_ident()
     thread = threading.Thread(target=interrupt)
-    with pytest.raises(KeyboardInterrupt):  # around the start too: an interrupt outside of it would end the process
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012  an interrupt outside of it would end the process
         thread.start()
         run.result()
     thread.join()
