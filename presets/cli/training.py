@@ -1,5 +1,6 @@
 """`sfumato train`: train adapters, embeddings, control nets and models on pictures, and go on with a training."""
 
+import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -170,6 +171,9 @@ def _plan(method: str, data: str, model: str, output: str, values: Mapping[str, 
 
 
 def _report(result: Any, folder: Path, *, as_json: bool) -> None:  # an adapter, an embedding, models
+    """Print what was made, once."""
+    if os.environ.get("RANK", "0") != "0":  # of several processes, which torchrun and accelerate number so
+        return
     files = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
     made = [str(path) for path in files] or [str(folder)]
     if as_json:

@@ -32,7 +32,9 @@ def test_each_method_has_a_command() -> None:
     assert set(COMMANDS) == set(METHODS)
 
 
-def test_a_lora_is_trained_stopped_and_continued(pictures: Path, tmp_path: Path) -> None:
+def test_a_lora_is_trained_stopped_and_continued(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     output, settings = tmp_path / "out", tmp_path / "settings.toml"
     settings.write_text('rank = 2\nsteps = 9\nlr_schedule = { name = "cosine" }\ntrackers = []\n')
     made = train("lora", str(pictures), "-o", str(output), "--settings", str(settings), "--steps", "1", "--json")
@@ -46,6 +48,9 @@ def test_a_lora_is_trained_stopped_and_continued(pictures: Path, tmp_path: Path)
     assert more.exit_code == 0, more.output
     assert more.stdout.splitlines() == [str(output / "lora.safetensors"), f"Its card is {output / 'README.md'}."]
     assert "`steps` | `2`" in (output / "README.md").read_text()
+
+    monkeypatch.setenv("RANK", "1")  # of several processes, the first one alone prints
+    assert train("resume", str(output), "--steps", "2").stdout == ""
     assert (output / "recipe.svg").read_text().startswith("<svg")
 
 
