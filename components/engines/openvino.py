@@ -20,7 +20,7 @@ from .calls import Call, Layout, Rest, flattened, unflattened
 from .engine import Candidate, Engine, sites
 from .layer import Site, at_site
 from .openvino_files import read_ir, write_ir
-from .openvino_import import nncf, openvino, require
+from .openvino_import import core, nncf, openvino, require
 from .programs import Program, Programs, Unmade
 from .tree import Changes
 
@@ -146,7 +146,7 @@ class OpenVINO(Engine):
             "PERFORMANCE_HINT": "LATENCY",
         }
         threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()} if self.device == "CPU" else {}
-        return openvino().Core().compile_model(model, self.device, {**hints, **threads})
+        return core().compile_model(model, self.device, {**hints, **threads})
 
 
 class Converted:

@@ -9,7 +9,7 @@ from ...graph.saving import saving_folder
 from ...registry.log import LOG
 from ..storage.files import read_json
 from .calls import Layout
-from .openvino_import import openvino
+from .openvino_import import core, openvino
 
 _MODEL, _FORM = "model.xml", "form.json"
 
@@ -26,7 +26,7 @@ def read_ir(folder: Path) -> tuple[Any, Layout] | None:
     if not (folder / _FORM).is_file():
         return None
     try:
-        return openvino().Core().read_model(folder / _MODEL), read_json(folder / _FORM)["output"]
+        return core().read_model(folder / _MODEL), read_json(folder / _FORM)["output"]
     except (RuntimeError, LoadError, KeyError) as error:
         LOG.warning("%s: cannot be read, so it is made again: %s", folder, error)
         return None

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -21,6 +22,16 @@ def openvino() -> Any:  # the module
     with _without_telemetry():
         import_module("openvino.tools.ovc")
         return import_module("openvino")
+
+
+@cache
+def core() -> Any:  # an openvino.Core
+    """The one core of this process, which makes and reads all models.
+
+    The CPU device of each core gives the thread another stack for signals, and frees it with the core. Where cores end in
+    another order than they began, a stack that is freed stays in use, and Ctrl-C then ends the process.
+    """
+    return openvino().Core()
 
 
 def nncf() -> Any:  # the module

@@ -1,8 +1,6 @@
 """A tiny U-Net in the pipeline of the embedded model, and a recorder that replays on the CPU."""
 
-import ctypes
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,25 +97,3 @@ def twenty_changes(unet: nn.Module) -> list[dict[str, Any]]:
         {"adapters": [other], "guidance_scale": 2.0}, {"adapters": [one], "prompt": "an owl"}, {"seed": 10},
     ]  # fmt: skip
     return [*plain, *adapted]
-
-
-class _Stack(ctypes.Structure):
-    """`stack_t` of Linux."""
-
-    _fields_ = (("start", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
-
-
-@pytest.fixture(autouse=True)
-def signal_stack() -> Iterator[None]:
-    """Keep the stack on which signals are handled.
-
-    After OpenVINO has made a model, the thread has another one, which may be freed later. A SIGINT then ends the
-    process (seen with pytest's faulthandler).
-    """
-    if sys.platform != "linux":
-        yield
-        return
-    libc, before = ctypes.CDLL(None), _Stack()
-    libc.sigaltstack(None, ctypes.byref(before))
-    yield
-    libc.sigaltstack(ctypes.byref(before), None)
