@@ -134,7 +134,7 @@ class CacheSteps(Block):
                 replace(p, taps=Taps((*p.taps.taps, tap)), memories=(*p.memories, one.memory))
                 for p, one in zip(passes, seen, strict=True)
             ]
-            made = cache.predict(seen, lambda asked: predict([with_memory[i] for i in asked]))
+            made = cache.predict(seen, lambda indices: predict([with_memory[i] for i in indices]))
             now.value = {
                 **now.value,
                 **{key: (p.step.index, one.memory.after) for key, p, one in zip(keys, passes, seen, strict=True)},

@@ -1,5 +1,6 @@
 """Caches of attention: Pyramid Attention Broadcast and FasterCache."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -18,7 +19,7 @@ Range = tuple[float, float]
 ENTRY = ""
 """The name of the entry with the number of the step, and of what a pass keeps besides attention."""
 PASS = "pass"
-"""The part that a pass skips that is not asked for."""
+"""The part of a whole pass: one that skips it is not predicted."""
 
 
 def is_between(timestep: float, between: Range) -> bool:
@@ -38,9 +39,10 @@ class AttentionCache(StepCache, abstract=True):
     part: ClassVar[Part] = "attention"
     unit: ClassVar[str] = "attention layers"
 
+    @abstractmethod
     def keeps(self, kind: str) -> bool:
         """Whether it changes attention of a kind: "self" (joint attention too) or "cross"."""
-        raise NotImplementedError
+        ...
 
     def reused(self, entry: Entry, parts: int) -> tuple[Tensor, ...]:
         """The output in a step that is skipped: as many tensors as the layer has outputs."""
@@ -211,8 +213,8 @@ class FasterCacheConfig(AttentionCache):
 
     def predict(self, passes: Sequence[CachedPass], ask: Ask) -> Sequence[Tensor]:
         """Make negative predictions that are not computed of the positive ones."""
-        asked = [i for i, p in enumerate(passes) if PASS not in p.memory.decided.skips]
-        found = dict(zip(asked, ask(asked), strict=True))
+        indices = [i for i, p in enumerate(passes) if PASS not in p.memory.decided.skips]
+        found = dict(zip(indices, ask(indices), strict=True))
         for i, p in enumerate(passes):
             if p.role != "negative" or (partner := _partner(p, passes)) is None:
                 continue

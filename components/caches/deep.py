@@ -17,6 +17,7 @@ from .cache import StepCache, entry_of, step_number
 
 DEEP = "deep"
 """The part of a forward that these caches skip, and the name of its entry."""
+_DECIDES = "needs the method plan, or the methods indicator, distance and decide."
 
 
 class DeepLayerCache(StepCache, abstract=True):
@@ -41,15 +42,15 @@ class DeepLayerCache(StepCache, abstract=True):
     # ------------------------------------------------------------------------------------------------ a method
     def indicator(self, model: LayeredDenoiser[Any], x: Tensor, stream: Any) -> Tensor:
         """The tensor that decides, rows first. x: the tokens before the shallow layers; stream: after them."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} {_DECIDES}")
 
     def distance(self, new: Tensor, old: Tensor) -> Tensor:
         """How far an indicator has moved, for each row."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} {_DECIDES}")
 
     def decide(self, number: int, count: int, entry: Entry, distance: float) -> Decision:
         """Decide for the step `number` of `count`, for a pass with an entry. distance: 0 without an indicator."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} {_DECIDES}")
 
     def first(self, number: int, count: int) -> Decision:
         """The decision for a pass without an entry: nothing is skipped."""

@@ -28,7 +28,7 @@ def openvino() -> Any:  # the module
 def core() -> Any:  # an openvino.Core
     """The one core of this process, which makes and reads all models.
 
-    The CPU device of each core gives the thread another stack for signals, and frees it with the core. Where cores end in
+    The CPU device of a core gives the thread another stack for signals, and frees it with the core. Where cores end in
     another order than they began, a stack that is freed stays in use, and Ctrl-C then ends the process.
     """
     return openvino().Core()

@@ -34,11 +34,11 @@ class LayeredDenoiser(Generic[S]):
 
     def before_deep(self, stream: S, depth: int) -> S:
         """Run the first `depth` layers."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a method before_deep.")
 
     def run_deep(self, stream: S, depth: int) -> S:
         """Run the deep layers."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a method run_deep.")
 
     def after_deep(self, stream: S, depth: int) -> S:
         """Run the layers after the deep ones. In a transformer there are none."""
@@ -50,4 +50,4 @@ class LayeredDenoiser(Generic[S]):
 
     def deep_blocks(self, depth: int) -> list[str]:
         """Return the paths of the transformer blocks among the deep layers."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} needs a method deep_blocks.")

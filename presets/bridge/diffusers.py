@@ -271,7 +271,7 @@ def _with_adapters_merged(value: Any, where: str) -> Any:  # a component
     if adapted.embeddings:
         raise ConfigError(
             f"{where}has words with embeddings, which are no weights of a published model. Convert it without them, "
-            "and load them there: pipeline.load_textual_inversion(file)."
+            "and load them into the pipeline: pipeline.load_textual_inversion(file)."
         )
     return merged_model(adapted.component, adapted)
 

@@ -1,18 +1,14 @@
 """The options of `sfumato train`, with the help texts that a new user reads."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from .options import option
 
 _DATA = "Data"
 _TRAINING = "Training"
 _OUTPUT = "Output"
-
-
-def _option(*names: str, panel: str, **more: Any) -> Any:  # what typer.Option takes and returns
-    make: Any = typer.Option
-    return make(*names, rich_help_panel=panel, **{"show_default": False, **more})
-
 
 Data = Annotated[
     str,
@@ -25,28 +21,28 @@ Data = Annotated[
 ]
 TrainModel = Annotated[
     str,
-    _option(
+    option(
         "--model", panel=_TRAINING, metavar="NAME", show_default=True,
         help="The model to train: an included one, a folder, a Hub repo or a weight file.",
     ),
 ]  # fmt: skip
 TrainOutput = Annotated[
     str,
-    _option(
+    option(
         "--output", "-o", panel=_OUTPUT, metavar="FOLDER",
         help="The folder for the result, its card, checkpoints, sample pictures and logs.",
     ),
 ]  # fmt: skip
 SettingsFile = Annotated[
     str | None,
-    _option(
+    option(
         "--settings", panel=_TRAINING, metavar="FILE",
         help="A TOML or JSON file of settings. Options of the command line come before those of the file.",
     ),
 ]  # fmt: skip
 TrainSetting = Annotated[
     list[str] | None,
-    _option(
+    option(
         "--set", panel=_TRAINING, metavar="NAME=VALUE",
         help="A setting, such as rank=16 or optimizer=prodigy. Values as in TOML. Can be repeated. --list prints all.",
     ),
@@ -55,22 +51,22 @@ ListSettings = Annotated[
     bool, typer.Option("--list", rich_help_panel=_TRAINING, help="Print all settings of this method, and exit.")
 ]
 Steps = Annotated[
-    int | None, _option("--steps", panel=_TRAINING, metavar="NUMBER", show_default="1000", help="Optimizer steps.")
+    int | None, option("--steps", panel=_TRAINING, metavar="NUMBER", show_default="1000", help="Optimizer steps.")
 ]
 BatchSize = Annotated[
     int | None,
-    _option("--batch-size", panel=_TRAINING, metavar="NUMBER", show_default="1", help="Pictures of one forward."),
+    option("--batch-size", panel=_TRAINING, metavar="NUMBER", show_default="1", help="Pictures of one forward."),
 ]
 LearningRate = Annotated[
     float | None,
-    _option(
+    option(
         "--learning-rate", panel=_TRAINING, metavar="NUMBER", show_default="that of the optimizer",
         help="The size of the steps.",
     ),
 ]  # fmt: skip
 Size = Annotated[
     int | None,
-    _option(
+    option(
         "--size", panel=_DATA, metavar="PIXELS", show_default="that of the model",
         help="Pixels a side at which pictures are read.",
     ),
@@ -80,7 +76,7 @@ Strict = Annotated[
 ]
 TrainSeed = Annotated[
     int | None,
-    _option(
+    option(
         "--seed", panel=_TRAINING, metavar="NUMBER", show_default="0",
         help="Seed of the order of pictures and of all random numbers.",
     ),

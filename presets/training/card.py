@@ -1,7 +1,8 @@
 """The card of what was trained: how it is used, its sample pictures, the settings, and a drawing of the recipe."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -39,8 +40,7 @@ def write_card(
     trained: object,
     recipe: Graph,
     settings: Mapping[str, Any],  # Any: plain values
-    samples: Sequence[Path] = (),
-    prompt: str = "",
+    samples: Mapping[Path, str] = MappingProxyType({}),
     draws_with: Mapping[str, Any] | None = None,  # Any: inputs of the preset
 ) -> None:
     """Write `README.md` and a drawing of the recipe beside a trained file.
@@ -52,28 +52,27 @@ def write_card(
         trained: what users load from it; it decides which lines of Python load it.
         recipe: the graph of a step.
         settings: those that were set.
-        samples: pictures inside the folder.
-        prompt: that of the first sample.
+        samples: pictures inside the folder, and their prompts.
         draws_with: further inputs of the preset, with which pictures are drawn.
     """
     (folder / DRAWING).write_text(recipe.show("svg"), encoding="utf-8")
-    text = _text(folder, method, model, file, trained, settings, samples, prompt, draws_with or {})
+    text = _text(folder, method, model, file, trained, settings, samples, draws_with or {})
     (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def _text(
     folder: Path, method: str, model: str, file: Path, trained: object, settings: Mapping[str, Any],
-    samples: Sequence[Path], prompt: str, draws_with: Mapping[str, Any],
+    samples: Mapping[Path, str], draws_with: Mapping[str, Any],
 ) -> str:  # fmt: skip
     import yaml  # here, since only a card writes it
 
     front = {"library_name": "sfumato", "base_model": model, "tags": ["sfumato", method]}
     uses = (use for kind, use in _USES.items() if isinstance(trained, kind))
     load, needed = next(uses, ("pipe = sf.load({model!r})", dict[str, Any]()))
-    inputs = {"prompt": prompt or "…", **needed, **draws_with}
+    inputs = {"prompt": next(iter(samples.values()), "") or "…", **needed, **draws_with}
     call = ", ".join(f"{name}={value!r}" for name, value in inputs.items())
     rows = [(code_span(name), code_span(str(value))) for name, value in settings.items()]
-    pictures = [f"![{plain(prompt)}]({quote(path.relative_to(folder).as_posix())})" for path in samples]
+    pictures = [f"![{plain(prompt)}]({quote(path.relative_to(folder).as_posix())})" for path, prompt in samples.items()]
     lines = [
         "---", yaml.safe_dump(front, sort_keys=False).rstrip(), "---", "", f"# {plain(file.stem)}", "",
         f"Trained with sfumato, by the method {code_span(method)}, on {code_span(model)}.", "",

@@ -3,15 +3,14 @@
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Self, get_type_hints
+from typing import Annotated, Any, Self
 
 import torch
 from annotated_types import Ge, Le
 from torch import Tensor, nn
 
-from ...graph.validate import Unfit, fitted, value_text
 from .options import checked_options
-from .settings import raise_problems
+from .settings import fit_fields, raise_problems
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +31,7 @@ class EMA:
     power: float = 2 / 3
 
     def __post_init__(self) -> None:
-        problems = list[str]()
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            try:
-                object.__setattr__(self, name, fitted(getattr(self, name), hint))
-            except Unfit as error:
-                problems.append(f"ema.{name} {error}, got {value_text(getattr(self, name))}.")
-        raise_problems("ema", problems)
+        raise_problems("ema", fit_fields(self, "ema."))
 
     @classmethod
     def of(cls, setting: bool | Mapping[str, Any]) -> Self | None:  # Any: the checked options

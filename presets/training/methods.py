@@ -6,7 +6,6 @@ from dataclasses import fields
 from typing import Any, get_type_hints
 
 from ...graph import ConfigError, Graph
-from ...graph.validate import Unfit, fitted, value_text
 from ...registry import did_you_mean, printable
 from .consistency import lcm, lcm_lora
 from .control import controlnet, t2i_adapter
@@ -16,6 +15,7 @@ from .embedding import embedding
 from .image_prompt import ip_adapter
 from .method import Method
 from .objective import Objective
+from .settings import fitted_values
 
 METHODS: Mapping[str, Callable[..., Method]] = {
     "lora": lora,
@@ -59,16 +59,9 @@ def make_method(name: str, pipe: Graph, settings: Mapping[str, Any]) -> Method: 
         ConfigError: an unknown name, settings that are unknown or missing, or values that do not fit; all of them.
     """
     known = settings_of(name)
-    checked: dict[str, Any] = {}
-    problems: list[str] = []
-    for key, value in settings.items():
-        if key not in known:
-            problems.append(f"{printable(key)} is no setting of {name!r}. {did_you_mean(key, known)}")
-            continue
-        try:
-            checked[key] = fitted(value, known[key])
-        except Unfit as error:
-            problems.append(f"{key} {error}, got {value_text(value)}.")
+    unknown = [key for key in settings if key not in known]
+    problems = [f"{printable(key)} is no setting of {name!r}. {did_you_mean(key, known)}" for key in unknown]
+    checked = fitted_values({key: settings[key] for key in settings if key in known}, known, problems)
     parameters = inspect.signature(_function(name)).parameters.values()
     needed = [p.name for p in parameters if p.kind == p.KEYWORD_ONLY and p.default is p.empty]
     problems += [f"{key} is needed. Pass {key}=." for key in needed if key not in settings]

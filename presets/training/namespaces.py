@@ -6,16 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Any, cast, get_type_hints
 
 from ...graph import ConfigError, Graph
-from ...graph.validate import Unfit, fitted, value_text
 from ...registry import did_you_mean, printable
 from .data import Buckets, Captions, Source, TrainingData, load_data
 from .options import checked_options
-from .settings import TrainingSettings, raise_problems
+from .settings import TrainingSettings, Values, fitted_values, raise_problems
 
 OF_SOURCES = ("prompt", "image", "text", "mask", "control", "masks", "controls", "split", "revision")
 """Fields of `Source` that are settings where the data is one source."""
-
-Values = Mapping[str, Any]  # Any: values of settings
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,9 @@ def divided(values: Values, of_method: Mapping[str, Any]) -> Divided:  # Any: ty
     known = dict.fromkeys((*training, *of_method, *data, *source))
     problems = [f"{printable(name)} is no setting. {did_you_mean(name, known)}" for name in values if name not in known]
     read = {**values, **{name: _read(name, values[name]) for name in ("size", "captions") if name in values}}
-    for name, hint in {**source, **data}.items():
-        if name in read and name not in of_method:
-            try:
-                read[name] = fitted(read[name], hint)
-            except Unfit as error:
-                problems.append(f"{name} {error}, got {value_text(read[name])}.")
+    hints = {**source, **data}
+    own = {name: value for name, value in read.items() if name in hints and name not in of_method}
+    read |= fitted_values(own, hints, problems)
     raise_problems("the settings of a training", problems)
     return Divided(
         TrainingSettings(**{name: values[name] for name in training if name in values}),

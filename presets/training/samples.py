@@ -7,8 +7,8 @@ from typing import Any
 from ...graph import Graph
 
 
-def draw_samples(pipe: Graph, calls: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    """Draw the pictures of some calls, and save them.
+def draw_samples(pipe: Graph, calls: Sequence[Mapping[str, Any]], folder: Path) -> dict[Path, str]:
+    """Draw the pictures of some calls, and save them. Gives the files with their prompts.
 
     Args:
         pipe: the preset, with what has been trained attached.
@@ -16,10 +16,10 @@ def draw_samples(pipe: Graph, calls: Sequence[Mapping[str, Any]], folder: Path) 
         folder: where to save `0-0.png`: the number of the call, and of its picture.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    files = list[Path]()
+    files = dict[Path, str]()
     for number, call in enumerate(calls):
         for index, picture in enumerate(pipe(**call).images):
             file = folder / f"{number}-{index}.png"
             picture.save(file)
-            files.append(file)
+            files[file] = str(call.get("prompt", ""))
     return files

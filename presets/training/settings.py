@@ -16,6 +16,7 @@ from ...registry import did_you_mean, printable
 
 Choice = str | Mapping[str, Any]
 """A name, or a table with a `name` and the options of that name. Any: plain values, which each name checks."""
+Values = Mapping[str, Any]  # Any: values of settings
 Count = Annotated[int, Ge(1)]
 
 
@@ -80,12 +81,7 @@ class TrainingSettings:
     """Trackers of accelerate that get the losses. By default TensorBoard, if it is installed."""
 
     def __post_init__(self) -> None:
-        problems = list[str]()
-        for name, hint in get_type_hints(type(self), include_extras=True).items():
-            try:
-                object.__setattr__(self, name, fitted(getattr(self, name), hint))
-            except Unfit as error:
-                problems.append(f"{name} {error}, got {value_text(getattr(self, name))}.")
+        problems = fit_fields(self)
         if self.steps is not None and self.epochs is not None:
             problems.append(f"steps and epochs exclude each other, got {self.steps} and {self.epochs}. Leave one out.")
         if self.sample_every is not None and not self.samples:
@@ -105,6 +101,28 @@ class TrainingSettings:
     def names(cls) -> tuple[str, ...]:
         """The names of all settings."""
         return tuple(f.name for f in fields(cls))
+
+
+def fit_fields(value: Any, place: str = "") -> list[str]:  # a frozen dataclass
+    """Set the fields of a frozen dataclass to what their types make of them, and give the problems.
+
+    place: what the names begin with in the problems.
+    """
+    hints, problems = get_type_hints(type(value), include_extras=True), list[str]()
+    for name, made in fitted_values({name: getattr(value, name) for name in hints}, hints, problems, place).items():
+        object.__setattr__(value, name, made)
+    return problems
+
+
+def fitted_values(values: Values, hints: Mapping[str, Any], problems: list[str], place: str = "") -> dict[str, Any]:
+    """The values as their types make them. Those that do not fit are left out, and are added to the problems."""
+    made: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            made[name] = fitted(value, hints[name])
+        except Unfit as error:
+            problems.append(f"{place}{name} {error}, got {value_text(value)}.")
+    return made
 
 
 def raise_problems(what: str, problems: Sequence[str]) -> None:

@@ -36,8 +36,6 @@ class Training:
     pipe: Graph
     trained: Trained
     trainer: Trainer
-    prompt: str
-    """That of the first sample picture."""
     draws_with: Mapping[str, Any]
     """Inputs of the preset with which it draws what is trained."""
     frozen: tuple[str, ...]
@@ -101,7 +99,7 @@ def train(
     if main:
         write_card(
             folder, method=training.method, model=training.model, file=file, trained=found, recipe=training.recipe,
-            settings=settings, samples=pictures, prompt=training.prompt, draws_with=training.draws_with,
+            settings=settings, samples=pictures, draws_with=training.draws_with,
         )  # fmt: skip
     return found
 
@@ -197,7 +195,6 @@ def prepare(
         pipe=pipe,
         trained=made.trained,
         trainer=trainer,
-        prompt=next((str(call["prompt"]) for call in calls if "prompt" in call), ""),
         draws_with=made.draws_with,
         frozen=() if frozen is None or frozen.graph is None else tuple(frozen.graph.nodes),
         data=read,

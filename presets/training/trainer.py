@@ -1,6 +1,6 @@
 """`Trainer`: runs a recipe on batches, and changes what is trained. It knows nothing of families and methods."""
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -126,7 +126,8 @@ class Trainer:
         self._log({"loss": finished.loss, "gradient_norm": finished.gradient_norm, "epoch": finished.epoch, **rates})
         settings = self.settings
         if self._is_due(settings.sample_every) and self._pipe is not None and self.output is not None:
-            yield Sampled(self.step, self.sample(self._pipe, self.output / "samples" / f"step-{self.step:08d}"))
+            drawn = self.sample(self._pipe, self.output / "samples" / f"step-{self.step:08d}")
+            yield Sampled(self.step, tuple(drawn))
         best = False
         if self._validation is not None and (self._is_due(settings.validate_every) or self.step == self.steps):
             try:
@@ -179,12 +180,12 @@ class Trainer:
         self._validated = (self.step, loss)
         return Validated(self.step, loss, best)
 
-    def sample(self, pipe: Graph, folder: Path) -> Sequence[Path]:
-        """Draw the sample pictures of the settings with a preset, and save them. One process does it.
+    def sample(self, pipe: Graph, folder: Path) -> Mapping[Path, str]:
+        """Draw the sample pictures of the settings with a preset, and save them. Gives the files with their prompts.
 
-        They are what the preset draws with the saved file, to the bit.
+        One process does it. The pictures are what the preset draws with the saved file, to the bit.
         """
-        files: Sequence[Path] = ()
+        files: Mapping[Path, str] = {}
         if self.accelerator.is_main_process and self.settings.samples:
             with self.stepper.weights_in_use():
                 files = draw_samples(self.trained.attached(pipe), self.settings.samples, folder)

@@ -301,7 +301,7 @@ def test_the_card_of_a_net_says_how_it_is_used(tiny: Load, tmp_path: Path) -> No
     (net,) = method.trained.bindings().values()
     write_card(
         tmp_path, method="controlnet", model="owner/name", file=tmp_path / "edges", trained=net, recipe=method.recipe,
-        settings={}, prompt="a fox", draws_with={"num_inference_steps": 4},
+        settings={}, samples={tmp_path / "0-0.png": "a fox"}, draws_with={"num_inference_steps": 4},
     )  # fmt: skip
     text = (tmp_path / "README.md").read_text()
     assert "pipe = sf.load('owner/name', controlnet='edges')\n" in text
