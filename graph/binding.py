@@ -1,15 +1,18 @@
 """Bindings: the components that a graph holds beside its blocks, and their problems."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from os import PathLike
 from types import FunctionType, MethodType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 from ..registry import HINTS, UnknownName, closest, did_you_mean, hint_for_class
+from .block import Block
 from .edits import edited
 from .errors import ConfigError, LoadError, Problem, WireError
 from .extra_channels import lacking_channels
 from .fields import Lazy
+from .named import named
+from .own_components import own_components
 from .run_order import needed, unbound
 from .spaces import bound_conflicts
 from .structure import Structure
@@ -20,6 +23,7 @@ S = TypeVar("S", bound=Structure)
 
 def bound(graph: S, components: Mapping[str, Any]) -> S:
     """`graph.bind`: raises `WireError` for unknown names, wrong classes, and latent spaces that do not fit."""
+    graph = with_own_components(graph, components)
     problems: list[Problem] = []
     made: dict[str, Any] = {}
     for name, value in components.items():
@@ -55,16 +59,43 @@ def bound(graph: S, components: Mapping[str, Any]) -> S:
         raise WireError(Problem("adapters", ", ".join(made), str(error))) from error
 
 
+def with_own_components(graph: S, names: Collection[str]) -> S:
+    """The graph whose blocks have components of their own for those of these names that are names of such.
+
+    They are bound to the components that the blocks shared.
+    """
+    for name in [name for name in names if name in own_components(graph)]:
+        shared: list[str] = []
+        nodes = {node: _with_own(block, name, shared) for node, block in graph.nodes.items()}
+        current = next((graph.bindings[old] for old in shared if old in graph.bindings), None)
+        bindings = graph.bindings if current is None else {**graph.bindings, name: current}
+        graph = edited(graph, nodes=nodes, bindings=bindings)
+    return graph
+
+
+def _with_own(block: Block, name: str, shared: list[str]) -> Block:
+    """The block with a component of its own, wherever one inside can have it. shared: gets the component's old name."""
+    for old, part in block.signature.components.items():
+        if part.own == name and old != name:
+            shared.append(old)
+            return named(block, **{old: name})
+    children = block.children()
+    return block.with_children({n: _with_own(b, name, shared) for n, b in children.items()}) if children else block
+
+
 def _coerced(value: Any, kind: Any, current: Any, *, alone: bool) -> Any:
     """The component for a name, a config dict (`coerce(value, current)` of its type) or a spec (a handle).
 
-    `coerce` also refuses an object that does not fit `current`, but not where others are bound in the same call.
+    `current` is an object or a handle. `coerce` also refuses an object that does not fit it, but not where others are
+    bound in the same call.
     """
     cls = untagged(kind)
     if isinstance(value, type) and not is_callable(cls):
         raise ConfigError(f"is the class {value.__name__}, not an object of it. Make one: {value.__name__}(…).")
-    if hasattr(cls, "coerce") and (isinstance(value, str | Mapping) or (alone and current and isinstance(value, cls))):
-        return cls.coerce(value, current.load() if isinstance(current, Lazy) else current)
+    if hasattr(cls, "coerce"):
+        fitting = alone and current and isinstance(value, get_origin(cls) or cls)  # `Autoencoder[Any]` is an alias
+        if fitting or isinstance(value, str | Mapping):
+            return cls.coerce(value, current)
     make = getattr(value, "bindable", None)  # a spec
     return value if make is None else make()
 

@@ -47,7 +47,11 @@ def ports_of(cls: type["Block"]) -> ClassPorts:
     inputs, outputs, memory, running, returns = read_call(cls)
     all_fields = _fields(cls)
     held = fields_of(cls)
-    parts = {f.name: Component(held.components[f.name], f.default is EMPTY) for f in all_fields if is_component(f)}
+    parts = {
+        f.name: Component(held.components[f.name], f.default is EMPTY, f.metadata["own"])
+        for f in all_fields
+        if is_component(f)
+    }
     knobs = tuple(f.name for f in all_fields if "knob" in f.metadata)
     if clash := [name for name in (*knobs, *parts) if name in inputs]:
         raise Malformed(f"{class_name(cls)}: {', '.join(clash)} is both a field and a parameter of __call__. Keep one.")

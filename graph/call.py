@@ -14,6 +14,7 @@ from .keywords import CALL_KEYWORDS, MEMO, ON_EVENT, PROGRESS, Call
 from .knobs import knob_problems
 from .limits import limit
 from .memo import Memo
+from .own_components import own_components
 from .planned import foreign_values
 from .rewrites import Rewrite, adapt, adapt_by_prompts, prune, simplify, swap, use_values
 from .run import Run
@@ -155,7 +156,7 @@ def _value_text(value: Any) -> str:
 def _unknown(graph: Structure, call: Call) -> list[Problem]:
     plain = call.graph
     known = [*graph.inputs, *plain.slots, *plain.components]
-    everything = [*known, *sole_makers(graph), *CALL_KEYWORDS]
+    everything = [*known, *own_components(plain), *sole_makers(graph), *CALL_KEYWORDS]
     problems: list[Problem] = []
     for name in call.values:
         if name in graph.inputs or name in plain.inputs:

@@ -347,6 +347,7 @@ class _Inside:
         path, run = inside.path(self.path), self.execution
         items, item, carries = values[inside.over], inside.item, bool(inside.carried)
         bindings, prefix, turns = self._bindings(inside), f"{path}.", run.state.turns
+        components = {**run.graph.adapted_bindings, **bindings}  # a preview may use the decoder
         first, state = turns.get(path, (0, start))
         if (takeover := run.takeovers.pop(path, None)) is not None and first:
             first, state = takeover.placed(path, items, first, start, state, run.state)
@@ -382,7 +383,7 @@ class _Inside:
             if latents is None:
                 yield TurnFinished(path, k + 1, len(items), state)
             else:
-                yield StepFinished(path, k + 1, len(items), state, state[latents], clean, bindings)
+                yield StepFinished(path, k + 1, len(items), state, state[latents], clean, components)
             if run.requests.finishing:
                 run.state.origins[path.partition(".")[0]] = uuid4().hex  # no other run gives its outputs
                 break

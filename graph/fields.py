@@ -155,12 +155,13 @@ def same_component(a: Any, b: Any) -> bool:
     return type(a) is type(b) and params is not None and params.frozen and bool(a == b)
 
 
-def component(*, default: Any = EMPTY) -> Any:
+def component(*, default: Any = EMPTY, own: str | None = None) -> Any:
     """Declare a field to be a model, scheduler or tokenizer: shared, bound by the field's name, compared by identity.
 
-    `component(default=None)` is one that may be absent.
+    `component(default=None)` is one that may be absent. `vae: Autoencoder = component(own="decoder")` shares `vae` with
+    other blocks, and has another one than they where a caller passes `decoder=`.
     """
-    return field(default=default, metadata={"component": True})
+    return field(default=default, metadata={"component": True, "own": own})
 
 
 def knob(default: Any = MISSING) -> Any:

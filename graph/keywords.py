@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .errors import InputError, Problem
+from .own_components import own_components
 from .structure import Structure
 
 ADAPTERS, MEMO, ON_EVENT, PROGRESS = CALL_KEYWORDS = "adapters", "memo", "on_event", "progress"
@@ -42,7 +43,8 @@ class Call:
                 raise InputError(Problem("positional", "call", text))
             keywords[name] = positional[0]
         own = {name: keywords.pop(name, None) for name in CALL_KEYWORDS if name not in graph.inputs}
-        swaps = {n: v for n, v in keywords.items() if n in graph.slots or n in graph.components}
+        swapped = {*graph.slots, *graph.components, *own_components(graph)}
+        swaps = {n: v for n, v in keywords.items() if n in swapped}
         return cls(graph, swaps, {n: v for n, v in keywords.items() if n not in swaps}, **own)
 
     def with_values(self, values: Mapping[str, Any]) -> "Call":

@@ -133,10 +133,14 @@ class Output:
 
 @dataclass(frozen=True)
 class Component:
-    """A component that a block needs: its class, and whether it is required."""
+    """A component that a block needs: its class, whether it is required, and the name of one of its own.
+
+    own: the name under which the block can have another component than blocks that share this one; None for no name.
+    """
 
     type: Any
     required: bool = True
+    own: str | None = None
 
     def __str__(self) -> str:
         return type_text(self.type) + ("" if self.required else " (optional)")

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
 from ..registry import HINTS, UnknownName, closest, hint_for_class, table
-from .binding import bound
+from .binding import bound, with_own_components
 from .block import Block
 from .cache import cached
 from .edits import replaced
@@ -18,6 +18,7 @@ S = TypeVar("S", bound=Structure)
 
 def using(graph: S, swaps: Mapping[str, Any]) -> S:
     """`graph.using`: the graph with components and slots swapped, and with other defaults of knobs."""
+    graph = with_own_components(graph, swaps)
     components = {n: v for n, v in swaps.items() if n in graph.components}
     slots = {n: v for n, v in swaps.items() if n in graph.slots}
     defaults = {n: found for n, v in swaps.items() if n in graph.inputs and (found := _readers(graph, n, v))}

@@ -9,6 +9,7 @@ from .binding import bound
 from .cache import cached
 from .edits import edited
 from .errors import Problem, WireError
+from .own_components import own_components
 from .structure import Structure
 
 S = TypeVar("S", bound=Structure)
@@ -75,7 +76,8 @@ def _unbound(graph: Structure) -> set[str]:
 
 
 def _takes(graph: Structure, names: Collection[str]) -> bool:
-    return {*graph.inputs, *graph.components, *graph.slots, *sole_makers(graph)}.issuperset(names)
+    known = {*graph.inputs, *graph.components, *own_components(graph), *graph.slots, *sole_makers(graph)}
+    return known.issuperset(names)
 
 
 def of_other_task(graph: Structure, component: str) -> bool:

@@ -85,7 +85,8 @@ def load(
             it as it is now, "sha256:…" exactly the code of that hash, and "isolated" runs it in its own process.
         swaps: components and slots, as in a call. A component may also be the path of its folder or file
             (vae="vae.safetensors"), whose config keys that its tensors do not show are those of the checkpoint. None
-            leaves a component out if the family allows it (SD3's T5).
+            leaves a component out if the family allows it (SD3's T5). decoder="tiny" decodes with the published tiny
+            autoencoder of the latent space, and encodes with `vae`.
 
     Raises:
         LoadError: what is wrong with the checkpoint, all parts at once.

@@ -12,6 +12,7 @@ from ..components.storage.hub import Access
 from ..graph import Graph, LoadError
 from ..graph.files.forms import FILE_NAME
 from ..graph.files.reading import read_form
+from ..graph.own_components import own_components
 from ..graph.typing import untagged
 from ..registry.log import LOG
 from .component import Hint, component_in, component_of_class
@@ -85,13 +86,15 @@ def with_paths(
     made = dict(swaps)
     if not any(isinstance(value, str | Path) for value in swaps.values()):
         return made
-    components = graph().components
+    made_graph = graph()
+    components = {**own_components(made_graph), **made_graph.components}
     wants_images = any(name.startswith("ip_adapter") for name in swaps)
     for name, value in swaps.items():
         needed = components.get(name)
         is_component = needed is not None or name in own or is_control(name)
         is_component |= wants_images and name in ("image_encoder", "feature_extractor")
-        named = needed is not None and hasattr(untagged(needed.type), "coerce")  # a scheduler has names
+        names = getattr(untagged(needed.type), "is_name", None) if needed is not None else None  # of a scheduler
+        named = isinstance(value, str) and names is not None and names(value)
         if isinstance(value, str | Path) and is_component and not named:
             spec = own.get(name)
             spec = spec.spec if isinstance(spec, Handle) else spec
@@ -119,6 +122,12 @@ def _encoder_beside(
                 return {"image_encoder": encoder}
             LOG.info("%s: has features %s wide, and the adapter reads %s.", encoder, width, config["image_width"])
     return {}
+
+
+def component_by_path(name: str, path: str | Path) -> ComponentSpec:
+    """The component in a folder or file, or in a repo, for a component of this name."""
+    access = Access()
+    return _by_path(name, path, None, locate(path, access=access), access)
 
 
 def _by_path(

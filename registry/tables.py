@@ -218,6 +218,7 @@ codecs = Names(
         "preview": "sfumato.blocks.decode.previews:preview",
         "record": "sfumato.presets.records.picture:recorded",
         "save_pretrained": "sfumato.presets.save:save_pretrained",
+        "tiny_autoencoder": "sfumato.components.tiny_autoencoders:tiny_autoencoder",
     },
 )
 """Functions of upper rooms that lower rooms call. "adapt": a graph and the `adapters=` of a call -> the graph of the
@@ -225,10 +226,11 @@ call. "adapt_by_prompts": a graph and the values of a call -> the graph with the
 the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "component": the entry
 of a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters
 and a dtype -> the graph with merged models. "cached": a graph, a step cache or its name, its settings, and whether to
-estimate errors -> the graph with it. "optimized": a graph, an engine, components and settings ->
-the graph with the engine. "plan": a graph and the values of a call -> its plan. "preview": clean latents,
-components and an autoencoder or None -> pictures. "record": a call and its outputs -> the outputs with
-pictures that know the call. "save_pretrained": a bound graph -> a folder with all of it."""
+estimate errors -> the graph with it. "optimized": a graph, an engine, components and settings -> the graph with the
+engine. "plan": a graph and the values of a call -> its plan. "preview": clean latents, components and an autoencoder or
+None -> pictures. "record": a call and its outputs -> the outputs with pictures that know the call. "save_pretrained": a
+bound graph -> a folder with all of it. "tiny_autoencoder": an autoencoder or a handle of it -> the tiny one of its
+latent space."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

@@ -29,7 +29,7 @@ class DecodeLatents(Block):
     after another. Both are slower, with a peak of memory that does not grow with the picture or the batch.
     """
 
-    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+    vae: Autoencoder[Any] = component(own="decoder")  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
 

@@ -31,7 +31,7 @@ class EncodeImage(Block):
         UnfitValue: neither one image, nor one for each prompt or for each picture to make.
     """
 
-    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+    vae: Autoencoder[Any] = component(own="encoder")  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
     draws: bool = True
@@ -56,7 +56,7 @@ class EncodeImage(Block):
 class EncodeStart(Block):
     """`EncodeImage` for a run that may start from pure noise: then it draws no noise, since the sample is not read."""
 
-    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+    vae: Autoencoder[Any] = component(own="encoder")  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
 
@@ -75,7 +75,7 @@ class EncodedPixels(NamedTuple):
 class EncodePixels(Block):
     """Turn pixels into the most likely latents, a row for each picture. tile, slicing: as in `DecodeLatents`."""
 
-    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+    vae: Autoencoder[Any] = component(own="encoder")  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
 

@@ -60,7 +60,7 @@ class EncodeReference(Block):
         UnfitValue: neither one image, nor one for each prompt or for each picture to make.
     """
 
-    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+    vae: Autoencoder[Any] = component(own="encoder")  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
 
@@ -84,7 +84,7 @@ class ChooseReference(Block):
         ValueError: neither one `image_reference`, nor one for each prompt or for each picture to make.
     """
 
-    vae: Autoencoder[Any] = component()  # Any: whichever config its class has
+    vae: Autoencoder[Any] = component(own="encoder")  # Any: whichever config its class has
     tile: Count | None = None
     slicing: bool = False
     multiple: Count = 16

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from ...registry import codecs
 from .base import Model
 from .config import Config
 from .vae import DiagonalGaussian
@@ -24,6 +25,19 @@ class Autoencoder(Model[C], ABC):
 
     samples: ClassVar[bool] = True
     """Whether latents are drawn from the encoder's distribution."""
+
+    @classmethod
+    def is_name(cls, value: str) -> bool:
+        """Whether a text is the name of an autoencoder, and no path: "tiny"."""
+        return value == "tiny"
+
+    @classmethod
+    def coerce(cls, value: object, current: object = None) -> object:
+        """An autoencoder from a value that a user may pass: "tiny" is the one for the latent space of `current`.
+
+        current: the autoencoder, or a handle of it. Other values are returned as they are.
+        """
+        return codecs["tiny_autoencoder"](current) if value == "tiny" else value
 
     @property
     @abstractmethod

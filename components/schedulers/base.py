@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from ...graph.errors import ConfigError
+from ...graph.fields import Lazy
 from ...registry import schedulers
 from . import config as _config
 from . import customary_names as _names
@@ -232,7 +233,12 @@ class Scheduler(ABC):
         return explicit
 
     @classmethod
-    def coerce(cls, value: object, current: "Scheduler | None" = None) -> "Scheduler":
+    def is_name(cls, value: str) -> bool:
+        """Whether a text is a name: for schedulers all are, and none is a path."""
+        return True
+
+    @classmethod
+    def coerce(cls, value: object, current: "Scheduler | Lazy | None" = None) -> "Scheduler":
         """A scheduler from a value that a user may pass: an object, a name, or a config dict.
 
         A published or customary name ("dpmpp_2m_karras", "Euler a") makes that class, with the explicit keys of
@@ -240,6 +246,7 @@ class Scheduler(ABC):
         without one changes these keys of `current`. ConfigError for an object or config that `current`'s model was not
         trained for.
         """
+        current = cast("Scheduler", current.load()) if isinstance(current, Lazy) else current
         if isinstance(value, str):
             named, keys = _names.find(value, current.process if current is not None else "diffusion")
             return named.from_scheduler(current, **keys) if current is not None else named.from_config(keys)

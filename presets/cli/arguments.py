@@ -13,6 +13,8 @@ _MISSING = {
     "mask_image": "Pass a picture that is white where to paint: --mask FILE",
 }
 _FIXED = {"output_type": "cannot be set. sfumato run always writes picture files."}
+AUTOENCODERS = ("vae", "decoder", "encoder")
+"""The components that a command sets by "tiny" or a path."""
 _RANGES = {"seed": ("--seed", 0, 2**63 - 1), "num_images_per_prompt": ("--images", 1, 10_000)}
 
 
@@ -62,11 +64,13 @@ def arguments(values: Mapping[str, Any], texts: Mapping[str, str | None], settin
 
 def for_graph(pipe: Any, arguments: Arguments) -> GraphArguments:  # pipe: a Graph
     """The arguments by the types of this graph. Without a seed it draws one."""
+    from ...graph.own_components import own_components
     from ...graph.swaps import overlay
     from ..values import parsed, takes_picture
 
     texts = arguments.texts
-    overlays = {n: _overlay(pipe, n, t) for n, t in texts.items() if n in pipe.slots or n in pipe.components}
+    swapped = {*pipe.slots, *pipe.components, *own_components(pipe)}
+    overlays = {n: _overlay(pipe, n, t) for n, t in texts.items() if n in swapped}
     ports = {**pipe.inputs, **overlay(pipe, overlays).inputs}
     inputs = dict(arguments.values)
     if "seed" in ports and "seed" not in arguments.names:
@@ -86,12 +90,13 @@ def for_graph(pipe: Any, arguments: Arguments) -> GraphArguments:  # pipe: a Gra
 
 def _overlay(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes for a component or a slot
     """The component, or the block of the slot, that a text `NAME:key=value,…` names."""
-    from ...graph import Lazy
     from ...graph.swaps import as_block
     from ...graph.typing import untagged
     from ...registry import did_you_mean, table
     from ..values import name_and_config, parsed_config
 
+    if name in AUTOENCODERS:
+        return _autoencoder(pipe, name, text)
     try:
         class_name, config_texts = name_and_config(text)
     except ValueError as error:
@@ -102,13 +107,26 @@ def _overlay(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call ta
         return as_block(name, {"_class_name": class_name, **parsed_config(config_texts, names[class_name])})
     kind = untagged(pipe.components[name].type)
     current = pipe.bindings.get(name)
-    made = kind.coerce(class_name, current.load() if isinstance(current, Lazy) else current)  # customary names too
+    made = kind.coerce(class_name, current)  # customary names too
     cls = type(made)
     config = parsed_config(config_texts, cls)
     known = [field.name for field in fields(cls) if field.init]
     for key in config.keys() - set(known):
         raise CommandError(f"--{name} {text}: {cls.__name__} has no {key!r}. {did_you_mean(key, known)}")
     return kind.coerce(config, made) if config else made
+
+
+def _autoencoder(pipe: Any, name: str, text: str) -> Any:  # a Graph; "tiny" or a handle
+    """The autoencoder that a text names: "tiny", or the path of a folder or file."""
+    from ...components.handle import Handle
+    from ...components.models.autoencoder import Autoencoder
+    from ..lookup import component_by_path
+
+    if Autoencoder.is_name(text):
+        return text
+    spec = component_by_path(name, text)
+    beside = [part for part in pipe.bindings.values() if isinstance(part, Handle)]
+    return beside[0].manager.handle(spec, device=beside[0].device, name=name) if beside else spec
 
 
 def settings_of(pipe: Any, source: Mapping[str, str], arguments: GraphArguments) -> dict[str, Any]:  # a Graph; JSON

@@ -115,6 +115,13 @@ Scheduler = Annotated[
     str | None,
     option(panel=_MODEL, metavar="NAME", show_default="the model's", help=f"euler_a, ddim … {_SETTINGS}"),
 ]
+Decoder = Annotated[
+    str | None,
+    option(
+        panel=_MODEL, metavar="tiny|PATH", show_default="the model's autoencoder",
+        help="tiny: decode with the published tiny autoencoder (TAESD), which is faster. Or a folder, file or repo.",
+    ),
+]  # fmt: skip
 Device = Annotated[
     str | None, option(panel=_MODEL, metavar="NAME", show_default="cpu", help="cpu, cuda, cuda:1, mps …")
 ]

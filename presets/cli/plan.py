@@ -10,6 +10,7 @@ from .options import (
     Budget,
     Count,
     Debug,
+    Decoder,
     Device,
     Dtype,
     Folders,
@@ -50,6 +51,7 @@ def plan(
     lora: Loras = None,
     guider: Guider = None,
     scheduler: Scheduler = None,
+    decoder: Decoder = None,
     device: Device = None,
     dtype: Dtype = None,
     budget: Budget = None,
@@ -68,7 +70,7 @@ def plan(
     with reported_errors(as_json=json, debug=debug):
         options = arguments(
             {"prompt": prompt, "negative_prompt": negative, "seed": seed, "num_images_per_prompt": images},
-            {"image": image, "mask_image": mask, "guider": guider, "scheduler": scheduler},
+            {"image": image, "mask_image": mask, "guider": guider, "scheduler": scheduler, "decoder": decoder},
             settings or [],
         )
         with paused_garbage_collection():

@@ -9,6 +9,7 @@ from .messages import print_json, print_text, reported_errors
 from .options import (
     Count,
     Debug,
+    Decoder,
     Device,
     Dtype,
     Folders,
@@ -54,6 +55,7 @@ def run(
     lora: Loras = None,
     guider: Guider = None,
     scheduler: Scheduler = None,
+    decoder: Decoder = None,
     device: Device = None,
     dtype: Dtype = None,
     memo: MemoFolder = None,
@@ -72,7 +74,7 @@ def run(
     with reported_errors(as_json=json, debug=debug), Progress() as progress:
         options = arguments(
             {"prompt": prompt, "negative_prompt": negative, "seed": seed, "num_images_per_prompt": images},
-            {"image": image, "mask_image": mask, "guider": guider, "scheduler": scheduler},
+            {"image": image, "mask_image": mask, "guider": guider, "scheduler": scheduler, "decoder": decoder},
             settings or [],
         )
         first, replace = first_path(output, prompt)
