@@ -10,6 +10,7 @@
     - BrokenBlock           a block that does not return what its signature says
     - BlockFailed           a block whose computation torch refused, such as sizes that do not fit
     - NotFinite             NaN or infinity in a run within debug()
+    - ProcessFailed         a run of several processes that ended since another one failed
     - Cancelled             a run that was cancelled
       . Paused              a run that was paused; `sf.resume(run.state)` goes on
   + ConfigError             a config with unknown, missing or wrong keys
@@ -117,6 +118,10 @@ class BlockFailed(GraphError, RuntimeError):
 
 class NotFinite(GraphError, ArithmeticError):
     """NaN or infinity in a run within `debug()`. The text names the first layer."""
+
+
+class ProcessFailed(GraphError):
+    """A run of several processes that ended in this one since another failed. The text names it, with its error."""
 
 
 class Cancelled(GraphError):

@@ -183,6 +183,16 @@ class Graph(Structure, name="Graph"):
         """
         return codecs["optimized"](self, engine, components, settings)
 
+    def parallel(self, *plans: Any) -> Self:
+        """The same graph, whose denoiser several processes of torch.distributed compute together.
+
+        All processes make it and call it alike, and all get the same outputs. plans: "guidance" divides the passes of a
+        step, "batch" the rows of them, "context" the tokens of a transformer; or values of `sf.parallel`. "context" may
+        be beside one of the others. None is for one process. Raises `ConfigError` for one process alone, and for
+        components that cannot be divided, with why.
+        """
+        return codecs["parallel"](self, plans)
+
     def task(self, name: str) -> Self:
         """The sister graph for another task of the family, with the same components: `pipe.task("inpaint")`."""
         return sister(self, name)

@@ -62,7 +62,7 @@ class _Shown(Protocol):
 
 def _kind() -> type["_Terminal"] | type["_Notebook"] | None:
     """The kind of bar that fits this process, or None."""
-    if os.environ.get("SFUMATO_PROGRESS") == "0":
+    if os.environ.get("SFUMATO_PROGRESS") == "0" or os.environ.get("RANK", "0") != "0":  # of several processes
         return None
     if in_notebook():
         return _Notebook

@@ -214,6 +214,7 @@ codecs = Names(
         "handle": "sfumato.components.bindings:handle_of",
         "merged": "sfumato.components.adapters.merging:merged",
         "optimized": "sfumato.components.engines.optimize:optimized",
+        "parallel": "sfumato.components.parallel.parallel:parallel",
         "plan": "sfumato.components.planning.make:plan",
         "preview": "sfumato.blocks.decode.previews:preview",
         "record": "sfumato.presets.records.picture:recorded",
@@ -227,10 +228,10 @@ the entries of a graph file -> adapters. "attach": a graph and adapters -> the g
 of a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters
 and a dtype -> the graph with merged models. "cached": a graph, a step cache or its name, its settings, and whether to
 estimate errors -> the graph with it. "optimized": a graph, an engine, components and settings -> the graph with the
-engine. "plan": a graph and the values of a call -> its plan. "preview": clean latents, components and an autoencoder or
-None -> pictures. "record": a call and its outputs -> the outputs with pictures that know the call. "save_pretrained": a
-bound graph -> a folder with all of it. "tiny_autoencoder": an autoencoder or a handle of it -> the tiny one of its
-latent space."""
+engine. "parallel": a graph and plans -> the graph for several processes. "plan": a graph and the values of a call ->
+its plan. "preview": clean latents, components and an autoencoder or None -> pictures. "record": a call and its outputs
+-> the outputs with pictures that know the call. "save_pretrained": a bound graph -> a folder with all of it.
+"tiny_autoencoder": an autoencoder or a handle of it -> the tiny one of its latent space."""
 
 native: dict[tuple[str, str], str] = {
     # Read by our own light classes from the same files: importing transformers' model zoo costs 2.4 s (decision 0002).

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...components.adapters.adapted import Adapted
 from ...components.adapters.runs import AdaptedRows, RunStrengths, for_run, for_runs
 from ...components.memory.tensors import device_of
+from ...components.parallel.shared import shared_denoiser
 from ...components.taps.memory import UndecidedPasses
 from ...components.taps.place import Forward, PassRows
 from ...components.types import Pass, Predict
@@ -28,6 +29,9 @@ Compute = Callable[[M, Sequence[Pass]], Tensor]
 
 Equal ones compute the same: runs side by side whose denoisers have equal ones share forwards.
 """
+
+Answer = Callable[[Sequence["Request[M]"]], Sequence[Sequence[Tensor]]]
+"""The predictions for the passes of each request."""
 
 Batching = Literal["together", "apart"]
 """`"together"` runs passes of equal shapes and taps in one forward, also those of runs side by side; `"apart"` runs
@@ -73,6 +77,8 @@ class Denoiser(Generic[M]):
         self._compute, self._running, self._guidance = compute, running, guidance
         self._views = ImageViews(self._model.view)  # as long-lived as the function
         self._on_device = OnDevice(torch.device(device_of(model)))
+        self._shared = shared_denoiser(model)
+        self._asked = False
         self._wide = tuple(self._model.wide_keys.items())
         self._joined: dict[frozenset[Adapted | None], tuple[ImageViews[M], RunStrengths | None]] = {}
         self.key: Hashable = id(self._model.base), compute
@@ -83,11 +89,33 @@ class Denoiser(Generic[M]):
 
     def predict_apart(self, passes: Sequence[Pass]) -> Sequence[Tensor]:
         """The predictions for passes, each by a forward of its own."""
-        memory: dict[Any, Any] = {}
-        return [self.answer([Request(self, [p], memory)])[0][0] for p in passes]
+        return self._divided([Request(self, passes)], self._answer_apart)[0]
 
     def answer(self, requests: Sequence[Request[M]]) -> Sequence[Sequence[Tensor]]:
         """The predictions for the passes of each request."""
+        return self._divided(requests, self._answer)
+
+    def _divided(self, requests: Sequence[Request[M]], answer: "Answer[M]") -> Sequence[Sequence[Tensor]]:
+        """The predictions for all passes, of which this process may compute a part."""
+        if self._shared is None:
+            return answer(requests)
+        first = not all(request.denoiser._asked for request in requests)
+        for request in requests:
+            request.denoiser._asked = True
+
+        def compute(parts: Sequence[Sequence[Pass]]) -> Sequence[Sequence[Tensor]]:
+            return answer([replace(one, passes=passes) for one, passes in zip(requests, parts, strict=True)])
+
+        def by_rows(number: int) -> bool:
+            adapted = requests[number].denoiser._model.adapted
+            return adapted is None or len(adapted.rows) == 1
+
+        return self._shared.predict([request.passes for request in requests], compute, by_rows, first)
+
+    def _answer_apart(self, requests: Sequence[Request[M]]) -> Sequence[Sequence[Tensor]]:
+        return [[self._answer([replace(one, passes=[p])])[0][0] for p in one.passes] for one in requests]
+
+    def _answer(self, requests: Sequence[Request[M]]) -> Sequence[Sequence[Tensor]]:
         requested = [one for number, request in enumerate(requests) for one in _passes_of(request, number)]
         predictions: dict[tuple[int, int], Tensor] = {}
         for group in grouped([one.key for one in requested]):

@@ -50,6 +50,8 @@ class Engine(ABC):
 
     name: ClassVar[str]
     """For tables and errors."""
+    outermost: ClassVar[bool] = False
+    """Whether it may run a component that another engine runs too."""
 
     @property
     @abstractmethod
@@ -67,6 +69,10 @@ class Engine(ABC):
             return f"is a {kind}, which is no model of this library"
         if candidate.split:
             return "lies on several devices"
+        return ""
+
+    def refusal_over(self, inner: "Engine") -> str:
+        """Why an outermost engine cannot run what another engine runs; "" if it can."""
         return ""
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """`pipe.optimize`: a graph whose heavy components an engine runs."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, NamedTuple
 
 from ...graph.edits import edited
@@ -27,13 +27,28 @@ def optimized(
     Raises:
         ConfigError: an unknown engine, setting or component; one that the engine cannot run; no component at all.
     """
-    plain = {name: value.base if isinstance(value, Optimized) else value for name, value in graph.bindings.items()}
-    if engine is None:
-        return edited(graph, bindings=plain)
-    made = engine_of(engine, settings)
-    names = [components] if isinstance(components, str) else components
-    chosen = _chosen(made, plain) if names is None else _named(made, plain, names)
-    return edited(graph, bindings={**plain, **{name: Optimized(plain[name], name, made) for name in chosen}})
+    outer = {name: value for name, value in graph.bindings.items() if is_outermost(value)}
+    inner = {name: value.base if name in outer else value for name, value in graph.bindings.items()}
+    plain = {name: value.base if isinstance(value, Optimized) else value for name, value in inner.items()}
+    made = None if engine is None else engine_of(engine, settings)
+    changed: Mapping[str, Any] = plain
+    if made is not None:
+        names = [components] if isinstance(components, str) else components
+        chosen = _chosen(made, plain) if names is None else _named(made, plain, names)
+        changed = {**plain, **{name: Optimized(plain[name], name, made) for name in chosen}}
+    return edited(graph, bindings={**changed, **{name: _under(changed[name], value) for name, value in outer.items()}})
+
+
+def is_outermost(component: Any) -> bool:
+    """Whether an engine runs a component that may run what another engine runs."""
+    return isinstance(component, Optimized) and component.engine.outermost
+
+
+def _under(component: Any, outer: Optimized) -> Optimized:
+    """A component with an outermost engine over it. ConfigError where that cannot be over the engine that it has."""
+    if isinstance(component, Optimized) and (reason := outer.engine.refusal_over(component.engine)):
+        raise ConfigError(f"optimize: {reason}.")
+    return replace(outer, base=component)
 
 
 def engine_of(engine: Any, settings: Mapping[str, Any]) -> Engine:

@@ -42,6 +42,17 @@ def changes(known: nn.Module, seen: nn.Module) -> Changes:
     return Changes(tuple(strengths.values()), tuple(patched), tuple(other))
 
 
+def changed_inside(known: nn.Module, seen: nn.Module) -> tuple[str, ...]:
+    """The paths of layers that a view changed otherwise than by patches, below its root, which may have a new class."""
+    found: list[str] = []
+    for name, child in known._modules.items():
+        own = seen._modules[name]
+        if child is not None:
+            other = ("",) if own is None else changes(child, own).other
+            found += [f"{name}.{path}" if path else name for path in other]
+    return tuple(found)
+
+
 def _pairs(known: nn.Module, seen: nn.Module, path: str) -> Iterator[tuple[str, nn.Module, nn.Module]]:
     """The layers that differ, with their paths. A copy of an unchanged module over changed children is none."""
     if known is seen:
@@ -76,7 +87,9 @@ def _settings(module: nn.Module) -> dict[str, Any]:  # any attributes
     return {k: v for k, v in module.__dict__.items() if k not in _OF_TORCH and k not in IGNORED}
 
 
-IGNORED = {"attached_adapters", "_config", "engine_site", "engine_changes", "_cache"}
+IGNORED = {
+    "attached_adapters", "_config", "engine_site", "engine_changes", "_cache", "several_processes", "divided_tokens",
+}  # fmt: skip
 """Attributes that a view may have beside those of its module: adapters change layers, which are compared."""
 
 

@@ -1,5 +1,6 @@
 """The layers of a denoiser in three parts: shallow ones, deep ones, and those after them. A view may skip the deep."""
 
+from collections.abc import Callable
 from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 from torch import Tensor
@@ -17,6 +18,8 @@ class Stream(Protocol):
 
 
 S = TypeVar("S", bound=Stream)
+TokenChange = Callable[[Tensor], Tensor]
+"""A change of a tensor whose second dimension is tokens."""
 
 
 class LayeredDenoiser(Generic[S]):
@@ -47,6 +50,13 @@ class LayeredDenoiser(Generic[S]):
     def modulated(self, stream: S) -> Tensor | None:
         """Return the modulated input of the first block, `b n c`; None for a model without modulation."""
         return None
+
+    def map_tokens(self, stream: S, picture: TokenChange, prompt: TokenChange) -> S:
+        """Return the stream with all tensors changed that the layers read token by token. Others stay whole.
+
+        picture: the change for tokens of the picture. prompt: for those of the prompt, where they are in the stream.
+        """
+        raise NotImplementedError(f"{type(self).__name__} needs a method map_tokens.")
 
     def deep_blocks(self, depth: int) -> list[str]:
         """Return the paths of the transformer blocks among the deep layers."""

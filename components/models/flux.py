@@ -11,7 +11,7 @@ from ...graph.errors import UnfitValue
 from .attention import FeedForward
 from .base import Model
 from .config import Layers, Width
-from .deep_layers import LayeredDenoiser
+from .deep_layers import LayeredDenoiser, TokenChange
 from .embeddings import TimeTextEmbedding
 from .perturbable import PerturbableLayers, default_blocks
 from .transformer_layers import (
@@ -255,6 +255,17 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig], LayeredDenoiser
                     x = torch.cat([x[:, :start], x[:, start:] + s.added_single[i // per]], dim=1)
             context, x = x[:, :start], x[:, start:]
         return s._replace(x=x, context=context)
+
+    def map_tokens(self, stream: FluxStream, picture: TokenChange, prompt: TokenChange) -> FluxStream:
+        """Return the stream with changed tokens, rotations and residuals."""
+        count = stream.context.shape[1]
+        return stream._replace(
+            x=picture(stream.x),
+            context=prompt(stream.context),
+            rotary=torch.cat([prompt(stream.rotary[:, :count]), picture(stream.rotary[:, count:])], dim=1),
+            added=tuple(map(picture, stream.added)),
+            added_single=tuple(map(picture, stream.added_single)),
+        )
 
     def modulated(self, stream: FluxStream) -> Tensor:
         """Return the modulated input of the first block."""

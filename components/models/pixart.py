@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .attention import Attention, FeedForward
 from .base import Model
 from .config import Chance, Epsilon, Layers, Rows, Scale, Width
-from .deep_layers import LayeredDenoiser
+from .deep_layers import LayeredDenoiser, TokenChange
 from .embeddings import Sinusoid, TimestepEmbedding, check_input
 from .initialization import init_normal
 from .patch_embedding import PatchEmbed, sincos_positions, unpatchify
@@ -188,6 +188,10 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser
         for block in [*self.transformer_blocks][first:stop]:
             x = block(x, s.context, s.table, s.mask)
         return s._replace(x=x)
+
+    def map_tokens(self, stream: PixArtStream, picture: TokenChange, prompt: TokenChange) -> PixArtStream:
+        """Return the stream with changed tokens of the picture. All of them read those of the prompt."""
+        return stream._replace(x=picture(stream.x))
 
     def modulated(self, stream: PixArtStream) -> Tensor:
         """Return the modulated input of the first block."""

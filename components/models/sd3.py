@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from .attention import FeedForward
 from .base import Model
 from .config import Layers, Rows, Width
-from .deep_layers import LayeredDenoiser
+from .deep_layers import LayeredDenoiser, TokenChange
 from .embeddings import TimeTextEmbedding
 from .patch_embedding import PatchEmbed, unpatchify
 from .perturbable import PerturbableLayers, default_blocks
@@ -210,6 +210,12 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig], LayeredDenoiser[SD
                 # In floats, as published: i * len(added) // count is not always the same.
                 x = x + s.added[int(i / (count / len(s.added)))]
         return s._replace(x=x, context=context)
+
+    def map_tokens(self, stream: SD3Stream, picture: TokenChange, prompt: TokenChange) -> SD3Stream:
+        """Return the stream with changed tokens and residuals."""
+        return stream._replace(
+            x=picture(stream.x), context=prompt(stream.context), added=tuple(map(picture, stream.added))
+        )
 
     def modulated(self, stream: SD3Stream) -> Tensor:
         """Return the modulated input of the first block."""

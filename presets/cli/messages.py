@@ -30,6 +30,11 @@ class CommandError(Exception):
         return printable_lines(super().__str__())
 
 
+def is_first_process() -> bool:
+    """Whether this is the first of several processes, which torchrun and accelerate number. It prints and writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def print_text(*lines: str) -> None:
     """Print lines on stdout."""
     typer.echo("\n".join(map(printable, lines)))

@@ -122,6 +122,13 @@ Decoder = Annotated[
         help="tiny: decode with the published tiny autoencoder (TAESD), which is faster. Or a folder, file or repo.",
     ),
 ]  # fmt: skip
+Parallel = Annotated[
+    list[str] | None,
+    option(
+        "--parallel", panel=_MODEL, metavar="PLAN", show_default=False,
+        help="Divide each step over the processes of torchrun: guidance, batch or context. May be repeated.",
+    ),
+]  # fmt: skip
 Device = Annotated[
     str | None, option(panel=_MODEL, metavar="NAME", show_default="cpu", help="cpu, cuda, cuda:1, mps …")
 ]

@@ -5,7 +5,7 @@ import time
 from .adapters import read_adapters
 from .arguments import arguments, for_graph, settings_of
 from .memo import memo_of
-from .messages import print_json, print_text, reported_errors
+from .messages import is_first_process, print_json, print_text, reported_errors
 from .options import (
     Count,
     Debug,
@@ -24,6 +24,7 @@ from .options import (
     Negative,
     NoRecord,
     Output,
+    Parallel,
     Private,
     Prompt,
     Revision,
@@ -36,7 +37,7 @@ from .options import (
 )  # fmt: skip
 from .output import as_pictures, first_path, numbered_paths, size_text, write
 from .progress import Progress
-from .sources import DEFAULT_MODEL, Repo, open_pipeline, paused_garbage_collection
+from .sources import DEFAULT_MODEL, Repo, open_pipeline, own_device, paused_garbage_collection
 
 
 def run(
@@ -56,6 +57,7 @@ def run(
     guider: Guider = None,
     scheduler: Scheduler = None,
     decoder: Decoder = None,
+    parallel: Parallel = None,
     device: Device = None,
     dtype: Dtype = None,
     memo: MemoFolder = None,
@@ -81,15 +83,19 @@ def run(
         progress.stage("importing torch")
         with paused_garbage_collection():
             repo = Repo(trust_remote_code, revision, variant, tuple(folder or ()))
-            pipe = open_pipeline(model, task, graph, options.names, device, dtype, repo)
+            pipe = open_pipeline(model, task, graph, options.names, own_device(device), dtype, repo)
             if adapters := read_adapters(lora or [], pipe):
                 pipe = pipe.with_adapters(*adapters)
+            if parallel:
+                pipe = pipe.parallel(*parallel)
             call = for_graph(pipe, options)
         progress.stage("checking")
         began = time.perf_counter()
         stream = pipe.stream(**call.inputs, **call.overlays, **memo_of(memo))
         for event in stream:
             progress.show(event)
+        if not is_first_process():
+            return
         pictures = as_pictures(stream.outputs["images"])
         progress.stage("writing")
         model = model if graph else model or DEFAULT_MODEL

@@ -1,6 +1,7 @@
 """The graph that a command works on: of a preset, a folder, a repo, a weight file or a graph file."""
 
 import gc
+import os
 from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,11 @@ def paused_garbage_collection() -> Generator[None]:
     finally:
         if enabled:
             gc.enable()
+
+
+def own_device(device: str | None) -> str | None:
+    """The device of this process: of several on one machine, which torchrun numbers, each has a CUDA device."""
+    return f"cuda:{os.environ['LOCAL_RANK']}" if device == "cuda" and "LOCAL_RANK" in os.environ else device
 
 
 def open_pipeline(

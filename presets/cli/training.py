@@ -1,6 +1,5 @@
 """`sfumato train`: train adapters, embeddings, control nets and models on pictures, and go on with a training."""
 
-import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -9,7 +8,7 @@ from typing import Any
 
 import typer
 
-from .messages import CommandError, print_json, print_text, reported_errors
+from .messages import CommandError, is_first_process, print_json, print_text, reported_errors
 from .options import Debug, Device, Json
 from .train_options import (
     BatchSize,
@@ -172,7 +171,7 @@ def _plan(method: str, data: str, model: str, output: str, values: Mapping[str, 
 
 def _report(result: Any, folder: Path, *, as_json: bool) -> None:  # an adapter, an embedding, models
     """Print what was made, once."""
-    if os.environ.get("RANK", "0") != "0":  # of several processes, which torchrun and accelerate number so
+    if not is_first_process():
         return
     files = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
     made = [str(path) for path in files] or [str(folder)]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .components import caches as caches
     from .components import engines as engines
     from .components import models as models
+    from .components import parallel as parallel
     from .components import schedulers as schedulers
     from .components import taps as taps
     from .components.adapters.adapter import Adapter as Adapter
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
         ConfigError as ConfigError, Edge as Edge, Event as Event, Graph as Graph, GraphError as GraphError,
         GraphFileError as GraphFileError, InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError,
         Loop as Loop, Malformed as Malformed, Map as Map, Memory as Memory, NotFinite as NotFinite, Outputs as Outputs,
-        Paused as Paused, PictureError as PictureError, Port as Port, Problem as Problem, Run as Run,
-        Running as Running, RunState as RunState, SaveError as SaveError, SfumatoError as SfumatoError,
-        Switch as Switch, Unbound as Unbound, UnfitValue as UnfitValue, WireError as WireError,
+        Paused as Paused, PictureError as PictureError, Port as Port, Problem as Problem,
+        ProcessFailed as ProcessFailed, Run as Run, Running as Running, RunState as RunState,
+        SaveError as SaveError, SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound, UnfitValue as UnfitValue, WireError as WireError,
         assignable as assignable, component as component, debug as debug, gradients as gradients, knob as knob,
         named as named,
     )  # fmt: skip
@@ -73,7 +74,7 @@ __version__ = "0.1.0"
 _GRAPH = (
     "Block", "BlockFailed", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph",
     "GraphError", "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
-    "NotFinite", "Outputs", "Paused", "PictureError", "Port", "Problem", "Run", "Running", "RunState", "SaveError",
+    "NotFinite", "Outputs", "Paused", "PictureError", "Port", "Problem", "ProcessFailed", "Run", "Running", "RunState", "SaveError",
     "SfumatoError", "Switch", "Unbound", "UnfitValue", "WireError", "assignable", "component", "debug",
     "gradients", "knob", "named",
 )  # fmt: skip
@@ -104,6 +105,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "memo": (".graph.memo", "memo"),
     "engines": (".components.engines", None),
     "models": (".components.models", None),
+    "parallel": (".components.parallel", None),
     "presets": (".presets", None),
     "prompts": (".blocks.prompts", None),
     "push_to_hub": (".presets.push", "push_to_hub"),
