@@ -250,7 +250,21 @@ def bad_nodes(nodes: Mapping[str, Any]) -> Iterable[Problem]:
             yield Problem("not-a-block", name, text, type(block).__name__, "Block")
 
 
-def bad_parts(nodes: Any, outputs: Any, slots: Any) -> Iterable[Problem]:
+def check_parts(nodes: Any, outputs: Any, slots: Any) -> None:
+    """Raise a `WireError` where parts of a new graph are no mappings and lists of names, or are blocks."""
+    if isinstance(outputs, Block):
+        text = "is a reserved word: outputs=('images',) names what a call gives back. Give the node another name."
+        raise WireError(Problem("name", "outputs", text, repr(outputs)))
+    if isinstance(outputs, str):
+        text = f"is the text {outputs!r}, not a tuple. Write outputs=({outputs!r},)."
+        raise WireError(Problem("name", "outputs", text, repr(outputs), "tuple"))
+    if isinstance(slots, Block):
+        raise WireError(Problem("name", "slots", "is a reserved word. Give the node another name.", "slots"))
+    if wrong := list(_bad_parts(nodes, outputs, slots)):
+        raise WireError(wrong)
+
+
+def _bad_parts(nodes: Any, outputs: Any, slots: Any) -> Iterable[Problem]:
     """Parts of a new graph that are no mappings and lists of names."""
     parts = {
         "nodes": (nodes, Mapping[str, Any] | None, "Graph(name=block, …)"),

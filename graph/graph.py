@@ -46,16 +46,7 @@ class Graph(Structure, name="Graph"):
         preset: tuple[str, str] | None = None,
         **more: Block,
     ) -> None:
-        if isinstance(outputs, Block):
-            text = "is a reserved word: outputs=('images',) names what a call gives back. Give the node another name."
-            raise WireError(Problem("name", "outputs", text, repr(outputs)))
-        if isinstance(outputs, str):
-            text = f"is the text {outputs!r}, not a tuple. Write outputs=({outputs!r},)."
-            raise WireError(Problem("name", "outputs", text, repr(outputs), "tuple"))
-        if isinstance(slots, Block):
-            raise WireError(Problem("name", "slots", "is a reserved word. Give the node another name.", "slots"))
-        if wrong := list(edits.bad_parts(nodes, outputs, slots)):
-            raise WireError(wrong)
+        edits.check_parts(nodes, outputs, slots)
         blocks = {**(nodes or {}), **more}
         if bad := list(edits.bad_nodes(blocks)):
             raise WireError(bad)
@@ -186,10 +177,8 @@ class Graph(Structure, name="Graph"):
     def parallel(self, *plans: Any) -> Self:
         """The same graph, whose denoiser several processes of torch.distributed compute together.
 
-        All processes make it and call it alike, and all get the same outputs. plans: "guidance" divides the passes of a
-        step, "batch" the rows of them, "context" the tokens of a transformer; or values of `sf.parallel`. "context" may
-        be beside one of the others. None is for one process. Raises `ConfigError` for one process alone, and for
-        components that cannot be divided, with why.
+        plans: "guidance", "batch" and "context", or values of `sf.parallel`; None for one process. All processes make
+        the graph and call it alike. Raises `ConfigError` for one process alone, and for what cannot be divided.
         """
         return codecs["parallel"](self, plans)
 
