@@ -1,8 +1,19 @@
-"""Names of devices, and whether this machine has them."""
+"""Names of devices, whether this machine has them, and which dtypes are slow on its CPU."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, cast
 
 import torch
 
 from ...graph.errors import ConfigError
+from ...registry.log import LOG
+
+_NARROW = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16", "sve_bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "avx_ne_convert", "fp16_arith"),
+}
+"""The instructions of CPUs that compute in a narrow dtype, by torch's names. One of them is enough."""
 
 
 def device_name(device: object, what: str = "device") -> str:
@@ -48,3 +59,23 @@ def check_device(device: str) -> None:
     if parsed.type == "cpu" or (parsed.type == kind and (parsed.index or 0) < count):
         return
     raise ConfigError(f"device: torch finds no {device!r} on this machine. It finds: {', '.join(names)}.")
+
+
+def is_slow_on_cpu(dtype: str) -> bool:
+    """Whether this CPU has no instructions for a narrow dtype. False where torch does not know the CPU."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # since torch 2.10
+    if dtype not in _NARROW or capabilities is None:
+        return False
+    found = cast("Mapping[str, Any]", capabilities())
+    return any(has is True for has in found.values()) and not any(found.get(name) for name in _NARROW[dtype])
+
+
+@cache
+def note_slow_dtype(dtype: str) -> None:
+    """Log, once in a process for each dtype, that a model on this CPU computes slowly in it."""
+    if is_slow_on_cpu(dtype):
+        LOG.warning(
+            "This CPU has no instructions for %s, so models take 8 to 50 times as long as in float32. "
+            "Pass dtype='float32'.",
+            dtype,
+        )

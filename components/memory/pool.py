@@ -12,6 +12,7 @@ from torch import nn
 from ...graph.errors import ConfigError
 from ..device_map import DeviceMap
 from ..storage.mapped import mapped_files
+from .devices import note_slow_dtype
 from .entry import Entry, Unfreed
 from .inventory import Inventory
 from .mover import Mover
@@ -99,6 +100,8 @@ class ComponentPool:
             usable = view_for(usable, entry.offload, stream, entry.dtype)
         elif isinstance(usable, nn.Module) and entry.device_map is not None:
             usable = split_view(usable, entry.device_map)
+        if isinstance(usable, nn.Module) and entry.device == CPU:
+            note_slow_dtype(entry.dtype)
         entry.stream, entry.usable = stream, usable  # only now, for another thread uses it as soon as it is set
 
     def _take_back(self, entry: Entry) -> None:

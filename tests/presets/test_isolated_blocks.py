@@ -84,6 +84,8 @@ class Tell(sf.Block):
             os.kill(os.getpid(), 11)
         if what == "sleep":
             time.sleep(60)
+        if what == "threads":
+            return Told(f"{os.environ['OMP_NUM_THREADS']} {torch.get_num_threads()}")
         if what == "env":
             return Told(" ".join(sorted(os.environ)))
         if what == "wrong":
@@ -185,11 +187,16 @@ def test_a_loop_carries_the_memory_of_a_block_in_another_process(apart: sf.Graph
 def test_its_environment_is_clean(apart: sf.Graph) -> None:
     names = apart["tell"](what="env").told.split()
     assert "SECRET_OF_THE_PARENT" not in names
-    assert {*names} - {*launch._VARIABLES, *launch._ENVIRONMENT, "HOME", "TMPDIR", "USER"} <= {
+    assert {*names} - {*launch._VARIABLES, *launch._ENVIRONMENT, launch._THREADS, "HOME", "TMPDIR", "USER"} <= {
         name
         for name in names
         if name.startswith(("KMP", "TORCH", "LC_", "__"))  # what libraries set for themselves
     }
+
+
+def test_it_has_as_many_threads_as_this_process(apart: sf.Graph) -> None:
+    threads = torch.get_num_threads()
+    assert apart["tell"](what="threads").told == f"{threads} {threads}"
 
 
 # ---------------------------------------------------------------------------------------------------- faults

@@ -14,10 +14,13 @@ import weakref
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
+
 from . import kernel, landlock
 from .supervisor import RUN, STOP, remove
 
-_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH", "OMP_NUM_THREADS")
+_VARIABLES = ("PATH", "LANG", "LC_ALL", "LC_CTYPE", "LD_LIBRARY_PATH")
+_THREADS = "OMP_NUM_THREADS"  # of torch; this process waits while a block runs, so the block gets as many
 _ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "MALLOC_ARENA_MAX": "4"}
 _START = (
     "import json, sys; sys.path[:] = dict.fromkeys([*json.loads(sys.argv[1]), *sys.path]); "
@@ -84,6 +87,7 @@ class Launched:
         for file in (self.requests, self.answers):
             kernel.widen(file)
         env = {name: os.environ[name] for name in _VARIABLES if name in os.environ} | _ENVIRONMENT
+        env[_THREADS] = str(torch.get_num_threads())
         arguments = [sys.executable, "-I", "-B", "-c", _START, json.dumps(_paths()), f"{__package__}.supervisor"]
         try:
             self._process = subprocess.Popen(
