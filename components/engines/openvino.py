@@ -20,7 +20,7 @@ from .calls import Call, Layout, Rest, flattened, unflattened
 from .engine import Candidate, Engine, sites
 from .layer import Site, at_site
 from .openvino_files import read_ir, write_ir
-from .openvino_import import core, nncf, openvino, require
+from .openvino_import import core, nncf, openvino, require, traced
 from .programs import Program, Programs, Unmade
 from .tree import Changes
 
@@ -133,7 +133,7 @@ class OpenVINO(Engine):
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # tracing warns at each check of a shape
-                model = openvino().convert_model(flat, example_input=examples)
+                model = openvino().convert_model(traced(flat, examples))
         except Exception as error:  # whatever a converter raises: torch can run the model
             raise Unmade(f"OpenVINO cannot convert it: {str(error).splitlines()[0]}") from error
         if self.shapes == "fixed":

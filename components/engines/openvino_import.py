@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
@@ -32,6 +32,13 @@ def core() -> Any:  # an openvino.Core
     another order than they began, a stack that is freed stays in use, and Ctrl-C then ends the process.
     """
     return openvino().Core()
+
+
+def traced(module: Any, examples: Sequence[Any]) -> Any:  # a module and tensors; what `convert_model` reads
+    """A traced module. The converter by itself would trace it a second time, to compare."""
+    with _without_telemetry():
+        decoder: Any = import_module("openvino.frontend.pytorch.ts_decoder").TorchScriptPythonDecoder
+    return decoder(module, example_input=tuple(examples), trace_kwargs={"check_trace": False})
 
 
 def nncf() -> Any:  # the module

@@ -1,6 +1,6 @@
 """A tiny U-Net in the pipeline of the embedded model, and a recorder that replays on the CPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,10 @@ CONFIG: dict[str, Any] = {
     "norm_num_groups": 8, "attention_head_dim": 2, "cross_attention_dim": 128,
 }  # fmt: skip
 CALL: dict[str, Any] = {"prompt": "a fox", "seed": 7, "num_inference_steps": 2, "output_type": "pt"}
+
+
+Changes = Sequence[tuple[dict[str, Any], Tensor]]
+"""Calls, and the pictures that torch makes of them."""
 
 
 @dataclass(eq=False)
@@ -83,7 +87,8 @@ def used(graph: Graph, component: str = "unet") -> sf.engines.Report:
     return sf.engines.report(graph)[component].report
 
 
-def twenty_changes(unet: nn.Module) -> list[dict[str, Any]]:
+@pytest.fixture(scope="session")
+def twenty_changes(pipe: Graph, unet: nn.Module) -> Changes:
     """Calls that differ in guider, scale, scheduler, prompt, seed, steps, adapters and strengths, at one shape."""
     one, other = lora(unet, 1), lora(unet, 2)
     plain: list[dict[str, Any]] = [
@@ -96,4 +101,4 @@ def twenty_changes(unet: nn.Module) -> list[dict[str, Any]]:
         {"adapters": [one], "seed": 9}, {"adapters": [one.scaled(0.1)], "scheduler": "ddim"},
         {"adapters": [other], "guidance_scale": 2.0}, {"adapters": [one], "prompt": "an owl"}, {"seed": 10},
     ]  # fmt: skip
-    return [*plain, *adapted]
+    return [(change, pictures(pipe, **change)) for change in (*plain, *adapted)]

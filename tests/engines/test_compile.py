@@ -10,7 +10,7 @@ from sfumato.components.engines.compiled import repeated_blocks
 from sfumato.components.models import FluxTransformer2DModel
 from sfumato.components.storage.building import on_meta
 
-from .conftest import Recorder, lora, pictures, twenty_changes, used
+from .conftest import Changes, Recorder, lora, pictures, used
 
 
 def test_blocks_that_a_model_repeats_are_its_residual_and_transformer_blocks(unet: nn.Module) -> None:
@@ -23,15 +23,16 @@ def test_blocks_that_a_model_repeats_are_its_residual_and_transformer_blocks(une
     assert names == ["transformer_blocks"] * 2 + ["single_transformer_blocks"] * 3
 
 
-def test_twenty_changes_at_one_shape_compile_nothing_again(pipe: Graph, unet: nn.Module) -> None:
+def test_twenty_changes_at_one_shape_compile_nothing_again(
+    pipe: Graph, unet: nn.Module, twenty_changes: Changes
+) -> None:
     """The compiler here runs the traced operations as they are, so that results are equal bit for bit."""
     fast = pipe.optimize("compile", backend="eager")
-    changes = twenty_changes(unet)
     warm_up = pictures(fast), pictures(fast, adapters=[lora(unet, 3)])
     made = used(fast).made
     assert len(warm_up) == 2 and made > 0
-    for change in changes:
-        assert torch.equal(pictures(fast, **change), pictures(pipe, **change)), change
+    for change, expected in twenty_changes:
+        assert torch.equal(pictures(fast, **change), expected), change
     assert used(fast).made == made
     assert not used(fast).fell_back
 

@@ -7,7 +7,7 @@ from torch import nn
 import sfumato as sf
 from sfumato import ConfigError, Graph
 
-from .conftest import CALL, Recorder, lora, pictures, twenty_changes, used
+from .conftest import CALL, Changes, Recorder, lora, pictures, used
 
 
 def test_a_recorded_step_gives_the_same_bits_and_the_base_graph_stays(pipe: Graph, recorder: Recorder) -> None:
@@ -20,13 +20,12 @@ def test_a_recorded_step_gives_the_same_bits_and_the_base_graph_stays(pipe: Grap
 
 
 def test_twenty_changes_at_one_shape_record_once_for_each_set_of_layers(
-    pipe: Graph, unet: nn.Module, recorder: Recorder
+    pipe: Graph, recorder: Recorder, twenty_changes: Changes
 ) -> None:
     fast = pipe.optimize(sf.engines.Graphs(recorder=recorder))
-    changes = twenty_changes(unet)
-    assert len(changes) == 20
-    for change in changes:
-        assert torch.equal(pictures(fast, **change), pictures(pipe, **change)), change
+    assert len(twenty_changes) == 20
+    for change, expected in twenty_changes:
+        assert torch.equal(pictures(fast, **change), expected), change
     assert len(recorder.recorded) == 3  # without adapters, and with each of two
     assert not used(fast).fell_back
 
