@@ -149,6 +149,7 @@ engines = Names(
     "engine",
     {
         "compile": f"{_ENGINES}.compiled:Compile",
+        "fused": f"{_ENGINES}.fused:Fused",
         "graphs": f"{_ENGINES}.graphs:Graphs",
         "max": f"{_ENGINES}.graphs:Max",
         "openvino": f"{_ENGINES}.openvino:OpenVINO",

@@ -5,6 +5,7 @@ from .capture import Recorder as Recorder
 from .compiled import Compile as Compile
 from .engine import Candidate as Candidate
 from .engine import Engine as Engine
+from .fused import Fused as Fused
 from .graphs import Graphs as Graphs
 from .graphs import Max as Max
 from .openvino import OpenVINO as OpenVINO

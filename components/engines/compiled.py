@@ -1,9 +1,13 @@
 """torch.compile of the blocks that a model repeats."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+import os
+import threading
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from inspect import signature
+from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -27,9 +31,11 @@ _MOST_FORMS = 64  # of one block: a U-Net has up to 20 residual blocks of other 
 class Compile(Engine):
     """Compile the blocks that a model repeats, and leave the rest to torch. Equal blocks share one artefact.
 
-    The first call takes 5 to 60 seconds, a later process less: torch keeps artefacts in `TORCHINDUCTOR_CACHE_DIR`.
-    Adapters, strengths, guiders, schedulers, steps and seeds compile nothing again. shapes: see `CompileShapes`.
-    autotune: try several kernels for each product, which takes minutes. backend: torch's name of the compiler.
+    The first call takes 5 to 60 seconds, and less where artefacts are read. Adapters, strengths, guiders, schedulers,
+    steps and seeds compile nothing again. shapes: see `CompileShapes`. autotune: try several kernels for each product,
+    which takes minutes. backend: torch's name of the compiler. cache: a folder for artefacts, so that another process
+    reads them; None for that of torch (`TORCHINDUCTOR_CACHE_DIR`). Artefacts are code that runs: use a folder of your
+    own.
 
     Raises:
         ConfigError: a setting that is none of these.
@@ -39,6 +45,7 @@ class Compile(Engine):
     shapes: CompileShapes = "automatic"
     autotune: bool = False
     backend: str = "inductor"
+    cache: str | Path | None = None
 
     def __post_init__(self) -> None:
         if self.shapes not in get_args(CompileShapes):
@@ -52,6 +59,11 @@ class Compile(Engine):
     def tolerance(self) -> float:
         """1e-4 in float32: a compiled block sums in another order."""
         return 1e-4
+
+    @property
+    def key(self) -> str:
+        """Its settings without the cache."""
+        return repr(replace(self, cache=None))
 
     def chosen(self, candidate: Candidate) -> bool:
         """The denoiser, which runs at every step."""
@@ -102,8 +114,15 @@ class _Compiler:
         return compile_function(kind.forward, backend=self._backend, dynamic=dynamic, **limits)
 
     def _backend(self, graph: Any, inputs: Any) -> Any:  # torch's protocol of backends
-        self.programs.report.made += 1
-        return self._lower(graph, inputs)
+        hits = torch._dynamo.utils.counters["inductor"]
+        before = hits["fxgraph_cache_hit"]
+        with artefacts_in(self.engine.cache):
+            made = self._lower(graph, inputs)
+        if hits["fxgraph_cache_hit"] > before:
+            self.programs.report.read += 1
+        else:
+            self.programs.report.made += 1
+        return made
 
     @cached_property
     def _lower(self) -> Callable[..., Any]:
@@ -115,6 +134,31 @@ class _Compiler:
         if self.engine.autotune:
             options = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")
         return partial(compile_fx, config_patches=dict(options))
+
+
+_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
+_ONE_AT_A_TIME = threading.RLock()
+
+
+@contextmanager
+def artefacts_in(folder: str | Path | None) -> Generator[None]:
+    """Let torch read and write artefacts in a folder. None: leave the choice to torch.
+
+    Torch looks the folder up in the environment of the process, which is as before afterwards.
+    """
+    if folder is None:
+        yield
+        return
+    with _ONE_AT_A_TIME:
+        before = os.environ.get(_FOLDER)
+        os.environ[_FOLDER] = str(Path(folder).absolute())
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ[_FOLDER]
+            else:
+                os.environ[_FOLDER] = before
 
 
 class CompiledSite:

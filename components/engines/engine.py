@@ -79,8 +79,9 @@ class Engine(ABC):
     def view(self, model: nn.Module, programs: Programs) -> nn.Module:
         """A view of a model that this engine runs. programs: keeps what is made for it."""
 
-    def numbers(self, weights: Callable[[], int]) -> int:
-        """The estimated count of numbers that it keeps beside a model of so many weights, in the model's dtype."""
+    def numbers(self, model: Callable[[], nn.Module]) -> int:
+        """The estimated count of numbers that it keeps beside a model, in the model's dtype. model: gives one without
+        values."""
         return 0
 
     @property

@@ -15,6 +15,7 @@ from .calls import Call, Layout, flattened, unflattened
 from .capture import CudaGraphs, Recorded, Recorder
 from .compiled import Compile
 from .engine import DENOISERS, Candidate, Engine, sites
+from .fused import Fused
 from .layer import Site, at_site
 from .openvino import class_of_output
 from .programs import Program, Programs, Unmade
@@ -26,17 +27,19 @@ class Graphs(Engine):
     """Record a forward of the denoiser for each shape, and launch its kernels at once: less time between kernels.
 
     A recording takes one to three seconds. Its inputs are copied into memory of its own, and so are the strengths of
-    adapters. compiled: compile the blocks first. recorder: what records.
+    adapters. compiled: compile the blocks first. fused: compute layers together first; a compiler does so by itself.
+    recorder: what records.
     """
 
     name: ClassVar[str] = "graphs"
     compiled: Compile | None = None
+    fused: Fused | None = None
     recorder: Recorder = field(default_factory=CudaGraphs)
 
     @property
     def tolerance(self) -> float:
-        """Zero, since the kernels are the same; that of compiling with `compiled`."""
-        return 0.0 if self.compiled is None else self.compiled.tolerance
+        """Zero, since the kernels are the same; with `compiled` or `fused`, the larger one of theirs."""
+        return max((one.tolerance for one in (self.fused, self.compiled) if one is not None), default=0.0)
 
     def chosen(self, candidate: Candidate) -> bool:
         """The denoiser, which runs at every step."""
@@ -48,8 +51,8 @@ class Graphs(Engine):
 
     def view(self, model: nn.Module, programs: Programs) -> nn.Module:
         """A view whose sites launch recorded forwards."""
-        if self.compiled is not None:
-            model = self.compiled.view(model, programs)
+        for first in (self.fused, self.compiled):
+            model = model if first is None else first.view(model, programs)
         return view(model, {path: at_site(path, self, programs) for path in sites(model)})
 
     # ------------------------------------------------------------------------------------------ programs

@@ -75,9 +75,10 @@ class OpenVINO(Engine):
             return "is quantized. Load it without quantization, and pass weights='int8' or 'int4'"
         return "" if candidate.device == "cpu" else f"is on {candidate.device}. Load it on the CPU"
 
-    def numbers(self, weights: Callable[[], int]) -> int:
+    def numbers(self, model: Callable[[], nn.Module]) -> int:
         """Those of a second copy of the weights, of which narrow ones take a fraction."""
-        return int(weights() * {"f32": 1.0, "bf16": 1.0, "int8": 0.25, "int4": 0.16}[self.weights])
+        weights = sum(parameter.numel() for parameter in model().parameters())
+        return int(weights * {"f32": 1.0, "bf16": 1.0, "int8": 0.25, "int4": 0.16}[self.weights])
 
     def view(self, model: nn.Module, programs: Programs) -> nn.Module:
         """A view whose sites call converted models."""

@@ -37,7 +37,7 @@ class Optimized(OverComponent):
         return self.base.derived(
             Derivation(self.engine.name, f"{self.component} {self.engine!r}",
                        self._programs_for,
-                       lambda: self.engine.numbers(self._count_weights))
+                       lambda: self.engine.numbers(self._without_values))
         )  # fmt: skip
 
     @cached_property
@@ -83,13 +83,12 @@ class Optimized(OverComponent):
             return None
 
     def _programs_for(self, model: nn.Module) -> Programs:
-        count, size = self.engine.numbers(self._count_weights), next(iter(model.parameters())).element_size()
+        count, size = self.engine.numbers(self._without_values), next(iter(model.parameters())).element_size()
         return Programs(self.component, self._base_content, bytes=count * size)
 
-    def _count_weights(self) -> int:
+    def _without_values(self) -> nn.Module:
         with on_meta():
-            model: nn.Module = self.type.from_config(dict(config_of(self.base)))
-        return sum(parameter.numel() for parameter in model.parameters())
+            return self.type.from_config(dict(config_of(self.base)))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Optimized) and self._key == other._key

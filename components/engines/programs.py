@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from ...registry.log import LOG
@@ -28,8 +29,8 @@ class Program(Protocol):
 class Report:
     """What an engine did for a component.
 
-    made: programs that were converted, compiled or captured. read: those that were read from disk instead. ran: calls
-    of them. fell_back: calls that torch ran, by the reason.
+    made: programs that were converted, compiled or captured; for `Fused`, layers. read: those that were read from disk
+    instead. ran: calls of them. fell_back: calls that torch ran, by the reason.
     """
 
     made: int = 0
@@ -57,7 +58,7 @@ class Programs:
         self.report = Report()
         self.lock = threading.RLock()
         self._made: OrderedDict[Hashable, Program | str] = OrderedDict()
-        self._view: tuple[weakref.ref[nn.Module], weakref.ref[nn.Module]] | None = None
+        self._view: tuple[weakref.ref[nn.Module], weakref.ref[nn.Module], torch.device | None] | None = None
         self._kept: nn.Module | None = None
         self._shared: dict[Any, Any] = {}
 
@@ -67,12 +68,15 @@ class Programs:
         return {("programs", id(self)): self._bytes} if self._bytes else {}
 
     def view(self, model: nn.Module, make: Callable[[nn.Module, "Programs"], nn.Module]) -> nn.Module:
-        """The view of a loaded model: the same one as long as somebody uses it."""
+        """The view of a loaded model: the same one as long as somebody uses it, and the model is on the same device."""
         with self.lock:
-            if self._view is not None and self._view[0]() is model and (known := self._view[1]()) is not None:
-                return known
+            device = next((parameter.device for parameter in model.parameters()), None)
+            if self._view is not None and (self._view[0](), self._view[2]) == (model, device):
+                known = self._view[1]()
+                if known is not None:
+                    return known
             made = make(model, self)
-            self._view = weakref.ref(model), weakref.ref(made)
+            self._view = weakref.ref(model), weakref.ref(made), device
             self._kept = made if self._keeps_view else None
             return made
 

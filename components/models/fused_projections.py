@@ -56,7 +56,7 @@ class FusedAttention(NormedAttention):
         self, index: int, x: Tensor, own: tuple[nn.Module, ...]
     ) -> tuple[Tensor, Tensor, Tensor] | None:
         layers, weight, bias = self.joined[index]
-        if any(a is not b for a, b in zip(layers, own, strict=True)):
+        if weight.device != x.device or any(a is not b for a, b in zip(layers, own, strict=True)):
             return None
         q, k, v = F.linear(x, weight, bias).chunk(3, dim=-1)
         return q, k, v

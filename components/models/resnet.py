@@ -39,14 +39,18 @@ class ResnetBlock2D(nn.Module):
 
     def forward(self, x: Tensor, emb: Tensor | None = None) -> Tensor:
         """Map `b c h w`; `emb` is the time embedding `b e`, already activated."""
-        h = self.conv1(self.nonlinearity(self.norm1(x)))
-        h = self.conv2(self.dropout(self.nonlinearity(self.normed(h, emb))))
+        h = self.conv1(self.norm_and_activate(self.norm1, x))
+        h = self.conv2(self.dropout(self.activated(h, emb)))
         h = self.conv_shortcut(x) + h
         return h if self.divisor == 1.0 else h / self.divisor
 
-    def normed(self, h: Tensor, emb: Tensor | None) -> Tensor:
-        """Apply the second norm, together with the time embedding in subclasses."""
-        return self.norm2(h)
+    def norm_and_activate(self, norm: nn.GroupNorm, x: Tensor) -> Tensor:
+        """Apply one of the norms and the activation. A view may compute both at once."""
+        return self.nonlinearity(norm(x))
+
+    def activated(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        """Apply the second norm, together with the time embedding in subclasses, and the activation."""
+        return self.norm_and_activate(self.norm2, h)
 
 
 class TimeResnetBlock2D(ResnetBlock2D):
@@ -56,9 +60,9 @@ class TimeResnetBlock2D(ResnetBlock2D):
         super().__init__(channels_in, channels_out, style)
         self.time_emb_proj = nn.Linear(time_channels, channels_out)
 
-    def normed(self, h: Tensor, emb: Tensor | None) -> Tensor:
-        """Add the time embedding, then apply the second norm."""
-        return self.norm2(h + self.time_emb_proj(emb)[:, :, None, None])
+    def activated(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        """Add the time embedding, then apply the second norm and the activation."""
+        return self.norm_and_activate(self.norm2, h + self.time_emb_proj(emb)[:, :, None, None])
 
 
 class ScaleShiftResnetBlock2D(ResnetBlock2D):
@@ -68,10 +72,10 @@ class ScaleShiftResnetBlock2D(ResnetBlock2D):
         super().__init__(channels_in, channels_out, style)
         self.time_emb_proj = nn.Linear(time_channels, channels_out * 2)
 
-    def normed(self, h: Tensor, emb: Tensor | None) -> Tensor:
-        """Apply the second norm, then scale and shift."""
+    def activated(self, h: Tensor, emb: Tensor | None) -> Tensor:
+        """Apply the second norm, then scale, shift and the activation."""
         scale, shift = self.time_emb_proj(emb)[:, :, None, None].chunk(2, dim=1)
-        return self.norm2(h) * (1 + scale) + shift
+        return self.nonlinearity(self.norm2(h) * (1 + scale) + shift)
 
 
 def resnet(channels_in: int, channels_out: int, style: ResnetStyle) -> ResnetBlock2D:

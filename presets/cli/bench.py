@@ -17,7 +17,7 @@ EngineNames = Annotated[
     list[str] | None,
     typer.Option(
         "--engine", metavar="NAME[:key=value,…]", show_default=False,
-        help="Run this engine too, in turns with torch: openvino, compile, graphs, max. Can be repeated.",
+        help="Run this engine too, in turns with torch: openvino, compile, fused, graphs, max. Can be repeated.",
     ),
 ]  # fmt: skip
 Against = Annotated[

@@ -1,8 +1,16 @@
 """Compiled blocks: equal results, and nothing compiled again at one shape."""
 
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 import sfumato as sf
 from sfumato import ConfigError, Graph
@@ -56,6 +64,29 @@ def test_a_block_with_other_layers_runs_with_torch_and_the_others_stay_compiled(
     whole, block = used(fast).fell_back
     assert whole.startswith("the call changes layers: mid_block.attentions.0.")
     assert block == "the call changes layers of mid_block.attentions.0.transformer_blocks.0"
+
+
+def test_artefacts_are_kept_in_a_folder_and_the_environment_is_as_before(
+    pipe: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The compiler is a fake, which finds each artefact but the first in the folder."""
+    name, folders, compiler = "TORCHINDUCTOR_CACHE_DIR", list[str | None](), ModuleType("compile_fx")
+
+    def compile_fx(graph: GraphModule, inputs: object, config_patches: object) -> Callable[..., Any]:
+        torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"] += bool(folders)
+        folders.append(os.environ.get(name))
+        return graph.forward
+
+    compiler.__dict__["compile_fx"] = compile_fx
+    monkeypatch.setitem(sys.modules, "torch._inductor.compile_fx", compiler)
+    monkeypatch.setenv(name, "of the user")
+    fast = pipe.optimize("compile", shapes="fixed", cache=tmp_path / "artefacts")
+    assert torch.equal(pictures(fast), pictures(pipe))
+    assert folders == [str(tmp_path / "artefacts")] * 3
+    assert os.environ[name] == "of the user"
+    assert (used(fast).made, used(fast).read) == (1, 2)
+    plain = sf.engines.Compile(shapes="fixed")
+    assert fast.bindings["unet"].engine.key == plain.key
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_another_engine_replaces_the_first(fast: Graph, unet: nn.Module) -> None
     ("engine", "components", "text"),
     [
         ("openvin", None, "optimize: needs an engine, got 'openvin'. Did you mean 'openvino'?"),
-        (3, None, "optimize: needs an engine, got 3. Pass one of compile, graphs, max, openvino."),
+        (3, None, "optimize: needs an engine, got 3. Pass one of compile, fused, graphs, max, openvino."),
         ("compile", "unit", "optimize: the graph has no component 'unit'. Did you mean 'unet'?"),
     ],
 )  # fmt: skip
