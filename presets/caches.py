@@ -19,7 +19,7 @@ CACHE, REPORT = "cache", "report_skipped"
 
 def cached(graph: Graph, cache: Any, settings: Mapping[str, Any], estimate_error: bool) -> Graph:
     """Put a step cache before each guider, or take it out with None. See `Graph.cached`."""
-    graph = _without(graph)
+    graph = without_cache(graph)
     if cache is None:
         return graph
     cache = _cache(cache, settings)
@@ -55,7 +55,14 @@ def _guiders(graph: Graph) -> Iterator[str]:
             yield ".".join(names)
 
 
-def _without(graph: Graph) -> Graph:
+def with_cache_of(other: Graph, graph: Graph) -> Graph:
+    """A graph with the step cache of another graph, if that has one."""
+    found = next((block for _, block in blocks_inside(other) if isinstance(block, CacheSteps)), None)
+    return graph if found is None else cached(graph, found.cache, {}, found.estimate_error)
+
+
+def without_cache(graph: Graph) -> Graph:
+    """A graph without its step cache and its report."""
     has = any(isinstance(block, CacheSteps | ReportSkipped) for _, block in blocks_inside(graph))
     return cast("Graph", _stripped(graph)) if has else graph
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, Self
 from ..graph import ConfigError, Graph
 from ..graph.tasks import AUTO
 from ..registry import UnknownName, did_you_mean
+from .caches import with_cache_of, without_cache
 from .sisters import with_edits
 
 
@@ -120,11 +121,13 @@ class Family:
             return graph
         made = self.make(task, graph.adapted_bindings)
         plain = self.make(graph.preset[1], graph.adapted_bindings) if graph.preset else made
-        return with_edits(made, graph, plain)
+        return with_cache_of(graph, with_edits(made, without_cache(graph), plain))
 
     def refitted(self, graph: Graph, before: Graph) -> Graph:
         """A graph of this family for its components, which are other ones than in the same graph `before`."""
         assert graph.preset is not None
         task = graph.preset[1]
         made, plain = (self.make(task, one.adapted_bindings) for one in (graph, before))
-        return graph if made.nodes == plain.nodes else with_edits(made, graph, plain)
+        if made.nodes == plain.nodes:
+            return graph
+        return with_cache_of(graph, with_edits(made, without_cache(graph), plain))

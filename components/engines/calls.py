@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast, get_type_hints
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 Shapes = tuple[tuple[int, ...], ...]
@@ -99,3 +99,8 @@ def unflattened(tensors: Sequence[Tensor], form: Layout, made: Callable[..., Any
         return tuple(map(one, part))
 
     return one(form)
+
+
+def class_of_output(kind: type[nn.Module]) -> Callable[..., Any]:
+    """The class that a forward returns."""
+    return cast("Callable[..., Any]", get_type_hints(kind.forward).get("return", tuple))

@@ -32,7 +32,7 @@ class Recorder(Protocol):
 
 @dataclass(frozen=True)
 class CudaGraphs:
-    """Records CUDA graphs. All graphs of a process share one pool of memory for each device."""
+    """Records CUDA graphs. Each has a pool of memory of its own, so that two threads may launch two of them at once."""
 
     def missing(self, device: str) -> str:
         """Why it cannot record on a device; "" if it can."""

@@ -11,13 +11,12 @@ from torch import Tensor, nn
 from ..adapters.adapted import attached_to
 from ..adapters.layers import PatchedLayer, Strengths
 from ..models.views import shallow_copy, view
-from .calls import Call, Layout, flattened, unflattened
+from .calls import Call, Layout, class_of_output, flattened, unflattened
 from .capture import CudaGraphs, Recorded, Recorder
 from .compiled import Compile
 from .engine import DENOISERS, Candidate, Engine, sites
 from .fused import Fused
 from .layer import Site, at_site
-from .openvino import class_of_output
 from .programs import Program, Programs, Unmade
 from .tree import Changes
 

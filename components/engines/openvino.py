@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Literal, cast, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from ...graph.memo.code import code_key, digest
 from ..adapters.adapted import attached_to
 from ..adapters.merging import merged_view
 from ..models.views import shallow_copy, view
-from .calls import Call, Layout, Rest, flattened, unflattened
+from .calls import Call, Layout, Rest, class_of_output, flattened, unflattened
 from .engine import Candidate, Engine, sites
 from .layer import Site, at_site
 from .openvino_files import read_ir, write_ir
@@ -204,8 +204,3 @@ def _widened(tensor: Tensor) -> Tensor:
 
 def _is_half(module: nn.Module) -> bool:
     return any(p.dtype in (torch.bfloat16, torch.float16) for p in module.parameters())
-
-
-def class_of_output(kind: type[nn.Module]) -> Callable[..., Any]:
-    """The class that a forward returns."""
-    return cast("Callable[..., Any]", get_type_hints(kind.forward).get("return", tuple))

@@ -65,7 +65,7 @@ def _watched(name: str, pipe: Graph, model: Any, values: Mapping[str, Any]) -> t
 def _compared(
     name: str, library: str, model: Any, kind: Any, call: tuple[Any, Any], rounds: int, device: str
 ) -> Compared:
-    other = _twin(model, kind)
+    other = twin_of(model, kind)
     args, named = call
     if name == "vae":
         ours, theirs = (lambda: model.decoder(*args)), (lambda: other.decoder(*args))
@@ -81,7 +81,7 @@ def _compared(
     return Compared(label, library, mine, others, statistics.median(x / y for x, y in seconds), error)
 
 
-def _twin(model: Any, kind: Any) -> Any:
+def twin_of(model: Any, kind: Any) -> Any:
     """Their model with the config and the tensors of ours, which both share."""
     with torch.device("meta"):
         other = kind.from_config({k: v for k, v in model.to_config().items() if k != "_class_name"})

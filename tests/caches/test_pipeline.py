@@ -125,3 +125,11 @@ def test_names_and_settings_that_are_wrong_are_refused(emoji: Graph) -> None:
         emoji.cached("teacache")
     with pytest.raises(ConfigError, match="This graph has no guider"):
         emoji.only("positive").cached("first_block")
+
+
+def test_the_graph_of_another_task_has_the_same_cache() -> None:
+    pipe = sf.load("emoji")
+    cached = pipe.cached("deepcache", estimate_error=True)
+    assert cached.task("image2image") == pipe.task("image2image").cached("deepcache", estimate_error=True)
+    assert "skipped" in cached.task("image2image").outputs
+    assert cached.task("inpaint").cached(None) == pipe.task("inpaint")

@@ -45,6 +45,16 @@ def test_twenty_changes_at_one_shape_compile_nothing_again(
     assert not used(fast).fell_back
 
 
+def test_steps_that_a_cache_computes_run_compiled_blocks(pipe: Graph) -> None:
+    """Of six blocks a skipped step runs one, in which no form is new."""
+    fast = pipe.optimize("compile", backend="eager", shapes="fixed")
+    cached = {"cache_interval": 2}
+    assert torch.equal(pictures(fast.cached("deepcache", **cached)), pictures(pipe.cached("deepcache", **cached)))
+    blocks = len(list(repeated_blocks(fast.bindings["unet"].base)))
+    assert 0 < used(fast).ran - blocks < blocks
+    assert used(fast).made == 3 and not used(fast).fell_back
+
+
 def test_blocks_of_one_form_share_one_artefact(unet: nn.Module, pipe: Graph) -> None:
     """Two forms of residual blocks (16 and 32 channels in) and one of transformer blocks."""
     fast = pipe.optimize("compile", backend="eager", shapes="fixed")
@@ -79,11 +89,11 @@ def test_artefacts_are_kept_in_a_folder_and_the_environment_is_as_before(
 
     compiler.__dict__["compile_fx"] = compile_fx
     monkeypatch.setitem(sys.modules, "torch._inductor.compile_fx", compiler)
-    monkeypatch.setenv(name, "of the user")
+    monkeypatch.setenv(name, str(tmp_path / "own"))
     fast = pipe.optimize("compile", shapes="fixed", cache=tmp_path / "artefacts")
     assert torch.equal(pictures(fast), pictures(pipe))
     assert folders == [str(tmp_path / "artefacts")] * 3
-    assert os.environ[name] == "of the user"
+    assert os.environ[name] == str(tmp_path / "own")
     assert (used(fast).made, used(fast).read) == (1, 2)
     plain = sf.engines.Compile(shapes="fixed")
     assert fast.bindings["unet"].engine.key == plain.key
