@@ -16,7 +16,7 @@ from .limits import limit
 from .memo import Memo
 from .own_components import own_components
 from .planned import foreign_values
-from .rewrites import Rewrite, adapt, adapt_by_prompts, prune, simplify, swap, use_values
+from .rewrites import Rewrite, adapt, adapt_by_prompts, attend, prune, simplify, swap, use_values
 from .run import Run
 from .run_order import run_order, unbound
 from .structure import Structure
@@ -25,7 +25,7 @@ from .typing import type_text
 from .validate import Unfit, fitted, value_text
 from .wiring import INPUTS
 
-BEFORE_CHECKS: tuple[Rewrite, ...] = (swap, adapt, adapt_by_prompts, use_values, prune)
+BEFORE_CHECKS: tuple[Rewrite, ...] = (swap, attend, adapt, adapt_by_prompts, use_values, prune)
 AFTER_CHECKS: tuple[Rewrite, ...] = (simplify, prune)
 """A call is these rewrites of the graph, in this order, with the checks of its values between."""
 

@@ -8,7 +8,7 @@ from .errors import InputError, Problem
 from .own_components import own_components
 from .structure import Structure
 
-ADAPTERS, MEMO, ON_EVENT, PROGRESS = CALL_KEYWORDS = "adapters", "memo", "on_event", "progress"
+ADAPTERS, ATTENTION, MEMO, ON_EVENT, PROGRESS = CALL_KEYWORDS = "adapters", "attention", "memo", "on_event", "progress"
 """The keywords of each call, where the graph has no input of that name."""
 
 
@@ -24,6 +24,8 @@ class Call:
     """Inputs, and outputs of nodes that the call passes itself."""
     adapters: Any = None
     """Adapters, or strengths of those that the graph has, for this call; None for none."""
+    attention: Any = None
+    """A backend of attention, or backends by component, for this call; None for those that the graph has."""
     memo: Any = None
     """The memo with the outputs of earlier runs; None for none."""
     on_event: Any = None

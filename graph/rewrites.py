@@ -12,7 +12,7 @@ from .analysis import sole_makers
 from .cache import cached
 from .edits import edited
 from .errors import ConfigError, InputError, Problem, UnfitValue
-from .keywords import ADAPTERS, Call
+from .keywords import ADAPTERS, ATTENTION, Call
 from .run_order import run_order
 from .simplify import with_simpler_blocks
 from .structure import Structure
@@ -36,6 +36,16 @@ def adapt(graph: Structure, call: Call) -> Structure:
         return cached(graph, "adapted", lambda: _adapted(graph, call.adapters), _frozen(call.adapters))
     except ConfigError as error:
         raise InputError(Problem("adapters", ADAPTERS, str(error).removeprefix(f"{ADAPTERS}: "))) from error
+
+
+def attend(graph: Structure, call: Call) -> Structure:
+    """Set the backend of attention that the call passes."""
+    if call.attention is None:
+        return graph
+    try:
+        return cached(graph, "attended", lambda: codecs["attended"](graph, call.attention), _frozen(call.attention))
+    except ConfigError as error:
+        raise InputError(Problem("attention", ATTENTION, str(error).removeprefix(f"{ATTENTION}: "))) from error
 
 
 def adapt_by_prompts(graph: Structure, call: Call) -> Structure:

@@ -11,7 +11,7 @@ from .errors import GraphFileError, LoadError, Problem, SaveError, UnfitValue
 from .fields import Lazy
 from .json_text import JsonTextError, pretty, read
 from .keywords import ADAPTERS, Call
-from .rewrites import adapt, swap
+from .rewrites import adapt, attend, swap
 from .saving import saving_folder
 from .state import Moment, State
 from .stored import NotStored, Stored, read_file, restore, store, write_file
@@ -31,7 +31,7 @@ class RunState:
     """
 
     graph: Any
-    """The graph that was called, with the components, slots and adapters of the call."""
+    """The graph that was called, with the components, slots, adapters and attention of the call."""
     values: Mapping[str, Any]
     """The values of the call."""
     reached: State
@@ -43,7 +43,7 @@ class RunState:
     @classmethod
     def of(cls, call: Call, state: State, history: tuple[Moment, ...]) -> "RunState":
         """The state of a run of this call."""
-        return cls(adapt(swap(call.graph, call), call), dict(call.values), state.copy(), history)
+        return cls(adapt(attend(swap(call.graph, call), call), call), dict(call.values), state.copy(), history)
 
     def __repr__(self) -> str:
         loops = "".join(f", {loop}: step {turn}" for loop, (turn, _) in self.reached.turns.items())

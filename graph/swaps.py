@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from ..registry import HINTS, UnknownName, closest, hint_for_class, table
+from ..registry import HINTS, UnknownName, closest, codecs, hint_for_class, table
 from .binding import bound, with_own_components
 from .block import Block
 from .cache import cached
 from .edits import replaced
 from .errors import ConfigError, Problem, WireError
+from .keywords import ATTENTION
 from .knobs import UNKNOWN, WithKnobs, with_knobs
 from .named import named_like
 from .structure import Structure
@@ -17,7 +18,10 @@ S = TypeVar("S", bound=Structure)
 
 
 def using(graph: S, swaps: Mapping[str, Any]) -> S:
-    """`graph.using`: the graph with components and slots swapped, and with other defaults of knobs."""
+    """`graph.using`: the graph with components and slots swapped, with other defaults of knobs, and a backend."""
+    if ATTENTION in swaps and ATTENTION not in (*graph.slots, *graph.components, *graph.inputs):
+        others = {name: value for name, value in swaps.items() if name != ATTENTION}
+        return codecs["attended"](using(graph, others), swaps[ATTENTION])
     graph = with_own_components(graph, swaps)
     components = {n: v for n, v in swaps.items() if n in graph.components}
     slots = {n: v for n, v in swaps.items() if n in graph.slots}

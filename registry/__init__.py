@@ -9,6 +9,7 @@ from .names import closest as closest
 from .names import counted as counted
 from .names import did_you_mean as did_you_mean
 from .names import with_article as with_article
+from .tables import attention_backends as attention_backends
 from .tables import blocks as blocks
 from .tables import changes as changes
 from .tables import codecs as codecs

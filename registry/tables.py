@@ -10,6 +10,7 @@ from .transformers_types import transformers_types
 
 _SCHEDULERS = "sfumato.components.schedulers"
 _MODELS = "sfumato.components.models"
+_KERNELS = "sfumato.components.kernels"
 _ENGINES = "sfumato.components.engines"
 _TAPS = "sfumato.components.taps"
 _CACHES = "sfumato.components.caches"
@@ -155,6 +156,30 @@ engines = Names(
         "openvino": f"{_ENGINES}.openvino:OpenVINO",
     },
 )
+attention_backends = Names(
+    "attention backend",
+    {
+        "cudnn": f"{_KERNELS}.torch_kernels:Cudnn",
+        "efficient": f"{_KERNELS}.torch_kernels:Efficient",
+        "flash": f"{_KERNELS}.torch_kernels:Flash",
+        "flash3": f"{_KERNELS}.packages:Flash3",
+        "flash_attn": f"{_KERNELS}.packages:FlashAttn",
+        "flex": f"{_KERNELS}.flex:Flex",
+        "math": f"{_KERNELS}.torch_kernels:Math",
+        "sage": f"{_KERNELS}.packages:Sage",
+        "sdpa": f"{_KERNELS}.torch_kernels:SDPA",
+        "sliced": f"{_KERNELS}.sliced:Sliced",
+        "xformers": f"{_KERNELS}.packages:Xformers",
+    },
+    aliases={
+        "_flash_3": "flash3",
+        "_native_cudnn": "cudnn",
+        "_native_efficient": "efficient",
+        "_native_flash": "flash",
+        "_native_math": "math",
+        "native": "sdpa",
+    },
+)
 changes = Names(
     "change",
     {
@@ -209,6 +234,7 @@ codecs = Names(
         "adapt": "sfumato.components.adapters.attached:adapt",
         "adapt_by_prompts": "sfumato.presets.prompt_loras:adapt_by_prompts",
         "adapters": "sfumato.presets.adapter:from_json",
+        "attended": "sfumato.components.attention.attended:attended",
         "cached": "sfumato.presets.caches:cached",
         "attach": "sfumato.components.adapters.attached:attach",
         "component": "sfumato.components.bindings:from_json",
@@ -225,8 +251,9 @@ codecs = Names(
 )
 """Functions of upper rooms that lower rooms call. "adapt": a graph and the `adapters=` of a call -> the graph of the
 call. "adapt_by_prompts": a graph and the values of a call -> the graph with the adapters that prompts name. "adapters":
-the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "component": the entry
-of a graph file -> the bound component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters
+the entries of a graph file -> adapters. "attach": a graph and adapters -> the graph with them. "attended": a graph
+and the `attention=` of a call -> the graph with the backend. "component": the entry of a graph file -> the bound
+component. "handle": a spec -> what a graph binds for it. "merged": a graph with adapters
 and a dtype -> the graph with merged models. "cached": a graph, a step cache or its name, its settings, and whether to
 estimate errors -> the graph with it. "optimized": a graph, an engine, components and settings -> the graph with the
 engine. "parallel": a graph and plans -> the graph for several processes. "plan": a graph and the values of a call ->

@@ -7,6 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import nn
 
+from ..adapters.over import innermost
+from ..attention.attended import backend_of
 from ..handle import Handle
 from ..memory.tensors import device_of
 from ..models.autoencoder import Autoencoder
@@ -20,7 +22,7 @@ class Candidate(NamedTuple):
     """A component that an engine may run.
 
     name: in the graph. kind: its class. device: where it is. quantized: whether a library has quantized its weights.
-    split: whether it lies on several devices.
+    split: whether it lies on several devices. attention: the name of the backend that is set for it; "" for none.
     """
 
     name: str
@@ -28,15 +30,18 @@ class Candidate(NamedTuple):
     device: str
     quantized: bool
     split: bool
+    attention: str = ""
 
     @classmethod
     def of(cls, name: str, component: Any) -> "Candidate":  # an object or a handle
         """The facts of a component. Loads nothing."""
+        attention = backend_of(component)
+        component = innermost(component)
         if isinstance(component, Handle):
             quantized, split = component.is_quantized, component.device_map is not None
-            return cls(name, component.type, component.device, quantized, split)
-        return cls(name, type(component), device_of(component), getattr(component, "quantization", None) is not None,
-                   False)  # fmt: skip
+            return cls(name, component.type, component.device, quantized, split, attention)
+        quantized = getattr(component, "quantization", None) is not None
+        return cls(name, type(component), device_of(component), quantized, False, attention)
 
     @property
     def is_model(self) -> bool:
@@ -52,6 +57,8 @@ class Engine(ABC):
     """For tables and errors."""
     outermost: ClassVar[bool] = False
     """Whether it may run a component that another engine runs too."""
+    own_attention: ClassVar[bool] = False
+    """Whether it computes attention by kernels of its own, whatever backend is set."""
 
     @property
     @abstractmethod
@@ -69,6 +76,11 @@ class Engine(ABC):
             return f"is a {kind}, which is no model of this library"
         if candidate.split:
             return "lies on several devices"
+        if self.own_attention and candidate.attention:
+            return (
+                f"has the attention {candidate.attention!r}, and {self.name} has its own. "
+                "Write using(attention=None) first"
+            )
         return ""
 
     def refusal_over(self, inner: "Engine") -> str:

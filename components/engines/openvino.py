@@ -45,6 +45,7 @@ class OpenVINO(Engine):
     """
 
     name: ClassVar[str] = "openvino"
+    own_attention: ClassVar[bool] = True
     weights: Weights = "f32"
     shapes: ModelShapes = "dynamic"
     device: str = "CPU"

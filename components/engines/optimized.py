@@ -1,33 +1,40 @@
 """Components that an engine runs. A graph binds them in place of the components."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
 
-from pydantic import JsonValue
 from torch import nn
 
-from ...graph.errors import GraphFileError
 from ...graph.fields import Derivation, Lazy
 from ...graph.memo.code import digest
 from ...graph.memo.contents import content_key
 from ...graph.memo.library_values import NoContentKey
-from ..adapters.over import OverComponent, config_of
+from ..adapters.over import MachineComponent, config_of
 from ..storage.building import on_meta
 from .engine import Engine
 from .programs import Programs
 
 
 @dataclass(frozen=True, eq=False)
-class Optimized(OverComponent):
+class Optimized(MachineComponent):
     """A component that an engine runs. Its object is a view of the component's: the component itself does not change.
 
-    component: its name in the graph. Adapters, image prompts and taps make further views of that view.
+    Adapters, image prompts and taps make further views of that view.
     """
 
-    component: str
     engine: Engine
+
+    @property
+    def own_attention(self) -> str:
+        """The name of the engine, if it has its own attention."""
+        return self.engine.name if self.engine.own_attention else ""
+
+    @property
+    def form(self) -> str:
+        """The engine, and what the component is computed with otherwise."""
+        return f"{self.engine!r}{super().form}"
 
     @cached_property
     def made(self) -> Lazy | None:
@@ -35,7 +42,7 @@ class Optimized(OverComponent):
         if not isinstance(self.base, Lazy):
             return None
         return self.base.derived(
-            Derivation(self.engine.name, f"{self.component} {self.engine!r}",
+            Derivation(self.engine.name, f"{self.component} {self.form}",
                        self._programs_for,
                        lambda: self.engine.numbers(self._without_values))
         )  # fmt: skip
@@ -55,10 +62,6 @@ class Optimized(OverComponent):
         """The component itself, and what the engine makes for it."""
         return super().leased if self.made is None else (*super().leased, self.made)
 
-    def derived(self, derivation: Derivation) -> Lazy | None:
-        """A component that is computed from the component itself."""
-        return self.base.derived(derivation) if isinstance(self.base, Lazy) else None
-
     def content_key(self) -> str | None:
         """The key of the component and of the engine, whose results differ from those of torch."""
         base = self._base_content()
@@ -67,14 +70,6 @@ class Optimized(OverComponent):
     def load(self) -> Any:
         """A view of the loaded component, which the engine runs; the same one as long as somebody uses it."""
         return self.programs.view(self.loaded_base(), self.engine.view)
-
-    def to_json(self) -> Mapping[str, JsonValue]:
-        """The entry of the component: engines belong to a machine, as devices do."""
-        if isinstance(self.base, Lazy):
-            return self.base.to_json()
-        raise GraphFileError(
-            f"{self.component} is an object, which no file can name. Bind a ComponentSpec of its files."
-        )
 
     def _base_content(self) -> str | None:
         try:
@@ -90,15 +85,6 @@ class Optimized(OverComponent):
         with on_meta():
             return self.type.from_config(dict(config_of(self.base)))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Optimized) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
     @property
-    def _key(self) -> tuple[object, ...]:
-        return self.base if isinstance(self.base, Lazy) else id(self.base), self.component, self.engine
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Optimized, (self.base, self.component, self.engine)
+    def _identity(self) -> tuple[object, ...]:
+        return *super()._identity, self.engine

@@ -1,13 +1,33 @@
 """Attention, and the transformer that U-Nets have between their residual blocks."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..kernels.table import AUTOMATIC
+
+
+class AttentionKernel(Protocol):
+    """The innermost part of attention: a backend, or what chooses one. All tensors are `b heads n d`."""
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Compute softmax(q kᵀ / √d + mask) v."""
+        ...
+
+    def with_logsumexp(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Compute the same, and the logarithm of the sum of the exponentials of the scores, `b heads n` in float32."""
+        ...
+
 
 class AttentionCore(nn.Module):
-    """Base of all attention of denoisers: the two methods that a view may override, and no others."""
+    """Base of all attention of denoisers and autoencoders: the two methods that a view may override, and no others.
+
+    A view may also have another `kernel`. It is inside of everything that the methods do.
+    """
+
+    kernel: AttentionKernel = AUTOMATIC
 
     def queries(self, q: Tensor, start: int = 0) -> Tensor:
         """Return the queries to use, `b heads n d`. Tokens from `start` on are the image's."""
@@ -18,7 +38,7 @@ class AttentionCore(nn.Module):
 
         Tokens from `start` on are the image's.
         """
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.kernel(q, k, v, mask)
 
 
 class Attention(AttentionCore):

@@ -63,6 +63,7 @@ class AutoencoderKL(Autoencoder[AutoencoderKLConfig]):
     """
 
     config_class = AutoencoderKLConfig
+    takes_backend = True
 
     def build(self, config: AutoencoderKLConfig) -> None:
         """Make the encoder and the decoder."""

@@ -67,6 +67,8 @@ class Model(nn.Module, Generic[C]):
     """The name of its weight files before the variant and the suffix."""
     keeps_file_dtype: ClassVar[bool] = False
     """Whether `from_pretrained(dtype=None)` keeps the dtype of the files; otherwise it is torch's default dtype."""
+    takes_backend: ClassVar[bool] = False
+    """Whether it has layers of `AttentionCore`, which compute attention by any backend."""
     quantization: Quantization | None = None
     """The quantization of its weights; None for plain weights."""
 

@@ -111,6 +111,8 @@ C = TypeVar("C", bound=FluxConfig)
 class FluxTrunk(Model[C]):
     """Base of the transformer and its control nets: embeddings, and the two lists of blocks."""
 
+    takes_backend = True
+
     def build(self, config: C) -> None:
         """Make the embeddings and the blocks."""
         width, heads = config.width, config.num_attention_heads

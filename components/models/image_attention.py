@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
-from .attention import AttentionCore
+from .attention import AttentionCore, AttentionKernel
 from .levels import Size, level_size
 from .views import Replacement, combined_class, shallow_copy, view
 
@@ -108,10 +108,10 @@ class LayerImages:
     scale: float
     mask: Tensor | None
 
-    def added(self, q: Tensor, own: Sequence[Tensor] = ()) -> Tensor:
+    def added(self, q: Tensor, kernel: AttentionKernel, own: Sequence[Tensor] = ()) -> Tensor:
         """The attention of queries `b heads n d` to the image prompt, scaled.
 
-        own: keys and values of the layer, `b heads n d`, to which they attend too.
+        kernel: of the layer. own: keys and values of the layer, `b heads n d`, to which they attend too.
         """
         keys, values = (
             t.to(q).unflatten(2, (q.shape[1], -1)).transpose(1, 2)
@@ -119,7 +119,7 @@ class LayerImages:
         )
         if own:
             keys, values = (torch.cat(parts, dim=2) for parts in zip(own, (keys, values), strict=True))
-        found = F.scaled_dot_product_attention(q, keys, values)
+        found = kernel(q, keys, values, None)
         if self.mask is not None:
             found = found * level_mask(self.mask, q.shape[2], self.held.size).to(q)
         return found * self.scale
@@ -137,7 +137,7 @@ class ImageAttention(AttentionCore):
         """Compute attention to the prompt, and add attention to the image prompts."""
         found = super().scaled_dot_product(q, k, v, mask, start)
         for image in self.images:
-            found = found + image.added(q)
+            found = found + image.added(q, self.kernel)
         return found
 
 

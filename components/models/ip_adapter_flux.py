@@ -101,7 +101,7 @@ class FluxImageBlock(FluxTransformerBlock):
         y, context = super().forward(x, context, emb, rotary)
         q = self.source.norm_q(self.source.to_q(self.norm1(x, emb)[0]).unflatten(-1, (self.source.heads, -1)))
         for image in self.images:
-            y = y + image.added(q.transpose(1, 2)).transpose(1, 2).flatten(2)
+            y = y + image.added(q.transpose(1, 2), self.source.kernel).transpose(1, 2).flatten(2)
         return y, context
 
 

@@ -189,6 +189,6 @@ class SD3ImageAttention(JointAttention):
         q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in projected)
         for image in self.images:
             own = image.normed("norm_k", k).transpose(1, 2), v.transpose(1, 2)
-            added = image.added(image.normed("norm_q", q).transpose(1, 2), own)
+            added = image.added(image.normed("norm_q", q).transpose(1, 2), self.kernel, own)
             attended = attended + added.transpose(1, 2).flatten(2)
         return attended

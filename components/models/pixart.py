@@ -106,6 +106,7 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser
     """
 
     config_class = PixArtTransformer2DConfig
+    takes_backend = True
 
     def build(self, config: PixArtTransformer2DConfig) -> None:
         """Make the layers."""

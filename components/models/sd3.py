@@ -115,6 +115,8 @@ C = TypeVar("C", bound=SD3Config)
 class SD3Trunk(Model[C]):
     """Base of the transformer and its control nets: the embedding of times and pooled prompts."""
 
+    takes_backend = True
+
     def build(self, config: C) -> None:
         """Make the embedding."""
         self.time_text_embed = TimeTextEmbedding(config.pooled_projection_dim, config.width)

@@ -152,6 +152,7 @@ class UNet2DModel(Model[UNet2DConfig]):
     """
 
     config_class = UNet2DConfig
+    takes_backend = True
 
     def build(self, config: UNet2DConfig) -> None:
         """Make the layers."""

@@ -22,6 +22,8 @@ C = TypeVar("C", bound=UNetEncoderConfig)
 class UNetEncoder(Model[C]):
     """Base of U-Nets and control nets. A subclass calls `build_encoder` in its `build`."""
 
+    takes_backend = True
+
     def build_encoder(self, config: UNet2DConditionConfig) -> None:
         """Make the input convolution, the embeddings, the down levels and the middle."""
         first = config.block_out_channels[0]

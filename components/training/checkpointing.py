@@ -13,8 +13,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ...graph.fields import Lazy
 from ..adapters.over import OverComponent
+from ..models.view_cache import ViewCache
 from ..models.views import as_class, combined_class, view
-from .component import ViewCache
 
 M = TypeVar("M", bound=nn.Module)
 

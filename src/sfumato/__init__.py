@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .blocks import guiders as guiders
     from .blocks import prompts as prompts
+    from .components import attention as attention
     from .components import caches as caches
     from .components import engines as engines
     from .components import models as models
@@ -83,6 +84,7 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     **{name: (".graph", name) for name in _GRAPH},
     "Adapter": (".components.adapters.adapter", "Adapter"),
     "adapters": (".presets.adapters", None),
+    "attention": (".components.attention", None),
     "bridge": (".presets.bridge", None),
     "caches": (".components.caches", None),
     "from_comfyui": (".presets.bridge.comfyui", "from_comfyui"),
