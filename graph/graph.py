@@ -136,8 +136,8 @@ class Graph(Structure, name="Graph"):
     def using(self, **swaps: Any) -> Self:
         """The same graph with components or slots swapped: objects, published names, or config dicts.
 
-        A knob gets another default: `pipe.using(prompts="a1111")`. `attention=` is a backend of attention or its name
-        ("sliced"), for all models that can have it, or a dict of these by component; None is the default again.
+        A knob gets another default: `pipe.using(prompts="a1111")`. `attention=` is a backend or its name, for all
+        models that can have it; a dict of these by component; or None for the default.
         """
         return using(self, swaps)
 
@@ -191,9 +191,8 @@ class Graph(Structure, name="Graph"):
     def __call__(self, *first: Any, **values: Any) -> Outputs:
         """Run it. Keywords are inputs, components and slots; one positional value is the first input.
 
-        Each call takes these keywords too: `adapters`, `attention` (see `using`), `memo`, `on_event` (a function that
-        gets each event) and `progress` (False hides the progress bar). Raises `InputError` with everything that is
-        wrong with the values, before anything runs.
+        Each call takes these keywords too: `adapters`, `attention`, `memo`, `on_event` (a function that gets each
+        event) and `progress` (False hides the progress bar). Raises `InputError` with all problems, before it runs.
         """
         return prepare(self, first, values, progress=True).without_history().result()
 
