@@ -28,7 +28,7 @@ _EMBEDDING = (
 )
 _OFFLOAD = "Write sf.load(…, manager=manager) with manager = sf.ComponentsManager({0}device='cuda'){1}."
 _TILE = "Write pipe.replace('decode', DecodeLatents({0})) with the block of sfumato.blocks.decode.images."
-_FAST = "Leave it out: attention is torch's scaled_dot_product_attention."
+_BACKEND = "Write pipe(…, attention={0}), or pipe.using(attention={0}) for all calls."
 _SAFETY = "Leave it out: no safety checker runs."
 _SAFETENSORS = "Leave it out: .safetensors files are read, and others only with allow_pickle=True."
 
@@ -83,8 +83,9 @@ HINTS: Mapping[str, str] = {
     "enable_layerwise_casting": _OFFLOAD.format("", " and manager.offload(storage='float8_e4m3fn')"),
     "enable_vae_tiling": _TILE.format("tile=512"),
     "enable_vae_slicing": _TILE.format("slicing=True"),
-    "enable_attention_slicing": _FAST,
-    "enable_xformers_memory_efficient_attention": _FAST,
+    "enable_attention_slicing": _BACKEND.format("'sliced'"),
+    "enable_xformers_memory_efficient_attention": _BACKEND.format("'xformers'"),
+    "set_attention_backend": _BACKEND.format("'flash'"),
     "enable_freeu": "Insert ApplyTap(change=sf.taps.FreeU()) of sfumato.blocks.control.taps before the guider.",
     "set_progress_bar_config": "Pass progress=False to the call, or set SFUMATO_PROGRESS=0 in the environment.",
     "interrupt": "Write run = pipe.stream(…), and run.cancel() in another thread.",

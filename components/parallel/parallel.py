@@ -7,7 +7,7 @@ from typing import Any
 from ...graph.edits import edited
 from ...graph.errors import ConfigError
 from ...graph.structure import Structure
-from ..adapters.over import OverComponent
+from ..adapters.over import MachineComponent, OverComponent
 from ..engines.engine import DENOISERS
 from ..engines.optimized import Optimized
 from .engine import Parallel
@@ -39,7 +39,7 @@ def _over(name: str, value: Any, engine: Parallel | None) -> Any:
     """A component, or the one below its adapters, with another engine for several processes."""
     if isinstance(value, Optimized) and isinstance(value.engine, Parallel):
         value = value.base
-    elif isinstance(value, OverComponent) and not isinstance(value, Optimized):
+    elif isinstance(value, OverComponent) and not isinstance(value, MachineComponent):
         return replace(value, base=_over(name, value.base, engine))
     if engine is None:
         return value
