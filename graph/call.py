@@ -123,7 +123,7 @@ def _unused(graph: Structure, call: Call) -> tuple[str, ...]:
 
 def checked(graph: Structure, call: Call) -> Call:
     """The call with the values that the graph takes, as their types want them. Raises `InputError`."""
-    problems, inputs = _unknown(graph, call), graph.inputs
+    problems, inputs = unknown_names(graph, call), graph.inputs
     values = {name: value for name, value in call.values.items() if name in inputs}
     problems += _missing(graph, values)
     for name, value in values.items():
@@ -153,7 +153,8 @@ def _value_text(value: Any) -> str:
     return text if text.startswith("a ") else f"{text} ({type(value).__name__})"
 
 
-def _unknown(graph: Structure, call: Call) -> list[Problem]:
+def unknown_names(graph: Structure, call: Call) -> list[Problem]:
+    """The values of a call that the graph does not have, with the nearest names."""
     plain = call.graph
     known = [*graph.inputs, *plain.slots, *plain.components]
     everything = [*known, *own_components(plain), *sole_makers(graph), *CALL_KEYWORDS]

@@ -86,6 +86,8 @@ LIMITS = {
     "prompt_variants": Limit(256, "combinations of texts over the steps", "people write at most ten changes"),
     "pictures": Limit(1_024, "pictures for each prompt", "what fits into one batch of the largest devices is less"),
     "sweep_cells": Limit(10_000, "combinations", "a picture of all has 100 x 100 cells"),
+    "batch_columns": Limit(1_000, "columns", "a pipeline has at most 60 inputs"),
+    "batch_row_bytes": Limit(_MIB, "bytes in a row", "the longest prompts that people write have 30 kB"),
     "pixels": Limit(2**30, "pixels", "that is a thousand pictures of 1024 x 1024"),
     # Pictures.
     "picture_bytes": Limit(2**28, "bytes", "a TIFF of 64 million pixels has 200 MB"),

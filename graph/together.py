@@ -1,6 +1,6 @@
 """Runs side by side: what several of them need at the same moment is computed in one call."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextvars import Context, copy_context
 from inspect import ismethod
 from queue import SimpleQueue
@@ -23,7 +23,8 @@ def together(runs: Iterable[Run], at_once: int | None = None) -> None:
     with equal shapes. Prompts, seeds, guiders, schedulers, steps and adapters may differ.
 
     Args:
-        runs: of `graph.stream(...)` or `graph.start(...)`, in the order in which they take turns.
+        runs: of `graph.stream(...)` or `graph.start(...)`, in the order in which they take turns. An iterator is read
+            when a run can begin.
         at_once: so many go on side by side, and the next begins when one ends; None for all.
 
     Raises:
@@ -41,17 +42,26 @@ class RunGroup:
     until its denoiser needs predictions. When all are there, one forward serves the passes that can share it. A run of
     `graph.start(...)` computes as it did until it is there.
 
-    at_once: so many runs go on side by side, and the next begins when one ends; None for all.
+    runs: an iterator is read when a run can begin. at_once: so many runs go on side by side, and the next begins when
+    one ends; None for all. on_end: gets each run that has ended, in the thread of `advance`, which then raises no error
+    of a run.
     """
 
-    def __init__(self, runs: Iterable[Run] = (), at_once: int | None = None) -> None:
+    def __init__(
+        self,
+        runs: Iterable[Run] = (),
+        at_once: int | None = None,
+        on_end: Callable[[Run], None] | None = None,
+    ) -> None:
         self._at_once = at_once
+        self._on_end = on_end
         self._messages: SimpleQueue[Message] = SimpleQueue()
         self._new: SimpleQueue[_Place] = SimpleQueue()
         self._places: dict[Member, _Place] = {}
         self._runs: set[Run] = set()
         self._answers: dict[Hashable, WeakMethod[Answer[Any, Any]]] = {}  # of the last forwards
-        for run in runs:
+        self._later: Iterator[Run] = runs if isinstance(runs, Iterator) else iter(())
+        for run in () if isinstance(runs, Iterator) else runs:
             self.add(run)
 
     def add(self, run: Run) -> None:
@@ -76,31 +86,39 @@ class RunGroup:
         Raises:
             ExceptionGroup: the errors of runs that failed. A run that was cancelled is not among them.
         """
-        ended: list[_Place] = []
+        ended = _Ended(self._on_end)
         try:
             while self._advance(ended):
                 pass
         except BaseException:  # such as Ctrl-C: no thread stays behind
-            for place in self._places.values():
-                place.run.cancel()
+            self._cancel()
             while self._advance(ended):
                 pass
             raise
         finally:
             self._answers.clear()
-        errors = [e for place in ended if (e := place.run.error) is not None and not isinstance(e, Cancelled)]
-        if errors:
-            raise BaseExceptionGroup(f"{len(errors)} of {counted(len(ended), 'run')} failed", errors)
+        if ended.errors:
+            raise BaseExceptionGroup(f"{len(ended.errors)} of {counted(ended.count, 'run')} failed", ended.errors)
 
-    def _advance(self, ended: list["_Place"]) -> bool:
+    def _cancel(self) -> None:
+        """Cancel all runs, and begin no others."""
+        self._later = iter(())
+        while not self._new.empty():
+            place = self._new.get()
+            self._runs.discard(place.run)
+            place.run.cancel()
+        for place in self._places.values():
+            place.run.cancel()
+
+    def _advance(self, ended: "_Ended") -> bool:
         """Give one thread its turn, or answer what all ask. Whether runs are left."""
         while not self._messages.empty():
             self._read()
         for member in [member for member, place in self._places.items() if place.does == "ended"]:
-            ended.append(place := self._places.pop(member))
+            place = self._places.pop(member)
             self._runs.discard(place.run)
-        while not self._new.empty() and (self._at_once is None or len(self._places) < self._at_once):
-            place = self._new.get()
+            ended.add(place.run)
+        while (self._at_once is None or len(self._places) < self._at_once) and (place := self._next()) is not None:
             self._places[place.member] = place
             place.start()
         places = list(self._places.values())
@@ -117,6 +135,12 @@ class RunGroup:
         else:  # all wait for memory
             self._read()
         return True
+
+    def _next(self) -> "_Place | None":
+        """The run that begins next, or None."""
+        if self._new.empty() and (run := next(self._later, None)) is not None:
+            self.add(run)
+        return None if self._new.empty() else self._new.get()
 
     def _read(self) -> None:
         """Wait for a message of a run, and read it."""
@@ -143,6 +167,22 @@ class RunGroup:
             questions = [question for _, question in found]
             for (place, _), reply in zip(found, _replies(questions, answer), strict=True):
                 place.is_ready(reply)
+
+
+class _Ended:
+    """The runs that have ended: their number, and the errors of those that failed, unless a function gets the runs."""
+
+    def __init__(self, on_end: Callable[[Run], None] | None) -> None:
+        self.count = 0
+        self.errors: list[BaseException] = []
+        self._on_end = on_end
+
+    def add(self, run: Run) -> None:
+        self.count += 1
+        if self._on_end is not None:
+            self._on_end(run)
+        elif run.error is not None and not isinstance(run.error, Cancelled):
+            self.errors.append(run.error)
 
 
 class _Place:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,32 @@ def load_adapter(
     )  # fmt: skip
     made = read_adapter(file, name=name or file.stem, source=str(x), allow_pickle=access.allow_pickle)
     return made.scaled(scale) if scale != 1.0 else made
+
+
+def split_strength(text: str) -> tuple[str, float]:
+    """The file and the strength of FILE or FILE:STRENGTH. ValueError for a strength that is no number.
+
+    >>> split_strength("style.safetensors:0.6"), split_strength("style.safetensors")
+    (('style.safetensors', 0.6), ('style.safetensors', 1.0))
+    """
+    file, colon, number = text.rpartition(":")
+    if not colon or "/" in number or "\\" in number or number.endswith(".safetensors"):
+        return text, 1.0
+    try:
+        return file, float(number)
+    except ValueError:
+        raise ValueError(f"{text}: {number!r} is no strength. Write FILE:STRENGTH, such as {file}:0.6.") from None
+
+
+def numbered(adapters: Iterable[Adapter], taken: Iterable[str] = ()) -> list[Adapter]:
+    """The adapters, with numbers in the names that others of them have, or that are taken."""
+    names, made = set(taken), list[Adapter]()
+    for one in adapters:
+        if one.name in names:
+            one = replace(one, name=next(n for k in count(2) if (n := f"{one.name}-{k}") not in names))
+        names.add(one.name)
+        made.append(one)
+    return made
 
 
 def from_json(

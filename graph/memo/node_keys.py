@@ -74,6 +74,19 @@ def node_keys(
     return found
 
 
+def outputs_key(order: RunOrder, inputs: Values, bindings: Values) -> str:
+    """The key of all outputs of a run, made of everything that they are computed from.
+
+    Raises:
+        NoContentKey: outputs that differ each time, or parts whose contents cannot be read.
+    """
+    keys = node_keys(order, inputs, bindings)
+    givers = {value[0]: keys[value[0]] for _, value in order.outputs if value[0] != INPUTS}
+    if reasons := [f"{name}: {node.no_key}" for name, node in givers.items() if node.no_key]:
+        raise NoContentKey("; ".join(reasons))
+    return digest_texts([repr(order.outputs), *(node.key for node in givers.values())])
+
+
 def key_by_values(line: Line, node: NodeKey, values: Mapping[Value, Any]) -> NodeKey | None:
     """The key of a node by the values of its inputs, in place of the nodes that give them; None where it has none.
 

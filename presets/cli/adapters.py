@@ -2,8 +2,6 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -131,33 +129,16 @@ def combine(
 
 def read_adapters(texts: Sequence[str], pipe: Any = None) -> list[Any]:  # Adapters; pipe: a Graph, or None
     """The adapters that texts FILE or FILE:STRENGTH name. Those of one name, and of one in `pipe`, get numbers."""
-    from ..adapter import load_adapter
+    from ..adapter import load_adapter, numbered, split_strength
 
     made: list[Any] = []
-    taken = set() if pipe is None or pipe.adapters is None else set(pipe.adapters.names)
     for text in texts:
-        file, strength = split_strength(text)
-        adapter = load_adapter(file, scale=strength)
-        if adapter.name in taken:
-            adapter = replace(adapter, name=next(n for k in count(2) if (n := f"{adapter.name}-{k}") not in taken))
-        taken.add(adapter.name)
-        made.append(adapter)
-    return made
-
-
-def split_strength(text: str) -> tuple[str, float]:
-    """The file and the strength of FILE or FILE:STRENGTH.
-
-    >>> split_strength("style.safetensors:0.6"), split_strength("style.safetensors")
-    (('style.safetensors', 0.6), ('style.safetensors', 1.0))
-    """
-    file, colon, number = text.rpartition(":")
-    if not colon or "/" in number or "\\" in number or number.endswith(".safetensors"):
-        return text, 1.0
-    try:
-        return file, float(number)
-    except ValueError:
-        raise CommandError(f"{text}: {number!r} is no strength. Write FILE:STRENGTH, such as {file}:0.6.") from None
+        try:
+            file, strength = split_strength(text)
+        except ValueError as error:
+            raise CommandError(str(error)) from None
+        made.append(load_adapter(file, scale=strength))
+    return numbered(made, () if pipe is None or pipe.adapters is None else pipe.adapters.names)
 
 
 def _choice(option: str, text: str, choices: Sequence[str]) -> Any:  # one of them

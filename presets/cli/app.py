@@ -8,6 +8,7 @@ import typer
 from typer.core import TyperGroup
 
 from .adapters import app as adapter
+from .batch import batch
 from .bench import bench
 from .importing import import_workflow
 from .messages import fail, print_text
@@ -68,7 +69,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Make pictures with diffusion models, and inspect models and graphs. Start with: sfumato run 'a red apple'",
 )
-for command in (run, sweep, plan, replay, bench, show, check, inspect, presets):
+for command in (run, sweep, batch, plan, replay, bench, show, check, inspect, presets):
     app.command()(command)
 app.command("import")(import_workflow)
 app.add_typer(adapter, name="adapter")

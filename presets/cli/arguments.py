@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from .messages import CommandError
@@ -13,8 +13,6 @@ _MISSING = {
     "mask_image": "Pass a picture that is white where to paint: --mask FILE",
 }
 _FIXED = {"output_type": "cannot be set. sfumato run always writes picture files."}
-AUTOENCODERS = ("vae", "decoder", "encoder")
-"""The components that a command sets by "tiny" or a path."""
 _RANGES = {"seed": ("--seed", 0, 2**63 - 1), "num_images_per_prompt": ("--images", 1, 10_000)}
 
 
@@ -62,8 +60,11 @@ def arguments(values: Mapping[str, Any], texts: Mapping[str, str | None], settin
     return Arguments(set_values, set_texts)
 
 
-def for_graph(pipe: Any, arguments: Arguments) -> GraphArguments:  # pipe: a Graph
-    """The arguments by the types of this graph. Without a seed it draws one."""
+def for_graph(pipe: Any, arguments: Arguments, *, whole: bool = True) -> GraphArguments:  # pipe: a Graph
+    """The arguments by the types of this graph. Without a seed it draws one.
+
+    whole: whether they are all of a call; otherwise nothing is missing, and no seed is drawn.
+    """
     from ...graph.own_components import own_components
     from ...graph.swaps import overlay
     from ..values import parsed, takes_picture
@@ -73,9 +74,9 @@ def for_graph(pipe: Any, arguments: Arguments) -> GraphArguments:  # pipe: a Gra
     overlays = {n: _overlay(pipe, n, t) for n, t in texts.items() if n in swapped}
     ports = {**pipe.inputs, **overlay(pipe, overlays).inputs}
     inputs = dict(arguments.values)
-    if "seed" in ports and "seed" not in arguments.names:
+    if whole and "seed" in ports and "seed" not in arguments.names:
         inputs["seed"] = secrets.randbits(32)
-    for name, advice in _MISSING.items():
+    for name, advice in _MISSING.items() if whole else ():
         if name in ports and ports[name].required and name not in arguments.names:
             raise CommandError(f"{name} is missing. {advice}.")
     record = {n: port.default for n, port in ports.items() if n not in _FIXED and _is_plain(port.default)}
@@ -89,44 +90,17 @@ def for_graph(pipe: Any, arguments: Arguments) -> GraphArguments:  # pipe: a Gra
 
 
 def _overlay(pipe: Any, name: str, text: str) -> Any:  # a Graph; what a call takes for a component or a slot
-    """The component, or the block of the slot, that a text `NAME:key=value,…` names."""
-    from ...graph.swaps import as_block
-    from ...graph.typing import untagged
-    from ...registry import did_you_mean, table
-    from ..values import name_and_config, parsed_config
+    """The component, or the block of the slot, that a text names."""
+    from ...registry import table
+    from ..swaps import swap_from_text
 
-    if name in AUTOENCODERS:
-        return _autoencoder(pipe, name, text)
+    option = f"--{name} " if table(name) is not None else f"--set {name}="
     try:
-        class_name, config_texts = name_and_config(text)
+        return swap_from_text(pipe, name, text)
     except ValueError as error:
-        raise CommandError(f"--{name} {error}") from None
-    if (names := table(name)) is None:
-        raise CommandError(f"--set {name}={text}: only a scheduler or a guider can be set by its name, not a {name}.")
-    if name in pipe.slots:
-        return as_block(name, {"_class_name": class_name, **parsed_config(config_texts, names[class_name])})
-    kind = untagged(pipe.components[name].type)
-    current = pipe.bindings.get(name)
-    made = kind.coerce(class_name, current)  # customary names too
-    cls = type(made)
-    config = parsed_config(config_texts, cls)
-    known = [field.name for field in fields(cls) if field.init]
-    for key in config.keys() - set(known):
-        raise CommandError(f"--{name} {text}: {cls.__name__} has no {key!r}. {did_you_mean(key, known)}")
-    return kind.coerce(config, made) if config else made
-
-
-def _autoencoder(pipe: Any, name: str, text: str) -> Any:  # a Graph; "tiny" or a handle
-    """The autoencoder that a text names: "tiny", or the path of a folder or file."""
-    from ...components.handle import Handle
-    from ...components.models.autoencoder import Autoencoder
-    from ..lookup import component_by_path
-
-    if Autoencoder.is_name(text):
-        return text
-    spec = component_by_path(name, text)
-    beside = [part for part in pipe.bindings.values() if isinstance(part, Handle)]
-    return beside[0].manager.handle(spec, device=beside[0].device, name=name) if beside else spec
+        if type(error) is not ValueError:  # an error of the library has its place in its text
+            raise
+        raise CommandError(f"{option}{error}") from None
 
 
 def settings_of(pipe: Any, source: Mapping[str, str], arguments: GraphArguments) -> dict[str, Any]:  # a Graph; JSON

@@ -193,6 +193,67 @@ AtOnce = Annotated[
     int, typer.Option(rich_help_panel=_MODEL, metavar="NUMBER", min=1, help="So many runs share forwards of the model.")
 ]
 
+# ------------------------------------------------------------------------------------------------ sfumato batch
+_RAY = "Ray"
+TableFile = Annotated[str, typer.Argument(metavar="TABLE", help="A file with a row for each request: .jsonl, .csv, "
+                                          ".tsv or .parquet.")]  # fmt: skip
+BatchOutput = Annotated[
+    str,
+    typer.Option(
+        "--output", "-o", rich_help_panel=_OUTPUT, metavar="FOLDER",
+        help="The folder for pictures and the manifest. What it has is not drawn again.",
+    ),
+]  # fmt: skip
+Manifest = Annotated[
+    str,
+    typer.Option(
+        "--manifest", rich_help_panel=_OUTPUT, metavar="FILE",
+        help="The table of results, in the folder or anywhere: .jsonl or .parquet.",
+    ),
+]  # fmt: skip
+BatchSeed = Annotated[
+    int | None,
+    option(
+        "--seed", panel=_PICTURE, metavar="NUMBER", show_default="made from the row's cells",
+        help="Seed of the random numbers of rows without one.",
+    ),
+]  # fmt: skip
+BatchFormat = Annotated[
+    str,
+    typer.Option("--format", rich_help_panel=_OUTPUT, metavar="NAME", help="png, jpg, webp, tiff or bmp."),
+]
+Keep = Annotated[
+    list[str] | None,
+    option(
+        "--keep", panel=_OUTPUT, metavar="COLUMN",
+        help="Copy this column into the manifest, and leave it out of the calls. Can be repeated.",
+    ),
+]  # fmt: skip
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check all rows, say how many would be drawn, and draw none.")]
+BatchFolders = Annotated[
+    list[str] | None,
+    option(
+        "--folder", panel=_MODEL, metavar="PATH",
+        help="A folder of yours that paths in the table, graph file or index may lead to. Can be repeated. Without "
+        "this option a file may name its own folder alone.",
+    ),
+]  # fmt: skip
+OnRay = Annotated[bool, typer.Option("--ray", rich_help_panel=_RAY, help="Draw on a cluster of Ray.")]
+Address = Annotated[
+    str | None,
+    option("--address", panel=_RAY, metavar="TEXT", show_default="this machine", help="A running cluster: auto, or "
+           "ray://host:10001."),
+]  # fmt: skip
+Workers = Annotated[
+    str,
+    typer.Option("--workers", rich_help_panel=_RAY, metavar="NUMBER", help="Processes that draw: 4, or 2..8."),
+]
+Cpus = Annotated[float, typer.Option("--cpus", rich_help_panel=_RAY, metavar="NUMBER", help="CPUs of each worker.")]
+Gpus = Annotated[
+    float | None,
+    option("--gpus", panel=_RAY, metavar="NUMBER", show_default="1 with --device cuda", help="GPUs of each worker."),
+]
+
 # ------------------------------------------------------------------------------------------------ sfumato replay
 Recorded = Annotated[str, typer.Argument(metavar="FILE", help="A PNG, JPEG or WebP file that sfumato saved.")]
 ModelFolders = Annotated[

@@ -1,18 +1,13 @@
-"""Picture files: their names, which are decided before anything runs, and how they are written."""
+"""The names of picture files, which are decided before anything runs."""
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
 
+from ..records.files import FORMATS
 from .messages import CommandError
-
-FORMATS = {
-    ".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF", ".bmp": "BMP",
-}  # fmt: skip
-_HOW: Mapping[str, Mapping[str, Any]] = {"JPEG": {"quality": 95}, "WEBP": {"quality": 95}}  # what Pillow's savers take
 
 
 def first_path(output: str | None, prompt: str | None) -> tuple[Path, bool]:
@@ -47,30 +42,6 @@ def numbered_paths(first: Path, number: int, *, replace: bool) -> list[Path]:
 
     free = (path for path in candidates() if replace or not path.exists())
     return [path for path, _ in zip(free, range(number), strict=False)]
-
-
-def write(picture: Any, path: Path, *, record: bool, private: Sequence[str]) -> None:  # a PIL image
-    """Write a picture, whole or not at all. record: whether the file gets the record of the run, without the `private`
-    inputs.
-
-    SaveError if it cannot be written.
-    """
-    from ...graph.saving import saving_file
-    from ..records.picture import Picture
-
-    kind = FORMATS[path.suffix.lower()]
-    how: dict[str, Any] = {"record": record, "private": private} if isinstance(picture, Picture) else {}
-    with saving_file(path) as draft:
-        picture.save(draft, format=kind, **_HOW.get(kind, {}), **how)
-
-
-def as_pictures(images: Any) -> Sequence[Any]:  # PIL images
-    """A graph's output `images` as PIL images. A tensor holds pixels from 0 to 1."""
-    if isinstance(images, list | tuple):
-        return images
-    from ...blocks.decode.images import FinishImages
-
-    return FinishImages()(images).images
 
 
 def size_text(number: int) -> str:

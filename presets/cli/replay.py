@@ -5,6 +5,7 @@ from typing import Any
 
 import typer
 
+from ..records.files import write_picture
 from .arguments import arguments
 from .messages import print_json, print_text, reported_errors
 from .options import (
@@ -18,7 +19,7 @@ from .options import (
     ReplayOutput,
     ReplaySetting,
 )  # fmt: skip
-from .output import first_path, write
+from .output import first_path
 from .progress import Progress
 from .sources import paused_garbage_collection
 
@@ -47,7 +48,7 @@ def replay(
         progress.stage("replaying")
         found = replayed(file, folder=folder or ".", device=device, **_values(file, options.texts))
         if path is not None:
-            write(found.picture, path, record=True, private=())
+            write_picture(found.picture, path, record=True, private=())
     if json:
         data = {"verdict": found.verdict, "largest": found.largest, "mean": round(found.mean, 4)}
         print_json({**data, "differences": list(found.differences)})

@@ -2,6 +2,7 @@
 
 import time
 
+from ..records.files import as_pictures, write_picture
 from .adapters import read_adapters
 from .arguments import arguments, for_graph, settings_of
 from .memo import memo_of
@@ -35,7 +36,7 @@ from .options import (
     Trust,
     Variant,
 )  # fmt: skip
-from .output import as_pictures, first_path, numbered_paths, size_text, write
+from .output import first_path, numbered_paths, size_text
 from .progress import Progress
 from .sources import DEFAULT_MODEL, Repo, open_pipeline, own_device, paused_garbage_collection
 
@@ -105,7 +106,7 @@ def run(
         used |= {"lora": lora} if lora else {}
         written = list(zip(pictures, numbered_paths(first, len(pictures), replace=replace), strict=True))
         for picture, path in written:
-            write(picture, path, record=not no_record, private=private or ())
+            write_picture(picture, path, record=not no_record, private=private or ())
         seconds = time.perf_counter() - began
     if json:
         files = [

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..records.files import as_pictures, write_picture
 from .adapters import read_adapters
 from .arguments import Arguments, arguments, for_graph
 from .messages import CommandError, print_json, print_text, reported_errors
@@ -37,7 +38,6 @@ from .options import (
     Variant,
     Vary,
 )  # fmt: skip
-from .output import as_pictures, write
 from .progress import Progress
 from .sources import Repo, open_pipeline, paused_garbage_collection
 
@@ -172,7 +172,7 @@ def _write(made: Any, place: Path, *, record: bool, private: Sequence[str]) -> l
         files: list[str] = []
         for k, picture in enumerate(as_pictures(cell.outputs["images"]), 1):
             path = place / f"{number:04d}{f'-{k}' if k > 1 else ''}.png"
-            write(picture, path, record=record, private=private)
+            write_picture(picture, path, record=record, private=private)
             files.append(path.name)
         rows.append({**row, "files": files})
     return rows

@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from .graph.together import RunGroup as RunGroup
     from .graph.together import together as together
     from .presets import adapters as adapters
+    from .presets.batch.batch import Batch as Batch
+    from .presets.batch.batch import batch as batch
+    from .presets.batch.manifest import BatchRow as BatchRow
+    from .presets.batch.on_ray import RayCluster as RayCluster
     from .presets.bridge.a1111.importing import FromA1111 as FromA1111
     from .presets.bridge.a1111.importing import from_a1111 as from_a1111
     from .presets import bridge as bridge
@@ -85,6 +89,10 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "Adapter": (".components.adapters.adapter", "Adapter"),
     "adapters": (".presets.adapters", None),
     "attention": (".components.attention", None),
+    "Batch": (".presets.batch.batch", "Batch"),
+    "batch": (".presets.batch.batch", "batch"),
+    "BatchRow": (".presets.batch.manifest", "BatchRow"),
+    "RayCluster": (".presets.batch.on_ray", "RayCluster"),
     "bridge": (".presets.bridge", None),
     "caches": (".components.caches", None),
     "from_comfyui": (".presets.bridge.comfyui", "from_comfyui"),

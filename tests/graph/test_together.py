@@ -2,7 +2,7 @@
 
 import threading
 import warnings
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
@@ -189,6 +189,42 @@ class Adds(Block):
 
 
 GROUPS: list[sf.RunGroup] = []
+
+
+def test_an_iterator_of_runs_is_read_when_a_run_can_begin() -> None:
+    made: list[int] = []
+    most: list[int] = []
+    ended: list[Run] = []
+
+    def runs() -> Iterator[Run]:
+        for number in range(5):
+            made.append(number)
+            most.append(len(made) - len(ended))
+            yield asking(number)
+
+    sf.RunGroup(runs(), 2, ended.append).advance()
+    assert [run.outputs["x"] for run in ended] == [0, 2, 4, 6, 8]
+    assert max(most) == 2
+
+
+def test_a_function_gets_the_runs_that_have_ended_in_place_of_an_error() -> None:
+    ended: list[Run] = []
+    sf.RunGroup([asking(1), asking(-1)], on_end=ended.append).advance()
+    assert [type(run.error) for run in ended] == [type(None), ValueError]
+
+
+def test_ctrl_c_begins_no_other_run() -> None:
+    def stop(run: Run) -> None:
+        raise KeyboardInterrupt
+
+    later = [asking(1), asking(2), asking(3)]
+    group = sf.RunGroup(later, 1, stop)
+    with pytest.raises(KeyboardInterrupt):
+        group.advance()
+    assert [run.is_cancelled for run in later] == [False, True, True]
+    group.advance()
+    assert len(SHARED) == 1
+    no_thread_is_left()
 
 
 def test_a_run_joins_while_others_go_on_and_may_stay_longer() -> None:

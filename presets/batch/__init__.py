@@ -1,0 +1,1 @@
+"""Batches: a table of requests, drawn into a folder, on this machine or on a cluster."""
