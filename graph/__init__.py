@@ -16,6 +16,7 @@ from .errors import Paused as Paused
 from .errors import PictureError as PictureError
 from .errors import Problem as Problem
 from .errors import ProcessFailed as ProcessFailed
+from .errors import RemoteError as RemoteError
 from .errors import SaveError as SaveError
 from .errors import SfumatoError as SfumatoError
 from .errors import Unbound as Unbound

@@ -16,6 +16,7 @@
   + ConfigError             a config with unknown, missing or wrong keys
   + LoadError               a checkpoint, folder or index that cannot be loaded; says which part and why
   + SaveError               a file or folder that cannot be saved; what was there is unchanged
+  + RemoteError             a component behind an address that did not answer as it should
   + PictureError            a picture file that cannot be read
   + UnfitValue              a value with which a block or a model cannot compute, such as a size or a shape
 
@@ -146,6 +147,10 @@ class SaveError(SfumatoError):
 
 class UnfitValue(SfumatoError, ValueError, TypeError):
     """A value with which a block or a model cannot compute: a size, a shape, a number, or one that is missing."""
+
+
+class RemoteError(SfumatoError, OSError):
+    """A component behind an address that cannot be reached, or that did not answer as it should."""
 
 
 class PictureError(SfumatoError, OSError):

@@ -45,8 +45,8 @@ class Candidate(NamedTuple):
 
     @property
     def is_model(self) -> bool:
-        """Whether it is a model of this library."""
-        return isinstance(self.kind, type) and issubclass(self.kind, Model)
+        """Whether it is a model of this library, which this program computes."""
+        return isinstance(self.kind, type) and issubclass(self.kind, Model) and not self.kind.is_remote
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ class Engine(ABC):
         """Why it cannot run a component, as a sentence that begins with a verb; "" if it can."""
         if not candidate.is_model:
             kind = getattr(candidate.kind, "__name__", "an unknown class")
-            return f"is a {kind}, which is no model of this library"
+            remote = getattr(candidate.kind, "is_remote", False)
+            return f"is a {kind}, which {'another program computes' if remote else 'is no model of this library'}"
         if candidate.split:
             return "lies on several devices"
         if self.own_attention and candidate.attention:

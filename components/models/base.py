@@ -69,6 +69,8 @@ class Model(nn.Module, Generic[C]):
     """Whether `from_pretrained(dtype=None)` keeps the dtype of the files; otherwise it is torch's default dtype."""
     takes_backend: ClassVar[bool] = False
     """Whether it has layers of `AttentionCore`, which compute attention by any backend."""
+    is_remote: ClassVar[bool] = False
+    """Whether another program computes it, so that it has no weights here."""
     quantization: Quantization | None = None
     """The quantization of its weights; None for plain weights."""
 

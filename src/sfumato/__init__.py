@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .components.manager import ComponentsManager as ComponentsManager
     from .components.saved_values import load_values as load_values
     from .components.saved_values import save_values as save_values
+    from .components import remote as remote
+    from .components.remote.autoencoder import RemoteAutoencoder as RemoteAutoencoder
     from .components.spec import ComponentSpec as ComponentSpec
     from .components.storage.hub import Access as Access
     from .graph import events as events
@@ -32,7 +34,8 @@ if TYPE_CHECKING:
         GraphFileError as GraphFileError, InputError as InputError, LatentSpace as LatentSpace, LoadError as LoadError,
         Loop as Loop, Malformed as Malformed, Map as Map, Memory as Memory, NotFinite as NotFinite, Outputs as Outputs,
         Paused as Paused, PictureError as PictureError, Port as Port, Problem as Problem,
-        ProcessFailed as ProcessFailed, Run as Run, Running as Running, RunState as RunState,
+        ProcessFailed as ProcessFailed, RemoteError as RemoteError, Run as Run, Running as Running,
+        RunState as RunState,
         SaveError as SaveError, SfumatoError as SfumatoError, Switch as Switch, Unbound as Unbound, UnfitValue as UnfitValue, WireError as WireError,
         assignable as assignable, component as component, debug as debug, gradients as gradients, knob as knob,
         named as named,
@@ -79,8 +82,8 @@ __version__ = "0.1.0"
 _GRAPH = (
     "Block", "BlockFailed", "BrokenBlock", "Cancelled", "Cell", "ConfigError", "Edge", "Event", "Graph",
     "GraphError", "GraphFileError", "InputError", "LatentSpace", "LoadError", "Loop", "Malformed", "Map", "Memory",
-    "NotFinite", "Outputs", "Paused", "PictureError", "Port", "Problem", "ProcessFailed", "Run", "Running", "RunState", "SaveError",
-    "SfumatoError", "Switch", "Unbound", "UnfitValue", "WireError", "assignable", "component", "debug",
+    "NotFinite", "Outputs", "Paused", "PictureError", "Port", "Problem", "ProcessFailed", "RemoteError", "Run",
+    "Running", "RunState", "SaveError", "SfumatoError", "Switch", "Unbound", "UnfitValue", "WireError", "assignable", "component", "debug",
     "gradients", "knob", "named",
 )  # fmt: skip
 
@@ -124,6 +127,8 @@ _MODULES: dict[str, tuple[str, str | None]] = {  # public name -> module, and at
     "from_a1111": (".presets.bridge.a1111.importing", "from_a1111"),
     "Picture": (".presets.records.picture", "Picture"),
     "Replay": (".presets.records.replay", "Replay"),
+    "remote": (".components.remote", None),
+    "RemoteAutoencoder": (".components.remote.autoencoder", "RemoteAutoencoder"),
     "replay": (".presets.records.replay", "replay"),
     "resume": (".presets.resume", "resume"),
     "RunGroup": (".graph.together", "RunGroup"),
