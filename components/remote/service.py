@@ -63,15 +63,15 @@ class AutoencoderService:
             values.setdefault(name, []).append(value)
         try:
             if task == "decode":
-                latents = await self._tensor(content, values, self.vae.latent_channels, self.vae.scale_factor)
+                sent = await self._tensor(content, values, self.vae.latent_channels, self.vae.scale_factor)
                 work = self._decoded
             elif task == "encode":
-                latents = await self._picture(content, values)
+                sent = await self._picture(content, values)
                 work = self._encoded
             else:
                 raise _Refused(404, f"There is no task {task[:20]!r}. There are: decode, encode.")
             async with self._one_at_a_time:
-                return await asyncio.to_thread(work, latents, values)
+                return await asyncio.to_thread(work, sent, values)
         except _Refused as refused:
             return Reply(str(refused).encode(), refused.status, {"content-type": "text/plain; charset=utf-8"})
         except SfumatoError as error:
@@ -127,9 +127,9 @@ class AutoencoderService:
 
     # ------------------------------------------------------------------------------------------------ answers
     @torch.no_grad()
-    def _decoded(self, latents: Tensor, values: Mapping[str, list[str]]) -> Reply:
+    def _decoded(self, sent: Tensor, values: Mapping[str, list[str]]) -> Reply:
         factor, shift = _number(values, "scaling_factor"), _number(values, "shift_factor")
-        z = latents.to(self.vae.device, self.vae.dtype)
+        z = sent.to(self.vae.device, self.vae.dtype)
         if values.get("do_scaling", [""])[0] == "True" and factor is None:  # as diffusers did first
             z = self.vae.unscale(z)
         elif factor is not None:
@@ -138,13 +138,13 @@ class AutoencoderService:
         if values.get("output_type", ["pil"])[0] == "pt":
             if values.get("partial_postprocess", [""])[0] == "True":
                 return _tensor_reply((_to_ones(pixels) * 255).round().byte().permute(0, 2, 3, 1))
-            return _tensor_reply(pixels if latents.dtype == torch.float32 else pixels.to(latents.dtype))
+            return _tensor_reply(pixels if sent.dtype == torch.float32 else pixels.to(sent.dtype))
         return _picture_reply(_to_ones(pixels), values.get("image_format", ["jpg"])[0])
 
     @torch.no_grad()
-    def _encoded(self, pixels: Tensor, values: Mapping[str, list[str]]) -> Reply:
+    def _encoded(self, sent: Tensor, values: Mapping[str, list[str]]) -> Reply:
         factor, shift = _number(values, "scaling_factor"), _number(values, "shift_factor")
-        moments = self.vae.moments(pixels.to(self.vae.device, self.vae.dtype))
+        moments = self.vae.moments(sent.to(self.vae.device, self.vae.dtype))
         if values.get(MOMENTS, [""])[0] == "True" and moments.shape[1] == 2 * self.vae.latent_channels:
             return _tensor_reply(moments)
         z = self.vae.distribution(moments).mean
