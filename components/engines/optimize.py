@@ -102,5 +102,11 @@ class Used(NamedTuple):
 
 def report(graph: Structure) -> Mapping[str, Used]:
     """What the engines of a graph did, by component: programs made, calls, and calls that torch ran, with reasons."""
-    found = {name: value for name, value in graph.bindings.items() if isinstance(value, Optimized)}
+    found = {name: _inner(value) for name, value in graph.bindings.items() if isinstance(value, Optimized)}
     return {name: Used(value.engine, value.programs.report) for name, value in found.items()}
+
+
+def _inner(component: Optimized) -> Optimized:
+    """The engine that runs a component, where an outermost one runs that."""
+    inner = component.base
+    return inner if is_outermost(component) and isinstance(inner, Optimized) else component

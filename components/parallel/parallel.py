@@ -7,7 +7,7 @@ from typing import Any
 from ...graph.edits import edited
 from ...graph.errors import ConfigError
 from ...graph.structure import Structure
-from ..adapters.over import MachineComponent, OverComponent
+from ..adapters.over import MachineComponent, OverComponent, innermost
 from ..engines.engine import DENOISERS
 from ..engines.optimized import Optimized
 from .engine import Parallel
@@ -43,10 +43,7 @@ def _over(name: str, value: Any, engine: Parallel | None) -> Any:
         return replace(value, base=_over(name, value.base, engine))
     if engine is None:
         return value
-    base = value
-    while isinstance(base, OverComponent):
-        base = base.base
-    if reason := engine.refusal_of(name, base):
+    if reason := engine.refusal_of(name, innermost(value)):
         raise ConfigError(f"parallel: {name} {reason}.")
     if isinstance(value, Optimized) and (reason := engine.refusal_over(value.engine)):
         raise ConfigError(f"parallel: {reason}.")

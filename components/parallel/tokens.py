@@ -73,7 +73,7 @@ class DividedAttention(AttentionCore):
         if heads.size > 1:
             q, k, v = tokens_for_heads(torch.stack([q, k, v]), own, heads).unbind()
         if ring.size > 1:
-            made = ring_attention(q, k, v, of_ring, ring)
+            made = ring_attention(q, k, v, of_ring, ring, self.kernel)
         else:
             made = super().scaled_dot_product(q, k, v, mask, start)
         return heads_for_tokens(made, own, heads) if heads.size > 1 else made

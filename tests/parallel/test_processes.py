@@ -63,11 +63,21 @@ def test_passes_are_divided_and_the_result_is_that_of_one_process(found: Found, 
     assert max(one["difference"] for one in found(name)) < 1e-5 < min(one["spread"] for one in found(name))
 
 
-@pytest.mark.parametrize("family", ["flux", "sd3", "pixart"])
-@pytest.mark.parametrize("how", ["ulysses", "ring"])
-def test_tokens_are_divided_and_the_result_is_that_of_one_process(found: Found, family: str, how: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kernel"),
+    [
+        ("flux ulysses", [20, 0]),  # five layers, four steps
+        ("flux ring", [0, 40]),  # and the keys of two processes
+        ("sd3 ulysses", [24, 0]),
+        ("sd3 ring", [0, 48]),
+        ("pixart ulysses", [24, 0]),
+        ("pixart ring", [12, 24]),  # attention to the prompt is whole in each process
+    ],
+)
+def test_tokens_are_divided_and_the_result_is_that_of_one_process(found: Found, name: str, kernel: list[int]) -> None:
     """9 tokens of a picture and 5 of a prompt, which two processes do not divide evenly, or 16 tokens."""
-    for one in found(f"two {family} {how}"):
+    for one in found(f"two {name}"):
+        assert one["kernel"] == kernel
         assert one["difference"] < 1e-5 < one["spread"]
         assert one["report"] == "0 made, 0 read, 4 calls"
 

@@ -35,7 +35,9 @@ from sfumato.components.conditioning import (
     SDXLConditioning,
 )
 from sfumato.components.engines.programs import Programs
-from sfumato.components.models.views import shallow_copy
+from sfumato.components.kernels.table import AUTOMATIC
+from sfumato.components.models.attention import AttentionCore
+from sfumato.components.models.views import shallow_copy, view
 from sfumato.components.parallel.engine import Parallel
 from sfumato.components.parallel.plans import Division
 from sfumato.components.taps.perturb import Identity
@@ -135,6 +137,30 @@ class Counted:
         self.rows += len(args[0])
 
 
+class Kernel:
+    """The kernel of a model's attention, with the number of its calls."""
+
+    def __init__(self) -> None:
+        self.whole = self.parts = 0
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        self.whole += 1
+        return AUTOMATIC(q, k, v, mask)
+
+    def with_logsumexp(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        self.parts += 1
+        return AUTOMATIC.with_logsumexp(q, k, v, mask)
+
+    def of(self, model: nn.Module) -> nn.Module:
+        """A view of a model with this kernel."""
+        return view(model, {path: self._on for path, one in model.named_modules() if isinstance(one, AttentionCore)})
+
+    def _on(self, layer: nn.Module) -> nn.Module:
+        twin = shallow_copy(layer)
+        twin.__dict__["kernel"] = self
+        return twin
+
+
 class Recorder:
     """Runs what it records again, on any device."""
 
@@ -167,8 +193,8 @@ class Cases:
     ) -> None:  # fmt: skip
         """Four steps of two passes, by the family's own block."""
         kind, config, scheduler = FAMILIES[family]
-        made, programs = model(kind, config), Programs(kind, lambda: None)
-        divided = Parallel(Division.of(plans, distributed.get_world_size())).view(made, programs)
+        made, programs, kernel = model(kind, config), Programs(kind, lambda: None), Kernel()
+        divided = Parallel(Division.of(plans, distributed.get_world_size())).view(kernel.of(made), programs)
         prompts = [conditioning(family, seed, rows) for seed in (1, 2)]
 
         def run(one: nn.Module) -> tuple[Tensor, int, int]:
@@ -186,7 +212,8 @@ class Cases:
             return x, counted.rows, skipped
 
         (one, _, skipped), (several, forwards, skipped_too) = run(made), run(divided)
-        self.keep(name, one, several, rows=forwards, skipped=[skipped, skipped_too], report=str(programs.report))
+        more = {"skipped": [skipped, skipped_too], "kernel": [kernel.whole, kernel.parts]}
+        self.keep(name, one, several, rows=forwards, report=str(programs.report), **more)
 
     def pipeline(
         self, name: str, pipe: Graph, *plans: Any, engine: Any = None, together: Sequence[dict[str, Any]] = (),
