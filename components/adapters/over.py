@@ -100,7 +100,7 @@ class MachineComponent(OverComponent):
 
     @property
     def _identity(self) -> tuple[object, ...]:
-        return self.base if isinstance(self.base, Lazy) else id(self.base), self.component, self.form
+        return self.base if isinstance(self.base, Lazy) else id(self.base), self.component
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(getattr(self, field.name) for field in fields(self))

@@ -57,6 +57,10 @@ class Attended(MachineComponent):
         return kept.views.of(cast("nn.Module", self.loaded_base()), lambda model: attended_view(model, kept.kernel))
 
     @property
+    def _identity(self) -> tuple[object, ...]:
+        return *super()._identity, self.backend
+
+    @property
     def _kept(self) -> "_Kept":
         known = _KEPT.setdefault(self.base, {})
         key = self.component, self.backend

@@ -34,7 +34,7 @@ class Optimized(MachineComponent):
     @property
     def form(self) -> str:
         """The engine, and what the component is computed with otherwise."""
-        return f"{self.engine!r}{super().form}"
+        return f" by {self.engine!r}{super().form}"
 
     @cached_property
     def made(self) -> Lazy | None:
@@ -42,7 +42,7 @@ class Optimized(MachineComponent):
         if not isinstance(self.base, Lazy):
             return None
         return self.base.derived(
-            Derivation(self.engine.name, f"{self.component} {self.form}",
+            Derivation(self.engine.name, f"{self.component}{self.form}",
                        self._programs_for,
                        lambda: self.engine.numbers(self._without_values))
         )  # fmt: skip

@@ -115,6 +115,13 @@ Scheduler = Annotated[
     str | None,
     option(panel=_MODEL, metavar="NAME", show_default="the model's", help=f"euler_a, ddim … {_SETTINGS}"),
 ]
+Attention = Annotated[
+    str | None,
+    option(
+        "--attention", panel=_MODEL, metavar="NAME", show_default="the fastest that is known",
+        help="The backend of attention: sdpa, flash, xformers, sliced …",
+    ),
+]  # fmt: skip
 Decoder = Annotated[
     str | None,
     option(

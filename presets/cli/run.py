@@ -8,6 +8,7 @@ from .arguments import arguments, for_graph, settings_of
 from .memo import memo_of
 from .messages import is_first_process, print_json, print_text, reported_errors
 from .options import (
+    Attention,
     Count,
     Debug,
     Decoder,
@@ -58,6 +59,7 @@ def run(
     guider: Guider = None,
     scheduler: Scheduler = None,
     decoder: Decoder = None,
+    attention: Attention = None,
     parallel: Parallel = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -87,6 +89,8 @@ def run(
             pipe = open_pipeline(model, task, graph, options.names, own_device(device), dtype, repo)
             if adapters := read_adapters(lora or [], pipe):
                 pipe = pipe.with_adapters(*adapters)
+            if attention:
+                pipe = pipe.using(attention=attention)
             if parallel:
                 pipe = pipe.parallel(*parallel)
             call = for_graph(pipe, options)
@@ -104,6 +108,7 @@ def run(
         options_used["dtype"] = dtype or "float32"
         used = settings_of(pipe, {name: text for name, text in options_used.items() if text is not None}, call)
         used |= {"lora": lora} if lora else {}
+        used |= {"attention": attention} if attention else {}
         written = list(zip(pictures, numbered_paths(first, len(pictures), replace=replace), strict=True))
         for picture, path in written:
             write_picture(picture, path, record=not no_record, private=private or ())

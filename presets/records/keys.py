@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...components.adapters.adapter import Adapter
 from ...components.adapters.embedding import Embedding
+from ...components.adapters.over import MachineComponent, innermost
 from ...components.contents import file_keys
 from ...components.handle import Added, Handle
 from ...components.pictures import each_picture
@@ -99,6 +100,8 @@ def edges_key(graph: Json) -> str:
 
 def component_key(value: Any) -> Json:  # whatever a graph binds
     """The keys of a component: its class, code, config and files, or the numbers of an object in memory."""
+    form = value.form if isinstance(value, MachineComponent) else ""
+    whole, value = value, innermost(value)
     if isinstance(value, Added):
         value = value.load()
     if isinstance(value, Handle):
@@ -109,18 +112,19 @@ def component_key(value: Any) -> Json:  # whatever a graph binds
             "code": code_key(value.type)[:_LETTERS],
             "settings": json_key(settings),
             "files": file_keys(spec),
-            "numbers": value.manager.numbers_of(value),
+            "numbers": f"{value.manager.numbers_of(value)}{form}",
         }
     found = {"class": type(value).__name__, "code": code_key(type(value))[:_LETTERS]}
     if is_saved(value):
         return found | {"settings": json_key(strict_json(value.to_config()))}
     with suppress(NoContentKey):
-        found["values"] = content_key(value)
+        found["values"] = content_key(whole)
     return found
 
 
 def is_saved(value: Any) -> bool:  # whatever a graph binds
     """Whether a graph file can name a component: by a spec or a config, and not an object with weights."""
+    value = innermost(value)
     if isinstance(value, Handle):
         return not isinstance(value, Added)
     return value is None or (hasattr(value, "to_config") and not hasattr(value, "state_dict"))

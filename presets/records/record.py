@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path, PurePath
 from typing import Any
 
+from ...components.adapters.over import innermost
 from ...components.handle import Handle
 from ...graph import ConfigError, GraphFileError, InputError, PictureError, Problem
 from ...graph.edits import edited
@@ -116,7 +117,8 @@ class _Entries(ComponentWriter):
 
     def _entry(self, value: Any, path: str) -> dict[str, Any]:
         entry = super()._entry(value, path)
-        return {**entry, "dtype": value.dtype} if isinstance(value, Handle) else entry
+        component = innermost(value)
+        return {**entry, "dtype": component.dtype} if isinstance(component, Handle) else entry
 
     def outside(self, source: str) -> str:
         """The last parts of a path."""

@@ -154,6 +154,18 @@ def test_files_pickles_and_keys(tmp_path: Path, emoji: Graph) -> None:
     assert len(keys) == 3
 
 
+def test_a_replay_names_the_backend_of_a_picture(tmp_path: Path, emoji: Graph, recorder: Recorder) -> None:
+    """A record of a graph with a backend or an engine has the components themselves."""
+    ways = {
+        " with Math()": emoji.using(attention={"unet": "math"}),
+        " by Graphs(compiled=None, ": emoji.optimize(sf.engines.Graphs(recorder=recorder)),
+    }
+    for number, (name, graph) in enumerate(ways.items()):
+        file = tmp_path / f"{number}.png"
+        graph(prompt="a fox", seed=7, num_inference_steps=2).images[0].save(file)
+        assert f"were float32 cpu None{name}" in str(sf.replay(file))
+
+
 def test_a_plan_counts_the_same_operations(pipe: Graph) -> None:
     call = {"prompt": "a fox", "num_inference_steps": 2}
     assert pipe.plan(**call, attention="sliced").flops == pipe.plan(**call).flops

@@ -203,6 +203,7 @@ def test_a_picture_can_have_no_record(folder: Path) -> None:
         (["--scheduler", "euler_a:karras=true"], "EulerAncestralDiscreteScheduler has no 'karras'."),
         (["--scheduler", "euler:sigma"], "'sigma' has no value. Write euler:key=value,key=value."),
         (["--guider", "cfg:scale=3"], "ClassifierFreeGuidance has no 'scale'."),
+        (["--attention", "slicd"], "attention: needs a backend, got 'slicd'. Did you mean 'sliced'?"),
         (["--task", "image2imag"], "has no task 'image2imag'. Did you mean 'image2image'?"),
         (["--task", "image2image"], "image is missing. Pass a picture to start from: --image FILE."),
         (["--image", "no.png"], "no.png: cannot be read (No such file or directory)."),
