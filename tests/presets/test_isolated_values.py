@@ -246,11 +246,12 @@ def test_no_process_is_left_when_the_program_ends_however_it_ends(tmp_path: Path
         "    threading.Timer(0.5, lambda: os.kill(os.getpid(), 9)).start()\n"
         "    tell(what='loop')\n"
     )
-    env = {**os.environ, "SFUMATO_HOME": str(tmp_path / "kept")}
+    env = {**os.environ, "SFUMATO_HOME": str(tmp_path / "kept"), "SFUMATO_ISOLATED_SECONDS": "200"}
     for how in ("returns", "killed", "killed in a call"):
         done = subprocess.run(
             [sys.executable, "-c", code, how], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
         )
+        assert done.stdout, done.stderr
         until = time.monotonic() + 20
         while not gone(done.stdout.strip()) and time.monotonic() < until:
             time.sleep(0.05)
