@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...components.conditioning import SDXLConditioning
+from ...components.models.constants import Constants
 from ...components.models.controlnet import ControlEncoder, ControlNetModel, ControlNetOutput, EmbeddedImage
 from ...components.models.controlnet_union import ControlNetUnionModel
 from ...components.pictures import PictureInput
@@ -15,6 +16,7 @@ from ...components.types import Number, Pass, Residuals, Rows
 from ...graph import Running, component, knob
 from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
+from ..denoise.constants import RunConstants
 from ..denoise.passes import scaled_latents, timesteps
 from ..denoise.unet import Predict
 from .images import read_control
@@ -50,11 +52,12 @@ class ApplyControlNet(ControlBlock):
         size, channels = net.image_size, net.config.conditioning_channels
         features = read_control(control_image, rows, size, channels, partial(_embedded, net), self.background)
         # Published: a net whose residuals are pooled over the picture (shuffle) leaves negative passes alone.
-        guess = self.guess_mode or net.config.global_pool_conditions
+        guess, constants = self.guess_mode or net.config.global_pool_conditions, RunConstants()
 
         def control(passes: Sequence[Pass]) -> Residuals:
             picture = EmbeddedImage(features(passes)[0])
-            return _residuals(net(*_inputs(net, passes), picture, scale, **_added(net, passes), guess_mode=guess))
+            inputs = _inputs(net, passes, constants.of(passes))
+            return _residuals(net(**inputs, controlnet_cond=picture, conditioning_scale=scale, guess_mode=guess))
 
         controlled = self.controlled(predict, control, running, device=net.device, spare_negative=guess)
         return Controlled(controlled if scale else predict)
@@ -95,12 +98,18 @@ class ApplyControlNetUnion(ControlBlock):
         ]
         one_hot = torch.zeros(1, net.config.num_control_type, device=net.device)
         one_hot[0, kinds] = 1
-        guess = self.guess_mode or net.config.global_pool_conditions
+        guess, constants = self.guess_mode or net.config.global_pool_conditions, RunConstants()
 
         def control(passes: Sequence[Pass]) -> Residuals:
             pictures = [EmbeddedImage(of(passes)[0]) for of in features]
-            inputs = *_inputs(net, passes), pictures, one_hot.expand(len(pictures[0].features), -1), kinds, scales
-            return _residuals(net(*inputs, **_added(net, passes), guess_mode=guess))
+            inputs = _inputs(net, passes, constants.of(passes))
+            of_kinds = {
+                "controlnet_cond": pictures,
+                "control_type": one_hot.expand(len(pictures[0].features), -1),
+                "control_type_idx": kinds,
+                "conditioning_scale": scales,
+            }
+            return _residuals(net(**inputs, **of_kinds, guess_mode=guess))
 
         controlled = self.controlled(predict, control, running, device=net.device, spare_negative=guess)
         return Controlled(controlled if any(scales) else predict)
@@ -111,18 +120,25 @@ def _embedded(net: ControlNetModel | ControlNetUnionModel, pixels: Tensor, **of_
     return (net.embed_image(pixels.to(net.device, net.dtype), **of_kind).features,)
 
 
-def _inputs(net: ControlEncoder[Any], passes: Sequence[Pass]) -> tuple[Tensor, Tensor, Tensor]:
-    """Latents, time and tokens of all passes. A control net never reads the channels that blocks add to the latents."""
-    tokens = torch.cat([p.conditioning.tokens for p in passes])
-    return scaled_latents(passes).to(net.dtype), timesteps(passes), tokens.to(net.dtype)
+def _inputs(net: ControlEncoder[Any], passes: Sequence[Pass], constants: Constants) -> Mapping[str, Any]:
+    """Latents, time and prompts of all passes. A control net reads no channels that blocks add to the latents."""
+    return {
+        "sample": scaled_latents(passes).to(net.dtype),
+        "timestep": timesteps(passes),
+        **constants.named("prompt", lambda: _prompt(net, passes)),
+        "constants": constants,
+    }
 
 
-def _added(net: ControlEncoder[Any], passes: Sequence[Pass]) -> Mapping[str, Any]:
-    """The inputs besides those, for a net of SDXL."""
+def _prompt(net: ControlEncoder[Any], passes: Sequence[Pass]) -> Mapping[str, Any]:
+    """The inputs that no step changes. A net of SD reads tokens alone, also those of SDXL."""
     if net.config.addition_embed_type is None:
-        return {}
+        return {"encoder_hidden_states": torch.cat([p.conditioning.tokens for p in passes]).to(net.dtype)}
     conditioning = SDXLConditioning.cat([p.conditioning for p in passes])
-    return {"added_cond_kwargs": conditioning.unet_inputs(net.dtype)}
+    return {
+        "encoder_hidden_states": conditioning.tokens.to(net.dtype),
+        "added_cond_kwargs": conditioning.unet_inputs(net.dtype),
+    }
 
 
 def _residuals(out: ControlNetOutput) -> Residuals:

@@ -1,6 +1,6 @@
 """Control nets of Flux."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from ...components.types import Count, ImageLatents, Number, Pass, Residuals, Ro
 from ...graph import Block, Running, component, knob
 from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
-from ..denoise.flux import Predict, packed, token_ids
+from ..denoise.constants import RunConstants
+from ..denoise.flux import Predict, packed, rotations
 from ..denoise.passes import timesteps
 from ..image.encode import row_for_each
 from ..image.read import ReadImage
@@ -58,33 +59,41 @@ class FluxControlBlock(ControlBlock, abstract=True):
         guidance = self.guidance_scale if net.config.guidance_embeds else None
         if net.config.guidance_embeds and guidance is None:
             raise UnfitValue("guidance_scale is None, but this control net reads one. Give a number; usual is 3.5.")
-        rotations: dict[object, Tensor] = {}  # as long-lived as the function
+        of_run = RunConstants()
 
         def control(passes: Sequence[Pass]) -> Residuals:
-            conditioning = FluxConditioning.cat([p.conditioning for p in passes])
-            latents, pixels, device = torch.cat([p.latents for p in passes]), picture(passes), passes[0].latents.device
+            constants = of_run.of(passes)
+            latents, pixels = torch.cat([p.latents for p in passes]), picture(passes)
             if (got := 4 * latents.shape[1]) != (needed := net.config.in_channels):
                 raise UnfitValue(f"The control net needs tokens of {needed} channels, but these latents make {got}.")
-            size, count = (latents.shape[2], latents.shape[3]), conditioning.tokens.shape[1] + (mode is not None)
-            if (key := (count, size, device)) not in rotations:
-                rotations[key] = net.rotary(torch.zeros(count, 3, device=device), token_ids((size,), device))
-            times = (timesteps(passes) / 1000).expand(len(latents))
             out = net(
                 packed(latents).to(net.dtype),
                 pixels if net.reads_pixels else packed(pixels),
-                conditioning.tokens.to(net.dtype),
-                conditioning.pooled.to(net.dtype),
-                times,
-                guidance=None if guidance is None else torch.full_like(times, guidance),
-                controlnet_mode=None if mode is None else torch.full((len(latents), 1), mode, device=device),
+                timestep=(timesteps(passes) / 1000).expand(len(latents)),
                 conditioning_scale=scale,
-                image_rotary_emb=rotations[key],
+                constants=constants,
+                **constants.named("prompt", lambda: _prompt(net, passes, guidance, mode)),
             )
             found = {"blocks_in_turn" if out.repeats else "blocks": out.blocks, "single_blocks": out.single}
             return {place: layers for place, layers in found.items() if layers}
 
         controlled = self.controlled(predict, control, running, device=net.device, positive_for_all=True)
         return Controlled(controlled if scale else predict)
+
+
+def _prompt(
+    net: FluxControlNetModel, passes: Sequence[Pass], guidance: float | None, mode: int | None
+) -> Mapping[str, Tensor | None]:
+    """The inputs that no step changes, under their published names. In a union, the mode is a token of the prompt."""
+    conditioning, latents = FluxConditioning.cat([p.conditioning for p in passes]), passes[0].latents
+    rows, count, device = conditioning.rows, conditioning.tokens.shape[1] + (mode is not None), latents.device
+    return {
+        "encoder_hidden_states": conditioning.tokens.to(net.dtype),
+        "pooled_projections": conditioning.pooled.to(net.dtype),
+        "guidance": None if guidance is None else torch.full((rows,), guidance, device=device),
+        "controlnet_mode": None if mode is None else torch.full((rows, 1), mode, device=device),
+        "image_rotary_emb": rotations(net, count, ((latents.shape[2], latents.shape[3]),), device),
+    }
 
 
 class ApplyControlNet(FluxControlBlock):

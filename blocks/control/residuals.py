@@ -10,7 +10,7 @@ from torch import Tensor
 from ...components.schedulers.schedule import Step
 from ...components.types import Pass, Predict, Residuals, RowSlice, ZeroToOne
 from ...graph import Above, Block, Running, knob
-from ..denoise.passes import OnDevice, groups, with_rows
+from ..denoise.passes import Prepared, groups
 
 Control = Callable[[Sequence[Pass]], Residuals]
 """A function from passes of equal shapes to the residuals of a control net for their rows."""
@@ -76,7 +76,7 @@ def add_residuals(
     Passes that differ in taps alone are controlled once. spare_negative: negative passes get no residuals.
     positive_for_all: the residuals of the positive pass go to all passes.
     """
-    on_device = None if device is None else OnDevice(device)
+    prepared = Prepared(device)
 
     def key_of(p: Pass) -> Key:
         return p.latents.shape, id(p.latents), 0 if positive_for_all else id(p.conditioning), p.step.index
@@ -90,7 +90,7 @@ def add_residuals(
         found: dict[Key, Residuals] = {}
         for group in groups(bare):
             running.check()
-            together = [with_rows(on_device.moved(bare[i]) if on_device else bare[i]) for i in group]
+            together = [prepared.of(bare[i]) for i in group]
             each = _split(control(together), [len(p.latents) for p in together])
             found.update(zip((keys[i] for i in group), each, strict=True))
         return predict([_with(p, found) for p in passes])

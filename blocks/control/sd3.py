@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ...components.conditioning import SD3Conditioning
 from ...components.models.autoencoder import Autoencoder
+from ...components.models.constants import Constants
 from ...components.models.sd3 import SD3Transformer2DModel
 from ...components.models.sd3_controlnet import SD3ControlNetModel
 from ...components.models.tiling import encode
@@ -18,6 +19,7 @@ from ...graph import Running, component, knob
 from ...graph.errors import UnfitValue
 from ...graph.ports import ALONE
 from ...registry import counted
+from ..denoise.constants import RunConstants
 from ..denoise.passes import scaled_latents, timesteps
 from ..denoise.sd3 import PLACE, Predict
 from ..image.read import ReadMask
@@ -55,9 +57,11 @@ class SD3ControlBlock(ControlBlock, abstract=True):
         """The transformer with the net's residuals. zero_pooled: the net reads no pooled prompt, but zeros."""
         net, transformer, scale = self.controlnet, self.transformer, self.controlnet_conditioning_scale
         picture = read_control(image, rows, partial(pixel_size, self.vae), 3, features, self.background)
+        of_run = RunConstants()
 
         def control(passes: Sequence[Pass]) -> Residuals:
-            return {PLACE: _forward(net, transformer, passes, picture(passes)[0], scale, zero_pooled)}
+            made = _forward(net, transformer, passes, picture(passes)[0], scale, zero_pooled, of_run.of(passes))
+            return {PLACE: made}
 
         controlled = self.controlled(predict, control, running, device=net.device)
         return Controlled(controlled if scale else predict)
@@ -140,13 +144,18 @@ def _forward(
     picture: Tensor,
     scale: float,
     zero_pooled: bool,
+    constants: Constants,
 ) -> tuple[Tensor, ...]:
     """The net's residuals for the rows of all passes."""
-    conditioning = SD3Conditioning.cat([p.conditioning for p in passes])
     sample = scaled_latents(passes).to(net.dtype)
     if net.pos_embed is None:  # nets of SD 3.5 large use the transformer's patch embedding
         sample = transformer.pos_embed(sample.to(transformer.device, transformer.dtype)).to(net.device, net.dtype)
-    pooled = conditioning.pooled.to(net.dtype)
-    pooled = torch.zeros_like(pooled) if zero_pooled else pooled
+    tokens, pooled = constants.named("prompt", lambda: _prompt(passes, net.dtype, zero_pooled))
     times = timesteps(passes).expand(len(sample))
-    return net(sample, picture, conditioning.tokens.to(net.dtype), pooled, times, scale)
+    return net(sample, picture, tokens, pooled, times, scale, constants=constants)
+
+
+def _prompt(passes: Sequence[Pass], dtype: torch.dtype, zero_pooled: bool) -> tuple[Tensor, Tensor]:
+    conditioning = SD3Conditioning.cat([p.conditioning for p in passes])
+    pooled = conditioning.pooled.to(dtype)
+    return conditioning.tokens.to(dtype), torch.zeros_like(pooled) if zero_pooled else pooled

@@ -15,17 +15,22 @@ from torch import Tensor, nn
 from ...components.adapters.adapted import Adapted
 from ...components.adapters.runs import AdaptedRows, RunStrengths, for_run, for_runs
 from ...components.memory.tensors import device_of
+from ...components.models.constants import Constants
 from ...components.parallel.shared import shared_denoiser
 from ...components.taps.memory import UndecidedPasses
 from ...components.taps.place import Forward, PassRows
 from ...components.types import Pass, Predict
 from ...graph import Running
+from .constants import RunConstants
 from .image_views import ImageViews
-from .passes import OnDevice, group_key, grouped, with_rows
+from .passes import Prepared, group_key, grouped
 
 M = TypeVar("M", bound=nn.Module)
-Compute = Callable[[M, Sequence[Pass]], Tensor]
+Compute = Callable[[M, Sequence[Pass], Constants], Tensor]
 """The prediction of a model for passes that go together: (rows of all passes, channels, height, width).
+
+What no step changes it takes from the constants. The conditionings of the passes, their guidance scales, the shapes of
+their latents and references, and the strengths of adapters are equal in all calls with the same constants.
 
 Equal ones compute the same: runs side by side whose denoisers have equal ones share forwards.
 """
@@ -76,7 +81,8 @@ class Denoiser(Generic[M]):
         self._model = for_run(model)
         self._compute, self._running, self._guidance = compute, running, guidance
         self._views = ImageViews(self._model.view)  # as long-lived as the function
-        self._on_device = OnDevice(torch.device(device_of(model)))
+        self._prepare = Prepared(torch.device(device_of(model)))
+        self._constants = RunConstants()
         self._shared = shared_denoiser(model)
         self._asked = False
         self._wide = tuple(self._model.wide_keys.items())
@@ -145,18 +151,18 @@ class Denoiser(Generic[M]):
         height, width = together[0].latents.shape[2:]
         size, forward = (height, width), _forward_of(together, requested[0].request.memory)
         with (
-            nullcontext() if strengths is None else strengths.chosen(chosen),
+            nullcontext() if strengths is None else strengths.chosen(chosen) as numbers,
             views.view(together, size) as tapped,
             tapped.view(together[0].taps, size, forward) as view,
         ):
-            predictions = self._compute(view, together).float().split(rows)
+            predictions = self._compute(view, together, self._constants.of(together, numbers)).float().split(rows)
         return [
             t.to(one.request.passes[one.number].latents.device) for t, one in zip(predictions, requested, strict=True)
         ]
 
     def _prepared(self, p: Pass) -> Pass:
         """The pass as the model reads it: on its device, with rows and a guidance scale of its own."""
-        p = with_rows(self._on_device.moved(p))
+        p = self._prepare.of(p)
         return p if self._guidance is None or p.guidance is not None else replace(p, guidance=self._guidance)
 
     def _views_of(self, denoisers: "Sequence[Denoiser[M]]") -> tuple[ImageViews[M], RunStrengths | None]:

@@ -1,16 +1,16 @@
 """Flux's transformer as a function of passes, with packing, token ids and embedded guidance."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, pixel_shuffle, pixel_unshuffle
 
 from ...components.conditioning import FluxConditioning
-from ...components.models.flux import FluxTransformer2DModel
+from ...components.models.constants import Constants
+from ...components.models.flux import FluxTransformer2DModel, FluxTrunk
 from ...components.types import Layers, Number, Pass, PredictFunction, RepeatLayers, sum_residuals
 from ...graph import Block, Running, component, knob
 from ...graph.errors import UnfitValue
@@ -59,39 +59,44 @@ class PredictFlow(Block):
                 "true_cfg_scale moves away from a negative prompt."
             )
         guidance = scale if reads else None
-        return Predictor(make_predict(self.transformer, _Forward(), self.batching, running, guidance))
+        return Predictor(make_predict(self.transformer, _forward, self.batching, running, guidance))
 
 
-@dataclass(frozen=True)
-class _Forward:
-    """One forward for the rows of all passes. rotations: those of the tokens of each shape."""
+def _forward(model: FluxTransformer2DModel, passes: Sequence[Pass], constants: Constants) -> Tensor:
+    latents = input_of(passes)
+    references = [torch.cat(rows) for rows in zip(*(p.references for p in passes), strict=True)]
+    sizes = tuple((t.shape[2], t.shape[3]) for t in (latents, *references))
+    prompt = constants.named("prompt", lambda: _prompt(model, passes, sizes))
+    tokens = packed(latents)
+    if tokens.shape[2] != model.config.in_channels:
+        raise UnfitValue(_channels(latents.shape[1], passes[0].latents.shape[1], model.config.in_channels))
+    extra = sum(height * width // 4 for height, width in sizes[1:])  # control nets read no reference images
+    added = {place: _padded(t, extra) for place, t in sum_residuals(passes, _repeats(model)).items()}
+    out = model(
+        torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
+        timestep=(timesteps(passes) / 1000).expand(len(tokens)),
+        **prompt,
+        controlnet_block_samples=_double(added, _repeats(model)),
+        controlnet_single_block_samples=added.get("single_blocks"),
+        constants=constants,
+    )
+    return unpacked(out[:, : tokens.shape[1]], *sizes[0])
 
-    rotations: dict[object, Tensor] = field(default_factory=dict[object, Tensor], compare=False)
 
-    def __call__(self, model: FluxTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
-        conditioning = FluxConditioning.cat([p.conditioning for p in passes])
-        latents = input_of(passes)
-        references = [torch.cat(rows) for rows in zip(*(p.references for p in passes), strict=True)]
-        sizes = tuple((t.shape[2], t.shape[3]) for t in (latents, *references))
-        tokens = packed(latents)
-        if tokens.shape[2] != model.config.in_channels:
-            raise UnfitValue(_channels(latents.shape[1], passes[0].latents.shape[1], model.config.in_channels))
-        count, device = conditioning.tokens.shape[1], latents.device
-        if (key := (count, sizes, device)) not in self.rotations:
-            self.rotations[key] = model.rotary(torch.zeros(count, 3, device=device), token_ids(sizes, device))
-        extra = sum(height * width // 4 for height, width in sizes[1:])  # control nets read no reference images
-        added = {place: _padded(t, extra) for place, t in sum_residuals(passes, _repeats(model)).items()}
-        out = model(
-            torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
-            conditioning.tokens.to(model.dtype),
-            conditioning.pooled.to(model.dtype),
-            (timesteps(passes) / 1000).expand(len(tokens)),
-            guidance=_guidance(passes),
-            image_rotary_emb=self.rotations[key],
-            controlnet_block_samples=_double(added, _repeats(model)),
-            controlnet_single_block_samples=added.get("single_blocks"),
-        )
-        return unpacked(out[:, : tokens.shape[1]], *sizes[0])
+def _prompt(model: FluxTransformer2DModel, passes: Sequence[Pass], sizes: Sizes) -> Mapping[str, Tensor | None]:
+    """The inputs that no step changes, under their published names."""
+    conditioning = FluxConditioning.cat([p.conditioning for p in passes])
+    return {
+        "encoder_hidden_states": conditioning.tokens.to(model.dtype),
+        "pooled_projections": conditioning.pooled.to(model.dtype),
+        "guidance": _guidance(passes),
+        "image_rotary_emb": rotations(model, conditioning.tokens.shape[1], sizes, passes[0].latents.device),
+    }
+
+
+def rotations(model: FluxTrunk[Any], prompt: int, sizes: Sizes, device: torch.device) -> Tensor:
+    """The rotations of so many tokens of a prompt, and of those of images."""
+    return model.rotary(torch.zeros(prompt, 3, device=device), token_ids(sizes, device))
 
 
 def _guidance(passes: Sequence[Pass]) -> Tensor | None:

@@ -12,24 +12,75 @@ from ...components.types import Pass, RowSlice
 from ...graph.errors import UnfitValue
 from ...registry import counted
 
-_CONDITIONINGS = 16  # kept on the model's device, where they are passed on another
+_CONDITIONINGS = 16  # kept as the model reads them, where they are passed otherwise
 
 
-def with_rows(p: Pass) -> Pass:
-    """The pass with one row of everything for each row of its latents: a single row serves all of them.
+class Prepared:
+    """Makes passes as a model reads them: on its device, and with a row of everything for each row of the latents.
 
-    Raises:
-        UnfitValue: another number of rows.
+    Schedule and conditioning, which the steps share, are moved and repeated once. So a conditioning is one object in
+    all steps.
     """
-    count = len(p.latents)
-    if p.conditioning.rows == count and all(len(t) == count for t in (*p.channels, *p.references)):
-        return p
-    if p.conditioning.rows not in (1, count):
-        raise UnfitValue(
-            f"The {p.role} conditioning has {counted(p.conditioning.rows, 'row')} for {counted(count, 'row')} of "
-            "latents. Give one row for all, or insert ExpandRows() of sfumato.blocks.text.rows behind the block that "
-            "encodes the prompt."
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        """`device` None leaves all where it is."""
+        self._device = device
+        self._conditionings: dict[tuple[int, int], tuple[Conditioning, Conditioning]] = {}  # by the id of the first
+        self._schedule: tuple[Schedule, Schedule] | None = None
+
+    def of(self, p: Pass) -> Pass:
+        """The pass as the model reads it; the same object where nothing changes.
+
+        Raises:
+            UnfitValue: another number of rows than the latents have.
+        """
+        conditioning = self._conditioning_of(p)
+        if conditioning is not p.conditioning:
+            p = replace(p, conditioning=conditioning)
+        return _with_rows(self._moved(p))
+
+    def _conditioning_of(self, p: Pass) -> Conditioning:
+        """The conditioning on the device, with a row for each row of the latents: a single row serves all of them."""
+        own, count = p.conditioning, len(p.latents)
+        device = self._device or own.tokens.device
+        if own.rows == count and own.tokens.device == device:
+            return own
+        if own.rows not in (1, count):
+            raise UnfitValue(
+                f"The {p.role} conditioning has {counted(own.rows, 'row')} for {counted(count, 'row')} of latents. "
+                "Give one row for all, or insert ExpandRows() of sfumato.blocks.text.rows behind the block that "
+                "encodes the prompt."
+            )
+        if (key := (id(own), count)) not in self._conditionings:
+            if len(self._conditionings) >= _CONDITIONINGS:  # a block makes new ones in every step
+                self._conditionings.clear()
+            moved = own.to(device)
+            self._conditionings[key] = own, moved if own.rows == count else moved.expand(count, 1)
+        return self._conditionings[key][1]
+
+    def _moved(self, p: Pass) -> Pass:
+        if (device := self._device) is None or {device} == _devices(p):
+            return p
+        return replace(
+            p,
+            latents=p.latents.to(device),
+            step=Step(self._moved_schedule(p.step.schedule, device), p.step.index),
+            channels=tuple(t.to(device) for t in p.channels),
+            references=tuple(t.to(device) for t in p.references),
+            residuals=tuple({k: tuple(t.to(device) for t in ts) for k, ts in r.items()} for r in p.residuals),
         )
+
+    def _moved_schedule(self, schedule: Schedule, device: torch.device) -> Schedule:
+        if self._schedule is None or self._schedule[0] is not schedule:
+            self._schedule = schedule, schedule.to(device)
+        return self._schedule[1]
+
+
+def _with_rows(p: Pass) -> Pass:
+    """The pass with a row of each input for each row of its latents. UnfitValue for another number of rows."""
+    count = len(p.latents)
+    if all(len(t) == count for t in (*p.channels, *p.references)):
+        return p
     for name in ("channels", "references"):
         for t in getattr(p, name):
             if len(t) not in (1, count):
@@ -39,45 +90,9 @@ def with_rows(p: Pass) -> Pass:
                 )
     return replace(
         p,
-        conditioning=p.conditioning.expand(count, 1) if p.conditioning.rows == 1 else p.conditioning,
         channels=tuple(t.expand(count, *t.shape[1:]) for t in p.channels),
         references=tuple(t.expand(count, *t.shape[1:]) for t in p.references),
     )
-
-
-class OnDevice:
-    """Moves passes to the device of a model. What the steps share, schedule and conditioning, is moved once."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._conditionings: dict[int, tuple[Conditioning, Conditioning]] = {}  # by the id of the first, kept alive
-        self._schedule: tuple[Schedule, Schedule] | None = None
-
-    def moved(self, p: Pass) -> Pass:
-        """The pass on the device; the same object where it is there already."""
-        if {self._device} == _devices(p):
-            return p
-        return replace(
-            p,
-            latents=p.latents.to(self._device),
-            step=Step(self._moved_schedule(p.step.schedule), p.step.index),
-            conditioning=self._moved_conditioning(p.conditioning),
-            channels=tuple(t.to(self._device) for t in p.channels),
-            references=tuple(t.to(self._device) for t in p.references),
-            residuals=tuple({k: tuple(t.to(self._device) for t in ts) for k, ts in r.items()} for r in p.residuals),
-        )
-
-    def _moved_schedule(self, schedule: Schedule) -> Schedule:
-        if self._schedule is None or self._schedule[0] is not schedule:
-            self._schedule = schedule, schedule.to(self._device)
-        return self._schedule[1]
-
-    def _moved_conditioning(self, conditioning: Conditioning) -> Conditioning:
-        if id(conditioning) not in self._conditionings:
-            if len(self._conditionings) >= _CONDITIONINGS:  # a block makes new ones in every step
-                self._conditionings.clear()
-            self._conditionings[id(conditioning)] = conditioning, conditioning.to(self._device)
-        return self._conditionings[id(conditioning)][1]
 
 
 def _devices(p: Pass) -> set[torch.device]:

@@ -1,13 +1,14 @@
 """PixArt's transformer as a function of passes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...components.conditioning import PixArtConditioning
+from ...components.models.constants import Constants
 from ...components.models.pixart import PixArtTransformer2DModel
 from ...components.types import Count, Pass, PredictFunction, sum_residuals
 from ...graph import Block, Running, component
@@ -48,29 +49,30 @@ class PredictNoise(Block):
 
 @dataclass(frozen=True)
 class _Forward:
-    """One forward for the rows of all passes. made: the positions and sizes of each shape."""
+    """One forward for the rows of all passes."""
 
     factor: int
-    made: dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]] = field(
-        default_factory=dict[tuple[torch.Size, torch.device], tuple[Tensor, Tensor]], compare=False
-    )
 
-    def __call__(self, model: PixArtTransformer2DModel, passes: Sequence[Pass]) -> Tensor:
+    def __call__(self, model: PixArtTransformer2DModel, passes: Sequence[Pass], constants: Constants) -> Tensor:
         sample = input_of(passes)
         check_channels(sample, model.config.in_channels, "transformer")
-        conditioning = PixArtConditioning.cat([p.conditioning for p in passes])
         sum_residuals(passes, places={})  # refuses residuals: the transformer has no place for them
-        if (key := (sample.shape[2:], sample.device)) not in self.made:
-            height, width = sample.shape[2:]
-            size = torch.tensor([height * self.factor, width * self.factor, height / width], device=sample.device)
-            self.made[key] = model.positions(height, width, sample.device), size
-        positions, sizes = self.made[key]
-        out = model(
-            sample.to(model.dtype),
-            conditioning.tokens.to(model.dtype),
-            timesteps(passes).expand(len(sample)),
-            conditioning.mask,
-            sizes.expand(len(sample), -1) if model.config.reads_sizes else None,
-            positions,
-        )
+        prompt, mask, sizes, positions = constants.named("inputs", lambda: self._inputs(model, passes, sample))
+        times = timesteps(passes).expand(len(sample))
+        out = model(sample.to(model.dtype), prompt, times, mask, sizes, positions, constants=constants)
         return out[:, : passes[0].latents.shape[1]]
+
+    def _inputs(
+        self, model: PixArtTransformer2DModel, passes: Sequence[Pass], sample: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+        """Tokens, their mask, sizes and positions, which no step changes."""
+        conditioning = PixArtConditioning.cat([p.conditioning for p in passes])
+        height, width = sample.shape[2:]
+        size = torch.tensor([height * self.factor, width * self.factor, height / width], device=sample.device)
+        sizes = size.expand(len(sample), -1) if model.config.reads_sizes else None
+        return (
+            conditioning.tokens.to(model.dtype),
+            conditioning.mask,
+            sizes,
+            model.positions(height, width, sample.device),
+        )

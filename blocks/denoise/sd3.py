@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...components.conditioning import SD3Conditioning
+from ...components.models.constants import Constants
 from ...components.models.sd3 import SD3Transformer2DModel
 from ...components.types import Layers, Pass, PredictFunction, sum_residuals
 from ...graph import Block, Running, component
@@ -46,17 +48,21 @@ class PredictFlow(Block):
         return Predictor(make_predict(self.transformer, _forward, self.batching, running))
 
 
-def _forward(model: SD3Transformer2DModel, passes: Sequence[Pass]) -> Tensor:
+def _forward(model: SD3Transformer2DModel, passes: Sequence[Pass], constants: Constants) -> Tensor:
     sample = input_of(passes)
     check_channels(sample, model.config.in_channels, "transformer")
-    conditioning = SD3Conditioning.cat([p.conditioning for p in passes])
     return model(
         sample.to(model.dtype),
-        conditioning.tokens.to(model.dtype),
-        conditioning.pooled.to(model.dtype),
+        *constants.named("prompt", lambda: _prompt(passes, model.dtype)),
         timesteps(passes).expand(len(sample)),
         sum_residuals(passes, {PLACE: partial(_repeated, len(model.transformer_blocks))}).get(PLACE),
+        constants=constants,
     )
+
+
+def _prompt(passes: Sequence[Pass], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    conditioning = SD3Conditioning.cat([p.conditioning for p in passes])
+    return conditioning.tokens.to(dtype), conditioning.pooled.to(dtype)
 
 
 def _repeated(count: int, layers: Layers) -> Layers:

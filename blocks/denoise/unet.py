@@ -1,13 +1,13 @@
 """The U-Nets of Stable Diffusion 1, 2 and XL as a function of passes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...components.conditioning import SDConditioning, SDXLConditioning
+from ...components.models.constants import Constants
 from ...components.models.embeddings import Sinusoid
 from ...components.models.unet_2d_condition import UNet2DConditionModel
 from ...components.types import Number, Pass, PredictFunction, RepeatLayers, sum_residuals
@@ -46,7 +46,7 @@ class PredictNoise(Block):
     batching: Batching = "together"
 
     def __call__(self, running: Running = ALONE) -> Predictor:
-        return Predictor(make_predict(self.unet, UNetForward(), self.batching, running))
+        return Predictor(make_predict(self.unet, _forward, self.batching, running))
 
 
 class PredictDistilled(Block):
@@ -64,57 +64,46 @@ class PredictDistilled(Block):
     guidance_scale: Number = knob(8.5)
 
     def __call__(self, running: Running = ALONE) -> Predictor:
-        forward = UNetForward()
-        forward.embedded(self.unet, self.guidance_scale)
-        return Predictor(make_predict(self.unet, forward, self.batching, running, self.guidance_scale))
+        embedded_guidance(self.unet, self.guidance_scale)  # raises here, and not in a step
+        return Predictor(make_predict(self.unet, _forward, self.batching, running, self.guidance_scale))
 
 
-@dataclass(frozen=True)
-class UNetForward:
-    """One forward of a U-Net for the rows of all passes.
+def _forward(unet: UNet2DConditionModel, passes: Sequence[Pass], constants: Constants) -> Tensor:
+    sample = input_of(passes)
+    inpaints = unet.config.in_channels == 2 * sample.shape[1] + 1
+    hint = ' It was trained to inpaint: use the task "inpaint".' if inpaints else ""
+    tokens, further = constants.named("prompt", lambda: _prompt(unet, passes))
+    check_channels(sample, unet.config.in_channels, "U-Net", hint)
+    added = sum_residuals(passes, _PLACES)
+    return unet(
+        sample.to(unet.dtype),
+        timesteps(passes).expand(len(sample)),
+        tokens,
+        **further,
+        down_block_additional_residuals=added.get("down"),
+        mid_block_additional_residual=added["mid"][0] if "mid" in added else None,
+        down_intrablock_additional_residuals=added.get("levels"),
+        constants=constants,
+    )
 
-    Raises:
-        UnfitValue: conditioning of another family than the U-Net reads.
-        UnfitValue: latents with more or fewer channels than the U-Net reads.
-    """
 
-    _embedded: dict[float, Tensor] = field(default_factory=dict[float, Tensor], init=False, compare=False)
+def _prompt(unet: UNet2DConditionModel, passes: Sequence[Pass]) -> tuple[Tensor, Mapping[str, Any]]:
+    """The inputs that no step changes: the tokens, and further ones under their published names."""
+    reads = SDConditioning if unet.config.addition_embed_type is None else SDXLConditioning
+    conditioning = reads.cat([p.conditioning for p in passes])
+    added = conditioning.unet_inputs(unet.dtype)
+    return conditioning.tokens.to(unet.dtype), {"added_cond_kwargs": added, "timestep_cond": _guidance(unet, passes)}
 
-    def __call__(self, unet: UNet2DConditionModel, passes: Sequence[Pass]) -> Tensor:
-        """The prediction for all rows."""
-        reads = SDConditioning if unet.config.addition_embed_type is None else SDXLConditioning
-        conditioning = reads.cat([p.conditioning for p in passes])
-        sample = input_of(passes)
-        inpaints = unet.config.in_channels == 2 * sample.shape[1] + 1
-        hint = ' It was trained to inpaint: use the task "inpaint".' if inpaints else ""
-        check_channels(sample, unet.config.in_channels, "U-Net", hint)
-        added = sum_residuals(passes, _PLACES)
-        return unet(
-            sample.to(unet.dtype),
-            timesteps(passes).expand(len(sample)),
-            conditioning.tokens.to(unet.dtype),
-            timestep_cond=self._guidance(unet, passes),
-            added_cond_kwargs=conditioning.unet_inputs(unet.dtype),
-            down_block_additional_residuals=added.get("down"),
-            mid_block_additional_residual=added["mid"][0] if "mid" in added else None,
-            down_intrablock_additional_residuals=added.get("levels"),
-        )
 
-    def embedded(self, unet: UNet2DConditionModel, scale: float) -> Tensor:
-        """`embedded_guidance`, made once for each scale."""
-        if scale not in self._embedded:
-            self._embedded[scale] = embedded_guidance(unet, scale)
-        return self._embedded[scale]
-
-    def _guidance(self, unet: UNet2DConditionModel, passes: Sequence[Pass]) -> Tensor | None:
-        """The embedded guidance scales, for one row where all are equal; None for a U-Net that reads none."""
-        scales = [p.guidance for p in passes if p.guidance is not None]
-        if not scales:
-            return None
-        if len({*scales}) == 1:
-            return self.embedded(unet, scales[0])
-        parts = zip(scales, passes, strict=True)
-        return torch.cat([self.embedded(unet, scale).expand(len(p.latents), -1) for scale, p in parts])
+def _guidance(unet: UNet2DConditionModel, passes: Sequence[Pass]) -> Tensor | None:
+    """The embedded guidance scales, for one row where all are equal; None for a U-Net that reads none."""
+    scales = [p.guidance for p in passes if p.guidance is not None]
+    if not scales:
+        return None
+    if len({*scales}) == 1:
+        return embedded_guidance(unet, scales[0])
+    parts = zip(scales, passes, strict=True)
+    return torch.cat([embedded_guidance(unet, scale).expand(len(p.latents), -1) for scale, p in parts])
 
 
 def embedded_guidance(unet: UNet2DConditionModel, scale: float) -> Tensor:

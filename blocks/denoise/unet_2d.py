@@ -6,6 +6,7 @@ from typing import Annotated, NamedTuple
 from torch import Tensor
 
 from ...components.conditioning import NoConditioning
+from ...components.models.constants import Constants
 from ...components.models.unet_2d import UNet2DModel
 from ...components.types import Pass, PredictFunction, sum_residuals
 from ...graph import Block, Running, component
@@ -40,7 +41,7 @@ class PredictNoise(Block):
         return Predictor(make_predict(self.unet, _forward, self.batching, running))
 
 
-def _forward(unet: UNet2DModel, passes: Sequence[Pass]) -> Tensor:
+def _forward(unet: UNet2DModel, passes: Sequence[Pass], constants: Constants) -> Tensor:
     sample = input_of(passes)
     check_channels(sample, unet.config.in_channels, "U-Net")
     NoConditioning.cat([p.conditioning for p in passes])  # refuses that of another family

@@ -1,7 +1,7 @@
 """The model of a run with adapters, and one model for the rows of several runs whose adapters differ."""
 
 import threading
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Generic, NamedTuple, TypeVar, cast
@@ -35,8 +35,8 @@ class RunStrengths:
         self._shared = {id(one): (path, one) for path, one in strengths.items()}.values()
 
     @contextmanager
-    def chosen(self, passes: Sequence[AdaptedRows]) -> Generator[None]:
-        """Set the strengths for one forward of several passes. Other threads wait until it has ended.
+    def chosen(self, passes: Sequence[AdaptedRows]) -> Generator[Hashable]:
+        """Set the strengths for one forward of several passes, and yield them. Other threads wait until it has ended.
 
         Args:
             passes: the rows of each pass are the pictures of the prompts of its run, in the order of the prompts.
@@ -45,9 +45,10 @@ class RunStrengths:
             ValueError: a number of rows that is no multiple of the number of prompts.
         """
         with self._lock:
-            for path, strengths in self._shared:
-                strengths.values = self._table(passes, path)
-            yield
+            tables = [self._table(passes, path) for path, _ in self._shared]
+            for (_, strengths), table in zip(self._shared, tables, strict=True):
+                strengths.values = table
+            yield tuple((*table.shape, *table.flatten().tolist()) for table in tables)
 
     def _table(self, passes: Sequence[AdaptedRows], path: str) -> Tensor:
         first = passes[0]

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from ..models.constants import Constants
+
 Shapes = tuple[tuple[int, ...], ...]
 _PLAIN = (type(None), bool, int, float, str, torch.dtype, torch.device)
 
@@ -27,7 +29,9 @@ class Call(NamedTuple):
     @classmethod
     def of(cls, args: Sequence[Any], named: Mapping[str, Any]) -> "Call":  # any arguments
         """The call with these arguments."""
-        leaves, spec = tree_flatten((tuple(args), {name: named[name] for name in sorted(named)}))
+        # Programs make the constants in each call.
+        inputs = {name: named[name] for name in sorted(named) if not isinstance(named[name], Constants)}
+        leaves, spec = tree_flatten((tuple(args), inputs))
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         odd = next((type(leaf).__name__ for leaf in others if not isinstance(leaf, _PLAIN)), "")

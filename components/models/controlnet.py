@@ -8,7 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
+from .attention import Prompt
 from .config import Width
+from .constants import NO_CONSTANTS, Constants
 from .initialization import zero_init
 from .unet_2d_condition import UNet2DConditionModel
 from .unet_config import MidType, UNet2DConditionConfig, UNetEncoderConfig
@@ -73,13 +75,12 @@ class ControlEncoder(UNetEncoder[C]):
         self,
         x: Tensor,
         emb: Tensor,
-        context: Tensor,
-        mask: Tensor | None,
+        prompt: Prompt,
         scale: float,
         guess_mode: bool,
     ) -> ControlNetOutput:
         """Encode `x` `b c h w`, and apply the zero convolutions and the scale."""
-        x, skips = self.encode(x, emb, context, mask)
+        x, skips = self.encode(x, emb, prompt)
         outputs = [conv(skip) for conv, skip in zip(self.controlnet_down_blocks, skips, strict=True)]
         outputs.append(self.controlnet_mid_block(x))
         if self.config.global_pool_conditions:
@@ -147,12 +148,13 @@ class ControlNetModel(ControlEncoder[ControlNetConfig]):
         encoder_attention_mask: Tensor | None = None,
         added_cond_kwargs: Mapping[str, Tensor] | None = None,
         guess_mode: bool = False,
+        constants: Constants = NO_CONSTANTS,
     ) -> ControlNetOutput:
         """Compute residuals for a U-Net, from noisy latents and a control image.
 
         Args:
-            sample, timestep, encoder_hidden_states, class_labels, encoder_attention_mask, added_cond_kwargs: as the
-                U-Net takes them.
+            sample, timestep, encoder_hidden_states, class_labels, encoder_attention_mask, added_cond_kwargs,
+                constants: as the U-Net takes them.
             controlnet_cond: the control image, `b c rows columns` from 0 to 1, of `image_size(h, w)`. Nets trained for
                 inpainting take -1 where the image is to be painted. Or the result of `embed_image`.
             conditioning_scale: a factor of all residuals.
@@ -162,13 +164,13 @@ class ControlNetModel(ControlEncoder[ControlNetConfig]):
             UnfitValue: an input that is missing, or that the model does not read.
             UnfitValue: an image of another size or number of channels.
         """
-        emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs)
-        context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
+        emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs, constants=constants)
+        prompt = self.project_prompt(encoder_hidden_states, encoder_attention_mask, constants)
         if not isinstance(controlnet_cond, EmbeddedImage):
             check_control_image(self, controlnet_cond, sample)
             controlnet_cond = self.embed_image(controlnet_cond)
         x = self.conv_in(sample) + controlnet_cond.features
-        return self.residuals(x, emb, context, mask, conditioning_scale, guess_mode)
+        return self.residuals(x, emb, prompt, conditioning_scale, guess_mode)
 
     def embed_image(self, image: Tensor) -> EmbeddedImage:
         """Embed control images `b c rows columns`, to pass them in every step."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
 from .config import Layers, Width
+from .constants import NO_CONSTANTS, Constants
 from .controlnet import ControlConfig, ControlEncoder, ControlNetOutput, EmbeddedImage, check_control_image
 from .embeddings import Sinusoid, TimestepEmbedding
 from .encoder_layers import quick_gelu
@@ -74,6 +75,7 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
         encoder_attention_mask: Tensor | None = None,
         added_cond_kwargs: Mapping[str, Tensor] | None = None,
         guess_mode: bool = False,
+        constants: Constants = NO_CONSTANTS,
     ) -> ControlNetOutput:
         """Compute residuals for a U-Net, from noisy latents and control images of some kinds.
 
@@ -100,10 +102,12 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
         if control_type.shape != (needed := (len(sample), self.config.num_control_type)):
             raise UnfitValue(f"control_type needs shape {needed}, got {tuple(control_type.shape)}.")
         scales, total = (each, 1.0) if count > 1 else ([1.0], each[0])
-        kinds = self.control_type_proj(control_type.flatten()).reshape(len(sample), -1)
-        more = self.control_add_embedding(kinds.to(sample.dtype))
-        emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs, more=more)
-        context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
+        waves, layer = self.control_type_proj, self.control_add_embedding
+        more = constants.of(
+            layer, lambda: layer(waves(control_type.flatten()).reshape(len(sample), -1).to(sample.dtype))
+        )
+        emb = self.embed(sample, timestep, class_labels, added=added_cond_kwargs, more=more, constants=constants)
+        prompt = self.project_prompt(encoder_hidden_states, encoder_attention_mask, constants)
         parts: list[Tensor] = []
         for image, kind, scale in zip(controlnet_cond, control_type_idx, scales, strict=True):
             if not isinstance(image, EmbeddedImage):
@@ -111,7 +115,7 @@ class ControlNetUnionModel(ControlEncoder[ControlNetUnionConfig]):
                 image = self.embed_image(image, kind, scale)
             parts.append(image.features)
         x = self.conv_in(sample) + torch.stack(parts).sum(0)
-        return self.residuals(x, emb, context, mask, total, guess_mode)
+        return self.residuals(x, emb, prompt, total, guess_mode)
 
     def embed_image(self, image: Tensor, kind: int, scale: float) -> EmbeddedImage:
         """Embed control images `b c rows columns` of one kind, to pass them in every step.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
 from .activations import Activation, activation
+from .constants import NO_CONSTANTS, Constants
 
 
 class Sinusoid(nn.Module):
@@ -83,7 +84,9 @@ class TimeTextEmbedding(nn.Module):
         self.guidance_embedder = TimestepEmbedding(256, channels_out) if guidance else None
         self.text_embedder = TextProjection(pooled_channels, channels_out)
 
-    def forward(self, times: Tensor, pooled: Tensor, guidance: Tensor | None = None) -> Tensor:
+    def forward(
+        self, times: Tensor, pooled: Tensor, guidance: Tensor | None = None, constants: Constants = NO_CONSTANTS
+    ) -> Tensor:
         """Map times `b` from 0 to 1000, the pooled prompt `b p` and guidance scales `b`, times 1000.
 
         Raises:
@@ -92,8 +95,9 @@ class TimeTextEmbedding(nn.Module):
         emb = self.timestep_embedder(self.waves(times).to(pooled.dtype))
         check_input("guidance", guidance, self.guidance_embedder, "guidance_embeds")
         if self.guidance_embedder is not None and guidance is not None:
-            emb = emb + self.guidance_embedder(self.waves(guidance).to(pooled.dtype))
-        return emb + self.text_embedder(pooled)
+            layer = self.guidance_embedder
+            emb = emb + constants.of(layer, lambda: layer(self.waves(guidance).to(pooled.dtype)))
+        return emb + constants.output(self.text_embedder, pooled)
 
 
 def text_and_sizes(added: Mapping[str, Tensor] | None, waves: Sinusoid) -> Tensor:

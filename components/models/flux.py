@@ -11,6 +11,7 @@ from ...graph.errors import UnfitValue
 from .attention import FeedForward
 from .base import Model
 from .config import Layers, Width
+from .constants import NO_CONSTANTS, Constants
 from .deep_layers import LayeredDenoiser, TokenChange
 from .embeddings import TimeTextEmbedding
 from .perturbable import PerturbableLayers, default_blocks
@@ -140,14 +141,21 @@ class FluxTrunk(Model[C]):
             raise UnfitValue("Needs the positions of tokens, got none. Pass img_ids and txt_ids, or image_rotary_emb.")
         return self.rotary(txt_ids, img_ids)
 
-    def embed(self, times: Tensor, pooled: Tensor, guidance: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def embed(
+        self,
+        times: Tensor,
+        pooled: Tensor,
+        guidance: Tensor | None,
+        dtype: torch.dtype,
+        constants: Constants = NO_CONSTANTS,
+    ) -> Tensor:
         """Embed times and guidance `b` and the pooled prompt `b p` as one activated vector `b c`.
 
         It is activated once, where the published code does it again for each of 77 modulations. Times are rounded to
         `dtype` before they are scaled, as published: in bfloat16 the error is up to 4 of 1000.
         """
         scales = None if guidance is None else guidance.to(dtype) * 1000
-        return F.silu(self.time_text_embed(times.to(dtype) * 1000, pooled, scales))
+        return F.silu(self.time_text_embed(times.to(dtype) * 1000, pooled, scales, constants))
 
 
 class FluxStream(NamedTuple):
@@ -192,6 +200,7 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig], LayeredDenoiser
         controlnet_block_samples: Sequence[Tensor] | None = None,
         controlnet_single_block_samples: Sequence[Tensor] | None = None,
         controlnet_blocks_repeat: bool = False,
+        constants: Constants = NO_CONSTANTS,
     ) -> Tensor:
         """Predict the velocity for packed latents.
 
@@ -208,6 +217,7 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig], LayeredDenoiser
                 ceil(blocks / samples) neighbouring blocks, or with `controlnet_blocks_repeat` every samples-th block.
             controlnet_blocks_repeat: see `controlnet_block_samples`.
             controlnet_single_block_samples: the same for the blocks with one stream.
+            constants: what the layers make of the prompts and of `guidance`, for calls with equal ones.
 
         Returns:
             `b n c` with the config's out_channels.
@@ -217,8 +227,8 @@ class FluxTransformer2DModel(FluxTrunk[FluxTransformer2DConfig], LayeredDenoiser
         """
         rotary = self.rotary_or(image_rotary_emb, txt_ids, img_ids)
         x = self.x_embedder(hidden_states)
-        emb = self.embed(timestep, pooled_projections, guidance, x.dtype)
-        context = self.context_embedder(encoder_hidden_states)
+        emb = self.embed(timestep, pooled_projections, guidance, x.dtype, constants)
+        context = constants.output(self.context_embedder, encoder_hidden_states)
         stream = FluxStream(
             x,
             context,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import Rows, Width
+from .constants import NO_CONSTANTS, Constants
 from .embeddings import check_input
 from .flux import FluxConfig, FluxTrunk
 from .initialization import embedding, zero_init
@@ -85,12 +86,13 @@ class FluxControlNetModel(FluxTrunk[FluxControlNetConfig]):
         controlnet_mode: Tensor | None = None,
         conditioning_scale: float = 1.0,
         image_rotary_emb: Tensor | None = None,
+        constants: Constants = NO_CONSTANTS,
     ) -> FluxResiduals:
         """Compute residuals for the transformer.
 
         Args:
-            hidden_states, encoder_hidden_states, pooled_projections, timestep, img_ids, txt_ids, guidance: as
-                `FluxTransformer2DModel` takes them.
+            hidden_states, encoder_hidden_states, pooled_projections, timestep, img_ids, txt_ids, guidance,
+                constants: as `FluxTransformer2DModel` takes them.
             controlnet_cond: the control image: packed latents `b n c`, or pixels where `reads_pixels`.
             controlnet_mode: the kind of control image, `b 1` integers, for unions and no others.
             conditioning_scale: a factor of all residuals.
@@ -104,8 +106,8 @@ class FluxControlNetModel(FluxTrunk[FluxControlNetConfig]):
         if self.input_hint_block is not None:
             control = _packed(self.input_hint_block(control), self.config.patch_size)
         x = self.x_embedder(hidden_states) + self.controlnet_x_embedder(control)
-        emb = self.embed(timestep, pooled_projections, guidance, x.dtype)
-        context = self.context_embedder(encoder_hidden_states)
+        emb = self.embed(timestep, pooled_projections, guidance, x.dtype, constants)
+        context = constants.output(self.context_embedder, encoder_hidden_states)
         check_input("controlnet_mode", controlnet_mode, self.controlnet_mode_embedder, "num_mode")
         if self.controlnet_mode_embedder is not None:
             context = torch.cat([self.controlnet_mode_embedder(controlnet_mode), context], dim=1)

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .attention import Attention, FeedForward
+from .attention import AttendsToPrompt, Attention, FeedForward, KeysValues, Prompt, prompt_mask
 from .base import Model
 from .config import Chance, Epsilon, Layers, Rows, Scale, Width
+from .constants import NO_CONSTANTS, Constants
 from .deep_layers import LayeredDenoiser, TokenChange
 from .embeddings import Sinusoid, TimestepEmbedding, check_input
 from .initialization import init_normal
@@ -67,7 +68,7 @@ class PixArtTransformer2DConfig(TransformerConfig):
             yield "cross_attention_dim", f"needs {self.width}, got {self.cross_attention_dim}: prompts are projected."
 
 
-class PixArtBlock(nn.Module):
+class PixArtBlock(AttendsToPrompt):
     """Self-attention, attention to the prompt, feed-forward; the first and last modulated (Chen et al. 2023, figure 4).
 
     All blocks share one modulation, to which each adds its own table (adaLN-single, section 2.3).
@@ -81,8 +82,11 @@ class PixArtBlock(nn.Module):
         self.ff = FeedForward(width, GELULayer)
         self.scale_shift_table = nn.Parameter(init_normal(torch.empty(6, width), width**-0.5))
 
-    def forward(self, x: Tensor, context: Tensor, emb: Tensor, mask: Tensor | None) -> Tensor:
-        """Map `b n c`; `context` is `b m k`, `emb` `b 6 c`, and `mask` is added to the scores of the prompt."""
+    def forward(self, x: Tensor, context: Tensor | KeysValues, emb: Tensor, mask: Tensor | None) -> Tensor:
+        """Map `b n c`; `emb` is `b 6 c`, and `mask` is added to the scores of the prompt.
+
+        context: the prompt `b m k`, or its keys and values.
+        """
         shift, scale, gate, shift_ff, scale_ff, gate_ff = (self.scale_shift_table + emb).chunk(6, dim=1)
         x = add_gated(x, gate, self.attn1(modulate(x, shift, scale)))
         x = x + self.attn2(x, context, mask)  # not normed before, as published
@@ -90,12 +94,11 @@ class PixArtBlock(nn.Module):
 
 
 class PixArtStream(NamedTuple):
-    """The values between two blocks. x, context: tokens of image and prompt. table: the modulation of all blocks."""
+    """The values between two blocks. x: tokens of the image. table: the modulation of all blocks."""
 
     x: Tensor
-    context: Tensor
+    prompt: Prompt
     table: Tensor
-    mask: Tensor | None
 
 
 class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser[PixArtStream]):
@@ -141,6 +144,8 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser
         encoder_attention_mask: Tensor | None = None,
         sizes: Tensor | None = None,
         positions: Tensor | None = None,
+        *,
+        constants: Constants = NO_CONSTANTS,
     ) -> Tensor:
         """Predict the noise for latents.
 
@@ -151,6 +156,7 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser
             encoder_attention_mask: `b m`, 0 for tokens that are ignored.
             sizes: height, width and their ratio, `b 3`, for models that read them and no others.
             positions: the result of `positions` for this size; None makes it.
+            constants: what the layers make of the prompts and sizes, for calls with equal ones.
 
         Returns:
             `b out_channels h w`.
@@ -163,14 +169,12 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser
         rows, columns = hidden_states.shape[2:]
         x = self.pos_embed(hidden_states)
         x = (x + (self.positions(rows, columns, x.device) if positions is None else positions)).to(x.dtype)
-        emb, table = self.adaln_single(timestep, sizes, x.dtype)
+        emb, table = self.adaln_single(timestep, sizes, x.dtype, constants)
         context = encoder_hidden_states
         if self.caption_projection is not None:
-            context = self.caption_projection(context)
-        mask = encoder_attention_mask
-        if mask is not None:
-            mask = ((1 - mask.to(x.dtype)) * -10000.0)[:, None, None]  # b 1 1 m
-        x = self.run_layers(PixArtStream(x, context, table, mask)).x
+            context = constants.output(self.caption_projection, context)
+        mask = constants.named("mask", lambda: prompt_mask(encoder_attention_mask, x.dtype))
+        x = self.run_layers(PixArtStream(x, Prompt(context, mask, constants), table)).x
         shift, scale = (self.scale_shift_table + emb[:, None]).chunk(2, dim=1)
         x = self.proj_out(modulate(x, shift, scale))
         return unpatchify(x, (rows // patch, columns // patch), patch)
@@ -187,7 +191,7 @@ class PixArtTransformer2DModel(Model[PixArtTransformer2DConfig], LayeredDenoiser
         """Run the blocks from `first` to before `stop`."""
         x = s.x
         for block in [*self.transformer_blocks][first:stop]:
-            x = block(x, s.context, s.table, s.mask)
+            x = block(x, s.prompt.read_by(block), s.table, s.prompt.mask)
         return s._replace(x=x)
 
     def map_tokens(self, stream: PixArtStream, picture: TokenChange, prompt: TokenChange) -> PixArtStream:
@@ -219,9 +223,11 @@ class _TimeModulation(nn.Module):
         self.emb = _TimeSizes(width, sizes)
         self.linear = nn.Linear(width, 6 * width)
 
-    def forward(self, times: Tensor, sizes: Tensor | None, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, times: Tensor, sizes: Tensor | None, dtype: torch.dtype, constants: Constants
+    ) -> tuple[Tensor, Tensor]:
         """Return the embedding `b c` and the modulation `b 6 c`."""
-        emb = self.emb(times, sizes, dtype)
+        emb = self.emb(times, sizes, dtype, constants)
         return emb, self.linear(F.silu(emb)).unflatten(1, (6, -1))
 
 
@@ -233,14 +239,18 @@ class _TimeSizes(nn.Module):
         self.resolution_embedder = TimestepEmbedding(256, width // 3) if sizes else None
         self.aspect_ratio_embedder = TimestepEmbedding(256, width // 3) if sizes else None
 
-    def forward(self, times: Tensor, sizes: Tensor | None, dtype: torch.dtype) -> Tensor:
+    def forward(self, times: Tensor, sizes: Tensor | None, dtype: torch.dtype, constants: Constants) -> Tensor:
         emb = self.timestep_embedder(self.waves(times).to(dtype))
         check_input("sizes", sizes, self.resolution_embedder, "use_additional_conditions")
         if sizes is None or self.resolution_embedder is None or self.aspect_ratio_embedder is None:
             return emb
-        waves = self.waves(sizes.flatten()).to(dtype).unflatten(0, (-1, 3))  # b 3 256
-        sides = self.resolution_embedder(waves[:, :2])
-        return emb + torch.cat([sides.flatten(1), self.aspect_ratio_embedder(waves[:, 2])], dim=1)
+        resolution, aspect_ratio = self.resolution_embedder, self.aspect_ratio_embedder
+
+        def embedded() -> Tensor:
+            waves = self.waves(sizes.flatten()).to(dtype).unflatten(0, (-1, 3))  # b 3 256
+            return torch.cat([resolution(waves[:, :2]).flatten(1), aspect_ratio(waves[:, 2])], dim=1)
+
+        return emb + constants.of(resolution, embedded)
 
 
 class _CaptionProjection(nn.Module):

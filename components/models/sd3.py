@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from .attention import FeedForward
 from .base import Model
 from .config import Layers, Rows, Width
+from .constants import NO_CONSTANTS, Constants
 from .deep_layers import LayeredDenoiser, TokenChange
 from .embeddings import TimeTextEmbedding
 from .patch_embedding import PatchEmbed, unpatchify
@@ -121,9 +122,9 @@ class SD3Trunk(Model[C]):
         """Make the embedding."""
         self.time_text_embed = TimeTextEmbedding(config.pooled_projection_dim, config.width)
 
-    def embed(self, times: Tensor, pooled: Tensor) -> Tensor:
+    def embed(self, times: Tensor, pooled: Tensor, constants: Constants = NO_CONSTANTS) -> Tensor:
         """Embed times `b` from 0 to 1000 and the pooled prompt `b p` as one activated vector `b c`."""
-        return F.silu(self.time_text_embed(times, pooled))
+        return F.silu(self.time_text_embed(times, pooled, constants=constants))
 
 
 def patch_embedding(config: SD3Config, positions: int | None) -> PatchEmbed:
@@ -170,6 +171,8 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig], LayeredDenoiser[SD
         pooled_projections: Tensor,
         timestep: Tensor,
         block_controlnet_hidden_states: Sequence[Tensor] | None = None,
+        *,
+        constants: Constants = NO_CONSTANTS,
     ) -> Tensor:
         """Predict the velocity for latents.
 
@@ -180,6 +183,7 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig], LayeredDenoiser[SD
             timestep: one time for each row, from 0 to 1000.
             block_controlnet_hidden_states: residuals of a control net, `b n width` each, added after every block but
                 the last. Each serves several neighbouring blocks where there are fewer residuals than blocks.
+            constants: what the layers make of the prompts, for calls with equal ones.
 
         Returns:
             `b out_channels h w`.
@@ -190,8 +194,8 @@ class SD3Transformer2DModel(SD3Trunk[SD3Transformer2DConfig], LayeredDenoiser[SD
         patch = self.config.patch_size
         size = hidden_states.shape[2] // patch, hidden_states.shape[3] // patch
         x = self.pos_embed(hidden_states)
-        emb = self.embed(timestep, pooled_projections)
-        context = self.context_embedder(encoder_hidden_states)
+        emb = self.embed(timestep, pooled_projections, constants)
+        context = constants.output(self.context_embedder, encoder_hidden_states)
         x = self.run_layers(SD3Stream(x, context, emb, block_controlnet_hidden_states or ())).x
         return unpatchify(self.proj_out(self.norm_out(x, emb)), size, patch)
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ...graph.errors import UnfitValue
 from .attention import FeedForward
 from .config import Channels, Rows, Width
+from .constants import NO_CONSTANTS, Constants
 from .initialization import zero_init
 from .patch_embedding import PatchEmbed
 from .sd3 import JointTransformerBlock, SD3Config, SD3Trunk, patch_embedding, stream_width_problems
@@ -91,6 +92,8 @@ class SD3ControlNetModel(SD3Trunk[SD3ControlNetConfig]):
         pooled_projections: Tensor,
         timestep: Tensor,
         conditioning_scale: float = 1.0,
+        *,
+        constants: Constants = NO_CONSTANTS,
     ) -> tuple[Tensor, ...]:
         """Compute residuals for the transformer's blocks, `b n width` each.
 
@@ -101,18 +104,19 @@ class SD3ControlNetModel(SD3Trunk[SD3ControlNetConfig]):
             pooled_projections: the pooled prompt, `b p`.
             timestep: one time for each row, from 0 to 1000.
             conditioning_scale: a factor of all residuals.
+            constants: what the layers make of the prompts, for calls with equal ones.
 
         Raises:
             UnfitValue: no prompt for a net that reads one; see the transformer.
         """
         x = hidden_states if self.pos_embed is None else self.pos_embed(hidden_states)
         x = x + self.pos_embed_input(controlnet_cond)
-        emb = self.embed(timestep, pooled_projections)
+        emb = self.embed(timestep, pooled_projections, constants)
         context = None
         if self.context_embedder is not None:
             if encoder_hidden_states is None:
                 raise UnfitValue("Needs encoder_hidden_states, got None: this control net reads the prompt's tokens.")
-            context = self.context_embedder(encoder_hidden_states)
+            context = constants.output(self.context_embedder, encoder_hidden_states)
         residuals: list[Tensor] = []
         for block, layer in zip(self.transformer_blocks, self.controlnet_blocks, strict=True):
             if context is None:

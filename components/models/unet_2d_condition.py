@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
 from .activations import activation
-from .attention import BasicTransformerBlock
+from .attention import BasicTransformerBlock, Prompt
+from .constants import NO_CONSTANTS, Constants
 from .deep_layers import LayeredDenoiser
 from .perturbable import PerturbableLayers
 from .unet_blocks import DownBlock, UpBlock, add_residual
@@ -21,8 +22,7 @@ class UNetStream(NamedTuple):
     x: Tensor
     skips: list[Tensor]
     emb: Tensor
-    context: Tensor
-    mask: Tensor | None
+    prompt: Prompt
     features: Sequence[Tensor] | None
     residuals: Sequence[Tensor] | None
     middle: Tensor | None
@@ -83,6 +83,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig], LayeredDenoiser[U
         down_block_additional_residuals: Sequence[Tensor] | None = None,
         mid_block_additional_residual: Tensor | None = None,
         down_intrablock_additional_residuals: Sequence[Tensor] | None = None,
+        constants: Constants = NO_CONSTANTS,
     ) -> Tensor:
         """Predict noise for noisy latents, or what the scheduler's `prediction_type` names.
 
@@ -99,6 +100,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig], LayeredDenoiser[U
             mid_block_additional_residual: added to the output of the middle.
             down_intrablock_additional_residuals: features of a T2I-Adapter (Mou et al. 2023, section 3.2): one for each
                 down level, added inside it, and optionally one more for the output of the middle.
+            constants: what the layers make of the prompt and of `added_cond_kwargs`, for calls with equal ones.
 
         Returns:
             `b c h w`, with the config's out_channels.
@@ -108,15 +110,14 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig], LayeredDenoiser[U
         """
         if self.center_input_sample:
             sample = 2 * sample - 1
-        emb = self.embed(sample, timestep, class_labels, timestep_cond, added_cond_kwargs)
-        context, mask = self.project_prompt(encoder_hidden_states, encoder_attention_mask)
+        emb = self.embed(sample, timestep, class_labels, timestep_cond, added_cond_kwargs, constants=constants)
+        prompt = self.project_prompt(encoder_hidden_states, encoder_attention_mask, constants)
         x = self.conv_in(sample)
         stream = UNetStream(
             x,
             [x],
             emb,
-            context,
-            mask,
+            prompt,
             down_intrablock_additional_residuals,
             down_block_additional_residuals,
             mid_block_additional_residual,
@@ -128,19 +129,19 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig], LayeredDenoiser[U
         if not depth:
             return stream
         s = stream
-        return s._replace(x=self.down_blocks[0](s.x, s.skips, s.emb, s.context, s.mask, stop=depth))
+        return s._replace(x=self.down_blocks[0](s.x, s.skips, s.emb, s.prompt, stop=depth))
 
     def run_deep(self, stream: UNetStream, depth: int) -> UNetStream:
         """Run all layers up to those that read the skips of the shallow ones (Ma et al. 2023, section 3.2)."""
         s = stream
-        x, skips = self.encode(s.x, s.emb, s.context, s.mask, s.features, s.skips)
+        x, skips = self.encode(s.x, s.emb, s.prompt, s.features, s.skips)
         if s.residuals is not None:
             skips = _add_residuals(skips, s.residuals)
         x = add_residual("mid_block_additional_residual", x, s.middle)
         *levels, last = self.up_blocks
         for block in levels:
-            x = block(x, skips, s.emb, s.context, s.mask)
-        x = last(x, skips, s.emb, s.context, s.mask, stop=self._last_layers(depth))
+            x = block(x, skips, s.emb, s.prompt)
+        x = last(x, skips, s.emb, s.prompt, stop=self._last_layers(depth))
         return s._replace(x=x, skips=skips, residuals=None)
 
     def after_deep(self, stream: UNetStream, depth: int) -> UNetStream:
@@ -148,7 +149,7 @@ class UNet2DConditionModel(UNetEncoder[UNet2DConditionConfig], LayeredDenoiser[U
         s, skips = stream, stream.skips
         if s.residuals is not None:  # the deep layers did not run
             skips = _add_residuals(skips, s.residuals[: len(skips)])
-        x = self.up_blocks[-1](s.x, skips, s.emb, s.context, s.mask, start=self._last_layers(depth))
+        x = self.up_blocks[-1](s.x, skips, s.emb, s.prompt, start=self._last_layers(depth))
         return s._replace(x=x)
 
     def _last_layers(self, depth: int) -> int:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
-from .attention import PassThrough, Transformer2DModel, TransformerStyle
+from .attention import PassThrough, Prompt, Transformer2DModel, TransformerStyle
 from .resnet import Downsample2D, ResnetStyle, Upsample2D, resnet
 
 
@@ -60,8 +60,7 @@ class DownBlock(nn.Module):
         x: Tensor,
         skips: list[Tensor],
         emb: Tensor,
-        context: Tensor,
-        mask: Tensor | None,
+        prompt: Prompt,
         feature: Tensor | None = None,
         start: int = 0,
         stop: int | None = None,
@@ -74,7 +73,7 @@ class DownBlock(nn.Module):
         were trained so (Mou et al. 2023, section 3.2).
         """
         for block, attention in [*zip(self.resnets, self.attentions, strict=True)][start:stop]:
-            x = attention(block(x, emb), context, mask)
+            x = attention(block(x, emb), prompt)
             skips.append(x)
         if stop is not None:
             return x
@@ -114,8 +113,7 @@ class UpBlock(nn.Module):
         x: Tensor,
         skips: list[Tensor],
         emb: Tensor,
-        context: Tensor,
-        mask: Tensor | None,
+        prompt: Prompt,
         start: int = 0,
         stop: int | None = None,
     ) -> Tensor:
@@ -124,7 +122,7 @@ class UpBlock(nn.Module):
         With `start` the first residual blocks are left out; with `stop` only those before it run, and nothing else.
         """
         for block, attention in [*zip(self.resnets, self.attentions, strict=True)][start:stop]:
-            x = attention(block(self.joined(x, skips.pop()), emb), context, mask)
+            x = attention(block(self.joined(x, skips.pop()), emb), prompt)
         if stop is not None:
             return x
         for up in self.upsamplers:
@@ -147,10 +145,10 @@ class MidBlock(nn.Module):
         self.attentions = transformers(channels, layers, attention)
         self.resnets = nn.ModuleList(resnet(channels, channels, style) for _ in range(len(layers) + 1))
 
-    def forward(self, x: Tensor, emb: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor, prompt: Prompt) -> Tensor:
         """Map `b c h w`."""
         first, *rest = self.resnets
         x = first(x, emb)
         for block, attention in zip(rest, self.attentions, strict=True):
-            x = block(attention(x, context, mask), emb)
+            x = block(attention(x, prompt), emb)
         return x

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from ...graph.errors import UnfitValue
 from .activations import activation
-from .attention import TransformerStyle
+from .attention import Prompt, TransformerStyle, prompt_mask
 from .base import Model
+from .constants import NO_CONSTANTS, Constants
 from .embeddings import Sinusoid, TimestepEmbedding, check_input, text_and_sizes
 from .resnet import ResnetStyle
 from .unet_blocks import DownBlock, MidBlock, add_residual
@@ -96,6 +97,7 @@ class UNetEncoder(Model[C]):
         timestep_cond: Tensor | None = None,
         added: Mapping[str, Tensor] | None = None,
         more: Tensor | None = None,
+        constants: Constants = NO_CONSTANTS,
     ) -> Tensor:
         """Embed times, class, added conditions and `more` `b e` as one activated vector `b e`.
 
@@ -118,27 +120,26 @@ class UNetEncoder(Model[C]):
         if more is not None:
             emb = emb + more
         if self.add_embedding is not None and self.add_time_proj is not None:
-            emb = emb + self.add_embedding(text_and_sizes(added, self.add_time_proj).to(dtype))
+            layer, waves = self.add_embedding, self.add_time_proj
+            emb = emb + constants.of(layer, lambda: layer(text_and_sizes(added, waves).to(dtype)))
         if self.time_embed_act is not None:
             emb = self.time_embed_act(emb)
         return self.emb_act(emb)
 
-    def project_prompt(self, encoder_hidden_states: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def project_prompt(
+        self, encoder_hidden_states: Tensor, mask: Tensor | None, constants: Constants = NO_CONSTANTS
+    ) -> Prompt:
         """Project the prompt `b m k` for the layers, and turn a mask `b m` into a term of the scores `b 1 1 m`."""
         context = encoder_hidden_states
         if self.encoder_hid_proj is not None:
-            context = self.encoder_hid_proj(context)
-        if mask is not None:
-            # As published: -10000 and not -inf, so that a prompt of padding alone does not become NaN.
-            mask = ((1 - mask.to(context.dtype)) * -10000.0)[:, None, None]
-        return context, mask
+            context = constants.output(self.encoder_hid_proj, context)
+        return Prompt(context, constants.named("mask", lambda: prompt_mask(mask, context.dtype)), constants)
 
     def encode(
         self,
         x: Tensor,
         emb: Tensor,
-        context: Tensor,
-        mask: Tensor | None = None,
+        prompt: Prompt,
         features: Sequence[Tensor] | None = None,
         skips: list[Tensor] | None = None,
     ) -> tuple[Tensor, list[Tensor]]:
@@ -160,10 +161,10 @@ class UNetEncoder(Model[C]):
         skips = [x] if skips is None else skips
         start = len(skips) - 1
         for block, feature in zip(self.down_blocks, inside, strict=True):
-            x = block(x, skips, emb, context, mask, feature, start)
+            x = block(x, skips, emb, prompt, feature, start)
             start = 0
         if self.mid_block is not None:
-            x = self.mid_block(x, emb, context, mask)
+            x = self.mid_block(x, emb, prompt)
         return add_residual("down_intrablock_additional_residuals", x, middle), skips
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .activations import activation
-from .attention import Attention
+from .attention import Attention, KeysValues
 from .resnet import Downsample2D, ResnetStyle, Upsample2D, resnet
 
 
@@ -50,7 +50,7 @@ class PixelAttention(Attention):
         super().__init__(channels, heads=heads, context_channels=channels, bias=True)
         self.group_norm = nn.GroupNorm(groups, channels, eps=eps)
 
-    def forward(self, x: Tensor, context: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | KeysValues | None = None, mask: Tensor | None = None) -> Tensor:
         """Map `b c h w`."""
         tokens = self.group_norm(x).flatten(2).transpose(1, 2)  # b (h w) c
         attended = super().forward(tokens, context, mask).transpose(1, 2).unflatten(2, x.shape[2:])

@@ -12,6 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 from torch.utils.flop_counter import flop_registry, register_flop_formula, sdpa_flop_count
 
+from ..models.constants import Constants
+
 _ATTENTION = torch.nn.functional.scaled_dot_product_attention
 _READS = {"_local_scalar_dense", "equal", "is_nonzero", "masked_select", "nonzero", "unique_dim", "_unique2"}
 """Functions whose result depends on numbers, and not on shapes alone."""
@@ -198,6 +200,9 @@ def _shapes_of(model: nn.Module, args: Any, kwargs: Any) -> Any:
     """A key that is equal for calls that do the same operations; None if the arguments are not only tensors and plain
     values."""
     leaves, form = tree_flatten((args, kwargs))
+    if any(isinstance(leaf, Constants) and not leaf.is_made for leaf in leaves):  # the call makes them
+        return None
+    leaves = ["constants" if isinstance(leaf, Constants) else leaf for leaf in leaves]
     if not all(isinstance(leaf, Tensor | bool | int | float | str | torch.dtype | None) for leaf in leaves):
         return None
     plain = ((x.shape, x.stride(), x.dtype, x.is_meta) if isinstance(x, Tensor) else (type(x), x) for x in leaves)

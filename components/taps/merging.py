@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...graph.errors import ConfigError
-from ..models.attention import BasicTransformerBlock
+from ..models.attention import BasicTransformerBlock, KeysValues
 from ..models.levels import level_size
 from ..models.perturbable import PerturbableLayers
 from ..models.views import combined_class, shallow_copy
@@ -83,12 +83,11 @@ class MergingBlock(BasicTransformerBlock):
     merging: TokenMerging
     at: Place
 
-    def forward(self, x: Tensor, context: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | KeysValues, mask: Tensor | None) -> Tensor:
         """Map tokens `b n c` as the block does, each layer between merging and separating."""
         m, found = self.merging, self._merge(x)
         first, second, third = (found if on else UNMERGED for on in (m.attention, m.cross, m.feed_forward))
-        own = context if self.only_cross_attention else None
-        x = first.separate(self.attn1(first.merge(self.norm1(x)), own)) + x
+        x = first.separate(self.attn1(first.merge(self.norm1(x)), self.first_context(context))) + x
         x = second.separate(self.attn2(second.merge(self.norm2(x)), context, mask)) + x
         return third.separate(self.ff(third.merge(self.norm3(x)))) + x
 

@@ -17,6 +17,7 @@ from sfumato.components.memory.placement import balanced
 from sfumato.components.memory.policy import OutOfBudget, Residency, moves_to_fit
 from sfumato.components.memory.splitting import split_by_paths
 from sfumato.components.memory.tensors import total_bytes
+from sfumato.components.models.constants import Constants
 from sfumato.components.models.unet_2d_condition import UNet2DConditionModel
 from sfumato.components.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 from sfumato.components.spec import ComponentSpec
@@ -90,7 +91,7 @@ def test_a_pass_is_copied_to_the_denoisers_device_and_its_prediction_back() -> N
     one = Pass(tensor, step, text, channels=(tensor,), references=(tensor,), residuals=({"mid": (tensor,)},))
     seen: list[Pass] = []
 
-    def forward(model: nn.Module, passes: Sequence[Pass]) -> Tensor:
+    def forward(model: nn.Module, passes: Sequence[Pass], constants: Constants) -> Tensor:
         seen.extend(passes)
         return torch.full((len(passes), 4, 2, 2), 5.0)
 

@@ -15,6 +15,7 @@ from sfumato.blocks.control.sd3 import ApplyControlNet as ApplySD3ControlNet
 from sfumato.blocks.control.t2i_adapter import ApplyT2IAdapter
 from sfumato.blocks.denoise.denoiser import make_predict
 from sfumato.components.conditioning import Conditioning, FluxConditioning, SD3Conditioning, SDConditioning
+from sfumato.components.models.constants import Constants
 from sfumato.components.schedulers.flow_match import FlowMatchEulerDiscreteScheduler
 from sfumato.components.storage.weights import move
 from sfumato.components.types import Pass, Rows
@@ -78,7 +79,7 @@ def said(kind: str, device: str) -> list[Tensor]:
     """What a denoiser on the first device is given in two turns of two passes, with the net on `device`."""
     found: list[Tensor] = []
 
-    def forward(model: nn.Module, passes: Sequence[Pass]) -> Tensor:
+    def forward(model: nn.Module, passes: Sequence[Pass], constants: Constants) -> Tensor:
         whole = [t for p in passes for r in p.residuals for layers in r.values() for t in layers]
         found.extend(t.to("cpu") for t in whole)
         mixed = sum((t.mean() for t in whole), torch.zeros(()).to(ONE))
