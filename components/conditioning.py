@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..graph.cache import CACHE, cached
 from ..graph.errors import UnfitValue
 from ..registry import counted
 from .schedulers.schedule import Step
@@ -75,6 +76,9 @@ class Conditioning:
     tokens: Float[Tensor, "rows tokens width"]
     over_steps: OverSteps | None = field(default=None, kw_only=True)
 
+    def __getstate__(self) -> dict[str, Any]:  # values of fields
+        return {name: value for name, value in vars(self).items() if name != CACHE}
+
     @property
     def rows(self) -> int:
         """The number of rows."""
@@ -93,6 +97,12 @@ class Conditioning:
         chosen = [plan.at(whole[step.index], whole[-1] + 1) for plan in self.over_steps.plans]
         if len({*chosen}) == 1:
             return choices[chosen[0]]
+        return cached(self, "chosen", lambda: self._chosen(chosen), tuple(chosen))
+
+    def _chosen(self, chosen: Sequence[int]) -> Self:
+        """The choice of each row, by its index."""
+        assert self.over_steps is not None
+        choices = cast("tuple[Self, ...]", self.over_steps.choices)
         return type(self).cat([choices[index][row : row + 1] for row, index in enumerate(chosen)])
 
     def map(self, change: "Callable[[Self], C]") -> C:
@@ -115,8 +125,9 @@ class Conditioning:
         return replace(choices[0], over_steps=OverSteps(choices, plans))
 
     def __getitem__(self, rows: slice) -> Self:
-        """Return some of the rows."""
-        return self._with_rows(lambda t: t[rows], lambda plans: plans[rows])
+        """Return some of the rows. The same rows are one object, so that what models make of them is kept."""
+        key = rows.start, rows.stop, rows.step
+        return cached(self, "rows", lambda: self._with_rows(lambda t: t[rows], lambda plans: plans[rows]), key)
 
     def to(self, device: torch.device) -> Self:
         """Move all tensors to a device."""

@@ -56,8 +56,8 @@ class ApplyControlNet(ControlBlock):
 
         def control(passes: Sequence[Pass]) -> Residuals:
             picture = EmbeddedImage(features(passes)[0])
-            inputs = _inputs(net, passes, constants.of(passes))
-            return _residuals(net(**inputs, controlnet_cond=picture, conditioning_scale=scale, guess_mode=guess))
+            inputs, named = _inputs(net, passes, constants.of(passes))
+            return _residuals(net(*inputs, picture, scale, **named, guess_mode=guess))
 
         controlled = self.controlled(predict, control, running, device=net.device, spare_negative=guess)
         return Controlled(controlled if scale else predict)
@@ -102,14 +102,9 @@ class ApplyControlNetUnion(ControlBlock):
 
         def control(passes: Sequence[Pass]) -> Residuals:
             pictures = [EmbeddedImage(of(passes)[0]) for of in features]
-            inputs = _inputs(net, passes, constants.of(passes))
-            of_kinds = {
-                "controlnet_cond": pictures,
-                "control_type": one_hot.expand(len(pictures[0].features), -1),
-                "control_type_idx": kinds,
-                "conditioning_scale": scales,
-            }
-            return _residuals(net(**inputs, **of_kinds, guess_mode=guess))
+            inputs, named = _inputs(net, passes, constants.of(passes))
+            of_kinds = pictures, one_hot.expand(len(pictures[0].features), -1), kinds, scales
+            return _residuals(net(*inputs, *of_kinds, **named, guess_mode=guess))
 
         controlled = self.controlled(predict, control, running, device=net.device, spare_negative=guess)
         return Controlled(controlled if any(scales) else predict)
@@ -120,25 +115,23 @@ def _embedded(net: ControlNetModel | ControlNetUnionModel, pixels: Tensor, **of_
     return (net.embed_image(pixels.to(net.device, net.dtype), **of_kind).features,)
 
 
-def _inputs(net: ControlEncoder[Any], passes: Sequence[Pass], constants: Constants) -> Mapping[str, Any]:
-    """Latents, time and prompts of all passes. A control net reads no channels that blocks add to the latents."""
-    return {
-        "sample": scaled_latents(passes).to(net.dtype),
-        "timestep": timesteps(passes),
-        **constants.named("prompt", lambda: _prompt(net, passes)),
-        "constants": constants,
-    }
+def _inputs(
+    net: ControlEncoder[Any], passes: Sequence[Pass], constants: Constants
+) -> tuple[tuple[Tensor, Tensor, Tensor], Mapping[str, Any]]:
+    """Latents, time and tokens of all passes, and further inputs by name.
+
+    A control net never reads the channels that blocks add to the latents.
+    """
+    tokens, further = constants.named("prompt", lambda: _prompt(net, passes))
+    return (scaled_latents(passes).to(net.dtype), timesteps(passes), tokens), {**further, "constants": constants}
 
 
-def _prompt(net: ControlEncoder[Any], passes: Sequence[Pass]) -> Mapping[str, Any]:
-    """The inputs that no step changes. A net of SD reads tokens alone, also those of SDXL."""
+def _prompt(net: ControlEncoder[Any], passes: Sequence[Pass]) -> tuple[Tensor, Mapping[str, Any]]:
+    """The inputs that no step changes: the tokens, and further ones for a net of SDXL."""
     if net.config.addition_embed_type is None:
-        return {"encoder_hidden_states": torch.cat([p.conditioning.tokens for p in passes]).to(net.dtype)}
+        return torch.cat([p.conditioning.tokens for p in passes]).to(net.dtype), {}
     conditioning = SDXLConditioning.cat([p.conditioning for p in passes])
-    return {
-        "encoder_hidden_states": conditioning.tokens.to(net.dtype),
-        "added_cond_kwargs": conditioning.unet_inputs(net.dtype),
-    }
+    return conditioning.tokens.to(net.dtype), {"added_cond_kwargs": conditioning.unet_inputs(net.dtype)}
 
 
 def _residuals(out: ControlNetOutput) -> Residuals:

@@ -63,16 +63,18 @@ class FluxControlBlock(ControlBlock, abstract=True):
 
         def control(passes: Sequence[Pass]) -> Residuals:
             constants = of_run.of(passes)
+            tokens, further = constants.named("prompt", lambda: _prompt(net, passes, guidance, mode))
             latents, pixels = torch.cat([p.latents for p in passes]), picture(passes)
             if (got := 4 * latents.shape[1]) != (needed := net.config.in_channels):
                 raise UnfitValue(f"The control net needs tokens of {needed} channels, but these latents make {got}.")
             out = net(
                 packed(latents).to(net.dtype),
                 pixels if net.reads_pixels else packed(pixels),
-                timestep=(timesteps(passes) / 1000).expand(len(latents)),
+                *tokens,
+                (timesteps(passes) / 1000).expand(len(latents)),
                 conditioning_scale=scale,
                 constants=constants,
-                **constants.named("prompt", lambda: _prompt(net, passes, guidance, mode)),
+                **further,
             )
             found = {"blocks_in_turn" if out.repeats else "blocks": out.blocks, "single_blocks": out.single}
             return {place: layers for place, layers in found.items() if layers}
@@ -83,13 +85,11 @@ class FluxControlBlock(ControlBlock, abstract=True):
 
 def _prompt(
     net: FluxControlNetModel, passes: Sequence[Pass], guidance: float | None, mode: int | None
-) -> Mapping[str, Tensor | None]:
-    """The inputs that no step changes, under their published names. In a union, the mode is a token of the prompt."""
+) -> tuple[tuple[Tensor, Tensor], Mapping[str, Tensor | None]]:
+    """The inputs that no step changes: both prompts, and further ones by name. In a union, the mode is a token too."""
     conditioning, latents = FluxConditioning.cat([p.conditioning for p in passes]), passes[0].latents
     rows, count, device = conditioning.rows, conditioning.tokens.shape[1] + (mode is not None), latents.device
-    return {
-        "encoder_hidden_states": conditioning.tokens.to(net.dtype),
-        "pooled_projections": conditioning.pooled.to(net.dtype),
+    return (conditioning.tokens.to(net.dtype), conditioning.pooled.to(net.dtype)), {
         "guidance": None if guidance is None else torch.full((rows,), guidance, device=device),
         "controlnet_mode": None if mode is None else torch.full((rows, 1), mode, device=device),
         "image_rotary_emb": rotations(net, count, ((latents.shape[2], latents.shape[3]),), device),

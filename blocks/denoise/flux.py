@@ -66,7 +66,7 @@ def _forward(model: FluxTransformer2DModel, passes: Sequence[Pass], constants: C
     latents = input_of(passes)
     references = [torch.cat(rows) for rows in zip(*(p.references for p in passes), strict=True)]
     sizes = tuple((t.shape[2], t.shape[3]) for t in (latents, *references))
-    prompt = constants.named("prompt", lambda: _prompt(model, passes, sizes))
+    prompts, further = constants.named("prompt", lambda: _prompt(model, passes, sizes))
     tokens = packed(latents)
     if tokens.shape[2] != model.config.in_channels:
         raise UnfitValue(_channels(latents.shape[1], passes[0].latents.shape[1], model.config.in_channels))
@@ -74,8 +74,9 @@ def _forward(model: FluxTransformer2DModel, passes: Sequence[Pass], constants: C
     added = {place: _padded(t, extra) for place, t in sum_residuals(passes, _repeats(model)).items()}
     out = model(
         torch.cat([tokens, *map(packed, references)], 1).to(model.dtype),
-        timestep=(timesteps(passes) / 1000).expand(len(tokens)),
-        **prompt,
+        *prompts,
+        (timesteps(passes) / 1000).expand(len(tokens)),
+        **further,
         controlnet_block_samples=_double(added, _repeats(model)),
         controlnet_single_block_samples=added.get("single_blocks"),
         constants=constants,
@@ -83,12 +84,12 @@ def _forward(model: FluxTransformer2DModel, passes: Sequence[Pass], constants: C
     return unpacked(out[:, : tokens.shape[1]], *sizes[0])
 
 
-def _prompt(model: FluxTransformer2DModel, passes: Sequence[Pass], sizes: Sizes) -> Mapping[str, Tensor | None]:
-    """The inputs that no step changes, under their published names."""
+def _prompt(
+    model: FluxTransformer2DModel, passes: Sequence[Pass], sizes: Sizes
+) -> tuple[tuple[Tensor, Tensor], Mapping[str, Tensor | None]]:
+    """The inputs that no step changes: both prompts, and further ones under their published names."""
     conditioning = FluxConditioning.cat([p.conditioning for p in passes])
-    return {
-        "encoder_hidden_states": conditioning.tokens.to(model.dtype),
-        "pooled_projections": conditioning.pooled.to(model.dtype),
+    return (conditioning.tokens.to(model.dtype), conditioning.pooled.to(model.dtype)), {
         "guidance": _guidance(passes),
         "image_rotary_emb": rotations(model, conditioning.tokens.shape[1], sizes, passes[0].latents.device),
     }

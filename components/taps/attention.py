@@ -95,7 +95,7 @@ class AttentionChange(Change, abstract=True):
         Args:
             q: queries, `b heads n d`, after norms and rotary positions. Rows are those of all passes of the forward.
             k: keys, `b heads m d`.
-            v: values, `b heads m d`.
+            v: values, `b heads m d`. Do not write into keys and values: those of a prompt serve all steps.
             call: the layer, the forward, and attention as without this change.
 
         Returns:

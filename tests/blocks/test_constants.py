@@ -1,8 +1,9 @@
 """What models make of prompts is made once a run, and changes no bit of a prediction."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,21 +38,24 @@ def predictions(predict: PredictFunction, family: str, steps: int = 3, rows: int
 
 
 @contextmanager
-def nothing_kept() -> Iterator[None]:
+def nothing_kept() -> Generator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Constants, "keeps", property(lambda _: False))
         yield
 
 
 @contextmanager
-def counted(made: nn.Module) -> Iterator[Counter[str]]:
+def counted(made: nn.Module) -> Generator[Counter[str]]:
     """The calls of layers that read prompts."""
     calls = Counter[str]()
+
+    def note(path: str, *_: object) -> None:
+        calls[path] += 1
+
     with ExitStack() as stack:
         for path, layer in made.named_modules():
             if path.endswith(LAYERS):
-                handle = layer.register_forward_hook(lambda *_, path=path: calls.update([path]))
-                stack.callback(handle.remove)
+                stack.callback(layer.register_forward_hook(partial(note, path)).remove)
         yield calls
 
 
