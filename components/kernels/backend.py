@@ -91,7 +91,8 @@ class AttentionBackend(ABC):
     def with_logsumexp(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Compute attention, and the logarithm of the sum of the exponentials of the scores, `b heads n` in float32.
 
-        With both, attention to parts of the keys can be joined.
+        With both, attention to parts of the keys can be joined. This is the formula, which keeps all scores: layers use
+        torch's kernel where a backend has no method of its own.
         """
         scores = masked_scores(q, k, mask)
         return (scores.softmax(dim=-1) @ v.float()).to(v.dtype), scores.logsumexp(dim=-1)

@@ -41,8 +41,13 @@ class Kernel:
         return self._able(q, k, v, mask).attend(q, k, v, mask)
 
     def with_logsumexp(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Compute attention with the logarithms; see `AttentionBackend.with_logsumexp`."""
-        return self._able(q, k, v, mask).with_logsumexp(q, k, v, mask)
+        """Compute attention with the logarithms: by the backend if it has them, else by torch.
+
+        See `AttentionBackend.with_logsumexp`.
+        """
+        able = self._able(q, k, v, mask)
+        has_own = type(able).with_logsumexp is not AttentionBackend.with_logsumexp
+        return (able if has_own else PLAIN).with_logsumexp(q, k, v, mask)
 
     def _able(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> AttentionBackend:
         if q.is_meta:  # a plan counts torch's function

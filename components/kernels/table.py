@@ -1,9 +1,10 @@
 """The backend where nobody sets one, by a table."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .backend import HALF, AttentionBackend, AttentionInputs
@@ -43,16 +44,17 @@ TABLE: tuple[Row, ...] = (
 """The first row that fits, and whose backend can run, is used."""
 
 
-@dataclass(frozen=True)
 class Automatic:
     """The kernel of layers without a backend of their own: that of the table. On a CPU it is torch's choice."""
 
-    table: tuple[Row, ...] = TABLE
+    def __init__(self, table: Sequence[Row] = TABLE) -> None:
+        self.table = table
+        self._chosen: dict[AttentionInputs, AttentionBackend] = {}
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         """Compute attention, `b heads n e`; see `AttentionBackend.attend`."""
         if q.device.type in _PLAIN or torch.compiler.is_compiling():  # a compiler puts in torch's kernels alone
-            return PLAIN.attend(q, k, v, mask)
+            return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.chosen(AttentionInputs.of(q, k, v, mask)).attend(q, k, v, mask)
 
     def with_logsumexp(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -61,13 +63,15 @@ class Automatic:
 
     def chosen(self, inputs: AttentionInputs) -> AttentionBackend:
         """The backend of the table for these inputs."""
-        if (known := _CHOSEN.get((self, inputs))) is None:
+        if (known := self._chosen.get(inputs)) is None:
             fitting = (row.backend for row in self.table if row.fits(inputs))
             known = next((one for one in fitting if not one.missing() and not one.refusal(inputs)), PLAIN)
-            _CHOSEN[self, inputs] = known
+            self._chosen[inputs] = known
         return known
+
+    def __deepcopy__(self, memo: object) -> "Automatic":
+        return self
 
 
 _PLAIN = ("cpu", "meta")  # decided at once, since this runs at every layer
-_CHOSEN: dict[tuple[Automatic, AttentionInputs], AttentionBackend] = {}
 AUTOMATIC = Automatic()
