@@ -33,7 +33,12 @@ class ExtendedTable(nn.Module):
     def __init__(self, inner: nn.Module, rows: Tensor) -> None:
         super().__init__()
         self.inner = inner
-        self.__dict__["rows"] = rows  # no buffer: it belongs to an adapter, and no state dict has it
+        self.__dict__["_rows"] = rows  # no buffer: it belongs to an adapter, and no state dict has it
+
+    @property
+    def rows(self) -> Tensor:
+        """The further rows, (rows, width)."""
+        return self.__dict__["_rows"]
 
     @property
     def num_embeddings(self) -> int:
@@ -43,7 +48,7 @@ class ExtendedTable(nn.Module):
     def forward(self, ids: Tensor) -> Tensor:
         """The rows for ids, (…, width)."""
         own = self.inner(ids.clamp(min=0))
-        return torch.where((ids < 0)[..., None], _rows(self.__dict__["rows"], ids, own), own)
+        return torch.where((ids < 0)[..., None], _rows(self.rows, ids, own), own)
 
 
 class _ReplacedOutput(nn.Module):
@@ -104,7 +109,7 @@ def token_vectors(table: nn.Module, ids: Tensor) -> Tensor:
     """
     if not (ids.is_meta or torch.compiler.is_compiling()) and ids.numel():
         size = cast("int", table.num_embeddings)
-        lowest = -len(table.__dict__["rows"]) if isinstance(table, ExtendedTable) else 0
+        lowest = -len(table.rows) if isinstance(table, ExtendedTable) else 0
         least, most = (int(extreme) for extreme in ids.aminmax())
         if least < lowest or most >= size:
             raise UnfitValue(

@@ -36,17 +36,17 @@ class ViewCache:
             kept = self._kept.get(model)
             if kept is None or not kept.is_current(model):
                 made = make(model)
-                kept = self._kept[model] = _Kept(made, tuple(_copies(model, made)))
+                kept = self._kept[model] = _Kept(made, tuple(copies(model, made)))
             return cast("M", kept.view)
 
 
-def _copies(plain: nn.Module, twin: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
+def copies(plain: nn.Module, twin: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
     """The pairs of modules below both roots, where the second root has a copy of a module of the first."""
     for name, child in plain._modules.items():
         other = twin._modules.get(name)
         if child is not None and other is not None and other is not child and isinstance(other, type(child)):
             yield child, other
-            yield from _copies(child, other)
+            yield from copies(child, other)
 
 
 def _has_tensors_of(twin: nn.Module, plain: nn.Module) -> bool:

@@ -115,12 +115,13 @@ class TrainedAdapter(Trained):
         """The adapter of a saved file; see `Trained.load`."""
         return read_adapter(Path(path), name=Path(path).stem, source=str(path))
 
-    def check_layout(self, layout: Layout | None = None) -> None:
-        """Check that a layout can express the adapter; see `Trained.check_layout`."""
+    def use_layout(self, layout: Layout) -> None:
+        """Take a layout for the saved file, and so for what `attached` draws; see `Trained.use_layout`."""
         try:
-            self._form("layout", layout or self.layout, lambda tensor: torch.ones(()).expand(tensor.shape))
+            self._form("layout", layout, lambda tensor: torch.ones(()).expand(tensor.shape))
         except SaveError as error:
             raise ConfigError(str(error)) from None
+        self.layout = layout
 
     def _form(
         self, file: str, layout: Layout, numbers: Callable[[Tensor], Tensor] | None = None
@@ -214,10 +215,9 @@ def train_adapter(
                 path: MagnitudeParameters(inner, weight_of(model.get_submodule(path)), settings)
                 for path, inner in layers[component].items()
             }
-    made = TrainedAdapter(
-        pipe, layers, name=name, layout=layout or _layout(pipe, kind), dtype=dtype, up_lr_factor=up_lr_factor
-    )
-    made.check_layout()
+    layout = layout or _layout(pipe, kind)
+    made = TrainedAdapter(pipe, layers, name=name, layout=layout, dtype=dtype, up_lr_factor=up_lr_factor)
+    made.use_layout(layout)
     return made
 
 

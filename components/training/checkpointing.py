@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...graph.fields import Lazy
 from ..adapters.over import OverComponent
-from ..models.view_cache import ViewCache
+from ..models.view_cache import ViewCache, copies
 from ..models.views import as_class, combined_class, view
 
 M = TypeVar("M", bound=nn.Module)
@@ -57,8 +57,8 @@ def checkpointed(component: Any) -> Any:  # any component of a graph
 
 
 def checkpointed_model(model: M) -> M:
-    """A view of a model with checkpointed blocks."""
-    return view(
+    """A view of a model with checkpointed blocks. It has the parameters of the model, also after FSDP replaced them."""
+    made = view(
         model,
         {
             path: as_class(combined_class(CheckpointedBlock, type(block)))
@@ -66,6 +66,9 @@ def checkpointed_model(model: M) -> M:
             if not isinstance(block, CheckpointedBlock)
         },
     )
+    for plain, twin in ((model, made), *copies(model, made)):
+        twin._parameters = plain._parameters
+    return made
 
 
 def blocks_of(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -25,6 +25,11 @@ class TrainedTogether(Trained):
     def _parts(self) -> Mapping[str, Trained]:
         return cast("Mapping[str, Trained]", self.parts)
 
+    @property
+    def is_called(self) -> bool:
+        """Whether all parts are."""
+        return all(part.is_called for part in self._parts.values())
+
     def bindings(self, over: Mapping[str, Any] = NO_BINDINGS) -> Mapping[str, Any]:
         """What all parts bind; see `Trained.bindings`."""
         found: dict[str, Any] = {}
@@ -53,10 +58,10 @@ class TrainedTogether(Trained):
         """What each part has saved, by its name; see `Trained.load`."""
         return {name: part.load(Path(path, f"{name}{part.suffix}")) for name, part in self._parts.items()}
 
-    def check_layout(self, layout: Layout | None = None) -> None:
-        """For each part; see `Trained.check_layout`."""
+    def use_layout(self, layout: Layout) -> None:
+        """For each part; see `Trained.use_layout`."""
         for part in self._parts.values():
-            part.check_layout(layout)
+            part.use_layout(layout)
 
     def after_step(self) -> None:
         """Do what follows each step, for each part."""

@@ -38,6 +38,11 @@ class Trained(nn.Module, ABC):
     suffix: str = ".safetensors"
     """The end of the path to which it is saved; "" for a folder."""
 
+    @property
+    def is_called(self) -> bool:
+        """Whether a recipe calls its modules themselves, and does not read their parameters from outside."""
+        return False
+
     @abstractmethod
     def bindings(self, over: Mapping[str, Any] = NO_BINDINGS) -> Mapping[str, Any]:
         """Return by name what a recipe binds in place of components: views, models or lazy components.
@@ -74,11 +79,11 @@ class Trained(nn.Module, ABC):
             LoadError: no such file, or a damaged one.
         """
 
-    def check_layout(self, layout: Layout | None = None) -> None:
-        """Check that it can be saved in a layout: before the training, and not at its end. Adapters alone have layouts.
+    def use_layout(self, layout: Layout) -> None:
+        """Take the names of a layout for its file, from the start of the training. Adapters alone have layouts.
 
         Raises:
-            ConfigError: it cannot.
+            ConfigError: the layout cannot express what is trained.
         """
 
     def after_step(self) -> None:

@@ -28,6 +28,11 @@ class TrainedWhole(Trained):
 
     suffix = ""
 
+    @property
+    def is_called(self) -> bool:
+        """True: the models are bound as they are."""
+        return True
+
     def __init__(self, models: Mapping[str, Model[Any]], parts: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
         self.models = dict(models)  # no modules of this one: a model may have parts that are not trained

@@ -28,6 +28,19 @@ from .component import TrainedComponent
 from .trained import NO_BINDINGS, NO_HEADER, ParameterGroup, Trained
 
 
+class TrainedTable(ExtendedTable):
+    """A table of tokens whose further rows are trained. It reads them at each forward, since FSDP replaces them."""
+
+    def __init__(self, inner: nn.Module, words: nn.ParameterDict, name: str) -> None:
+        super().__init__(inner, words[name])
+        self.__dict__.update(words=words, name=name)
+
+    @property
+    def rows(self) -> Tensor:
+        """The further rows, (rows, width)."""
+        return self.__dict__["words"][self.__dict__["name"]]
+
+
 class TrainedWords(Trained):
     """Words in training; `train_words` makes them.
 
@@ -50,7 +63,7 @@ class TrainedWords(Trained):
             known = EncoderWords(words.path, words.map, None)
             found[tokenizer_of(name)] = AdaptedTokenizer(own[tokenizer_of(name)], embeddings, known)
             if name in self.rows:
-                changes = {words.path: partial(ExtendedTable, rows=self.rows[name])}
+                changes = {words.path: partial(TrainedTable, words=self.rows, name=name)}
                 found[name] = TrainedComponent(own[name], changes)
         return found
 

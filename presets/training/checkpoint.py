@@ -21,6 +21,7 @@ from ...graph.saving import saving_folder
 from ...graph.stored import BrokenFile, NotStored, read_file, restore, store, write_file
 from ...registry.log import LOG
 from .batches import Position
+from .sharding import own_part
 
 FORM = "sfumato training 1"
 _FACTS = "checkpoint.json"
@@ -149,8 +150,9 @@ def moved(value: Any, device: Any) -> Any:  # a value of tensors, lists and mapp
 
 
 def bytes_of(value: Any) -> int:  # a value of tensors, lists and mappings
-    """The bytes of all tensors in a value."""
+    """The bytes of all tensors in a value, of sharded ones in this process."""
     if isinstance(value, Tensor):
+        value = own_part(value)
         return value.numel() * value.element_size()
     inner: Iterable[Any] = (
         value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()

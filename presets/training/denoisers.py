@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from ...blocks.train.text import MakePrompt
 from ...blocks.train.weights import WeightPrior
 from ...components.adapters.names import DENOISERS
@@ -30,13 +32,15 @@ def lora(
     targets: Targets | None = None,
     dropout: float = 0.0,
     initialization: Literal["kaiming", "gaussian"] = "kaiming",
+    factor: int = -1,
     up_lr_factor: float = 1.0,
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     seed: int = 0,
 ) -> Method:
     """Train an adapter of the denoiser, or of other components too: see `train_adapter`, which has these settings."""
     trained = train_adapter(
         pipe, components, kind, rank=rank, alpha=alpha, rslora=rslora, targets=targets, dropout=dropout,
-        initialization=initialization, up_lr_factor=up_lr_factor, seed=seed,
+        initialization=initialization, factor=factor, up_lr_factor=up_lr_factor, dtype=getattr(torch, dtype), seed=seed,
     )  # fmt: skip
     return Method(objective.changed(recipe(pipe)), trained)
 

@@ -11,12 +11,11 @@ from ...graph import ConfigError
 from ...graph.validate import value_text
 from ...registry import did_you_mean
 from .settings import TrainingSettings
+from .sharding import check_sharding
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_DIVIDES_WEIGHTS = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
-"""Kinds of distribution of accelerate whose weights are not whole in each process."""
 LOGS = "logs"
 """The folder of the trackers in the output folder."""
 
@@ -35,8 +34,8 @@ def make_accelerator(
         device: the device where the settings have none, such as that of the preset.
 
     Raises:
-        ConfigError: a precision that the device does not have, trackers that are not installed, or a config that
-            divides weights over processes.
+        ConfigError: a precision that the device does not have, trackers that are not installed, or a config of
+            FSDP or DeepSpeed that cannot be used; see `check_sharding`.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -66,12 +65,7 @@ def make_accelerator(
             f"mixed_precision: {settings.mixed_precision!r} needs another device than "
             f"{made.device}. Pass 'bf16', or 'no'."
         )
-    if (kind := made.distributed_type.value) in _DIVIDES_WEIGHTS:
-        raise ConfigError(
-            f"The config of accelerate sets {kind}, which divides weights over processes. An adapter shares its "
-            "weights with views of models, which would not see the parts. Run `accelerate launch --multi_gpu`, with "
-            "which each process has all weights."
-        )
+    check_sharding(made)
     return made
 
 

@@ -1,5 +1,6 @@
 """A recipe as a module of torch, which accelerate wraps for devices, precision and processes."""
 
+from functools import cached_property
 from typing import Any
 
 from torch import nn
@@ -29,14 +30,20 @@ class RecipeModule(nn.Module):
         for name in outputs:
             if name not in recipe.outputs:
                 raise ConfigError(f"recipe: needs the output {name!r}. {did_you_mean(name, recipe.outputs)}")
-        bound = recipe.bind(**trained.bindings()).only(*outputs)
-        if checkpointing:
-            bound = bound.bind({name: checkpointed(bound.bindings[name]) for name in bound.components})
-        self._recipe = bound
+        self._recipe = recipe.bind(**trained.bindings()).only(*outputs)
+        self._checkpointing = checkpointing
         self.inputs = tuple(name for name in self._recipe.inputs if name != "random")
         """The names of the inputs that data gives."""
+
+    @cached_property
+    def _running(self) -> Graph:
+        """The recipe that runs. Its views are made at the first forward, because FSDP changes modules before it."""
+        if not self._checkpointing:
+            return self._recipe
+        bound = self._recipe.bindings
+        return self._recipe.bind({name: checkpointed(bound[name]) for name in self._recipe.components})
 
     def forward(self, **inputs: Any) -> dict[str, Any]:  # Any: values of the recipe
         """The outputs of the recipe, with gradients unless torch records none."""
         with gradients():
-            return dict(self._recipe(**inputs))
+            return dict(self._running(**inputs))

@@ -27,6 +27,8 @@ class OptimizerKind:
     """What to install for it; "" for torch's."""
     one_rate: bool = False
     """Whether all groups need the same learning rate."""
+    parts: bool = True
+    """Whether it can change parts of weights, as FSDP has them."""
 
     def load(self, name: str) -> Callable[..., Optimizer]:
         """The class.
@@ -53,12 +55,12 @@ OPTIMIZERS: Names = Names(
     {
         "adamw": OptimizerKind("torch.optim", "AdamW", 1e-4),
         "adam": OptimizerKind("torch.optim", "Adam", 1e-4),
-        "adafactor": OptimizerKind("torch.optim", "Adafactor", 1e-4),
+        "adafactor": OptimizerKind("torch.optim", "Adafactor", 1e-4, parts=False),
         "sgd": OptimizerKind("torch.optim", "SGD", 1e-2),
-        "adamw_8bit": OptimizerKind("bitsandbytes.optim", "AdamW8bit", 1e-4, _BITSANDBYTES),
-        "paged_adamw_8bit": OptimizerKind("bitsandbytes.optim", "PagedAdamW8bit", 1e-4, _BITSANDBYTES),
-        "lion_8bit": OptimizerKind("bitsandbytes.optim", "Lion8bit", 3e-5, _BITSANDBYTES),
-        "prodigy": OptimizerKind("prodigyopt", "Prodigy", 1.0, _OPTIMIZERS, one_rate=True),
+        "adamw_8bit": OptimizerKind("bitsandbytes.optim", "AdamW8bit", 1e-4, _BITSANDBYTES, parts=False),
+        "paged_adamw_8bit": OptimizerKind("bitsandbytes.optim", "PagedAdamW8bit", 1e-4, _BITSANDBYTES, parts=False),
+        "lion_8bit": OptimizerKind("bitsandbytes.optim", "Lion8bit", 3e-5, _BITSANDBYTES, parts=False),
+        "prodigy": OptimizerKind("prodigyopt", "Prodigy", 1.0, _OPTIMIZERS, one_rate=True, parts=False),
         "adamw_schedule_free": OptimizerKind("schedulefree", "AdamWScheduleFree", 1e-4, _OPTIMIZERS),
         "radam_schedule_free": OptimizerKind("schedulefree", "RAdamScheduleFree", 1e-4, _OPTIMIZERS),
         "sgd_schedule_free": OptimizerKind("schedulefree", "SGDScheduleFree", 1e-2, _OPTIMIZERS),
@@ -72,6 +74,8 @@ def make_optimizer(
     groups: Sequence[ParameterGroup],
     learning_rate: float | None = None,
     learning_rates: Mapping[str, float] | None = None,
+    *,
+    sharded: bool = False,
 ) -> Optimizer:
     """Make an optimizer of the groups. Its groups have a `name` beside what torch needs.
 
@@ -80,10 +84,11 @@ def make_optimizer(
         groups: what it changes.
         learning_rate: of the groups that `learning_rates` does not name; by default the optimizer's.
         learning_rates: by name of a group.
+        sharded: whether each process will have a part of the weights.
 
     Raises:
         UnknownName: another name of an optimizer.
-        ConfigError: an unknown option or group, or a package that is missing.
+        ConfigError: an unknown option or group, a package that is missing, or one that needs whole weights.
     """
     name, options = named_choice("optimizer", choice)
     kind: OptimizerKind = OPTIMIZERS[name]
@@ -107,6 +112,9 @@ def make_optimizer(
             f"optimizer {name!r}: needs one learning rate for all groups, got {rates_text}. Remove learning_rates and "
             f"factors, or choose another optimizer."
         )
+    if sharded and not kind.parts:
+        able = ", ".join(each for each in OPTIMIZERS if OPTIMIZERS[each].parts)
+        raise ConfigError(f"optimizer {name!r}: needs whole weights, and FSDP divides them. Choose one of {able}.")
     try:
         return made(dicts, lr=default, **options)
     except (TypeError, ValueError) as error:

@@ -7,18 +7,21 @@ from typing import Any
 from ...graph import Graph
 
 
-def draw_samples(pipe: Graph, calls: Sequence[Mapping[str, Any]], folder: Path) -> dict[Path, str]:
+def draw_samples(pipe: Graph, calls: Sequence[Mapping[str, Any]], folder: Path | None) -> dict[Path, str]:
     """Draw the pictures of some calls, and save them. Gives the files with their prompts.
 
     Args:
         pipe: the preset, with what has been trained attached.
         calls: inputs of the preset.
-        folder: where to save `0-0.png`: the number of the call, and of its picture.
+        folder: where to save `0-0.png`: the number of the call, and of its picture. None: nothing is saved.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     files = dict[Path, str]()
     for number, call in enumerate(calls):
-        for index, picture in enumerate(pipe(**call).images):
+        pictures = pipe(**call).images
+        if folder is None:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        for index, picture in enumerate(pictures):
             file = folder / f"{number}-{index}.png"
             picture.save(file)
             files[file] = str(call.get("prompt", ""))

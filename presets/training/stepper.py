@@ -1,7 +1,7 @@
 """`Stepper`: adds the gradients of batches, and makes steps of the optimizer from them."""
 
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -24,6 +24,16 @@ from .lr_schedules import make_lr_schedule
 from .module import RecipeModule
 from .optimizers import make_optimizer
 from .settings import TrainingSettings
+from .sharding import (
+    as_part,
+    discard_gathered,
+    gather,
+    is_sharded,
+    optimizer_parts,
+    own_part,
+    part_of,
+    prepare_sharding,
+)
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -66,14 +76,19 @@ class Stepper:
     ) -> None:
         self.trained, self._settings, self._accelerator = trained, settings, accelerator
         groups = trained.groups()
-        optimizer = make_optimizer(settings.optimizer, groups, settings.learning_rate, settings.learning_rates)
+        self.is_sharded = is_sharded(accelerator)
+        """Whether each process has a part of what is trained."""
+        optimizer = make_optimizer(
+            settings.optimizer, groups, settings.learning_rate, settings.learning_rates, sharded=self.is_sharded
+        )
         self._rates = [(group["name"], group["lr"]) for group in optimizer.param_groups]
         self._factor = make_lr_schedule(settings.lr_schedule, steps, settings.warmup)
         sequential = settings.draws == "sequential"
         self._random = Random.seeded([settings.seed + accelerator.process_index]) if sequential else None
         module = RecipeModule(recipe, trained, carries_random=sequential, checkpointing=settings.gradient_checkpointing)
+        prepare_sharding(accelerator, trained)
         self._module, self._optimizer = accelerator.prepare(module, optimizer)
-        self._parameters = [parameter for group in groups for parameter in group.parameters]
+        self._parameters = [parameter for group in trained.groups() for parameter in group.parameters]
         self._ema = EMA.of(settings.ema)
         self._average = [p.detach().clone() for p in self._parameters] if self._ema else []
         self.position = Position()
@@ -108,8 +123,9 @@ class Stepper:
         random = self._random or self._row_random(turn.position.epoch, turn.batch)
         with self._own_generators():
             self._accelerator.sync_gradients = turn.last
-            with nullcontext() if turn.last else self._accelerator.no_sync(self._module):
-                outputs = self._module(**moved(dict(inputs), self._accelerator.device), random=random)
+            # Sharded gradients are summed in their parts: so they need little memory, and a checkpoint has them.
+            with nullcontext() if turn.last or self.is_sharded else self._accelerator.no_sync(self._module):
+                outputs = self._outputs(inputs, random)
                 # torch takes the mean over processes, and the mean over rows is needed.
                 self._accelerator.backward(outputs["loss"] * (turn.share * self._accelerator.num_processes))
         if self._random is not None:
@@ -118,6 +134,11 @@ class Stepper:
         self._added.append(_Added(list(turn.batch.names), turn.share, loss, outputs.get("losses", loss).detach()))
         if not turn.last:
             self.position = turn.after
+
+    def _outputs(self, inputs: Mapping[str, Any], random: Random) -> dict[str, Any]:
+        """The outputs of the recipe."""
+        with self._accelerator.autocast() if self.is_sharded else nullcontext():  # else the module has it in itself
+            return self._module(**moved(dict(inputs), self._accelerator.device), random=random)
 
     def finish(self, turn: Turn) -> StepFinished:
         """Make the step after its last batch.
@@ -149,7 +170,8 @@ class Stepper:
 
     def _clipped(self) -> Tensor | float:
         """Clip the gradients, and return their norm before that; 0 where a library below clips them itself."""
-        norm = self._accelerator.clip_grad_norm_(self._parameters, self._settings.max_gradient_norm or inf)
+        parameters = self._module.parameters() if self.is_sharded else self._parameters  # accelerate finds FSDP by them
+        norm = self._accelerator.clip_grad_norm_(parameters, self._settings.max_gradient_norm or inf)
         return norm if isinstance(norm, Tensor) else 0.0
 
     @property
@@ -168,11 +190,16 @@ class Stepper:
     def _not_finite(self, what: str, value: float) -> NotFinite:
         broken = [name for added in self._added for name in added.broken]
         names = broken or [name for added in self._added for name in added.names if added.share]
+        shown = _shown(self._gathered(names))
+        return NotFinite(f"Step {self.position.step + 1}: the {what} is {value} for the samples {shown}.")
+
+    def _gathered(self, names: list[str]) -> list[str]:
+        """The names of all processes, each once."""
         if self._accelerator.num_processes > 1:
             from accelerate.utils import gather_object
 
-            names = list(dict.fromkeys(gather_object(names)))
-        return NotFinite(f"Step {self.position.step + 1}: the {what} is {value} for the samples {_shown(names)}.")
+            names = gather_object(names)
+        return list(dict.fromkeys(names))
 
     def _row_random(self, epoch: int | str, batch: Batch) -> Random:
         return Random.seeded(row_seeds(self._settings.seed, epoch, batch.places))
@@ -196,27 +223,35 @@ class Stepper:
                 yield
             finally:
                 self._set_mode(training=True, optimizer=switches)
+                discard_gathered(self._module)
 
     @torch.no_grad()
-    def loss_on(self, batches: Iterable[Batch]) -> float:
-        """The mean loss over the rows of some batches, with the weights in use and the same noise each time.
+    def loss_on(self, batches: Sequence[Batch]) -> float:
+        """The mean loss over the rows of all batches, with the weights in use and the same noise each time.
+
+        The processes divide the batches. Where weights are sharded, each runs as many, because they gather weights.
 
         Raises:
             NotFinite: a loss that is NaN or infinite.
         """
+        processes, process = self._accelerator.num_processes, self._accelerator.process_index
+        own = batches[process::processes]
         total = rows = 0.0
+        broken = list[str]()
         with self.weights_in_use():
-            for batch in batches:
-                inputs = moved(dict(batch.load()), self._accelerator.device)
-                loss = float(self._module(**inputs, random=self._row_random("validation", batch))["loss"])
+            for batch in own:
+                loss = float(self._outputs(batch.load(), self._row_random("validation", batch))["loss"])
                 if not isfinite(loss):
-                    names = _shown(batch.names)
-                    raise NotFinite(
-                        f"Step {self.position.step}: the validation loss is {loss} for the samples {names}."
-                    )
+                    broken += batch.names
                 total += loss * len(batch.names)
                 rows += len(batch.names)
-        return self.summed(total) / self.summed(rows)
+            if self.is_sharded and len(own) * processes < len(batches):
+                self._outputs(batches[0].load(), self._row_random("validation", batches[0]))
+        mean = self.summed(total) / self.summed(rows)
+        if not isfinite(mean):
+            names = _shown(self._gathered(broken))
+            raise NotFinite(f"Step {self.position.step}: the validation loss is {mean} for the samples {names}.")
+        return mean
 
     def _set_mode(self, *, training: bool, optimizer: bool = True) -> None:
         self._module.train(training)
@@ -225,11 +260,12 @@ class Stepper:
 
     # ------------------------------------------------------------------------------------------------ state
     def parts(self) -> dict[str, Any]:
-        """The parts of a checkpoint that all processes share, by name."""
+        """The parts of a checkpoint that all processes share, by name. All processes call it, and the first has all."""
         parts = {"trained": self.trained.state_dict(), "optimizer": self._optimizer.state_dict()}
         if self._accelerator.scaler is not None:
             parts["scaler"] = self._accelerator.scaler.state_dict()
-        return parts | ({"ema": self._average} if self._ema else {})
+        parts |= {"ema": self._average} if self._ema else {}
+        return gather(parts, keep=self._accelerator.is_main_process)
 
     def process_part(self) -> dict[str, Any]:
         """The part of a checkpoint of this process: its generators, and the unfinished step."""
@@ -237,7 +273,7 @@ class Stepper:
             "generators": self._generators or generator_states(),
             "random": self._random and list(self._random.states),
             "added": [[added.names, added.share, added.loss, added.losses] for added in self._added],
-            "gradients": [p.grad for p in self._parameters] if self._added else [],
+            "gradients": [own_part(p.grad) for p in self._parameters] if self._added else [],
         }
 
     def sizes(self) -> dict[str, int]:
@@ -249,19 +285,21 @@ class Stepper:
     def restore(self, position: Position, parts: Mapping[str, Any], process: Mapping[str, Any]) -> None:
         """Set the state to that of a checkpoint."""
         self.position = position
-        self.trained.load_state_dict(moved(parts["trained"], self._accelerator.device))
-        self._optimizer.load_state_dict(parts["optimizer"])
+        trained = moved(parts["trained"], self._accelerator.device)
+        own = self.trained.state_dict()
+        self.trained.load_state_dict({name: part_of(tensor, own[name]) for name, tensor in trained.items()})
+        self._optimizer.load_state_dict(optimizer_parts(parts["optimizer"], self._optimizer))
         if self._accelerator.scaler is not None:
             self._accelerator.scaler.load_state_dict(parts["scaler"])
         for average, saved in zip(self._average, parts.get("ema", ()), strict=True):
-            average.copy_(saved)
+            average.copy_(part_of(saved, average))
         self._generators = dict(process["generators"])
         if self._random is not None:
             self._random = Random(tuple(process["random"]), self._random.noise)
         self._added = [_Added(*moved(added, self._accelerator.device)) for added in process["added"]]
         gradients = process["gradients"] or [None] * len(self._parameters)
         for parameter, gradient in zip(self._parameters, gradients, strict=True):
-            parameter.grad = moved(gradient, parameter.device)
+            parameter.grad = as_part(moved(gradient, parameter.device), parameter)
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -82,7 +82,8 @@ def train(
     """
     folder = Path(output)
     training = prepare(method, data, model, folder, validation, cache, model_options or {}, settings)
-    training.trained.check_layout(layout)
+    if layout is not None:
+        training.trained.use_layout(layout)
     trainer, main = training.trainer, training.trainer.accelerator.is_main_process
     if main:
         given = {"name": name, "layout": layout, "cache": cache, "model_options": model_options, **settings}
@@ -92,8 +93,7 @@ def train(
     began = time.time()
     trainer.run(on_event)
     file = folder / f"{name or training.method}{training.trained.suffix}"
-    if main:
-        trainer.save_trained(file, layout=layout, header=header_of(trainer, training.data, training.values, began))
+    trainer.save_trained(file, layout=layout, header=header_of(trainer, training.data, training.values, began))
     pictures = trainer.sample(training.pipe, folder / "samples" / "final")
     found = training.trained.load(file)
     if main:
@@ -112,13 +112,16 @@ def resume_training(
     Args:
         folder: the output folder.
         on_event: as for `train`.
-        changes: other values of its arguments and settings, such as `steps=2000`.
+        changes: other values of its arguments and settings, such as `steps=2000`, which also takes the place of
+            `epochs`.
 
     Raises:
         LoadError: no training was started there.
         ConfigError: the training was started with objects of Python, which no file has.
     """
-    arguments: dict[str, Any] = {**read_record(folder), "resume": "auto", **changes}
+    length = {"steps", "epochs"}
+    before = {n: v for n, v in read_record(folder).items() if n not in length or changes.keys().isdisjoint(length)}
+    arguments: dict[str, Any] = {**before, "resume": "auto", **changes}
     return train(**arguments, output=folder, on_event=on_event)
 
 

@@ -16,6 +16,7 @@ from .interrupts import Interrupts
 from .resuming import check_no_later, check_resumable, check_trained, find_checkpoint, plain_settings
 from .samples import draw_samples
 from .settings import TrainingSettings, raise_problems
+from .sharding import whole_weights
 from .stepper import Stepper
 
 if TYPE_CHECKING:
@@ -172,8 +173,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------ at certain steps
     def validate(self, batches: Batches) -> Validated:
         """Measure the loss on data, with the weights in use and the same noise each time."""
-        mine = batches.epoch(0)[self.accelerator.process_index :: self.accelerator.num_processes]
-        loss = self.stepper.loss_on(mine)
+        loss = self.stepper.loss_on(batches.epoch(0))
         self._log({"validation_loss": loss})
         best = self._best is None or loss < self._best
         self._best = loss if best else self._best
@@ -183,19 +183,27 @@ class Trainer:
     def sample(self, pipe: Graph, folder: Path) -> Mapping[Path, str]:
         """Draw the sample pictures of the settings with a preset, and save them. Gives the files with their prompts.
 
-        One process does it. The pictures are what the preset draws with the saved file, to the bit.
+        All processes call it, and the first saves. The pictures are what the preset draws with the saved file, to the
+        bit.
         """
         files: Mapping[Path, str] = {}
-        if self.accelerator.is_main_process and self.settings.samples:
-            with self.stepper.weights_in_use():
-                files = draw_samples(self.trained.attached(pipe), self.settings.samples, folder)
+        main = self.accelerator.is_main_process
+        if self.settings.samples and (main or self.stepper.is_sharded):  # parts of a model are gathered by all
+            with self.stepper.weights_in_use(), whole_weights(self.trained):
+                files = draw_samples(self.trained.attached(pipe), self.settings.samples, folder if main else None)
         self.accelerator.wait_for_everyone()
         return files
 
     def save_trained(self, path: str | Path, **options: Any) -> Path:  # Any: those of Trained.save
-        """Save what is trained in the form that users load, with the weights in use. Gives its path."""
-        with self.stepper.weights_in_use():
-            return self.trained.save(Path(path), **options)
+        """Save what is trained in the form that users load, with the weights in use. Gives its path.
+
+        All processes call it, and the first saves.
+        """
+        with self.stepper.weights_in_use(), whole_weights(self.trained):
+            if self.accelerator.is_main_process:
+                self.trained.save(Path(path), **options)
+        self.accelerator.wait_for_everyone()
+        return Path(path)
 
     # ------------------------------------------------------------------------------------------------ checkpoints
     def save(self) -> Checkpoint:
@@ -211,9 +219,10 @@ class Trainer:
         validated = self._validated[1] if self._validated and self._validated[0] == self.step else None
         facts = {**self._facts(position), "validation_loss": validated}
         self._saved = Checkpoint(place_of(folder, position), position, plain_settings(self.settings), facts)
+        parts = self.stepper.parts()
         if self.accelerator.is_main_process:
             numbered = {f"process-{number}": part for number, part in enumerate(processes)}
-            write_checkpoint(self._saved, {**self.stepper.parts(), **numbered})
+            write_checkpoint(self._saved, {**parts, **numbered})
             remove_old(folder, self.settings.keep, position)
         self.accelerator.wait_for_everyone()
         return self._saved

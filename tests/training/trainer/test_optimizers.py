@@ -53,6 +53,11 @@ def test_wrong_choices_are_refused(choice: Any, rates: dict[str, float], message
         make_optimizer(choice, Net().groups(), None, rates)
 
 
+def test_an_optimizer_that_reads_whole_matrices_is_refused_for_parts() -> None:
+    with pytest.raises(sf.ConfigError, match=r"^optimizer 'adafactor': needs whole weights, and FSDP divides them. Ch"):
+        make_optimizer("adafactor", Net().groups(), sharded=True)
+
+
 def test_an_unknown_name_or_a_missing_package_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UnknownName, match=r"^No optimizer is called 'adam_w'. Did you mean 'adamw'\?"):
         make_optimizer("adam_w", Net().groups())

@@ -1,6 +1,8 @@
 """Settings: one checked value, from keywords or a file."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import accelerate
 import pytest
@@ -64,9 +66,29 @@ def test_all_problems_come_at_once() -> None:
         named_choice("optimizer", {"lr": 1})
 
 
-def test_weights_that_are_divided_over_processes_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accelerate.Accelerator, "distributed_type", DistributedType.FSDP)
-    with pytest.raises(sf.ConfigError, match=r"^The config of accelerate sets FSDP, which divides weights over"):
+@pytest.mark.parametrize(
+    ("kind", "config", "text"),
+    [
+        (
+            "MEGATRON_LM",
+            {},
+            "The config of accelerate sets MEGATRON_LM, which makes steps of the optimizer ",
+        ),
+        ("FSDP", {"fsdp_version": 1}, "The config of accelerate sets FSDP of version 1, whose parameters"),
+        (
+            "FSDP",
+            {"fsdp_version": 2, "activation_checkpointing": True},
+            "The config of accelerate sets fsdp_",
+        ),
+    ],
+)
+def test_configs_of_sharding_that_cannot_be_used_are_refused(
+    monkeypatch: pytest.MonkeyPatch, kind: str, config: dict[str, Any], text: str
+) -> None:
+    plugin = SimpleNamespace(**config)
+    monkeypatch.setattr(accelerate.Accelerator, "distributed_type", DistributedType[kind])
+    monkeypatch.setattr(accelerate.state.AcceleratorState, "fsdp_plugin", plugin, raising=False)
+    with pytest.raises(sf.ConfigError, match=f"^{text}"):
         make_accelerator(TrainingSettings(trackers=()))
 
 

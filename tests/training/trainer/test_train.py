@@ -33,10 +33,10 @@ def test_training_gives_the_adapter_that_draws_the_sample_pictures(rows: Path, t
     output, events = tmp_path / "out", list[Any]()
     settings: dict[str, Any] = {
         "data": rows, "rank": 2, "batch_size": 2, "learning_rate": 0.01, "size": {"size": 64, "step": 32}, "flip": 0.5,
-        "dropout": 0.1, "ema": True, "warmup": 1,
+        "dropout": 0.1, "ema": True, "warmup": 1, "layout": "kohya", "dtype": "float16",
     }  # fmt: skip
     adapter = train(
-        "lora", **settings, output=output, steps=2, samples=[CALL], sample_every=2, trackers=["tensorboard"],
+        "lora", **settings, output=output, epochs=1, samples=[CALL], sample_every=2, trackers=["tensorboard"],
         on_event=events.append,
     )  # fmt: skip
     assert [type(event) for event in events] == [StepFinished, StepFinished, Sampled, CheckpointSaved]
