@@ -38,12 +38,20 @@ class Parallel(Engine):
         """The denoiser."""
         return candidate.name in DENOISERS
 
+    def refusal(self, candidate: Candidate) -> str:
+        """Why it cannot run a component. Passes are divided whole, so the model may lie on several devices."""
+        return super().refusal(candidate if self._divides_tokens else candidate._replace(split=False))
+
+    @property
+    def _divides_tokens(self) -> bool:
+        return self.division.mesh.ring * self.division.mesh.heads > 1
+
     def refusal_of(self, name: str, component: Any) -> str:
         """Why it cannot run a component; "" if it can."""
         if reason := self.refusal(Candidate.of(name, component)):
             return reason
         mesh = self.division.mesh
-        if mesh.ring * mesh.heads == 1:
+        if not self._divides_tokens:
             return ""
         kind = type_of(component)
         if not (issubclass(kind, LayeredDenoiser) and kind.deep_adds):
@@ -61,16 +69,14 @@ class Parallel(Engine):
 
     def refusal_over(self, inner: Engine) -> str:
         """Why it cannot divide what another engine runs; "" if it can."""
-        mesh = self.division.mesh
-        if mesh.ring * mesh.heads > 1:
+        if self._divides_tokens:
             return f"Context changes layers that the engine {inner.name} runs whole. Use one of the two"
         return ""
 
     def view(self, model: nn.Module, programs: Programs) -> nn.Module:
         """A view whose passes or tokens are divided over the processes."""
-        mesh = self.division.mesh
-        processes = processes_of(mesh)
-        divides = mesh.ring * mesh.heads > 1
+        processes = processes_of(self.division.mesh)
+        divides = self._divides_tokens
         twin = shallow_copy(model, engine_class(DividedDenoiser, type(model)) if divides else None)
         if divides:
             twin.__dict__["divided_tokens"] = tokens = DividedTokens(processes, programs)

@@ -62,11 +62,14 @@ class Group:
 
     def gather(self, mine: Tensor) -> list[Tensor]:
         """The tensors of all members, in order. Their shapes are equal."""
+        device = mine.device
+        if device.type == "cpu" and distributed.get_backend(self._group) == "nccl":  # which knows CUDA devices alone
+            mine = mine.cuda()
         mine = mine.contiguous()
         made = [torch.empty_like(mine) for _ in self._members]
         with self._processes.exchanging():
             distributed.all_gather(made, mine, group=self._group)
-        return made
+        return [t.to(device) for t in made]
 
     def gather_objects(self, mine: T) -> list[T]:
         """The values of all members, in order."""
@@ -114,7 +117,7 @@ class Processes:
     def __init__(self, mesh: Mesh) -> None:
         if (size := distributed.get_world_size()) != mesh.size:
             raise ConfigError(f"parallel: the plan is for {mesh.size} processes, and there are {size}.")
-        self.mesh = mesh
+        self.mesh, self.world = mesh, distributed.group.WORLD
         self._made: dict[tuple[int, ...], Any] = {}  # torch's groups
         self._calls = 0
         rank = distributed.get_rank()

@@ -97,6 +97,10 @@ def test_step_caches_skip_the_same_layers_in_all_processes(found: Found, name: s
         assert one["difference"] < 1e-5
 
 
+def test_a_run_that_all_processes_pause_goes_on_with_the_memory_of_all_passes(found: Found) -> None:
+    assert max(one["difference"] for one in found("two paused")) < 1e-5
+
+
 def test_layers_that_a_pass_changes_run_for_all_tokens_in_each_process(found: Found) -> None:
     for one in found("two changed layers"):
         assert one["difference"] < 1e-5

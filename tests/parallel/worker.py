@@ -235,11 +235,24 @@ class Cases:
         self.keep(name, run(pipe), run(divided), rows=counted.rows, skipped=skipped)
 
 
+def paused(cases: Cases, pipe: Graph) -> None:
+    """A run that all processes pause after its second step, and resume."""
+    call: dict[str, Any] = {"prompt": "a fox", "seed": 7, "num_inference_steps": 4, "output_type": "pt"}
+    cached = pipe.cached("deepcache")
+    run, steps = cached.parallel("guidance").stream(**call), 0
+    for event in run:
+        steps += isinstance(event, sf.events.BlockFinished) and event.path.endswith("advance")
+        if steps == 2:
+            break
+    again = sf.resume(run.pause()).result()
+    cases.keep("paused", torch.as_tensor(cached(**call).images), torch.as_tensor(again.images))
+
+
 def two(cases: Cases) -> None:
     """The cases of two processes."""
     context = sf.parallel.Context
     unet = model("UNet2DConditionModel", UNET)
-    pipe = sf.load("emoji").bind(unet=unet)
+    pipe = PIPE.bind(unet=unet)
     one, other = lora(unet, 1), lora(unet, 5)
     cases.pipeline("guidance", pipe, "guidance")
     body = cast("Graph", pipe.nodes["denoise"].children()[""])
@@ -252,6 +265,7 @@ def two(cases: Cases) -> None:
     cases.pipeline("adapters before", pipe.with_adapters(one), "guidance")
     cases.pipeline("together", pipe, "guidance", together=[{}, {"seed": 8, "num_inference_steps": 2, "guider": "none"}])
     cases.pipeline("cache", pipe.cached("deepcache"), "guidance", num_inference_steps=5)
+    paused(cases, pipe)
     cases.loop("sdxl", "sdxl", "guidance")
     for family in ("flux", "sd3", "pixart"):
         cases.loop(f"{family} ulysses", family, "context", rows=2)
@@ -304,7 +318,7 @@ def failing(cases: Cases) -> None:
     unet = model("UNet2DConditionModel", UNET)
     if distributed.get_rank() == 1:
         unet.conv_in.register_forward_pre_hook(fail)
-    divided = sf.load("emoji").bind(unet=unet).parallel("guidance")
+    divided = PIPE.bind(unet=unet).parallel("guidance")
     cases.found["text"] = text_of(lambda: divided(prompt="a fox", seed=7, num_inference_steps=2))
 
 
@@ -360,7 +374,10 @@ def group(do: Callable[[Cases], None], size: int, folder: Path) -> None:
         sys.exit(f"{do.__name__}: {codes}")
 
 
+PIPE = sf.load("emoji")
+
 if __name__ == "__main__":
     torch.set_grad_enabled(False)
+    PIPE(prompt="a fox", num_inference_steps=1)  # so that no process has to import or load the same
     for do, size in ((two, 2), (four, 4), (failing, 2)):
         group(do, size, Path(sys.argv[1]))
