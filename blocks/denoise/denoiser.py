@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,6 @@ from ...components.adapters.adapted import Adapted
 from ...components.adapters.runs import AdaptedRows, RunStrengths, for_run, for_runs
 from ...components.memory.tensors import device_of
 from ...components.models.constants import Constants
-from ...components.parallel.shared import shared_denoiser
 from ...components.taps.memory import UndecidedPasses
 from ...components.taps.place import Forward, PassRows
 from ...components.types import Pass, Predict
@@ -57,6 +56,24 @@ def make_predict(
     return denoiser.predict if batching == "together" else denoiser.predict_apart
 
 
+class DividesPasses(Protocol):
+    """The other processes of a model that several compute. It is imported where there are some."""
+
+    def predict(
+        self,
+        requests: Sequence[Sequence[Pass]],
+        compute: Callable[[Sequence[Sequence[Pass]]], Sequence[Sequence[Tensor]]],
+        by_rows: Callable[[int], bool],
+        first: bool,
+    ) -> Sequence[Sequence[Tensor]]:
+        """The predictions for the passes of each request. compute: those of some of them, in this process.
+
+        by_rows: whether the rows of the passes of a request may be computed apart. first: whether a run asks for the
+        first time.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Request(Generic[M]):
     """The passes for which a run needs predictions at one moment. memory: of the changes of layers in this call."""
@@ -83,7 +100,7 @@ class Denoiser(Generic[M]):
         self._views = ImageViews(self._model.view)  # as long-lived as the function
         self._prepare = Prepared(torch.device(device_of(model)))
         self._constants = RunConstants()
-        self._shared = shared_denoiser(model)
+        self._shared: DividesPasses | None = getattr(model, "several_processes", None)
         self._asked = False
         self._wide = tuple(self._model.wide_keys.items())
         self._joined: dict[frozenset[Adapted | None], tuple[ImageViews[M], RunStrengths | None]] = {}

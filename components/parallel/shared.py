@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..types import Pass
 from .passes import Compute, DividedPasses, SharesRows
@@ -15,7 +15,7 @@ SHARED = "several_processes"
 
 @dataclass(eq=False)
 class SharedDenoiser:
-    """What a denoiser block knows of the other processes. passes: divides them; None where each computes all."""
+    """The `DividesPasses` of a denoiser block. passes: divides them; None where each process computes all."""
 
     processes: Processes
     passes: DividedPasses | None
@@ -33,9 +33,3 @@ class SharedDenoiser:
 
     def __deepcopy__(self, memo: object) -> "SharedDenoiser":
         return self
-
-
-def shared_denoiser(model: nn.Module) -> SharedDenoiser | None:
-    """What the processes of a model share; None for a model that one process computes."""
-    found = model.__dict__.get(SHARED)
-    return found if isinstance(found, SharedDenoiser) else None
