@@ -105,12 +105,26 @@ def _devices(p: Pass) -> set[torch.device]:
 
 def scaled_latents(passes: Sequence[Pass]) -> Tensor:
     """The latents of all passes, each scaled for the model in its own step: (rows, channels, h, w)."""
-    return torch.cat([p.latents * p.step.scale_in for p in passes])
+    return _in_one(_scaled(passes))
 
 
 def input_of(passes: Sequence[Pass]) -> Tensor:
     """The scaled latents of all passes with the channels that blocks add: (rows, channels, h, w)."""
-    return torch.cat([torch.cat([p.latents * p.step.scale_in, *p.channels], 1) for p in passes])
+    pairs = zip(_scaled(passes), passes, strict=True)
+    return _in_one([torch.cat([scaled, *p.channels], 1) if p.channels else scaled for scaled, p in pairs])
+
+
+def _scaled(passes: Sequence[Pass]) -> list[Tensor]:
+    """The latents of each pass, scaled. Passes of a guider have one tensor of latents, which is scaled once."""
+    made: dict[tuple[int, float], Tensor] = {}
+    for p in passes:
+        if (key := (id(p.latents), p.step.scale_in)) not in made:
+            made[key] = p.latents if key[1] == 1 else p.latents * key[1]
+    return [made[id(p.latents), p.step.scale_in] for p in passes]
+
+
+def _in_one(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts])
 
 
 def timesteps(passes: Sequence[Pass]) -> Tensor:
@@ -118,8 +132,8 @@ def timesteps(passes: Sequence[Pass]) -> Tensor:
     so that a change of the scheduler compiles nothing again."""
     first = passes[0].step
     if all(p.step.timestep == first.timestep for p in passes):
-        return first.t.float()
-    return torch.cat([p.step.t.float().expand(len(p.latents)) for p in passes])
+        return first.time
+    return torch.cat([p.step.time.expand(len(p.latents)) for p in passes])
 
 
 def check_channels(sample: Tensor, needed: int, model: str, hint: str = "") -> None:

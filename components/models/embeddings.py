@@ -21,13 +21,16 @@ class Sinusoid(nn.Module):
         super().__init__()
         self.channels, self.flip, self.shift = channels, flip, shift
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, constants: Constants = NO_CONSTANTS) -> Tensor:
         """Map `n` numbers to `n c`."""
-        half = self.channels // 2
-        exponent = torch.arange(half, device=x.device, dtype=torch.float32) * (-math.log(10000) / (half - self.shift))
-        angle = x.float()[:, None] * exponent.exp()
+        angle = x.float()[:, None] * constants.of(self, lambda: self._frequencies(x.device))
         waves = torch.cat([angle.cos(), angle.sin()] if self.flip else [angle.sin(), angle.cos()], dim=-1)
         return nn.functional.pad(waves, (0, 1)) if self.channels % 2 else waves
+
+    def _frequencies(self, device: torch.device) -> Tensor:
+        half = self.channels // 2
+        exponent = torch.arange(half, device=device, dtype=torch.float32) * (-math.log(10000) / (half - self.shift))
+        return exponent.exp()
 
 
 class TimestepEmbedding(nn.Module):
@@ -92,7 +95,7 @@ class TimeTextEmbedding(nn.Module):
         Raises:
             UnfitValue: guidance that is missing, or that the model does not read.
         """
-        emb = self.timestep_embedder(self.waves(times).to(pooled.dtype))
+        emb = self.timestep_embedder(self.waves(times, constants).to(pooled.dtype))
         check_input("guidance", guidance, self.guidance_embedder, "guidance_embeds")
         if self.guidance_embedder is not None and guidance is not None:
             layer = self.guidance_embedder

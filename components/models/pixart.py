@@ -240,7 +240,7 @@ class _TimeSizes(nn.Module):
         self.aspect_ratio_embedder = TimestepEmbedding(256, width // 3) if sizes else None
 
     def forward(self, times: Tensor, sizes: Tensor | None, dtype: torch.dtype, constants: Constants) -> Tensor:
-        emb = self.timestep_embedder(self.waves(times).to(dtype))
+        emb = self.timestep_embedder(self.waves(times, constants).to(dtype))
         check_input("sizes", sizes, self.resolution_embedder, "use_additional_conditions")
         if sizes is None or self.resolution_embedder is None or self.aspect_ratio_embedder is None:
             return emb

@@ -111,7 +111,7 @@ class UNetEncoder(Model[C]):
             times = timestep.to(sample.device, non_blocking=True).expand(rows)
         else:
             times = torch.full((rows,), timestep, dtype=torch.float32, device=sample.device)
-        emb = self.time_embedding(self.time_proj(times).to(dtype), timestep_cond)
+        emb = self.time_embedding(self.time_proj(times, constants).to(dtype), timestep_cond)
         check_input("class_labels", class_labels, self.class_embedding, "class_embed_type")
         if self.class_embedding is not None and class_labels is not None:
             labels = self.time_proj(class_labels).to(dtype) if self.class_is_time else class_labels

@@ -78,6 +78,11 @@ class Step:
         return self.schedule.timestep_tensors[self.index]
 
     @property
+    def time(self) -> Tensor:
+        """`t` in float32, as denoisers read it; made with the schedule too."""
+        return self.schedule.times[self.index]
+
+    @property
     def level(self) -> Level:
         """The signal and noise of the sample before this step."""
         return self.schedule.levels[self.index]
@@ -161,6 +166,8 @@ class Schedule(Sequence[Step]):
     """`timesteps` as one tensor on this schedule's device."""
     timestep_tensors: tuple[Tensor, ...] = field(init=False, compare=False)
     """0-d views of `device_timesteps`, made once."""
+    times: tuple[Tensor, ...] = field(init=False, compare=False)
+    """The same in float32."""
 
     @classmethod
     def through(
@@ -213,7 +220,9 @@ class Schedule(Sequence[Step]):
             )
 
     def _set_device_timesteps(self, timesteps: Tensor) -> None:
-        self.__dict__.update(device_timesteps=timesteps, timestep_tensors=timesteps.unbind())
+        self.__dict__.update(
+            device_timesteps=timesteps, timestep_tensors=timesteps.unbind(), times=timesteps.float().unbind()
+        )
 
     def _with(self, **changes: Any) -> "Schedule":  # Any: values of fields
         """This schedule with other fields and the same tensors; dataclasses.replace would make new tensors."""
@@ -298,7 +307,7 @@ class Schedule(Sequence[Step]):
 
     def __getstate__(self) -> dict[str, Any]:  # Any: values of fields
         """Plain numbers without the device: a schedule that was saved on a GPU opens anywhere, on the CPU."""
-        tensors = ("device_timesteps", "timestep_tensors")
+        tensors = ("device_timesteps", "timestep_tensors", "times")
         return {name: value for name, value in self.__dict__.items() if name not in tensors}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from sfumato.blocks.denoise.advance import AdvanceLatents
 from sfumato.blocks.denoise.extra_inputs import AddMaskChannels
 from sfumato.blocks.denoise.flux import PredictFlow
 from sfumato.blocks.denoise.inpaint import KeepUnmasked
+from sfumato.blocks.denoise.passes import input_of
 from sfumato.blocks.denoise.unet import PredictNoise
 from sfumato.components.conditioning import SDConditioning, SDXLConditioning
 from sfumato.components.random import Random
@@ -255,3 +256,12 @@ def test_a_step_leads_to_the_next_one_of_the_whole_schedule_and_the_last_says_th
     assert window[0].next.index == 2 and window[0].next.sigma == window[0].next_sigma
     with pytest.raises(IndexError, match="Step 3 is the last of this schedule"):
         _ = STEPS[3].next
+
+
+def test_latents_of_several_passes_are_scaled_once_and_not_at_all_by_one() -> None:
+    plain, scaled = sf.schedulers.DDIMScheduler().steps(2)[0], sf.schedulers.EulerDiscreteScheduler().steps(2)[0]
+    latents, prompt = torch.randn(1, 4, 8, 8), SDConditioning(torch.zeros(1, 5, 8))
+    assert input_of([Pass(latents, plain, prompt)]) is latents
+    twice = input_of([Pass(latents, scaled, prompt), Pass(latents, scaled, prompt, "negative")])
+    assert torch.equal(twice, torch.cat([latents * scaled.scale_in] * 2))
+    assert scaled.time.dtype == plain.time.dtype == torch.float32 and plain.time == plain.timestep

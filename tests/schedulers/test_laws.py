@@ -195,7 +195,9 @@ def test_a_schedule_moves_to_a_device_as_one_tensor_that_steps_look_into() -> No
 
 
 class Syncs(TorchDispatchMode):
-    """Counts what would make the host wait for the device."""
+    """Counts what would make the host wait for the device, and numbers and tensors that would be copied to it."""
+
+    COUNTED = ("_local_scalar_dense", "is_nonzero", "lift_fresh", "_to_copy")
 
     def __init__(self) -> None:
         super().__init__()
@@ -204,7 +206,7 @@ class Syncs(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:  # Any: torch gives operators and their arguments untyped
-        self.count += func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.is_nonzero.default)
+        self.count += func._overloadpacket.__name__ in self.COUNTED
         return func(*args, **(kwargs or {}))
 
 
