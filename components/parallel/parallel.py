@@ -11,7 +11,7 @@ from ..adapters.over import MachineComponent, OverComponent, innermost
 from ..engines.engine import DENOISERS
 from ..engines.optimized import Optimized
 from .engine import Parallel
-from .plans import Division
+from .plans import Division, plan_of
 from .processes import count_processes
 
 
@@ -23,8 +23,8 @@ def parallel(graph: Structure, plans: Sequence[Any]) -> Structure:
     """
     if tuple(plans) == (None,):
         return _with(graph, None)
-    engine = Parallel(Division.of(tuple(plans), count_processes()))
-    return _with(graph, engine)
+    named = tuple(map(plan_of, plans))  # first, since wrong names are wrong with any number of processes
+    return _with(graph, Parallel(Division.of(named, count_processes())))
 
 
 def _with(graph: Structure, engine: Parallel | None) -> Structure:

@@ -75,7 +75,7 @@ class Division:
         Raises:
             ConfigError: an unknown plan, two that exclude each other, or another number of processes.
         """
-        made = [_plan(plan) for plan in plans]
+        made = [plan_of(plan) for plan in plans]
         passes = [plan for plan in made if not isinstance(plan, Context)]
         contexts = [plan for plan in made if isinstance(plan, Context)]
         if not made or len(passes) > 1 or len(contexts) > 1:
@@ -103,7 +103,8 @@ def _mesh(shared: Guidance | Batch | None, context: Context | None, size: int) -
     return Mesh(count, context.ring, context.ulysses or max(size // (count * context.ring), 1))
 
 
-def _plan(plan: Any) -> Plan:
+def plan_of(plan: Any) -> Plan:
+    """A plan, or the one of a name. ConfigError for anything else."""
     if isinstance(plan, Guidance | Batch | Context):
         return plan
     if isinstance(plan, str) and plan in PLANS:

@@ -343,7 +343,7 @@ def process(rank: int, size: int, port: int, do: Callable[[Cases], None], folder
     names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()})
     os.chdir(folder)
-    distributed.init_process_group("gloo", timeout=timedelta(seconds=60))
+    distributed.init_process_group("gloo", timeout=timedelta(seconds=240))
     cases = Cases()
     do(cases)
     (folder / f"{do.__name__}{rank}.json").write_text(json.dumps(cases.found))
