@@ -29,7 +29,7 @@ class Fused(Engine):
 
     name: ClassVar[str] = "fused"
     norms: bool = True
-    projections: bool = True
+    projections: bool = False
     channels_last: bool = True
 
     @property

@@ -48,8 +48,8 @@ def test_twenty_changes_at_one_shape_compile_nothing_again(
 def test_steps_that_a_cache_computes_run_compiled_blocks(pipe: Graph) -> None:
     """Of six blocks a skipped step runs one, in which no form is new."""
     fast = pipe.optimize("compile", backend="eager", shapes="fixed")
-    cached = {"cache_interval": 2}
-    assert torch.equal(pictures(fast.cached("deepcache", **cached)), pictures(pipe.cached("deepcache", **cached)))
+    cache = sf.caches.DeepCacheConfig(cache_interval=2)
+    assert torch.equal(pictures(fast.cached(cache)), pictures(pipe.cached(cache)))
     blocks = len(list(repeated_blocks(fast.bindings["unet"].base)))
     assert 0 < used(fast).ran - blocks < blocks
     assert used(fast).made == 3 and not used(fast).fell_back

@@ -56,8 +56,11 @@ def test_residual_blocks_run_the_kernels_and_layers_with_adapters_run_as_before(
         launched.append(groups)
         return group_norm_silu(x, groups, weight, bias, eps)
 
-    monkeypatch.setattr(fused.Fused, "_has_kernel", lambda *_: True)
-    monkeypatch.setattr(fused, "kernel_fits", lambda *_: True)
+    def always(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(fused.Fused, "_has_kernel", always)
+    monkeypatch.setattr(fused, "kernel_fits", always)
     monkeypatch.setattr(fused, "group_norm_silu", counted)
     fast = pipe.optimize("fused", "unet")
     call = {"num_inference_steps": 1, "adapters": [lora(unet, 1)]}
