@@ -24,6 +24,7 @@ _SKIPPED = {
     "__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__dataclass_fields__", "__firstlineno__",
     "__dataclass_params__", "__match_args__", "__abstractmethods__", "__static_attributes__",
     "__signature__", "_abc_impl", CACHE,
+    "__slotnames__",  # which the first pickle or copy of an object writes into its class
 }  # fmt: skip
 
 
@@ -147,6 +148,8 @@ def _value_parts(value: Any, found: list[Any]) -> Iterator[str | bytes]:
         yield repr(value)
     elif isinstance(value, Names):  # reading its values would import all of them
         yield from ("names", *value)
+    elif isinstance(value, weakref.WeakKeyDictionary | weakref.WeakValueDictionary):
+        yield type(value).__name__  # what it holds is of this process
     elif isinstance(value, Mapping):
         yield "mapping"
         for pair in cast("Mapping[Any, Any]", value).items():

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import lru_cache
 from pathlib import Path
 from types import FunctionType, MethodType
 from typing import Any, cast
@@ -108,20 +109,20 @@ def _file_parts(text: str) -> Iterable[str]:
     return (file_key(Path(text)),)
 
 
-_FILES: dict[tuple[str, int, int], str] = {}
-
-
 def file_key(file: Path) -> str:
     """The sha256 of a file: read once, and again where its size or time has changed."""
     real = Path(os.path.realpath(file))
     if len(real.name) == 64 and "blobs" in real.parts:  # the cache of the Hub names large files by their sha256
         return real.name
     state = real.stat()
-    key = str(real), state.st_size, state.st_mtime_ns
-    if key not in _FILES:
-        with real.open("rb") as stream:
-            _FILES[key] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return _FILES[key]
+    return _sha256(real, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(None)
+def _sha256(file: Path, size: int, modified: int) -> str:
+    """The sha256 of a file of this size and time."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 _MODULE_KEY = "_content_key"

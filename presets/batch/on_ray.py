@@ -3,12 +3,14 @@
 import logging
 import os
 import pickle
+import sys
 import warnings
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+from zlib import compress, decompress
 
 from ...graph import ConfigError, LoadError
 from ...registry import printable
@@ -54,8 +56,8 @@ class Worker:
     """Draws parts of the table. An actor of Ray Data holds one, with its manager and its models."""
 
     def __init__(self, drawing: bytes, table: bytes) -> None:
-        self._drawing: Drawing = pickle.loads(drawing)
-        self._table: Table = pickle.loads(table)
+        self._drawing: Drawing = pickle.loads(decompress(drawing))
+        self._table: Table = pickle.loads(decompress(table))
 
     def __call__(self, spans: Mapping[str, Any]) -> dict[str, list[str]]:  # arrays of numpy
         """The rows of the manifest, as texts, of these parts of the table."""
@@ -73,7 +75,8 @@ def draw_on_ray(drawing: Drawing, table: Table, cluster: RayCluster, emit: Emit)
         GraphError: a pipeline that cannot be sent to another process.
         LoadError: Ray is not installed, or there is no cluster at the address.
     """
-    sent = pickle.dumps(drawing), pickle.dumps(table)
+    # Small enough for a message, unlike the plain pickle, so that an actor can start anew without the object store.
+    sent = compress(pickle.dumps(drawing)), compress(pickle.dumps(table))
     size = drawing.at_once * _WINDOWS
     spans = [{"start": start, "stop": min(start + size, len(table))} for start in range(0, len(table), size)]
     gpus = cluster.gpus if cluster.gpus is not None else float(_is_on_cuda(drawing))
@@ -99,7 +102,7 @@ def _connected(cluster: RayCluster) -> Generator[Any]:
     """Ray, connected to the cluster. One that was started here ends with the block, and sends no usage reports."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"ray\.")  # of Ray's modules about each other
-        ray = _ray()
+        ray = _ray(alone=cluster.address is None)
         mine = not ray.is_initialized()
         if mine:
             _connect(ray, cluster)
@@ -120,9 +123,7 @@ def _connected(cluster: RayCluster) -> Generator[Any]:
 def _connect(ray: Any, cluster: RayCluster) -> None:  # the module
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.address is None:
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-        # Only this machine reaches its ports, which ask for no password.
-        ray.init(address="local", include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
+        ray.init(address="local", include_dashboard=False, **quiet)
         return
     try:
         ray.init(address=cluster.address, **quiet)
@@ -131,7 +132,11 @@ def _connect(ray: Any, cluster: RayCluster) -> None:  # the module
         raise LoadError(f"{printable(cluster.address)}: no cluster of Ray answers there ({text}).") from error
 
 
-def _ray() -> Any:  # the module, whose types pyright does not know
+def _ray(*, alone: bool) -> Any:  # the module, whose types pyright does not know
+    """Ray. alone: whether a cluster may be started here, which no other machine reaches, and which reports nothing."""
+    if alone and "ray" not in sys.modules:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")  # else it asks the network for its address
     try:
         return import_module("ray.data") and import_module("ray")
     except ImportError as error:

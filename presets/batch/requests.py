@@ -13,7 +13,7 @@ from ...graph import ConfigError, Graph, InputError, LoadError, Problem, Run
 from ...graph.analysis import sole_makers
 from ...graph.call import drawn_inputs, prepare, settle, unknown_names
 from ...graph.files.inside import path_inside
-from ...graph.keywords import ADAPTERS, Call
+from ...graph.keywords import ADAPTERS, ATTENTION, Call
 from ...graph.memo.code import digest
 from ...graph.memo.contents import content_key
 from ...graph.memo.library_values import NoContentKey
@@ -71,7 +71,7 @@ class Reader:
         """
         graph = overlay(self.pipe, self._swaps(self.values))
         swapped = *graph.slots, *graph.components, *own_components(graph)
-        known = {*graph.inputs, *swapped, *sole_makers(graph), ADAPTERS}
+        known = {*graph.inputs, *swapped, *sole_makers(graph), ADAPTERS, ATTENTION}
         columns = self.table.columns
         problems = [
             Problem("unknown", name, f"is no column of {self.table.title}. {did_you_mean(name, columns)}", name)
