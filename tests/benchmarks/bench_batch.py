@@ -1,4 +1,4 @@
-"""Batches of the embedded model: side by side against one by one, in turns; and on two Ray nodes, of which one is killed.
+"""Batches of the embedded model: side by side against one by one, in turns; and on two Ray nodes, with one killed.
 
 python tests/benchmarks/bench_batch.py [--rows 48] [--steps 4] [--turns 3]
 python tests/benchmarks/bench_batch.py --ray --rows 200 --steps 1
@@ -79,8 +79,10 @@ def on_ray(count: int, steps: int) -> None:
             int(np.abs(pixels(Path(folder, row.files[0])) - np.asarray(alone, np.int16)).max())
             for row in made if row.files for alone in pipe(**rows[row.row - 1], progress=False).images
         ]  # fmt: skip
-        print(f"{sum(one == 0 for one in apart)} of {len(apart)} pictures are those of calls to the bit, and the others "
-              f"differ by {max(apart)} of 255 at most")  # fmt: skip
+        same = sum(one == 0 for one in apart)
+        print(
+            f"{same} of {len(apart)} pictures are calls' to the bit, and others differ by {max(apart)} of 255 at most"
+        )
         local = sf.batch(pipe, rows, folder, manifest="local.jsonl")
         print(f"a local batch then finds {local.found}, and draws {local.drawn}")
     cluster.shutdown()
