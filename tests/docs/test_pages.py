@@ -5,6 +5,7 @@
   space only separates. A block that ends in an error shows `ErrorName: text` as its last lines, as Python does.
 * A ```console block runs its `$ sfumato …` and `$ ls …` lines in the same folder, and shows what they print.
 * `<!-- not run: why -->` above a block leaves it out; `<!-- needs NAME -->` does where that package is not installed.
+* `<!-- slow: why -->` above a block leaves it out unless SFUMATO_SLOW is set: `SFUMATO_SLOW=1 pytest tests/docs`.
 * A picture that a page saves under the name of one in docs/images must look like it.
 
 After a change that is meant, `SFUMATO_WRITE=1 pytest tests/docs` writes what differs, outputs and pictures, into the
@@ -43,6 +44,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), ROOT / "CON
 
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<code>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
 _SKIP = re.compile(r"<!-- not run: (?P<why>[^>]+?) -->\s*\Z")
+_SLOW = re.compile(r"<!-- slow: (?P<why>[^>]+?) -->\s*\Z")
 _NEEDS = re.compile(r"<!-- needs (?P<package>\w+) -->\s*\Z")
 PLANNED = {"components/adapters"}
 """Folders that a page names because they will be made; once they are there, they are ordinary ones."""
@@ -74,6 +76,8 @@ def codes(page: str) -> Iterator[Code]:
         above = page[: fence.start()]
         skip, needs = _SKIP.search(above), _NEEDS.search(above)
         why = skip["why"] if skip else ""
+        if (slow := _SLOW.search(above)) and not os.environ.get("SFUMATO_SLOW"):
+            why = slow["why"]
         if needs and importlib.util.find_spec(needs["package"]) is None:
             why = f"{needs['package']} is not installed"
         yield Code(language, fence["code"], page[: fence.start("code")].count("\n"), shown, why)
