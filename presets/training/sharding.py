@@ -62,6 +62,15 @@ def prepare_sharding(accelerator: "Accelerator", trained: Trained) -> None:
         plugin.auto_wrap_policy = None
 
 
+def mark_forwards(module: nn.Module) -> None:
+    """Let FSDP gather the weights of a block also for its keys and values, which are computed before its forward."""
+    from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+    for each in module.modules():
+        if isinstance(each, FSDPModule) and hasattr(each, "keys_values"):
+            register_fsdp_forward_method(each, "keys_values")
+
+
 def gather(value: Any, *, keep: bool = True) -> Any:  # a value of tensors, lists and mappings
     """The value with whole tensors on the CPU in place of parts. All processes call it.
 

@@ -29,6 +29,7 @@ from .sharding import (
     discard_gathered,
     gather,
     is_sharded,
+    mark_forwards,
     optimizer_parts,
     own_part,
     part_of,
@@ -88,6 +89,8 @@ class Stepper:
         module = RecipeModule(recipe, trained, carries_random=sequential, checkpointing=settings.gradient_checkpointing)
         prepare_sharding(accelerator, trained)
         self._module, self._optimizer = accelerator.prepare(module, optimizer)
+        if self.is_sharded:
+            mark_forwards(self._module)
         self._parameters = [parameter for group in trained.groups() for parameter in group.parameters]
         self._ema = EMA.of(settings.ema)
         self._average = [p.detach().clone() for p in self._parameters] if self._ema else []
