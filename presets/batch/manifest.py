@@ -102,9 +102,9 @@ class ManifestFile:
             else:
                 os.replace(self._part, self.path)
         finally:
-            self._busy.release()
-            with suppress(OSError):
+            with suppress(OSError):  # Windows removes no open file
                 Path(self._busy.lock_file).unlink()
+            self._busy.release()
 
     def add(self, row: BatchRow) -> None:
         """Add a row, from any thread."""

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
-from zlib import compress, decompress
 
 from ...graph import ConfigError, LoadError
 from ...registry import printable
@@ -56,8 +55,8 @@ class Worker:
     """Draws parts of the table. An actor of Ray Data holds one, with its manager and its models."""
 
     def __init__(self, drawing: bytes, table: bytes) -> None:
-        self._drawing: Drawing = pickle.loads(decompress(drawing))
-        self._table: Table = pickle.loads(decompress(table))
+        self._drawing: Drawing = pickle.loads(drawing)
+        self._table: Table = pickle.loads(table)
 
     def __call__(self, spans: Mapping[str, Any]) -> dict[str, list[str]]:  # arrays of numpy
         """The rows of the manifest, as texts, of these parts of the table."""
@@ -75,8 +74,7 @@ def draw_on_ray(drawing: Drawing, table: Table, cluster: RayCluster, emit: Emit)
         GraphError: a pipeline that cannot be sent to another process.
         LoadError: Ray is not installed, or there is no cluster at the address.
     """
-    # Small enough for a message, unlike the plain pickle, so that an actor can start anew without the object store.
-    sent = compress(pickle.dumps(drawing)), compress(pickle.dumps(table))
+    sent = pickle.dumps(drawing), pickle.dumps(table)
     size = drawing.at_once * _WINDOWS
     spans = [{"start": start, "stop": min(start + size, len(table))} for start in range(0, len(table), size)]
     gpus = cluster.gpus if cluster.gpus is not None else float(_is_on_cuda(drawing))
