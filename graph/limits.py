@@ -81,6 +81,7 @@ LIMITS = {
     # Calls.
     "side": Limit(16_384, "pixels a side", "models draw at most 4,096, and a WebP picture has at most 16,383"),
     "prompts": Limit(1_024, "prompts", "what fits into one batch of the largest devices is less"),
+    "joined_prompts": Limit(64, "prompts for one picture", "people join at most ten"),
     "prompt_letters": Limit(2**15, "letters", "the longest prompts that people write in chunks have 10,000"),
     "prompt_windows": Limit(512, "windows", "the longest prompts that people write fill 40"),
     "prompt_variants": Limit(256, "combinations of texts over the steps", "people write at most ten changes"),

@@ -4,13 +4,15 @@ from typing import NamedTuple
 
 import torch
 
+from ...components.halfway import HalfwayLatents
 from ...components.random import Random
 from ...components.schedulers import Scheduler
+from ...components.schedulers.schedule import Schedule
 from ...components.types import Conditioning, Halfway, ImageLatents, Latents, Rows, Steps
-from ...graph import Block, component, knob
+from ...graph import Block, LoopMemory, component, knob
 from ...graph.errors import UnfitValue
 from ...registry import counted
-from .parts import End, Start, steps_before
+from .parts import End, Ended, Start, steps_before
 from .start import CutSchedule, Drawn, DrawNoiseLike, NoiseImage, NoiseImageFully, Scheduled, Started
 
 
@@ -51,14 +53,50 @@ class SplitSchedule(Block):
     """Split the steps between two models, SDXL's base and its refiner.
 
     split_at: where the second model takes over, as a fraction of the training timesteps, counted from the noisiest.
+    Of a part of a run, either may have no steps.
     """
 
     scheduler: Scheduler = component()
     split_at: End = knob(0.8)
 
     def __call__(self, steps: Steps) -> Split:
-        count = steps_before(steps, self.scheduler, self.split_at)
-        return Split(steps[:count], steps[count:])
+        whole = steps.part(*steps.run)
+        count = steps_before(whole, self.scheduler, self.split_at)
+        return Split(*(_common(one, steps) for one in (whole[:count], whole[count:])))
+
+
+def _common(run: Schedule, steps: Schedule) -> Schedule:
+    """The part of a run that lies in these steps."""
+    first, last = run.run
+    return run.part(*(min(max(index, first), last) for index in (steps.begin, steps.end)))
+
+
+class SplitMemory(NamedTuple):
+    """What the nodes of the first loop remember, and those of the second."""
+
+    memory: LoopMemory
+    refine_memory: LoopMemory
+
+
+class GiveMemory(Block):
+    """Give what the nodes of a loop remember to the first of two loops, or to the second if the first has no steps."""
+
+    def __call__(self, steps: Steps, memory: LoopMemory) -> SplitMemory:
+        return SplitMemory(memory, {}) if steps else SplitMemory({}, memory)
+
+
+class EndSplitPart(Block):
+    """`EndPart` behind two loops. The second one begins without memory, as published."""
+
+    def __call__(
+        self, latents: Latents, steps: Steps, refine_steps: Steps, random: Random, memory: LoopMemory,
+        refine_memory: LoopMemory, seeded: Random,
+    ) -> Ended:  # fmt: skip
+        first, last = steps.run[0], refine_steps.run[1]
+        whole = steps.whole[first:last]
+        rest = whole.part(max(steps.end, refine_steps.end if refine_steps else first), last)
+        left = memory if rest.begin < steps.run[1] else refine_memory if refine_steps else {}
+        return Ended(latents, HalfwayLatents(latents, rest, random, left, seeded))
 
 
 class DrawNoiseToBegin(Block):

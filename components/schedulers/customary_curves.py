@@ -1,6 +1,6 @@
 """The curves of noise levels that ComfyUI, A1111 and k-diffusion have by name, over the whole range of training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,18 @@ from .flow_shift import shifted
 from .keys import SigmaCurve
 from .spacing import spaced
 from .training_noise import TrainingNoise
+
+_ALIGNED: Mapping[str, tuple[float, ...]] = {
+    "align_your_steps": (
+        14.6146412293, 6.4745760956, 3.8636745985, 2.694615152, 1.8841921177, 1.3943805092, 0.9642583904, 0.6523686016,
+        0.3977456272, 0.1515232662, 0.0291671582,
+    ),
+    "align_your_steps_xl": (
+        14.6146412293, 6.3184485287, 3.7681790315, 2.1811480769, 1.3405244945, 0.8620721141, 0.5550693289, 0.3798540708,
+        0.2332364134, 0.1114188177, 0.0291671582,
+    ),
+}  # fmt: skip
+"""The published levels, over the range of Stable Diffusion's training."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +58,9 @@ def customary_levels(kind: SigmaCurve, n: int, training: TrainingRange) -> Float
     normal, sgm_uniform: at even times, with and without the cleanest one. simple, ddim_uniform: at every (count / n)-th
     timestep, from the noisiest or from the second cleanest. beta: at quantiles of time (Lee et al. 2024), which needs
     scipy. linear_quadratic: the first half of the steps in a line down to 0.975 of the most noise, then in a parabola.
+    turbo: at the timesteps count / n, 2 count / n …, less one, as SD-Turbo was distilled. align_your_steps and
+    align_your_steps_xl: the ten steps that Sabour et al. 2024 found for Stable Diffusion 1.5 and for SDXL, in between
+    by their logarithm, and stretched to another range of training.
     """
     levels, count = training.levels, len(training.levels)
     most, least = float(levels[-1]), float(levels[0])
@@ -67,6 +82,17 @@ def customary_levels(kind: SigmaCurve, n: int, training: TrainingRange) -> Float
             return levels[_distinct(np.rint(quantiles * (count - 1)).astype(np.int64))]
         case "linear_quadratic":
             return most * (1 - _linear_quadratic(n))
+        case "turbo":
+            return levels[np.maximum(np.rint(np.arange(n, 0, -1) * (count / n) - 1), 0).astype(np.int64)]
+        case "align_your_steps" | "align_your_steps_xl":
+            return _stretched(_ALIGNED[kind], n, most, least)
+
+
+def _stretched(table: Sequence[float], n: int, most: float, least: float) -> Floats:
+    """The first `n` of n + 1 levels along a table, even in its places and in the logarithm of its levels."""
+    logs = np.interp(np.linspace(0, 1, n + 1)[:-1], np.linspace(0, 1, len(table)), np.log(table))
+    shares = (logs - np.log(table[-1])) / (np.log(table[0]) - np.log(table[-1]))
+    return np.exp(np.log(least) + shares * (np.log(most) - np.log(least)))
 
 
 def _distinct(timesteps: np.ndarray[tuple[int], np.dtype[np.int64]]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

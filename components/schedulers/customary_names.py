@@ -77,6 +77,7 @@ _SPACINGS: dict[str, Keys] = {
     "normal": {"timestep_spacing": "linspace"},
     "simple": {"timestep_spacing": "trailing"},
     "sgm_uniform": {"timestep_spacing": "trailing"},
+    "turbo": {"timestep_spacing": "trailing"},
     "ddim_uniform": {"timestep_spacing": "leading", "steps_offset": 1},
 }
 """The config keys of these curves for samplers that visit whole timesteps, which have no other levels."""

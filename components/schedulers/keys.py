@@ -40,6 +40,9 @@ SigmaCurve = Literal[
     "ddim_uniform",
     "kl_optimal",
     "linear_quadratic",
+    "turbo",
+    "align_your_steps",
+    "align_your_steps_xl",
 ]
 
 BetaSchedule = Literal["linear", "scaled_linear", "squaredcos_cap_v2"]

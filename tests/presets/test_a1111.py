@@ -23,7 +23,7 @@ from sfumato.components.philox import normal
 from sfumato.components.picture_texts import texts_of
 from sfumato.presets.bridge.a1111.infotext import Infotext
 from sfumato.presets.bridge.a1111.model_files import tensors_hash
-from sfumato.presets.bridge.a1111.names import SAMPLERS, SCHEDULES, names_of, split
+from sfumato.presets.bridge.a1111.names import NEAREST, SAMPLERS, SCHEDULES, names_of, split
 
 from .flux import flux_checkpoint as flux_checkpoint
 from .support import EMBEDDED
@@ -120,9 +120,16 @@ def test_old_names_have_the_schedule_in_them(emoji: Graph) -> None:
     assert old.graph.bindings["scheduler"] == new.graph.bindings["scheduler"]
 
 
-def test_samplers_that_are_not_here_are_reported(emoji: Graph) -> None:
+def test_samplers_that_are_not_here_are_reported_and_the_nearest_are_used(emoji: Graph) -> None:
     found = read(emoji, "Sampler: Restart, Schedule type: Karras")
-    assert fates(found)["Sampler"] == fates(found)["Schedule type"] == "not supported"
+    assert (fates(found)["Sampler"], fates(found)["Schedule type"]) == ("not supported", "used")
+    assert "the nearest, Heun, is used" in str(found.report)
+    assert found.graph.bindings["scheduler"] == emoji.using(scheduler="heun_karras").bindings["scheduler"]
+    found = read(emoji, "Sampler: Euler, Schedule type: Align Your Steps 32")
+    assert (fates(found)["Sampler"], fates(found)["Schedule type"]) == ("used", "not supported")
+    assert set(NEAREST.values()) <= SAMPLERS.keys() and not NEAREST.keys() & SAMPLERS.keys()
+    found = read(emoji, "Sampler: Mystery")
+    assert fates(found)["Sampler"] == "not supported"
     assert found.graph.bindings["scheduler"] == emoji.bindings["scheduler"]
 
 
@@ -233,12 +240,11 @@ def test_a_strength_without_hires_fix_is_that_of_a_picture(emoji: Graph) -> None
 
 def test_what_is_not_mapped_is_listed(emoji: Graph) -> None:
     found = read(
-        emoji, 'ControlNet 0: "Module: canny", ADetailer model: face, Tiling: True, Emphasis: No norm', "a AND b"
+        emoji, 'ControlNet 0: "Module: canny", ADetailer model: face, Tiling: True, Emphasis: No norm'
     )
     assert {line.setting for line in found.report.problems} == {
-        "ControlNet 0", "ADetailer model", "Tiling", "Emphasis", "AND",
+        "ControlNet 0", "ADetailer model", "Tiling", "Emphasis",
     }  # fmt: skip
-    assert found.inputs["prompt"] == "a and b"
     assert "not supported  Tiling: True" in str(found.report)
 
 

@@ -155,3 +155,18 @@ def test_base_and_refiner_as_one_graph(xl: XL, xl_reference: XLReference, same: 
         ours = run(pipe, scheduler=scheduler, seed=3, denoising_end=0.7, **given)
     assert did.decode == 1
     same(ours, theirs)
+
+
+@pytest.mark.parametrize(("scheduler", "stop"), [("dpmpp_2m", 2), ("euler_a", 5), ("dpmpp_2m_sde", 6), ("heun", 9)])
+def test_base_and_refiner_in_two_parts_are_the_whole(xl: XL, scheduler: str, stop: int) -> None:
+    """Stopped in the base, between the two, and in the refiner, with solvers that remember and draw."""
+    pipe = both(xl)
+    given: dict[str, Any] = {
+        "prompt": "a fish", "num_inference_steps": STEPS, "scheduler": scheduler, "denoising_end": 0.5,
+    }  # fmt: skip
+    whole = pipe(**given, seed=1)
+    half = pipe.only("halfway")(**given, seed=1, stop_step=stop).halfway
+    rest = pipe(**given, halfway=half)
+    assert rest.images[0].tobytes() == whole.images[0].tobytes()
+    with pytest.raises(ValueError, match="are of step"):
+        pipe(**given, halfway=half, start_step=1)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.stats
+from diffusers.schedulers.scheduling_utils import AysSchedules
 from numpy.typing import NDArray
 
 from sfumato.components.schedulers import (
@@ -58,6 +59,19 @@ def linear_quadratic(table: Floats, n: int) -> Floats:
     return table[-1] * (1 - np.array(gone))
 
 
+ALIGNED = {"align_your_steps": "StableDiffusionSigmas", "align_your_steps_xl": "StableDiffusionXLSigmas"}
+
+
+def aligned(curve: str) -> Callable[[Floats, int], Floats]:
+    def of(table: Floats, n: int) -> Floats:
+        known = np.log([*AysSchedules[ALIGNED[curve]][:-1], 0.0291672])
+        levels = np.exp(np.interp(np.linspace(0, 1, n + 1)[:-1], np.linspace(0, 1, 11), known))
+        position = np.log(levels / 0.0291672) / np.log(14.6146 / 0.0291672)
+        return table[0] * (table[-1] / table[0]) ** position
+
+    return of
+
+
 OF_LEVELS: dict[str, Callable[[Floats, int], Floats]] = {
     "karras": karras,
     "exponential": lambda table, n: np.exp(np.linspace(np.log(table[-1]), np.log(table[0]), n)),
@@ -66,6 +80,7 @@ OF_LEVELS: dict[str, Callable[[Floats, int], Floats]] = {
     "simple": lambda table, n: np.array([table[-(1 + int(i * (1000 / n)))] for i in range(n)]),
     "ddim_uniform": lambda table, n: table[1 :: 1000 // n][:n][::-1],
     "linear_quadratic": linear_quadratic,
+    "turbo": lambda table, n: table[[max(round(1000 * i / n - 1), 0) for i in range(n, 0, -1)]],
 }
 OF_TIME: dict[str, Callable[[Floats, int], Floats]] = {
     "normal": lambda table, n: between(table, np.linspace(999, 0, n)),
@@ -92,6 +107,17 @@ def test_a_curve_is_the_customary_one_whatever_the_spacing(sampler: str, curve: 
             own = EulerDiscreteScheduler.from_config({**CONFIG, "timestep_spacing": spacing})
             found = levels(Scheduler.coerce(f"{sampler}_{curve}", own), n)
             np.testing.assert_allclose(found, {**OF_LEVELS, **OF_TIME}[curve](TABLE, n), rtol=1e-4)
+
+
+@pytest.mark.parametrize("curve", ALIGNED)
+def test_aligned_steps_are_the_published_ones(curve: str) -> None:
+    """Within 1.6 %: they are published rounded, as levels and as timesteps."""
+    own = EulerDiscreteScheduler.from_config(CONFIG)
+    for n in (1, 7, 10, 30):
+        np.testing.assert_allclose(
+            levels(Scheduler.coerce(f"euler_{curve}", own), n), aligned(curve)(TABLE, n), rtol=1.6e-2
+        )
+    assert len(levels(Scheduler.coerce(f"euler_{curve}", FLUX), 4)) == 4
 
 
 @pytest.mark.parametrize("curve", OF_LEVELS)

@@ -17,6 +17,8 @@ from .report import Report
 from .settings import Settings
 
 _LONGEST_PATH = 1024
+_OF_ALL = ("manager", "device", "dtype", "variant", "quantization", "config", "local_files_only")
+"""Arguments of `sf.load` that hold for all checkpoints of a text."""
 
 
 class FromA1111(NamedTuple):
@@ -62,6 +64,7 @@ def from_a1111(
     else:
         parts: dict[str, Any] = {**parts_of(read), **settings}
         graph = load(model_of(read) if model is None else model, task=task, **parts)
+    read.loading = {name: value for name, value in settings.items() if name in _OF_ALL}
     for change in CHANGES:
         graph = change(read, graph)
     return FromA1111(graph, read.inputs, read.report())

@@ -7,11 +7,12 @@ from ....components.loading.single_file.checkpoint import component_of
 from ....components.spec import ComponentSpec
 from ....components.storage.hub import Access
 from ....graph import Graph
+from .model_files import Found
 from .settings import Settings
 
 _INPAINT = ("Mask blur", "Mask mode", "Inpaint area", "Masked content", "Masked area padding")
 _MODULES = {"ae": "vae", "vae": "vae", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
-_REFINER = re.compile(r"(.*?)(?: \[([0-9a-fA-F]+)\])?")
+_NAMED = re.compile(r"(.*?)(?: \[([0-9a-fA-F]+)\])?")
 _UNET = ("diffusers", "UNet2DConditionModel")
 _SIDE_OF_SDXL = 832
 """The smallest side of a picture that SDXL is trained for, but for long ones."""
@@ -80,6 +81,12 @@ def _component_of(name: str, settings: Settings) -> str | None:
     return next((component for begin, component in _MODULES.items() if name.startswith(begin)), None)
 
 
+def file_of(settings: Settings, setting: str) -> Found:
+    """The checkpoint that a setting names: `name`, or `name [hash]`."""
+    named = _NAMED.fullmatch(settings.values[setting])
+    return Found(None, "it names no file") if named is None else settings.files.find(named[1], named[2] or "")
+
+
 def with_refiner(settings: Settings, graph: Graph) -> Graph:
     """The graph with the refiner of SDXL behind the base."""
     if "Refiner" not in settings.values:
@@ -89,10 +96,9 @@ def with_refiner(settings: Settings, graph: Graph) -> Graph:
         for name in ("Refiner", "Refiner switch at"):
             settings.mark(name, "not supported", "a refiner goes with SDXL, without a second pass")
         return graph
-    named = _REFINER.fullmatch(settings.values["Refiner"])
-    file = settings.files.find(named[1], named[2] or "") if named else None
-    if file is None or file.path is None:
-        settings.mark("Refiner", "missing", file.note if file else "")
+    file = file_of(settings, "Refiner")
+    if file.path is None:
+        settings.mark("Refiner", "missing", file.note)
         return graph
     settings.inputs["denoising_end"] = switch
     settings.mark("Refiner", "note" if file.note else "used", file.note)

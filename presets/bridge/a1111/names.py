@@ -37,10 +37,29 @@ SAMPLERS: Mapping[str, Sampler] = {
 }
 """By the names in `Sampler`. Without a curve, the levels are those of the checkpoint."""
 
-UNMAPPED_SAMPLERS = (
-    "DPM++ 2S a", "DPM fast", "DPM adaptive", "Restart", "HeunPP2", "IPNDM", "IPNDM_V", "DDIM CFG++",
-)  # fmt: skip
-"""Samplers that are not here."""
+NEAREST: Mapping[str, str] = {
+    "DPM++ 2S a": "DPM2 a",
+    "DPM fast": "DPM++ 2M",
+    "DPM adaptive": "DPM++ 2M",
+    "Restart": "Heun",
+    "HeunPP2": "Heun",
+    "IPNDM": "LMS",
+    "IPNDM_V": "LMS",
+    "DDIM CFG++": "DDIM",
+    "Euler CFG++": "Euler",
+    "Euler a CFG++": "Euler a",
+    "DPM++ 2M CFG++": "DPM++ 2M",
+    "DPM++ 2S a CFG++": "DPM2 a",
+    "Euler Dy": "Euler",
+    "Euler SMEA Dy": "Euler",
+    "Euler Negative": "Euler",
+    "Euler Negative Dy": "Euler",
+    "Euler Max": "Euler",
+    "Kohaku LoNyu Yog": "Euler a",
+    "Res Multistep": "DPM++ 2M",
+    "ER SDE": "DPM++ 2M SDE",
+}
+"""Samplers that are not here, and those that are used in their place."""
 
 SCHEDULES: Mapping[str, str] = {
     "Uniform": "normal",
@@ -55,8 +74,18 @@ SCHEDULES: Mapping[str, str] = {
     "DDIM Uniform": "ddim_uniform",
     "Beta": "beta",
     "Linear Quadratic": "linear_quadratic",
+    "Turbo": "turbo",
+    "Align Your Steps": "align_your_steps",
 }
 """By the names in `Schedule type`."""
+
+NEAREST_SCHEDULE: Mapping[str, str] = {
+    "Align Your Steps GITS": "Align Your Steps",
+    "Align Your Steps 11": "Align Your Steps",
+    "Align Your Steps 32": "Align Your Steps",
+    "Bong Tangent": "Beta",
+}
+"""Schedules that are not here, and those that are used in their place."""
 
 AUTOMATIC = "Automatic"
 
@@ -69,7 +98,7 @@ def split(name: str) -> tuple[str, str]:
     """
     for schedule in sorted(SCHEDULES, key=len, reverse=True):
         plain = name.removesuffix(f" {schedule}")
-        if plain != name and (plain in SAMPLERS or plain in UNMAPPED_SAMPLERS):
+        if plain != name and (plain in SAMPLERS or plain in NEAREST):
             return plain, schedule
     return name, ""
 
@@ -96,4 +125,5 @@ def _schedule(config: Mapping[str, Any]) -> str:
     for name in ("karras", "exponential", "beta"):
         if config.get(f"use_{name}_sigmas"):
             curve = name
+    curve = "align_your_steps" if curve == "align_your_steps_xl" else curve
     return next((label for label, own in SCHEDULES.items() if own == curve), "")

@@ -9,8 +9,8 @@ from ...adapter import load_adapter
 from ...embedding import load_embedding
 from ...prompt_loras import with_strengths
 from .settings import Settings
+from .several import AND, composed, refused, split_prompt, texts_of
 
-_AND = re.compile(r"\bAND\b")
 _HYPERNET = re.compile(r"<hypernet:[^<>]*>")
 
 
@@ -36,11 +36,9 @@ def with_prompts(settings: Settings, graph: Graph) -> Graph:
         graph = graph.with_adapters(*adapters, *embeddings)
     if _HYPERNET.search(prompt):
         settings.add("<hypernet>", _HYPERNET.findall(prompt)[0], "not supported")
-    if _AND.search(prompt):
-        settings.add("AND", "", "not supported", "several prompts in one picture; it is read as and")
     if without_loras(negative) != negative:
         settings.add("negative prompt", negative, "note", "LoRAs are not read there")
-    settings.inputs["prompt"] = _AND.sub("and", _HYPERNET.sub("", without_loras(prompt))).strip()
+    graph = with_texts(settings, graph, _HYPERNET.sub("", without_loras(prompt)).strip())
     if "negative_prompt" in graph.inputs:
         settings.inputs["negative_prompt"] = without_loras(negative)
     elif negative:
@@ -49,6 +47,20 @@ def with_prompts(settings: Settings, graph: Graph) -> Graph:
         settings.inputs["prompts"] = "a1111"
     settings.mark("Emphasis", "used" if settings.values.get("Emphasis") == "Original" else "not supported")
     return graph
+
+
+def with_texts(settings: Settings, graph: Graph, prompt: str) -> Graph:
+    """The graph whose inputs are the prompts that `AND` joins."""
+    prompts = split_prompt(prompt)
+    reason = refused(graph, prompts)
+    if reason or len(prompts) == 1:
+        settings.inputs["prompt"] = AND.sub("and", prompt)
+        if reason:
+            settings.add("AND", "", "not supported", f"{reason}; it is read as and")
+        return graph
+    settings.inputs |= texts_of(prompts)
+    settings.add("AND", " ".join(f"{one.weight:g}" for one in prompts), "used", "the weights of the prompts")
+    return composed(graph, [one.weight for one in prompts])
 
 
 def _file(settings: Settings, label: str, name: str, hash: str) -> Path | None:

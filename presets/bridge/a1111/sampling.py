@@ -2,7 +2,8 @@
 
 from ....blocks.latents.seeds import ReseedRandom, VaryNoise
 from ....graph import Graph, SfumatoError
-from .names import AUTOMATIC, SAMPLERS, SCHEDULES, UNMAPPED_SAMPLERS, split
+from .names import AUTOMATIC, NEAREST, NEAREST_SCHEDULE, SAMPLERS, SCHEDULES, split
+from .report import Fate
 from .settings import Settings
 
 
@@ -24,18 +25,27 @@ def with_scheduler(
 ) -> Graph:
     """The graph with the scheduler of a sampler and a schedule; the settings are those that name them."""
     known = SAMPLERS.get(sampler)
+    if known is None and (nearest := NEAREST.get(sampler)) is not None:
+        settings.mark(setting, "not supported", f"the sampler is not here; the nearest, {nearest}, is used")
+        known = SAMPLERS[nearest]
     if known is None:
-        text = "is not here" if sampler in UNMAPPED_SAMPLERS else "is not known"
-        settings.mark(setting, "not supported", f"the sampler {text}; that of the checkpoint is used")
+        settings.mark(setting, "not supported", "the sampler is not known; that of the checkpoint is used")
         settings.mark(of_schedule, "not supported", "it goes with the sampler")
         return graph
+    fate: Fate = "used"
+    text = ""
+    if (other := NEAREST_SCHEDULE.get(schedule)) is not None:
+        fate, text, schedule = "not supported", f"the schedule is not here; the nearest, {other}, is used", other
     curve = known.automatic if schedule == AUTOMATIC else SCHEDULES.get(schedule)
     if schedule == AUTOMATIC and _is_flow(graph):
         curve = "simple"
+    if curve == "align_your_steps":
+        curve = f"{curve}_xl" if graph.preset is not None and graph.preset[0] == "sdxl" else curve
+        if fate == "used":
+            fate, text = "note", "as published; A1111 has a last step more, from the least noise to none"
     if curve is None:
-        settings.mark(of_schedule, "not supported", "the schedule is not here; that of the checkpoint is used")
-    else:
-        settings.mark(of_schedule, "used")
+        fate, text = "not supported", "the schedule is not known; that of the checkpoint is used"
+    settings.mark(of_schedule, fate, text)
     return _using(settings, graph, known.name, curve or "", setting)
 
 

@@ -27,12 +27,16 @@ _LEFT_OUT = {
 
 
 class Settings:
-    """The settings of a text. `mark` notes what became of one; `inputs` are values for the call of the graph."""
+    """The settings of a text. `mark` notes what became of one; `inputs` are values for the call of the graph.
+
+    loading: arguments of `sf.load` for further checkpoints.
+    """
 
     def __init__(self, text: Infotext, files: ModelFiles) -> None:
         self.text, self.files = text, files
         self.values = dict(text.settings)
         self.inputs: dict[str, Any] = {}  # values of any input
+        self.loading: dict[str, Any] = {}  # what sf.load takes
         self._lines: dict[str, Line] = {}
 
     def mark(self, setting: str, fate: Fate, text: str = "") -> None:
@@ -47,6 +51,10 @@ class Settings:
     def is_marked(self, setting: str) -> bool:
         """Whether something is noted of a setting."""
         return setting in self._lines
+
+    def fate(self, setting: str) -> Fate | None:
+        """What became of a setting; None before anything is noted."""
+        return self._lines[setting].fate if setting in self._lines else None
 
     def number(self, setting: str, kind: Callable[[str], N]) -> N | None:
         """The number of a setting; None if there is none, or it is none that a machine has."""

@@ -6,8 +6,10 @@ from typing import Any
 from ....components.handle import Handle
 from ....graph.files.writing import library_version
 from ....graph.structure import Structure
+from .further import further_settings
 from .infotext import Infotext
 from .names import names_of
+from .several import prompts_of
 
 _DENOISERS = ("unet", "transformer")
 
@@ -26,10 +28,16 @@ def parameters(graph: Structure, record: Mapping[str, Any]) -> str:
         loaded = scheduler.load() if isinstance(scheduler, Handle) else scheduler
         found["Sampler"], found["Schedule type"] = names_of(loaded)
     found["CFG scale"] = numbers.get("guidance_scale") if "guidance_scale" in graph.inputs else 1
+    if "true_cfg_scale" in graph.inputs:
+        found["Distilled CFG Scale"], found["CFG scale"] = found["CFG scale"], numbers.get("true_cfg_scale")
     found["Seed"] = None if isinstance(values.get("seed"), Mapping) else record["picture"].get("seed")
     found["Size"] = "{}x{}".format(*record["picture"]["size"])
-    found["Model hash"], found["Model"] = _model(record)
+    found["Model hash"], found["Model"] = _model(record, *_DENOISERS)
     found["Denoising strength"] = numbers.get("strength")
+    found |= further_settings(graph, values, numbers)
+    for setting, name in (("Hires checkpoint", "hires_unet"), ("Refiner", "refiner")):
+        hash, file = _model(record, name)
+        found[setting] = f"{file} [{hash}]" if file else None
     if skipped := numbers.get("clip_skip"):
         found["Clip skip"] = skipped + 1
     found["RNG"] = {"cpu": "CPU", "gpu": "NV"}.get(str(values.get("noise", "cpu")))
@@ -42,7 +50,8 @@ def parameters(graph: Structure, record: Mapping[str, Any]) -> str:
         key: f"{value:g}" if isinstance(value, float) else str(value)
         for key, value in found.items() if value is not None and value != ""
     }  # fmt: skip
-    prompt, negative = (_text(values.get(name), row, rows) for name in ("prompt", "negative_prompt"))
+    texts = {name: _text(values.get(name), row, rows) for name in ("prompt", "negative_prompt", *graph.inputs)}
+    prompt, negative = prompts_of(graph, texts) or "", texts["negative_prompt"]
     return str(Infotext(" ".join(filter(None, [prompt, *_tags(record, row, rows)])), negative, settings))
 
 
@@ -59,9 +68,9 @@ def _text(value: Any, row: int, rows: int) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _model(record: Mapping[str, Any]) -> tuple[str, str]:
-    """The hash and the name of the denoiser's file."""
-    for name in _DENOISERS:
+def _model(record: Mapping[str, Any], *names: str) -> tuple[str, str]:
+    """The hash and the name of the file of the first of these components."""
+    for name in names:
         key: Mapping[str, Any] = record["keys"]["components"].get(name, {})
         files: Mapping[str, str] = key.get("files", {})
         for file, sha in files.items():
