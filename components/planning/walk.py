@@ -23,6 +23,10 @@ Walked = Generator[Any, None, dict[str, Any]]
 """The walk of a part of a graph, in the form that containers expect of a run. It has no events."""
 
 
+Take = Callable[[Line, dict[Value, Any]], bool]
+"""Adds the outputs of a node to values, if they are known without a run; says whether they are."""
+
+
 @dataclass(frozen=True)
 class Unknown:
     """The place of a value that a walk cannot know, and the reason."""
@@ -69,12 +73,24 @@ class Walk:
     def preview(self, clean: Callable[[], Any]) -> None:
         """Nobody looks at a preview."""
 
-    def whole(self, graph: Structure, order: RunOrder, inputs: Values, done: Mapping[str, Mapping[str, Any]]) -> None:
-        """Walk a graph. done: the outputs of nodes that do not run."""
+    def whole(
+        self, graph: Structure, order: RunOrder, inputs: Values, done: Mapping[str, Mapping[str, Any]], take: Take
+    ) -> list[str]:
+        """Walk a graph. Gives the nodes that `take` has the outputs of.
+
+        done: the outputs of nodes that do not run. take: adds the outputs of a node to values, if it has them.
+        """
         env = {(name, port): value for name, outputs in done.items() for port, value in outputs.items()}
-        lines = tuple(line for line in order.lines if line.name not in done)
-        for _ in self.lines(RunOrder(lines, ()), "", inputs, self.bindings_of(graph), env):
-            pass
+        bindings, taken = self.bindings_of(graph), list[str]()
+        for line in order.lines:
+            if line.name in done:
+                continue
+            if take(line, env):
+                taken.append(line.name)
+                continue
+            for _ in self.lines(RunOrder((line,), ()), "", inputs, bindings, env):
+                pass
+        return taken
 
     def lines(self, order: RunOrder, prefix: str, inputs: Values, bindings: Values, env: dict[Value, Any]) -> Walked:
         """Walk the lines of a run order; values go to `env`. Gives the outputs."""

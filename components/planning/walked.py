@@ -8,7 +8,7 @@ from ...graph.block import Block
 from ...graph.call import Settled
 from ...graph.memo.reuse import Reuse
 from ...graph.named import Named
-from ...graph.run_order import RunOrder, run_order
+from ...graph.run_order import Line, RunOrder, Value, run_order
 from ..handle import Handle
 from ..memory.budget import Budget
 from .counting import Counting
@@ -43,8 +43,12 @@ class Walked:
             order, reused, notes = reuse.start(order, call.inputs, graph.adapted_bindings, {})
         counting = Counting()
         walk = Walk(counting, EmptyComponents(counting).of)
-        walk.whole(graph, order, call.inputs, reused)
-        runs = RunOrder(tuple(line for line in order.lines if line.name not in reused), order.outputs)
+
+        def take(line: Line, values: dict[Value, Any]) -> bool:
+            return reuse is not None and reuse.take_equal(line, values, notes)
+
+        taken = walk.whole(graph, order, call.inputs, reused, take)
+        runs = RunOrder(tuple(line for line in order.lines if line.name not in (*reused, *taken)), order.outputs)
         groups = tuple(leased_together(graph, runs))
         needs = {handle.key: Needs.of(handle) for group in groups for handle in group.handles}
         return cls(call, runs, reuse, walk.nodes, (*call.notes, *notes, *dict.fromkeys(walk.notes)), groups, needs)

@@ -115,6 +115,18 @@ def test_a_plan_loads_nothing() -> None:
     assert len(plan.stages) == 4 and not plan.unknown
 
 
+def test_a_plan_finds_the_nodes_that_a_run_finds_by_their_values(emoji: Graph) -> None:
+    memo = sf.memo()
+    emoji(**CALL, memo=memo)
+    other = {**CALL, "prompt": "a cactus"}
+    planned = {node.path.partition(".")[0]: node.did for node in emoji.plan(**other, memo=memo).nodes}
+    run = emoji.stream(**other, memo=memo)
+    run.result()
+    words = {"ran": "runs"}
+    assert planned == {node: words.get(did, did) for node, did, *_ in map(str.split, run.explain().splitlines())}
+    assert planned["negative"] == "reused"
+
+
 def test_a_plan_shows_what_the_memo_has(emoji: Graph) -> None:
     memo = sf.memo()
     emoji(**CALL, memo=memo)
