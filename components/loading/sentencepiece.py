@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -10,6 +11,8 @@ from ...graph.limits import check_limit
 
 _UNIGRAM = 1
 _CONTROL, _USER_DEFINED = 3, 4
+_KEPT_BYTES = 2 * 2**20
+"""A model of more bytes is not kept: that of T5 has 0.8 MB."""
 
 
 class Piece(NamedTuple):
@@ -35,32 +38,40 @@ class SentencePieces(NamedTuple):
 
 
 def read_sentencepieces(path: Path) -> SentencePieces:
-    """Read a model. LoadError if the file is damaged or the model is not a Unigram model.
+    """Read a model. LoadError if the file is damaged or the model is not a Unigram model."""
+    try:
+        check_limit("pieces_bytes", path.stat().st_size)
+        data = path.read_bytes()
+        read, kind = _parsed(data) if len(data) <= _KEPT_BYTES else _parsed.__wrapped__(data)
+    except (ValueError, struct.error) as error:
+        raise LoadError(f"{path}: is not a SentencePiece model ({error}). Fetch it again.") from error
+    if kind != _UNIGRAM or not read.pieces:
+        found = f"{len(read.pieces)} pieces of model_type {kind}"
+        raise LoadError(f"{path}: needs a Unigram vocabulary (model_type 1), got {found}.")
+    return read
+
+
+@lru_cache(maxsize=1)
+def _parsed(data: bytes) -> tuple[SentencePieces, int | bytes]:
+    """A model, and its kind. The last one is kept, since most programs read the vocabulary of T5 again and again.
 
     Field numbers are those of `sentencepiece_model.proto`: ModelProto has pieces in 1 (text 1, score 2, kind 3), the
     trainer's settings in 2 (model kind 3) and the normaliser in 3 (table 2).
     """
     pieces: list[Piece] = []
-    charsmap, kind = b"", _UNIGRAM
-    try:
-        check_limit("pieces_bytes", path.stat().st_size)
-        for number, value in _fields(path.read_bytes()):
-            if number == 1:
-                check_limit("pieces", len(pieces) + 1, whole=False)
-                entry = dict(_fields(_message(value)))
-                [score] = struct.unpack("<f", cast("bytes", entry.get(2, bytes(4))))
-                text, role = _message(entry.get(1, b"")).decode(), entry.get(3, 1)
-                pieces.append(Piece(text, score, role == _CONTROL, role == _USER_DEFINED))
-            elif number == 2:
-                kind = dict(_fields(_message(value))).get(3, _UNIGRAM)
-            elif number == 3:
-                charsmap = _message(dict(_fields(_message(value))).get(2, b""))
-    except (ValueError, struct.error) as error:
-        raise LoadError(f"{path}: is not a SentencePiece model ({error}). Fetch it again.") from error
-    if kind != _UNIGRAM or not pieces:
-        found = f"{len(pieces)} pieces of model_type {kind}"
-        raise LoadError(f"{path}: needs a Unigram vocabulary (model_type 1), got {found}.")
-    return SentencePieces(tuple(pieces), charsmap)
+    charsmap, kind = b"", cast("int | bytes", _UNIGRAM)
+    for number, value in _fields(data):
+        if number == 1:
+            check_limit("pieces", len(pieces) + 1, whole=False)
+            entry = dict(_fields(_message(value)))
+            [score] = struct.unpack("<f", cast("bytes", entry.get(2, bytes(4))))
+            text, role = _message(entry.get(1, b"")).decode(), entry.get(3, 1)
+            pieces.append(Piece(text, score, role == _CONTROL, role == _USER_DEFINED))
+        elif number == 2:
+            kind = dict(_fields(_message(value))).get(3, _UNIGRAM)
+        elif number == 3:
+            charsmap = _message(dict(_fields(_message(value))).get(2, b""))
+    return SentencePieces(tuple(pieces), charsmap), kind
 
 
 def check_sentencepieces(path: Path) -> None:

@@ -27,6 +27,7 @@ SUFFIX = ".sfumato-save"
 WAIT_SECONDS = 60.0
 """The longest time that a save waits for another one of the same folder."""
 _NAME_BYTES = 255  # the longest name of a file that Linux, macOS and Windows have
+_LOG = "undo.json"
 _LOG_BYTES = 16 * 2**20
 _LEVELS = 3  # a component's file, its pipeline's folder, and the folder of that
 
@@ -50,7 +51,7 @@ class Work:
     @property
     def log(self) -> Path:
         """The file that lists the steps to undo."""
-        return self.path / "undo.json"
+        return self.path / _LOG
 
     @contextmanager
     def lock(self, seconds: float | None = None) -> Generator[None]:
@@ -189,10 +190,15 @@ class Work:
 def beside(target: Path) -> Work:
     """The work folder beside a file or folder."""
     target = Path(os.path.abspath(target))
-    name = f".{target.name}{SUFFIX}"
+    return Work(target.parent / _name_of(target.name))
+
+
+def _name_of(target: str) -> str:
+    """The name of the work folder beside a file or folder of this name."""
+    name = f".{target}{SUFFIX}"
     if len(os.fsencode(name)) > _NAME_BYTES:
-        name = f".{hashlib.sha256(os.fsencode(target.name)).hexdigest()}{SUFFIX}"
-    return Work(target.parent / name)
+        name = f".{hashlib.sha256(os.fsencode(target)).hexdigest()}{SUFFIX}"
+    return name
 
 
 def within(folder: Path) -> Work:
@@ -225,18 +231,26 @@ def undo_interrupted(folder: Path) -> None:
     Raises:
         LoadError: the save is still running, or it cannot be undone.
     """
-    place = Path(os.path.realpath(folder))
-    for above in (place, *place.parents)[:_LEVELS]:
-        for work in (beside(above), within(above)):
-            if work.log.exists():
-                try:
-                    with work.lock():
-                        pass
-                except OSError as error:
-                    raise LoadError(
-                        f"{above}: a save was interrupted, and it cannot be undone ({error.strerror or error}). Its "
-                        f"files are in {work.path}. Save the pipeline again, or remove that folder to read the rest."
-                    ) from error
+    place = os.path.realpath(folder)
+    for _ in range(_LEVELS):  # plain paths: a load reads a hundred files, and each asks
+        above, name = os.path.split(place)
+        for path in (os.path.join(above, _name_of(name)), os.path.join(place, SUFFIX)):
+            if os.path.exists(os.path.join(path, _LOG)):
+                _undo(Work(Path(path)), place)
+        if above == place:
+            break
+        place = above
+
+
+def _undo(work: Work, place: str) -> None:
+    try:
+        with work.lock():
+            pass
+    except OSError as error:
+        raise LoadError(
+            f"{place}: a save was interrupted, and it cannot be undone ({error.strerror or error}). Its "
+            f"files are in {work.path}. Save the pipeline again, or remove that folder to read the rest."
+        ) from error
 
 
 def refuse_busy(target: Path, error: TimeoutError) -> SaveError:

@@ -16,9 +16,7 @@ from safetensors.torch import save_file
 
 import sfumato as sf
 from sfumato import FromA1111, Graph, LoadError, Picture, PictureError
-from sfumato.blocks.image.resize import ResizeLatents
 from sfumato.blocks.latents.seeds import slerp
-from sfumato.blocks.latents.start import CutSchedule, DrawNoiseLike, MakeSchedule, NoiseImage, SeedRandom
 from sfumato.components.philox import normal
 from sfumato.components.picture_texts import texts_of
 from sfumato.presets.bridge.a1111.infotext import Infotext
@@ -195,34 +193,6 @@ def test_later_draws_have_their_own_seed(emoji: Graph) -> None:
     )
 
 
-def test_hires_fix_is_a_second_pass(emoji: Graph) -> None:
-    found = read(emoji, "Denoising strength: 0.5, Hires upscale: 2, Hires steps: 3, Hires upscaler: Latent")
-    assert not found.report.problems
-    second = sf.Graph(
-        random=SeedRandom(),
-        enlarge=ResizeLatents(factor=2.0, method="bilinear"),
-        schedule=sf.named(MakeSchedule(), num_inference_steps="more"),
-        cut=CutSchedule(strength=0.5),
-        noise=DrawNoiseLike(),
-        start=NoiseImage(),
-        denoise=emoji["denoise"],
-        outputs=("latents",),
-    )
-    by_hand = emoji.insert("second", second, after="denoise")
-    picture = found.graph(**found.inputs).images[0]
-    assert picture.size == (128, 128)
-    assert picture.tobytes() == by_hand(**found.inputs, more=6).images[0].tobytes()
-
-
-def test_the_second_pass_may_have_its_own_sampler_and_upscaler(emoji: Graph) -> None:
-    found = read(
-        emoji, "Denoising strength: 0.5, Hires resize: 96x80, Hires sampler: Euler a, Hires upscaler: R-ESRGAN 4x+"
-    )
-    assert type(found.graph.bindings["hires_scheduler"]) is sf.schedulers.EulerAncestralDiscreteScheduler
-    assert fates(found)["Hires upscaler"] == "not supported" and fates(found)["Hires sampler"] == "used"
-    assert found.graph(**found.inputs).images[0].size == (96, 80)
-
-
 def test_a_strength_without_hires_fix_is_that_of_a_picture(emoji: Graph) -> None:
     found = sf.from_a1111(
         "a fox\nSteps: 10, Seed: 7, Size: 64x64, Denoising strength: 0.5, Init image hash: abc", model="emoji"
@@ -239,9 +209,7 @@ def test_a_strength_without_hires_fix_is_that_of_a_picture(emoji: Graph) -> None
 
 
 def test_what_is_not_mapped_is_listed(emoji: Graph) -> None:
-    found = read(
-        emoji, 'ControlNet 0: "Module: canny", ADetailer model: face, Tiling: True, Emphasis: No norm'
-    )
+    found = read(emoji, 'ControlNet 0: "Module: canny", ADetailer model: face, Tiling: True, Emphasis: No norm')
     assert {line.setting for line in found.report.problems} == {
         "ControlNet 0", "ADetailer model", "Tiling", "Emphasis",
     }  # fmt: skip
