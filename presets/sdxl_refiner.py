@@ -22,7 +22,9 @@ def with_refiner(base: Graph) -> Graph:
     last = ("start", "begin", "denoise", "end", "decode", "finish")
     first = {name: block for name, block in base.nodes.items() if name not in last}
     predict = named(PredictNoise(), unet="refiner")
-    refine = denoising_loop(predict, ClassifierFreeGuidance(guidance_scale=5.0), over="refine_steps", memory="refine_memory")
+    refine = denoising_loop(
+        predict, ClassifierFreeGuidance(guidance_scale=5.0), over="refine_steps", memory="refine_memory"
+    )
     return Graph(
         {**first, **_refiner_prompts()},
         start=base["start"],

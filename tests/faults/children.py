@@ -1,5 +1,6 @@
 """Children of the test's process: ended at a chosen operation on files, or limited, with what they leave compared."""
 
+import gc
 import json
 import os
 import random
@@ -65,6 +66,7 @@ class Child:
     def _run(self, do: Callable[[], Any], writing: int) -> NoReturn:
         status = 1
         try:
+            gc.disable()  # else it writes to, and so copies, all pages that it shares with a worker of gigabytes
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGALRM):
                 signal.signal(number, signal.SIG_DFL)
             signal.alarm(_SECONDS)

@@ -111,9 +111,7 @@ def test_the_second_pass_of_sdxl_has_its_size_and_prompts(xl: Callable[..., Grap
     "more",
     [
         ("Hires CFG Scale: 2, Hires prompt: a cat AND snow :0.5, Hires negative prompt: blue",),
-        (
-            "Hires sampler: DPM++ 2M, Hires schedule type: Exponential, Variation seed: 3, Variation seed strength: 0.25",
-        ),
+        ("Hires sampler: DPM++ 2M, Hires schedule type: Karras, Variation seed: 3, Variation seed strength: 0.25",),
         ("ENSD: 31337, Token merging ratio: 0.5",),
     ],
 )
