@@ -15,16 +15,21 @@ _SOFT = 8
 
 @dataclass(frozen=True)
 class Area:
-    """A rectangle, in shares of the picture's sides: from 0 to 1."""
+    """A rectangle in shares of the sides of a picture, from 0 to 1; or in pixels, `factor` a side of a latent."""
 
     left: float
     top: float
     width: float
     height: float
+    factor: int = 0
 
     def cells(self, rows: int, columns: int) -> tuple[slice, slice]:
         """The rows and columns of latents in it, one at least."""
-        return _span(self.top, self.height, rows), _span(self.left, self.width, columns)
+        down, across = (1 / self.factor, 1 / self.factor) if self.factor else (rows, columns)
+        return (
+            _span(self.top * down, self.height * down, rows),
+            _span(self.left * across, self.width * across, columns),
+        )
 
     def weights(self, rows: int, columns: int) -> Tensor:
         """A weight for each latent in it, (1, 1, h, w): 1, and less near edges that are inside of the picture."""
@@ -33,8 +38,8 @@ class Area:
 
 
 def _span(begin: float, length: float, count: int) -> slice:
-    first = min(int(begin * count + 0.5), count - 1)
-    return slice(first, min(first + max(int(length * count + 0.5), 1), count))
+    first = min(int(begin + 0.5), count - 1)
+    return slice(first, min(first + max(int(length + 0.5), 1), count))
 
 
 def _ramp(span: slice, count: int) -> Tensor:

@@ -5,15 +5,18 @@ from dataclasses import replace
 from typing import Annotated, Literal, NamedTuple
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from ...components.prompt_parts import Area, PromptPart, PromptParts
 from ...components.taps.tap import NO_TAPS
 from ...components.types import Conditioning, Mask, Number, Pass, Predict, ZeroToOne
 from ...graph import Above, Block
-from ...graph.errors import UnfitValue
+from ...graph.errors import ConfigError, UnfitValue
 from ...registry import counted
 from ..guiders.intervals import within
+
+NotNegative = Annotated[Number, Ge(0)]
 
 
 class Collected(NamedTuple):
@@ -27,16 +30,25 @@ class AddPrompt(Block):
 
     weight: of its prediction. area: the rectangle (left, top, width, height) in which it counts, in shares of the
     picture's sides; the denoiser then sees that part of the latents alone, and the weight rises over 8 latents at its
-    inner edges. start, stop: the interval in which it counts, as fractions of the whole steps.
+    inner edges. factor: 0; or the pixels a side of a latent, and the area is in pixels. start, stop: the interval in
+    which it counts, as fractions of the whole steps.
+
+    Raises:
+        ConfigError: an area beyond 1 that is in shares.
     """
 
     weight: Number = 1.0
-    area: tuple[ZeroToOne, ZeroToOne, ZeroToOne, ZeroToOne] | None = None
+    area: tuple[NotNegative, NotNegative, NotNegative, NotNegative] | None = None
+    factor: Annotated[int, Ge(0)] = 0
     start: ZeroToOne = 0.0
     stop: Annotated[ZeroToOne, Above("start")] = 1.0
 
+    def __post_init__(self) -> None:
+        if self.area is not None and not self.factor and max(self.area) > 1:
+            raise ConfigError(f"AddPrompt.area needs shares from 0 to 1, got {self.area}. For pixels set factor=8.")
+
     def __call__(self, conditioning: Conditioning, prompt_parts: PromptParts = ()) -> Collected:
-        area = None if self.area is None else Area(*self.area)
+        area = None if self.area is None else Area(*self.area, self.factor)
         return Collected((*prompt_parts, PromptPart(conditioning, self.weight, area, None, self.start, self.stop)))
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from ....blocks.control.prompt_parts import AddMaskedPrompt, AddPrompt
 from ....blocks.decode.images import DecodeLatents, FinishImages
 from ....blocks.image.encode import EncodePixels
 from ....blocks.image.read import ReadImage, ReadMask
@@ -18,7 +19,21 @@ from .parts import Parts
 from .reading import Known, outputs_of
 from .run_blocks import BlockNode
 from .stages import stage_graph
-from .values import Cond, Decoded, Empty, Encoded, Enlarged, Model, Out, Picture, PictureMask, Sampled, Stage, Value
+from .values import (
+    Cond,
+    Decoded,
+    Empty,
+    Encoded,
+    Enlarged,
+    Model,
+    Out,
+    Picture,
+    PictureMask,
+    Sampled,
+    Several,
+    Stage,
+    Value,
+)
 from .wiring import Port, Wiring, identifier
 from .workflow import Link, Node
 
@@ -69,7 +84,7 @@ class _Types:
                 return "MASK"
             case Sampled():
                 return "LATENT"
-            case Cond():
+            case Cond() | Several():
                 return "CONDITIONING"
             case Out() if self.known.blocks.get(value.node) is not None:
                 return value.kind
@@ -167,6 +182,9 @@ class Explicit(_Types):
             links["positive"] = self.cond(stage.guider.positive, made.encoder)
         if "negative" in made.graph.inputs and stage.guider.negative is not None:
             links["negative"] = self.cond(stage.guider.negative, made.encoder, negative=True)
+        for port, prompt in (("prompt_parts", stage.guider.positive), ("negative_parts", stage.guider.negative)):
+            if port in made.graph.inputs and isinstance(prompt, Several):
+                links[port] = self._parts(prompt, made.encoder, negative=port == "negative_parts")
         if not isinstance(stage.latents, Empty):
             links["image_latents"] = self._as_start(stage.latents)
         literals: dict[str, Value] = {}
@@ -191,7 +209,9 @@ class Explicit(_Types):
 
     # ------------------------------------------------------------------------------------------------- prompts
     def cond(self, value: Value, encoder: Block, *, negative: bool = False) -> Port:
-        """The output that gives an encoded prompt. encoder: of the preset's graph."""
+        """The output that gives an encoded prompt, the first of several. encoder: of the preset's graph."""
+        if isinstance(value, Several):
+            return self.cond(value.parts[0].prompt, encoder, negative=negative)
         if not isinstance(value, Cond):
             return self.port(value)
         key = ("cond", value.node)
@@ -208,6 +228,24 @@ class Explicit(_Types):
             return self._made[key]
         zero = ZeroConditioning()
         return self._once(("zero", value.node), "", "zero", zero, "conditioning", {"conditioning": self._made[key]}, {})
+
+    def _parts(self, several: Several, encoder: Block, *, negative: bool) -> Port:
+        """The output that gives all of several prompts."""
+        made: Port | None = None
+        for part in several.parts:
+            links = {"conditioning": self.cond(part.prompt, encoder, negative=negative)}
+            links |= {} if made is None else {"prompt_parts": made}
+            common: dict[str, Any] = {"weight": part.strength, "start": part.start, "stop": part.stop}
+            if part.mask is not None:
+                links["prompt_mask"] = self.mask(part.mask)
+                block: Block = AddMaskedPrompt(**common)
+                if part.area is not None:
+                    self.notes.append("a prompt has an area and a mask, and its area is left out")
+            else:
+                block = AddPrompt(**common, area=part.area, factor=8 if part.in_pixels else 0)
+            made = Port(self.wiring.add("part", block, links), "prompt_parts")
+        assert made is not None
+        return made
 
     # ------------------------------------------------------------------------------------------------- own nodes
     def port(self, value: Value) -> Port:
@@ -276,7 +314,7 @@ class Explicit(_Types):
                 return self.port(value)
             case Cond() if (encoder := self.parts.any_encoder(value.clip, self._models())) is not None:
                 return self.cond(value, encoder)
-            case Sampled():
+            case Sampled() | Encoded() | Enlarged():
                 return self.latents(value)
             case _:
                 return self._producer(link)

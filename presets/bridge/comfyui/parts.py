@@ -8,7 +8,7 @@ from ... import sdxl
 from ...settings import SDXLSettings
 from .families import OURS
 from .files import Files
-from .pipelines import as_comfy, nets_of, opened, with_adapters, with_guider, with_nets
+from .pipelines import as_comfy, nets_of, opened, with_adapters, with_guider, with_nets, with_taps
 from .sampling import chosen, with_scheduler
 from .values import Clip, Control, Model, Stage, Vae
 
@@ -99,7 +99,8 @@ class Parts:
         model = stage.guider.model
         scheduler = chosen(stage.sampler, stage.sigmas, model.family)
         self.notes += scheduler.notes
-        return with_guider(with_scheduler(graph, "scheduler", scheduler.name, model), model)
+        graph = with_guider(with_scheduler(graph, "scheduler", scheduler.name, model), model)
+        return with_taps(graph, model)
 
     def any_encoder(self, clip: Clip, models: Sequence[Model]) -> Block | None:
         """The encoder of prompts of the first model of the clip's family; None if there is none."""

@@ -1,6 +1,6 @@
 """The preset's graph for a workflow: loaded from the files that were found, and changed as the workflow's nodes say."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,12 +9,16 @@ from ....blocks.control import controlnet as unet_control
 from ....blocks.control import flux as flux_control
 from ....blocks.control import sd3 as sd3_control
 from ....blocks.control.image_prompt import ImagePrompt
+from ....blocks.control.taps import ApplyTap
 from ....blocks.image.encode import EncodeImage
 from ....blocks.latents.full_noise import ScaleNoiseFully
 from ....blocks.latents.start import ScaleNoise
 from ....blocks.text.redux import AddImagePrompt, EncodeImagePrompt
 from ....blocks.text.zero import ZeroConditioning
 from ....components.adapters.adapter import Adapter
+from ....components.taps.change import Change
+from ....components.taps.freeu import FreeU
+from ....components.taps.merging import TokenMerging
 from ....graph import Block, Graph, named
 from ....registry import guiders
 from ....registry import presets as families
@@ -42,6 +46,7 @@ CONTROL: Mapping[str, type[Block]] = {
     "sd3": sd3_control.ApplyControlNet,
     "flux": flux_control.ApplyControlNet,
 }
+_TAPS: Mapping[str, Callable[..., Change]] = {"FreeU": FreeU, "TokenMerging": TokenMerging}
 _KNOBS = ("num_inference_steps", "guidance_scale", "true_cfg_scale", "guidance_rescale", "height", "width", "strength")
 """Inputs whose values in the workflow become defaults of the graph."""
 
@@ -147,7 +152,7 @@ def sampled_by(graph: Graph, single: Single, notes: list[str]) -> Graph:
     scheduler = chosen(single.stage.sampler, single.stage.sigmas, model.family)
     notes += scheduler.notes
     graph = with_scheduler(graph, "scheduler", scheduler.name, model)
-    return with_guider(graph, model)
+    return with_taps(with_guider(graph, model), model)
 
 
 def with_guider(graph: Graph, model: Model) -> Graph:
@@ -158,6 +163,14 @@ def with_guider(graph: Graph, model: Model) -> Graph:
     cls = guiders[name]
     known = {key: value for key, value in settings.items() if key in cls.__dataclass_fields__}
     return graph.using(guider=cls(**known))
+
+
+def with_taps(graph: Graph, model: Model) -> Graph:
+    """The graph with the changes of layers that nodes of the workflow chose."""
+    for i, (name, settings) in enumerate(model.taps):
+        block = ApplyTap(change=_TAPS[name](**settings))
+        graph = graph.insert(f"tap{_number(i)}", block, before="denoise.guider")
+    return graph
 
 
 def with_defaults(graph: Graph, inputs: Mapping[str, Any]) -> Graph:

@@ -5,7 +5,7 @@ from dataclasses import fields, is_dataclass
 from typing import Any, NamedTuple
 
 from .sampling import PROCESS, kept_by_floor, kept_by_flow, part_of
-from .values import Cond, Control, Decoded, Empty, Encoded, Model, Out, Picture, Sampled, Stage, Value
+from .values import Cond, Control, Decoded, Empty, Encoded, Model, Out, Picture, Sampled, Several, Stage, Value
 
 
 class Single(NamedTuple):
@@ -25,7 +25,7 @@ def single_of(value: Value) -> Single | None:
         return None
     stage = value.latents.stage
     guider, sigmas = stage.guider, stage.sigmas
-    if not isinstance(guider.positive, Cond) or isinstance(guider.negative, Out) or guider.model.patches:
+    if not isinstance(guider.positive, Cond) or isinstance(guider.negative, Out | Several) or guider.model.patches:
         return None
     if isinstance(stage.latents, Empty | Encoded) and not _has_out(value) and stage.noise.seed is not None:
         whole = sigmas.start == 0 and sigmas.end is None and not stage.leftover

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ....graph.errors import SfumatoError
-from . import table_image_prompts as table_image_prompts  # it registers its nodes
+from . import table_image_prompts as table_image_prompts  # they register their nodes
+from . import table_pictures as table_pictures
 from .families import family_of_node, foreign
 from .given import TRANSLATE, Given, Unmapped, translates
 from .literals import FUNCTIONS
@@ -219,7 +220,7 @@ def _same_latents(given: Given) -> tuple[Value, ...]:
     return (latents[0],)
 
 
-@translates("ImageStitch", "BatchImagesNode", "ImageBatchMulti")
+@translates("BatchImagesNode", "ImageBatchMulti")
 def _several(given: Given) -> tuple[Value, ...]:
     """Nodes that take several pictures, with one."""
     pictures = [value for value in given.values.values() if isinstance(value, IMAGES)]

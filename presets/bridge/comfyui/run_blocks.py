@@ -1,11 +1,14 @@
 """Nodes whose work is done in a run: a table from node types to blocks, which users extend."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from ....blocks.image.resize import InvertImages, JoinImages, MeasureImages, ResizeImages
+from ....blocks.text.micro_conditioning import AddSizes, SizeIds
 from ....blocks.text.redux import ImageTokens
+from ....components.conditioning import SDXLText
+from ....components.prompt_parts import PromptPart, PromptParts
 from ....graph import Block, ConfigError
 from ....graph.typing.port import port_of
 from .given import Unmapped
@@ -89,6 +92,27 @@ class ReplaceText(Block, name="comfyui.ReplaceText"):
     def __call__(self, string: str, find: str, replace: str) -> Texted:
         """Replace it."""
         return Texted(string.replace(find, replace))
+
+
+class SizedPrompts(NamedTuple):
+    """Several prompts for the U-Net."""
+
+    prompt_parts: PromptParts
+
+
+class AddSizesToPrompts(Block, name="comfyui.AddSizesToPrompts"):
+    """Add the sizes that SDXL reads to several prompts."""
+
+    def __call__(self, prompt_parts: PromptParts, sizes: SizeIds) -> SizedPrompts:
+        """Add them to each."""
+
+        def sized(part: PromptPart) -> PromptPart:
+            text = part.conditioning
+            if not isinstance(text, SDXLText):
+                return part
+            return replace(part, conditioning=AddSizes()(text, sizes).conditioning)
+
+        return SizedPrompts(tuple(map(sized, prompt_parts)))
 
 
 class ScaledTokens(NamedTuple):

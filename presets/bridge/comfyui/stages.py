@@ -2,14 +2,16 @@
 
 from typing import NamedTuple
 
+from ....blocks.control.prompt_parts import AveragePrompts
 from ....blocks.guiders.none import NoGuidance
 from ....blocks.latents.continued import ContinueLatents, SliceSchedule
-from ....graph import Block, Graph
+from ....graph import Block, Graph, named
 from .hole import Hole
 from .parts import Parts
 from .preset_form import net_inputs
+from .run_blocks import AddSizesToPrompts
 from .sampling import PROCESS, kept_by_floor, kept_by_flow, part_of
-from .values import Cond, Empty, Encoded, Stage, Value
+from .values import Cond, Empty, Encoded, Guider, Several, Stage, Value
 
 
 class StageGraph(NamedTuple):
@@ -23,7 +25,8 @@ class StageGraph(NamedTuple):
 def stage_graph(stage: Stage, parts: Parts, notes: list[str], *, first: bool) -> StageGraph:
     """The graph of one sampler. Its inputs are `positive`, `negative`, `image_latents`, and those of the preset."""
     guider, model = stage.guider, stage.guider.model
-    positive = guider.positive if isinstance(guider.positive, Cond) else None
+    first_prompt = guider.positive.parts[0].prompt if isinstance(guider.positive, Several) else guider.positive
+    positive = first_prompt if isinstance(first_prompt, Cond) else None
     task = "text2image" if isinstance(stage.latents, Empty) else "image2image"
     controls = positive.controls if positive else ()
     graph = parts.preset(model, positive and positive.clip, task, controls)
@@ -35,7 +38,7 @@ def stage_graph(stage: Stage, parts: Parts, notes: list[str], *, first: bool) ->
         graph = graph.insert(f"patch{f'_{i + 1}' if i else ''}", hole, before="denoise.guider")
     if guider.negative is None or guider.cfg == 1:
         graph = graph.replace("denoise.guider", NoGuidance())
-    graph = _with_part(graph, stage)
+    graph = _with_several(_with_part(graph, stage), guider)
     graph = graph.only("latents")
     for name in ("positive", "negative", "match", "zero_negative", "encode_image", "read"):
         graph = graph.remove(name) if name in graph.nodes else graph
@@ -45,6 +48,24 @@ def stage_graph(stage: Stage, parts: Parts, notes: list[str], *, first: bool) ->
         notes.append(f"the mask of the sampler {stage.node} is left out: all of its picture is painted")
     inputs |= _settings(stage, graph)
     return StageGraph(graph, encoder, {name: value for name, value in inputs.items() if name in graph.inputs})
+
+
+def _with_several(graph: Graph, guider: Guider) -> Graph:
+    """The graph that reads several prompts, as `prompt_parts` and `negative_parts`."""
+    for prompt, role, port in (
+        (guider.positive, "positive", "prompt_parts"),
+        (guider.negative, "negative", "negative_parts"),
+    ):
+        if not isinstance(prompt, Several) or role not in graph["denoise.guider"].signature.inputs:
+            continue
+        average = AveragePrompts(role="negative") if role == "negative" else AveragePrompts()
+        graph = graph.insert(f"average_{role}", named(average, prompt_parts=port), before="denoise.guider")
+        if "sizes" in graph.nodes:
+            sizes = "negative_sizes" if role == "negative" else "sizes"
+            graph = graph.insert(
+                f"size_{port}", named(AddSizesToPrompts(), prompt_parts=port, sizes=sizes), before="start"
+            )
+    return graph
 
 
 def _with_part(graph: Graph, stage: Stage) -> Graph:
@@ -77,7 +98,7 @@ def _settings(stage: Stage, graph: Graph) -> dict[str, Value]:
         made["start_at_step"] = sigmas.start
     if sigmas.end is not None:
         made["end_at_step"] = sigmas.end
-    positive = guider.positive
+    positive = guider.positive.parts[0].prompt if isinstance(guider.positive, Several) else guider.positive
     if family == "flux":
         made["guidance_scale"] = 3.5
         if isinstance(positive, Cond) and positive.guidance is not None:

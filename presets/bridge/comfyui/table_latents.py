@@ -20,6 +20,7 @@ from .values import (
     PictureMask,
     Sampled,
     Sampler,
+    Several,
     Sigmas,
     Stage,
     Vae,
@@ -27,7 +28,7 @@ from .values import (
 )  # fmt: skip
 
 LATENTS = (Empty, Encoded, Enlarged, Sampled, Out)
-PROMPTS = (Cond, Out)
+PROMPTS = (Cond, Several, Out)
 _ON = ("enable", True)
 
 

@@ -1,7 +1,9 @@
 """Nodes that load models, and nodes that change how a model samples."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import exp
+from typing import Any
 
 from .families import family_of_file
 from .given import Given, Unmapped, translates
@@ -124,6 +126,27 @@ def _discrete(given: Given) -> tuple[Value, ...]:
     if kind not in predicts:
         raise Unmapped(f"sampling={kind!r} has no counterpart here")
     return _with_keys(given, prediction_type=predicts[kind], **({"rescale_betas_zero_snr": True} if zero else {}))
+
+
+@translates("FreeU", "FreeU_V2")
+def _freeu(given: Given) -> tuple[Value, ...]:
+    settings = {name: given.number(name, default) for name, default in _FREEU.items()}
+    return _tapped(given, "FreeU", {**settings, "version": 2 if given.node.type == "FreeU_V2" else 1})
+
+
+@translates("TomePatchModel")
+def _merging(given: Given) -> tuple[Value, ...]:
+    return _tapped(given, "TokenMerging", {"ratio": given.number("ratio", 0.3)})
+
+
+_FREEU = {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}
+
+
+def _tapped(given: Given, name: str, settings: Mapping[str, Any]) -> tuple[Value, ...]:
+    model = given.get("model", Model)
+    if model.family not in ("sd", "sdxl"):
+        raise Unmapped("it changes layers of a U-Net, which the family does not have")
+    return (replace(model, taps=(*model.taps, (name, settings))),)
 
 
 @translates("RescaleCFG")

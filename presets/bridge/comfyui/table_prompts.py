@@ -1,5 +1,6 @@
 """Nodes that make and change prompts."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from .given import Given, Unmapped, translates
@@ -11,9 +12,11 @@ from .values import (
     Encoded,
     Net,
     Out,
+    Part,
     Picture,
     PictureMask,
     Seen,
+    Several,
     Shown,
     Style,
     Vae,
@@ -62,6 +65,54 @@ def _cond(given: Given, **texts: str) -> Cond:
 @translates("ConditioningZeroOut")
 def _zero(given: Given) -> tuple[Value, ...]:
     return (replace(given.get("conditioning", Cond), zeroed=True),)
+
+
+# ------------------------------------------------------------------------------------------------- several prompts
+def _parts(given: Given, name: str) -> Several:
+    """The prompts of an input."""
+    value = given.any_of(name, Cond, Several, Out)
+    return value if isinstance(value, Several) else Several((Part(value),), value.family)
+
+
+def _changed(given: Given, change: Callable[[Part], Part]) -> tuple[Value, ...]:
+    several = _parts(given, "conditioning")
+    return (replace(several, parts=tuple(map(change, several.parts))),)
+
+
+@translates("ConditioningCombine")
+def _combine(given: Given) -> tuple[Value, ...]:
+    first, second = (_parts(given, f"conditioning_{number}") for number in (1, 2))
+    return (Several((*first.parts, *second.parts), first.family or second.family),)
+
+
+@translates("ConditioningSetArea", "ConditioningSetAreaPercentage")
+def _area(given: Given) -> tuple[Value, ...]:
+    left, top, width, height = (given.number(name, 0) for name in ("x", "y", "width", "height"))
+    strength, pixels = given.number("strength", 1.0), given.node.type == "ConditioningSetArea"
+    area = (left, top, width, height)
+    return _changed(given, lambda part: replace(part, area=area, in_pixels=pixels, strength=strength))
+
+
+@translates("ConditioningSetAreaStrength")
+def _strength(given: Given) -> tuple[Value, ...]:
+    strength = given.number("strength", 1.0)
+    return _changed(given, lambda part: replace(part, strength=strength))
+
+
+@translates("ConditioningSetMask")
+def _mask(given: Given) -> tuple[Value, ...]:
+    mask, strength = given.any_of("mask", *MASKS), given.number("strength", 1.0)
+    if given.text("set_cond_area", "default") != "default":
+        given.note("the denoiser sees the whole picture, and not the bounds of the mask alone")
+    return _changed(given, lambda part: replace(part, mask=mask, strength=strength))
+
+
+@translates("ConditioningSetTimestepRange")
+def _range(given: Given) -> tuple[Value, ...]:
+    start, stop = given.number("start", 0.0), given.number("end", 1.0)
+    if not 0 <= start < stop <= 1:
+        raise Unmapped("its range has no steps")
+    return _changed(given, lambda part: replace(part, start=start, stop=stop))
 
 
 @translates("FluxGuidance")

@@ -39,7 +39,8 @@ Setting: TypeAlias = int | float | str | bool | Out
 @dataclass(frozen=True)
 class Model:
     """A denoiser. scheduler: config keys that nodes set. guider: a guider's name and settings. patches: nodes that
-    change its answers and have no block. prompts: pictures that it attends to."""
+    change its answers and have no block. prompts: pictures that it attends to. taps: changes of its layers, by name and
+    settings."""
 
     file: ModelFile
     family: str
@@ -49,6 +50,7 @@ class Model:
     rescale: float = 0.0
     patches: tuple[Out, ...] = ()
     prompts: "tuple[ImagePrompt, ...]" = ()
+    taps: tuple[tuple[str, Mapping[str, Any]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -222,6 +224,27 @@ class Cond:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One of several prompts for one picture. area: left, top, width, height, in pixels or in shares of the sides."""
+
+    prompt: "Cond | Out"
+    strength: float = 1.0
+    area: tuple[float, float, float, float] | None = None
+    in_pixels: bool = False
+    mask: "Mask | None" = None
+    start: float = 0.0
+    stop: float = 1.0
+
+
+@dataclass(frozen=True)
+class Several:
+    """Several prompts for one picture, or one with a place or an interval of steps."""
+
+    parts: tuple[Part, ...]
+    family: str
+
+
+@dataclass(frozen=True)
 class Seen:
     """A picture that a vision encoder has read."""
 
@@ -279,7 +302,7 @@ class Stage:
     leftover: bool = False
 
 
-Prompt: TypeAlias = Cond | Out
+Prompt: TypeAlias = Cond | Several | Out
 Latent: TypeAlias = Empty | Encoded | Enlarged | Sampled | Out
 Image: TypeAlias = Picture | Decoded | Out
 Mask: TypeAlias = PictureMask | Out
