@@ -128,10 +128,18 @@ def _sha256(file: Path, size: int, modified: int) -> str:
 _MODULE_KEY = "_content_key"
 
 
+def _place(tensor: Any) -> int:
+    """Where the numbers of a tensor are: `tensor.data = other` changes nothing else of it. 0 if it has no place."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:
+        return 0
+
+
 def _module_parts(module: Any) -> Iterable[str]:
     """The code, settings and tensors of a module: read once, and again where torch has replaced or changed a tensor."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
-    versions = tuple((name, id(t), t._version) for name, t in tensors.items())
+    versions = tuple((name, id(t), _place(t), t._version) for name, t in tensors.items())
     kept = module.__dict__.get(_MODULE_KEY)
     if kept is None or kept[0] != versions:
         read = digest(*(part for name, t in tensors.items() for part in (name, content_key(t))))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from sfumato import Graph
 from sfumato.presets.bridge.comfyui import from_comfyui
 
 from .comfyui_workflows import api, pixels
@@ -82,15 +81,15 @@ def test_prompts_that_are_joined_to_one(comfy_models: Path) -> None:
 
 
 def test_layers_are_changed(comfy_models: Path) -> None:
-    def changed(kind: str, **inputs: Any) -> Graph:
+    def changed(kind: str, **inputs: Any) -> Any:  # a block
         node = {"class_type": kind, "inputs": {"model": ["checkpoint", 0], **inputs}}
         made = from_comfyui(api(patch=node, sample={"model": ["patch", 0]}), models=comfy_models)
         assert not made.report.holes and made.graph.preset == ("sd", "text2image")
-        return made.graph
+        return made.graph["denoise.tap"]
 
-    freeu = changed("FreeU_V2", b1=1.1, b2=1.2, s1=0.9, s2=0.2)["denoise.tap"]
+    freeu = changed("FreeU_V2", b1=1.1, b2=1.2, s1=0.9, s2=0.2)
     assert str(freeu.change) == str(type(freeu.change)(b1=1.1, b2=1.2, s1=0.9, s2=0.2, version=2))
-    assert changed("TomePatchModel", ratio=0.3)["denoise.tap"].change.ratio == 0.3
+    assert changed("TomePatchModel", ratio=0.3).change.ratio == 0.3
 
 
 def test_pictures_go_through_nodes(comfy_models: Path) -> None:

@@ -2,7 +2,8 @@
 
 None takes more than 5 seconds or a gigabyte, prints a control character, starts a program, writes elsewhere or asks
 another machine. `hostile/kinds` has a module for each kind; each input runs in a process of its own, which is watched.
-Other seeds try other numbers and bytes: SFUMATO_HOSTILE_SEED=7 pytest tests/security/test_hostile_inputs.py
+Other seeds try other numbers and bytes, and a long search tries more of them:
+SFUMATO_HOSTILE_SEED=7 SFUMATO_EXAMPLES=2000 pytest tests/security/test_hostile_inputs.py
 """
 
 import sys

@@ -314,7 +314,7 @@ class Explicit(_Types):
                 return self.port(value)
             case Cond() if (encoder := self.parts.any_encoder(value.clip, self._models())) is not None:
                 return self.cond(value, encoder)
-            case Sampled() | Encoded() | Enlarged():
+            case Sampled():
                 return self.latents(value)
             case _:
                 return self._producer(link)

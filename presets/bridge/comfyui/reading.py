@@ -115,11 +115,16 @@ def _made(known: Known, node: Node, values: Mapping[str, Value], notes: list[str
         return (values["value"],)
     if node.type in FUNCTIONS and all(_plain(value) for value in values.values()):
         return FUNCTIONS[node.type](values)
-    if node.type in BLOCKS:
+    passes_one = node.type in _PASSING and sum(isinstance(value, IMAGES) for value in values.values()) == 1
+    if node.type in BLOCKS and not passes_one:
         return _own_block(known, node, values)
     if node.type in TRANSLATE:
         return TRANSLATE[node.type](Given(node, values, notes))
     return None
+
+
+_PASSING = ("ImageStitch",)
+"""Nodes with a block that pass a single picture on."""
 
 
 def _plain(value: Value) -> bool:
@@ -220,7 +225,7 @@ def _same_latents(given: Given) -> tuple[Value, ...]:
     return (latents[0],)
 
 
-@translates("BatchImagesNode", "ImageBatchMulti")
+@translates("ImageStitch", "BatchImagesNode", "ImageBatchMulti")
 def _several(given: Given) -> tuple[Value, ...]:
     """Nodes that take several pictures, with one."""
     pictures = [value for value in given.values.values() if isinstance(value, IMAGES)]

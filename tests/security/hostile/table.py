@@ -39,6 +39,20 @@ SEED = os.environ.get("SFUMATO_HOSTILE_SEED", "0")
 """Another seed draws other numbers and other bytes, for long searches."""
 
 
+LONG = bool(os.environ.get("SFUMATO_EXAMPLES"))
+"""Whether to try as many random inputs as in a long search."""
+
+
+def repeats(most: int) -> range:
+    """The numbers of inputs that are made at random in one way; a third of them by default."""
+    return range(most if LONG else -(-most // 3))
+
+
+def some(most: int) -> int:
+    """The number of odd values that are drawn for one place; half of them by default."""
+    return most if LONG else -(-most // 2)
+
+
 def inputs(kind: str) -> dict[str, Hostile]:
     """The inputs of a kind by their names, the same in each process with the same seed."""
     made: Iterator[Hostile] = import_module(f".kinds.{kind}", __package__).inputs()

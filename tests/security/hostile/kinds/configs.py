@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import change_json, checkpoint, used
-from ..table import Action, Hostile, drawn
+from ..table import Action, Hostile, drawn, some
 from .odd import ODD
 from .weights import CONTROL
 
@@ -164,19 +164,19 @@ def inputs() -> Iterator[Hostile]:
     for part, keys in KEYS.items():
         random = drawn(f"configs {part}")
         for key in keys:
-            for name in random.sample([*ODD], 4):
+            for name in random.sample([*ODD], some(4)):
                 yield Hostile(f"{part}: {key!r} is {name}", lambda place, a=(part, key, name): _changed(place, *a))
     for class_name, config in SCHEDULERS.items():
         random = drawn(f"configs {class_name}")
         for key in (*config, *random.sample(COUNTS, 3)):
             if key in config or key in COUNTS[:1]:
-                for name in random.sample([*ODD], 3):
+                for name in random.sample([*ODD], some(3)):
                     made = {**config, key: ODD[name], "_class_name": class_name}
                     yield Hostile(f"{class_name}: {key} is {name}", lambda place, m=made: _scheduler(place, m))
     for class_name, config in MODELS.items():
         random = drawn(f"configs {class_name}")
         for key in config:
-            for name in random.sample([*ODD], 2):
+            for name in random.sample([*ODD], some(2)):
                 made = {**config, key: ODD[name]}
                 yield Hostile(f"{class_name}: {key} is {name}", lambda _, c=class_name, m=made: _alone(c, m))
     for name, text in FILES_OF.items():

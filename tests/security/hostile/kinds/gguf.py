@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..checkpoint import used
-from ..table import Action, Hostile, drawn
+from ..table import Action, Hostile, drawn, repeats
 from .weights import CONTROL
 
 U8, I32, F32, BOOL, TEXT, ARRAY, U64 = 0, 5, 6, 7, 8, 9, 10
@@ -130,7 +130,7 @@ def inputs() -> Iterator[Hostile]:
     """Whole files, and files with bytes changed at random."""
     for name, data in FILES.items():
         yield Hostile(name, lambda place, data=data: _file(place, data))
-    for k in range(24):
+    for k in repeats(24):
         yield Hostile(f"bytes changed at random {k}", lambda place, k=k: _file(place, _changed(k)))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import sfumato as sf
 
 from ..checkpoint import CALL, checkpoint, each, fresh
-from ..table import Action, Hostile, drawn
+from ..table import Action, Hostile, drawn, repeats
 from .odd import changes, put
 from .weights import CONTROL
 
@@ -152,7 +152,7 @@ def inputs() -> Iterator[Hostile]:
         yield Hostile(name, lambda place, c=change: _changed(place, c))
     for name, text in TEXTS.items():
         yield Hostile(f"text: {name}", lambda place, t=text: _text(place, t))
-    for k in range(90):
+    for k in repeats(90):
         yield Hostile(f"an odd value at random {k}", lambda place, k=k: _odd(place, k))
 
 

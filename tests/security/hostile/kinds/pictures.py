@@ -16,7 +16,7 @@ import sfumato as sf
 
 from ..checkpoint import CALL, checkpoint, fresh
 from ..commands import command
-from ..table import Action, Hostile, drawn
+from ..table import Action, Hostile, drawn, repeats
 from .weights import CONTROL
 
 
@@ -216,7 +216,7 @@ def inputs() -> Iterator[Hostile]:
         yield Hostile(f"mask: {name}", lambda place, v=ARRAYS[name]: _called(place, v(), mask=True))
     for kind in ("a pipe", "a link to itself", "a link to a device", "a folder", "a file that nobody may read"):
         yield Hostile(f"a file that is {kind}", lambda place, k=kind: _special(place, k))
-    for k in range(12):
+    for k in repeats(12):
         yield Hostile(f"bytes changed at random {k}", lambda place, k=k: _file(place, _flipped(k)))
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..checkpoint import single_file, used
-from ..table import Action, Hostile, drawn
+from ..table import Action, Hostile, drawn, repeats
 from .weights import CONTROL, HEADERS, Tensors
 
 UNET = "model.diffusion_model."
@@ -92,7 +92,7 @@ def inputs() -> Iterator[Hostile]:
             yield Hostile(f"{key} with {name}", lambda place, k=key, c=change: _changed(place, k, c))
     for name, shapes in FAMILIES.items():
         yield Hostile(f"invented: {name}", lambda place, shapes=shapes: _invented(place, shapes))
-    for k in range(12):
+    for k in repeats(12):
         yield Hostile(f"several tensors at random {k}", lambda place, k=k: _random(place, k))
     for name, text in {"control characters": CONTROL, "JSON": '{"a": ' * 2000, "a long text": "x" * 10**6}.items():
         for entry in ("modelspec.architecture", "modelspec.prediction_type", "modelspec.resolution", "config", CONTROL):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoint import checkpoint, used
-from ..table import Action, Hostile, drawn
+from ..table import Action, Hostile, drawn, some
 from .odd import ODD
 from .weights import CONTROL
 
@@ -128,7 +128,7 @@ def inputs() -> Iterator[Hostile]:
         )
     random = drawn("tokenizers")
     for key in CONFIG_KEYS:
-        for name in random.sample([*ODD], 4):
+        for name in random.sample([*ODD], some(4)):
             yield Hostile(f"{key} is {name}", lambda place, k=key, n=name: _config(place, {k: ODD[n]}))
     for name, added in ADDED.items():
         yield Hostile(f"added tokens: {name}", lambda place, a=added: _config(place, {"added_tokens_decoder": a}))

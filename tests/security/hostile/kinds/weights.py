@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..checkpoint import WEIGHTS, checkpoint, used
-from ..table import Action, Hostile, drawn
+from ..table import Action, Hostile, drawn, repeats
 
 ONE: dict[str, Any] = {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}
 FILES = {"unet": WEIGHTS, "vae": WEIGHTS, "text_encoder": "model.safetensors"}
@@ -89,10 +89,10 @@ def inputs() -> Iterator[Hostile]:
     for name, change in TENSORS.items():
         for part in ("unet", "text_encoder"):
             yield Hostile(f"tensors of the {part}: {name}", lambda place, c=change, p=part: _changed(place, p, c))
-    for k in range(16):
+    for k in repeats(16):
         yield Hostile(f"bytes changed at random {k}", lambda place, k=k: _flipped(place, k, header=False))
         yield Hostile(f"bytes of the header changed at random {k}", lambda place, k=k: _flipped(place, k, header=True))
-    for k in range(8):
+    for k in repeats(8):
         yield Hostile(f"cut at random {k}", lambda place, k=k: _cut(place, k))
 
 
