@@ -198,7 +198,7 @@ class Denoiser(Generic[M]):
 
 
 def _passes_of(request: Request[M], number: int) -> Sequence[_RequestedPass[M]]:
-    """The passes of a request. Those with taps that read the forward share it with no pass of other runs."""
+    """The passes of a request. Those with taps that read the step share forwards with no pass of other runs."""
     wide, guided = request.denoiser._wide, request.denoiser._guidance is not None
     keys = [
         (group_key(p), p.guidance is not None or guided, wide, number if not p.taps.per_pass else 0)

@@ -47,8 +47,8 @@ class Change:
     perturbs: ClassVar[bool] = False
     """Whether a tap without layers changes the layers that guiders perturb by default, and not all layers."""
     per_pass: ClassVar[bool] = False
-    """Whether it reads rows, step and memory of each pass by itself, so that passes of other runs and steps may share
-    the forward."""
+    """Whether each row has the same result whatever shares its forward, so that passes of other runs and steps may. A
+    change that reads the step of the forward, or all rows, has not."""
 
     def __init_subclass__(cls, abstract: bool = False, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

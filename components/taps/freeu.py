@@ -1,7 +1,7 @@
 """FreeU: other weights of the backbone and the skips of a U-Net."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ class FreeU(Change):
     Raises:
         ConfigError: a tap with layers, or a model that is no U-Net.
     """
+
+    per_pass: ClassVar[bool] = True
 
     b1: float = 1.3
     b2: float = 1.4

@@ -25,6 +25,7 @@ class Identity(AttentionChange):
     """
 
     perturbs: ClassVar[bool] = True
+    per_pass: ClassVar[bool] = True
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, call: AttentionCall) -> Tensor:
         """Return `v` where all tokens are the picture's, else attention with that part of the map masked."""
@@ -45,6 +46,7 @@ class Blur(AttentionChange):
     """
 
     perturbs: ClassVar[bool] = True
+    per_pass: ClassVar[bool] = True
 
     sigma: float = math.inf
 
@@ -65,6 +67,7 @@ class Drop(Change):
     """
 
     perturbs: ClassVar[bool] = True
+    per_pass: ClassVar[bool] = True
 
     attention: bool = True
     feed_forward: bool = True

@@ -16,6 +16,7 @@ from torch import nn
 
 import sfumato as sf
 from sfumato import Graph
+from sfumato.blocks.control.taps import ApplyTap
 
 from .control import Net, Nets, controlled, rows_of
 from .control import nets as nets
@@ -125,18 +126,39 @@ def test_without_a_shared_forward_nothing_differs_by_a_bit(emoji: Graph) -> None
     assert did.unet == before.unet
 
 
-def test_passes_with_taps_share_forwards_with_those_of_their_own_run_alone(exact: Graph) -> None:
-    calls: list[Call] = [
-        {"prompt": "a fox", "seed": 1, "num_inference_steps": 2, "guider": "pag"},
-        {"prompt": "a cat", "seed": 2, "num_inference_steps": 3, "guider": "pag", "scheduler": "euler"},
-        {"prompt": "a sun", "seed": 3, "num_inference_steps": 2, "guider": "slg"},
+def test_equal_taps_of_several_runs_share_forwards(exact: Graph) -> None:
+    freeu = exact.insert("free", ApplyTap(change=sf.taps.FreeU(version=2)), before="denoise.guider")
+    calls: list[tuple[Graph, Call]] = [
+        (exact, {"prompt": "a fox", "seed": 1, "num_inference_steps": 2, "guider": "pag"}),
+        (exact, {"prompt": "a cat", "seed": 2, "num_inference_steps": 3, "guider": "pag", "scheduler": "euler"}),
+        (exact, {"prompt": "a sun", "seed": 3, "num_inference_steps": 2, "guider": "slg"}),
+        (freeu, {"prompt": "a fox", "seed": 4, "num_inference_steps": 2}),
+        (freeu, {"prompt": "a cat", "seed": 5, "num_inference_steps": 2, "scheduler": "ddim"}),
     ]
     with counted(exact) as before:
-        expected = alone(exact, calls)
+        expected = [graph(**call, output_type="pt") for graph, call in calls]
+    runs = [graph.stream(**call, output_type="pt") for graph, call in calls]
     with counted(exact) as did:
-        ours = side_by_side(exact, calls)
+        sf.together(runs)
+    assert difference([run.outputs for run in runs[:3]], expected[:3]) < EXACT
+    assert difference([run.outputs for run in runs[3:]], expected[3:]) < PIXELS  # its spectrum is in float32
+    assert (
+        before.unet - did.unet >= 8
+    )  # in two ticks: plain passes of PAG and SLG, perturbed ones of PAG, those of FreeU
+
+
+def test_passes_whose_taps_read_the_step_share_forwards_with_those_of_their_own_run_alone(exact: Graph) -> None:
+    merging = exact.insert("merge", ApplyTap(change=sf.taps.TokenMerging(ratio=0.5)), before="denoise.guider")
+    calls: list[Call] = [
+        {"prompt": "a fox", "seed": 1, "num_inference_steps": 2},
+        {"prompt": "a cat", "seed": 2, "num_inference_steps": 3},
+    ]
+    with counted(exact) as before:
+        expected = alone(merging, calls)
+    with counted(exact) as did:
+        ours = side_by_side(merging, calls)
     assert difference(ours, expected) < EXACT
-    assert did.unet < before.unet
+    assert did.unet == before.unet
 
 
 def test_tasks_may_differ_too(emoji: Graph) -> None:
