@@ -142,9 +142,7 @@ def test_equal_taps_of_several_runs_share_forwards(exact: Graph) -> None:
         sf.together(runs)
     assert difference([run.outputs for run in runs[:3]], expected[:3]) < EXACT
     assert difference([run.outputs for run in runs[3:]], expected[3:]) < PIXELS  # its spectrum is in float32
-    assert (
-        before.unet - did.unet >= 8
-    )  # in two ticks: plain passes of PAG and SLG, perturbed ones of PAG, those of FreeU
+    assert (before.unet, did.unet) == (14, 7)  # in two of three ticks PAG has two forwards, and FreeU one
 
 
 def test_passes_whose_taps_read_the_step_share_forwards_with_those_of_their_own_run_alone(exact: Graph) -> None:
