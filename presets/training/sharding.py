@@ -144,7 +144,7 @@ def whole_weights(module: nn.Module) -> Generator[None]:
         (owner._parameters, name, parameter)
         for owner in module.modules()
         for name, parameter in owner._parameters.items()
-        if _is_part(parameter)
+        if parameter is not None and _is_part(parameter)
     ]
     try:
         for own, name, part in parts:

@@ -1,5 +1,6 @@
 """Two processes of a test, forked so that they need not import torch again."""
 
+import gc
 import os
 import socket
 import traceback
@@ -25,6 +26,7 @@ def in_two_processes(work: Callable[[int], None]) -> None:
             os.environ |= {name: str(value) for name, value in where.items()} | {"ACCELERATE_USE_CPU": "true"}
             try:
                 work(rank)
+                gc.collect()  # the end of a DDP module waits for a thread of gloo, which may wait for Python's lock
                 distributed.destroy_process_group()
             except BaseException:
                 traceback.print_exc()
