@@ -1,7 +1,8 @@
 """Changes with which a call fits into memory, each with its figures and the line to write."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from ...graph.block import Block
 from ...graph.edits import replaced
@@ -9,22 +10,29 @@ from ...graph.errors import ConfigError, LoadError
 from ...graph.named import Named
 from ...registry import UnknownName
 from ..memory.budget import Budget
-from ..memory.offload import Offload
 from ..memory.policy import CPU
 from ..memory.sizes import show_size
 from .memory import Needs
 from .plan import Proposal, Stage
 from .walked import Walked
 
+Settings = Mapping[str, Any]  # fields of blocks
+
 _QUANTIZATIONS = ("quanto_int8", "nf4")
-_TILE = 512  # pixels a side
+_STORAGE = "float8_e4m3fn"
+_WAYS: tuple[tuple[Settings, ...], ...] = (
+    ({"slicing": True}, {"tile": 512}),
+    ({"tile": 512, "slicing": True},),
+    ({"tile": 256, "slicing": True},),
+)
+"""Settings of blocks that decode and encode, in groups: a group is tried where none before it makes the call fit."""
 
 
 def proposals(walked: Walked) -> Iterator[Proposal]:
     """Changes with which all stages of a walked call fit, the smallest change first.
 
-    These are a budget, another way to keep the largest component of a stage that is too large with that budget, and
-    tiles.
+    These are a budget, other ways to keep the largest component of a stage that is too large with that budget, and
+    decoding picture by picture or in tiles.
     """
     stages = walked.stages(walked.needs)
     if (budget := _budget_for(stages)) is not None:
@@ -41,7 +49,7 @@ def proposals(walked: Walked) -> Iterator[Proposal]:
         yield from _of_component(walked, *keys[name], budget)
     for stage in stages:
         if stage.excess and stage.memory and stage.activations > stage.weights.get(stage.device, 0) // 8:
-            yield from _of_tiles(walked, stage)
+            yield from _of_blocks(walked, stage)
 
 
 def _of_component(walked: Walked, name: str, key: str, budget: Budget | None) -> Iterator[Proposal]:
@@ -51,11 +59,18 @@ def _of_component(walked: Walked, name: str, key: str, budget: Budget | None) ->
     def stages(changed: Needs) -> tuple[Stage, ...]:
         return walked.stages({**walked.needs, key: changed}, budget)
 
+    offload = f"pipe.bindings[{name!r}].manager.offload({own.entry.name!r}, "
     if not own.entry.device.startswith(CPU) and not own.offload.streams:
-        changed = own.changed(offload=Offload("blocks"))
-        text = f"{name} stays on the CPU, and its blocks are copied to {own.entry.device} while it runs (slower)"
-        code = f"pipe.bindings[{name!r}].manager.offload({own.entry.name!r}, 'blocks')"
-        yield from _fitting(text, stages(changed), _both(budget, code))
+        text = f"{name} stays on the CPU, and its blocks are copied to {own.entry.device} "
+        for more, prefetch in (("ahead, while it computes", True), ("one after another (slower)", False)):
+            changed = own.changed(offload=replace(own.offload, by="blocks", prefetch=prefetch))
+            code = f"{offload}'blocks'{', prefetch=True' if prefetch else ''})"
+            yield from _fitting(text + more, stages(changed), _both(budget, code))
+    if own.offload.storage is None and not own.handle.is_quantized:
+        changed = own.changed(offload=replace(own.offload, storage=_STORAGE))
+        size = f"{show_size(changed.estimate.bytes)} in place of {show_size(own.estimate.bytes)}"
+        text = f"{name} stored in {_STORAGE}, {size}"
+        yield from _fitting(text, stages(changed), _both(budget, f"{offload}storage={_STORAGE!r})"))
     for method in _QUANTIZATIONS if own.handle.spec.quantization is None else ():
         try:
             changed = own.changed(quantization=method)
@@ -66,17 +81,29 @@ def _of_component(walked: Walked, name: str, key: str, budget: Budget | None) ->
         yield from _fitting(text, stages(changed), _code(budget, more) or f"sf.load(…, {more})")
 
 
-def _of_tiles(walked: Walked, stage: Stage) -> Iterator[Proposal]:
-    """Tiles for a node that can work in tiles and does not."""
+def _of_blocks(walked: Walked, stage: Stage) -> Iterator[Proposal]:
+    """Slicing and tiles for the nodes of a stage that can work so and do not."""
     for path in stage.nodes:
         block = walked.call.graph[path]
-        if getattr(_plain(block), "tile", 0) is not None:
-            continue
-        again = Walked.of(replace(walked.call, graph=replaced(walked.call.graph, path, _tiled(block), ())))
-        budget = _budget_for(again.stages(again.needs))
-        code = f"pipe.replace({path!r}, {type(_plain(block)).__name__}(tile={_TILE}))"
-        stages = again.stages(again.needs, budget)
-        yield from _fitting(f"{path} in tiles of {_TILE} pixels", stages, _both(budget, code))
+        for ways in _WAYS:
+            made = [proposal for way in ways for proposal in _of_settings(walked, path, block, way)]
+            yield from made
+            if made:
+                break
+
+
+def _of_settings(walked: Walked, path: str, block: Block, settings: Settings) -> Iterator[Proposal]:
+    """The call with these settings of a block, which it has not yet."""
+    config = _plain(block).config()
+    if any(name not in config or config[name] for name in settings):
+        return
+    again = Walked.of(replace(walked.call, graph=replaced(walked.call.graph, path, _with(block, settings), ())))
+    budget = _budget_for(again.stages(again.needs))
+    what = [f"in tiles of {settings['tile']} pixels"] if "tile" in settings else []
+    what += ["picture by picture"] if "slicing" in settings else []
+    code = f"pipe.replace({path!r}, {_text(_with(block, settings), settings)})"
+    stages = again.stages(again.needs, budget)
+    yield from _fitting(f"{path} {', '.join(what)}", stages, _both(budget, code))
 
 
 def _plain(block: Block) -> Block:
@@ -85,10 +112,18 @@ def _plain(block: Block) -> Block:
     return block
 
 
-def _tiled(block: Block) -> Block:
+def _with(block: Block, settings: Settings) -> Block:
     if isinstance(block, Named):
-        return replace(block, block=_tiled(block.block))
-    return block.with_(tile=_TILE)
+        return replace(block, block=_with(block.block, settings))
+    return block.with_(**settings)
+
+
+def _text(block: Block, settings: Settings) -> str:
+    """The expression that makes a block with these settings, with its names outside."""
+    if isinstance(block, Named):
+        names = ", ".join(f"{old}={new!r}" for old, new in block.names)
+        return f"sf.named({_text(block.block, settings)}, {names})"
+    return f"{type(block).__name__}({', '.join(f'{name}={value!r}' for name, value in settings.items())})"
 
 
 def _fitting(change: str, stages: tuple[Stage, ...], code: str) -> Iterator[Proposal]:

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 import sfumato as sf
 from sfumato import ComponentsManager, Graph, InputError
+from sfumato.blocks.decode.images import DecodeLatents
 from sfumato.components.conditioning import Conditioning
 from sfumato.components.loading import single_file
 from sfumato.components.memory.mover import Mover
@@ -227,16 +228,19 @@ def test_a_call_that_does_not_fit_gets_proposals(monkeypatch: pytest.MonkeyPatch
     budget = "sf.load(…, manager=sf.ComponentsManager(budget={'cuda:0': '29.8 MB'}"
     assert proposed(33_000_000) == [f"components leave the device after use | {budget}))"]
     changes = [
-        "unet stays on the CPU, and its blocks are copied to cuda:0 while it runs (slower) | ",
+        "unet stays on the CPU, and its blocks are copied to cuda:0 ahead, while it computes | ",
+        "unet stays on the CPU, and its blocks are copied to cuda:0 one after another (slower) | ",
+        "unet stored in float8_e4m3fn, 7.3 MB in place of 29.0 MB | ",
         "unet in quanto_int8, 19.5 MB in place of 29.0 MB | ",
         "unet in nf4, 18.1 MB in place of 29.0 MB | ",
     ]
-    offload = "pipe.bindings['unet'].manager.offload('unet', 'blocks')"
+    offload = "pipe.bindings['unet'].manager.offload('unet', "
+    offloads = [f"{offload}{how})" for how in ("'blocks', prefetch=True", "'blocks'", "storage='float8_e4m3fn'")]
     methods = ["quantization={'unet': 'quanto_int8'})", "quantization={'unet': 'nf4'})"]
     budget = "sf.load(…, manager=sf.ComponentsManager(budget={'cuda:0': '21.8 MB'})"
-    codes = [f"{budget}); {offload}", *(f"{budget}, {method}" for method in methods)]
+    codes = [*(f"{budget}); {one}" for one in offloads), *(f"{budget}, {method}" for method in methods)]
     assert proposed(25_000_000) == [change + code for change, code in zip(changes, codes, strict=True)]
-    codes = [offload, *(f"sf.load(…, {method}" for method in methods)]
+    codes = [*offloads, *(f"sf.load(…, {method}" for method in methods)]
     assert proposed(10**9, budget="20MB") == [change + code for change, code in zip(changes, codes, strict=True)]
 
 
@@ -252,9 +256,36 @@ def test_tiles_are_proposed_for_a_large_picture(emoji: Graph, monkeypatch: pytes
     plan = emoji.plan(**large)
     decode = plan.stages[-1]
     monkeypatch.setattr(walked, "memory_of", {"cpu": decode.peak - 1}.__getitem__)
-    assert [one.code.rpartition("; ")[2] for one in emoji.plan(**large).proposals][-1:] == [
-        "pipe.replace('decode', DecodeLatents(tile=512))"
-    ]
+    last = emoji.plan(**large).proposals[-1].code
+    assert last.rpartition("; ")[2] == "pipe.replace('decode', DecodeLatents(tile=512))"
+    assert applied(last, emoji).plan(**large).fits
+
+
+def applied(code: str, pipe: Graph) -> Graph:
+    scope: dict[str, Any] = {"sf": sf, "pipe": pipe, "DecodeLatents": DecodeLatents}
+    for line in code.split("; "):
+        made = eval(line.replace("sf.load(…", "sf.load('emoji'"), scope)
+        scope["pipe"] = made if isinstance(made, Graph) else scope["pipe"]
+    return scope["pipe"]
+
+
+@pytest.mark.parametrize(
+    ("memory", "pictures", "ways"),
+    [
+        (25_000_000, 1, ["storage='float8_e4m3fn')", "{'unet': 'quanto_int8'})", "{'unet': 'nf4'})"]),
+        (45_000_000, 8, ["storage='float8_e4m3fn')", "{'unet': 'quanto_int8'})", "{'unet': 'nf4'})", "slicing=True))"]),
+    ],
+)
+def test_a_call_fits_with_each_proposal(
+    memory: int, pictures: int, ways: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = {**CALL, "num_inference_steps": 1, "num_images_per_prompt": pictures}
+    monkeypatch.setattr(walked, "memory_of", {"cpu": memory}.__getitem__)
+    proposals = sf.load("emoji", manager=ComponentsManager()).plan(**call).proposals
+    assert [one.code.endswith(way) for one, way in zip(proposals, ways, strict=True)] == [True] * len(ways)
+    for one in proposals:
+        after = applied(one.code, sf.load("emoji", manager=ComponentsManager())).plan(**call)
+        assert after.fits and max(after.peak.values()) <= memory, one
 
 
 FLUX: dict[str, dict[str, Any]] = {
