@@ -1,62 +1,70 @@
-"""Time a denoising step of the embedded model beside diffusers' classic pipeline, in pairs, in one process."""
+"""Time a denoising step beside diffusers' pipeline, and beside a loop that is written by hand, in turns.
 
-import statistics
+`python tests/benchmarks/bench_denoise.py [--only NAME …] [--rounds N] [--threads N]`. The models are those of
+`subjects.py`. The targets are a ratio of 0.95 to diffusers, and of 1.03 to the loop by hand.
+"""
+
+import argparse
 import time
 import warnings
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from paired import in_turns, ratio, seconds
 from rich.console import Console
 from rich.table import Table
+from subjects import GUIDANCE, SUBJECTS, Subject, subjects
 
-import sfumato as sf
-
-EMOJI = Path(sf.__file__).parent / "presets/embedded/emoji"
-STEPS, PAIRS = 30, 9
+ROUNDS = {"embedded": 12, "SD 1.5 size": 5, "tiny SDXL": 8, "tiny Flux": 8}
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """How long one call takes."""
-    began = time.perf_counter()
-    call()
-    return time.perf_counter() - began
+def by_hand(subject: Subject) -> Callable[[], float]:
+    """The denoising loop of the embedded model without a framework: a model, a scheduler, two passes in one forward."""
+    graph = subject.graph
+    model, scheduler = subject.model, graph.bindings["scheduler"].load()
+    prompts = {"prompt": subject.values["prompt"], "negative_prompt": ""}
+    encoded = graph.using().only("positive")(**{"prompt": prompts["prompt"]}).positive.tokens
+    empty = graph.only("positive")(prompt=prompts["negative_prompt"]).positive.tokens
+    tokens = torch.cat([encoded, empty])
 
+    @torch.no_grad()
+    def step() -> float:
+        schedule = scheduler.steps(subject.steps)
+        sample, history, ends = torch.randn(1, 8, 8, 8), (), list[float]()
+        for step in schedule:
+            scaled = sample * step.scale_in
+            both = model(torch.cat([scaled, scaled]), step.t.expand(2), tokens)
+            positive, negative = both.chunk(2)
+            guided = negative + GUIDANCE * (positive - negative)
+            sample, history = scheduler.advance(sample, guided, step, history, None)
+            ends.append(time.perf_counter())
+        return (ends[-1] - ends[0]) / (len(ends) - 1)
 
-def a_step(run: Callable[[int], object]) -> float:
-    """Seconds a step: a long run less a short one, so that what is outside the loop does not count."""
-    return (seconds(lambda: run(STEPS)) - seconds(lambda: run(2))) / (STEPS - 2)
+    return step
 
 
 def main() -> None:
-    """Print the ratio of ours to theirs, for one picture and for four."""
+    """Print a row for each model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", nargs="*", default=[], choices=list(SUBJECTS))
+    parser.add_argument("--rounds", type=int, default=0, help="in place of the usual number for each model")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
-    theirs: Any = StableDiffusionPipeline.from_pretrained(EMOJI, torch_dtype=torch.float32)
-    theirs.set_progress_bar_config(disable=True)
-    ours = sf.load(EMOJI)
-
-    table = Table("pictures", "ours, ms a step", "diffusers, ms a step", "ratio", title="a denoising step, guidance 4")
-    for count in (1, 4):
-
-        def we(n: int, count: int = count) -> object:
-            return ours(
-                "a red apple", seed=1, num_inference_steps=n, guidance_scale=4.0, num_images_per_prompt=count
-            ).images
-
-        def they(n: int, count: int = count) -> object:
-            return theirs(
-                "a red apple", num_inference_steps=n, guidance_scale=4.0, num_images_per_prompt=count,
-                height=64, width=64, generator=torch.Generator().manual_seed(1),
-            ).images  # fmt: skip
-
-        we(3)
-        they(3)
-        pairs = [(a_step(we), a_step(they)) for _ in range(PAIRS)]
-        mine, other = (statistics.median(p[i] for p in pairs) for i in (0, 1))
-        ratio = statistics.median(a / b for a, b in pairs)
-        table.add_row(str(count), f"{mine * 1e3:.2f}", f"{other * 1e3:.2f}", f"{ratio:.2f}")
+    table = Table(
+        "model", "ours, ms a step", "by diffusers", "by a loop by hand", "difference", title="a denoising step"
+    )
+    for subject in subjects(*options.only):
+        versions = {"ours": subject.our_step, "diffusers": subject.their_step}
+        if subject.name == "embedded":
+            versions["by hand"] = by_hand(subject)
+        rounds = in_turns(versions, options.rounds or ROUNDS[subject.name])
+        hand = str(ratio(rounds, "ours", "by hand")) if "by hand" in versions else ""
+        mine = seconds(rounds, "ours").median * 1e3
+        table.add_row(
+            subject.name, f"{mine:.2f}", str(ratio(rounds, "ours", "diffusers")), hand, f"{subject.difference():.1e}"
+        )
     Console().print(table)
 
 
