@@ -22,10 +22,8 @@ def by_hand(subject: Subject) -> Callable[[], float]:
     """The denoising loop of the embedded model without a framework: a model, a scheduler, two passes in one forward."""
     graph = subject.graph
     model, scheduler = subject.model, graph.bindings["scheduler"].load()
-    prompts = {"prompt": subject.values["prompt"], "negative_prompt": ""}
-    encoded = graph.using().only("positive")(**{"prompt": prompts["prompt"]}).positive.tokens
-    empty = graph.only("positive")(prompt=prompts["negative_prompt"]).positive.tokens
-    tokens = torch.cat([encoded, empty])
+    encode = graph.only("positive")
+    tokens = torch.cat([encode(prompt=prompt).positive.tokens for prompt in (subject.values["prompt"], "")])
 
     @torch.no_grad()
     def step() -> float:
@@ -65,7 +63,7 @@ def main() -> None:
         table.add_row(
             subject.name, f"{mine:.2f}", str(ratio(rounds, "ours", "diffusers")), hand, f"{subject.difference():.1e}"
         )
-    Console().print(table)
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
-"""Time from process start to a written picture, beside diffusers doing the same, in pairs.
+"""Time from process start to a written picture, beside diffusers doing the same, in pairs, and where the time goes.
 
 With `--against FOLDER`: start-up of this checkout beside another one's, also of the commands that need no model.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 from checkouts import HERE, compare, environment, other_checkout
+from paired import in_turns, ratio
+from paired import seconds as spread
 from rich.console import Console
 from rich.table import Table
 
@@ -35,6 +37,16 @@ STARTS = {
     "sfumato run, 5 steps": PICTURE,
 }
 """What is measured against another checkout: arguments of Python. torch's own start is there to be compared with."""
+
+
+STAGES = {
+    "Python": "",
+    "importing torch": "import torch",
+    "loading the graph": "from sfumato.presets.load import load; pipe = load('emoji')",
+    "checking, and the run": "image = pipe(prompt='a red apple', seed=7, num_inference_steps=5).images[0]",
+    "writing": "image.save('ours.png')",
+}
+"""What a run does, one after another. The seconds of a stage are those that a process takes longer with it."""
 
 
 def start(arguments: list[str], folder: str, checkout: Path = HERE) -> None:
@@ -70,12 +82,23 @@ def main() -> None:
 
 
 def beside_diffusers(folder: str) -> None:
-    """Print both medians, and the median ratio of pairs."""
-    pairs = [(seconds(PICTURE, folder), seconds(["-c", THEIRS], folder)) for _ in range(PAIRS + 1)][1:]
-    ours, theirs = (statistics.median(p[i] for p in pairs) for i in (0, 1))
+    """Print the seconds of both, their ratio, and the seconds of our stages."""
+    versions = {"ours": PICTURE, "diffusers": ["-c", THEIRS]}
+    scripts = ["\n".join([*STAGES.values()][: i + 1]) for i in range(len(STAGES))]
+    versions |= {name: ["-c", script] for name, script in zip(STAGES, scripts, strict=True)}
+    works = {name: partial(seconds, arguments, folder) for name, arguments in versions.items()}
+    rounds = in_turns(works, PAIRS)
     table = Table("ours, s", "diffusers, s", "ratio", title="process start to picture, 5 steps")
-    table.add_row(f"{ours:.2f}", f"{theirs:.2f}", f"{statistics.median(a / b for a, b in pairs):.2f}")
-    Console().print(table)
+    both = (str(spread(rounds, name)) for name in ("ours", "diffusers"))
+    table.add_row(*both, str(ratio(rounds, "ours", "diffusers")))
+    Console(width=130).print(table)
+    table = Table("stage", "s", title="where the time goes")
+    before = 0.0
+    for name in STAGES:
+        median = spread(rounds, name).median
+        table.add_row(name, f"{median - before:.2f}")
+        before = median
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":

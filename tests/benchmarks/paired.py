@@ -23,7 +23,9 @@ class Spread(NamedTuple):
     @classmethod
     def of(cls, numbers: Sequence[float]) -> "Spread":
         """The spread of at least one number."""
-        low, median, high = statistics.quantiles(numbers, n=4, method="inclusive") if len(numbers) > 1 else numbers * 3
+        if len(numbers) == 1:
+            return cls(numbers[0], numbers[0], numbers[0])
+        low, median, high = statistics.quantiles(numbers, n=4, method="inclusive")
         return cls(median, low, high)
 
     def __str__(self) -> str:

@@ -122,6 +122,25 @@ def test_no_number_lies_outside_what_the_tiles_say_and_no_step_is_a_seam(height:
             assert out.diff(dim=dim).abs().max() <= 2 / (side // 4) + 1e-6
 
 
+def test_tiles_equal_the_whole_picture_where_they_see_all_that_a_pixel_depends_on() -> None:
+    """A decoder without norms, whose pixels depend on less than 8 latents around: only what is blended differs."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        widths, blocks = (8, 8, 8), (1, 1, 1)
+        vae = sf.models.AutoencoderTiny(
+            encoder_block_out_channels=widths, decoder_block_out_channels=widths, num_encoder_blocks=blocks,
+            num_decoder_blocks=blocks,
+        ).eval()  # fmt: skip
+    z = noise(1, 4, 60, 40)
+    with torch.no_grad():
+        whole, tiles = vae.decode(z), decode(vae, z, 128, False)
+    blended = torch.zeros(240, 160, dtype=torch.bool)  # the first 32 pixels of a tile after the first
+    blended[96:128] = blended[192:224] = True
+    blended[:, 96:128] = True
+    difference = (tiles - whole).abs()[0].amax(0)
+    assert difference[~blended].max() < 2e-6 < 1e-3 < difference[blended].max()
+
+
 def test_blocks_take_tiles_and_slicing_as_fields(pair: tuple[AutoencoderKL, Any]) -> None:
     vae, _ = pair
     latents = noise(2, 4, 12, 12)
