@@ -82,9 +82,10 @@ class Subject:
         return (ends[-1] - ends[0]) / (len(ends) - 1)
 
     def difference(self) -> float:
-        """The largest difference of a prediction, as a fraction of the largest number of theirs."""
+        """The largest difference of the latents after two steps, as a fraction of the largest number of theirs."""
         steps = {"num_inference_steps": 2}
         ours = self.graph(**self.values, **steps).latents
+        self.their_values["generator"].manual_seed(self.values["seed"])
         theirs = self.pipeline(**self.their_values, **steps, output_type="latent").images
         theirs = theirs if theirs.shape == ours.shape else unpacked(theirs, ours)
         return float((ours - theirs).abs().max() / theirs.abs().max())
