@@ -1,10 +1,8 @@
 """Every preset with every guider, scheduler, control and step cache: two steps run, or it is refused before they do.
 
-docs/composition.md shows what came out, and is compared with it. After a change that is meant, `SFUMATO_WRITE=1 pytest
-tests/presets/test_composition.py` writes the page anew.
+docs/composition.md shows what came out; see composition.py beside this file.
 """
 
-import os
 import warnings
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -24,6 +22,7 @@ from sfumato.blocks.control import flux as flux_control
 from sfumato.blocks.control import sd3 as sd3_control
 from sfumato.registry import guiders, schedulers, step_caches
 
+from .composition import RUNS, WRITING, Outcome, shown, table_text, write
 from .flux import flux as flux
 from .flux import flux_checkpoint as flux_checkpoint
 from .sd3 import sd3 as sd3
@@ -32,10 +31,6 @@ from .support import half, held, picture
 from .test_flux_redux import parts as parts
 from .test_flux_redux import prior as prior
 from .test_pixart import folder as folder
-
-PAGE = Path(__file__).parents[2] / "docs" / "composition.md"
-WRITING = bool(os.environ.get("SFUMATO_WRITE"))
-RUNS = "yes"
 
 
 class Preset(NamedTuple):
@@ -153,9 +148,6 @@ def redux(flux_checkpoint: Callable[[str], Path], parts: dict[str, Any]) -> Call
     return lambda name, task: sf.load(flux_checkpoint(name), task, **parts)
 
 
-Outcome = tuple[str, str]  # "yes", or the code of the problem and its text
-
-
 @contextmanager
 def forwards(pipe: Graph) -> Generator[list[str]]:
     """What runs: a list that grows with each forward of a denoiser."""
@@ -239,54 +231,54 @@ def column(name: str, pipe: Graph) -> dict[str, dict[str, Outcome]]:
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
-# A cell speaks for all tasks of a family: "yes", or the code of the problem; a task that differs stands behind it.
+# A cell is for all tasks of a family: "yes", or the code of the problem; a task that differs is named after it.
 FOUND: dict[str, dict[str, dict[str, Outcome]]] = {}
 """What came out, by preset, table and row: for writing the page."""
 HEAD = """# What goes with what
 
-Every preset with every guider, scheduler, control and step cache, for two steps on tiny models. **yes**: it runs.
-Anything else is the code of the error that refuses it before a denoiser runs; the codes are [below](#codes). A cell is
-for all tasks of its family; a task that differs is named.
+**yes**: it runs. Anything else is the code of the error that refuses it before a denoiser runs; the codes are
+[below](#codes). The first tables are every preset with every guider, scheduler, control and step cache, for two steps
+on tiny models. A cell is for all tasks of its family; a task that differs is named.
 
 {tasks}
 
-This page is written and checked by `tests/presets/test_composition.py`.
+The other tables are [engines](#engines) and [attention backends](#attention-backends) for each family, and engines,
+step caches and attention backends with everything else, on one tiny U-Net. Each cell is compared with the same call in
+eager float32: a forward is within the tolerance of its [engine](engines.md), an attention backend within 1e-5, and a
+step cache reports its error. **torch**: the engine cannot run this call, so torch runs it, with the same result.
+**partly**: torch runs some blocks or some steps. The compiler of these tables runs what it has traced, and the recorder
+of CUDA graphs is a stand-in, so they say what fits together and not how fast it is.
+
+This page is written and checked by `tests/presets/test_composition.py` and `test_composition_speed.py`.
+
 """
 
 
 def cell(family: str, table: str, row: str) -> str:
     """What the page says of a row for all tasks of a family."""
-    said = {p.partition(" ")[2]: tables[table][row][0] for p, tables in FOUND.items()
-            if p.partition(" ")[0] == family and row in tables[table]}  # fmt: skip
-    usual = next(iter(said.values()))
-    others = "".join(f"; {task}: {code}" for task, code in said.items() if code != usual)
-    return usual + others
+    found = {p.partition(" ")[2]: tables[table][row][0] for p, tables in FOUND.items()
+             if p.partition(" ")[0] == family and row in tables[table]}  # fmt: skip
+    usual = next(iter(found.values()))
+    return usual + "".join(f"; {task}: {code}" for task, code in found.items() if code != usual)
 
 
 def families() -> list[str]:
     return list(dict.fromkeys(name.partition(" ")[0] for name in PRESETS))
 
 
-def page() -> str:
+def write_page() -> None:
     tasks = {f: "; ".join(p.partition(" ")[2] for p in PRESETS if p.partition(" ")[0] == f) for f in families()}
-    lines = [HEAD.format(tasks="\n".join(f"- {family}: {names}" for family, names in tasks.items()))]
-    for table, rows in FOUND[next(iter(PRESETS))].items():
-        lines += [f"## {table}\n", f"| | {' | '.join(families())} |", f"|---{'|---' * len(families())}|"]
-        lines += [f"| {row} | {' | '.join(cell(f, table, row) for f in families())} |" for row in rows]
-        lines += [""]
+    titles = {
+        title: table_text(title, families(), {row: [cell(f, title, row) for f in families()] for row in rows})
+        for title, rows in FOUND[next(iter(PRESETS))].items()
+    }
     reasons = {code: why for tables in FOUND.values() for rows in tables.values() for code, why in rows.values() if why}
-    lines += ["## Codes\n", "Each with an example of its text.\n"]
-    lines += [f"- **{code}**: `{' '.join(why.split())}`" for code, why in sorted(reasons.items())]
-    return "\n".join(lines) + "\n"
+    write(titles, reasons, HEAD.format(tasks="\n".join(f"- {family}: {names}" for family, names in tasks.items())))
 
 
-def shown(family: str, table: str, row: str, task: str) -> str:
+def shown_for_task(family: str, table: str, row: str, task: str) -> str:
     """What the page says of a row for one task."""
-    body = PAGE.read_text(encoding="utf-8").partition(f"## {table}\n")[2].partition("\n## ")[0]
-    lines = [[c.strip() for c in line.strip("|").split("|")] for line in body.splitlines() if line[:1] == "|"]
-    said = next((line for line in lines if line[0] == row), None)
-    assert said is not None, f"{PAGE.name} has no row {row!r} in {table!r}. Write it anew: SFUMATO_WRITE=1"
-    usual, *others = said[lines[0].index(family)].split("; ")
+    usual, *others = shown(table, row, family).split("; ")
     return dict(other.split(": ") for other in others).get(task, usual)
 
 
@@ -296,6 +288,7 @@ def test_every_combination_runs_or_is_refused_before_anything_runs(name: str, re
     FOUND[name] = column(name, request.getfixturevalue(preset.fixture)(preset.checkpoint, preset.task))
     if not WRITING:
         for table, rows in FOUND[name].items():
-            assert {row: shown(family, table, row, task) for row in rows} == {row: o[0] for row, o in rows.items()}
+            seen = {row: shown_for_task(family, table, row, task) for row in rows}
+            assert seen == {row: o[0] for row, o in rows.items()}
     elif len(FOUND) == len(PRESETS):
-        PAGE.write_text(page(), encoding="utf-8")
+        write_page()
