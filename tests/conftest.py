@@ -27,6 +27,14 @@ settings.load_profile("sfumato")
 collect_ignore_glob = ["benchmarks/*"]
 
 
+_FORKING = "tests/faults/"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put tests that fork often first: a fork copies the page tables of a worker, which grows to gigabytes."""
+    items.sort(key=lambda item: _FORKING not in item.nodeid)
+
+
 # ------------------------------------------------------------------------------------------------ no network
 class NetworkRefused(RuntimeError):
     """A test that reaches for another machine. Tests talk to servers that they start themselves, on 127.0.0.1."""
