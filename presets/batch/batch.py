@@ -2,8 +2,9 @@
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 from ...graph import Graph, InputError, Problem
@@ -46,13 +47,14 @@ class Batch:
 
 @dataclass
 class _Counts:
-    """Counts rows, shows how many there are, and hands them on."""
+    """Counts rows, shows how many there are, and hands them on, from any thread."""
 
     bar: ProgressBar
     total: int
     give: Callable[[BatchRow], None]
     did: dict[str, int]
     failures: list[BatchRow]
+    lock: Lock = field(default_factory=Lock)
 
     @property
     def failed_rows(self) -> tuple[BatchRow, ...]:
@@ -60,11 +62,12 @@ class _Counts:
         return tuple(sorted(self.failures, key=lambda row: row.row))
 
     def __call__(self, row: BatchRow) -> None:
-        self.did[row.did] += 1
-        if row.did == "failed" and len(self.failures) < _SHOWN:
-            self.failures.append(row)
+        with self.lock:
+            self.did[row.did] += 1
+            if row.did == "failed" and len(self.failures) < _SHOWN:
+                self.failures.append(row)
+            done = sum(self.did.values())
         self.give(row)
-        done = sum(self.did.values())
         self.bar.stage("rows", done, self.total, f"{self.did['failed']} failed" if self.did["failed"] else "")
 
 
@@ -121,7 +124,7 @@ def batch(
     place = Path(folder).expanduser()
     suffix = f".{format.lower().lstrip('.')}"
     file = place / manifest
-    _check(at_once, suffix, file, keep, engine)
+    _check(at_once, suffix, file, rows.path, keep, engine)
     results = Results(place, suffix, record, tuple(private))
     reader = Reader(pipe, rows, values, tuple(keep), tuple(folders), results.written)
     reader.check()
@@ -161,7 +164,9 @@ class _NoBar(ProgressBar):
         return self
 
 
-def _check(at_once: int, suffix: str, manifest: Path, keep: Collection[str], engine: object) -> None:
+def _check(
+    at_once: int, suffix: str, manifest: Path, table: Path | None, keep: Collection[str], engine: object
+) -> None:
     """InputError with all settings that are wrong."""
     problems: list[Problem] = []
     if at_once < 1:
@@ -176,6 +181,9 @@ def _check(at_once: int, suffix: str, manifest: Path, keep: Collection[str], eng
     if manifest.suffix.lower() not in (".jsonl", ".parquet"):
         text = f"needs the suffix .jsonl or .parquet, got {manifest.suffix or 'none'}."
         problems.append(Problem("value", "manifest", text, manifest.suffix))
+    if table is not None and manifest.exists() and manifest.samefile(table):
+        text = "is the table itself, which would be overwritten. Pass another name."
+        problems.append(Problem("value", "manifest", text, str(manifest)))
     if isinstance(keep, str):
         problems.append(Problem("value", "keep", f"needs a list of columns, got a text. Write keep=[{keep!r}].", keep))
     elif taken := [name for name in keep if name in FIELDS]:

@@ -23,11 +23,12 @@ class Table(ABC):
     """A table of requests. A process that receives it in a pickle reads the same file.
 
     title: for errors. folder: the folder of its file, which paths in cells are relative to; None for rows in memory.
-    texts: whether all cells are texts, which the types of inputs read.
+    path: the file itself. texts: whether all cells are texts, which the types of inputs read.
     """
 
     title: str = "table"
     folder: Path | None = None
+    path: Path | None = None
     texts: bool = False
 
     @property

@@ -168,6 +168,14 @@ def test_settings_that_are_wrong_are_refused(settings: dict[str, Any], text: str
     assert text in str(error.value)
 
 
+def test_a_manifest_never_replaces_its_table(tmp_path: Path) -> None:
+    table = tmp_path / "t.jsonl"
+    table.write_text('{"prompt": "a"}\n')
+    with pytest.raises(sf.InputError, match=r"manifest  is the table itself, which would be overwritten\."):
+        sf.batch(PAINT, table, tmp_path, manifest="t.jsonl")
+    assert table.read_text() == '{"prompt": "a"}\n'
+
+
 def test_a_graph_without_pictures_and_workers_without_number_are_refused(tmp_path: Path) -> None:
     with pytest.raises(sf.InputError, match=r"images  is no output of the graph, and a batch writes its pictures\."):
         sf.batch(Graph(none=Nothing()), [{"prompt": "a"}], tmp_path)
