@@ -48,7 +48,7 @@ class RunStrengths:
             tables = [self._table(passes, path) for path, _ in self._shared]
             for (_, strengths), table in zip(self._shared, tables, strict=True):
                 strengths.values = table
-            yield tuple((*table.shape, *table.flatten().tolist()) for table in tables)
+            yield self._columns, *((*table.shape, *table.flatten().tolist()) for table in tables)
 
     def _table(self, passes: Sequence[AdaptedRows], path: str) -> Tensor:
         first = passes[0]

@@ -232,3 +232,18 @@ def test_a_run_with_adapters_and_one_without_share_forwards(pipe: Graph, adapter
     with counted(pipe.bindings["unet"].load()) as calls:
         assert all(map(torch.equal, side_by_side(), expected))
     assert set(calls.values()) <= {1}
+
+
+def test_strengths_say_which_adapters_they_are_of(pipe: Graph, adapters: list[sf.Adapter]) -> None:
+    """Else runs whose adapters take turns in one place beside another run would read each other's values."""
+    from sfumato.components.adapters.runs import AdaptedRows, for_run, for_runs
+
+    step, bare = schedule("sd", 2)[0], for_run(pipe.bindings["unet"].load())
+    found: list[Any] = []
+    for adapter in adapters:
+        own = for_run(pipe.with_adapters(adapter).adapted_bindings["unet"].load())
+        strengths = for_runs([own, bare]).strengths
+        assert strengths is not None
+        with strengths.chosen([AdaptedRows(own.adapted, step, 1), AdaptedRows(None, step, 1)]) as numbers:
+            found.append(numbers)
+    assert found[0][1:] == found[1][1:] and found[0] != found[1]
