@@ -7,7 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
-from ..registry import codecs
+from ..registry import attention_backends, codecs
 from .analysis import sole_makers
 from .cache import cached
 from .edits import edited
@@ -42,8 +42,9 @@ def attend(graph: Structure, call: Call) -> Structure:
     """Set the backend of attention that the call passes."""
     if call.attention is None:
         return graph
+    key = _frozen(call.attention), attention_backends.replaced
     try:
-        return cached(graph, "attended", lambda: codecs["attended"](graph, call.attention), _frozen(call.attention))
+        return cached(graph, "attended", lambda: codecs["attended"](graph, call.attention), key)
     except ConfigError as error:
         raise InputError(Problem("attention", ATTENTION, str(error).removeprefix(f"{ATTENTION}: "))) from error
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar, cast
 
-from ..registry import HINTS, UnknownName, closest, codecs, hint_for_class, table
+from ..registry import HINTS, Names, UnknownName, blocks, closest, codecs, hint_for_class, table
 from .binding import bound, with_own_components
 from .block import Block
 from .cache import cached
@@ -85,8 +85,7 @@ def as_block(slot: str, value: Any) -> Block:
     """The block for a slot: itself, or made from a published name or a config dict (`{"_class_name": …}`)."""
     if isinstance(value, Block):
         return value
-    names = table(slot) or table("block")
-    assert names is not None
+    names = _names_of(slot)
     if isinstance(value, str):
         return cast(type[Block], names[value])()
     if isinstance(value, Mapping) and "_class_name" in value:
@@ -98,11 +97,17 @@ def as_block(slot: str, value: Any) -> Block:
     raise ConfigError(hint_for_class(type(value)) or text)
 
 
+def _names_of(slot: str) -> Names:
+    """The names of what may be in a slot."""
+    return blocks if (names := table(slot)) is None else names
+
+
 def overlay(graph: Structure, swaps: Mapping[str, Any]) -> Structure:
     """The graph with a call's swaps, made once."""
     if not swaps:
         return graph
-    return cached(graph, "overlay", lambda: using(graph, swaps), tuple((n, _key(value)) for n, value in swaps.items()))
+    key = tuple((n, _key(value), _names_of(n).replaced) for n, value in swaps.items())
+    return cached(graph, "overlay", lambda: using(graph, swaps), key)
 
 
 def _key(value: Any) -> Any:

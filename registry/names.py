@@ -138,9 +138,12 @@ class Names(Mapping[str, Any]):
         self.aliases = dict(aliases or {})
         self._table: dict[str, Any] = dict(table or {})
         self._plugins_read = False
+        self.replaced = 0
+        """How many times a name got another object. What was made by its name before is stale then."""
 
     def add(self, name: str, thing: Any) -> None:
         """Register an object, or its "module:attribute" path, under a name. It replaces an older entry of that name."""
+        self.replaced += self._table.get(name, thing) is not thing
         self._table[name] = thing
 
     def find(self, name: str) -> Any | None:

@@ -47,7 +47,7 @@ class Attended(MachineComponent):
     def content_key(self) -> str | None:
         """The key of the component and of the backend, whose results differ by rounding from those of others."""
         try:
-            return digest("attention", self.backend.key, content_key(self.base))
+            return digest("attention", content_key(self.backend), content_key(self.base))
         except NoContentKey:
             return None
 

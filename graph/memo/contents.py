@@ -68,7 +68,8 @@ def _parts(value: Any) -> Iterable[str | bytes]:
     if (of_library := library_parts(value)) is not None:
         return name, *of_library
     if is_dataclass(value):
-        return name, *(part for f in fields(value) for part in (f.name, content_key(getattr(value, f.name))))
+        parts = (part for f in fields(value) for part in (f.name, content_key(getattr(value, f.name))))
+        return name, code_key(kind), *parts
     if isinstance(value, Mapping):
         items = cast("Mapping[object, object]", value).items()
         return name, *(content_key(part) for item in items for part in item)

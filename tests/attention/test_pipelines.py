@@ -245,6 +245,23 @@ def test_a_backend_of_a_user_has_a_name(pipe: Graph, monkeypatch: pytest.MonkeyP
     assert pipe.using(attention="own") == pipe.using(attention=Own())
 
 
+def test_a_name_that_gets_another_class_leads_to_it_and_its_results_have_other_keys(
+    pipe: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention_backends, "_table", {**attention_backends._table})  # pyright: ignore[reportPrivateUsage]
+    memo, kept = sf.memo(), []
+
+    class Again(Own):
+        def attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+            return super().attend(q, k, v, mask) * 0.5
+
+    Again.__qualname__ = Own.__qualname__
+    for kind in (Own, Again):  # as in a notebook whose cell is run again
+        sf.attention.register(kind)
+        kept.append(pictures(pipe, attention="own", memo=memo))
+    assert torch.equal(kept[1], pictures(pipe, attention=Again())) and not torch.equal(kept[0], kept[1])
+
+
 @pytest.mark.parametrize("name", ["native", "_native_math", "_native_flash", "_native_cudnn", "_flash_3", "xformers"])
 def test_published_names_are_known(name: str) -> None:
     assert attention_backends[name]().name in attention_backends

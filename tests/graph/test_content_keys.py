@@ -59,6 +59,16 @@ class Point:
     tensor: torch.Tensor
 
 
+def _point_of(sign: int) -> Any:
+    class Point:
+        """A value of a class that a program defines again with other code."""
+
+        def moved(self) -> int:
+            return sign
+
+    return dataclass(frozen=True)(Point)
+
+
 DIFFERENT: list[Any] = [
     1, 1.0, True, "1", None, b"1", [1], (1,), {1}, {1: 1}, {"1": 1}, frozenset({1}), [1.0], [[1]], range(1), 0,
     -0.0, 0.0, complex(1), np.float32(1), np.float64(1), np.array([1]), np.array([1.0]), np.array([[1]]),
@@ -67,7 +77,7 @@ DIFFERENT: list[Any] = [
     3)), Image.new("L", (2, 2), 1), Point(1, torch.ones(1)), Point(1.0, torch.ones(1)), Point(1,
     torch.zeros(1)), Out(1.0), Text("1"), Double(), Double(factor=3.0), Show(), GRAPH, GRAPH.replace("double",
     Double(factor=3.0)), Out, Point, torch.nn.Linear(2, 2), [], (), {}, "", b"", "[1]", [None], {"a": 1, "b":
-    2}, {"b": 2, "a": 1}, ["a", "b"], ["ab"], [["a"], "b"],
+    2}, {"b": 2, "a": 1}, ["a", "b"], ["ab"], [["a"], "b"], _point_of(1)(), _point_of(-1)(),
 ]  # fmt: skip
 
 
