@@ -18,7 +18,7 @@ class ParquetTable(Table):
 
     def __init__(self, path: Path) -> None:
         self.title, self.folder = printable(path.name), path.absolute().parent
-        self.path = path.absolute()
+        self.path = self._path = path.absolute()
         file = self._open()
         self._columns: list[str] = list(file.schema_arrow.names)
         self._counts = [file.metadata.row_group(k).num_rows for k in range(file.metadata.num_row_groups)]
@@ -48,7 +48,7 @@ class ParquetTable(Table):
     def _open(self) -> Any:  # a ParquetFile, whose types pyright does not know
         parquet = parquet_module()
         try:
-            return parquet.ParquetFile(self.path)
+            return parquet.ParquetFile(self._path)
         except (OSError, ValueError) as error:  # pyarrow's errors are ValueErrors
             text = printable(str(error).partition("\n")[0].rstrip("."))
             raise LoadError(f"{self.title}: cannot be read as a parquet file ({text}).") from error

@@ -28,12 +28,12 @@ class TextTable(Table):
 
     def __init__(self, path: Path) -> None:
         self.title, self.folder = printable(path.name), path.absolute().parent
-        self.path = path.absolute()
+        self.path = self._path = path.absolute()
         self._columns: list[str] = []
         self._count = 0
         self._places: list[int] = []  # in bytes, of every 256th row
         try:
-            with self.path.open("rb") as file:
+            with self._path.open("rb") as file:
                 self._look(file)
             check_limit("batch_columns", len(self._columns))
         except OSError as error:
@@ -67,7 +67,7 @@ class TextTable(Table):
         stop = self._count if stop is None else min(stop, self._count)
         if start >= stop:
             return
-        with self.path.open("rb") as file:
+        with self._path.open("rb") as file:
             file.seek(self._places[start // _EVERY])
             for number, (_, found) in enumerate(self._each(file), start - start % _EVERY):
                 if number >= stop:
