@@ -30,6 +30,11 @@ class EncoderSize:
     init_factor: float = 1.0
     """A factor of the standard deviations of fresh weights."""
 
+    @property
+    def shrink(self) -> float:
+        """Another such factor, since the sum over layers grows with their number (GPT-2's scaling)."""
+        return (2 * max(1, self.depth)) ** -0.5  # a model without layers may have a head
+
 
 class EncoderConfig(Config):
     """The keys that CLIP's and SigLIP's encoders share."""
@@ -110,9 +115,8 @@ class SelfAttention(nn.Module):
         width, factor = size.width, size.init_factor
         self.heads, self.dropout, self.causal = size.heads, size.dropout, size.causal
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
-        shrink = (2 * size.depth) ** -0.5  # the sum over layers grows with their number: GPT-2's scaling
         for layer in (self.q_proj, self.k_proj, self.v_proj):
-            init_normal(layer.weight, width**-0.5 * shrink * factor)
+            init_normal(layer.weight, width**-0.5 * size.shrink * factor)
         init_normal(self.out_proj.weight, width**-0.5 * factor)
 
     def forward(self, hidden: Tensor, mask: Tensor | None) -> Tensor:
@@ -136,7 +140,7 @@ class MLP(nn.Module):
         self.fc2 = nn.Linear(size.hidden, size.width)
         factor = size.init_factor
         init_normal(self.fc1.weight, (2 * size.width) ** -0.5 * factor)
-        init_normal(self.fc2.weight, size.width**-0.5 * (2 * size.depth) ** -0.5 * factor)
+        init_normal(self.fc2.weight, size.width**-0.5 * size.shrink * factor)
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Map `b n c`."""

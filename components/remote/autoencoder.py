@@ -36,6 +36,8 @@ class RemoteAutoencoder(AutoencoderKL):
             weights are read.
         dtype: of the numbers that are sent: "float32", "float16" or "bfloat16".
         seconds: the longest time for one answer.
+        version: a name of yours for the model behind the addresses. With it a memo and batches keep what the model
+            gives, so change it with the model.
         token: sent as `Authorization: Bearer …`. It is in no config and in no text.
 
     Raises:
@@ -53,6 +55,7 @@ class RemoteAutoencoder(AutoencoderKL):
         dtype: str = "float32",
         seconds: float = 120.0,
         token: str | None = None,
+        version: str = "",
     ) -> None:
         config = like.config if isinstance(like, Lazy) else like if isinstance(like, Mapping) else like.to_config()
         config = dict(cast("Mapping[str, Any]", config))
@@ -65,7 +68,13 @@ class RemoteAutoencoder(AutoencoderKL):
         self.decoder_address = checked_address(decoder)
         self.encoder_address = None if encoder is None else checked_address(encoder)
         self._sent, self._seconds, self._token = DTYPES[dtype], seconds, token
+        self.version = version
         self.eval()
+
+    @property
+    def no_content_key(self) -> str:
+        """Why a memo does not keep what it gives; "" with a version."""
+        return "" if self.version else "a model behind an address, which may become another one. Pass version="
 
     def build(self, config: AutoencoderKLConfig) -> None:
         """Make no layers."""

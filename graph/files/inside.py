@@ -12,13 +12,23 @@ _EMBEDDED = Path(__file__).resolve().parents[2] / "presets" / "embedded"
 _SHOWN = 200  # letters of a path in an error
 
 
-def path_inside(name: str | PurePath, folder: str | os.PathLike[str], allowed: Iterable[str | Path] = ()) -> Path:
+LOAD_WAY = "write sf.load(…, access=sf.Access(folders=[{path!r}]))"
+
+
+def path_inside(
+    name: str | PurePath,
+    folder: str | os.PathLike[str],
+    allowed: Iterable[str | Path] = (),
+    *,
+    way: str = LOAD_WAY,
+) -> Path:
     """The absolute path that a file names.
 
     Args:
         name: the path as the file has it, absolute or relative to `folder`.
         folder: the folder of the file.
         allowed: further folders, which the program names.
+        way: how a user allows `{path}`, for the error; "" where there is no way.
 
     Raises:
         LoadError: a path that leads to another place, also through links; one that is no path of this machine.
@@ -36,9 +46,9 @@ def path_inside(name: str | PurePath, folder: str | os.PathLike[str], allowed: I
     except (OSError, ValueError) as error:  # a loop of links; a name that is too long
         raise LoadError(f"{shown} cannot be followed ({getattr(error, 'strerror', None) or error}).") from None
     if not inside or leads_out(text, folder):
-        way = f" If the path is yours, write sf.load(…, access=sf.Access(folders=[{str(path)!r}]))." if exists else ""
+        advice = f" If the path is yours, {way.format(path=str(path))}." if exists and way else ""
         raise LoadError(
-            f"{shown} leads out of the folder {folder}. A file may name only what is inside its folder.{way}"
+            f"{shown} leads out of the folder {folder}. A file may name only what is inside its folder.{advice}"
         )
     return path
 

@@ -64,6 +64,8 @@ def _parts(value: Any) -> Iterable[str | bytes]:
             raise NoContentKey(f"a component ({kind.__name__}) without a content key")
         return name, key
     if "torch" in sys.modules and isinstance(value, sys.modules["torch"].nn.Module):
+        if reason := getattr(value, "no_content_key", ""):
+            raise NoContentKey(reason)
         return name, *_module_parts(value)
     if (of_library := library_parts(value)) is not None:
         return name, *of_library

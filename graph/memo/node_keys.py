@@ -21,6 +21,9 @@ from .library_values import NoContentKey
 _COMPONENT_KEYS: ContextVar[dict[int, tuple[str, str]] | None] = ContextVar("sfumato_component_keys", default=None)
 
 
+_NOT_KEPT = " is not kept"
+
+
 @contextmanager
 def unchanged_components() -> Generator[None]:
     """Make the key of each component once for all runs within it. No component may change meanwhile."""
@@ -42,6 +45,11 @@ class NodeKey:
     key: str
     parts: Mapping[str, str]
     no_key: str = ""
+
+    @property
+    def own_reasons(self) -> list[str]:
+        """Why the outputs are not kept, without the nodes before it that are not kept."""
+        return [reason for reason in self.no_key.split("; ") if reason and not reason.endswith(_NOT_KEPT)]
 
 
 def node_keys(
@@ -82,8 +90,8 @@ def outputs_key(order: RunOrder, inputs: Values, bindings: Values) -> str:
     """
     keys = node_keys(order, inputs, bindings)
     givers = {value[0]: keys[value[0]] for _, value in order.outputs if value[0] != INPUTS}
-    if reasons := [f"{name}: {node.no_key}" for name, node in givers.items() if node.no_key]:
-        raise NoContentKey("; ".join(reasons))
+    if any(node.no_key for node in givers.values()):
+        raise NoContentKey("; ".join(f"{name}: {reason}" for name, node in keys.items() for reason in node.own_reasons))
     return digest_texts([repr(order.outputs), *(node.key for node in givers.values())])
 
 
@@ -119,7 +127,7 @@ class _Sources:
 
     def add(self, line: Line, node: NodeKey) -> None:
         """Add the outputs of a node."""
-        reason = f"{line.name} is not kept" if node.no_key else ""
+        reason = f"{line.name}{_NOT_KEPT}" if node.no_key else ""
         self._values.update((value, (f"{node.key}.{value[1]}", reason)) for value in line.outputs)
 
     def value(self, value: Value) -> tuple[str, str]:

@@ -194,7 +194,7 @@ class Reader:
     def _path(self, text: str) -> Path:
         """The file that a cell names: in the folder of the table, or in one that the program names."""
         assert self.table.folder is not None
-        return path_inside(text, self.table.folder, self.folders)
+        return path_inside(text, self.table.folder, self.folders, way="pass folders=[{path!r}] to sf.batch")
 
     def _adapters(self, cell: Any) -> list[Adapter]:  # a cell: a text, an adapter, or a list of them
         if isinstance(cell, str) and cell.startswith("["):

@@ -65,6 +65,7 @@ def test_pictures_are_files_beside_the_table_or_in_folders_of_the_caller(tmp_pat
         made = sf.batch(PAINT, mine / "t.csv", out)
     errors = [row.error for row in made]
     assert errors[0] == "" and "leads out of the folder" in errors[1] and "leads out of the folder" in errors[2]
+    assert f"If the path is yours, pass folders=[{str(tmp_path / 'above.png')!r}] to sf.batch." in errors[1]
     assert errors[3].startswith("PictureError: ") and "leads out of the folder" in errors[4]
     with pytest.warns(UserWarning, match="2 of 5"):
         made = sf.batch(PAINT, mine / "t.csv", out, folders=[tmp_path])

@@ -17,6 +17,8 @@ from PIL import Image
 import sfumato as sf
 from sfumato import ConfigError, Graph, RemoteAutoencoder, RemoteError, SaveError
 from sfumato.components.remote import AutoencoderService, Reply
+from sfumato.graph.memo.contents import content_key
+from sfumato.graph.memo.library_values import NoContentKey
 
 PAGE = Path(__file__).parents[2] / "docs" / "remote.md"
 
@@ -103,6 +105,14 @@ def test_the_functions_of_diffusers_speak_to_the_service(vae: Any, address: str)
     encoded = remote_encode(f"{address}/encode", picture, scaling_factor=factor)
     x = ours.permute(2, 0, 1)[None].float() / 127.5 - 1
     torch.testing.assert_close(encoded, vae.scale(vae.encode(x).mean), atol=1e-5, rtol=0)
+
+
+def test_a_memo_keeps_what_a_model_of_a_stated_version_gives(vae: Any, address: str) -> None:
+    decoder = f"{address}/decode"
+    with pytest.raises(NoContentKey, match=r"may become another one\. Pass version="):
+        content_key(RemoteAutoencoder(decoder, like=vae))
+    one, same, other = (RemoteAutoencoder(decoder, like=vae, version=version) for version in ("1", "1", "2"))
+    assert content_key(one) == content_key(same) != content_key(other)
 
 
 # ------------------------------------------------------------------------------------------------ the client's errors

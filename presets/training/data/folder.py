@@ -154,7 +154,7 @@ def _listed(file: Path, source: Source, skipped: list[Skipped]) -> dict[Path, Re
 
 def _path(name: Any, folder: Path, where: str) -> Path:  # Any: a cell of a table
     try:
-        return path_inside(str(name), folder)
+        return path_inside(str(name), folder, way="")
     except LoadError as error:
         raise LoadError(f"{where}: {error}") from None
 

@@ -153,7 +153,7 @@ class _Rows(Sequence[Record]):
 
 def _inside(path: Path, places: Sequence[Path], where: str) -> Path:
     try:
-        return path_inside(path, places[0], places)
+        return path_inside(path, places[0], places, way="")
     except LoadError as error:
         raise LoadError(f"{where}: {error}") from None
 
