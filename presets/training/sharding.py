@@ -22,6 +22,15 @@ if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor
 
 
+_FSDP_CONFIG = """
+  distributed_type: FSDP
+  fsdp_config:
+    fsdp_version: 2
+    fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP
+    fsdp_transformer_layer_cls_to_wrap: FluxTransformerBlock,FluxSingleTransformerBlock  # those of the model
+    fsdp_reshard_after_forward: true  # as ZeRO stage 3; false: as stage 2"""
+
+
 def is_sharded(accelerator: "Accelerator") -> bool:
     """Whether each process has a part of what is trained."""
     return accelerator.distributed_type.value == "FSDP"
@@ -35,8 +44,8 @@ def check_sharding(accelerator: "Accelerator") -> None:
     """
     if (kind := accelerator.distributed_type.value) in ("DEEPSPEED", "MEGATRON_LM"):
         raise ConfigError(
-            f"The config of accelerate sets {kind}, which makes steps of the optimizer itself, before their loss and "
-            "gradients are checked. Use FSDP (fsdp_version: 2), which divides the same weights."
+            f"The config of accelerate sets {kind}, whose optimizer cannot be saved in checkpoints here. Use FSDP. "
+            f"Set in the config:{_FSDP_CONFIG}"
         )
     if not is_sharded(accelerator):
         return
@@ -134,6 +143,24 @@ def discard_gathered(module: nn.Module) -> None:
     for each in module.modules():
         if hasattr(each, "reshard"):
             cast("Any", each).reshard()
+
+
+@contextmanager
+def freed_after_forward(module: nn.Module, accelerator: "Accelerator") -> Generator[None]:
+    """Free gathered weights after each forward, also where a training keeps them until the backward pass."""
+    layers = list[Any]()
+    plugin: Any = accelerator.state.fsdp_plugin if is_sharded(accelerator) else None
+    if plugin and plugin.reshard_after_forward is False:
+        from torch.distributed.fsdp import FSDPModule
+
+        layers = [each for each in module.modules() if each is not module and isinstance(each, FSDPModule)]
+    for layer in layers:
+        layer.set_reshard_after_forward(True, recurse=False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.set_reshard_after_forward(False, recurse=False)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from .settings import TrainingSettings
 from .sharding import (
     as_part,
     discard_gathered,
+    freed_after_forward,
     gather,
     is_sharded,
     mark_forwards,
@@ -220,7 +221,7 @@ class Stepper:
             weights = weights_in(self._parameters, self._average)
         elif switches:
             weights = own_weights_after(self._parameters)
-        with _alone, kept_generators(), weights:
+        with _alone, kept_generators(), weights, freed_after_forward(self._module, self._accelerator):
             self._set_mode(training=False, optimizer=switches)
             try:
                 yield

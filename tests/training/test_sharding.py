@@ -1,5 +1,6 @@
 """FSDP: two processes, each with a part of what is trained, equal one with twice the batch."""
 
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,8 @@ TRAININGS: Mapping[str, Mapping[str, Any]] = {
     "embedding": {"words": "<w>", "initializer": "a", "templates": None, "rank": 2},
 }
 """Each method, with the settings that are its own."""
+RUNS = {"parts": tuple(TRAININGS), "kept": ("finetune",)}
+"""Trainings of two processes: with weights in parts after each forward, or whole until the backward pass."""
 
 
 def _train(name: str, pipe: Graph, pictures: Path, output: Path, **settings: Any) -> list[float]:
@@ -64,15 +67,17 @@ def test_sharded_processes_equal_one_with_twice_the_batch(
 
     def work(rank: int) -> None:
         shard_on_cpu(monkeypatch, "BasicTransformerBlock")
-        losses = {name: _train(name, pipe, pictures, tmp_path / "two", accumulation=2) for name in TRAININGS}
-        torch.save(losses, tmp_path / f"{rank}.pt")
+        for folder, names in RUNS.items():
+            os.environ["FSDP_RESHARD_AFTER_FORWARD"] = str(folder == "parts")
+            losses = {name: _train(name, pipe, pictures, tmp_path / folder, accumulation=2) for name in names}
+            torch.save(losses, tmp_path / f"{folder}-{rank}.pt")
 
     in_two_processes(work)
-    for name in TRAININGS:
-        losses = _train(name, pipe, pictures, tmp_path / "one", batch_size=4)
+    losses = {name: _train(name, pipe, pictures, tmp_path / "one", batch_size=4) for name in TRAININGS}
+    for folder, name in [(folder, name) for folder, names in RUNS.items() for name in names]:
         for rank in range(2):
-            assert torch.load(tmp_path / f"{rank}.pt")[name] == pytest.approx(losses, abs=1e-6)
-        one, two = tmp_path / "one" / name, tmp_path / "two" / name
+            assert torch.load(tmp_path / f"{folder}-{rank}.pt")[name] == pytest.approx(losses[name], abs=1e-6)
+        one, two = tmp_path / "one" / name, tmp_path / folder / name
         saved = [file.relative_to(one) for file in sorted(one.rglob("*.safetensors")) if "process-" not in file.name]
         assert {"trained.safetensors", "optimizer.safetensors"} < {file.name for file in saved}
         for file in saved:

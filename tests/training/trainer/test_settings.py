@@ -72,7 +72,7 @@ def test_all_problems_come_at_once() -> None:
         (
             "MEGATRON_LM",
             {},
-            "The config of accelerate sets MEGATRON_LM, which makes steps of the optimizer ",
+            "The config of accelerate sets MEGATRON_LM, whose optimizer cannot be saved in",
         ),
         ("FSDP", {"fsdp_version": 1}, "The config of accelerate sets FSDP of version 1, whose parameters"),
         (
