@@ -8,8 +8,14 @@ from typing import Any, Protocol, Self
 from ..graph import ConfigError, Graph
 from ..graph.tasks import AUTO
 from ..registry import UnknownName, did_you_mean
-from .caches import with_cache_of, without_cache
 from .sisters import with_edits
+
+
+def _with_edits_and_cache(graph: Graph, made: Graph, plain: Graph) -> Graph:
+    """The graph that was made for another task, with the edits and the step cache of a graph; see `with_edits`."""
+    from .caches import with_cache_of, without_cache  # it imports torch, which the list of families does not need
+
+    return with_cache_of(graph, with_edits(made, without_cache(graph), plain))
 
 
 def unchanged(graph: Graph, components: Mapping[str, Any]) -> Graph:
@@ -121,7 +127,7 @@ class Family:
             return graph
         made = self.make(task, graph.adapted_bindings)
         plain = self.make(graph.preset[1], graph.adapted_bindings) if graph.preset else made
-        return with_cache_of(graph, with_edits(made, without_cache(graph), plain))
+        return _with_edits_and_cache(graph, made, plain)
 
     def refitted(self, graph: Graph, before: Graph) -> Graph:
         """A graph of this family for its components, which are other ones than in the same graph `before`."""
@@ -130,4 +136,4 @@ class Family:
         made, plain = (self.make(task, one.adapted_bindings) for one in (graph, before))
         if made.nodes == plain.nodes:
             return graph
-        return with_cache_of(graph, with_edits(made, without_cache(graph), plain))
+        return _with_edits_and_cache(graph, made, plain)
