@@ -93,7 +93,7 @@ class Conditioning:
         """The conditioning of a step: itself, if it does not change over the steps."""
         if self.over_steps is None:
             return self
-        choices, whole = cast("tuple[Self, ...]", self.over_steps.choices), step.schedule.whole_step_of
+        choices, whole = cast("tuple[Self, ...]", self.over_steps.choices), step.schedule.places
         chosen = [plan.at(whole[step.index], whole[-1] + 1) for plan in self.over_steps.plans]
         if len({*chosen}) == 1:
             return choices[chosen[0]]

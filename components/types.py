@@ -111,7 +111,7 @@ class Pass:
     memories: tuple[PassMemory, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.conditioning.over_steps is not None:
+        if getattr(self.conditioning, "over_steps", None) is not None:  # a guider alone may be called with any prompt
             object.__setattr__(self, "conditioning", self.conditioning.at(self.step))
 
     def rows_of(self, t: Tensor) -> Tensor:

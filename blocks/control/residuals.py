@@ -54,9 +54,9 @@ def is_inside(step: Step, start: float, end: float) -> bool:
     """
     schedule = step.schedule
     first, stop = schedule.run
-    before = schedule.whole_step_of[first]
-    count = schedule.whole_step_of[stop - 1] + 1 - before
-    number = schedule.whole_step_of[step.index] - before
+    before = schedule.places[first]
+    count = schedule.places[stop - 1] + 1 - before
+    number = schedule.places[step.index] - before
     return number / count >= start and (number + 1) / count <= end
 
 

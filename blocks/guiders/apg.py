@@ -11,7 +11,7 @@ from ...components.types import Conditioning, Latents, Number, Predict, Predicti
 from ...graph import Memory, knob
 from .formulas import Scale, extrapolated_by, is_neutral, parallel_part
 from .guider import Guider
-from .intervals import whole_step_of
+from .intervals import places
 from .predictions import predict_both, predict_positive
 
 Average = tuple[Tensor, ...]
@@ -101,7 +101,7 @@ class AdaptiveProjectedMixGuidance(ProjectedGuider):
 
     def combine(self, pos: Tensor, neg: Tensor, shift: Tensor, step: Step) -> Tensor:
         """Classifier-free guidance in the first steps, then projected guidance."""
-        if whole_step_of(step)[0] <= self.adaptive_projected_guidance_start_step:
+        if places(step)[0] <= self.adaptive_projected_guidance_start_step:
             return self.guided(pos, neg)
         return self.projected(pos, shift, self.adaptive_projected_guidance_scale, None)
 

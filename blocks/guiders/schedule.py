@@ -10,7 +10,7 @@ from ...graph import Block, ConfigError, Memory, Running
 from ...graph.ports import ALONE
 from .cfg import ClassifierFreeGuidance
 from .files import PublishedGuider, from_config
-from .intervals import whole_step_of
+from .intervals import places
 from .layers import require_layers, required_taps
 from .none import NoGuidance, WithoutNegative
 
@@ -70,7 +70,7 @@ class GuidanceSchedule(PublishedGuider):
         kept: Memory[Kept] = (),
         running: Running = ALONE,
     ) -> Scheduled:
-        number, count = whole_step_of(step)
+        number, count = places(step)
         part = max(k for k, (start, _) in enumerate(self.parts) if int(start * count) <= number)
         guider = self.parts[part][1]
         values: dict[str, Any] = dict(zip(_INPUTS, (predict, latents, step, positive, negative), strict=True))

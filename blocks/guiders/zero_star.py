@@ -8,7 +8,7 @@ from ...components.types import Conditioning, Latents, Predict
 from ...graph import Block
 from .formulas import inner
 from .guider import NegativePromptGuider
-from .intervals import whole_step_of
+from .intervals import places
 from .none import WithoutNegative
 from .predictions import Guided
 
@@ -25,7 +25,7 @@ class ClassifierFreeZeroStarGuidance(NegativePromptGuider):
     def __call__(
         self, predict: Predict, latents: Latents, step: Step, positive: Conditioning, negative: Conditioning
     ) -> Guided:
-        if self.enabled and whole_step_of(step)[0] < self.zero_init_steps:
+        if self.enabled and places(step)[0] < self.zero_init_steps:
             return Guided(torch.zeros_like(latents))
         return super().__call__(predict, latents, step, positive, negative)
 

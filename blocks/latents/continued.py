@@ -25,7 +25,7 @@ class SliceSchedule(Block):
     end_at_step: Place = knob(_ALL)
 
     def __call__(self, steps: Steps) -> Scheduled:
-        whole = steps.whole_step_of
+        whole = steps.places
         kept = [i for i, number in enumerate(whole) if self.start_at_step <= number < self.end_at_step]
         if not kept:
             raise UnfitValue(

@@ -53,6 +53,6 @@ class CutSchedule(Block):
     strength: Annotated[float, Gt(0), Le(1)] = knob(0.6)
 
     def __call__(self, steps: Steps) -> Scheduled:
-        count = steps.whole_step_of[-1] + 1
+        count = steps.places[-1] + 1
         left_out = floor(count * (1 - exact(self.strength)))
-        return Scheduled(steps[steps.whole_step_of.index(left_out) :])
+        return Scheduled(steps[steps.places.index(left_out) :])

@@ -80,7 +80,7 @@ class BeginPart(Block):
             halfway = HalfwayLatents(halfway, self._rest(steps, start), random, {}, random)
         _check(halfway, latents, steps)
         if start is not None and start != halfway.steps.begin:
-            theirs, ours = (steps.whole_step_of[index] for index in (halfway.steps.begin, start))
+            theirs, ours = (steps.places[index] for index in (halfway.steps.begin, start))
             raise UnfitValue(
                 f"The half-way latents are of step {theirs}, not of step {ours}. Leave out {self._start_name}: "
                 "halfway= has the step."
@@ -129,10 +129,10 @@ class BeginPart(Block):
 
     def _index(self, name: str, number: int, steps: Schedule) -> int:
         """The index of the first model call of a whole step."""
-        count = steps.whole_step_of[-1] + 1
+        count = steps.places[-1] + 1
         if number > count:
             raise UnfitValue(f"{name}={number} is above the {counted(count, 'step')} of this run. Give 1 to {count}.")
-        return len(steps) if number == count else steps.whole_step_of.index(number)
+        return len(steps) if number == count else steps.places.index(number)
 
     def _part(self, steps: Schedule, begin: int, end: int) -> Schedule:
         """The steps from one index to another, as a part of their run."""
@@ -184,7 +184,7 @@ def steps_before(steps: Schedule, scheduler: Scheduler, fraction: float) -> int:
         return len(steps)
     total: int = getattr(scheduler, "num_train_timesteps", 1000)  # for schedulers that have no such config key
     cutoff = round(total * (1 - exact(fraction)))
-    whole = steps.whole_step_of
+    whole = steps.places
     begins = (step for step in steps if step.first or whole[step.index] != whole[step.index - 1])
     first = next((step.index for step in begins if step.timestep < cutoff), steps.end)
     return first - steps.begin
@@ -230,7 +230,7 @@ def _check(halfway: HalfwayLatents, latents: Tensor, steps: Schedule) -> None:
         )
     theirs, ours = halfway.steps.whole, steps.whole
     if theirs != ours:
-        counts = [schedule.whole_step_of[-1] + 1 for schedule in (theirs, ours)]
+        counts = [schedule.places[-1] + 1 for schedule in (theirs, ours)]
         differ = f"{counts[0]} and {counts[1]} steps" if counts[0] != counts[1] else "other noise levels"
         raise UnfitValue(
             f"The half-way latents belong to another schedule than that of this run: {differ}. Pass the same "

@@ -185,14 +185,14 @@ class CutSchedule(Block):
     strength: Annotated[float, Gt(0), Le(1)] = knob(0.8)
 
     def __call__(self, steps: Steps) -> Scheduled:
-        count = steps.whole_step_of[-1] + 1
+        count = steps.places[-1] + 1
         kept = floor(count * exact(self.strength))
         if not kept:
             raise UnfitValue(
                 f"strength={self.strength} of {counted(count, 'step')} leaves none. "
                 f"Give strength={ceil(Fraction(1000, count)) / 1000:g} or more, or more steps."
             )
-        return Scheduled(steps[steps.whole_step_of.index(count - kept) :])
+        return Scheduled(steps[steps.places.index(count - kept) :])
 
 
 class SpreadSchedule(Block):
@@ -209,7 +209,7 @@ class SpreadSchedule(Block):
     strength: Annotated[float, Gt(0), Le(1)] = knob(0.8)
 
     def __call__(self, steps: Steps) -> Scheduled:
-        count = steps.whole_step_of[-1] + 1
+        count = steps.places[-1] + 1
         if not isinstance(self.scheduler, DistilledKeys) or steps != self.scheduler.steps(count):
             return CutSchedule(strength=self.strength)(steps)
         timesteps = timesteps_within(self.scheduler, count, exact(self.strength))
@@ -233,7 +233,7 @@ class ScaleNoise(Block):
     def __call__(self, latents: Latents, steps: Steps, positive: Conditioning, rows: Rows) -> Started:
         if steps.begin:
             raise UnfitValue(
-                f"The steps begin with step {steps.whole_step_of[steps.begin]}, and noise belongs before the first. To "
+                f"The steps begin with step {steps.places[steps.begin]}, and noise belongs before the first. To "
                 "continue a run, pass all steps, and its output halfway as halfway=."
             )
         if len(latents) != rows.total:

@@ -131,7 +131,7 @@ class Adapter:
         strength = self.strength * self.by_component.get(component, 1.0) * factor_of(self.blocks, path)
         if step is None or not self.varies:
             return strength
-        whole = step.schedule.whole_step_of
+        whole = step.schedule.places
         number, count = whole[step.index], whole[-1] + 1
         start, stop = self.window
         if not int(start * count) <= number < int(stop * count):

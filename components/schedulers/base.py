@@ -140,7 +140,7 @@ class Scheduler(ABC):
             raise ConfigError(
                 f"{type(self).__name__} makes several model calls for a whole step. Step {step.index} is inside one, "
                 "and there is no history of its start. Start at a whole step: "
-                "schedule[schedule.whole_step_of.index(k):]."
+                "schedule[schedule.places.index(k):]."
             )
         return history
 

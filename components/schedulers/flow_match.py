@@ -61,7 +61,7 @@ def flow_schedule(
         timesteps=tuple(calls),
         levels=tuple(Level(1 - sigma, sigma) for sigma in shares),
         adds_noise=tuple(adds_noise),
-        whole_step_of=tuple(call // calls_per_step for call in range(len(calls))),
+        places=tuple(call // calls_per_step for call in range(len(calls))),
     )
 
 

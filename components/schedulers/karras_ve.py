@@ -57,7 +57,7 @@ class KarrasVeScheduler(Scheduler):
             timesteps=tuple(levels),
             noise_scale=(self.sigma_max**2 + self._added(visited[0], raised[0]) ** 2) ** 0.5,
             adds_noise=(False, *(noisy for churn in churns for noisy in (churn, False))),
-            whole_step_of=tuple(call // 2 for call in range(len(levels))),
+            places=tuple(call // 2 for call in range(len(levels))),
         )
 
     def _gamma(self, sigma: float, n: int) -> float:

@@ -67,7 +67,7 @@ class PNDMScheduler(DiffusionScheduler, SpacingKeys, UnpublishedZeroSNRKeys):
             calls, targets, whole = self._warm_up_by_runge_kutta(timesteps, stride)
         ends = tuple(self._level(t) for t in targets)
         levels = (*(self._level(t) for t in calls), ends[-1])
-        return Schedule.through(levels, calls, targets=ends, whole_step_of=tuple(whole))
+        return Schedule.through(levels, calls, targets=ends, places=tuple(whole))
 
     def _warm_up_by_one_step(self, timesteps: tuple[int, ...], stride: int) -> tuple[list[int], list[int], list[int]]:
         """The timestep of each model call, the one that it leads to, and its whole step."""
@@ -102,7 +102,7 @@ class PNDMScheduler(DiffusionScheduler, SpacingKeys, UnpublishedZeroSNRKeys):
         if not self.skip_prk_steps and step.index < 12:
             return self._runge_kutta(sample, output, step, history)
         begin = step.schedule.run[0] if self.published_restart else 0
-        stride = self.num_train_timesteps // (step.schedule.whole_step_of[-1] + 1)
+        stride = self.num_train_timesteps // (step.schedule.places[-1] + 1)
         if self.skip_prk_steps and step.index == begin + 1 and len(history) == 2:  # the first step again, by both ends
             above = self._level(int(step.timestep) + stride)
             return self._transfer(history[0], (history[1] + output) / 2, above, step.level), history[1:]

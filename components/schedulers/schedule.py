@@ -112,7 +112,7 @@ class Step:
     @property
     def fraction(self) -> float:
         """The fraction of the schedule's whole steps before this step: 0 at the start, always below 1."""
-        whole = self.schedule.whole_step_of
+        whole = self.schedule.places
         return whole[self.index] / (whole[-1] + 1)
 
     @property
@@ -156,8 +156,8 @@ class Schedule(Sequence[Step]):
     """The factor that multiplies the model's input in each step. Default: 1."""
     adds_noise: tuple[bool, ...] = ()
     """Whether each step needs noise. Default: none does."""
-    whole_step_of: tuple[int, ...] = ()
-    """The whole step that each step belongs to, from 0. Default: each step is one."""
+    places: tuple[int, ...] = ()
+    """The number of the whole step that each step belongs to, from 0. Default: each step is one."""
     run: tuple[int, int] = (-1, -1)
     """The slice that the whole run goes through; `part` takes a slice of it. Default: begin and end."""
     made_by: str = field(default="", compare=False)
@@ -177,7 +177,7 @@ class Schedule(Sequence[Step]):
         *,
         targets: tuple[Level, ...] = (),
         adds_noise: tuple[bool, ...] = (),
-        whole_step_of: tuple[int, ...] = (),
+        places: tuple[int, ...] = (),
     ) -> Self:
         """A schedule through these levels, the end of the run last; sigmas are their noise to signal."""
         return cls(
@@ -186,7 +186,7 @@ class Schedule(Sequence[Step]):
             levels=tuple(levels),
             targets=targets,
             adds_noise=adds_noise,
-            whole_step_of=whole_step_of,
+            places=places,
         )
 
     def __post_init__(self) -> None:
@@ -198,13 +198,13 @@ class Schedule(Sequence[Step]):
             targets=self.targets or levels[1:],
             scales_in=self.scales_in or (1.0,) * n,
             adds_noise=self.adds_noise or (False,) * n,
-            whole_step_of=self.whole_step_of or tuple(range(n)),
+            places=self.places or tuple(range(n)),
         )
-        per_step = (self.targets, self.scales_in, self.adds_noise, self.whole_step_of)
+        per_step = (self.targets, self.scales_in, self.adds_noise, self.places)
         if not len(self.sigmas) == len(self.levels) == n + 1 or any(len(values) != n for values in per_step):
             raise UnfitValue(
                 f"A schedule of {n} timesteps needs {n + 1} sigmas and levels, and {n} targets, scales_in, adds_noise "
-                f"and whole_step_of. Got {len(self.sigmas)} and {len(self.levels)}, and "
+                f"and places. Got {len(self.sigmas)} and {len(self.levels)}, and "
                 f"{', '.join(str(len(values)) for values in per_step)}."
             )
         if not 0 <= self.begin <= self.end <= n:
@@ -250,9 +250,7 @@ class Schedule(Sequence[Step]):
             UnfitValue: no step of this schedule starts at that level.
         """
         reached = other.levels[other.begin + turn]
-        starts = [
-            i for i in range(self.begin, self.end) if i == 0 or self.whole_step_of[i] != self.whole_step_of[i - 1]
-        ]
+        starts = [i for i in range(self.begin, self.end) if i == 0 or self.places[i] != self.places[i - 1]]
         found = next((i for i in starts if _equal(self.levels[i].ratio, reached.ratio)), None)
         if found is None:
             near = sorted(starts, key=lambda i: abs(self.levels[i].ratio - reached.ratio))[:2]

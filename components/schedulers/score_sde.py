@@ -67,7 +67,7 @@ class ScoreSdeVeScheduler(Scheduler):
             noise_scale=self.sigma_max,
             targets=tuple(Level(1.0, sigma) for sigma in targets),
             adds_noise=(*(True for _ in levels[1:]), False),
-            whole_step_of=tuple(k for k in range(n) for _ in range(calls)),
+            places=tuple(k for k in range(n) for _ in range(calls)),
         )
 
     def denoised(self, sample: Tensor, prediction: Tensor, step: Step) -> Tensor:

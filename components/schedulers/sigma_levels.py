@@ -108,7 +108,7 @@ class SigmaLevels:
             noise_scale=(top**2 + 1) ** 0.5 if self.spacing == "leading" and not self.customary else top,
             scales_in=tuple((sigma**2 + 1) ** -0.5 for sigma in sigmas[:-1]),
             adds_noise=tuple(adds_noise),
-            whole_step_of=tuple(call // calls_per_step for call in range(len(timesteps))),
+            places=tuple(call // calls_per_step for call in range(len(timesteps))),
         )
 
 

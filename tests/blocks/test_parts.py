@@ -79,7 +79,7 @@ def test_two_parts_are_the_whole_for_every_scheduler_wherever_it_stops(name: str
     scheduler = made(name)
     graph, given = pipe(scheduler), start(scheduler)
     whole = graph(**given)
-    count = scheduler.steps(STEPS).whole_step_of[-1] + 1
+    count = scheduler.steps(STEPS).places[-1] + 1
     for stop in range(1, count):
         half = graph(**given, stop_step=stop).halfway
         rest = graph(**start(scheduler, seed=9), halfway=half)
@@ -122,7 +122,7 @@ def test_plain_latents_go_on_exactly_or_are_refused(name: str) -> None:
     def go_on() -> Tensor:
         return graph(**given, halfway=plain, start_step=1).latents
 
-    rest = steps[steps.whole_step_of.index(1) :]
+    rest = steps[steps.places.index(1) :]
     if not any(step.noisy for step in rest) and not needs_history(steps.part(rest.begin, rest.end), scheduler):
         assert torch.equal(go_on().nan_to_num(), whole.nan_to_num())
         return

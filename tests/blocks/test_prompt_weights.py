@@ -262,7 +262,7 @@ def test_texts_of_different_length_fill_equally_many_windows() -> None:
 
 
 def test_whole_steps_count_and_not_the_calls_of_a_solver() -> None:
-    heun = Schedule(sigmas=(4.0, 3.0, 3.0, 2.0, 0.0), timesteps=(4, 3, 3, 2), whole_step_of=(0, 0, 1, 1))
+    heun = Schedule(sigmas=(4.0, 3.0, 3.0, 2.0, 0.0), timesteps=(4, 3, 3, 2), places=(0, 0, 1, 1))
     made = encode("[a:b:1]", "a1111")
     chosen = [torch.equal(made.at(step).tokens, encode("b").tokens) for step in heun]
     assert chosen == [False, False, True, True]

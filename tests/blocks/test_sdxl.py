@@ -195,7 +195,7 @@ def test_two_parts_are_the_whole(scheduler: Any, n: int, share: float) -> None:
     first, rest = SplitSchedule(scheduler=scheduler, split_at=share)(whole)
     assert [step.index for step in (*first, *rest)] == [step.index for step in whole]
     if first and rest:
-        assert whole.whole_step_of[first.end - 1] != whole.whole_step_of[rest.begin]
+        assert whole.places[first.end - 1] != whole.places[rest.begin]
         assert steps_before(whole, scheduler, share) == len(first)
         assert BeginSchedule(scheduler=scheduler, denoising_start=share)(whole).steps == rest
 

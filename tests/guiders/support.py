@@ -15,7 +15,7 @@ SHAPE = (2, 4, 8, 8)
 WHOLE = 10
 PLAIN = Schedule(sigmas=tuple(range(WHOLE, -1, -1)), timesteps=tuple(range(WHOLE, 0, -1)))
 TWO_TURNS = Schedule(
-    sigmas=tuple(range(19, -1, -1)), timesteps=tuple(range(19, 0, -1)), whole_step_of=tuple(k // 2 for k in range(19))
+    sigmas=tuple(range(19, -1, -1)), timesteps=tuple(range(19, 0, -1)), places=tuple(k // 2 for k in range(19))
 )
 """Ten steps of a solver of second order, whose last step has one turn: as Heun's."""
 ROLES = ("positive", "negative", "perturbed")

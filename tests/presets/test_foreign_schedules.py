@@ -59,9 +59,7 @@ def test_other_settings_are_named(own: Any) -> None:
 
 def test_a_schedule_that_was_written_by_hand_is_taken(own: Any) -> None:
     plan = own.steps(3)
-    parts = {
-        name: getattr(plan, name) for name in ("sigmas", "timesteps", "levels", "targets", "scales_in", "whole_step_of")
-    }
+    parts = {name: getattr(plan, name) for name in ("sigmas", "timesteps", "levels", "targets", "scales_in", "places")}
     steps = Schedule(**parts, adds_noise=plan.adds_noise, noise_scale=plan.noise_scale)
     assert steps.made_by == ""
     assert sf.load("emoji")(**CALL, steps=steps).images.isfinite().all()

@@ -144,7 +144,7 @@ def test_an_interval_counts_whole_steps_of_the_whole_schedule() -> None:
     A run that begins in the middle (strength) sees the window that the whole run would.
     """
     places = (0, 0, 1, 1, 2, 2, 3)
-    heun = Schedule(sigmas=tuple(range(7, -1, -1)), timesteps=(9, 8, 7, 6, 5, 4, 3), whole_step_of=places)
+    heun = Schedule(sigmas=tuple(range(7, -1, -1)), timesteps=(9, 8, 7, 6, 5, 4, 3), places=places)
     guider = ClassifierFreeGuidance(stop=0.5)
     on: list[int] = []
     for step in heun:

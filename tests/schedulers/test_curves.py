@@ -94,7 +94,7 @@ FLOW_SAMPLERS = ("euler", "euler_a", "heun", "lcm", "dpmpp_2m", "unipc", "deis")
 def levels(scheduler: Scheduler, n: int) -> Floats:
     """The level at the start of each whole step."""
     schedule = scheduler.steps(n)
-    whole = schedule.whole_step_of
+    whole = schedule.places
     return np.array([s for i, s in enumerate(schedule.sigmas[:-1]) if i == 0 or whole[i] != whole[i - 1]])
 
 

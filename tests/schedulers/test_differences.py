@@ -134,7 +134,7 @@ def test_a_multistep_run_that_starts_in_the_middle_warms_up(scheduler: Scheduler
     its LMS weighs derivatives by the step's number, and leaves out the weights that have none. Ours read their history.
     """
     point, schedule = randn(7), scheduler.steps(10)
-    tail = schedule[schedule.whole_step_of.index(4) :]
+    tail = schedule[schedule.places.index(4) :]
     x, history = scheduler.add_noise(point, randn(8), tail[0]), ()
     for step in tail:
         x, history = scheduler.advance(x, (x - step.level.alpha * point) / step.level.sigma, step, history)

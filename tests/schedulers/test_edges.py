@@ -46,7 +46,7 @@ def drawn(schedule: Schedule, scheduler: Scheduler) -> Tensor:
 
 def starts(schedule: Schedule) -> list[float]:
     """The timestep at which each whole step starts."""
-    whole = schedule.whole_step_of
+    whole = schedule.places
     return [t for i, t in enumerate(schedule.timesteps) if i == 0 or whole[i] != whole[i - 1]]
 
 

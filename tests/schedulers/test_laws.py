@@ -179,7 +179,7 @@ def test_a_step_knows_its_place_in_the_schedule() -> None:
 
 
 def test_two_steps_of_one_whole_step_share_its_fraction() -> None:
-    heun = Schedule(sigmas=(9, 4, 4, 1, 1, 0), timesteps=(900, 400, 400, 100, 100), whole_step_of=(0, 1, 1, 2, 2))
+    heun = Schedule(sigmas=(9, 4, 4, 1, 1, 0), timesteps=(900, 400, 400, 100, 100), places=(0, 1, 1, 2, 2))
     assert [step.fraction for step in heun] == [0, 1 / 3, 1 / 3, 2 / 3, 2 / 3]
 
 
@@ -277,8 +277,8 @@ def test_a_run_resumed_at_any_step_is_the_same_bit_by_bit(scheduler: Scheduler) 
 @pytest.mark.parametrize("scheduler", ALL_KINDS, ids=lambda s: type(s).__name__)
 def test_a_run_can_start_at_any_whole_step_without_a_history(scheduler: Scheduler) -> None:
     schedule = scheduler.steps(8)
-    for k in range(schedule.whole_step_of[-1] + 1):
-        out, _ = go(scheduler, schedule[schedule.whole_step_of.index(k) :], randn(k))
+    for k in range(schedule.places[-1] + 1):
+        out, _ = go(scheduler, schedule[schedule.places.index(k) :], randn(k))
         assert torch.isfinite(out).all()
 
 
@@ -294,14 +294,14 @@ def test_a_run_can_start_at_any_whole_step_without_a_history(scheduler: Schedule
 )
 def test_a_run_that_starts_inside_a_step_is_refused(name: str) -> None:
     scheduler = schedulers[name]()
-    with pytest.raises(ConfigError, match=r"Step 1 is inside one.*schedule\.whole_step_of\.index"):
+    with pytest.raises(ConfigError, match=r"Step 1 is inside one.*schedule\.places\.index"):
         go(scheduler, scheduler.steps(6)[1:], randn(0))
 
 
 @pytest.mark.parametrize("scheduler", ALL_KINDS, ids=lambda s: type(s).__name__)
 def test_half_precision_in_is_float32_inside_and_out(scheduler: Scheduler) -> None:
     schedule = scheduler.steps(4)
-    step = schedule[schedule.whole_step_of.index(1)]
+    step = schedule[schedule.places.index(1)]
     sample = randn(0).bfloat16()
     out, _ = advanced(scheduler, sample, step)
     assert out.dtype == torch.float32

@@ -24,7 +24,7 @@ RESTARTS: list[tuple[str, Config]] = [
 def from_the_middle(scheduler: Scheduler, n: int, start: int, clean: Tensor, noise: Tensor) -> Tensor:
     """Our run from a whole step on."""
     schedule = scheduler.steps(n)
-    schedule = schedule[schedule.whole_step_of.index(start) :]
+    schedule = schedule[schedule.places.index(start) :]
     x, history = scheduler.add_noise(clean, noise, schedule[0]), ()
     for step in schedule:
         x, history = scheduler.advance(x, model(x * step.scale_in, float(step.timestep)), step, history)
