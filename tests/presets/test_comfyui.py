@@ -35,6 +35,8 @@ RUN = (
     "flux_dev_full_text_to_image",
     "flux1_krea_dev",
     "flux_kontext_dev_basic",
+    "flux_dev_checkpoint_example",
+    "sdxl_refiner_prompt_example",
 )
 """The templates of families that are here and whose models the tests have."""
 
