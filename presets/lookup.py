@@ -124,10 +124,13 @@ def _encoder_beside(
     return {}
 
 
-def component_by_path(name: str, path: str | Path) -> ComponentSpec:
-    """The component in a folder or file, or in a repo, for a component of this name."""
+def component_by_path(name: str, path: str | Path, checkpoint: str | Path | None = None) -> ComponentSpec:
+    """The component in a folder or file, or in a repo, for a component of this name.
+
+    checkpoint: the file of a model that it is used with, whose family completes its config.
+    """
     access = Access()
-    return _by_path(name, path, None, locate(path, access=access), access)
+    return _by_path(name, path, None, locate(path if checkpoint is None else checkpoint, access=access), access)
 
 
 def _by_path(

@@ -14,11 +14,15 @@ from torch import Tensor, nn
 import sfumato as sf
 from sfumato.components.loading.single_file.writing import write_checkpoint
 
-from .whole_files import VOCABULARY
+from .whole_files import VOCABULARY, flux_transformer
 
 _UNET: dict[str, Any] = {
     "sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 1,
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"), "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+}  # fmt: skip
+_SD3_NET: dict[str, Any] = {
+    "joint_attention_dim": None, "use_pos_embed": False, "pos_embed_type": None, "pos_embed_max_size": None,
+    "force_zeros_for_pooled_projection": False,
 }  # fmt: skip
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "transformer": ("model.diffusion_model.",),
@@ -37,6 +41,11 @@ NAMED: Mapping[str, str] = {
     "diffusion_models/flux1-schnell.safetensors": "flux transformer",
     "diffusion_models/flux1-krea-dev_fp8_scaled.safetensors": "flux transformer",
     "diffusion_models/flux1-dev-kontext_fp8_scaled.safetensors": "flux transformer",
+    "diffusion_models/flux1-fill-dev.safetensors": "flux_fill transformer",
+    "diffusion_models/flux.1-fill-dev-OneReward-transformer_fp8.safetensors": "flux_fill transformer",
+    "diffusion_models/flux1-canny-dev.safetensors": "flux_canny transformer",
+    "controlnet/sd3.5_large_controlnet_canny.safetensors": "sd3_net",
+    "controlnet/sd3.5_large_controlnet_blur.safetensors": "sd3_net",
     "text_encoders/clip_l.safetensors": "flux clip_l",
     "text_encoders/t5xxl_fp16.safetensors": "flux t5xxl",
     "text_encoders/t5xxl_fp8_e4m3fn_scaled.safetensors": "flux t5xxl",
@@ -84,6 +93,8 @@ def _made(family: str) -> dict[str, nn.Module]:
         case "sdxl_refiner":
             second = sf.models.CLIPTextModelWithProjection(**_clip(128, hidden_act="gelu"))
             return {"unet": _xl_unet(128, 5), "vae": _vae(scaling_factor=0.13025), "text_encoder_2": second}
+        case "flux_fill" | "flux_canny":
+            return {"transformer": flux_transformer({"flux_fill": 384, "flux_canny": 128}[family])}
         case _:
             raise AssertionError(family)
 
@@ -109,10 +120,24 @@ def comfy_models(tmp_path_factory: pytest.TempPathFactory, whole_file: Callable[
     def whole(family: str) -> Path:
         if family in ("flux", "sd3"):
             return whole_file(family)
+        if family == "sd3_net":
+            return sd3_net()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             models = {name: drawn(model) for name, model in _made(family).items()}
-        return write_checkpoint(made / f"{family}.safetensors", family, models)
+        layout = "flux" if family.startswith("flux") else family
+        return write_checkpoint(made / f"{family}.safetensors", layout, models)
+
+    def sd3_net() -> Path:
+        """A net of 3.5 Large: without positions and prompt of its own."""
+        transformer: Any = sf.load(whole_file("sd3")).bindings["transformer"].load()
+        known = sf.models.SD3ControlNetModel.config_class.model_fields
+        shared = {name: value for name, value in transformer.config.model_dump().items() if name in known}
+        with torch.random.fork_rng():
+            torch.manual_seed(5)
+            net = drawn(sf.models.SD3ControlNetModel(**{**shared, "num_layers": 1, **_SD3_NET}))
+        save_file(net.state_dict(), made / "sd3_net.safetensors")
+        return made / "sd3_net.safetensors"
 
     @cache
     def read(family: str) -> dict[str, Tensor]:
@@ -143,4 +168,7 @@ def comfy_models(tmp_path_factory: pytest.TempPathFactory, whole_file: Callable[
                     f"lora_{name}.lora_up.weight": torch.full((width, 2), 0.3),
                     f"lora_{name}.alpha": torch.tensor(2.0)}  # fmt: skip
     save_file(tensors, root / "models" / "loras" / "tiny.safetensors")
+    name = "transformer.transformer_blocks.0.attn.to_q"
+    removal = {f"{name}.lora_A.weight": torch.full((2, 256), 0.3), f"{name}.lora_B.weight": torch.full((256, 2), 0.3)}
+    save_file(removal, root / "models" / "loras" / "removal_timestep_alpha-2-1740.safetensors")
     return root / "models"

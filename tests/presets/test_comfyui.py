@@ -22,6 +22,7 @@ from sfumato.presets.bridge.comfyui import BLOCKS, Hole, Imported, from_comfyui,
 from sfumato.presets.bridge.comfyui.preset_form import single_of
 from sfumato.presets.bridge.comfyui.reading import known_of
 from sfumato.presets.bridge.comfyui.sampling import kept_by_floor, kept_by_flow, part_of
+from sfumato.presets.bridge.comfyui.workflow import Workflow
 
 from .comfyui_workflows import TEMPLATES, api, local_templates, lora_loader, pixels
 
@@ -37,6 +38,12 @@ RUN = (
     "flux_kontext_dev_basic",
     "flux_dev_checkpoint_example",
     "sdxl_refiner_prompt_example",
+    "flux_fill_inpaint_example",
+    "flux_fill_outpaint_example",
+    "image_flux.1_fill_dev_OneReward",
+    "sd3.5_large_canny_controlnet_example",
+    "sd3.5_large_blur",
+    "flux_canny_model_example",
 )
 """The templates of families that are here and whose models the tests have."""
 
@@ -207,13 +214,19 @@ def test_users_register_blocks_for_node_types(comfy_models: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------- published ones run
-def small(made: Imported, folder: Path) -> dict[str, Any]:
+def with_pictures(workflow: Workflow, folder: Path) -> None:
+    """Put small pictures into a folder, a part of each transparent, under the names that a workflow reads."""
+    picture = Image.effect_noise((64, 64), 60).convert("RGBA")
+    picture.paste((200, 30, 30, 0), (16, 16, 48, 48))
+    for one in workflow.nodes.values():
+        if one.type == "LoadImage":
+            picture.save(folder / str(one.inputs["image"]), format="PNG")
+
+
+def small(made: Imported) -> dict[str, Any]:
     """The inputs of a workflow, for two steps of a small picture."""
     inputs = dict(made.inputs)
-    for name, value in inputs.items():
-        if isinstance(value, str) and value.endswith((".png", ".jpg")):
-            Image.effect_noise((64, 64), 60).convert("RGB").save(folder / "picture.png")
-            inputs[name] = folder / "picture.png"
+    for name in inputs:
         plain = name.rstrip("_0123456789")
         inputs[name] = {"height": 64, "width": 64, "num_inference_steps": 2, "end_at_step": 1, "start_at_step": 1}.get(
             plain, inputs[name]
@@ -227,9 +240,12 @@ def small(made: Imported, folder: Path) -> dict[str, Any]:
 @pytest.mark.filterwarnings("ignore:The prompt is longer")
 @pytest.mark.parametrize("name", RUN)
 def test_published_workflows_of_families_that_are_here_run(name: str, comfy_models: Path, tmp_path: Path) -> None:
-    made = from_comfyui(TEMPLATES / f"{name}.json", models=comfy_models)
+    workflow = read_workflow(TEMPLATES / f"{name}.json")
+    with_pictures(workflow, tmp_path)
+    made = from_comfyui(workflow, models=comfy_models, images=tmp_path)
     assert not made.report.holes and not made.report.missing and not made.graph.check()
-    images = pixels(made.graph, **small(made, tmp_path))
+    assert "prompt" in made.inputs and not any("leaves out" in note for note in made.report.notes)
+    images = pixels(made.graph, **small(made))
     assert images.shape == (1, 64, 64, 3) and np.isfinite(images).all() and images.std() > 0.01
 
 

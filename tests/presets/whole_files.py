@@ -35,15 +35,21 @@ def flux_models() -> dict[str, nn.Module]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         made: dict[str, nn.Module] = {
-            "transformer": sf.models.FluxTransformer2DModel(
-                num_layers=2, num_single_layers=2, num_attention_heads=2, attention_head_dim=128, in_channels=64,
-                joint_attention_dim=WIDE, pooled_projection_dim=64, guidance_embeds=True, axes_dims_rope=(16, 56, 56),
-            ),
+            "transformer": flux_transformer(64),
             "vae": _vae(scaling_factor=0.3611, shift_factor=0.1159),
             "text_encoder": sf.models.CLIPTextModel(**_clip(64)),
             "text_encoder_2": _t5(),
-        }  # fmt: skip
+        }
         return {name: _drawn(model) for name, model in made.items()}
+
+
+def flux_transformer(in_channels: int) -> nn.Module:
+    """A transformer of two blocks a kind: 64 channels of latents, and more of pictures beside them."""
+    return sf.models.FluxTransformer2DModel(
+        num_layers=2, num_single_layers=2, num_attention_heads=2, attention_head_dim=128, in_channels=in_channels,
+        out_channels=64, joint_attention_dim=WIDE, pooled_projection_dim=64, guidance_embeds=True,
+        axes_dims_rope=(16, 56, 56),
+    )  # fmt: skip
 
 
 def sd3_models() -> dict[str, nn.Module]:

@@ -22,7 +22,6 @@ from .stages import stage_graph
 from .values import (
     Cond,
     Decoded,
-    Empty,
     Encoded,
     Enlarged,
     Model,
@@ -138,7 +137,7 @@ class Explicit(_Types):
                 bases = {"height": "read_height", "width": "read_width"}
                 return self._once(value, node, "load_image", read, "pixels", {}, {"image": value}, bases)
             case Decoded(node, latents, vae, tile):
-                block = self.parts.with_vae(DecodeLatents(tile=tile), vae)
+                block = self.parts.with_vae(DecodeLatents(tile=tile), vae, self._model_of(latents))
                 return self._once(value, node, "decode", block, "images", {"latents": self.latents(latents)}, {})
             case _:
                 return self.port(value)
@@ -158,7 +157,7 @@ class Explicit(_Types):
             case Sampled(stage):
                 return self._stage(stage)
             case Encoded(image, vae):
-                block = self.parts.with_vae(EncodePixels(), vae)
+                block = self.parts.with_vae(EncodePixels(), vae, self._model_of(None))
                 return self._once(value, "", "encode_image", block, "image_latents", {"images": self.image(image)}, {})
             case Enlarged(node, latents, method, by, size):
                 width, height = (0, 0) if size is None else (size[0] // 8, size[1] // 8)
@@ -185,7 +184,7 @@ class Explicit(_Types):
         for port, prompt in (("prompt_parts", stage.guider.positive), ("negative_parts", stage.guider.negative)):
             if port in made.graph.inputs and isinstance(prompt, Several):
                 links[port] = self._parts(prompt, made.encoder, negative=port == "negative_parts")
-        if not isinstance(stage.latents, Empty):
+        if "image_latents" in made.graph.inputs:
             links["image_latents"] = self._as_start(stage.latents)
         literals: dict[str, Value] = {}
         for port, value in made.inputs.items():
@@ -322,6 +321,12 @@ class Explicit(_Types):
     def _producer(self, link: Link) -> Port:
         node = self._node_of(link)
         return Port(self._hole(node), self._output_name(node, link.output))
+
+    def _model_of(self, latents: Value) -> Model | None:
+        """The model that made latents; of others, the first of the workflow."""
+        if isinstance(latents, Sampled):
+            return latents.stage.guider.model
+        return next(iter(self._models()), None)
 
     def _models(self) -> list[Model]:
         return [value for value in self.known.values.values() if isinstance(value, Model)]

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ....blocks.control.flux import EncodeControl
 from ....blocks.image.read import ReadImage
+from ....blocks.image.resize import ResizeImages
 from ....components.picture_files import read_picture_file
 from ....graph import Graph
 from ....graph.errors import GraphFileError
@@ -67,8 +69,8 @@ def from_comfyui(
         builder = Explicit(known, files, settings, notes)
         graph, found, blocks = builder.graph(), builder.wiring.inputs, builder.blocks
     inputs = {name: _with_file(value, images, notes) for name, value in found.items()}
+    inputs |= _size_of_picture(graph, inputs)
     if single is not None:
-        inputs |= _size_of_picture(graph, inputs)
         graph = with_defaults(graph, inputs)
     return Imported(graph, inputs, _report(known, files, notes, blocks))
 
@@ -85,15 +87,27 @@ def _preset(
 
 
 def _size_of_picture(graph: Graph, inputs: Mapping[str, Any]) -> dict[str, int]:
-    """Height and width of the picture that a run starts from. ComfyUI draws at its size, and presets at their own."""
-    read, picture = graph.nodes.get("read"), inputs.get("image")
-    if not isinstance(read, ReadImage) or read.height is None or "height" in inputs or picture is None:
+    """Height and width of the picture that a run starts from, or that the denoiser reads as channels.
+
+    ComfyUI draws at its size, and presets at their own.
+    """
+    if "height" in inputs or "height" not in graph.inputs:
         return {}
+    read, encode = graph.nodes.get("read"), graph.nodes.get("encode_control")
+    if isinstance(read, ReadImage) and read.height is not None:
+        name, multiple = "image", read.multiple
+    elif isinstance(encode, EncodeControl):
+        name, multiple = "control_image", encode.multiple
+    elif graph.preset is None and not any(isinstance(block, ResizeImages) for block in graph.nodes.values()):
+        name, multiple = "image", EncodeControl.multiple  # a block between changes no size
+    else:
+        return {}
+    picture = inputs.get(name)
     if isinstance(picture, str):
-        if not Path(picture).is_file():
-            return {}
-        picture = read_picture_file(picture)
-    width, height = (max(side // read.multiple, 1) * read.multiple for side in picture.size)
+        picture = read_picture_file(picture) if Path(picture).is_file() else None
+    if picture is None:
+        return {}
+    width, height = (max(side // multiple, 1) * multiple for side in picture.size)
     return {"height": height, "width": width}
 
 

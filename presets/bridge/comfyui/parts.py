@@ -1,6 +1,7 @@
 """The components of a graph with several models: their names, and what is bound to them."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from ....graph import Block, Graph, named
@@ -36,23 +37,19 @@ class Parts:
             self._numbers[kind, key] = "" if count == 1 else f"_of_{count}"
         return self._numbers[kind, key]
 
-    def with_vae(self, block: Block, vae: Vae) -> Block:
-        """The block with the component name of that autoencoder."""
+    def with_vae(self, block: Block, vae: Vae, model: Model | None) -> Block:
+        """The block with the component name of that autoencoder, which is used with a model."""
         suffix = self._suffix("vae", repr(vae.file))
         if f"vae{suffix}" not in self._bindings and (path := self.files.find(vae.file)) is not None:
-            self._bindings[f"vae{suffix}"] = self._vae(path)
+            self._bindings[f"vae{suffix}"] = self._vae(path, model)
         return named(block, vae=f"vae{suffix}") if suffix else block
 
-    def _vae(self, path: Any) -> Any:  # a handle
-        from ....components.storage.hub import Access
+    def _vae(self, path: Path, model: Model | None) -> Any:  # a handle
         from ...load import default_manager
-        from ...lookup import index_at
-        from ...source import locate
+        from ...lookup import component_by_path
 
-        source = locate(path)
-        index = index_at(source, Access())
-        manager = self.settings.get("manager") or default_manager()
-        return manager.handle(index.spec("vae").with_access(Access()), name="vae")
+        spec = component_by_path("vae", path, None if model is None else self.files.find(model.file))
+        return (self.settings.get("manager") or default_manager()).handle(spec, name="vae")
 
     def named_for(self, graph: Graph, model: Model, node: str) -> Block:
         """A sampler's graph with component names of its own, and its bindings kept for the whole."""

@@ -94,7 +94,7 @@ def preset_graph(single: Single, files: Files, settings: Mapping[str, Any], note
     graph = opened(model, positive.clip, single.decoded.vae, task, files, settings, **nets)
     graph = with_nets(graph, model, positive.controls)
     if model.family == "flux" and positive.shown is not None and positive.shown.mask is None:
-        graph = graph if "control_image" in graph.inputs else _with_shown(graph, model, files)
+        graph = with_shown(graph, model, files)
     graph = _with_styles(graph, single, files)
     graph = with_adapters(graph, model.family, model.loras, positive.clip.loras, files, notes)
     graph = _with_negative(graph, single)
@@ -201,12 +201,13 @@ def with_adapters(
     return graph.with_adapters(*made)
 
 
-def _with_shown(graph: Graph, model: Model, files: Files) -> Graph:
-    if files.find(model.file) is not None and not any(files.find(lora.file) for lora in model.loras):
-        return graph
-    if any(files.find(lora.file) for lora in model.loras):  # an adapter that widens the transformer
-        return graph
-    return with_control_channels(graph, FluxSettings())
+def with_shown(graph: Graph, model: Model, files: Files) -> Graph:
+    """The graph whose transformer reads a control picture as channels.
+
+    Where the model or an adapter that widens it was found, its own channels decide.
+    """
+    found = any(map(files.find, (model.file, *(lora.file for lora in model.loras))))
+    return graph if found or "control_image" in graph.inputs else with_control_channels(graph, FluxSettings())
 
 
 def _with_styles(graph: Graph, single: Single, files: Files) -> Graph:

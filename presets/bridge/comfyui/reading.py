@@ -15,7 +15,7 @@ from .run_blocks import BLOCKS, BlockNode, kind_of
 from .table_latents import LATENTS
 from .table_models import UNKNOWN
 from .table_prompts import IMAGES
-from .values import Model, Out, Value, family_of
+from .values import Decoded, Model, Out, Picture, Value, family_of
 from .workflow import Link, Literal, Node, Workflow
 
 SAVES: Mapping[str, str] = {
@@ -31,7 +31,7 @@ SHOWS: Mapping[str, str] = {
     "MaskPreview": "mask",
     "PreviewAny": "source",
 }
-"""Nodes that only show something. Where nothing is saved, the graph gives back what `PreviewImage` shows."""
+"""Nodes that only show something. Where nothing is saved, the graph gives back one shown picture."""
 _SHORT = 80
 
 
@@ -70,8 +70,14 @@ def known_of(workflow: Workflow) -> Known:
         _translate(known, node)
     known.kinds = _kinds(known)
     if not known.saved:
-        known.saved = [(name, value) for name, value in shown if _is_picture(value)][:1]
+        pictures = [(name, value) for name, value in shown if _is_picture(value)]
+        known.saved = sorted(pictures, key=lambda one: _distance(one[1]))[:1]
     return known
+
+
+def _distance(value: Value) -> int:
+    """How far a shown picture is from the result: 0 if it is decoded, 1 if a block makes it, 2 if it is loaded."""
+    return 0 if isinstance(value, Decoded) else 2 if isinstance(value, Picture) else 1
 
 
 def _translate(known: Known, node: Node) -> None:

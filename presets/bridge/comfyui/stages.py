@@ -8,6 +8,7 @@ from ....blocks.latents.continued import ContinueLatents, SliceSchedule
 from ....graph import Block, Graph, named
 from .hole import Hole
 from .parts import Parts
+from .pipelines import with_shown
 from .preset_form import net_inputs
 from .run_blocks import AddSizesToPrompts
 from .sampling import PROCESS, kept_by_floor, kept_by_flow, part_of
@@ -27,9 +28,13 @@ def stage_graph(stage: Stage, parts: Parts, notes: list[str], *, first: bool) ->
     guider, model = stage.guider, stage.guider.model
     first_prompt = guider.positive.parts[0].prompt if isinstance(guider.positive, Several) else guider.positive
     positive = first_prompt if isinstance(first_prompt, Cond) else None
-    task = "text2image" if isinstance(stage.latents, Empty) else "image2image"
+    # A picture that is read as channels beside the prompt says the size alone.
+    shown = positive.shown if positive and positive.shown and positive.shown.mask is None else None
+    fresh = isinstance(stage.latents, Empty) or (shown is not None and isinstance(stage.latents, Encoded))
+    task = "text2image" if fresh else "image2image"
     controls = positive.controls if positive else ()
     graph = parts.preset(model, positive and positive.clip, task, controls)
+    graph = with_shown(graph, model, parts.files) if shown else graph
     encoder = graph.nodes["positive"]
     graph = parts.scheduled(graph, stage)
     inputs: dict[str, Value] = net_inputs(model, controls)
@@ -42,7 +47,11 @@ def stage_graph(stage: Stage, parts: Parts, notes: list[str], *, first: bool) ->
     graph = graph.only("latents")
     for name in ("positive", "negative", "match", "zero_negative", "encode_image", "read"):
         graph = graph.remove(name) if name in graph.nodes else graph
-    if positive is not None and (positive.references or positive.styles or positive.shown):
+    if shown is not None and "control_image" in graph.inputs:
+        inputs["control_image"] = shown.image
+    elif positive is not None and positive.shown is not None:
+        notes.append(f"the sampler {stage.node} reads a picture as channels, which this graph leaves out")
+    if positive is not None and (positive.references or positive.styles):
         notes.append(f"the sampler {stage.node} reads pictures beside the prompt, which this graph leaves out")
     if isinstance(stage.latents, Encoded) and stage.latents.mask is not None:
         notes.append(f"the mask of the sampler {stage.node} is left out: all of its picture is painted")
