@@ -95,7 +95,7 @@ def preset_graph(single: Single, files: Files, settings: Mapping[str, Any], note
     graph = with_nets(graph, model, positive.controls)
     if model.family == "flux" and positive.shown is not None and positive.shown.mask is None:
         graph = with_shown(graph, model, files)
-    graph = _with_styles(graph, single, files)
+    graph = _with_styles(graph, single, files, notes)
     graph = with_adapters(graph, model.family, model.loras, positive.clip.loras, files, notes)
     graph = _with_negative(graph, single)
     graph = as_comfy(graph, single.positive.clip, model)
@@ -210,8 +210,10 @@ def with_shown(graph: Graph, model: Model, files: Files) -> Graph:
     return graph if found or "control_image" in graph.inputs else with_control_channels(graph, FluxSettings())
 
 
-def _with_styles(graph: Graph, single: Single, files: Files) -> Graph:
+def _with_styles(graph: Graph, single: Single, files: Files, notes: list[str]) -> Graph:
     """Tokens of pictures behind those of the prompt (Redux)."""
+    if single.positive.styles:
+        notes.append("Redux is not loaded from its files: bind image_encoder, feature_extractor and image_embedder")
     for i, style in enumerate(single.positive.styles):
         number = f"_{i + 1}" if i else ""
         files.want([style.net.file, style.vision.file])
