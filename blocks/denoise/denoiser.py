@@ -28,8 +28,8 @@ M = TypeVar("M", bound=nn.Module)
 Compute = Callable[[M, Sequence[Pass], Constants], Tensor]
 """The prediction of a model for passes that go together: (rows of all passes, channels, height, width).
 
-What no step changes it takes from the constants. The conditionings of the passes, their guidance scales, the shapes of
-their latents and references, and the strengths of adapters are equal in all calls with the same constants.
+It takes values that no step changes from the constants. The conditionings of the passes, their guidance scales, the
+shapes of their latents and references, and the strengths of adapters are equal in all calls with the same constants.
 
 Equal ones compute the same: runs side by side whose denoisers have equal ones share forwards.
 """

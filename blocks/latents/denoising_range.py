@@ -72,14 +72,14 @@ def _common(run: Schedule, steps: Schedule) -> Schedule:
 
 
 class SplitMemory(NamedTuple):
-    """What the nodes of the first loop remember, and those of the second."""
+    """The memory of the nodes of the first loop, and of those of the second."""
 
     memory: LoopMemory
     refine_memory: LoopMemory
 
 
 class GiveMemory(Block):
-    """Give what the nodes of a loop remember to the first of two loops, or to the second if the first has no steps."""
+    """Give the memory of a loop to the first of two loops, or to the second if the first has no steps."""
 
     def __call__(self, steps: Steps, memory: LoopMemory) -> SplitMemory:
         return SplitMemory(memory, {}) if steps else SplitMemory({}, memory)

@@ -21,7 +21,7 @@ class Joined(NamedTuple):
 
 
 class ConcatConditioning(Block):
-    """Put the tokens of a second prompt behind those of the first. What is pooled is that of the first.
+    """Put the tokens of a second prompt behind those of the first. The pooled embedding of the first is kept.
 
     Raises:
         UnfitValue: other numbers of rows, or a second prompt that changes over the steps.

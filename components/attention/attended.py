@@ -36,7 +36,7 @@ class Attended(MachineComponent):
 
     @property
     def form(self) -> str:
-        """The backend, and what the component is computed with otherwise."""
+        """The backend, and the engine or backend below it."""
         return f" with {self.backend.key}{super().form}"
 
     @property
@@ -195,7 +195,7 @@ def _over(component: Any) -> Sequence[MachineComponent]:
 
 
 def _with(component: Any, name: str, backend: AttentionBackend | None) -> Any:
-    """The component with this backend and no other, inside of what is over it."""
+    """The component with this backend and no other; engines and plans around it stay."""
     if isinstance(component, Attended):
         return _with(component.base, name, backend)
     if isinstance(component, MachineComponent):

@@ -20,7 +20,7 @@ from .programs import Programs
 
 @dataclass(frozen=True)
 class Fused(Engine):
-    """Compute together what a model has apart, without compiling or recording: a call has no first time.
+    """Join operations of a model. Nothing is compiled or recorded, so the first call is fast too.
 
     norms: GroupNorm with SiLU of residual blocks, in two kernels of Triton; on CUDA alone. projections: queries, keys
     and values of a transformer's attention in one product. channels_last: convolutions with channels last. Joined and

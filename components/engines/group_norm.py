@@ -69,7 +69,7 @@ def group_norm_silu(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: f
 
 
 # ------------------------------------------------------------------------------------------------------------- kernels
-class constexpr:  # noqa: N801
+class constexpr:  # noqa: N801  Triton looks for this name
     """A constant of a kernel. Triton reads the name of this class, and compiles a kernel for each value."""
 
 
@@ -88,10 +88,10 @@ def _moments(  # pragma: no cover  Triton compiles it
     value = tl.load(x + place, mask=inside, other=0.0).to(tl.float32)
     count = tl.minimum(size - part * block, block)
     mean = tl.sum(value, 0) / count
-    away = tl.where(inside, value - mean, 0.0)
+    centered = tl.where(inside, value - mean, 0.0)
     base = found + (row_group * parts + part) * 2
     tl.store(base, mean)
-    tl.store(base + 1, tl.sum(away * away, 0))
+    tl.store(base + 1, tl.sum(centered * centered, 0))
 
 
 def _apply(  # pragma: no cover  Triton compiles it
@@ -107,8 +107,8 @@ def _apply(  # pragma: no cover  Triton compiles it
     squares = tl.load(base + 1, mask=known, other=0.0)
     counts = tl.where(known, tl.minimum(size - each_part * block, block), 0).to(tl.float32)
     mean = tl.sum(means * counts, 0) / size
-    away = means - mean
-    variance = (tl.sum(squares, 0) + tl.sum(counts * away * away, 0)) / size
+    offset = means - mean
+    variance = (tl.sum(squares, 0) + tl.sum(counts * offset * offset, 0)) / size
     scale = 1.0 / tl.sqrt(variance + eps)
     index = part * block + tl.arange(0, block)
     inside = index < size

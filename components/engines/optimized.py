@@ -33,7 +33,7 @@ class Optimized(MachineComponent):
 
     @property
     def form(self) -> str:
-        """The engine, and what the component is computed with otherwise."""
+        """The engine, and the engine or backend below it."""
         return f" by {self.engine!r}{super().form}"
 
     @cached_property

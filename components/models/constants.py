@@ -16,8 +16,8 @@ class Constants:
     The block that calls a model has one for each set of prompts, and passes it in each step. A model that gets none
     makes the values in each forward. Where gradients are computed, values are made anew too.
 
-    A value that is made of a layer is kept by that layer. So the views of a model share what they share of its layers,
-    and a layer with patches of adapters has values of its own.
+    A layer keeps the values that it made. So views of a model share the values of the layers that they share, and a
+    layer with patches of adapters has values of its own.
     """
 
     def __init__(self, keeps: bool = True) -> None:

@@ -36,8 +36,8 @@ class RemoteAutoencoder(AutoencoderKL):
             weights are read.
         dtype: of the numbers that are sent: "float32", "float16" or "bfloat16".
         seconds: the longest time for one answer.
-        version: a name of yours for the model behind the addresses. With it a memo and batches keep what the model
-            gives, so change it with the model.
+        version: a name of yours for the model behind the addresses. With it a memo and batches keep the results of
+            the model, so change it with the model.
         token: sent as `Authorization: Bearer …`. It is in no config and in no text.
 
     Raises:
@@ -73,7 +73,7 @@ class RemoteAutoencoder(AutoencoderKL):
 
     @property
     def no_content_key(self) -> str:
-        """Why a memo does not keep what it gives; "" with a version."""
+        """Why a memo does not keep its results; "" with a version."""
         return "" if self.version else "a model behind an address, which may become another one. Pass version="
 
     def build(self, config: AutoencoderKLConfig) -> None:

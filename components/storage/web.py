@@ -59,8 +59,8 @@ def post(
     Raises:
         OSError: as `fetch`.
     """
-    asked = f"{address}{'&' if '?' in address else '?'}{urlencode(query, doseq=True)}"
-    sent = request.Request(asked, content, dict(headers), method="POST")
+    url = f"{address}{'&' if '?' in address else '?'}{urlencode(query, doseq=True)}"
+    sent = request.Request(url, content, dict(headers), method="POST")
     return _answer(sent, address, max_bytes, seconds, redirects=False)
 
 
@@ -90,7 +90,7 @@ def _answer(query: request.Request, address: str, max_bytes: int, seconds: float
 
 
 def _detail(error: HTTPError) -> str:
-    """What the server says of an error, where it says it in plain text."""
+    """The server's text about an error, if it is plain text."""
     text = getattr(error, "sfumato_detail", b"").decode(errors="replace").strip()
     return f" It says: {text}" if text else ""
 
@@ -109,7 +109,7 @@ def _fetch_into(
 
 
 def _closed(error: HTTPError) -> HTTPError:
-    """An error that holds no connection, but the beginning of what the server says in plain text."""
+    """An error without its connection, with the first bytes of the server's plain text."""
     with error:
         if (error.headers.get("Content-Type") or "").startswith("text/plain"):
             with suppress(Exception):

@@ -31,14 +31,14 @@ from .trained import NO_BINDINGS, NO_HEADER, ParameterGroup, Trained
 class TrainedTable(ExtendedTable):
     """A table of tokens whose further rows are trained. It reads them at each forward, since FSDP replaces them."""
 
-    def __init__(self, inner: nn.Module, words: nn.ParameterDict, name: str) -> None:
-        super().__init__(inner, words[name])
-        self.__dict__.update(words=words, name=name)
+    def __init__(self, inner: nn.Module, vectors: nn.ParameterDict, name: str) -> None:
+        super().__init__(inner, vectors[name])
+        self.__dict__.update(vectors=vectors, name=name)
 
     @property
     def rows(self) -> Tensor:
         """The further rows, (rows, width)."""
-        return self.__dict__["words"][self.__dict__["name"]]
+        return self.__dict__["vectors"][self.__dict__["name"]]
 
 
 class TrainedWords(Trained):
@@ -63,7 +63,7 @@ class TrainedWords(Trained):
             known = EncoderWords(words.path, words.map, None)
             found[tokenizer_of(name)] = AdaptedTokenizer(own[tokenizer_of(name)], embeddings, known)
             if name in self.rows:
-                changes = {words.path: partial(TrainedTable, words=self.rows, name=name)}
+                changes = {words.path: partial(TrainedTable, vectors=self.rows, name=name)}
                 found[name] = TrainedComponent(own[name], changes)
         return found
 

@@ -26,7 +26,8 @@ def content_key(value: Any) -> str:  # any value that flows in a graph
     their pixels, functions by their code. A text or path that names a file includes the contents of the file.
 
     Raises:
-        NoContentKey: a value of another kind, an address in the network, or an open file.
+        NoContentKey: a value of another kind, an address in the network, an open file, or a module whose attribute
+            `no_content_key` says why it has none.
 
     >>> content_key((1, "a")) == content_key((1, "a")), content_key([1]) == content_key((1,))
     (True, False)

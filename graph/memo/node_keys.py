@@ -1,7 +1,7 @@
 """Keys of the nodes of a run order, made of everything that their outputs are computed from."""
 
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,9 +19,6 @@ from .contents import content_key, held_components
 from .library_values import NoContentKey
 
 _COMPONENT_KEYS: ContextVar[dict[int, tuple[str, str]] | None] = ContextVar("sfumato_component_keys", default=None)
-
-
-_NOT_KEPT = " is not kept"
 
 
 @contextmanager
@@ -45,11 +42,6 @@ class NodeKey:
     key: str
     parts: Mapping[str, str]
     no_key: str = ""
-
-    @property
-    def own_reasons(self) -> list[str]:
-        """Why the outputs are not kept, without the nodes before it that are not kept."""
-        return [reason for reason in self.no_key.split("; ") if reason and not reason.endswith(_NOT_KEPT)]
 
 
 def node_keys(
@@ -91,8 +83,15 @@ def outputs_key(order: RunOrder, inputs: Values, bindings: Values) -> str:
     keys = node_keys(order, inputs, bindings)
     givers = {value[0]: keys[value[0]] for _, value in order.outputs if value[0] != INPUTS}
     if any(node.no_key for node in givers.values()):
-        raise NoContentKey("; ".join(f"{name}: {reason}" for name, node in keys.items() for reason in node.own_reasons))
+        without = {name for name, node in keys.items() if node.no_key}
+        first = [line.name for line in order.lines if line.name in without and without.isdisjoint(_givers(line))]
+        raise NoContentKey("; ".join(f"{name}: {keys[name].no_key}" for name in first))
     return digest_texts([repr(order.outputs), *(node.key for node in givers.values())])
+
+
+def _givers(line: Line) -> Iterable[str]:
+    """The nodes whose outputs a node reads."""
+    return (value[0] for _, value in (*line.args, *line.knobs))
 
 
 def key_by_values(line: Line, node: NodeKey, values: Mapping[Value, Any]) -> NodeKey | None:
@@ -127,7 +126,7 @@ class _Sources:
 
     def add(self, line: Line, node: NodeKey) -> None:
         """Add the outputs of a node."""
-        reason = f"{line.name}{_NOT_KEPT}" if node.no_key else ""
+        reason = f"{line.name} is not kept" if node.no_key else ""
         self._values.update((value, (f"{node.key}.{value[1]}", reason)) for value in line.outputs)
 
     def value(self, value: Value) -> tuple[str, str]:

@@ -127,7 +127,7 @@ def _connect(ray: Any, cluster: RayCluster) -> None:  # the module
         ray.init(address=cluster.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError) as error:
         text = printable(str(error).partition("\n")[0])
-        raise LoadError(f"{printable(cluster.address)}: no cluster of Ray answers there ({text}).") from error
+        raise LoadError(f"{printable(cluster.address)}: no cluster of Ray answers at this address ({text}).") from error
 
 
 def _ray(*, alone: bool) -> Any:  # the module, whose types pyright does not know

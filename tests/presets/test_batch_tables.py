@@ -54,6 +54,13 @@ def test_any_part_of_a_file_can_be_read(tmp_path: Path) -> None:
             assert [dict(row.cells) for row in part] == rows[start:stop]
 
 
+def test_a_row_without_a_key_names_the_first_block_that_has_none(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="1 of 1"):
+        made = sf.batch(sf.load("emoji"), [{"prompt": "https://example.com/x", "seed": 1}], tmp_path, progress=False)
+    assert "positive: an address, whose contents can change" in made.failures[0].error
+    assert "not kept" not in made.failures[0].error
+
+
 def test_pictures_are_files_beside_the_table_or_in_folders_of_the_caller(tmp_path: Path) -> None:
     mine, out = tmp_path / "mine", tmp_path / "out"
     mine.mkdir()

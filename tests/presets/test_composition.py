@@ -1,6 +1,6 @@
 """Every preset with every guider, scheduler, control and step cache: two steps run, or it is refused before they do.
 
-docs/composition.md shows what came out; see composition.py beside this file.
+docs/composition.md shows the results; see composition.py beside this file.
 """
 
 import warnings

@@ -1,4 +1,4 @@
-"""What a text of ours says beyond the first pass: variations, merged tokens, the second pass, the refiner."""
+"""The parts of a written text beyond the first pass: variations, merged tokens, the second pass, the refiner."""
 
 from collections.abc import Mapping
 from math import floor

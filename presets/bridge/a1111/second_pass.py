@@ -41,7 +41,7 @@ def share(kept: int, count: int) -> float:
 
 
 class _Own(NamedTuple):
-    """What the second pass has for itself. components: by their names in the first pass. names: of them here."""
+    """The second pass's own components, by their names in the first pass. names: their names in this graph."""
 
     components: dict[str, Any]
     names: dict[str, str]
